@@ -1,0 +1,48 @@
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{NetworkName, NodeName, TenantName};
+
+/// A node asks for a block of a network, or for one address of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockLease {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    pub node: NodeName,
+    /// The block that holds this address (`docker run --ip`); rejected with
+    /// [`crate::Rejection::AddressHeld`] when another node holds it, who can cede it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Of this family; ignored when `address` is given.
+    #[serde(default)]
+    pub v6: bool,
+}
+
+/// The node has journaled that it gives out no address of the block any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockReturn {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    pub block: IpNet,
+    pub node: NodeName,
+}
+
+/// Asked by the holder `from`, who has journaled that it doesn't give out the address any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockCede {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    pub address: IpAddr,
+    pub from: NodeName,
+    pub to: NodeName,
+}
+
+/// Takes every block of the network from a node that was removed as lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRevoke {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    pub node: NodeName,
+}

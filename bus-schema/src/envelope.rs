@@ -1,0 +1,44 @@
+//! The envelope around every event: who wrote it, when, because of what, and who may read it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CommandId, EventId, SCHEMA};
+
+/// An event and its circumstances.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    #[serde(flatten)]
+    pub header: Header,
+    pub body: T,
+}
+
+/// The part of an envelope that every version can read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub id: EventId,
+    /// Milliseconds since 1970-01-01 UTC, by the writer's clock.
+    pub time: u64,
+    /// Who wrote it: the netmaster's or the node's name.
+    pub actor: String,
+    /// The command that led to it.
+    pub cause: CommandId,
+    /// The schema that its writer spoke.
+    pub schema: u16,
+    /// The oldest schema whose reader may act on it or skip it. A reader below must not guess:
+    /// a node closes what the subject names, a netmaster refuses commands for it.
+    pub min_reader: u16,
+}
+
+impl Header {
+    /// The header of an event that this build's schema describes and every reader understands.
+    pub fn new(id: EventId, time: u64, actor: impl Into<String>, cause: CommandId) -> Self {
+        Self {
+            id,
+            time,
+            actor: actor.into(),
+            cause,
+            schema: SCHEMA,
+            min_reader: 1,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, NetworkName, TenantName, Vni};
+
+/// The first event of every log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterCreated {
+    pub cluster: ClusterId,
+    pub settings: Settings,
+}
+
+/// What holds for the whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The outer UDP port of VXLAN. Not 4789, where Docker's overlay sits.
+    pub vxlan_port: u16,
+    /// VNIs given to networks that name none, first and last.
+    pub vni_range: (Vni, Vni),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            vxlan_port: 14789,
+            vni_range: (Vni(1), Vni(10_000)),
+        }
+    }
+}
+
+/// A packet tag is taken, in the same batch as the network that bears it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VniAssigned {
+    pub vni: Vni,
+    pub tenant: TenantName,
+    pub network: NetworkName,
+}
+
+/// A packet tag is free again, in the same batch as its network's removal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VniReleased {
+    pub vni: Vni,
+    pub tenant: TenantName,
+    pub network: NetworkName,
+}

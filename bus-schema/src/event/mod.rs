@@ -1,0 +1,133 @@
+//! What happened: the events of the log, each on the subject of what it is about.
+//!
+//! An event belongs to one aggregate; that aggregate's subjects are what an append is fenced on.
+//! What needs two aggregates at once is one atomic batch with an event for each.
+
+mod block;
+mod cluster;
+mod network;
+mod node;
+mod tenant;
+
+pub use block::*;
+pub use cluster::*;
+pub use network::*;
+pub use node::*;
+pub use tenant::*;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{NetworkName, TenantName};
+
+/// One event of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Event {
+    ClusterCreated(ClusterCreated),
+    /// Nothing happened; appended so that a reader can prove how far the log reaches.
+    Barrier,
+
+    TenantCreated(TenantCreated),
+    TenantRemoved(TenantRemoved),
+    TenantOpened(TenantOpened),
+    TenantClosed(TenantClosed),
+
+    NodeJoined(NodeJoined),
+    NodeRemoved(NodeRemoved),
+
+    VniAssigned(VniAssigned),
+    VniReleased(VniReleased),
+
+    NetworkCreated(NetworkCreated),
+    NetworkClosing(NetworkClosing),
+    NetworkReopened(NetworkReopened),
+    NetworkRemoved(NetworkRemoved),
+
+    LeasesOpened(LeasesOpened),
+    LeasesClosing(LeasesClosing),
+    LeasesReopened(LeasesReopened),
+    LeasesClosed(LeasesClosed),
+    BlockLeased(BlockLeased),
+    BlockReturned(BlockReturned),
+    BlockCeded(BlockCeded),
+    BlockRevoked(BlockRevoked),
+
+    /// An event that this build doesn't know and whose writer says that it may be skipped.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A boundary of consistency, and whose events a fence covers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AggregateId {
+    /// Tenants, nodes, VNIs, settings.
+    Cluster,
+    /// A tenant's intent.
+    Tenant(TenantName),
+    /// A network's blocks.
+    Network(TenantName, NetworkName),
+}
+
+impl Event {
+    /// Whose fold this event belongs to; `None` for what this build doesn't know.
+    pub fn aggregate(&self) -> Option<AggregateId> {
+        use AggregateId::{Cluster, Network, Tenant};
+        Some(match self {
+            Self::ClusterCreated(_)
+            | Self::Barrier
+            | Self::TenantCreated(_)
+            | Self::TenantRemoved(_)
+            | Self::NodeJoined(_)
+            | Self::NodeRemoved(_)
+            | Self::VniAssigned(_)
+            | Self::VniReleased(_) => Cluster,
+
+            Self::TenantOpened(e) => Tenant(e.tenant.clone()),
+            Self::TenantClosed(e) => Tenant(e.tenant.clone()),
+            Self::NetworkCreated(e) => Tenant(e.network.tenant.clone()),
+            Self::NetworkClosing(e) => Tenant(e.tenant.clone()),
+            Self::NetworkReopened(e) => Tenant(e.tenant.clone()),
+            Self::NetworkRemoved(e) => Tenant(e.tenant.clone()),
+
+            Self::LeasesOpened(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::LeasesClosing(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::LeasesReopened(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::LeasesClosed(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::BlockLeased(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::BlockReturned(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::BlockCeded(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::BlockRevoked(e) => Network(e.tenant.clone(), e.network.clone()),
+
+            Self::Unknown => return None,
+        })
+    }
+
+    /// The event's name as it is encoded, for people and for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ClusterCreated(_) => "cluster-created",
+            Self::Barrier => "barrier",
+            Self::TenantCreated(_) => "tenant-created",
+            Self::TenantRemoved(_) => "tenant-removed",
+            Self::TenantOpened(_) => "tenant-opened",
+            Self::TenantClosed(_) => "tenant-closed",
+            Self::NodeJoined(_) => "node-joined",
+            Self::NodeRemoved(_) => "node-removed",
+            Self::VniAssigned(_) => "vni-assigned",
+            Self::VniReleased(_) => "vni-released",
+            Self::NetworkCreated(_) => "network-created",
+            Self::NetworkClosing(_) => "network-closing",
+            Self::NetworkReopened(_) => "network-reopened",
+            Self::NetworkRemoved(_) => "network-removed",
+            Self::LeasesOpened(_) => "leases-opened",
+            Self::LeasesClosing(_) => "leases-closing",
+            Self::LeasesReopened(_) => "leases-reopened",
+            Self::LeasesClosed(_) => "leases-closed",
+            Self::BlockLeased(_) => "block-leased",
+            Self::BlockReturned(_) => "block-returned",
+            Self::BlockCeded(_) => "block-ceded",
+            Self::BlockRevoked(_) => "block-revoked",
+            Self::Unknown => "unknown",
+        }
+    }
+}

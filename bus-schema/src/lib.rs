@@ -1,0 +1,34 @@
+//! The contract of the bus: ids, subjects, the envelope and its codec, commands, events,
+//! queries, replies and rejections.
+//!
+//! Pure: no I/O, no clock, no randomness. Only this crate knows encodings and subject strings;
+//! every process converts at its edge and speaks these types inside.
+
+pub mod codec;
+pub mod command;
+pub mod endpoint;
+pub mod envelope;
+pub mod event;
+pub mod id;
+pub mod net;
+pub mod node;
+pub mod query;
+pub mod rejection;
+pub mod reply;
+pub mod subject;
+
+pub use command::Command;
+pub use endpoint::{Endpoint, EndpointEvent};
+pub use envelope::{Envelope, Header};
+pub use event::{AggregateId, Event};
+pub use id::{
+    ClusterId, CommandId, EndpointId, EventId, GroupId, GroupName, InvalidName, MachineId, Name,
+    NetworkName, NodeName, Revision, TenantName, Vni,
+};
+pub use net::{AddressRange, MacAddr, NetworkSpec, Pool};
+pub use query::Query;
+pub use rejection::Rejection;
+pub use reply::{Answer, Reply};
+
+/// The version of the schema that this build writes and reads in full.
+pub const SCHEMA: u16 = 1;

@@ -1,0 +1,165 @@
+//! Addresses: pools, ranges, MAC addresses, and what a network is.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{NetworkName, TenantName, Vni};
+
+/// An inclusive range of addresses of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AddressRange {
+    pub first: IpAddr,
+    pub last: IpAddr,
+}
+
+impl AddressRange {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && (self.first..=self.last).contains(&address)
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// The addresses of a network in one family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Host bits are zero.
+    pub subnet: IpNet,
+    pub gateway: IpAddr,
+    /// Endpoints get addresses of this range only; absent: of the whole subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<AddressRange>,
+}
+
+impl Pool {
+    /// Whether an endpoint may bear `address`: in the subnet and the range, and neither the
+    /// gateway nor, in IPv4 subnets of more than two addresses, the network's or the broadcast
+    /// address (RFC 3021).
+    pub fn is_assignable(&self, address: IpAddr) -> bool {
+        let reserved = match self.subnet {
+            IpNet::V4(net) if net.prefix_len() < 31 => {
+                address == IpAddr::V4(net.network()) || address == IpAddr::V4(net.broadcast())
+            }
+            IpNet::V4(_) => false,
+            // The subnet-router anycast address (RFC 4291 §2.6.1).
+            IpNet::V6(net) => net.prefix_len() < 127 && address == IpAddr::V6(net.network()),
+        };
+        self.subnet.contains(&address)
+            && address != self.gateway
+            && !reserved
+            && self.range.is_none_or(|range| range.contains(address))
+    }
+
+    /// The prefix length of this pool's blocks: a sixteenth of the subnet, at most 64 addresses.
+    pub fn block_prefix(&self) -> u8 {
+        let max = self.subnet.max_prefix_len();
+        (self.subnet.prefix_len() + 4).clamp(max - 6, max)
+    }
+}
+
+/// A network as the log states it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    pub tenant: TenantName,
+    pub name: NetworkName,
+    pub vni: Vni,
+    pub v4: Pool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Pool>,
+    /// The name of the Docker network, when it isn't `NET` or `NET/TENANT` (`--nw-tag`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_name: Option<String>,
+}
+
+impl NetworkSpec {
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        std::iter::once(&self.v4).chain(&self.v6)
+    }
+
+    /// The name of this network's Docker network: `NET`, in other tenants than `default`
+    /// `NET/TENANT`, as in Contiv.
+    pub fn docker_network(&self) -> String {
+        match &self.docker_name {
+            Some(name) => name.clone(),
+            None if self.tenant == TenantName::default_tenant() => self.name.to_string(),
+            None => format!("{}/{}", self.name, self.tenant),
+        }
+    }
+}
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// An endpoint's address: `02:02` and the four bytes of its IPv4 address, as in Contiv; of
+    /// an IPv6 address the last four.
+    pub fn of_endpoint(address: IpAddr) -> Self {
+        Self::tail(2, address)
+    }
+
+    /// The inner address of a node's VXLAN devices, the same in all networks: `02:03` and the
+    /// last four bytes of its VTEP's address.
+    pub fn of_vtep(address: IpAddr) -> Self {
+        Self::tail(3, address)
+    }
+
+    fn tail(second: u8, address: IpAddr) -> Self {
+        let [a, b, c, d] = match address {
+            IpAddr::V4(v4) => v4.octets(),
+            IpAddr::V6(v6) => {
+                let [.., a, b, c, d] = v6.octets();
+                [a, b, c, d]
+            }
+        };
+        Self([2, second, a, b, c, d])
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an Ethernet address such as 02:02:14:01:01:01")]
+pub struct InvalidMac(String);
+
+impl FromStr for MacAddr {
+    type Err = InvalidMac;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMac> {
+        let invalid = || InvalidMac(text.to_owned());
+        let bytes = text
+            .split(':')
+            .map(|part| u8::from_str_radix(part, 16))
+            .collect::<Result<Vec<u8>, _>>()
+            .map_err(|_| invalid())?;
+        bytes.try_into().map(Self).map_err(|_| invalid())
+    }
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = InvalidMac;
+
+    fn try_from(text: String) -> Result<Self, InvalidMac> {
+        text.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
+    }
+}

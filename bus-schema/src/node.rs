@@ -1,0 +1,161 @@
+//! What nodes say of themselves, and what is asked of them (`contiv.node.<node>.…`).
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rejection::EndpointUse;
+use crate::{ClusterId, MachineId, NetworkName, NodeName, Revision, TenantName};
+
+/// A node publishes its status at least this often, in milliseconds, and at every change.
+pub const STATUS_EVERY_MS: u64 = 1_000;
+
+/// A node whose status is older than this, in milliseconds, is not waited for.
+pub const ALIVE_MS: u64 = 3_500;
+
+/// What a node says of itself; published on `contiv.status.<node>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: NodeName,
+    pub machine: MachineId,
+    pub vtep: IpAddr,
+    /// Version of netplugin.
+    pub version: String,
+    /// The kernel reflects the log up to here.
+    pub applied: Revision,
+    pub log: LogState,
+    /// Absent when the node serves no engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineStatus>,
+    pub domain: DomainKind,
+    /// Local endpoints.
+    pub endpoints: u64,
+    /// Blocks leased to it.
+    pub blocks: u64,
+    /// What an operator should know, worst first.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
+}
+
+impl NodeStatus {
+    /// Whether everything that `revision` asks for is done on this node: in the kernel and, when
+    /// an engine answers, in its networks.
+    pub fn has_applied(&self, revision: Revision) -> bool {
+        self.applied >= revision
+            && self
+                .engine
+                .as_ref()
+                .is_none_or(|engine| !engine.answers || engine.applied >= revision)
+    }
+}
+
+/// The node's relation to the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum LogState {
+    /// Replaying; nothing is deleted yet.
+    CatchingUp,
+    InSync,
+    /// The bus doesn't answer; the node goes on with its last facts.
+    Disconnected {
+        reason: String,
+    },
+    /// The log is not the one that this node followed: it changes nothing until
+    /// `netctl node accept-log`.
+    Foreign {
+        reason: String,
+    },
+    /// Not a member of the cluster, for this reason.
+    Refused {
+        reason: String,
+    },
+}
+
+/// The Docker engine beside a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    pub answers: bool,
+    /// Its networks reflect the log up to here.
+    pub applied: Revision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// How a tenant is isolated on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DomainKind {
+    Vrf,
+    Netns,
+}
+
+impl std::fmt::Display for DomainKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Vrf => "vrf",
+            Self::Netns => "netns",
+        })
+    }
+}
+
+/// Something an operator should know and can act on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Stable, for scripts: `foreign-log`, `journal-truncated`, `block-revoked`, …
+    pub code: String,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// What is asked of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum NodeRequest {
+    Status,
+    /// Asked after `NetworkClosing` at `revision`: the node answers when it has applied that and
+    /// has either named its endpoints or returned its blocks.
+    Drain {
+        tenant: TenantName,
+        network: NetworkName,
+        revision: Revision,
+    },
+    /// Another node wants this address of a block that the asked one holds.
+    Cede {
+        tenant: TenantName,
+        network: NetworkName,
+        address: IpAddr,
+        to: NodeName,
+    },
+    /// Follow the log of this cluster from its start, whatever was followed before.
+    AcceptLog {
+        cluster: ClusterId,
+    },
+}
+
+impl NodeRequest {
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Drain { .. } => "drain",
+            Self::Cede { .. } => "cede",
+            Self::AcceptLog { .. } => "accept-log",
+        }
+    }
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum NodeReply {
+    Status(NodeStatus),
+    /// Done: the blocks are returned, the address is ceded, the log is accepted.
+    Done,
+    /// Endpoints stand in the way.
+    InUse {
+        endpoints: Vec<EndpointUse>,
+    },
+    /// Not possible now, and why.
+    Refused {
+        reason: String,
+    },
+}

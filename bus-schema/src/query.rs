@@ -1,0 +1,106 @@
+//! What can be read from netmaster. An answer is never older than the `seen` of its request.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Settings;
+use crate::node::NodeStatus;
+use crate::{ClusterId, MachineId, NetworkName, NetworkSpec, NodeName, Revision, TenantName};
+
+/// A question to netmaster's views.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Query {
+    ClusterInfo,
+    TenantList,
+    /// `tenant` absent: of all tenants. `network` present: that one, or a rejection.
+    NetworkList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantName>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkName>,
+    },
+    /// `node` present: that one, or a rejection.
+    NodeList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeName>,
+    },
+    EndpointList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantName>,
+    },
+    /// Answered when every live node has applied `revision` (absent: the log's end when asked),
+    /// or at the deadline with who lags.
+    Wait {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<Revision>,
+    },
+}
+
+impl Query {
+    pub fn verb(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::ClusterInfo => ("cluster", "info"),
+            Self::TenantList => ("tenant", "ls"),
+            Self::NetworkList { .. } => ("net", "ls"),
+            Self::NodeList { .. } => ("node", "ls"),
+            Self::EndpointList { .. } => ("endpoint", "ls"),
+            Self::Wait { .. } => ("cluster", "wait"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    pub cluster: ClusterId,
+    pub settings: Settings,
+    /// Version of the netmaster that answers.
+    pub version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantInfo {
+    pub tenant: TenantName,
+    pub networks: Vec<NetworkName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkInfo {
+    pub spec: NetworkSpec,
+    /// When it was created and where in the log.
+    pub created: Revision,
+    pub closing: bool,
+    /// Who gives out which addresses.
+    pub blocks: BTreeMap<IpNet, NodeName>,
+    /// As nodes published them.
+    pub endpoints: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub node: NodeName,
+    pub machine: MachineId,
+    pub vtep: IpAddr,
+    /// Its last status, if this netmaster has heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<NodeStatus>,
+    /// Milliseconds since that status was heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<u64>,
+    /// A status was heard within [`crate::node::ALIVE_MS`].
+    pub alive: bool,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    /// What was waited for.
+    pub until: Revision,
+    /// Live nodes that haven't applied it, with what they have applied.
+    pub lagging: BTreeMap<NodeName, Revision>,
+    /// Nodes that nobody has heard of for a while; they are not waited for.
+    pub silent: Vec<NodeName>,
+}

@@ -1,0 +1,179 @@
+//! Why a command is refused: what the domain says, in words that tell what to do.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{AddressRange, EndpointId, NetworkName, NodeName, Revision, TenantName, Vni};
+
+/// A command that was understood and refused. Nothing was appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Rejection {
+    #[error("the request is malformed: {reason}")]
+    Malformed { reason: String },
+    #[error("the command's deadline passed before it was decided; nothing was done, try again")]
+    DeadlinePassed,
+    #[error(
+        "this netmaster is older than the log (at revision {revision}): upgrade it, or ask another"
+    )]
+    OlderThanLog { revision: Revision },
+    #[error("{what} is not supported: {instead}")]
+    Unsupported { what: String, instead: String },
+
+    #[error("tenant {tenant} doesn't exist: `netctl tenant create {tenant}` creates it")]
+    TenantUnknown { tenant: TenantName },
+    #[error(
+        "tenant {tenant} still has networks: {}; remove them first",
+        list(networks)
+    )]
+    TenantInUse {
+        tenant: TenantName,
+        networks: Vec<NetworkName>,
+    },
+    #[error("tenant default can't be removed")]
+    TenantIsDefault,
+
+    #[error("network {network} doesn't exist in tenant {tenant}: see `netctl net ls -t {tenant}`")]
+    NetworkUnknown {
+        tenant: TenantName,
+        network: NetworkName,
+    },
+    #[error(
+        "network {network} exists in tenant {tenant} with another {differs}: remove it first, or choose another name"
+    )]
+    NetworkDiffers {
+        tenant: TenantName,
+        network: NetworkName,
+        differs: String,
+    },
+    #[error(
+        "network {network} of tenant {tenant} is being removed: wait, or keep it with `netctl net rm {network} -t {tenant} --abort`"
+    )]
+    NetworkClosing {
+        tenant: TenantName,
+        network: NetworkName,
+    },
+    #[error("network {network} of tenant {tenant} isn't being removed: there is nothing to abort")]
+    NetworkNotClosing {
+        tenant: TenantName,
+        network: NetworkName,
+    },
+    #[error(
+        "network {network} of tenant {tenant} is in use by {}; remove them first",
+        list(endpoints)
+    )]
+    NetworkInUse {
+        tenant: TenantName,
+        network: NetworkName,
+        endpoints: Vec<EndpointUse>,
+    },
+    #[error(
+        "network {network} of tenant {tenant} still has blocks on {}: its removal goes on when they answer; `--abort` keeps the network, `--force` removes it now",
+        list(nodes)
+    )]
+    NetworkHeld {
+        tenant: TenantName,
+        network: NetworkName,
+        nodes: Vec<NodeName>,
+    },
+    #[error("subnet {subnet} overlaps {other_subnet} of network {network} in tenant {tenant}")]
+    SubnetOverlaps {
+        subnet: IpNet,
+        tenant: TenantName,
+        network: NetworkName,
+        other_subnet: IpNet,
+    },
+    #[error("subnet {subnet} is too small: it has no address left for an endpoint")]
+    SubnetTooSmall { subnet: IpNet },
+    #[error("subnet {subnet} can't be used for containers: {reason}")]
+    SubnetReserved { subnet: IpNet, reason: String },
+    #[error("range {range} doesn't lie inside subnet {subnet}")]
+    RangeOutside { range: AddressRange, subnet: IpNet },
+    #[error("gateway {gateway} doesn't lie inside subnet {subnet}")]
+    GatewayOutside { gateway: IpAddr, subnet: IpNet },
+    #[error("gateway {gateway} is the network's or the broadcast address of {subnet}")]
+    GatewayReserved { gateway: IpAddr, subnet: IpNet },
+    #[error("packet tag {vni} is out of range: it must be 1 to {max}", max = Vni::MAX)]
+    VniOutOfRange { vni: Vni },
+    #[error("packet tag {vni} is in use by network {network} of tenant {tenant}")]
+    VniInUse {
+        vni: Vni,
+        tenant: TenantName,
+        network: NetworkName,
+    },
+    #[error("no packet tag of {first} to {last} is free: name one with --pkt-tag")]
+    VniExhausted { first: Vni, last: Vni },
+
+    #[error("node {node} doesn't exist: see `netctl node ls`")]
+    NodeUnknown { node: NodeName },
+    #[error(
+        "another machine bears the name {node}: start netplugin with another --name, or remove the dead one with `netctl node rm {node} --lost`"
+    )]
+    NodeNameTaken { node: NodeName },
+    #[error("VTEP address {vtep} belongs to node {node}: pick this node's own with --underlay")]
+    VtepTaken { vtep: IpAddr, node: NodeName },
+    #[error(
+        "node {node} holds blocks of {}: stop its containers first, or use --lost when the machine is gone",
+        list(networks)
+    )]
+    NodeInUse {
+        node: NodeName,
+        networks: Vec<NetworkName>,
+    },
+    #[error(
+        "node {node} is alive: stop its netplugin first; --lost is for a machine that won't come back"
+    )]
+    NodeAlive { node: NodeName },
+
+    #[error("network {network} of tenant {tenant} has no block left; its subnet is {subnet}")]
+    PoolExhausted {
+        tenant: TenantName,
+        network: NetworkName,
+        subnet: IpNet,
+    },
+    #[error("address {address} can't be given to an endpoint of network {network} ({subnet})")]
+    AddressNotAssignable {
+        address: IpAddr,
+        network: NetworkName,
+        subnet: IpNet,
+    },
+    #[error("address {address} lies in block {block} of node {node}, which must cede it")]
+    AddressHeld {
+        address: IpAddr,
+        block: IpNet,
+        node: NodeName,
+    },
+    #[error("block {block} of network {network} isn't leased to node {node}")]
+    BlockNotHeld {
+        block: IpNet,
+        network: NetworkName,
+        node: NodeName,
+    },
+}
+
+/// An endpoint that keeps something from being removed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EndpointUse {
+    pub endpoint: EndpointId,
+    pub node: NodeName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub address: IpAddr,
+}
+
+impl std::fmt::Display for EndpointUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.name.as_deref().unwrap_or(self.endpoint.as_str());
+        write!(f, "{name} ({}) on {}", self.address, self.node)
+    }
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,63 @@
+//! What netmaster answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
+use crate::{CommandId, Endpoint, Event, Rejection, Revision};
+
+/// The answer to a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done, or done before. `events` are what it wrote, none when all was so already.
+    Accepted {
+        revision: Revision,
+        events: Vec<Event>,
+    },
+    Rejected {
+        rejection: Rejection,
+        revision: Revision,
+    },
+    /// The log couldn't be asked, or didn't answer in time: the command may have happened or may
+    /// happen yet. The same id again tells.
+    Unknown { id: CommandId, reason: String },
+}
+
+/// The answer to a query.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Answer {
+    Cluster {
+        revision: Revision,
+        cluster: ClusterInfo,
+    },
+    Tenants {
+        revision: Revision,
+        tenants: Vec<TenantInfo>,
+    },
+    Networks {
+        revision: Revision,
+        networks: Vec<NetworkInfo>,
+    },
+    Nodes {
+        revision: Revision,
+        nodes: Vec<NodeInfo>,
+    },
+    Endpoints {
+        revision: Revision,
+        endpoints: Vec<Endpoint>,
+    },
+    Waited {
+        revision: Revision,
+        waited: Waited,
+    },
+    Rejected {
+        rejection: Rejection,
+        revision: Revision,
+    },
+    /// This netmaster hasn't reached the revision that the client has seen.
+    Behind {
+        revision: Revision,
+        reason: String,
+    },
+}

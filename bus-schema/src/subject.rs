@@ -1,0 +1,138 @@
+//! Subjects and streams.
+//!
+//! ```text
+//! contiv.log._cluster.cluster                    the log (stream LOG): what spans tenants
+//! contiv.log._cluster.{tenant,node,vni}.<name>
+//! contiv.log.<tenant>.intent.<kind>.<name>       a tenant's intent
+//! contiv.log.<tenant>.lease.<network>            a network's blocks
+//! contiv.endpoint.<tenant>.<node>.<id>           endpoints (stream ENDPOINTS)
+//! contiv.events.<what follows contiv.>           both, republished after commit: the public tail
+//! contiv.api.v1.<noun>.<verb>                    requests to netmaster
+//! contiv.node.<node>.<verb>                      requests to a node
+//! contiv.status.<node>                           a node's status
+//! ```
+
+use crate::{AggregateId, Command, Endpoint, Event, NodeName, Query, TenantName};
+
+/// The stream of the log.
+pub const LOG: &str = "LOG";
+/// The stream of endpoints, last message per subject.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// What ENDPOINTS said, kept by age.
+pub const HISTORY: &str = "HISTORY";
+
+pub const LOG_ALL: &str = "contiv.log.>";
+pub const ENDPOINT_ALL: &str = "contiv.endpoint.>";
+pub const EVENTS_ALL: &str = "contiv.events.>";
+pub const STATUS_ALL: &str = "contiv.status.*";
+/// Where the streams republish what they committed; the rest of the subject follows.
+pub const EVENTS_LOG: &str = "contiv.events.log.>";
+pub const EVENTS_ENDPOINT: &str = "contiv.events.endpoint.>";
+/// Prefix of the API; noun and verb follow.
+pub const API: &str = "contiv.api.v1";
+/// Name of the NATS service, and of the queue group of its members.
+pub const SERVICE: &str = "netmaster";
+
+/// Stands for a tenant in the subjects of what spans tenants. No tenant can bear it: names start
+/// with a letter or a digit.
+const CLUSTER: &str = "_cluster";
+
+/// The subject of an event; `None` for what this build doesn't know.
+pub fn of_event(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::ClusterCreated(_) => format!("contiv.log.{CLUSTER}.cluster"),
+        Event::Barrier => format!("contiv.log.{CLUSTER}.barrier"),
+        Event::TenantCreated(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
+        Event::TenantRemoved(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
+        Event::NodeJoined(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
+        Event::NodeRemoved(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
+        Event::VniAssigned(e) => format!("contiv.log.{CLUSTER}.vni.{}", e.vni),
+        Event::VniReleased(e) => format!("contiv.log.{CLUSTER}.vni.{}", e.vni),
+
+        Event::TenantOpened(e) => intent(&e.tenant, "tenant", &e.tenant),
+        Event::TenantClosed(e) => intent(&e.tenant, "tenant", &e.tenant),
+        Event::NetworkCreated(e) => intent(&e.network.tenant, "network", &e.network.name),
+        Event::NetworkClosing(e) => intent(&e.tenant, "network", &e.network),
+        Event::NetworkReopened(e) => intent(&e.tenant, "network", &e.network),
+        Event::NetworkRemoved(e) => intent(&e.tenant, "network", &e.network),
+
+        Event::LeasesOpened(e) => lease(&e.tenant, &e.network),
+        Event::LeasesClosing(e) => lease(&e.tenant, &e.network),
+        Event::LeasesReopened(e) => lease(&e.tenant, &e.network),
+        Event::LeasesClosed(e) => lease(&e.tenant, &e.network),
+        Event::BlockLeased(e) => lease(&e.tenant, &e.network),
+        Event::BlockReturned(e) => lease(&e.tenant, &e.network),
+        Event::BlockCeded(e) => lease(&e.tenant, &e.network),
+        Event::BlockRevoked(e) => lease(&e.tenant, &e.network),
+
+        Event::Unknown => return None,
+    })
+}
+
+fn intent(tenant: &TenantName, kind: &str, name: &dyn std::fmt::Display) -> String {
+    format!("contiv.log.{tenant}.intent.{kind}.{name}")
+}
+
+fn lease(tenant: &TenantName, network: &dyn std::fmt::Display) -> String {
+    format!("contiv.log.{tenant}.lease.{network}")
+}
+
+/// The subjects that an aggregate owns: what its fold reads and its appends are fenced on.
+pub fn of_aggregate(aggregate: &AggregateId) -> String {
+    match aggregate {
+        AggregateId::Cluster => format!("contiv.log.{CLUSTER}.>"),
+        AggregateId::Tenant(tenant) => format!("contiv.log.{tenant}.intent.>"),
+        AggregateId::Network(tenant, network) => lease(tenant, network),
+    }
+}
+
+/// The tenant that a subject of the log names; `None`: it spans tenants, or is none of ours.
+pub fn tenant_of(subject: &str) -> Option<TenantName> {
+    let token = subject.strip_prefix("contiv.log.")?.split('.').next()?;
+    token.parse().ok()
+}
+
+pub fn of_endpoint(endpoint: &Endpoint) -> String {
+    endpoint_of(&endpoint.tenant, &endpoint.node, &endpoint.id)
+}
+
+pub fn endpoint_of(tenant: &TenantName, node: &NodeName, id: &crate::EndpointId) -> String {
+    format!("contiv.endpoint.{tenant}.{node}.{id}")
+}
+
+/// The subjects on which one node's endpoints are published.
+pub fn endpoints_of(node: &NodeName) -> String {
+    format!("contiv.endpoint.*.{node}.*")
+}
+
+pub fn of_command(command: &Command) -> String {
+    let (noun, verb) = command.verb();
+    format!("{API}.{noun}.{verb}")
+}
+
+pub fn of_query(query: &Query) -> String {
+    let (noun, verb) = query.verb();
+    format!("{API}.{noun}.{verb}")
+}
+
+/// The subject of a request to a node; see [`crate::node::NodeRequest::verb`].
+pub fn of_node(node: &NodeName, verb: &str) -> String {
+    format!("contiv.node.{node}.{verb}")
+}
+
+pub fn of_status(node: &NodeName) -> String {
+    format!("contiv.status.{node}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_name_their_tenant() {
+        let tenant = tenant_of("contiv.log.blue.intent.network.web");
+        assert_eq!(tenant.map(|t| t.to_string()).as_deref(), Some("blue"));
+        assert_eq!(tenant_of("contiv.log._cluster.vni.7"), None);
+        assert_eq!(tenant_of("something.else"), None);
+    }
+}

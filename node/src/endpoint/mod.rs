@@ -1,0 +1,111 @@
+//! The node's endpoints: who gives out addresses, what is journaled before it is answered, and
+//! the one way in which Docker, CNI and the local socket attach and detach.
+
+use std::net::IpAddr;
+
+use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, Rejection, TenantName};
+use serde::{Deserialize, Serialize};
+
+/// An endpoint of this node, as its journal knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalEndpoint {
+    pub id: EndpointId,
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// One address per family at most; at least one.
+    pub addresses: Vec<IpAddr>,
+    pub mac: MacAddr,
+    /// The host's end of the veth; stays on the host's side for good. At most 15 bytes.
+    pub host_interface: String,
+    /// The container's end, as it is named until its owner takes it. At most 15 bytes.
+    pub peer_interface: String,
+    pub owner: Owner,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// Who asked for an endpoint, and so who takes its interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Owner {
+    /// The engine moves the peer into the container's namespace.
+    Docker { network_id: String },
+    /// We moved the peer into this namespace and configured it there under this name.
+    Namespace { path: String, interface: String },
+}
+
+/// What an attach asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    pub id: EndpointId,
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// Reserved before ([`Reserve`]), or asked for (`--ip`); empty: any.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    pub owner: Owner,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// Takes an address before its endpoint exists, as Docker's IPAM does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// Absent: any free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+/// What an attached endpoint's owner needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub endpoint: LocalEndpoint,
+    /// Gateway of each family that the endpoint has an address of.
+    pub gateways: Vec<IpAddr>,
+    /// Bytes of a packet inside; the underlay's less what VXLAN adds.
+    pub mtu: u32,
+}
+
+/// Why an attach, a detach or a reservation failed; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error("address {0} is in use by endpoint {1} of this node")]
+    AddressInUse(IpAddr, String),
+    #[error("endpoint {0} exists with other settings: detach it first")]
+    EndpointDiffers(EndpointId),
+    #[error("endpoint {0} doesn't exist on this node")]
+    EndpointUnknown(EndpointId),
+    #[error(
+        "this node has no free address of network {network} and can't ask for more: {reason}; try again when `netctl cluster info` answers"
+    )]
+    Unreachable {
+        network: NetworkName,
+        reason: String,
+    },
+    #[error("node {node} holds {address} and {reason}")]
+    NotCeded {
+        address: IpAddr,
+        node: String,
+        reason: String,
+    },
+    #[error("can't write the endpoint journal {path}: {reason}; nothing was attached")]
+    Journal { path: String, reason: String },
+    #[error("can't configure the kernel: {0}")]
+    Datapath(String),
+}

@@ -1,0 +1,14 @@
+//! The daemon of every node: facts → projection → desired resources → diff against observed →
+//! ordered ops → kernel.
+//!
+//! `projection`, `resource`, `desired` and `reconcile` are pure. Docker, the local socket, DNS
+//! and the bus all go through `endpoint` and the core; nothing else changes the kernel.
+
+pub mod datapath;
+pub mod desired;
+pub mod dns;
+pub mod docker;
+pub mod endpoint;
+pub mod projection;
+pub mod reconcile;
+pub mod resource;
