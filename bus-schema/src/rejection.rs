@@ -19,6 +19,10 @@ pub enum Rejection {
         "this netmaster is older than the log (at revision {revision}): upgrade it, or ask another"
     )]
     OlderThanLog { revision: Revision },
+    #[error(
+        "the log's event at revision {revision} can't be read ({reason}): somebody else than netmaster wrote it; nothing was done"
+    )]
+    LogUnreadable { revision: Revision, reason: String },
     #[error("{what} is not supported: {instead}")]
     Unsupported { what: String, instead: String },
 

@@ -1,0 +1,304 @@
+//! What spans tenants: the tenants themselves, nodes, packet tags, settings.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bus_schema::command::{NodeJoin, NodeRemove};
+use bus_schema::event::{NodeJoined, NodeRemoved, Settings};
+use bus_schema::{ClusterId, Event, MachineId, NetworkName, NodeName, Rejection, TenantName, Vni};
+
+use super::Aggregate;
+
+/// The fold of `contiv.log._cluster.>`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cluster {
+    /// Absent until `netmaster init` wrote the log's first event.
+    pub id: Option<ClusterId>,
+    pub settings: Settings,
+    pub tenants: BTreeSet<TenantName>,
+    pub nodes: BTreeMap<NodeName, Member>,
+    pub vnis: BTreeMap<Vni, (TenantName, NetworkName)>,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub machine: MachineId,
+    pub vtep: IpAddr,
+}
+
+#[derive(Debug, Clone)]
+pub enum ClusterCommand {
+    NodeJoin(NodeJoin),
+    NodeRemove(NodeRemove),
+}
+
+/// What the cluster must be told to let a node go. Both come from netmaster's view and may lag;
+/// a block leased meanwhile is revoked by the reaction to the node's removal.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterFacts {
+    /// The node that the command is about has published its status a moment ago.
+    pub alive: bool,
+    /// Networks of which that node holds blocks.
+    pub holds: Vec<NetworkName>,
+}
+
+impl Cluster {
+    /// The tag that a network asked for, or the lowest free one.
+    pub(super) fn free_vni(&self, asked: Option<Vni>) -> Result<Vni, Rejection> {
+        if let Some(vni) = asked {
+            if !vni.is_valid() {
+                return Err(Rejection::VniOutOfRange { vni });
+            }
+            return match self.vnis.get(&vni) {
+                None => Ok(vni),
+                Some((tenant, network)) => Err(Rejection::VniInUse {
+                    vni,
+                    tenant: tenant.clone(),
+                    network: network.clone(),
+                }),
+            };
+        }
+        let (first, last) = self.settings.vni_range;
+        (first.0..=last.0)
+            .map(Vni)
+            .find(|vni| !self.vnis.contains_key(vni))
+            .ok_or(Rejection::VniExhausted { first, last })
+    }
+
+    fn join(&self, c: &NodeJoin) -> Result<Vec<Event>, Rejection> {
+        if c.machine.0.trim().is_empty() {
+            return Err(malformed("the machine id is empty: see machine-id(5)"));
+        }
+        if c.vtep.is_unspecified() || c.vtep.is_multicast() || c.vtep.is_loopback() {
+            return Err(malformed(&format!(
+                "{} can't be a VTEP address: other nodes must reach it",
+                c.vtep
+            )));
+        }
+        if let Some(member) = self.nodes.get(&c.node) {
+            if member.machine != c.machine {
+                let node = c.node.clone();
+                return Err(Rejection::NodeNameTaken { node });
+            }
+            if member.vtep == c.vtep {
+                return Ok(vec![]);
+            }
+        }
+        let same_vtep =
+            |(name, member): &(&NodeName, &Member)| member.vtep == c.vtep && **name != c.node;
+        if let Some((node, _)) = self.nodes.iter().find(same_vtep) {
+            return Err(Rejection::VtepTaken {
+                vtep: c.vtep,
+                node: node.clone(),
+            });
+        }
+        Ok(vec![Event::NodeJoined(NodeJoined {
+            node: c.node.clone(),
+            machine: c.machine.clone(),
+            vtep: c.vtep,
+        })])
+    }
+
+    fn remove(&self, c: &NodeRemove, facts: &ClusterFacts) -> Result<Vec<Event>, Rejection> {
+        let node = c.node.clone();
+        if !self.nodes.contains_key(&c.node) {
+            return Err(Rejection::NodeUnknown { node });
+        }
+        if c.lost && facts.alive {
+            return Err(Rejection::NodeAlive { node });
+        }
+        if !c.lost && !facts.holds.is_empty() {
+            let networks = facts.holds.clone();
+            return Err(Rejection::NodeInUse { node, networks });
+        }
+        Ok(vec![Event::NodeRemoved(NodeRemoved { node, lost: c.lost })])
+    }
+}
+
+fn malformed(reason: &str) -> Rejection {
+    Rejection::Malformed {
+        reason: reason.to_owned(),
+    }
+}
+
+impl Aggregate for Cluster {
+    type Command = ClusterCommand;
+    type Facts = ClusterFacts;
+
+    fn decide(
+        &self,
+        command: &ClusterCommand,
+        facts: &ClusterFacts,
+    ) -> Result<Vec<Event>, Rejection> {
+        match command {
+            ClusterCommand::NodeJoin(c) => self.join(c),
+            ClusterCommand::NodeRemove(c) => self.remove(c, facts),
+        }
+    }
+
+    fn evolve(&mut self, event: &Event) {
+        match event {
+            Event::ClusterCreated(e) => {
+                self.id = Some(e.cluster);
+                self.settings = e.settings.clone();
+            }
+            Event::TenantCreated(e) => {
+                self.tenants.insert(e.tenant.clone());
+            }
+            Event::TenantRemoved(e) => {
+                self.tenants.remove(&e.tenant);
+            }
+            Event::NodeJoined(e) => {
+                let member = Member {
+                    machine: e.machine.clone(),
+                    vtep: e.vtep,
+                };
+                self.nodes.insert(e.node.clone(), member);
+            }
+            Event::NodeRemoved(e) => {
+                self.nodes.remove(&e.node);
+            }
+            Event::VniAssigned(e) => {
+                self.vnis
+                    .insert(e.vni, (e.tenant.clone(), e.network.clone()));
+            }
+            Event::VniReleased(e) => {
+                self.vnis.remove(&e.vni);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::given;
+
+    fn node(name: &str) -> NodeName {
+        name.parse().expect("a name")
+    }
+
+    fn join(name: &str, machine: &str, vtep: &str) -> ClusterCommand {
+        ClusterCommand::NodeJoin(NodeJoin {
+            node: node(name),
+            machine: MachineId(machine.to_owned()),
+            vtep: vtep.parse().expect("an address"),
+        })
+    }
+
+    fn joined(name: &str, machine: &str, vtep: &str) -> Event {
+        Event::NodeJoined(NodeJoined {
+            node: node(name),
+            machine: MachineId(machine.to_owned()),
+            vtep: vtep.parse().expect("an address"),
+        })
+    }
+
+    fn remove(name: &str, lost: bool) -> ClusterCommand {
+        ClusterCommand::NodeRemove(NodeRemove {
+            node: node(name),
+            lost,
+        })
+    }
+
+    fn nobody() -> ClusterFacts {
+        ClusterFacts::default()
+    }
+
+    #[test]
+    fn a_node_joins_once() {
+        given::<Cluster>([])
+            .when(join("n1", "m1", "198.18.1.1"), nobody())
+            .then([joined("n1", "m1", "198.18.1.1")])
+            .when(join("n1", "m1", "198.18.1.1"), nobody())
+            .then([]);
+    }
+
+    #[test]
+    fn a_second_machine_with_the_name_is_refused() {
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(join("n1", "m2", "198.18.1.2"), nobody())
+            .rejected(Rejection::NodeNameTaken { node: node("n1") });
+    }
+
+    #[test]
+    fn a_second_node_with_the_vtep_is_refused() {
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(join("n2", "m2", "198.18.1.1"), nobody())
+            .rejected(Rejection::VtepTaken {
+                vtep: "198.18.1.1".parse().expect("an address"),
+                node: node("n1"),
+            });
+    }
+
+    #[test]
+    fn the_same_machine_may_move_to_another_vtep() {
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(join("n1", "m1", "198.18.1.9"), nobody())
+            .then([joined("n1", "m1", "198.18.1.9")])
+            .when(join("n2", "m2", "198.18.1.1"), nobody())
+            .then([joined("n2", "m2", "198.18.1.1")]);
+    }
+
+    #[test]
+    fn a_vtep_that_nobody_reaches_is_refused() {
+        for vtep in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "::"] {
+            let rejection = given::<Cluster>([])
+                .when(join("n1", "m1", vtep), nobody())
+                .rejection();
+            assert!(matches!(rejection, Rejection::Malformed { .. }), "{vtep}");
+        }
+    }
+
+    #[test]
+    fn a_node_with_blocks_stays_unless_it_is_lost() {
+        let holds = ClusterFacts {
+            alive: false,
+            holds: vec!["web".parse().expect("a name")],
+        };
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(remove("n1", false), holds.clone())
+            .rejected(Rejection::NodeInUse {
+                node: node("n1"),
+                networks: holds.holds.clone(),
+            });
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(remove("n1", true), holds)
+            .then([Event::NodeRemoved(NodeRemoved {
+                node: node("n1"),
+                lost: true,
+            })]);
+    }
+
+    #[test]
+    fn a_node_that_speaks_is_not_lost() {
+        let alive = ClusterFacts {
+            alive: true,
+            holds: vec![],
+        };
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(remove("n1", true), alive)
+            .rejected(Rejection::NodeAlive { node: node("n1") });
+    }
+
+    #[test]
+    fn a_removed_name_is_free_for_another_machine() {
+        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+            .when(remove("n1", false), nobody())
+            .then([Event::NodeRemoved(NodeRemoved {
+                node: node("n1"),
+                lost: false,
+            })])
+            .when(join("n1", "m2", "198.18.1.1"), nobody())
+            .then([joined("n1", "m2", "198.18.1.1")]);
+    }
+
+    #[test]
+    fn an_unknown_node_is_named() {
+        given::<Cluster>([])
+            .when(remove("n9", true), nobody())
+            .rejected(Rejection::NodeUnknown { node: node("n9") });
+    }
+}

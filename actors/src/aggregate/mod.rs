@@ -1,0 +1,74 @@
+//! The boundaries of consistency: who owns which facts alone, and decides about them.
+//!
+//! Pure: no I/O, no clock, no randomness. `decide` never changes anything and `evolve` never
+//! fails, so folding the same events always gives the same state, on every netmaster. Facts of
+//! other aggregates come as snapshots; the shell fences the append on those that a batch writes.
+
+mod cluster;
+mod network;
+mod tenant;
+
+pub use cluster::{Cluster, ClusterCommand, ClusterFacts, Member};
+pub use network::{LeaseState, Network, NetworkCommand, NetworkFacts};
+pub use tenant::{NetworkIntent, Tenant, TenantCommand, TenantFacts};
+
+use bus_schema::{Command, Event, NetworkName, Rejection, TenantName};
+
+/// A fold of one aggregate's events that decides about commands.
+pub trait Aggregate: Clone + Default + std::fmt::Debug + 'static {
+    type Command: Clone + std::fmt::Debug + 'static;
+    /// What it must know of others to decide.
+    type Facts;
+
+    /// The events that carry out `command`, none when all is so already; they may belong to
+    /// several aggregates and are appended all or none.
+    fn decide(&self, command: &Self::Command, facts: &Self::Facts)
+    -> Result<Vec<Event>, Rejection>;
+
+    /// Folds one of this aggregate's own events in. Events that it doesn't know change nothing.
+    fn evolve(&mut self, event: &Event);
+}
+
+/// A command and the aggregate that decides about it.
+#[derive(Debug, Clone)]
+pub enum Routed {
+    Cluster(ClusterCommand),
+    Tenant(TenantName, TenantCommand),
+    Network(TenantName, NetworkName, NetworkCommand),
+}
+
+/// Says who decides about a command.
+pub fn route(command: Command) -> Routed {
+    let of_tenant = |tenant: &TenantName, command| Routed::Tenant(tenant.clone(), command);
+    let of_network = |tenant: &TenantName, network: &NetworkName, command| {
+        Routed::Network(tenant.clone(), network.clone(), command)
+    };
+    match command {
+        Command::NodeJoin(c) => Routed::Cluster(ClusterCommand::NodeJoin(c)),
+        Command::NodeRemove(c) => Routed::Cluster(ClusterCommand::NodeRemove(c)),
+        Command::TenantCreate(c) => of_tenant(&c.tenant.clone(), TenantCommand::Create(c)),
+        Command::TenantRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::Remove(c)),
+        Command::NetworkCreate(c) => of_tenant(&c.tenant.clone(), TenantCommand::NetworkCreate(c)),
+        Command::NetworkRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::NetworkRemove(c)),
+        Command::BlockLease(c) => of_network(
+            &c.tenant.clone(),
+            &c.network.clone(),
+            NetworkCommand::Lease(c),
+        ),
+        Command::BlockReturn(c) => of_network(
+            &c.tenant.clone(),
+            &c.network.clone(),
+            NetworkCommand::Return(c),
+        ),
+        Command::BlockCede(c) => of_network(
+            &c.tenant.clone(),
+            &c.network.clone(),
+            NetworkCommand::Cede(c),
+        ),
+        Command::BlockRevoke(c) => of_network(
+            &c.tenant.clone(),
+            &c.network.clone(),
+            NetworkCommand::Revoke(c),
+        ),
+    }
+}

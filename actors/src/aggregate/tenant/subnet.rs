@@ -1,0 +1,172 @@
+//! Whether a subnet, its gateway and its range make a network, and which one.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bus_schema::command::NetworkCreate;
+use bus_schema::{AddressRange, Pool, Rejection};
+use ipnet::{IpNet, Ipv4Net};
+
+use super::NetworkIntent;
+
+/// Address space that containers can't have, and why.
+const RESERVED: [(Ipv4Addr, u8, &str); 5] = [
+    (
+        Ipv4Addr::UNSPECIFIED,
+        8,
+        "0.0.0.0/8 is \"this network\" (RFC 1122)",
+    ),
+    (Ipv4Addr::new(127, 0, 0, 0), 8, "127.0.0.0/8 is loopback"),
+    (
+        Ipv4Addr::new(169, 254, 0, 0),
+        16,
+        "169.254.0.0/16 is link-local, and names are answered on 169.254.53.53",
+    ),
+    (Ipv4Addr::new(224, 0, 0, 0), 4, "224.0.0.0/4 is multicast"),
+    (
+        Ipv4Addr::new(240, 0, 0, 0),
+        4,
+        "240.0.0.0/4 is reserved (RFC 1112)",
+    ),
+];
+
+/// The pool that the command asks for.
+pub(super) fn pool(c: &NetworkCreate) -> Result<Pool, Rejection> {
+    let net = match c.subnet.trunc() {
+        IpNet::V4(net) => net,
+        IpNet::V6(_) => return Err(no_v6()),
+    };
+    if c.subnet6.is_some() || c.gateway6.is_some() {
+        return Err(no_v6());
+    }
+    let subnet = IpNet::V4(net);
+    must_not_be_reserved(net)?;
+    if let Some(range) = c.range {
+        must_lie_inside(range, subnet)?;
+    }
+    let gateway = match c.gateway {
+        Some(gateway) => checked_gateway(gateway, net)?,
+        None => first_usable(net),
+    };
+    docker_name(c.docker_name.as_deref())?;
+    let pool = Pool {
+        subnet,
+        gateway,
+        range: c.range,
+    };
+    if has_address(&pool, net) {
+        Ok(pool)
+    } else {
+        Err(Rejection::SubnetTooSmall { subnet })
+    }
+}
+
+/// Whether a network that exists is what the command asks for; what differs is named.
+pub(super) fn same_again(
+    existing: &NetworkIntent,
+    c: &NetworkCreate,
+    pool: &Pool,
+) -> Result<(), Rejection> {
+    let (tenant, network) = (c.tenant.clone(), c.network.clone());
+    if existing.closing {
+        return Err(Rejection::NetworkClosing { tenant, network });
+    }
+    let spec = &existing.spec;
+    let differences = [
+        (spec.v4.subnet != pool.subnet, "subnet"),
+        (spec.v4.range != pool.range, "range"),
+        (spec.v4.gateway != pool.gateway, "gateway"),
+        (c.vni.is_some_and(|vni| vni != spec.vni), "packet tag"),
+        (c.docker_name != spec.docker_name, "Docker name"),
+    ];
+    match differences.iter().find(|(differs, _)| *differs) {
+        None => Ok(()),
+        Some((_, what)) => Err(Rejection::NetworkDiffers {
+            tenant,
+            network,
+            differs: (*what).to_owned(),
+        }),
+    }
+}
+
+fn no_v6() -> Rejection {
+    Rejection::Unsupported {
+        what: "an IPv6 subnet".to_owned(),
+        instead: "give an IPv4 one with --subnet".to_owned(),
+    }
+}
+
+fn must_not_be_reserved(net: Ipv4Net) -> Result<(), Rejection> {
+    for (address, prefix, reason) in RESERVED {
+        let inside =
+            Ipv4Net::new(address, prefix).is_ok_and(|r| r.contains(&net) || net.contains(&r));
+        if inside {
+            return Err(Rejection::SubnetReserved {
+                subnet: IpNet::V4(net),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn must_lie_inside(range: AddressRange, subnet: IpNet) -> Result<(), Rejection> {
+    let inside =
+        subnet.contains(&range.first) && subnet.contains(&range.last) && range.first <= range.last;
+    if inside {
+        Ok(())
+    } else {
+        Err(Rejection::RangeOutside { range, subnet })
+    }
+}
+
+fn checked_gateway(gateway: IpAddr, net: Ipv4Net) -> Result<IpAddr, Rejection> {
+    let subnet = IpNet::V4(net);
+    if !subnet.contains(&gateway) {
+        return Err(Rejection::GatewayOutside { gateway, subnet });
+    }
+    let edge = gateway == net.network() || gateway == net.broadcast();
+    if edge && net.prefix_len() < 31 {
+        return Err(Rejection::GatewayReserved { gateway, subnet });
+    }
+    Ok(gateway)
+}
+
+fn first_usable(net: Ipv4Net) -> IpAddr {
+    let first = u32::from(net.network());
+    IpAddr::V4(Ipv4Addr::from(if net.prefix_len() < 31 {
+        first + 1
+    } else {
+        first
+    }))
+}
+
+/// At most three addresses of a subnet can't be given to an endpoint, so four in a row tell.
+fn has_address(pool: &Pool, net: Ipv4Net) -> bool {
+    let (first, last) = match pool.range {
+        Some(AddressRange {
+            first: IpAddr::V4(first),
+            last: IpAddr::V4(last),
+        }) => (first, last),
+        _ => (net.network(), net.broadcast()),
+    };
+    (u32::from(first)..=u32::from(last))
+        .take(4)
+        .any(|n| pool.is_assignable(IpAddr::V4(Ipv4Addr::from(n))))
+}
+
+fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
+    let Some(name) = name else { return Ok(()) };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let edge = name
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphanumeric());
+    if edge && name.len() <= 128 && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(Rejection::Malformed {
+        reason: format!(
+            "`{name}` can't be the name of a Docker network: it may hold letters, digits, `-`, `_`, `.` and `/`, at most 128"
+        ),
+    })
+}
