@@ -1,1 +1,364 @@
+//! What this node's kernel should hold: the one place where our nouns become the kernel's.
+//!
+//! Pure: a function of the facts, never of the order in which they came. A state is made for the
+//! host and for each domain on its own, so that an event costs what it touches. The daemon calls
+//! it after each event, attach and detach, and gives the result to `reconcile`.
 
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bus_schema::node::DomainKind;
+use bus_schema::{EndpointId, GroupId, MacAddr, NodeName, TenantName};
+use ipnet::IpNet;
+
+use crate::endpoint::LocalEndpoint;
+use crate::projection::{NetworkFact, Projection};
+use crate::resource::{
+    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Peer, Place, Resource, Route,
+    RouteTarget, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+};
+
+pub use names::{domain_name, interface_names, vxlan_name};
+
+/// What a node's kernel and underlay are like, and stay while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    pub node: NodeName,
+    pub kind: DomainKind,
+    /// This node's outer address.
+    pub vtep: IpAddr,
+    /// Bytes of an IP packet on the underlay.
+    pub underlay_mtu: u32,
+}
+
+impl Params {
+    /// Bytes of an IP packet inside: the outer IP, UDP, VXLAN and inner Ethernet headers take 50
+    /// bytes over IPv4 and 70 over IPv6 (RFC 7348 §5).
+    pub fn mtu(&self) -> u32 {
+        let overhead = if self.vtep.is_ipv4() { 50 } else { 70 };
+        self.underlay_mtu.saturating_sub(overhead)
+    }
+}
+
+/// All of it: the host and every domain.
+pub fn desired(
+    facts: &Projection,
+    locals: &BTreeMap<EndpointId, LocalEndpoint>,
+    params: &Params,
+) -> State {
+    let mut state = desired_host(facts, params);
+    for tenant in tenants(facts, locals, params) {
+        state.extend(desired_domain(facts, &tenant, locals, params));
+    }
+    state
+}
+
+/// The tenants that have a domain on this node: by a local endpoint, or a block leased to it.
+pub fn tenants(
+    facts: &Projection,
+    locals: &BTreeMap<EndpointId, LocalEndpoint>,
+    params: &Params,
+) -> BTreeSet<TenantName> {
+    let by_block = facts
+        .tenants
+        .iter()
+        .filter(|(_, fact)| fact.networks.values().any(|net| holds_block(net, params)));
+    let by_endpoint = locals.values().map(|endpoint| endpoint.tenant.clone());
+    by_block
+        .map(|(tenant, _)| tenant.clone())
+        .chain(by_endpoint)
+        .collect()
+}
+
+fn holds_block(network: &NetworkFact, params: &Params) -> bool {
+    network.blocks.values().any(|node| *node == params.node)
+}
+
+/// What is of no tenant: the outer port and who may reach it, and the forwarder's address.
+pub fn desired_host(facts: &Projection, params: &Params) -> State {
+    let parts = Parts {
+        outer_port: Some(facts.settings.vxlan_port),
+        domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
+    };
+    let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
+    let peers = peers.map(|(_, fact)| Resource::Element(Element::Peer { vtep: fact.vtep }));
+    let table = Resource::Table(Table {
+        place: Place::Host,
+        rules: Ruleset::new(parts),
+    });
+    let forwarder = Resource::Address(Address {
+        place: Place::Host,
+        device: "lo".to_owned(),
+        address: DNS_ADDRESS.into(),
+    });
+    [table, forwarder].into_iter().chain(peers).collect()
+}
+
+/// A tenant's domain; empty when it has none here.
+pub fn desired_domain(
+    facts: &Projection,
+    tenant: &TenantName,
+    locals: &BTreeMap<EndpointId, LocalEndpoint>,
+    params: &Params,
+) -> State {
+    let locals: Vec<_> = locals.values().filter(|it| it.tenant == *tenant).collect();
+    let networks = facts.tenants.get(tenant).map(|fact| &fact.networks);
+    let networks = || networks.into_iter().flat_map(|networks| networks.values());
+    if locals.is_empty() && !networks().any(|network| holds_block(network, params)) {
+        return State::default();
+    }
+    let mut domain = DomainBuilder::new(facts, tenant, params);
+    for network in networks() {
+        domain.network(network, facts);
+    }
+    for endpoint in &locals {
+        let network = facts.network(&endpoint.tenant, &endpoint.network);
+        domain.endpoint(endpoint, network, &locals);
+    }
+    domain.state
+}
+
+/// Collects one domain's resources.
+struct DomainBuilder<'a> {
+    params: &'a Params,
+    place: Place,
+    zone: u16,
+    /// The device that bears the domain's own addresses.
+    loopback: String,
+    state: State,
+}
+
+impl<'a> DomainBuilder<'a> {
+    fn new(facts: &Projection, tenant: &TenantName, params: &'a Params) -> Self {
+        let name = domain_name(params.kind, tenant);
+        let place = Place::Domain(name.clone());
+        let (loopback, zone, table) = match params.kind {
+            DomainKind::Netns => ("lo".to_owned(), 0, names::MAIN_TABLE),
+            DomainKind::Vrf => (name, names::zone(facts, tenant), names::vrf_table(tenant)),
+        };
+        let mut builder = Self {
+            params,
+            place: place.clone(),
+            zone,
+            loopback: loopback.clone(),
+            state: State::default(),
+        };
+        let kind = params.kind;
+        builder.put(Resource::Domain(Domain {
+            place: place.clone(),
+            kind,
+            table,
+        }));
+        if kind == DomainKind::Netns {
+            let sysctls = Sysctl::of_namespace(&place).map(Resource::Sysctl);
+            builder.state.extend(sysctls);
+            let domain = Some(kind);
+            builder.put(Resource::Table(Table {
+                place: place.clone(),
+                rules: Ruleset::new(Parts {
+                    outer_port: None,
+                    domain,
+                }),
+            }));
+        }
+        builder.device(&loopback);
+        builder.up(&loopback);
+        builder.address(DNS_ADDRESS.into());
+        builder.put(Resource::Route(Route {
+            place,
+            destination: IpNet::default(),
+            target: RouteTarget::Unreachable,
+        }));
+        builder
+    }
+
+    fn put(&mut self, resource: Resource) {
+        self.state.insert(resource);
+    }
+
+    /// What every device in a VRF needs, because it shares the host's settings and conntrack.
+    fn device(&mut self, device: &str) {
+        if self.params.kind == DomainKind::Netns {
+            return;
+        }
+        let sysctls = Sysctl::of_device(&self.place, device).map(Resource::Sysctl);
+        self.state.extend(sysctls);
+        self.put(Resource::Element(Element::Zone {
+            place: self.place.clone(),
+            interface: device.to_owned(),
+            zone: self.zone,
+        }));
+    }
+
+    fn up(&mut self, device: &str) {
+        self.put(Resource::Up(Up {
+            place: self.place.clone(),
+            device: device.to_owned(),
+        }));
+    }
+
+    fn address(&mut self, address: IpAddr) {
+        self.put(Resource::Address(Address {
+            place: self.place.clone(),
+            device: self.loopback.clone(),
+            address,
+        }));
+    }
+
+    /// A network of the tenant: its gateway, its VXLAN device, and every block elsewhere.
+    fn network(&mut self, network: &NetworkFact, facts: &Projection) {
+        let spec = &network.spec;
+        let device = vxlan_name(spec.vni);
+        self.put(Resource::Vxlan(Vxlan {
+            place: self.place.clone(),
+            name: device.clone(),
+            vni: spec.vni,
+            port: facts.settings.vxlan_port,
+            local: self.params.vtep,
+            mac: MacAddr::of_vtep(self.params.vtep),
+            mtu: self.params.mtu(),
+        }));
+        self.device(&device);
+        self.up(&device);
+        let (place, zone) = (self.place.clone(), self.zone);
+        let address = spec.v4.gateway;
+        self.address(address);
+        self.put(Resource::Element(Element::Gateway {
+            place: place.clone(),
+            zone,
+            address,
+        }));
+        let subnet = spec.v4.subnet;
+        self.put(Resource::Element(Element::Subnet {
+            place,
+            zone,
+            subnet,
+        }));
+        for (block, node) in &network.blocks {
+            let elsewhere = *node != self.params.node && block.addr().is_ipv4();
+            if let Some(fact) = facts.nodes.get(node).filter(|_| elsewhere) {
+                self.remote_block(*block, fact.vtep, &device);
+            }
+        }
+    }
+
+    fn remote_block(&mut self, block: IpNet, vtep: IpAddr, device: &str) {
+        let (place, device) = (self.place.clone(), device.to_owned());
+        let mac = MacAddr::of_vtep(vtep);
+        self.put(Resource::Fdb(Fdb {
+            place: place.clone(),
+            device: device.clone(),
+            mac,
+            vtep,
+        }));
+        self.put(Resource::Neighbor(Neighbor {
+            place: place.clone(),
+            device: device.clone(),
+            address: vtep,
+            mac,
+        }));
+        self.put(Resource::Route(Route {
+            place,
+            destination: block,
+            target: RouteTarget::Via { vtep, device },
+        }));
+    }
+
+    /// A local endpoint. One whose network or block is gone keeps its veth, but is closed.
+    fn endpoint(
+        &mut self,
+        endpoint: &LocalEndpoint,
+        network: Option<&NetworkFact>,
+        locals: &[&LocalEndpoint],
+    ) {
+        let device = endpoint.host_interface.clone();
+        self.put(Resource::Veth(Veth {
+            place: self.place.clone(),
+            name: device.clone(),
+            mac: Veth::HOST_MAC,
+            mtu: self.params.mtu(),
+            peer: Unseen(Some(Peer {
+                name: endpoint.peer_interface.clone(),
+                mac: endpoint.mac,
+            })),
+        }));
+        self.device(&device);
+        let Some(network) = network else { return };
+        let open: Vec<_> = open_addresses(endpoint, network, self.params).collect();
+        if open.is_empty() {
+            return;
+        }
+        self.up(&device);
+        for address in open {
+            self.endpoint_address(endpoint, network, address);
+            for other in locals
+                .iter()
+                .filter(|other| same_container(endpoint, other))
+            {
+                self.stamp(&other.host_interface, address);
+            }
+        }
+    }
+
+    fn endpoint_address(
+        &mut self,
+        endpoint: &LocalEndpoint,
+        network: &NetworkFact,
+        address: IpAddr,
+    ) {
+        let (place, device) = (self.place.clone(), endpoint.host_interface.clone());
+        self.stamp(&device, address);
+        self.put(Resource::Element(Element::Endpoint {
+            place: place.clone(),
+            interface: vxlan_name(network.spec.vni),
+            address,
+        }));
+        self.put(Resource::Neighbor(Neighbor {
+            place: place.clone(),
+            device: device.clone(),
+            address,
+            mac: endpoint.mac,
+        }));
+        self.put(Resource::Route(Route {
+            place,
+            destination: IpNet::from(address),
+            target: RouteTarget::Device(device),
+        }));
+    }
+
+    /// Who sends from `address` on `interface` is stamped as what owns the address.
+    fn stamp(&mut self, interface: &str, address: IpAddr) {
+        self.put(Resource::Element(Element::Stamp {
+            place: self.place.clone(),
+            interface: interface.to_owned(),
+            address,
+            stamp: GroupId::UNGROUPED,
+        }));
+    }
+}
+
+/// The addresses of the endpoint that this node may still use: the smallest block that holds one
+/// is leased to it.
+fn open_addresses<'a>(
+    endpoint: &'a LocalEndpoint,
+    network: &'a NetworkFact,
+    params: &'a Params,
+) -> impl Iterator<Item = IpAddr> {
+    let holder = |address: IpAddr| {
+        let blocks = network
+            .blocks
+            .iter()
+            .filter(move |(block, _)| block.contains(&address));
+        blocks
+            .max_by_key(|(block, _)| block.prefix_len())
+            .map(|(_, node)| node)
+    };
+    let addresses = endpoint.addresses.iter().copied().filter(IpAddr::is_ipv4);
+    addresses.filter(move |address| holder(*address) == Some(&params.node))
+}
+
+fn same_container(one: &LocalEndpoint, other: &LocalEndpoint) -> bool {
+    one.id != other.id && one.container.is_some() && one.container == other.container
+}

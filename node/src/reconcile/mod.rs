@@ -1,1 +1,151 @@
+//! From what is to what should be: the difference of two states as ordered ops.
+//!
+//! Pure, and knows kernel nouns only. What isn't in the observed state isn't touched; the observer
+//! puts in only what bears our marks. The daemon calls [`diff`] with the desired state of before
+//! after an event, and with the observed state after a start and now and then.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::resource::{Key, Kind, Place, Resource, RouteTarget, State};
+
+/// One change of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Makes it so, whether or not it is there.
+    Put(Resource),
+    /// Takes the place of `from`, which has the same key, without a gap where the kernel can.
+    Change { from: Resource, to: Resource },
+    /// Gone after it, also when it was gone before.
+    Delete(Resource),
+    /// The connections of an address that left an endpoint end: who gets it next inherits none.
+    Forget { place: Place, address: IpAddr },
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(resource) => write!(f, "+ {resource}"),
+            Self::Change { to, .. } => write!(f, "~ {to}"),
+            Self::Delete(resource) => write!(f, "- {resource}"),
+            Self::Forget { place, address } => write!(f, "- conntrack {address} in {place}"),
+        }
+    }
+}
+
+/// The ops that lead from `observed` to `desired`, in the order in which they are safe.
+///
+/// Both must be of the same scope: what only `observed` knows is deleted.
+pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
+    let fresh = lost_with_device(observed, desired);
+    let mut ops = Vec::new();
+    for (key, want) in desired.iter() {
+        match observed.get(key).filter(|_| !fresh.contains(key)) {
+            None => ops.push(Op::Put(want.clone())),
+            Some(have) if have == want => {}
+            Some(have) if must_be_recreated(have, want) => {
+                ops.push(Op::Delete(have.clone()));
+                ops.push(Op::Put(want.clone()));
+            }
+            Some(have) => ops.push(Op::Change {
+                from: have.clone(),
+                to: want.clone(),
+            }),
+        }
+    }
+    for (key, have) in observed.iter() {
+        if desired.get(key).is_none() {
+            ops.extend(farewell(have, key.place.clone()));
+            if !fresh.contains(key) && is_undone(have) {
+                ops.push(Op::Delete(have.clone()));
+            }
+        }
+    }
+    order(&mut ops);
+    ops
+}
+
+/// Puts ops in the order of the specification.
+///
+/// First what goes, from the outside in: routes before the neighbors they use, the port down
+/// before its firewall's elements, all before the device, the domain last; then connections of
+/// addresses that are free again. Then what comes, from the inside out: the domain, its table,
+/// its settings, devices, addresses; the firewall before a port is up; routes after neighbors.
+pub fn order(ops: &mut [Op]) {
+    ops.sort_by_cached_key(|op| match op {
+        Op::Delete(resource) => (0, reversed(resource.kind()), Some(resource.key())),
+        Op::Forget { place, address } => {
+            let id = address.to_string();
+            let (place, kind) = (place.clone(), Kind::Route);
+            (1, 0, Some(Key { place, kind, id }))
+        }
+        Op::Put(resource) | Op::Change { to: resource, .. } => {
+            (2, resource.kind() as i32, Some(resource.key()))
+        }
+    });
+}
+
+fn reversed(kind: Kind) -> i32 {
+    -(kind as i32)
+}
+
+/// The keys whose resources go away with a device or a domain that is deleted or made anew.
+fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
+    let goes = |key: &Key, have: &Resource| match desired.get(key) {
+        None => true,
+        Some(want) => must_be_recreated(have, want),
+    };
+    let mut devices = BTreeSet::new();
+    let mut domains = BTreeSet::new();
+    for (key, have) in observed.iter() {
+        match have {
+            Resource::Vxlan(_) | Resource::Veth(_) if goes(key, have) => {
+                devices.insert((&key.place, key.id.as_str()));
+            }
+            Resource::Domain(_) if goes(key, have) => {
+                domains.insert(&key.place);
+            }
+            _ => {}
+        }
+    }
+    let lost = |key: &Key, resource: &Resource| {
+        resource.device().is_some_and(|device| {
+            domains.contains(&key.place) || devices.contains(&(&key.place, device))
+        })
+    };
+    let lost = observed
+        .iter()
+        .filter(|(key, resource)| lost(key, resource));
+    lost.map(|(key, _)| key.clone()).collect()
+}
+
+/// The kernel can't change these settings of a device in place.
+fn must_be_recreated(have: &Resource, want: &Resource) -> bool {
+    match (have, want) {
+        (Resource::Vxlan(have), Resource::Vxlan(want)) => {
+            (have.vni, have.port, have.local) != (want.vni, want.port, want.local)
+        }
+        (Resource::Domain(have), Resource::Domain(want)) => have != want,
+        _ => false,
+    }
+}
+
+/// Settings stay as they are when nobody wants them otherwise.
+fn is_undone(resource: &Resource) -> bool {
+    !matches!(resource, Resource::Sysctl(_))
+}
+
+/// What else must happen when a resource goes.
+fn farewell(resource: &Resource, place: Place) -> Option<Op> {
+    match resource {
+        Resource::Route(route) => match &route.target {
+            RouteTarget::Device(_) => Some(Op::Forget {
+                place,
+                address: route.destination.addr(),
+            }),
+            _ => None,
+        },
+        _ => None,
+    }
+}

@@ -1,1 +1,243 @@
+//! Kernel nouns as plain ordered values: the same for what is desired and what is observed.
+//!
+//! A [`State`] holds each resource once, by its [`Key`]. Everything is addressed by [`Place`], and
+//! prints as the words of `ip`, `bridge`, `sysctl` and `nft`. `desired` and `datapath` make
+//! states, `reconcile` compares them.
 
+mod firewall;
+mod kernel;
+mod ruleset;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use firewall::{Element, Table};
+pub use kernel::{
+    Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sysctl, Up, Veth, Vxlan,
+};
+pub use ruleset::{Chain, DNS_ADDRESS, Parts, Rule, Ruleset, Unseen};
+
+/// The route protocol number of our routes: what tells them from others'.
+pub const ROUTE_PROTOCOL: u8 = 201;
+
+/// The name of our nft table, family `inet`.
+pub const TABLE: &str = "contiv";
+
+/// Where a resource sits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The host's own namespace, outside of any domain.
+    Host,
+    /// A domain by its name in the kernel: a namespace's file name or a VRF device's name.
+    Domain(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.pad("host"),
+            Self::Domain(name) => f.pad(name),
+        }
+    }
+}
+
+/// One thing in the kernel that is ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    Domain(Domain),
+    Table(Table),
+    Sysctl(Sysctl),
+    Vxlan(Vxlan),
+    Veth(Veth),
+    Address(Address),
+    Neighbor(Neighbor),
+    Fdb(Fdb),
+    Element(Element),
+    Up(Up),
+    Route(Route),
+}
+
+/// What makes two resources the same one, perhaps with other settings.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub place: Place,
+    pub kind: Kind,
+    /// The resource's name within place and kind.
+    pub id: String,
+}
+
+/// The kinds of resources, in the order in which they are put: each needs only earlier ones.
+///
+/// A port's firewall stands before the port is up, and a route comes after the neighbor it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Domain,
+    Table,
+    DomainSysctl,
+    Device,
+    DeviceSysctl,
+    Address,
+    Element,
+    /// The kernel refuses neighbors of a device that is down only for IPv6, but flushes them when
+    /// it goes down; a route needs its device up.
+    Up,
+    Neighbor,
+    Fdb,
+    Route,
+}
+
+impl Resource {
+    pub fn place(&self) -> &Place {
+        match self {
+            Self::Domain(it) => &it.place,
+            Self::Table(it) => &it.place,
+            Self::Sysctl(it) => &it.place,
+            Self::Vxlan(it) => &it.place,
+            Self::Veth(it) => &it.place,
+            Self::Address(it) => &it.place,
+            Self::Neighbor(it) => &it.place,
+            Self::Fdb(it) => &it.place,
+            Self::Element(it) => it.place(),
+            Self::Up(it) => &it.place,
+            Self::Route(it) => &it.place,
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Domain(_) => Kind::Domain,
+            Self::Table(_) => Kind::Table,
+            Self::Sysctl(it) if it.device.is_none() => Kind::DomainSysctl,
+            Self::Sysctl(_) => Kind::DeviceSysctl,
+            Self::Vxlan(_) | Self::Veth(_) => Kind::Device,
+            Self::Address(_) => Kind::Address,
+            Self::Neighbor(_) => Kind::Neighbor,
+            Self::Fdb(_) => Kind::Fdb,
+            Self::Element(_) => Kind::Element,
+            Self::Up(_) => Kind::Up,
+            Self::Route(_) => Kind::Route,
+        }
+    }
+
+    /// The device without which this resource can't be, in its place.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Self::Domain(_) | Self::Table(_) | Self::Element(_) => None,
+            Self::Vxlan(_) | Self::Veth(_) => None,
+            Self::Sysctl(it) => it.device.as_deref(),
+            Self::Address(it) => Some(&it.device),
+            Self::Neighbor(it) => Some(&it.device),
+            Self::Fdb(it) => Some(&it.device),
+            Self::Up(it) => Some(&it.device),
+            Self::Route(it) => it.target.device(),
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        let id = match self {
+            Self::Domain(_) | Self::Table(_) => String::new(),
+            Self::Sysctl(it) => it.path(),
+            Self::Vxlan(it) => it.name.clone(),
+            Self::Veth(it) => it.name.clone(),
+            Self::Address(it) => format!("{} {}", it.device, it.address),
+            Self::Neighbor(it) => format!("{} {}", it.device, it.address),
+            Self::Fdb(it) => format!("{} {}", it.device, it.mac),
+            Self::Element(it) => it.id(),
+            Self::Up(it) => it.device.clone(),
+            Self::Route(it) => it.destination.to_string(),
+        };
+        Key {
+            place: self.place().clone(),
+            kind: self.kind(),
+            id,
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(it) => it.fmt(f),
+            Self::Table(it) => it.fmt(f),
+            Self::Sysctl(it) => it.fmt(f),
+            Self::Vxlan(it) => it.fmt(f),
+            Self::Veth(it) => it.fmt(f),
+            Self::Address(it) => it.fmt(f),
+            Self::Neighbor(it) => it.fmt(f),
+            Self::Fdb(it) => it.fmt(f),
+            Self::Element(it) => it.fmt(f),
+            Self::Up(it) => it.fmt(f),
+            Self::Route(it) => it.fmt(f),
+        }
+    }
+}
+
+/// A part of the kernel's configuration that is ours, desired or observed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State(BTreeMap<Key, Resource>);
+
+impl State {
+    /// Takes the resource in; one with the same key is replaced.
+    pub fn insert(&mut self, resource: Resource) {
+        self.0.insert(resource.key(), resource);
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Resource> {
+        self.0.get(key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
+        self.0.iter()
+    }
+
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.0.values()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What of it sits in `place`.
+    pub fn of(&self, place: &Place) -> Self {
+        let of = self.0.iter().filter(|(key, _)| key.place == *place);
+        Self(of.map(|(k, r)| (k.clone(), r.clone())).collect())
+    }
+
+    /// The domains that it knows.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.0.values().filter_map(|resource| match resource {
+            Resource::Domain(domain) => Some(domain),
+            _ => None,
+        })
+    }
+}
+
+impl Extend<Resource> for State {
+    fn extend<T: IntoIterator<Item = Resource>>(&mut self, resources: T) {
+        for resource in resources {
+            self.insert(resource);
+        }
+    }
+}
+
+impl FromIterator<Resource> for State {
+    fn from_iter<T: IntoIterator<Item = Resource>>(resources: T) -> Self {
+        let mut state = Self::default();
+        state.extend(resources);
+        state
+    }
+}
+
+impl IntoIterator for State {
+    type Item = Resource;
+    type IntoIter = std::collections::btree_map::IntoValues<Key, Resource>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_values()
+    }
+}

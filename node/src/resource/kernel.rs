@@ -1,0 +1,271 @@
+//! The nouns of iproute2: domains, links, addresses, routes, neighbors, FDB entries, sysctls.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use bus_schema::node::DomainKind;
+use bus_schema::{MacAddr, Vni};
+use ipnet::IpNet;
+
+use super::{Place, ROUTE_PROTOCOL, Unseen};
+
+/// The isolated L3 space of one tenant: a namespace, or a VRF device with its table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Domain {
+    pub place: Place,
+    pub kind: DomainKind,
+    /// The VRF's routing table; in a namespace the main one, 254.
+    pub table: u32,
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            DomainKind::Netns => write!(f, "netns {}", self.place),
+            DomainKind::Vrf => write!(f, "link {} type vrf table {}", self.place, self.table),
+        }
+    }
+}
+
+/// A VXLAN device, one per network, in its domain: its UDP socket stays in the host's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Vxlan {
+    pub place: Place,
+    pub name: String,
+    pub vni: Vni,
+    /// The outer UDP port.
+    pub port: u16,
+    /// The outer source address.
+    pub local: IpAddr,
+    pub mac: MacAddr,
+    pub mtu: u32,
+}
+
+impl fmt::Display for Vxlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "link {} type vxlan id {} dstport {} local {} nolearning gbp address {} mtu {} in {}",
+            self.name, self.vni, self.port, self.local, self.mac, self.mtu, self.place
+        )
+    }
+}
+
+/// The host's end of an endpoint's veth. Its peer starts in the host's namespace and is taken
+/// from there by who owns the endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Veth {
+    pub place: Place,
+    pub name: String,
+    pub mac: MacAddr,
+    pub mtu: u32,
+    pub peer: Unseen<Peer>,
+}
+
+impl Veth {
+    /// The host's end of every veth bears the same Ethernet address: it is never on a common link
+    /// with another.
+    pub const HOST_MAC: MacAddr = MacAddr([0x02, 0x01, 0, 0, 0, 1]);
+}
+
+/// The container's end of a veth, as it is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub name: String,
+    pub mac: MacAddr,
+}
+
+impl fmt::Display for Veth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "link {} type veth address {} mtu {} in {}",
+            self.name, self.mac, self.mtu, self.place
+        )
+    }
+}
+
+/// A host address (/32 or /128) on a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    pub place: Place,
+    pub device: String,
+    pub address: IpAddr,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let net = IpNet::from(self.address);
+        write!(f, "addr {net} dev {} in {}", self.device, self.place)
+    }
+}
+
+/// A route of ours, told by its protocol number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub place: Place,
+    pub destination: IpNet,
+    pub target: RouteTarget,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTarget {
+    /// Nowhere; behind all others by its metric (`Documentation/networking/vrf.rst`).
+    Unreachable,
+    /// To an endpoint, on its veth.
+    Device(String),
+    /// To another node, over the network's VXLAN device.
+    Via { vtep: IpAddr, device: String },
+}
+
+impl RouteTarget {
+    /// The metric of [`Self::Unreachable`].
+    pub const LAST_METRIC: u32 = 4_278_198_272;
+
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable => None,
+            Self::Device(device) | Self::Via { device, .. } => Some(device),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (to, proto) = (self.destination, ROUTE_PROTOCOL);
+        match &self.target {
+            RouteTarget::Unreachable => write!(
+                f,
+                "route unreachable {to} metric {} proto {proto}",
+                RouteTarget::LAST_METRIC
+            ),
+            RouteTarget::Device(device) => write!(f, "route {to} dev {device} proto {proto}"),
+            RouteTarget::Via { vtep, device } => {
+                write!(f, "route {to} via {vtep} dev {device} onlink proto {proto}")
+            }
+        }?;
+        write!(f, " in {}", self.place)
+    }
+}
+
+/// A permanent neighbor: nothing is ever asked for by broadcast.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbor {
+    pub place: Place,
+    pub device: String,
+    pub address: IpAddr,
+    pub mac: MacAddr,
+}
+
+impl fmt::Display for Neighbor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "neigh {} lladdr {} dev {} nud permanent in {}",
+            self.address, self.mac, self.device, self.place
+        )
+    }
+}
+
+/// Which node's VTEP an inner Ethernet address sits behind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fdb {
+    pub place: Place,
+    pub device: String,
+    pub mac: MacAddr,
+    pub vtep: IpAddr,
+}
+
+impl fmt::Display for Fdb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "fdb {} dev {} dst {} self permanent in {}",
+            self.mac, self.device, self.vtep, self.place
+        )
+    }
+}
+
+/// A device that is up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Up {
+    pub place: Place,
+    pub device: String,
+}
+
+impl fmt::Display for Up {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link {} up in {}", self.device, self.place)
+    }
+}
+
+/// A setting below `/proc/sys/net`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sysctl {
+    pub place: Place,
+    /// `{}` stands for the device.
+    pub name: &'static str,
+    pub device: Option<String>,
+    pub value: u32,
+}
+
+impl Sysctl {
+    /// What a namespace of ours must be set to, before any device is in it.
+    pub const OF_NAMESPACE: &'static [(&'static str, u32)] = &[
+        ("ipv4/ip_forward", 1),
+        ("ipv4/fwmark_reflect", 1),
+        ("ipv4/conf/all/rp_filter", 0),
+        ("ipv4/conf/default/rp_filter", 0),
+        ("ipv4/conf/all/send_redirects", 0),
+        ("ipv4/conf/default/send_redirects", 0),
+        ("ipv6/conf/all/disable_ipv6", 1),
+        ("ipv6/conf/default/disable_ipv6", 1),
+    ];
+
+    /// What each device of a VRF, and the VRF's own, must be set to in the host's namespace.
+    pub const OF_DEVICE: &'static [(&'static str, u32)] = &[
+        ("ipv4/conf/{}/forwarding", 1),
+        ("ipv4/conf/{}/rp_filter", 0),
+        ("ipv4/conf/{}/send_redirects", 0),
+        ("ipv6/conf/{}/disable_ipv6", 1),
+    ];
+
+    pub fn of_namespace(place: &Place) -> impl Iterator<Item = Self> {
+        Self::OF_NAMESPACE.iter().map(|(name, value)| Self {
+            place: place.clone(),
+            name,
+            device: None,
+            value: *value,
+        })
+    }
+
+    pub fn of_device(place: &Place, device: &str) -> impl Iterator<Item = Self> {
+        Self::OF_DEVICE.iter().map(move |(name, value)| Self {
+            place: place.clone(),
+            name,
+            device: Some(device.to_owned()),
+            value: *value,
+        })
+    }
+
+    /// The path below `/proc/sys/net`.
+    pub fn path(&self) -> String {
+        match &self.device {
+            Some(device) => self.name.replace("{}", device),
+            None => self.name.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Sysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "sysctl net/{}={} in {}",
+            self.path(),
+            self.value,
+            self.place
+        )
+    }
+}

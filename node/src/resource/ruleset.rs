@@ -1,0 +1,294 @@
+//! The rules of our nft table, as text and as what can be seen of them in the kernel.
+//!
+//! Rules never name an endpoint, a peer or a network: those are elements of sets, so an attach
+//! adds elements and leaves the rules alone. Each rule carries a digest of its own text as its
+//! comment, by which it is told again after a restart, whatever way `nft` prints it.
+
+use std::fmt;
+
+use bus_schema::GroupId;
+use bus_schema::node::DomainKind;
+
+use super::TABLE;
+
+/// Where each domain's DNS server is bound, and the host's forwarder.
+pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 53, 53);
+
+/// Which rules a table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// The host's: the outer UDP port of VXLAN, and who may reach it.
+    pub outer_port: Option<u16>,
+    /// A domain's; of all domains when they are VRFs.
+    pub domain: Option<DomainKind>,
+}
+
+/// What can't be observed, and so isn't compared: it is there when desired, and never else.
+#[derive(Debug, Clone, Default)]
+pub struct Unseen<T>(pub Option<T>);
+
+impl<T> PartialEq for Unseen<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Unseen<T> {}
+
+impl<T> PartialOrd for Unseen<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Unseen<T> {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
+}
+
+/// A rule by the digest of its text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    pub digest: String,
+    pub text: Unseen<String>,
+}
+
+/// A chain and its rules.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chain {
+    pub name: String,
+    /// Where netfilter calls it: type, hook and priority.
+    pub base: Option<(String, String, i32)>,
+    pub rules: Vec<Rule>,
+}
+
+/// The rules of a table, without its elements; chains in the order of their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ruleset {
+    /// Name and declaration.
+    pub sets: Vec<(String, Unseen<String>)>,
+    pub chains: Vec<Chain>,
+}
+
+impl Ruleset {
+    pub fn new(parts: Parts) -> Self {
+        let mut rules = Self::default();
+        if let Some(port) = parts.outer_port {
+            rules.outer(port);
+        }
+        if let Some(kind) = parts.domain {
+            rules.ingress(kind);
+            rules.dns();
+            rules.passing(kind);
+        }
+        rules.sort();
+        rules
+    }
+
+    /// The order in which rule sets are compared.
+    pub fn sort(&mut self) {
+        self.sets.sort();
+        self.chains.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+
+    /// The outer port is open to known VTEPs, and conntrack doesn't see what it carries.
+    fn outer(&mut self, port: u16) {
+        self.set("peers", "set", "type ipv4_addr");
+        self.set("peers6", "set", "type ipv6_addr");
+        self.base(
+            "outer_in",
+            ("filter", "prerouting", -300),
+            &[&format!("udp dport {port} fib daddr type local jump outer")],
+        );
+        self.chain(
+            "outer",
+            &[
+                "ip saddr @peers notrack accept",
+                "ip6 saddr @peers6 notrack accept",
+                "counter drop",
+            ],
+        );
+        self.base(
+            "outer_out",
+            ("filter", "output", -300),
+            &[&format!("udp dport {port} notrack")],
+        );
+    }
+
+    /// Before conntrack: who sent it, and may it come from there at all.
+    ///
+    /// In a VRF prerouting runs twice, first with the slave as input, so the zone and the mark
+    /// are set here, by the slave's name; and table `local` comes before the VRF's rule, so the
+    /// host's own addresses must be closed here.
+    fn ingress(&mut self, kind: DomainKind) {
+        self.set("stamps", "map", "type ifname . ipv4_addr : mark");
+        self.set("endpoints", "set", "type ifname . ipv4_addr");
+        let vrf = kind == DomainKind::Vrf;
+        let when = |on: bool, rules: &[&'static str]| if on { rules.to_vec() } else { Vec::new() };
+        if vrf {
+            self.set("zones", "map", "typeof iifname : ct zone");
+            self.base(
+                "zone_out",
+                ("filter", "output", -300),
+                &["ct zone set oifname map @zones"],
+            );
+        }
+        let mut rules = when(vrf, &["ct zone set iifname map @zones"]);
+        rules.extend([
+            r#"iifname "cv*" jump from_endpoint"#,
+            r#"iifname "cx*" jump from_overlay"#,
+        ]);
+        self.base("ingress", ("filter", "prerouting", -300), &rules);
+
+        let mut rules = vec!["meta nfproto ipv6 drop"];
+        rules.extend(when(
+            vrf,
+            &[
+                "fib daddr type local meta l4proto != { tcp, udp } counter drop",
+                "fib daddr type local th dport != 53 counter drop",
+            ],
+        ));
+        rules.extend([
+            "meta mark set 0",
+            "meta mark set iifname . ip saddr map @stamps",
+            "meta mark 0 counter drop",
+        ]);
+        self.chain("from_endpoint", &rules);
+
+        let mut rules = vec![
+            "meta nfproto ipv6 drop",
+            "meta mark and 0xffff == 0 counter drop",
+            "meta mark set meta mark and 0xffff",
+            "iifname . ip daddr != @endpoints counter drop",
+        ];
+        rules.extend(when(vrf, &["fib daddr type local counter drop"]));
+        self.chain("from_overlay", &rules);
+    }
+
+    /// What an endpoint asks any resolver outside its tenant is answered by its domain's.
+    fn dns(&mut self) {
+        self.set("gateways", "set", "typeof ct zone . ip daddr");
+        self.set(
+            "subnets",
+            "set",
+            "typeof ct zone . ip daddr; flags interval",
+        );
+        self.base(
+            "dns_in",
+            ("nat", "prerouting", -100),
+            &[r#"iifname "cv*" meta l4proto { tcp, udp } th dport 53 jump dns"#],
+        );
+        let catch = format!("dnat ip to {DNS_ADDRESS}");
+        self.chain(
+            "dns",
+            &[
+                &format!("ct zone . ip daddr @gateways {catch}"),
+                "ct zone . ip daddr @subnets return",
+                &catch,
+            ],
+        );
+    }
+
+    /// What passes through the domain, what ends in it and what starts there.
+    fn passing(&mut self, kind: DomainKind) {
+        self.base(
+            "forward",
+            ("filter", "forward", 0),
+            &[
+                r#"oifname "cv*" jump passing"#,
+                r#"oifname "cx*" jump passing"#,
+            ],
+        );
+        self.chain(
+            "passing",
+            &[
+                r#"iifname "cx*" oifname "cx*" counter drop"#,
+                "ct state invalid counter drop",
+            ],
+        );
+        let mut inputs = vec![
+            r#"iifname "cv*" jump to_domain"#,
+            r#"iifname "cx*" jump to_domain"#,
+        ];
+        if kind == DomainKind::Vrf {
+            inputs.push(r#"iifname "cd*" jump to_domain"#);
+        }
+        self.base("input", ("filter", "input", 0), &inputs);
+        self.chain(
+            "to_domain",
+            &[
+                "ct state invalid counter drop",
+                "ct state established,related accept",
+                &format!("ip daddr {DNS_ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 accept"),
+                "icmp type echo-request ct zone . ip daddr @gateways accept",
+                "counter drop",
+            ],
+        );
+        let stamp = GroupId::UNGROUPED.0;
+        self.base(
+            "sending",
+            ("filter", "postrouting", -150),
+            &[&format!(
+                r#"oifname "cx*" meta mark and 0xffff == 0 meta mark set {stamp}"#
+            )],
+        );
+    }
+
+    fn set(&mut self, name: &str, keyword: &str, body: &str) {
+        let text = format!("{keyword} {name} {{ {body}; }}");
+        self.sets.push((name.to_owned(), Unseen(Some(text))));
+    }
+
+    fn base(&mut self, name: &str, (kind, hook, priority): (&str, &str, i32), rules: &[&str]) {
+        self.chain(name, rules);
+        if let Some(chain) = self.chains.last_mut() {
+            chain.base = Some((kind.to_owned(), hook.to_owned(), priority));
+        }
+    }
+
+    fn chain(&mut self, name: &str, rules: &[&str]) {
+        let rules = rules.iter().map(|text| Rule {
+            digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
+            text: Unseen(Some((*text).to_owned())),
+        });
+        self.chains.push(Chain {
+            name: name.to_owned(),
+            base: None,
+            rules: rules.collect(),
+        });
+    }
+
+    /// The script that makes the table's rules these, in one transaction, and leaves the
+    /// elements: `present` are the chains that are there now.
+    pub fn script(&self, present: &[String]) -> String {
+        let mut script = format!("add table inet {TABLE}\nflush table inet {TABLE}\n");
+        for chain in present {
+            script += &format!("delete chain inet {TABLE} {chain}\n");
+        }
+        script += &format!("table inet {TABLE} {{\n");
+        for (_, Unseen(text)) in &self.sets {
+            script += &format!("\t{}\n", text.as_deref().unwrap_or_default());
+        }
+        for chain in &self.chains {
+            script += &format!("\tchain {} {{\n", chain.name);
+            if let Some((kind, hook, priority)) = &chain.base {
+                script +=
+                    &format!("\t\ttype {kind} hook {hook} priority {priority}; policy accept;\n");
+            }
+            for rule in &chain.rules {
+                let text = rule.text.0.as_deref().unwrap_or_default();
+                script += &format!("\t\t{text} comment \"{}\"\n", rule.digest);
+            }
+            script += "\t}\n";
+        }
+        script + "}\n"
+    }
+}
+
+impl fmt::Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules: usize = self.chains.iter().map(|chain| chain.rules.len()).sum();
+        write!(f, "{} chains, {rules} rules", self.chains.len())
+    }
+}
