@@ -5,4 +5,6 @@
 //! Netmaster uses all three; a node uses `shell::supervise` only.
 
 pub mod aggregate;
+pub mod journal;
+pub mod shell;
 pub mod testing;

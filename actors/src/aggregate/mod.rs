@@ -15,8 +15,8 @@ pub use tenant::{NetworkIntent, Tenant, TenantCommand, TenantFacts};
 use bus_schema::{Command, Event, NetworkName, Rejection, TenantName};
 
 /// A fold of one aggregate's events that decides about commands.
-pub trait Aggregate: Clone + Default + std::fmt::Debug + 'static {
-    type Command: Clone + std::fmt::Debug + 'static;
+pub trait Aggregate: Clone + Default + std::fmt::Debug + Send + Sync + Unpin + 'static {
+    type Command: Clone + std::fmt::Debug + Send + 'static;
     /// What it must know of others to decide.
     type Facts;
 

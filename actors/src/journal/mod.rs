@@ -1,0 +1,153 @@
+//! The log as actors see it: load what happened, append what was decided, atomically and fenced.
+//!
+//! A fence is the last revision of an aggregate's subjects that a decision saw; an append whose
+//! fence no longer holds is refused whole. Called by `shell` and by netmaster's `init`.
+
+mod jetstream;
+mod memory;
+
+pub use jetstream::{JetStream, check_server};
+pub use memory::Memory;
+
+use bus_schema::codec::{self, Decoded, Malformed};
+use bus_schema::{AggregateId, CommandId, Envelope, Event, EventId, Header, Revision, subject};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
+/// One message of the log.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub revision: Revision,
+    pub subject: String,
+    pub event: Result<Decoded<Event>, Malformed>,
+}
+
+impl Record {
+    pub fn new(revision: Revision, subject: String, payload: &[u8]) -> Self {
+        let event = codec::decode(payload);
+        Self {
+            revision,
+            subject,
+            event,
+        }
+    }
+
+    /// The event, if this build can read it.
+    pub fn envelope(&self) -> Option<&Envelope<Event>> {
+        match &self.event {
+            Ok(Decoded::Known(envelope)) => Some(envelope),
+            Ok(Decoded::Newer(_)) | Err(_) => None,
+        }
+    }
+}
+
+/// `filter`'s last message must be the one at `last` (0: none).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    pub filter: String,
+    pub last: Revision,
+}
+
+/// A message to append. At most one of a batch's messages for the same filter bears a fence: the
+/// first one, since the server compares it with what the batch itself wrote too.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub subject: String,
+    pub payload: Bytes,
+    pub fence: Option<Fence>,
+}
+
+/// Encodes a command's events; the first of each aggregate bears that aggregate's fence.
+///
+/// `time` in milliseconds since 1970; `last` gives the revision that the decision saw.
+pub fn batch(
+    events: &[Event],
+    cause: CommandId,
+    actor: &str,
+    time: u64,
+    last: impl Fn(&AggregateId) -> Option<Revision>,
+) -> Vec<Entry> {
+    let mut fenced: Vec<AggregateId> = Vec::new();
+    let mut entries = Vec::with_capacity(events.len());
+    for event in events {
+        let (Some(aggregate), Some(subject)) = (event.aggregate(), subject::of_event(event)) else {
+            continue;
+        };
+        let header = Header::new(EventId(Uuid::now_v7()), time, actor, cause);
+        let payload = codec::to_bytes(&Envelope {
+            header,
+            body: event.clone(),
+        });
+        let fence = if fenced.contains(&aggregate) {
+            None
+        } else {
+            last(&aggregate).map(|last| Fence {
+                filter: subject::of_aggregate(&aggregate),
+                last,
+            })
+        };
+        fenced.push(aggregate);
+        entries.push(Entry {
+            subject,
+            payload: Bytes::from(payload),
+            fence,
+        });
+    }
+    entries
+}
+
+/// Why the log couldn't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    #[error("the bus doesn't answer: {0}")]
+    Unavailable(String),
+    #[error("the stream LOG doesn't exist: run `netmaster init` once")]
+    NoLog,
+}
+
+/// How an append ended, when it wasn't acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else appended in between; nothing was appended.
+    #[error("another netmaster appended first")]
+    Fenced,
+    /// No acknowledgement came: it may have happened, or may happen yet.
+    #[error("no acknowledgement: {0}")]
+    Unknown(String),
+    /// Nothing was appended.
+    #[error("the log takes nothing: {0}")]
+    Unavailable(String),
+}
+
+/// Why a server can't carry the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    #[error(
+        "nats-server {found} is too old: contiv needs 2.12 or newer (older ones know no atomic batches and would lose events silently)"
+    )]
+    TooOld { found: String },
+    #[error(
+        "nats-server runs without JetStream: start it with `jetstream {{ store_dir: … }}` in its configuration, or with -js"
+    )]
+    NoJetStream,
+}
+
+/// Where the log is kept.
+pub trait Journal: std::fmt::Debug + Send + Sync + 'static {
+    /// At most `max` messages on `filter` behind `after`, in order, up to the log's end at the
+    /// time of the call.
+    fn load<'a>(
+        &'a self,
+        filter: &'a str,
+        after: Revision,
+        max: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, LoadError>>;
+
+    /// Appends all or nothing; answers the last one's revision. The entries' revisions are
+    /// contiguous.
+    fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>>;
+
+    /// The revision of the log's last message.
+    fn end(&self) -> BoxFuture<'_, Result<Revision, LoadError>>;
+}

@@ -1,0 +1,248 @@
+//! The actors that run, built when first asked for; the idle ones go when there are many.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bus_schema::command::Request;
+use bus_schema::{AggregateId, Command, CommandId, NetworkName, Reply, Revision, TenantName};
+
+use super::decider::{Appended, Decider, Execute};
+use super::facts::Gather;
+use super::supervise::{Supervised, supervise};
+use crate::aggregate::{Cluster, ClusterFacts, Network, Routed, Tenant, route};
+use crate::journal::Journal;
+
+/// Commands and questions that wait for one actor. Beyond, they are answered "busy".
+const MAILBOX: usize = 256;
+/// Actors of one kind that are kept; beyond, the one asked longest ago goes, and is folded anew
+/// when it is asked again.
+const KEPT: usize = 4_096;
+
+/// What actors need to know of their process.
+#[derive(Clone)]
+pub struct Settings {
+    /// Who writes the events: this netmaster's name.
+    pub actor: String,
+    /// Called when the process can't go on; it must end it.
+    pub give_up: Arc<dyn Fn(String)>,
+    /// For tests that kill the process there: how long to wait between an append and its reply.
+    pub pause_after_append: Option<Duration>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("actor", &self.actor)
+            .field("pause_after_append", &self.pause_after_append)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test kills the process while it pauses"
+    )]
+    pub(super) async fn pause_after_append(&self) {
+        if let Some(pause) = self.pause_after_append {
+            tracing::warn!(
+                "appended; pausing before the reply, as CONTIV_TEST_PAUSE_AFTER_APPEND says"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// What isn't in the log and comes with a command.
+#[derive(Debug, Clone, Default)]
+pub struct External {
+    pub cluster: ClusterFacts,
+}
+
+/// All actors of this process. Lives on one thread, inside an actix `System`.
+#[derive(Debug)]
+pub struct Registry {
+    journal: Arc<dyn Journal>,
+    settings: Settings,
+    cluster: RefCell<Option<Supervised<Decider<Cluster>>>>,
+    tenants: RefCell<Shelf<TenantName, Tenant>>,
+    networks: RefCell<Shelf<(TenantName, NetworkName), Network>>,
+    given_up: Cell<bool>,
+}
+
+impl Registry {
+    pub fn new(journal: Arc<dyn Journal>, settings: Settings) -> Rc<Self> {
+        Rc::new(Self {
+            journal,
+            settings,
+            cluster: RefCell::default(),
+            tenants: RefCell::default(),
+            networks: RefCell::default(),
+            given_up: Cell::new(false),
+        })
+    }
+
+    /// Has the command decided and carried out, at most once for its id.
+    pub async fn execute(self: &Rc<Self>, request: Request<Command>, external: External) -> Reply {
+        let Request {
+            id,
+            deadline,
+            seen,
+            body,
+        } = request;
+        let ask = Ask { id, deadline, seen };
+        match route(body) {
+            Routed::Cluster(command) => ask.put(self.cluster(), command, external.cluster).await,
+            Routed::Tenant(tenant, command) => ask.put(self.tenant(&tenant), command, ()).await,
+            Routed::Network(tenant, network, command) => {
+                ask.put(self.network(&tenant, &network), command, ()).await
+            }
+        }
+    }
+
+    pub fn journal(&self) -> &Arc<dyn Journal> {
+        &self.journal
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn give_up(&self, why: String) {
+        if !self.given_up.replace(true) {
+            (self.settings.give_up)(why);
+        }
+    }
+
+    pub(super) fn cluster(self: &Rc<Self>) -> Supervised<Decider<Cluster>> {
+        let mut slot = self.cluster.borrow_mut();
+        slot.get_or_insert_with(|| self.build("cluster", AggregateId::Cluster))
+            .clone()
+    }
+
+    pub(super) fn tenant(self: &Rc<Self>, tenant: &TenantName) -> Supervised<Decider<Tenant>> {
+        let id = AggregateId::Tenant(tenant.clone());
+        let mut shelf = self.tenants.borrow_mut();
+        shelf.take(tenant.clone(), || self.build("tenant", id))
+    }
+
+    pub(super) fn network(
+        self: &Rc<Self>,
+        tenant: &TenantName,
+        network: &NetworkName,
+    ) -> Supervised<Decider<Network>> {
+        let id = AggregateId::Network(tenant.clone(), network.clone());
+        let mut shelf = self.networks.borrow_mut();
+        shelf.take((tenant.clone(), network.clone()), || {
+            self.build("network", id)
+        })
+    }
+
+    /// Hands an actor that runs what was appended for it; one that misses it folds later.
+    pub(super) fn tell(&self, id: &AggregateId, appended: Appended) {
+        let told = match id {
+            AggregateId::Cluster => self.cluster.borrow().as_ref().map(|a| a.tell(appended)),
+            AggregateId::Tenant(t) => self.tenants.borrow().get(t).map(|a| a.tell(appended)),
+            AggregateId::Network(t, n) => {
+                let key = (t.clone(), n.clone());
+                self.networks.borrow().get(&key).map(|a| a.tell(appended))
+            }
+        };
+        if let Some(Err(busy)) = told {
+            tracing::debug!("{busy}: it folds the log when it is asked next");
+        }
+    }
+
+    fn build<A: Gather>(
+        self: &Rc<Self>,
+        name: &'static str,
+        id: AggregateId,
+    ) -> Supervised<Decider<A>> {
+        let registry = Rc::clone(self);
+        supervise(name, MAILBOX, move |_| {
+            Decider::new(id.clone(), Rc::clone(&registry))
+        })
+    }
+}
+
+struct Ask {
+    id: CommandId,
+    deadline: u64,
+    seen: Revision,
+}
+
+impl Ask {
+    /// A mailbox that is full or an actor that just panicked is an unknown outcome: the same id
+    /// again is safe.
+    async fn put<A: Gather>(
+        self,
+        actor: Supervised<Decider<A>>,
+        command: A::Command,
+        external: A::External,
+    ) -> Reply {
+        let id = self.id;
+        let ask = Execute {
+            id,
+            deadline: self.deadline,
+            seen: self.seen,
+            command,
+            external,
+        };
+        match actor.ask(ask).await {
+            Ok(reply) => reply,
+            Err(away) => Reply::Unknown {
+                id,
+                reason: away.to_string(),
+            },
+        }
+    }
+}
+
+/// Actors of one kind, and when each was asked last.
+#[derive(Debug)]
+struct Shelf<K, A: Gather> {
+    actors: BTreeMap<K, (u64, Supervised<Decider<A>>)>,
+    clock: u64,
+}
+
+impl<K, A: Gather> Default for Shelf<K, A> {
+    fn default() -> Self {
+        Self {
+            actors: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+}
+
+impl<K: Ord + Clone, A: Gather> Shelf<K, A> {
+    fn get(&self, key: &K) -> Option<&Supervised<Decider<A>>> {
+        self.actors.get(key).map(|(_, actor)| actor)
+    }
+
+    fn take(
+        &mut self,
+        key: K,
+        build: impl FnOnce() -> Supervised<Decider<A>>,
+    ) -> Supervised<Decider<A>> {
+        self.clock += 1;
+        if self.actors.len() >= KEPT && !self.actors.contains_key(&key) {
+            let oldest = self.actors.iter().min_by_key(|(_, (asked, _))| *asked);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.actors.remove(&oldest);
+            }
+        }
+        let entry = self.actors.entry(key).or_insert_with(|| (0, build()));
+        entry.0 = self.clock;
+        entry.1.clone()
+    }
+}
