@@ -4,6 +4,7 @@
 //! `projection`, `resource`, `desired` and `reconcile` are pure. Docker, the local socket, DNS
 //! and the bus all go through `endpoint` and the core; nothing else changes the kernel.
 
+pub mod bus;
 pub mod datapath;
 pub mod desired;
 pub mod dns;

@@ -1,6 +1,10 @@
 //! The node's endpoints: who gives out addresses, what is journaled before it is answered, and
 //! the one way in which Docker, CNI and the local socket attach and detach.
 
+pub mod journal;
+pub mod ledger;
+pub mod pool;
+
 use std::net::IpAddr;
 
 use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, Rejection, TenantName};

@@ -1,10 +1,23 @@
 //! What the log says, as this node needs it: the fold of its events.
 //!
-//! Pure. A snapshot is a clone, which is cheap: the maps share structure.
+//! Pure. A snapshot is a clone, which is cheap: the maps share structure. Folding an event says
+//! what it touched, so that the work that follows is proportional to the event, not to the
+//! cluster. An event that was folded in before changes nothing. The bus feeds it; the core, the
+//! endpoints, Docker and DNS read snapshots.
+
+mod touched;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use touched::Touched;
+pub use view::EndpointsView;
 
 use bus_schema::event::Settings;
 use bus_schema::{
     ClusterId, Event, EventId, MachineId, NetworkName, NetworkSpec, NodeName, Revision, TenantName,
+    subject,
 };
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -18,6 +31,7 @@ pub struct Projection {
     pub cluster: Option<ClusterId>,
     pub settings: Settings,
     /// The last revision folded in, and that event's id: by both a node knows its log again.
+    /// The id is absent when that message held none that this build could read.
     pub applied: Revision,
     pub applied_event: Option<EventId>,
     pub nodes: OrdMap<NodeName, NodeFact>,
@@ -50,15 +64,193 @@ pub struct NetworkFact {
     pub blocks: OrdMap<IpNet, NodeName>,
 }
 
+impl NetworkFact {
+    /// The block that `address` belongs to, and its holder: a ceded address before the block
+    /// around it.
+    pub fn block_of(&self, address: IpAddr) -> Option<(IpNet, &NodeName)> {
+        let pool = self
+            .spec
+            .pools()
+            .find(|pool| pool.subnet.contains(&address))?;
+        let whole = IpNet::from(address);
+        [
+            whole.prefix_len(),
+            pool.block_prefix(),
+            pool.subnet.prefix_len(),
+        ]
+        .into_iter()
+        .filter_map(|length| IpNet::new(address, length).ok())
+        .find_map(|net| self.blocks.get_key_value(&net.trunc()))
+        .map(|(block, node)| (*block, node))
+        .or_else(|| {
+            self.blocks
+                .iter()
+                .filter(|(block, _)| block.contains(&address))
+                .max_by_key(|(block, _)| block.prefix_len())
+                .map(|(block, node)| (*block, node))
+        })
+    }
+
+    /// Whether `node` alone gives out `address`.
+    pub fn is_held_by(&self, address: IpAddr, node: &NodeName) -> bool {
+        self.block_of(address)
+            .is_some_and(|(_, holder)| holder == node)
+    }
+
+    /// The blocks leased to `node`, ceded addresses included.
+    pub fn blocks_of(&self, node: &NodeName) -> impl Iterator<Item = IpNet> {
+        self.blocks
+            .iter()
+            .filter(move |(_, holder)| *holder == node)
+            .map(|(block, _)| *block)
+    }
+}
+
 impl Projection {
-    /// Folds one event in. Events come in the order of their revisions; one that was folded in
-    /// before changes nothing.
-    pub fn apply(&mut self, revision: Revision, id: EventId, event: &Event) {
-        let _ = (revision, id, event);
-        // to be written with its tests
+    /// Folds one event in and says what it touched. Events come in the order of their revisions;
+    /// one that was folded in before changes nothing.
+    pub fn apply(&mut self, revision: Revision, id: EventId, event: &Event) -> Touched {
+        if !self.advance(revision, Some(id)) {
+            return Touched::default();
+        }
+        match event {
+            Event::ClusterCreated(e) => {
+                self.cluster = Some(e.cluster);
+                self.settings = e.settings.clone();
+                Touched::cluster()
+            }
+            Event::NodeJoined(e) => {
+                let fact = NodeFact {
+                    machine: e.machine.clone(),
+                    vtep: e.vtep,
+                };
+                self.nodes.insert(e.node.clone(), fact);
+                Touched::node(&e.node)
+            }
+            Event::NodeRemoved(e) => {
+                self.nodes.remove(&e.node);
+                Touched::node(&e.node)
+            }
+            Event::TenantCreated(e) => {
+                self.tenants.entry(e.tenant.clone()).or_default();
+                Touched::tenant(&e.tenant)
+            }
+            Event::TenantRemoved(e) => {
+                self.tenants.remove(&e.tenant);
+                Touched::tenant(&e.tenant)
+            }
+            Event::NetworkCreated(e) => self.create_network(&e.network),
+            Event::NetworkRemoved(e) => {
+                if let Some(tenant) = self.tenants.get_mut(&e.tenant) {
+                    tenant.networks.remove(&e.network);
+                }
+                Touched::network(&e.tenant, &e.network)
+            }
+            Event::NetworkClosing(e) => self.change(&e.tenant, &e.network, |n| n.closing = true),
+            Event::NetworkReopened(e) => self.change(&e.tenant, &e.network, |n| n.closing = false),
+            Event::BlockLeased(e) => self.change(&e.tenant, &e.network, |n| {
+                n.blocks.insert(e.block, e.node.clone());
+            }),
+            Event::BlockReturned(e) => self.change(&e.tenant, &e.network, |n| {
+                n.blocks.remove(&e.block);
+            }),
+            Event::BlockRevoked(e) => self.change(&e.tenant, &e.network, |n| {
+                n.blocks.remove(&e.block);
+            }),
+            Event::BlockCeded(e) => self.change(&e.tenant, &e.network, |n| {
+                n.blocks.insert(IpNet::from(e.address), e.to.clone());
+            }),
+            // The intent's half of the same batch has said it.
+            Event::TenantOpened(_)
+            | Event::TenantClosed(_)
+            | Event::VniAssigned(_)
+            | Event::VniReleased(_)
+            | Event::LeasesOpened(_)
+            | Event::LeasesClosing(_)
+            | Event::LeasesReopened(_)
+            | Event::LeasesClosed(_) => Touched::default(),
+            Event::Barrier | Event::Unknown => Touched::default(),
+        }
+    }
+
+    /// Folds in an event that was written for newer readers only: it isn't guessed at, and what
+    /// its subject names is closed; what spans tenants closes them all.
+    pub fn apply_newer(&mut self, revision: Revision, id: EventId, of: &str) -> Touched {
+        if !self.advance(revision, Some(id)) {
+            return Touched::default();
+        }
+        let concerned: Vec<TenantName> = match subject::tenant_of(of) {
+            Some(tenant) => vec![tenant],
+            None => self.tenants.keys().cloned().collect(),
+        };
+        let mut touched = Touched::default();
+        for name in concerned {
+            self.tenants.entry(name.clone()).or_default().newer = true;
+            touched.tenants.insert(name);
+        }
+        touched
+    }
+
+    /// Passes a message that holds no event at all; nobody who decides wrote it.
+    pub fn skip(&mut self, revision: Revision) {
+        self.advance(revision, None);
     }
 
     pub fn network(&self, tenant: &TenantName, network: &NetworkName) -> Option<&NetworkFact> {
         self.tenants.get(tenant)?.networks.get(network)
+    }
+
+    /// Every network with its tenant.
+    pub fn networks(&self) -> impl Iterator<Item = (&TenantName, &NetworkFact)> {
+        self.tenants
+            .iter()
+            .flat_map(|(name, tenant)| tenant.networks.values().map(move |network| (name, network)))
+    }
+
+    /// How many blocks are leased to `node`.
+    pub fn blocks_of(&self, node: &NodeName) -> usize {
+        self.networks()
+            .map(|(_, network)| network.blocks_of(node).count())
+            .sum()
+    }
+
+    /// False: this revision was folded in before.
+    fn advance(&mut self, revision: Revision, id: Option<EventId>) -> bool {
+        if revision <= self.applied {
+            return false;
+        }
+        self.applied = revision;
+        self.applied_event = id;
+        true
+    }
+
+    fn create_network(&mut self, spec: &NetworkSpec) -> Touched {
+        let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
+        let fact = NetworkFact {
+            spec: spec.clone(),
+            closing: false,
+            blocks: OrdMap::new(),
+        };
+        tenant.networks.insert(spec.name.clone(), fact);
+        Touched::network(&spec.tenant, &spec.name)
+    }
+
+    fn change(
+        &mut self,
+        tenant: &TenantName,
+        network: &NetworkName,
+        change: impl FnOnce(&mut NetworkFact),
+    ) -> Touched {
+        let fact = self
+            .tenants
+            .get_mut(tenant)
+            .and_then(|tenant| tenant.networks.get_mut(network));
+        match fact {
+            Some(fact) => {
+                change(fact);
+                Touched::network(tenant, network)
+            }
+            None => Touched::default(),
+        }
     }
 }

@@ -1,0 +1,78 @@
+//! What the rest of the node asks of the bus: commands to netmaster, requests to other nodes.
+//!
+//! A request waits a bounded time and fails at once while the bus is away or its log is foreign.
+
+use bus_schema::node::{NodeReply, NodeRequest};
+use bus_schema::{Command, NodeName, Rejection, Revision};
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that wait to be sent; the caller waits when it is full.
+pub const ASKS: usize = 256;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Nobody answered, or nobody could be asked. A command may have happened.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// A request on its way to the bus.
+#[derive(Debug)]
+pub enum Ask {
+    Command {
+        command: Command,
+        answer: oneshot::Sender<Result<Revision, AskError>>,
+    },
+    Node {
+        node: NodeName,
+        request: NodeRequest,
+        answer: oneshot::Sender<Result<NodeReply, AskError>>,
+    },
+}
+
+/// Cheap to clone; a clone asks on the same connection.
+#[derive(Debug, Clone)]
+pub struct BusHandle {
+    asks: mpsc::Sender<Ask>,
+}
+
+impl BusHandle {
+    /// The handle, and the end that serves it.
+    pub fn new() -> (Self, mpsc::Receiver<Ask>) {
+        let (asks, served) = mpsc::channel(ASKS);
+        (Self { asks }, served)
+    }
+
+    /// Has netmaster do a command; gives the revision that holds its outcome.
+    pub async fn command(&self, command: Command) -> Result<Revision, AskError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Command { command, answer }, answered).await
+    }
+
+    pub async fn node(
+        &self,
+        node: NodeName,
+        request: NodeRequest,
+    ) -> Result<NodeReply, AskError> {
+        let ask = |answer| Ask::Node {
+            node,
+            request,
+            answer,
+        };
+        let (answer, answered) = oneshot::channel();
+        self.ask(ask(answer), answered).await
+    }
+
+    async fn ask<T>(
+        &self,
+        ask: Ask,
+        answered: oneshot::Receiver<Result<T, AskError>>,
+    ) -> Result<T, AskError> {
+        let gone = || AskError::Unreachable("netplugin is stopping".to_owned());
+        self.asks.send(ask).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}

@@ -1,0 +1,200 @@
+//! What this node has promised: its endpoints, the addresses taken before their endpoint exists,
+//! and the blocks and addresses that it is giving back. The fold of the journal's records.
+//!
+//! Pure. Only the manager changes it, a record at a time, after that record is on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bus_schema::{EndpointId, NetworkName, NodeName, TenantName};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::LocalEndpoint;
+
+/// A network as a key.
+pub type NetworkKey = (TenantName, NetworkName);
+
+/// One line of the journal. Times are milliseconds since 1970-01-01 UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Record {
+    /// Attached, or attached and now known better.
+    Attached { endpoint: LocalEndpoint },
+    Detached { id: EndpointId, at: u64 },
+    Reserved { key: NetworkKey, address: IpAddr },
+    Released { key: NetworkKey, address: IpAddr, at: u64 },
+    /// When an address was last used; written when the journal is made shorter.
+    Freed { key: NetworkKey, address: IpAddr, at: u64 },
+    /// No address of the block is given out any more.
+    Returning { key: NetworkKey, block: IpNet },
+    /// The log says that the block is somebody else's, or ours for good.
+    ReturnEnded { key: NetworkKey, block: IpNet },
+    /// The address is given out by `to`, or nobody.
+    Ceding { key: NetworkKey, address: IpAddr, to: NodeName },
+    CedeEnded { key: NetworkKey, address: IpAddr },
+    /// Written by a newer netplugin.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The endpoints of this node, in the order of their ids. Cheap to clone.
+pub type Locals = Arc<BTreeMap<EndpointId, LocalEndpoint>>;
+
+/// The fold of the journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    endpoints: Locals,
+    networks: BTreeMap<NetworkKey, Usage>,
+}
+
+/// What is taken of one network's addresses here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub in_use: BTreeMap<IpAddr, EndpointId>,
+    pub reserved: BTreeSet<IpAddr>,
+    pub freed: BTreeMap<IpAddr, u64>,
+    pub returning: BTreeSet<IpNet>,
+    pub ceding: BTreeMap<IpAddr, NodeName>,
+}
+
+impl Usage {
+    /// Whether an endpoint, a reservation or another node has a claim on the address.
+    pub fn is_taken(&self, address: IpAddr) -> bool {
+        self.in_use.contains_key(&address)
+            || self.reserved.contains(&address)
+            || self.ceding.contains_key(&address)
+    }
+
+    /// The addresses of a block that are in use or reserved.
+    pub fn taken_in(&self, block: IpNet) -> usize {
+        let reserved = self
+            .reserved
+            .iter()
+            .filter(|address| !self.in_use.contains_key(address));
+        let all = self.in_use.keys().chain(reserved);
+        all.filter(|address| block.contains(*address)).count()
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Ledger {
+    pub fn endpoints(&self) -> &Locals {
+        &self.endpoints
+    }
+
+    pub fn endpoint(&self, id: &EndpointId) -> Option<&LocalEndpoint> {
+        self.endpoints.get(id)
+    }
+
+    pub fn usage(&self, key: &NetworkKey) -> Option<&Usage> {
+        self.networks.get(key)
+    }
+
+    pub fn networks(&self) -> impl Iterator<Item = (&NetworkKey, &Usage)> {
+        self.networks.iter()
+    }
+
+    /// Folds a record in; the same again changes nothing.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Attached { endpoint } => self.attach(endpoint),
+            Record::Detached { id, at } => self.detach(id, *at),
+            Record::Reserved { key, address } => {
+                self.change(key, |usage| {
+                    usage.reserved.insert(*address);
+                });
+            }
+            Record::Released { key, address, at } => self.change(key, |usage| {
+                if usage.reserved.remove(address) {
+                    usage.freed.insert(*address, *at);
+                }
+            }),
+            Record::Freed { key, address, at } => self.change(key, |usage| {
+                usage.freed.insert(*address, *at);
+            }),
+            Record::Returning { key, block } => self.change(key, |usage| {
+                usage.returning.insert(*block);
+            }),
+            Record::ReturnEnded { key, block } => self.change(key, |usage| {
+                usage.returning.remove(block);
+            }),
+            Record::Ceding { key, address, to } => self.change(key, |usage| {
+                usage.ceding.insert(*address, to.clone());
+            }),
+            Record::CedeEnded { key, address } => self.change(key, |usage| {
+                usage.ceding.remove(address);
+            }),
+            Record::Unknown => {}
+        }
+    }
+
+    /// The fewest records that fold to this ledger.
+    pub fn records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (key, usage) in &self.networks {
+            let key = || key.clone();
+            records.extend(usage.freed.iter().map(|(address, at)| Record::Freed {
+                key: key(),
+                address: *address,
+                at: *at,
+            }));
+            records.extend(usage.reserved.iter().map(|address| Record::Reserved {
+                key: key(),
+                address: *address,
+            }));
+            records.extend(usage.returning.iter().map(|block| Record::Returning {
+                key: key(),
+                block: *block,
+            }));
+            records.extend(usage.ceding.iter().map(|(address, to)| Record::Ceding {
+                key: key(),
+                address: *address,
+                to: to.clone(),
+            }));
+        }
+        let attached = self.endpoints.values().cloned();
+        records.extend(attached.map(|endpoint| Record::Attached { endpoint }));
+        records
+    }
+
+    fn attach(&mut self, endpoint: &LocalEndpoint) {
+        self.change(&key_of(endpoint), |usage| {
+            for address in &endpoint.addresses {
+                usage.in_use.insert(*address, endpoint.id.clone());
+                usage.freed.remove(address);
+            }
+        });
+        Arc::make_mut(&mut self.endpoints).insert(endpoint.id.clone(), endpoint.clone());
+    }
+
+    fn detach(&mut self, id: &EndpointId, at: u64) {
+        let Some(endpoint) = Arc::make_mut(&mut self.endpoints).remove(id) else {
+            return;
+        };
+        self.change(&key_of(&endpoint), |usage| {
+            for address in &endpoint.addresses {
+                if usage.in_use.get(address) == Some(id) {
+                    usage.in_use.remove(address);
+                    usage.freed.insert(*address, at);
+                }
+            }
+        });
+    }
+
+    fn change(&mut self, key: &NetworkKey, change: impl FnOnce(&mut Usage)) {
+        let usage = self.networks.entry(key.clone()).or_default();
+        change(usage);
+        if usage.is_empty() {
+            self.networks.remove(key);
+        }
+    }
+}
+
+pub fn key_of(endpoint: &LocalEndpoint) -> NetworkKey {
+    (endpoint.tenant.clone(), endpoint.network.clone())
+}
