@@ -52,11 +52,7 @@ impl BusHandle {
         self.ask(Ask::Command { command, answer }, answered).await
     }
 
-    pub async fn node(
-        &self,
-        node: NodeName,
-        request: NodeRequest,
-    ) -> Result<NodeReply, AskError> {
+    pub async fn node(&self, node: NodeName, request: NodeRequest) -> Result<NodeReply, AskError> {
         let ask = |answer| Ask::Node {
             node,
             request,

@@ -30,7 +30,7 @@ pub struct Damage {
 
 /// An open journal, at its end.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     path: PathBuf,
     file: File,
     /// Bytes of whole records; what stands behind is the rest of an append that failed.
@@ -42,7 +42,7 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the journal, or creates it, and folds its records.
-    pub fn open(path: &Path) -> io::Result<(Self, Ledger, Option<Damage>)> {
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Ledger, Option<Damage>)> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -72,13 +72,13 @@ impl Journal {
         Ok((journal, ledger, damage))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Puts records at the end and returns when they are on disk. After an error none of them is
     /// there. `ledger` is what the journal holds so far.
-    pub fn append(&mut self, ledger: &Ledger, records: &[Record]) -> io::Result<()> {
+    pub(super) fn append(&mut self, ledger: &Ledger, records: &[Record]) -> io::Result<()> {
         if self.damaged {
             self.repair(ledger)?;
         }

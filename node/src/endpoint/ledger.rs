@@ -21,19 +21,48 @@ pub type NetworkKey = (TenantName, NetworkName);
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Record {
     /// Attached, or attached and now known better.
-    Attached { endpoint: LocalEndpoint },
-    Detached { id: EndpointId, at: u64 },
-    Reserved { key: NetworkKey, address: IpAddr },
-    Released { key: NetworkKey, address: IpAddr, at: u64 },
+    Attached {
+        endpoint: LocalEndpoint,
+    },
+    Detached {
+        id: EndpointId,
+        at: u64,
+    },
+    Reserved {
+        key: NetworkKey,
+        address: IpAddr,
+    },
+    Released {
+        key: NetworkKey,
+        address: IpAddr,
+        at: u64,
+    },
     /// When an address was last used; written when the journal is made shorter.
-    Freed { key: NetworkKey, address: IpAddr, at: u64 },
+    Freed {
+        key: NetworkKey,
+        address: IpAddr,
+        at: u64,
+    },
     /// No address of the block is given out any more.
-    Returning { key: NetworkKey, block: IpNet },
+    Returning {
+        key: NetworkKey,
+        block: IpNet,
+    },
     /// The log says that the block is somebody else's, or ours for good.
-    ReturnEnded { key: NetworkKey, block: IpNet },
+    ReturnEnded {
+        key: NetworkKey,
+        block: IpNet,
+    },
     /// The address is given out by `to`, or nobody.
-    Ceding { key: NetworkKey, address: IpAddr, to: NodeName },
-    CedeEnded { key: NetworkKey, address: IpAddr },
+    Ceding {
+        key: NetworkKey,
+        address: IpAddr,
+        to: NodeName,
+    },
+    CedeEnded {
+        key: NetworkKey,
+        address: IpAddr,
+    },
     /// Written by a newer netplugin.
     #[serde(other)]
     Unknown,

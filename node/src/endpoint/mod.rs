@@ -1,9 +1,19 @@
 //! The node's endpoints: who gives out addresses, what is journaled before it is answered, and
 //! the one way in which Docker, CNI and the local socket attach and detach.
 
-pub mod journal;
-pub mod ledger;
+mod handle;
+mod journal;
+mod ledger;
+mod manager;
 pub mod pool;
+
+pub(crate) use journal::replace;
+pub(crate) use manager::now;
+
+pub use handle::{DEADLINE, EndpointsHandle, Kernel, Parts};
+pub use journal::Damage;
+pub use ledger::{Ledger, Locals, NetworkKey, Record, Usage};
+pub use manager::Snapshot;
 
 use std::net::IpAddr;
 
@@ -60,6 +70,15 @@ pub struct Attach {
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+}
+
+/// What its owner tells of an endpoint after it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub name: String,
+    /// Absent: not known yet; what was known stays.
+    pub aliases: Option<Vec<String>>,
+    pub container: String,
 }
 
 /// Takes an address before its endpoint exists, as Docker's IPAM does.

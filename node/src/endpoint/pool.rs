@@ -34,7 +34,8 @@ pub fn choose(network: &NetworkFact, usage: &Usage, me: &NodeName, v6: bool, now
         .flat_map(|block| block.hosts_of())
         .filter(|address| pool.is_assignable(*address) && !usage.is_taken(*address))
         .filter(|address| network.is_held_by(*address, me));
-    let best = free.min_by_key(|address| (usage.freed.get(address).copied().unwrap_or(0), *address));
+    let best =
+        free.min_by_key(|address| (usage.freed.get(address).copied().unwrap_or(0), *address));
     match best {
         None => Choice::None,
         Some(address) => match usage.freed.get(&address) {

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bus_schema::{Endpoint, EndpointEvent, EndpointId, NetworkName, NodeName, Revision, TenantName};
+use bus_schema::{
+    Endpoint, EndpointEvent, EndpointId, NetworkName, NodeName, Revision, TenantName,
+};
 use imbl::{OrdMap, OrdSet};
 
 type NameKey = (TenantName, NetworkName, String);

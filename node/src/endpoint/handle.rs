@@ -1,0 +1,395 @@
+//! The one way in which Docker, CNI and the local socket attach and detach.
+//!
+//! The waiting happens here, in the caller's task and bounded: for a block that netmaster leases,
+//! for an address that another node cedes, for the kernel. The decisions are the manager's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bus_schema::command::{BlockCede, BlockLease};
+use bus_schema::node::{NodeReply, NodeRequest};
+use bus_schema::{Command, EndpointId, NetworkName, NodeName, Rejection, TenantName};
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::journal::{Damage, Journal};
+use super::ledger::{NetworkKey, Record};
+use super::manager::{Answer, Haste, INBOX, Inbox, Manager, Snapshot, Step};
+use super::pool::is_half_full;
+use super::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
+use crate::bus::{AskError, BusHandle};
+use crate::projection::Projection;
+
+/// Everything that one attach, detach or reservation may wait for, together.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the core has made of the endpoints in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// The generation of [`Snapshot`] that it has worked off.
+    pub generation: u64,
+    /// Endpoints that the kernel doesn't have, and why.
+    pub failed: BTreeMap<EndpointId, String>,
+}
+
+/// What the manager starts from.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    pub me: NodeName,
+    pub journal: &'a Path,
+    /// Bytes of a packet inside.
+    pub mtu: u32,
+    pub facts: watch::Receiver<Projection>,
+    pub kernel: watch::Receiver<Kernel>,
+    pub bus: BusHandle,
+}
+
+/// Cheap to clone; the manager ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct EndpointsHandle {
+    me: NodeName,
+    mtu: u32,
+    inbox: mpsc::Sender<Inbox>,
+    snapshot: watch::Receiver<Snapshot>,
+    facts: watch::Receiver<Projection>,
+    kernel: watch::Receiver<Kernel>,
+    bus: BusHandle,
+    /// Networks for which somebody asks for a block right now: one request is enough for all.
+    leasing: Arc<Mutex<BTreeMap<NetworkKey, Arc<tokio::sync::Mutex<()>>>>>,
+    ahead: Arc<Mutex<BTreeSet<NetworkKey>>>,
+}
+
+impl EndpointsHandle {
+    /// Opens the journal and starts the manager.
+    pub fn start(parts: Parts<'_>) -> Result<(Self, Option<Damage>), AttachError> {
+        let failed = |error: std::io::Error| AttachError::Journal {
+            path: parts.journal.display().to_string(),
+            reason: error.to_string(),
+        };
+        let (journal, ledger, damage) = Journal::open(parts.journal).map_err(failed)?;
+        let (inbox, received) = mpsc::channel(INBOX);
+        let (sender, snapshot) = watch::channel(Snapshot {
+            generation: 0,
+            endpoints: ledger.endpoints().clone(),
+            ledger: Arc::new(ledger.clone()),
+        });
+        let manager = Manager {
+            me: parts.me.clone(),
+            journal,
+            ledger,
+            facts: parts.facts.clone(),
+            snapshot: sender,
+        };
+        std::thread::Builder::new()
+            .name("endpoints".to_owned())
+            .spawn(move || manager.run(received))
+            .map_err(failed)?;
+        let handle = Self {
+            me: parts.me,
+            mtu: parts.mtu,
+            inbox,
+            snapshot,
+            facts: parts.facts,
+            kernel: parts.kernel,
+            bus: parts.bus,
+            leasing: Arc::default(),
+            ahead: Arc::default(),
+        };
+        Ok((handle, damage))
+    }
+
+    /// Takes an address before its endpoint exists. The same address again is fine.
+    pub async fn reserve(&self, ask: Reserve) -> Result<IpAddr, AttachError> {
+        let key = (ask.tenant.clone(), ask.network.clone());
+        let ask = |haste, answer| Inbox::Reserve(ask.clone(), haste, answer);
+        let deadline = Instant::now() + DEADLINE;
+        let address = self.with_block(&key, deadline, ask).await?;
+        self.lease_ahead(&key);
+        Ok(address)
+    }
+
+    /// Frees a reserved address; nothing happens to one that isn't reserved.
+    pub async fn release(
+        &self,
+        tenant: TenantName,
+        network: NetworkName,
+        address: IpAddr,
+    ) -> Result<(), AttachError> {
+        self.ask(|answer| Inbox::Release((tenant, network), address, answer))
+            .await
+    }
+
+    /// Returns when the kernel has the endpoint. The same again gives the same answer.
+    pub async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
+        let key = (ask.tenant.clone(), ask.network.clone());
+        let deadline = Instant::now() + DEADLINE;
+        let message = |haste, answer| Inbox::Attach(ask.clone(), haste, answer);
+        let attached = self.with_block(&key, deadline, message).await?;
+        let id = attached.endpoint.id.clone();
+        if let Err(reason) = self.in_kernel(&id, attached.generation, deadline).await {
+            if attached.fresh {
+                self.ask(|answer| Inbox::Detach(id, answer)).await.ok();
+            }
+            return Err(AttachError::Datapath(reason));
+        }
+        self.lease_ahead(&key);
+        Ok(self.attachment(attached.endpoint))
+    }
+
+    /// Removes the endpoint and its claim on its addresses, and waits a while for the kernel.
+    pub async fn detach(&self, id: &EndpointId) -> Result<(), AttachError> {
+        let deadline = Instant::now() + DEADLINE;
+        let generation = self.ask(|answer| Inbox::Detach(id.clone(), answer)).await?;
+        // The core goes on trying; the address rests before it is used again.
+        self.in_kernel(id, generation, deadline).await.ok();
+        Ok(())
+    }
+
+    /// Takes in what is known of an endpoint after it was made.
+    pub async fn describe(&self, id: &EndpointId, told: Description) -> Result<(), AttachError> {
+        self.ask(|answer| Inbox::Describe(id.clone(), told, answer))
+            .await
+    }
+
+    pub fn list(&self) -> Vec<LocalEndpoint> {
+        self.snapshot.borrow().endpoints.values().cloned().collect()
+    }
+
+    /// The endpoints of this node, as they change.
+    pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    /// Lets another node have an address of a block of ours.
+    pub async fn cede(
+        &self,
+        key: NetworkKey,
+        address: IpAddr,
+        to: NodeName,
+    ) -> Result<(), AttachError> {
+        self.ask(|answer| Inbox::Cede(key.clone(), address, to.clone(), answer))
+            .await?;
+        let command = Command::BlockCede(BlockCede {
+            tenant: key.0.clone(),
+            network: key.1.clone(),
+            address,
+            from: self.me.clone(),
+            to,
+        });
+        match self.bus.command(command).await {
+            Ok(_) => Ok(()),
+            Err(AskError::Rejected(rejection)) => {
+                let ended = Record::CedeEnded { key, address };
+                self.settled(vec![ended]).await?;
+                Err(AttachError::Rejected(rejection))
+            }
+            Err(AskError::Unreachable(reason)) => Err(AttachError::Unreachable {
+                network: key.1,
+                reason,
+            }),
+        }
+    }
+
+    pub(crate) async fn start_return(
+        &self,
+        key: NetworkKey,
+        block: IpNet,
+    ) -> Result<(), AttachError> {
+        self.ask(|answer| Inbox::Return(key, block, answer)).await
+    }
+
+    pub(crate) async fn settled(&self, records: Vec<Record>) -> Result<(), AttachError> {
+        self.ask(|answer| Inbox::Settled(records, answer)).await
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(Answer<T>) -> Inbox) -> Result<T, AttachError> {
+        let stopping = || AttachError::Datapath("netplugin is stopping".to_owned());
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inbox.send(message(answer)).await;
+        sent.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// Asks the manager until it needs no further block.
+    async fn with_block<T>(
+        &self,
+        key: &NetworkKey,
+        deadline: Instant,
+        message: impl Fn(Haste, Answer<Step<T>>) -> Inbox,
+    ) -> Result<T, AttachError> {
+        if let Step::Done(done) = self.ask(|it| message(Haste::Rested, it)).await? {
+            return Ok(done);
+        }
+        let turn = self.turn(key);
+        let waited = timeout_at(deadline, turn.lock()).await;
+        let _turn = waited.map_err(|_| unreachable(key, "netmaster doesn't answer"))?;
+        let mut refused = None;
+        // A tiny block may hold nothing but the gateway, so one may not be enough.
+        for _ in 0..4 {
+            // Others may have had a block leased while this one waited for its turn.
+            let haste = match refused {
+                None => Haste::Rested,
+                Some(_) => Haste::Any,
+            };
+            let address = match self.ask(|it| message(haste, it)).await? {
+                Step::Done(done) => return Ok(done),
+                Step::Lease(address) => address,
+            };
+            if let Some(error) = refused {
+                return Err(error);
+            }
+            let leased = timeout_at(deadline, self.lease(key, address)).await;
+            refused = match leased {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some(unreachable(key, "netmaster doesn't answer in time")),
+            };
+        }
+        Err(unreachable(key, "the blocks leased hold no free address"))
+    }
+
+    fn turn(&self, key: &NetworkKey) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(key.clone()).or_default().clone()
+    }
+
+    /// Has a block leased to this node, or one address ceded, and waits for the log to say so.
+    async fn lease(&self, key: &NetworkKey, address: Option<IpAddr>) -> Result<(), AttachError> {
+        let command = Command::BlockLease(BlockLease {
+            tenant: key.0.clone(),
+            network: key.1.clone(),
+            node: self.me.clone(),
+            address,
+            v6: false,
+        });
+        let mut facts = self.facts.clone();
+        match self.bus.command(command).await {
+            Ok(revision) => {
+                let there = facts.wait_for(|facts| facts.applied >= revision).await;
+                there.map_err(|_| unreachable(key, "netplugin is stopping"))?;
+                Ok(())
+            }
+            Err(AskError::Rejected(Rejection::AddressHeld { address, node, .. })) => {
+                self.ask_holder(key, address, node).await
+            }
+            Err(AskError::Rejected(rejection)) => Err(AttachError::Rejected(rejection)),
+            Err(AskError::Unreachable(reason)) => Err(unreachable(key, &reason)),
+        }
+    }
+
+    async fn ask_holder(
+        &self,
+        key: &NetworkKey,
+        address: IpAddr,
+        holder: NodeName,
+    ) -> Result<(), AttachError> {
+        let not_ceded = |reason: String| AttachError::NotCeded {
+            address,
+            node: holder.to_string(),
+            reason,
+        };
+        if holder == self.me {
+            return Err(not_ceded("is giving its block back; try again".to_owned()));
+        }
+        let request = NodeRequest::Cede {
+            tenant: key.0.clone(),
+            network: key.1.clone(),
+            address,
+            to: self.me.clone(),
+        };
+        match self.bus.node(holder.clone(), request).await {
+            Ok(NodeReply::Done) => {}
+            Ok(NodeReply::InUse { endpoints }) => {
+                let users: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                return Err(not_ceded(format!("uses it for {}", users.join(", "))));
+            }
+            Ok(NodeReply::Refused { reason }) => {
+                return Err(not_ceded(format!("doesn't cede it: {reason}")));
+            }
+            Ok(NodeReply::Status(_)) => return Err(not_ceded("misunderstood".to_owned())),
+            Err(error) => return Err(not_ceded(format!("can't be asked: {error}"))),
+        }
+        let ours = |facts: &Projection| {
+            let network = facts.network(&key.0, &key.1);
+            network.is_none_or(|it| it.is_held_by(address, &self.me))
+        };
+        let mut facts = self.facts.clone();
+        let there = facts.wait_for(ours).await;
+        there.map_err(|_| unreachable(key, "netplugin is stopping"))?;
+        Ok(())
+    }
+
+    /// Asks for the next block when half of ours is taken, without anybody waiting for it.
+    fn lease_ahead(&self, key: &NetworkKey) {
+        let due = {
+            let facts = self.facts.borrow();
+            let snapshot = self.snapshot.borrow();
+            let usage = snapshot.ledger.usage(key).cloned().unwrap_or_default();
+            let network = facts.network(&key.0, &key.1);
+            network.is_some_and(|it| is_half_full(it, &usage, &self.me, false))
+        };
+        let started = due && locked(&self.ahead).insert(key.clone());
+        if !started {
+            return;
+        }
+        let (handle, key) = (self.clone(), key.clone());
+        tokio::spawn(async move {
+            let turn = handle.turn(&key);
+            let _turn = turn.lock().await;
+            let leased = tokio::time::timeout(DEADLINE, handle.lease(&key, None)).await;
+            if let Ok(Err(error)) = leased {
+                tracing::debug!(network = %key.1, %error, "no further block yet");
+            }
+            locked(&handle.ahead).remove(&key);
+        });
+    }
+
+    async fn in_kernel(
+        &self,
+        id: &EndpointId,
+        generation: u64,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        let mut kernel = self.kernel.clone();
+        let done = kernel.wait_for(|kernel| kernel.generation >= generation);
+        match timeout_at(deadline, done).await {
+            Ok(Ok(kernel)) => kernel.failed.get(id).map_or(Ok(()), |why| Err(why.clone())),
+            Ok(Err(_)) => Err("netplugin is stopping".to_owned()),
+            Err(_) => Err(format!(
+                "it took longer than {} s; try again",
+                DEADLINE.as_secs()
+            )),
+        }
+    }
+
+    fn attachment(&self, endpoint: LocalEndpoint) -> Attachment {
+        let facts = self.facts.borrow();
+        let network = facts.network(&endpoint.tenant, &endpoint.network);
+        let pools = network.into_iter().flat_map(|network| network.spec.pools());
+        let gateways = pools
+            .filter(|pool| endpoint.addresses.iter().any(|it| pool.subnet.contains(it)))
+            .map(|pool| pool.gateway)
+            .collect();
+        drop(facts);
+        Attachment {
+            gateways,
+            mtu: self.mtu,
+            endpoint,
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unreachable((_, network): &NetworkKey, reason: &str) -> AttachError {
+    AttachError::Unreachable {
+        network: network.clone(),
+        reason: reason.to_owned(),
+    }
+}

@@ -1,0 +1,385 @@
+//! Decides who gets which address, one request after another, on a thread of its own.
+//!
+//! The thread alone holds the ledger and the journal: a decision is on disk before it is answered
+//! or seen by anybody. It never waits on the bus or the kernel; what needs them is answered with
+//! [`Step::Lease`], and the handle asks again. The inbox is bounded; the thread ends with the last
+//! handle.
+
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bus_schema::{EndpointId, MacAddr, NodeName, Rejection};
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::journal::Journal;
+use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
+use super::pool::{self, Choice};
+use super::{Attach, AttachError, Description, LocalEndpoint, Owner, Reserve};
+use crate::desired::interface_names;
+use crate::projection::{NetworkFact, Projection};
+
+/// Requests that wait for the thread; each takes it about one flush of the disk.
+pub(super) const INBOX: usize = 256;
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, AttachError>>;
+
+/// What wakes the thread.
+#[derive(Debug)]
+pub(super) enum Inbox {
+    Reserve(Reserve, Haste, Answer<Step<IpAddr>>),
+    Release(NetworkKey, IpAddr, Answer<()>),
+    Attach(Attach, Haste, Answer<Step<Attached>>),
+    Detach(EndpointId, Answer<u64>),
+    Describe(EndpointId, Description, Answer<()>),
+    /// Gives no address of the block any more, so that it can be returned.
+    Return(NetworkKey, IpNet, Answer<()>),
+    Cede(NetworkKey, IpAddr, NodeName, Answer<()>),
+    /// The log settled what was given back.
+    Settled(Vec<Record>, Answer<()>),
+}
+
+/// Whether an address freed a moment ago will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    Rested,
+    Any,
+}
+
+/// How far one request got without waiting.
+#[derive(Debug)]
+pub(super) enum Step<T> {
+    Done(T),
+    /// The block that holds this address, or any, is needed first.
+    Lease(Option<IpAddr>),
+}
+
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub endpoint: LocalEndpoint,
+    /// The kernel has it when the core has done this generation.
+    pub generation: u64,
+    /// False: it was there before.
+    pub fresh: bool,
+}
+
+/// The node's endpoints as the journal has them, and what else was promised.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Counts up with every change.
+    pub generation: u64,
+    pub endpoints: Locals,
+    pub ledger: std::sync::Arc<Ledger>,
+}
+
+pub(super) struct Manager {
+    pub me: NodeName,
+    pub journal: Journal,
+    pub ledger: Ledger,
+    pub facts: watch::Receiver<Projection>,
+    pub snapshot: watch::Sender<Snapshot>,
+}
+
+impl Manager {
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Inbox>) {
+        self.publish();
+        while let Some(message) = inbox.blocking_recv() {
+            self.handle(message);
+        }
+    }
+
+    /// An answer that nobody waits for any more is dropped: the handle's deadline has passed.
+    fn handle(&mut self, message: Inbox) {
+        match message {
+            Inbox::Reserve(ask, haste, answer) => {
+                answer.send(self.reserve(&ask, haste)).ok();
+            }
+            Inbox::Release(key, address, answer) => {
+                answer.send(self.release(key, address)).ok();
+            }
+            Inbox::Attach(ask, haste, answer) => {
+                answer.send(self.attach(&ask, haste)).ok();
+            }
+            Inbox::Detach(id, answer) => {
+                answer.send(self.detach(id)).ok();
+            }
+            Inbox::Describe(id, description, answer) => {
+                answer.send(self.describe(&id, description)).ok();
+            }
+            Inbox::Return(key, block, answer) => {
+                answer.send(self.start_return(key, block)).ok();
+            }
+            Inbox::Cede(key, address, to, answer) => {
+                answer.send(self.start_cede(key, address, to)).ok();
+            }
+            Inbox::Settled(records, answer) => {
+                answer.send(self.write(&records)).ok();
+            }
+        }
+    }
+
+    fn reserve(&mut self, ask: &Reserve, haste: Haste) -> Result<Step<IpAddr>, AttachError> {
+        let key = (ask.tenant.clone(), ask.network.clone());
+        refuse_group(ask.group.is_some())?;
+        let network = self.open_network(&key)?;
+        let usage = self.usage(&key);
+        let address = match ask.address {
+            Some(address) => match self.claim(&network, &usage, address, None)? {
+                Step::Lease(_) => return Ok(Step::Lease(Some(address))),
+                Step::Done(()) => address,
+            },
+            None => match self.next(&network, &usage, haste) {
+                Some(address) => address,
+                None => return Ok(Step::Lease(None)),
+            },
+        };
+        if !usage.reserved.contains(&address) {
+            self.write(&[Record::Reserved { key, address }])?;
+        }
+        Ok(Step::Done(address))
+    }
+
+    fn release(&mut self, key: NetworkKey, address: IpAddr) -> Result<(), AttachError> {
+        if !self.usage(&key).reserved.contains(&address) {
+            return Ok(());
+        }
+        let at = now();
+        self.write(&[Record::Released { key, address, at }])
+    }
+
+    fn attach(&mut self, ask: &Attach, haste: Haste) -> Result<Step<Attached>, AttachError> {
+        if let Some(known) = self.ledger.endpoint(&ask.id) {
+            return self.attach_again(known.clone(), ask);
+        }
+        refuse_group(ask.group.is_some())?;
+        let key = (ask.tenant.clone(), ask.network.clone());
+        let network = self.open_network(&key)?;
+        let usage = self.usage(&key);
+        let mut addresses = ask.addresses.clone();
+        for address in &addresses {
+            if let Step::Lease(_) = self.claim(&network, &usage, *address, Some(&ask.id))? {
+                return Ok(Step::Lease(Some(*address)));
+            }
+        }
+        if addresses.is_empty() {
+            match self.next(&network, &usage, haste) {
+                Some(address) => addresses.push(address),
+                None => return Ok(Step::Lease(None)),
+            }
+        }
+        let endpoint = endpoint_of(ask, addresses);
+        let record = Record::Attached {
+            endpoint: endpoint.clone(),
+        };
+        self.write(&[record])?;
+        Ok(Step::Done(Attached {
+            endpoint,
+            generation: self.snapshot.borrow().generation,
+            fresh: true,
+        }))
+    }
+
+    /// The same attach again gives the same endpoint.
+    fn attach_again(
+        &mut self,
+        known: LocalEndpoint,
+        ask: &Attach,
+    ) -> Result<Step<Attached>, AttachError> {
+        let same = known.tenant == ask.tenant
+            && known.network == ask.network
+            && known.group == ask.group
+            && known.owner == ask.owner
+            && ask.addresses.iter().all(|it| known.addresses.contains(it));
+        if !same {
+            return Err(AttachError::EndpointDiffers(ask.id.clone()));
+        }
+        Ok(Step::Done(Attached {
+            endpoint: known,
+            generation: self.snapshot.borrow().generation,
+            fresh: false,
+        }))
+    }
+
+    fn detach(&mut self, id: EndpointId) -> Result<u64, AttachError> {
+        if self.ledger.endpoint(&id).is_none() {
+            return Err(AttachError::EndpointUnknown(id));
+        }
+        self.write(&[Record::Detached { id, at: now() }])?;
+        Ok(self.snapshot.borrow().generation)
+    }
+
+    fn describe(&mut self, id: &EndpointId, told: Description) -> Result<(), AttachError> {
+        let known = self.ledger.endpoint(id);
+        let known = known.ok_or_else(|| AttachError::EndpointUnknown(id.clone()))?;
+        let mut endpoint = known.clone();
+        endpoint.name = Some(told.name);
+        endpoint.container = Some(told.container);
+        if let Some(aliases) = told.aliases {
+            endpoint.aliases = aliases;
+        }
+        if endpoint == *known {
+            return Ok(());
+        }
+        self.write(&[Record::Attached { endpoint }])
+    }
+
+    fn start_return(&mut self, key: NetworkKey, block: IpNet) -> Result<(), AttachError> {
+        let usage = self.usage(&key);
+        if usage.returning.contains(&block) {
+            return Ok(());
+        }
+        let users = usage.in_use.iter();
+        if let Some((address, id)) = users.clone().find(|(it, _)| block.contains(*it)) {
+            return Err(AttachError::AddressInUse(*address, id.to_string()));
+        }
+        self.write(&[Record::Returning { key, block }])
+    }
+
+    fn start_cede(
+        &mut self,
+        key: NetworkKey,
+        address: IpAddr,
+        to: NodeName,
+    ) -> Result<(), AttachError> {
+        let network = self.open_network(&key)?;
+        let usage = self.usage(&key);
+        if usage.ceding.get(&address) == Some(&to) {
+            return Ok(());
+        }
+        match self.claim(&network, &usage, address, None)? {
+            Step::Done(()) if usage.is_taken(address) => {
+                let user = usage.in_use.get(&address);
+                let user = user.map_or("a container that is starting".to_owned(), |id| {
+                    id.to_string()
+                });
+                Err(AttachError::AddressInUse(address, user))
+            }
+            Step::Done(()) => self.write(&[Record::Ceding { key, address, to }]),
+            Step::Lease(_) => Err(AttachError::NotCeded {
+                address,
+                node: self.me.to_string(),
+                reason: "doesn't give it out any more; try again".to_owned(),
+            }),
+        }
+    }
+
+    /// Whether an endpoint may take this very address now. An address that an endpoint of Docker
+    /// bears may be reserved again: the engine does so when it starts with live containers, and a
+    /// second container with the same `--ip` is refused when it is attached.
+    fn claim(
+        &self,
+        network: &NetworkFact,
+        usage: &Usage,
+        address: IpAddr,
+        endpoint: Option<&EndpointId>,
+    ) -> Result<Step<()>, AttachError> {
+        let mut pools = network.spec.pools();
+        if !pools.any(|pool| pool.is_assignable(address)) {
+            return Err(AttachError::Rejected(Rejection::AddressNotAssignable {
+                address,
+                network: network.spec.name.clone(),
+                subnet: network.spec.v4.subnet,
+            }));
+        }
+        if let Some(user) = usage.in_use.get(&address) {
+            let owner = self.ledger.endpoint(user).map(|it| &it.owner);
+            let again = endpoint.is_none() && matches!(owner, Some(Owner::Docker { .. }));
+            if Some(user) != endpoint && !again {
+                return Err(AttachError::AddressInUse(address, user.to_string()));
+            }
+        }
+        let block = network.block_of(address);
+        let ours = block
+            .is_some_and(|(block, holder)| *holder == self.me && !usage.returning.contains(&block));
+        if ours && !usage.ceding.contains_key(&address) {
+            Ok(Step::Done(()))
+        } else {
+            Ok(Step::Lease(Some(address)))
+        }
+    }
+
+    fn next(&self, network: &NetworkFact, usage: &Usage, haste: Haste) -> Option<IpAddr> {
+        match pool::choose(network, usage, &self.me, false, now()) {
+            Choice::Rested(address) => Some(address),
+            Choice::Recent(address) if haste == Haste::Any => Some(address),
+            Choice::Recent(_) | Choice::None => None,
+        }
+    }
+
+    fn open_network(&self, (tenant, name): &NetworkKey) -> Result<NetworkFact, AttachError> {
+        let facts = self.facts.borrow();
+        let Some(network) = facts.network(tenant, name) else {
+            return Err(AttachError::Rejected(Rejection::NetworkUnknown {
+                tenant: tenant.clone(),
+                network: name.clone(),
+            }));
+        };
+        if network.closing {
+            return Err(AttachError::Rejected(Rejection::NetworkClosing {
+                tenant: tenant.clone(),
+                network: name.clone(),
+            }));
+        }
+        Ok(network.clone())
+    }
+
+    fn usage(&self, key: &NetworkKey) -> Usage {
+        self.ledger.usage(key).cloned().unwrap_or_default()
+    }
+
+    /// To disk first, then to the ledger, then to everybody.
+    fn write(&mut self, records: &[Record]) -> Result<(), AttachError> {
+        let appended = self.journal.append(&self.ledger, records);
+        appended.map_err(|error| AttachError::Journal {
+            path: self.journal.path().display().to_string(),
+            reason: error.to_string(),
+        })?;
+        for record in records {
+            self.ledger.apply(record);
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.generation += 1;
+            snapshot.endpoints = self.ledger.endpoints().clone();
+            snapshot.ledger = std::sync::Arc::new(self.ledger.clone());
+        });
+    }
+}
+
+fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>) -> LocalEndpoint {
+    let (host_interface, peer_interface) = interface_names(&ask.id);
+    LocalEndpoint {
+        id: ask.id.clone(),
+        tenant: ask.tenant.clone(),
+        network: ask.network.clone(),
+        group: ask.group.clone(),
+        mac: MacAddr::of_endpoint(addresses[0]),
+        addresses,
+        host_interface,
+        peer_interface,
+        owner: ask.owner.clone(),
+        name: ask.name.clone(),
+        aliases: Vec::new(),
+        container: ask.container.clone(),
+    }
+}
+
+fn refuse_group(asked: bool) -> Result<(), AttachError> {
+    if !asked {
+        return Ok(());
+    }
+    Err(AttachError::Rejected(Rejection::Unsupported {
+        what: "an endpoint group".to_owned(),
+        instead: "attach to the network itself".to_owned(),
+    }))
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
