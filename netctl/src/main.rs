@@ -1,1 +1,82 @@
-fn main() {}
+//! The command line: arguments → one request or stream on the bus → text → exit code.
+//!
+//! `cli` states what may be typed, `argv` lets Contiv's spellings in, `command/<noun>` does it,
+//! `client` talks to the bus, `output` prints. Exit codes: 0 done, 1 rejected, 2 unreachable,
+//! 3 outcome unknown, 64 usage.
+
+mod argv;
+mod bus_url;
+mod cli;
+mod client;
+mod command;
+mod failure;
+mod output;
+mod seen;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::cli::Cli;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let argv: Vec<String> = std::env::args_os()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    let cli = match parse(argv.clone()) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&Failure::Local(error.to_string()), &argv),
+    };
+    let outcome = runtime.block_on(command::run(cli));
+    // A name that the resolver still looks up would keep the process for many seconds.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed(&failure, &argv),
+    }
+}
+
+fn parse(argv: Vec<String>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    command.build();
+    if let Some(noun) = argv::noun_of(&command, &argv)
+        && let Some(instead) = cli::not_there_yet(&noun)
+    {
+        return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, instead));
+    }
+    let argv = argv::normalize(&command, argv);
+    let mut matches = command.try_get_matches_from_mut(argv)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is no reason to fail.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::from(failure::USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn failed(failure: &Failure, argv: &[String]) -> ExitCode {
+    if !matches!(failure, Failure::ClosedPipe) {
+        output::note(&format!("netctl: {failure}"));
+    }
+    if let Failure::Unknown { id, .. } = failure {
+        output::note(&format!("command id: {id}"));
+        output::note(&format!(
+            "the same command again with this id is done once at most: {}",
+            argv::retry(argv, *id)
+        ));
+    }
+    ExitCode::from(failure.code())
+}

@@ -1,0 +1,192 @@
+//! Contiv's spellings: long flags with one dash. `-subnet=10.1.1.0/24` is rewritten to
+//! `--subnet=…` when the chosen subcommand has such a long flag; everything else is left alone,
+//! and clap judges it.
+
+use bus_schema::CommandId;
+use clap::{Arg, ArgAction, Command};
+
+/// The first word that is no flag and no flag's value.
+pub(crate) fn noun_of(root: &Command, argv: &[String]) -> Option<String> {
+    let mut words = argv.iter().skip(1);
+    while let Some(word) = words.next() {
+        if !word.starts_with('-') {
+            return Some(word.clone());
+        }
+        if takes_next(root, word) {
+            words.next();
+        }
+    }
+    None
+}
+
+/// The same arguments with long flags of one dash spelt with two.
+pub(crate) fn normalize(root: &Command, argv: Vec<String>) -> Vec<String> {
+    let mut chosen = root;
+    let mut out = Vec::with_capacity(argv.len());
+    let mut words = argv.into_iter();
+    out.extend(words.next());
+    while let Some(word) = words.next() {
+        if word == "--" {
+            out.push(word);
+            break;
+        }
+        if !word.starts_with('-') {
+            chosen = chosen.find_subcommand(&word).unwrap_or(chosen);
+            out.push(word);
+            continue;
+        }
+        let word = match word.strip_prefix('-') {
+            Some(rest) if !rest.starts_with('-') && is_long(chosen, rest) => format!("--{rest}"),
+            _ => word,
+        };
+        let with_value = takes_next(chosen, &word);
+        out.push(word);
+        if with_value {
+            out.extend(words.next());
+        }
+    }
+    out.extend(words);
+    out
+}
+
+/// The command line that asks for the same again, under the same id.
+pub(crate) fn retry(argv: &[String], id: CommandId) -> String {
+    let mut words = vec!["netctl".to_owned()];
+    let mut rest = argv.iter().skip(1);
+    while let Some(word) = rest.next() {
+        let (flag, value) = match word.split_once('=') {
+            Some((flag, value)) => (flag, Some(value)),
+            None => (word.as_str(), None),
+        };
+        match flag.trim_start_matches('-') {
+            // The id is said anew, and the bus's address holds its token.
+            "command-id" | "netmaster" if flag.starts_with('-') => {
+                if value.is_none() {
+                    rest.next();
+                }
+            }
+            _ => words.push(word.clone()),
+        }
+    }
+    words.push(format!("--command-id={id}"));
+    words.join(" ")
+}
+
+fn is_long(command: &Command, word: &str) -> bool {
+    let name = word.split('=').next().unwrap_or(word);
+    name.len() > 1 && long(command, name).is_some()
+}
+
+fn long<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| {
+        arg.get_long() == Some(name)
+            || arg
+                .get_all_aliases()
+                .is_some_and(|aliases| aliases.contains(&name))
+    })
+}
+
+/// Whether the word after this flag is its value.
+fn takes_next(command: &Command, word: &str) -> bool {
+    if word.contains('=') {
+        return false;
+    }
+    let arg = match word.strip_prefix("--") {
+        Some(name) => long(command, name),
+        None => {
+            let mut letters = word.chars().skip(1);
+            match (letters.next(), letters.next()) {
+                (Some(letter), None) => command
+                    .get_arguments()
+                    .find(|arg| arg.get_short() == Some(letter)),
+                _ => long(command, word.trim_start_matches('-')),
+            }
+        }
+    };
+    arg.is_some_and(|arg| matches!(arg.get_action(), ArgAction::Set | ArgAction::Append))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn check(typed: &str, expected: &str) {
+        let mut command = Cli::command();
+        command.build();
+        let argv = typed.split(' ').map(str::to_owned).collect();
+        assert_eq!(normalize(&command, argv).join(" "), expected, "{typed}");
+    }
+
+    #[test]
+    fn one_dash_is_as_good_as_two() {
+        check(
+            "netctl net create n -subnet=10.1.1.0/24 -gateway 10.1.1.1",
+            "netctl net create n --subnet=10.1.1.0/24 --gateway 10.1.1.1",
+        );
+        check(
+            "netctl network create -tenant blue n -s6=fd00::/64 -g6 fd00::1 -tag x -pkt-tag=7",
+            "netctl network create --tenant blue n --s6=fd00::/64 --g6 fd00::1 --tag x --pkt-tag=7",
+        );
+        check(
+            "netctl -netmaster nats://h:1 -insecure net ls -all -json",
+            "netctl --netmaster nats://h:1 --insecure net ls --all --json",
+        );
+        check("netctl -version", "netctl --version");
+        check("netctl net -help", "netctl net --help");
+    }
+
+    #[test]
+    fn short_flags_stay_short() {
+        check(
+            "netctl net create n -s 10.1.1.0/24 -g=10.1.1.1 -p7 -t blue",
+            "netctl net create n -s 10.1.1.0/24 -g=10.1.1.1 -p7 -t blue",
+        );
+        check("netctl net ls -aq", "netctl net ls -aq");
+    }
+
+    #[test]
+    fn flags_of_other_subcommands_and_values_are_left_alone() {
+        check("netctl net ls -subnet=x", "netctl net ls -subnet=x");
+        check(
+            "netctl net create -t -tag n -- -subnet",
+            "netctl net create -t -tag n -- -subnet",
+        );
+        check("netctl net -t net ls", "netctl net -t net ls");
+        check("netctl wait -converged", "netctl wait --converged");
+    }
+
+    #[test]
+    fn the_noun_is_found_behind_global_flags() {
+        let mut command = Cli::command();
+        command.build();
+        for typed in [
+            "netctl group ls",
+            "netctl --insecure --netmaster nats://h:1 group ls",
+            "netctl -netmaster nats://h:1 group ls",
+            "netctl -netmaster=nats://h:1 group ls",
+        ] {
+            let argv: Vec<String> = typed.split(' ').map(str::to_owned).collect();
+            assert_eq!(
+                noun_of(&command, &argv).as_deref(),
+                Some("group"),
+                "{typed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_retry_names_the_id_once_and_no_token() {
+        let id = CommandId::derive(uuid::Uuid::nil(), "x");
+        let argv = "netctl --netmaster nats://secret@h:1 net rm n --command-id=old"
+            .split(' ')
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        assert_eq!(
+            retry(&argv, id),
+            format!("netctl net rm n --command-id={id}")
+        );
+    }
+}

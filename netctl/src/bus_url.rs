@@ -1,0 +1,122 @@
+//! The address of the bus: `nats://TOKEN@HOST:PORT`, several joined by commas.
+//!
+//! Never shown whole: it holds the token.
+
+use std::str::FromStr;
+
+use async_nats::{ConnectOptions, ServerAddr};
+
+const PORT: u16 = 4222;
+
+#[derive(Debug, Clone)]
+pub(crate) struct BusUrl {
+    pub(crate) servers: Vec<ServerAddr>,
+    user: Option<String>,
+    password: Option<String>,
+    shown: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidBusUrl {
+    #[error(
+        "{0}:// is not how the bus is reached: --netmaster takes the address of nats-server, nats://TOKEN@HOST:{PORT}"
+    )]
+    Scheme(String),
+    #[error("no address of a NATS server such as nats://TOKEN@HOST:{PORT}")]
+    Malformed,
+}
+
+impl BusUrl {
+    pub(crate) fn options(&self) -> ConnectOptions {
+        match (&self.user, &self.password) {
+            (Some(user), Some(password)) => {
+                ConnectOptions::with_user_and_password(user.clone(), password.clone())
+            }
+            (Some(token), None) => ConnectOptions::with_token(token.clone()),
+            (None, _) => ConnectOptions::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for BusUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl FromStr for BusUrl {
+    type Err = InvalidBusUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBusUrl> {
+        let mut url = Self {
+            servers: Vec::new(),
+            user: None,
+            password: None,
+            shown: String::new(),
+        };
+        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (scheme, rest) = part.split_once("://").unwrap_or(("nats", part));
+            if !matches!(scheme, "nats" | "tls") {
+                return Err(InvalidBusUrl::Scheme(scheme.to_owned()));
+            }
+            let (credentials, host) = match rest.rsplit_once('@') {
+                Some((credentials, host)) => (Some(credentials), host),
+                None => (None, rest),
+            };
+            if let Some(credentials) = credentials {
+                let (user, password) = match credentials.split_once(':') {
+                    Some((user, password)) => (user, Some(password.to_owned())),
+                    None => (credentials, None),
+                };
+                url.user = Some(user.to_owned());
+                url.password = password;
+            }
+            let host = host.trim_end_matches('/');
+            let server: ServerAddr = format!("{scheme}://{host}")
+                .parse()
+                .map_err(|_| InvalidBusUrl::Malformed)?;
+            if host.is_empty() || server.host().is_empty() {
+                return Err(InvalidBusUrl::Malformed);
+            }
+            if !url.shown.is_empty() {
+                url.shown.push(',');
+            }
+            url.shown += &format!("{scheme}://{}:{}", server.host(), server.port());
+            url.servers.push(server);
+        }
+        if url.servers.is_empty() {
+            return Err(InvalidBusUrl::Malformed);
+        }
+        Ok(url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_their_token() {
+        for (typed, shown) in [
+            ("nats://s3cret@10.0.0.1:4222", "nats://10.0.0.1:4222"),
+            ("10.0.0.1", "nats://10.0.0.1:4222"),
+            ("host:1", "nats://host:1"),
+            ("nats://t@a,nats://t@b:5", "nats://a:4222,nats://b:5"),
+        ] {
+            let url: BusUrl = typed.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn contivs_http_address_is_explained() {
+        let error = "http://netmaster:9999".parse::<BusUrl>().unwrap_err();
+        assert!(
+            error.to_string().contains("nats://TOKEN@HOST:4222"),
+            "{error}"
+        );
+        for bad in ["", ",", "nats://", "nats://t@", "nats://h:x"] {
+            assert!(bad.parse::<BusUrl>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What may be typed. Nouns, verbs and flags are Contiv's where Contiv had them.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::bus_url::BusUrl;
+use crate::command::{cluster, endpoint, events, network, node, tenant, wait};
+use crate::output::Format;
+
+/// The command line of a contiv cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netctl",
+    version,
+    about,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254
+  netctl net ls
+  netctl endpoint ls
+  netctl events --follow
+
+Long flags may be written with one dash. Exit codes: 0 done, 1 rejected, 2 unreachable,
+3 outcome unknown, 64 usage."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) noun: Noun,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Globals {
+    /// Address of the bus: nats://TOKEN@HOST:PORT, several joined by commas
+    #[arg(
+        long,
+        global = true,
+        env = "CONTIV_NATS_URL",
+        hide_env_values = true,
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL"
+    )]
+    pub(crate) netmaster: BusUrl,
+    /// Accepted for scripts written for Contiv; has no effect
+    #[arg(long, global = true)]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// Networks: subnets whose containers reach each other
+    #[command(subcommand, name = "net", visible_alias = "network")]
+    Network(network::Verb),
+    /// Tenants: each has its own addresses and names
+    #[command(subcommand)]
+    Tenant(tenant::Verb),
+    /// Endpoints: a container's membership in a network
+    #[command(subcommand)]
+    Endpoint(endpoint::Verb),
+    /// Nodes: the machines that run containers
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(cluster::Verb),
+    /// What happened, and what happens
+    Events(events::Options),
+    /// Wait until nodes have applied what was asked
+    Wait(wait::Options),
+}
+
+/// How `ls` prints.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Listing {
+    /// Names only, one a line
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// The same as -o json
+    #[arg(long, short, conflicts_with = "output")]
+    json: bool,
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+impl Listing {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// How `inspect` prints.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Inspecting {
+    /// Accepted for scripts: JSON is the default
+    #[arg(long, short)]
+    json: bool,
+    /// json or yaml
+    #[arg(long, short, value_enum, default_value_t = Format::Json)]
+    output: Format,
+}
+
+impl Inspecting {
+    pub(crate) fn format(&self) -> Format {
+        match self.output {
+            Format::Yaml if !self.json => Format::Yaml,
+            _ => Format::Json,
+        }
+    }
+}
+
+/// How `create` and `rm` ask.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Asking {
+    /// The id of an earlier attempt whose outcome is unknown: it is done once at most
+    #[arg(long, value_name = "ID")]
+    pub(crate) command_id: Option<bus_schema::CommandId>,
+}
+
+/// What Contiv's nouns say until they are there, so that nobody takes them for a typing error.
+pub(crate) fn not_there_yet(noun: &str) -> Option<String> {
+    let instead = match noun {
+        "global" => "see `netctl cluster info`",
+        "group" | "policy" | "netprofile" | "service" | "app-profile" | "app-profiles"
+        | "external-contracts" | "bgp" => "this version has networks, tenants, nodes and endpoints",
+        _ => return None,
+    };
+    Some(format!("`netctl {noun}` isn't there yet: {instead}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn contivs_aliases_and_short_flags_parse() {
+        for typed in [
+            "netctl network list",
+            "netctl net ls -a -j",
+            "netctl net ls -q -t blue",
+            "netctl net create n -s 10.1.1.0/24 -g 10.1.1.1 -p 7 -n data -e vxlan -t blue",
+            "netctl net create n --subnet=10.1.1.10-10.1.1.20/24 --s6 fd00::/64 --g6 fd00::1 --tag x",
+            "netctl net delete n --force",
+            "netctl tenant create t",
+            "netctl endpoint inspect abc -j",
+            "netctl node rm n1 --lost",
+            "netctl events --follow --since 10m -o json",
+            "netctl wait --converged --timeout 5s",
+            "netctl --insecure --netmaster nats://t@h:4 cluster info",
+        ] {
+            if let Err(error) = Cli::try_parse_from(typed.split(' ')) {
+                panic!("{typed}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for typed in [
+            "netctl net create n",
+            "netctl net create a.b -s 10.1.1.0/24",
+            "netctl net create n -s 10.1.1.0/33",
+            "netctl net create n -s 10.1.1.0",
+            "netctl net create n -s 10.1.1.20-10.1.1.10/24",
+            "netctl net create n -s fd00::/64",
+            "netctl net create n -s 10.1.1.0/24 -g nowhere",
+            "netctl net create n -s 10.1.1.0/24 -p many",
+            "netctl net create n -s 10.1.1.0/24 --no-such-flag",
+            "netctl net rm n --force --abort",
+            "netctl wait",
+            "netctl wait --converged --revision 4",
+            "netctl events --since never",
+        ] {
+            assert!(Cli::try_parse_from(typed.split(' ')).is_err(), "{typed}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! One file per noun: its verbs, their flags, what they ask and how the answer looks.
+
+pub(crate) mod cluster;
+pub(crate) mod endpoint;
+pub(crate) mod events;
+pub(crate) mod network;
+pub(crate) mod node;
+mod pool;
+pub(crate) mod tenant;
+mod time;
+pub(crate) mod wait;
+
+use std::time::Duration;
+
+use bus_schema::TenantName;
+use clap::Args;
+
+use crate::cli::{Cli, Globals, Noun};
+use crate::client::Session;
+use crate::failure::Failure;
+use crate::output;
+
+/// How long a command may take; longer than an election of the log's leader (4 to 8 s).
+const COMMAND: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let Globals {
+        netmaster: url,
+        insecure,
+    } = cli.globals;
+    if insecure {
+        output::note("note: --insecure has no effect here");
+    }
+    match cli.noun {
+        // Reads streams only, so it works without a netmaster.
+        Noun::Events(options) => Box::pin(events::run(&url, options)).await,
+        noun => {
+            let mut session = Session::open(url).await?;
+            match noun {
+                Noun::Network(verb) => Box::pin(network::run(&mut session, verb)).await,
+                Noun::Tenant(verb) => tenant::run(&mut session, verb).await,
+                Noun::Endpoint(verb) => endpoint::run(&mut session, verb).await,
+                Noun::Node(verb) => node::run(&mut session, verb).await,
+                Noun::Cluster(verb) => cluster::run(&mut session, verb).await,
+                Noun::Wait(options) => wait::run(&mut session, options).await,
+                Noun::Events(_) => Ok(()),
+            }
+        }
+    }
+}
+
+/// Whose things are meant.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OfTenant {
+    /// The tenant
+    #[arg(long, short, value_name = "TENANT", default_value = "default")]
+    pub(crate) tenant: TenantName,
+}
+
+/// Whose things are listed.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OfTenants {
+    #[command(flatten)]
+    of: OfTenant,
+    /// Of all tenants
+    #[arg(long, short)]
+    all: bool,
+}
+
+impl OfTenants {
+    pub(crate) fn tenant(&self) -> Option<TenantName> {
+        (!self.all).then(|| self.of.tenant.clone())
+    }
+}
+
+/// What `ls -o json` prints of an object: the keys of its Config side by side, as Contiv did,
+/// and its Oper beside them.
+pub(crate) fn flat(inspected: &serde_json::Value) -> serde_json::Value {
+    let mut flat = inspected["Config"].clone();
+    flat["Oper"] = inspected["Oper"].clone();
+    flat
+}

@@ -1,0 +1,411 @@
+//! Networks.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use bus_schema::command::{NetworkCreate, NetworkRemove, Removal};
+use bus_schema::query::NetworkInfo;
+use bus_schema::{
+    Answer, Command, Endpoint, NetworkName, Query, Rejection, Revision, TenantName, Vni,
+};
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::Ipv6Net;
+use serde_json::{Value, json};
+
+use super::pool::{self, Subnet};
+use super::{COMMAND, OfTenant, OfTenants, endpoint, wait};
+use crate::cli::{Asking, Inspecting, Listing};
+use crate::client::{Session, unexpected};
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+
+/// A removal asks the nodes before it is answered.
+const REMOVAL: Duration = Duration::from_secs(20);
+/// How long `net create` waits for the nodes: the next line of a script is `docker run`.
+const APPLIED: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create a network, and wait until the nodes have it
+    #[command(
+        after_help = "Examples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001"
+    )]
+    Create(Box<Create>),
+    /// Remove a network that no endpoint uses
+    #[command(
+        visible_alias = "delete",
+        after_help = "A node that can't be asked keeps the network from being removed: the removal goes on\nwhen it answers. --abort keeps the network, --force removes it now.\n\nExample:\n  netctl net rm contiv-net"
+    )]
+    Rm(Remove),
+    /// List networks
+    #[command(
+        visible_alias = "list",
+        after_help = "Example:\n  netctl net ls -a -o wide"
+    )]
+    Ls {
+        #[command(flatten)]
+        of: OfTenants,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show a network with its addresses and endpoints
+    Inspect {
+        network: NetworkName,
+        #[command(flatten)]
+        of: OfTenant,
+        #[command(flatten)]
+        inspecting: Inspecting,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    network: NetworkName,
+    #[command(flatten)]
+    of: OfTenant,
+    /// A.B.C.D/L, or the range A.B.C.D-E.F.G.H/L of it
+    #[arg(long, short)]
+    subnet: Subnet,
+    /// Default: the subnet's first usable address
+    #[arg(long, short)]
+    gateway: Option<Ipv4Addr>,
+    /// The VNI; 0 or absent: given from the cluster's range
+    #[arg(long, short, value_name = "VNI")]
+    pkt_tag: Option<u32>,
+    /// An IPv6 subnet beside the IPv4 one (-s6)
+    #[arg(long, alias = "s6", value_name = "SUBNET")]
+    subnetv6: Option<Ipv6Net>,
+    /// (-g6)
+    #[arg(long, alias = "g6", value_name = "GATEWAY")]
+    gatewayv6: Option<Ipv6Addr>,
+    /// The Docker network's name (-tag)
+    #[arg(long, alias = "tag", value_name = "NAME")]
+    nw_tag: Option<String>,
+    #[arg(long, short, value_enum, default_value_t = NwType::Data)]
+    nw_type: NwType,
+    #[arg(long, short, value_enum, default_value_t = Encap::Vxlan)]
+    encap: Encap,
+    /// Don't wait until the nodes have it
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NwType {
+    Data,
+    Infra,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Encap {
+    Vxlan,
+    Vlan,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    network: NetworkName,
+    #[command(flatten)]
+    of: OfTenant,
+    /// Keep the network after all
+    #[arg(long, conflicts_with = "force")]
+    abort: bool,
+    /// Remove it although nodes that can't be asked hold addresses of it
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Create(create) => self::create(session, *create).await,
+        Verb::Rm(remove) => self::remove(session, remove).await,
+        Verb::Ls { of, listing } => {
+            let networks = list(session, of.tenant(), None).await?;
+            output::print(&listed(&networks, &listing)?)
+        }
+        Verb::Inspect {
+            network,
+            of,
+            inspecting,
+        } => {
+            let tenant = of.tenant;
+            let networks = list(session, Some(tenant.clone()), Some(network.clone())).await?;
+            let Some(info) = networks.first() else {
+                return Err(Rejection::NetworkUnknown { tenant, network }.into());
+            };
+            let mut endpoints = endpoint::list(session, Some(tenant)).await?;
+            endpoints.retain(|e| e.network == network);
+            let value = inspected(info, &endpoints);
+            output::print(&output::document(&value, inspecting.format())?)
+        }
+    }
+}
+
+async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
+    unsupported(&create)?;
+    let (tenant, network) = (create.of.tenant, create.network);
+    output::print(&format!("Creating network {tenant}:{network}\n"))?;
+    let command = Command::NetworkCreate(NetworkCreate {
+        tenant,
+        network,
+        subnet: create.subnet.net,
+        range: create.subnet.range,
+        gateway: create.gateway.map(IpAddr::V4),
+        subnet6: create.subnetv6.map(Into::into),
+        gateway6: create.gatewayv6.map(IpAddr::V6),
+        vni: create.pkt_tag.filter(|tag| *tag != 0).map(Vni),
+        docker_name: create.nw_tag.filter(|name| !name.is_empty()),
+    });
+    let accepted = session
+        .command(command, create.asking.command_id, COMMAND)
+        .await?;
+    output::print(&accepted.to_string())?;
+    if create.no_wait {
+        return Ok(());
+    }
+    applied(session, accepted.revision).await;
+    Ok(())
+}
+
+/// The network is there, so not having waited well enough is only a warning.
+async fn applied(session: &mut Session, revision: Revision) {
+    match wait::wait(session, Some(revision), APPLIED).await {
+        Ok(waited) => {
+            wait::warn_silent(&waited);
+            if !waited.lagging.is_empty() {
+                output::note(&format!("warning: {}", wait::lagging(&waited)));
+            }
+        }
+        Err(failure) => output::note(&format!(
+            "warning: the network is created, but it isn't known whether the nodes have it: {failure}"
+        )),
+    }
+}
+
+fn unsupported(create: &Create) -> Result<(), Failure> {
+    let refused = |what: &str, instead: &str| {
+        Err(Rejection::Unsupported {
+            what: what.to_owned(),
+            instead: instead.to_owned(),
+        }
+        .into())
+    };
+    if create.encap == Encap::Vlan {
+        return refused("--encap vlan", "networks are VXLAN, leave it out");
+    }
+    if create.nw_type == NwType::Infra {
+        return refused("--nw-type infra", "networks are for data, leave it out");
+    }
+    Ok(())
+}
+
+async fn remove(session: &mut Session, remove: Remove) -> Result<(), Failure> {
+    let (tenant, network) = (remove.of.tenant, remove.network);
+    let mode = match (remove.abort, remove.force) {
+        (true, _) => Removal::Abort,
+        (false, true) => Removal::Force,
+        (false, false) => Removal::Close,
+    };
+    output::print(&match mode {
+        Removal::Abort => format!("Keeping network {tenant}:{network}\n"),
+        _ => format!("Deleting network {tenant}:{network}\n"),
+    })?;
+    let command = Command::NetworkRemove(NetworkRemove {
+        tenant,
+        network,
+        mode,
+    });
+    let done = session
+        .command(command, remove.asking.command_id, REMOVAL)
+        .await?;
+    output::print(&done.to_string())
+}
+
+async fn list(
+    session: &mut Session,
+    tenant: Option<TenantName>,
+    network: Option<NetworkName>,
+) -> Result<Vec<NetworkInfo>, Failure> {
+    match session.ask(Query::NetworkList { tenant, network }).await? {
+        Answer::Networks { networks, .. } => Ok(networks),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+fn listed(networks: &[NetworkInfo], listing: &Listing) -> Result<String, Failure> {
+    if listing.quiet {
+        return Ok(networks
+            .iter()
+            .map(|n| format!("{}\n", n.spec.name))
+            .collect());
+    }
+    match listing.format() {
+        format @ (Format::Table | Format::Wide) => Ok(table(networks).render(format)),
+        format => {
+            let all = networks.iter().map(|info| {
+                let mut value = config(info);
+                value["Oper"] = state(info);
+                value
+            });
+            output::document(&Value::Array(all.collect()), format)
+        }
+    }
+}
+
+fn table(networks: &[NetworkInfo]) -> Table {
+    let mut table = Table::new(
+        &[
+            "Tenant",
+            "Network",
+            "Nw Type",
+            "Encap type",
+            "Packet tag",
+            "Subnet",
+            "Gateway",
+            "IPv6Subnet",
+            "IPv6Gateway",
+            "Cfgd Tag",
+            "State",
+        ],
+        &["Endpoints", "Blocks", "Docker network", "Revision"],
+    );
+    for info in networks {
+        let spec = &info.spec;
+        let v6 = |cell: fn(&bus_schema::Pool) -> String| spec.v6.as_ref().map(cell);
+        table.row(vec![
+            spec.tenant.to_string(),
+            spec.name.to_string(),
+            "data".to_owned(),
+            "vxlan".to_owned(),
+            spec.vni.to_string(),
+            pool::show(&spec.v4),
+            spec.v4.gateway.to_string(),
+            v6(pool::show).unwrap_or_default(),
+            v6(|p| p.gateway.to_string()).unwrap_or_default(),
+            spec.docker_name.clone().unwrap_or_default(),
+            if info.closing { "closing" } else { "active" }.to_owned(),
+            info.endpoints.to_string(),
+            info.blocks.len().to_string(),
+            spec.docker_network(),
+            info.created.to_string(),
+        ]);
+    }
+    table
+}
+
+/// A network's intent with Contiv's keys.
+fn config(info: &NetworkInfo) -> Value {
+    let spec = &info.spec;
+    let v6 = spec.v6.as_ref();
+    json!({
+        "key": format!("{}:{}", spec.tenant, spec.name),
+        "networkName": spec.name,
+        "tenantName": spec.tenant,
+        "nwType": "data",
+        "encap": "vxlan",
+        "pktTag": spec.vni,
+        "subnet": pool::show(&spec.v4),
+        "gateway": spec.v4.gateway,
+        "ipv6Subnet": v6.map(pool::show).unwrap_or_default(),
+        "ipv6Gateway": v6.map(|p| p.gateway.to_string()).unwrap_or_default(),
+        "cfgdTag": spec.docker_name.as_deref().unwrap_or_default(),
+    })
+}
+
+/// The part of a network's state that is known without its endpoints.
+fn state(info: &NetworkInfo) -> Value {
+    json!({
+        "pktTag": info.spec.vni,
+        "numEndpoints": info.endpoints,
+        "closing": info.closing,
+        "createdRevision": info.created,
+        "dockerNetwork": info.spec.docker_network(),
+        "blocks": info.blocks.iter().map(|(block, node)| json!({ "block": block, "node": node })).collect::<Vec<_>>(),
+    })
+}
+
+fn inspected(info: &NetworkInfo, endpoints: &[Endpoint]) -> Value {
+    let used: Vec<IpAddr> = endpoints.iter().flat_map(Endpoint::addresses).collect();
+    let mut oper = state(info);
+    oper["numEndpoints"] = json!(endpoints.len());
+    oper["allocatedAddressesCount"] = json!(used.len());
+    oper["allocatedIPAddresses"] = json!(pool::ranges(used.iter().copied()));
+    oper["availableIPAddresses"] = json!(pool::available(&info.spec.v4, used));
+    oper["endpoints"] = endpoints.iter().map(endpoint::oper).collect();
+    json!({ "Config": config(info), "Oper": oper })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bus_schema::{NetworkSpec, Pool};
+
+    use super::*;
+
+    fn info() -> NetworkInfo {
+        NetworkInfo {
+            spec: NetworkSpec {
+                tenant: TenantName::default_tenant(),
+                name: "contiv-net".parse().unwrap(),
+                vni: Vni(1001),
+                v4: Pool {
+                    subnet: "20.1.1.0/24".parse().unwrap(),
+                    gateway: "20.1.1.254".parse().unwrap(),
+                    range: None,
+                },
+                v6: None,
+                docker_name: None,
+            },
+            created: Revision(4),
+            closing: false,
+            blocks: BTreeMap::from([("20.1.1.0/28".parse().unwrap(), "n1".parse().unwrap())]),
+            endpoints: 0,
+        }
+    }
+
+    #[test]
+    fn the_table_has_contivs_columns_first() {
+        assert_eq!(
+            table(&[info()]).render(Format::Table),
+            "\
+Tenant   Network     Nw Type  Encap type  Packet tag  Subnet       Gateway     IPv6Subnet  IPv6Gateway  Cfgd Tag  State
+------   -------     -------  ----------  ----------  ------       -------     ----------  -----------  --------  -----
+default  contiv-net  data     vxlan       1001        20.1.1.0/24  20.1.1.254                                     active
+"
+        );
+    }
+
+    #[test]
+    fn inspect_has_contivs_keys() {
+        let value = inspected(&info(), &[]);
+        for key in [
+            "key",
+            "networkName",
+            "tenantName",
+            "nwType",
+            "encap",
+            "pktTag",
+            "subnet",
+            "gateway",
+        ] {
+            assert!(value["Config"].get(key).is_some(), "{key}");
+        }
+        for key in [
+            "allocatedAddressesCount",
+            "allocatedIPAddresses",
+            "availableIPAddresses",
+            "endpoints",
+            "numEndpoints",
+            "pktTag",
+        ] {
+            assert!(value["Oper"].get(key).is_some(), "{key}");
+        }
+        assert_eq!(value["Config"]["key"], "default:contiv-net");
+        assert_eq!(value["Oper"]["availableIPAddresses"], "20.1.1.1-20.1.1.253");
+    }
+}

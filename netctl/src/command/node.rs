@@ -1,0 +1,196 @@
+//! Nodes.
+
+use bus_schema::command::NodeRemove;
+use bus_schema::node::{LogState, NodeReply, NodeRequest};
+use bus_schema::query::NodeInfo;
+use bus_schema::{Answer, Command, NodeName, Query};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::COMMAND;
+use crate::cli::{Asking, Inspecting, Listing};
+use crate::client::{Session, unexpected};
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Accepted for scripts: all nodes are listed anyway
+        #[arg(long, short)]
+        all: bool,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show a node with its alarms
+    Inspect {
+        node: NodeName,
+        #[command(flatten)]
+        inspecting: Inspecting,
+    },
+    /// Remove a node from the cluster
+    #[command(
+        visible_alias = "delete",
+        after_help = "Examples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
+    )]
+    Rm {
+        node: NodeName,
+        /// The machine won't come back: take its addresses from it
+        #[arg(long)]
+        lost: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Have a node follow this cluster's log, whatever log it followed before
+    #[command(
+        after_help = "A node that finds another log than the one it followed changes nothing and alarms\n(foreign-log). This tells it that the log it sees now is right: what isn't in it is\nremoved from the node.\n\nExample:\n  netctl node accept-log n1 --yes"
+    )]
+    AcceptLog {
+        node: NodeName,
+        /// Yes: endpoints of networks that this log doesn't know are closed
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Ls { listing, .. } => {
+            let nodes = list(session, None).await?;
+            output::print(&listed(&nodes, &listing)?)
+        }
+        Verb::Inspect { node, inspecting } => {
+            let nodes = list(session, Some(node)).await?;
+            let Some(info) = nodes.first() else {
+                return Err(Failure::Refused("netmaster named no node".to_owned()));
+            };
+            output::print(&output::document(&inspected(info), inspecting.format())?)
+        }
+        Verb::Rm { node, lost, asking } => {
+            output::print(&format!("Deleting node: {node}\n"))?;
+            let command = Command::NodeRemove(NodeRemove { node, lost });
+            let done = session.command(command, asking.command_id, COMMAND).await?;
+            output::print(&done.to_string())
+        }
+        Verb::AcceptLog { node, yes } => accept_log(session, node, yes).await,
+    }
+}
+
+async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<(), Failure> {
+    if !yes {
+        return Err(Failure::Usage(format!(
+            "on node {node} this removes what isn't in this cluster's log: say --yes when the log is right"
+        )));
+    }
+    let cluster = match session.ask(Query::ClusterInfo).await? {
+        Answer::Cluster { cluster, .. } => cluster.cluster,
+        answer => return Err(unexpected(&answer)),
+    };
+    match session
+        .node(&node, NodeRequest::AcceptLog { cluster })
+        .await?
+    {
+        NodeReply::Done => output::print(&format!("node {node} follows cluster {cluster}\n")),
+        NodeReply::Refused { reason } => {
+            Err(Failure::Refused(format!("node {node} refuses: {reason}")))
+        }
+        NodeReply::Status(_) | NodeReply::InUse { .. } => Err(Failure::Refused(format!(
+            "node {node} answered something else than was asked: is it of another version?"
+        ))),
+    }
+}
+
+async fn list(session: &mut Session, node: Option<NodeName>) -> Result<Vec<NodeInfo>, Failure> {
+    match session.ask(Query::NodeList { node }).await? {
+        Answer::Nodes { nodes, .. } => Ok(nodes),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+fn listed(nodes: &[NodeInfo], listing: &Listing) -> Result<String, Failure> {
+    if listing.quiet {
+        return Ok(nodes.iter().map(|n| format!("{}\n", n.node)).collect());
+    }
+    match listing.format() {
+        format @ (Format::Table | Format::Wide) => Ok(table(nodes).render(format)),
+        format => {
+            let all = nodes.iter().map(|n| super::flat(&inspected(n))).collect();
+            output::document(&Value::Array(all), format)
+        }
+    }
+}
+
+fn table(nodes: &[NodeInfo]) -> Table {
+    let mut table = Table::new(
+        &[
+            "Name",
+            "VTEP",
+            "State",
+            "Applied",
+            "Log",
+            "Endpoints",
+            "Blocks",
+            "Alarms",
+        ],
+        &["Domain", "Engine", "Version", "Machine"],
+    );
+    for info in nodes {
+        let of = |cell: fn(&bus_schema::node::NodeStatus) -> String| {
+            info.status.as_ref().map(cell).unwrap_or_default()
+        };
+        table.row(vec![
+            info.node.to_string(),
+            info.vtep.to_string(),
+            state(info),
+            of(|s| s.applied.to_string()),
+            of(|s| log(&s.log).to_owned()),
+            of(|s| s.endpoints.to_string()),
+            of(|s| s.blocks.to_string()),
+            of(|s| {
+                let codes: Vec<&str> = s.alarms.iter().map(|a| a.code.as_str()).collect();
+                codes.join(",")
+            }),
+            of(|s| s.domain.to_string()),
+            of(|s| match &s.engine {
+                None => "none".to_owned(),
+                Some(engine) if !engine.answers => "silent".to_owned(),
+                Some(engine) => engine.version.clone().unwrap_or_default(),
+            }),
+            of(|s| s.version.clone()),
+            info.machine.to_string(),
+        ]);
+    }
+    table
+}
+
+fn state(info: &NodeInfo) -> String {
+    match (info.alive, info.age) {
+        (true, _) => "alive".to_owned(),
+        (false, Some(age)) => format!("silent {}s", age / 1_000),
+        (false, None) => "silent".to_owned(),
+    }
+}
+
+fn log(state: &LogState) -> &'static str {
+    match state {
+        LogState::CatchingUp => "catching up",
+        LogState::InSync => "in sync",
+        LogState::Disconnected { .. } => "disconnected",
+        LogState::Foreign { .. } => "foreign",
+        LogState::Refused { .. } => "refused",
+    }
+}
+
+fn inspected(info: &NodeInfo) -> Value {
+    json!({
+        "Config": {
+            "key": info.node,
+            "nodeName": info.node,
+            "machineID": info.machine,
+            "vtepIP": info.vtep,
+        },
+        "Oper": { "alive": info.alive, "heardMillisecondsAgo": info.age, "status": info.status },
+    })
+}

@@ -1,0 +1,88 @@
+//! Waiting until live nodes have applied a revision.
+
+use std::time::Duration;
+
+use bus_schema::query::Waited;
+use bus_schema::{Answer, Query, Revision};
+use clap::Args;
+
+use super::time;
+use crate::client::{Session, unexpected};
+use crate::failure::Failure;
+use crate::output;
+
+/// A wait that takes longer than this says so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+#[command(
+    group(clap::ArgGroup::new("until").required(true).args(["revision", "converged"])),
+    after_help = "Examples:\n  netctl wait --converged\n  netctl wait --revision 17 --timeout 10s"
+)]
+pub(crate) struct Options {
+    /// Until every live node has applied this revision
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    /// Until every live node has applied all there is
+    #[arg(long)]
+    converged: bool,
+    /// How long at most: 30s, 2m
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
+    timeout: Duration,
+}
+
+pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), Failure> {
+    let revision = options.revision.map(Revision);
+    let waited = wait(session, revision, options.timeout).await?;
+    warn_silent(&waited);
+    if waited.lagging.is_empty() {
+        output::print(&format!("revision {} is applied\n", waited.until))
+    } else {
+        Err(Failure::Refused(lagging(&waited)))
+    }
+}
+
+/// Waits, and says so when it takes longer.
+pub(crate) async fn wait(
+    session: &mut Session,
+    revision: Option<Revision>,
+    within: Duration,
+) -> Result<Waited, Failure> {
+    let asking = session.ask_within(Query::Wait { revision }, within);
+    let mut asking = Box::pin(asking);
+    let answer = match tokio::time::timeout(PATIENCE, &mut asking).await {
+        Ok(answer) => answer?,
+        Err(_) => {
+            output::note("waiting for the nodes to apply it …");
+            asking.await?
+        }
+    };
+    match answer {
+        Answer::Waited { waited, .. } => Ok(waited),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+pub(crate) fn lagging(waited: &Waited) -> String {
+    let nodes: Vec<String> = waited
+        .lagging
+        .iter()
+        .map(|(node, applied)| format!("{node} (at {applied})"))
+        .collect();
+    format!(
+        "not yet at revision {}: {}; see `netctl node ls`",
+        waited.until,
+        nodes.join(", ")
+    )
+}
+
+pub(crate) fn warn_silent(waited: &Waited) {
+    if waited.silent.is_empty() {
+        return;
+    }
+    let nodes: Vec<String> = waited.silent.iter().map(ToString::to_string).collect();
+    output::note(&format!(
+        "warning: not waited for, as nothing is heard of them: {}",
+        nodes.join(", ")
+    ));
+}

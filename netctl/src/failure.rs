@@ -1,0 +1,46 @@
+//! Why a command line didn't end well, and the exit code that says so to scripts.
+
+use bus_schema::{CommandId, Rejection};
+
+pub(crate) const REJECTED: u8 = 1;
+pub(crate) const UNREACHABLE: u8 = 2;
+pub(crate) const UNKNOWN: u8 = 3;
+pub(crate) const USAGE: u8 = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Rejected(Box<Rejection>),
+    /// The domain's answer, where it has no variant: nothing of this name, nodes that lag.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("it is unknown whether this was done: {reason}")]
+    Unknown { id: CommandId, reason: String },
+    #[error("{0}")]
+    Usage(String),
+    /// Something of this machine: its clock, its terminal.
+    #[error("{0}")]
+    Local(String),
+    #[error("nobody reads the output any more")]
+    ClosedPipe,
+}
+
+impl Failure {
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Rejected(_) | Self::Refused(_) | Self::Local(_) => REJECTED,
+            Self::Unreachable(_) => UNREACHABLE,
+            Self::Unknown { .. } => UNKNOWN,
+            Self::Usage(_) => USAGE,
+            Self::ClosedPipe => 0,
+        }
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(Box::new(rejection))
+    }
+}

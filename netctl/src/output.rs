@@ -1,0 +1,128 @@
+//! Text: tables for people, JSON and YAML for scripts, notes on stderr.
+
+use std::io::{ErrorKind, Write};
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    /// A table with more columns
+    Wide,
+    Json,
+    Yaml,
+}
+
+/// Writes a text that ends with a newline, or none at all.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::Local(format!("can't write the output: {error}")),
+        })
+}
+
+/// Says something beside the output. Nobody reading it is no failure.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+pub(crate) fn document(value: &Value, format: Format) -> Result<String, Failure> {
+    let unprintable = |reason: String| Failure::Local(format!("can't print the answer: {reason}"));
+    match format {
+        Format::Yaml => serde_yaml_ng::to_string(value).map_err(|e| unprintable(e.to_string())),
+        Format::Table | Format::Wide | Format::Json => serde_json::to_string_pretty(value)
+            .map(|text| text + "\n")
+            .map_err(|e| unprintable(e.to_string())),
+    }
+}
+
+/// Rows under a heading; the columns behind `narrow` are shown in wide tables only.
+#[derive(Debug)]
+pub(crate) struct Table {
+    heading: Vec<&'static str>,
+    narrow: usize,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(narrow: &[&'static str], wide: &[&'static str]) -> Self {
+        Self {
+            heading: narrow.iter().chain(wide).copied().collect(),
+            narrow: narrow.len(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    pub(crate) fn render(&self, format: Format) -> String {
+        let columns = match format {
+            Format::Wide => self.heading.len(),
+            Format::Table | Format::Json | Format::Yaml => self.narrow,
+        };
+        let rule: Vec<String> = self.heading.iter().map(|h| "-".repeat(h.len())).collect();
+        let heading: Vec<String> = self.heading.iter().map(ToString::to_string).collect();
+        let lines: Vec<&Vec<String>> = [&heading, &rule].into_iter().chain(&self.rows).collect();
+        let widths: Vec<usize> = (0..columns)
+            .map(|c| lines.iter().map(|l| cell(l, c).chars().count()).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        let mut text = String::new();
+        for line in lines {
+            let mut row = String::new();
+            for (column, width) in widths.iter().enumerate() {
+                row += &format!("{:width$}  ", cell(line, column));
+            }
+            text += row.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Foreign text (a container's name) must not move the cursor or break the line.
+fn cell(line: &[String], column: usize) -> String {
+    line.get(column)
+        .map(|text| printable(text))
+        .unwrap_or_default()
+}
+
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_and_hide_what_is_wide() {
+        let mut table = Table::new(&["Tenant", "Network"], &["Blocks"]);
+        table.row(vec!["default".into(), "contiv-net".into(), "3".into()]);
+        table.row(vec!["b".into(), String::new(), "0".into()]);
+        assert_eq!(
+            table.render(Format::Table),
+            "Tenant   Network\n------   -------\ndefault  contiv-net\nb\n"
+        );
+        assert_eq!(
+            table.render(Format::Wide),
+            "Tenant   Network     Blocks\n------   -------     ------\ndefault  contiv-net  3\nb                    0\n"
+        );
+    }
+
+    #[test]
+    fn foreign_text_stays_in_its_cell() {
+        let mut table = Table::new(&["Name"], &[]);
+        table.row(vec!["a\nb\u{1b}[2J".into()]);
+        assert_eq!(table.render(Format::Table).lines().count(), 3);
+    }
+}

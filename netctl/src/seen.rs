@@ -1,0 +1,101 @@
+//! The highest revision that this user's commands have seen of each cluster, so that a read
+//! after a write in the next command isn't older, whichever netmaster answers.
+//!
+//! A convenience: a file that is torn, missing or not writable costs nothing but that.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bus_schema::{ClusterId, Revision};
+
+/// Clusters remembered; of more, any are forgotten.
+const MAX: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Seen {
+    path: Option<PathBuf>,
+    known: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    pub(crate) fn load() -> Self {
+        let path = state_file();
+        let known = path.as_deref().map(read).unwrap_or_default();
+        Self { path, known }
+    }
+
+    pub(crate) fn of(&self, cluster: ClusterId) -> Revision {
+        Revision(self.known.get(&cluster.to_string()).copied().unwrap_or(0))
+    }
+
+    /// Writes it down if it is news.
+    pub(crate) fn note(&mut self, cluster: ClusterId, revision: Revision) {
+        if self.of(cluster) >= revision {
+            return;
+        }
+        // Another command may have written since.
+        if let Some(path) = &self.path {
+            self.known = read(path);
+        }
+        while self.known.len() >= MAX {
+            self.known.pop_first();
+        }
+        let entry = self.known.entry(cluster.to_string()).or_default();
+        *entry = revision.0.max(*entry);
+        if let Some(path) = &self.path {
+            // Not being able to remember is harmless.
+            let _ = write(path, &self.known);
+        }
+    }
+}
+
+fn state_file() -> Option<PathBuf> {
+    let dir = match std::env::var_os("XDG_STATE_HOME") {
+        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
+        _ => PathBuf::from(std::env::var_os("HOME")?).join(".local/state"),
+    };
+    Some(dir.join("contiv/seen.json"))
+}
+
+fn read(path: &Path) -> BTreeMap<String, u64> {
+    std::fs::read(path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+fn write(path: &Path, known: &BTreeMap<String, u64>) -> std::io::Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&temporary, serde_json::to_vec(known)?)?;
+    std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(text: &str) -> ClusterId {
+        ClusterId(uuid::Uuid::new_v5(&uuid::Uuid::nil(), text.as_bytes()))
+    }
+
+    #[test]
+    fn a_torn_file_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("contiv/seen.json");
+        let mut seen = Seen {
+            path: Some(path.clone()),
+            known: BTreeMap::new(),
+        };
+        seen.note(cluster("a"), Revision(7));
+        seen.note(cluster("a"), Revision(5));
+        assert_eq!(read(&path).values().copied().collect::<Vec<_>>(), [7]);
+
+        std::fs::write(&path, b"{\"0000").unwrap();
+        assert!(read(&path).is_empty());
+        seen.note(cluster("b"), Revision(1));
+        assert_eq!(read(&path).len(), 1);
+    }
+}
