@@ -6,6 +6,7 @@ mod journal;
 mod ledger;
 mod manager;
 pub mod pool;
+pub mod settle;
 
 pub(crate) use journal::replace;
 pub(crate) use manager::now;

@@ -1,0 +1,174 @@
+//! The connection to a server of the bus: made for ever, and watched.
+//!
+//! async-nats reconnects by itself, but takes long to notice a server that fell silent; so a
+//! watchdog asks JetStream each second and reconnects after three silent ones. Every new
+//! connection counts up the epoch, and whoever works on the bus starts over with it.
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::watch;
+
+/// The oldest server that knows atomic batches and TTLs of messages.
+const OLDEST: (u64, u64) = (2, 12);
+const WATCH: Duration = Duration::from_secs(1);
+const SILENT: u32 = 3;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whether a server answers, and since which connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    pub epoch: u64,
+    /// Absent: connected. Else why not, and what to do.
+    pub trouble: Option<String>,
+}
+
+/// Connects, however long it takes; says why it doesn't.
+pub(super) async fn connect(url: &str, name: &str, link: &watch::Sender<Link>) -> Client {
+    let mut said = None;
+    loop {
+        let reason = match try_connect(url, name, link).await {
+            Ok(client) => match refusal(&client) {
+                None => {
+                    up(link);
+                    return client;
+                }
+                Some(reason) => {
+                    client.drain().await.ok();
+                    reason
+                }
+            },
+            Err(error) => format!(
+                "can't reach nats-server at {}: {error}; start it, or set CONTIV_NATS_URL",
+                without_token(url)
+            ),
+        };
+        if said.as_ref() != Some(&reason) {
+            tracing::warn!("{reason}");
+            said = Some(reason.clone());
+        }
+        down(link, reason);
+        pause(RETRY).await;
+    }
+}
+
+async fn try_connect(
+    url: &str,
+    name: &str,
+    link: &watch::Sender<Link>,
+) -> Result<Client, async_nats::ConnectError> {
+    let events = link.clone();
+    ConnectOptions::new()
+        .name(name)
+        .connection_timeout(Duration::from_secs(2))
+        .ping_interval(Duration::from_secs(5))
+        .request_timeout(Some(Duration::from_secs(4)))
+        .reconnect_delay_callback(|attempts| {
+            Duration::from_millis(50 << attempts.min(5)).min(RETRY)
+        })
+        .event_callback(move |event| {
+            let events = events.clone();
+            async move { heard(&event, &events) }
+        })
+        .connect(url)
+        .await
+}
+
+fn heard(event: &Event, link: &watch::Sender<Link>) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to the bus");
+            up(link);
+        }
+        Event::Disconnected => {
+            tracing::warn!("the bus is away; this node goes on with its last facts");
+            down(link, "the connection to nats-server is lost".to_owned());
+        }
+        other => tracing::debug!(event = %other, "bus"),
+    }
+}
+
+fn up(link: &watch::Sender<Link>) {
+    link.send_modify(|link| {
+        link.epoch += 1;
+        link.trouble = None;
+    });
+}
+
+pub(super) fn down(link: &watch::Sender<Link>, reason: String) {
+    link.send_if_modified(|link| {
+        let changed = link.trouble.as_ref() != Some(&reason);
+        link.trouble = Some(reason);
+        changed
+    });
+}
+
+/// Why this server won't do, and what to do about it.
+pub(super) fn refusal(client: &Client) -> Option<String> {
+    let info = client.server_info();
+    let mut parts = info
+        .version
+        .split(['.', '-'])
+        .map(|it| it.parse().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version < OLDEST {
+        return Some(format!(
+            "nats-server {} is too old: upgrade it to {}.{} or newer",
+            info.version, OLDEST.0, OLDEST.1
+        ));
+    }
+    if !info.jetstream {
+        return Some(
+            "nats-server runs without JetStream: start it with the project's nats.conf, or with --jetstream"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// Asks JetStream each second, and connects anew when it is silent for three.
+pub(super) async fn watchdog(client: Client, link: watch::Sender<Link>) {
+    let mut silent = 0;
+    loop {
+        pause(WATCH).await;
+        let asked = client.request("$JS.API.INFO", "".into());
+        match tokio::time::timeout(WATCH, asked).await {
+            Ok(Ok(_)) => silent = 0,
+            _ => silent += 1,
+        }
+        if silent >= SILENT {
+            silent = 0;
+            down(&link, "nats-server has fallen silent".to_owned());
+            if let Err(error) = client.force_reconnect().await {
+                tracing::warn!(%error, "can't reconnect to the bus");
+            }
+        }
+    }
+}
+
+/// The address as it may be shown: a token stands before the `@`.
+fn without_token(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((_, host)) => format!("nats://{host}"),
+        None => url.to_owned(),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a retry and a heartbeat: the pause is the point"
+)]
+pub async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_shown() {
+        assert_eq!(without_token("nats://s3cret@host:4222"), "nats://host:4222");
+        assert_eq!(without_token("nats://host:4222"), "nats://host:4222");
+    }
+}

@@ -1,0 +1,249 @@
+//! Endpoints on the bus: ours published, everybody's heard.
+//!
+//! What is published follows the journal: the difference between what the bus holds of this node
+//! and what the journal knows, worked off while connected and taken up again after a reconnect.
+//! So nothing waits in a queue, and what a former life left on the bus is removed at the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, consumer::AckPolicy, consumer::DeliverPolicy, consumer::pull};
+use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, codec, subject};
+use futures::StreamExt;
+use tokio::sync::watch;
+
+use super::Identity;
+use super::feed::FeedError;
+use crate::endpoint::{LocalEndpoint, Snapshot};
+use crate::projection::{EndpointsView, Projection};
+
+/// How long a removal's mark stands; who was away longer reads everything anew.
+const MARK_TTL: &str = "1h";
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What of this node stands on the bus.
+pub(super) type OnBus = BTreeMap<EndpointId, Option<Endpoint>>;
+
+/// Our own endpoint, as others see it.
+pub fn public(endpoint: &LocalEndpoint, node: &NodeName, vtep: IpAddr) -> Endpoint {
+    let (mut v4, mut v6) = (None, None);
+    for address in &endpoint.addresses {
+        match address {
+            IpAddr::V4(address) => v4 = Some(*address),
+            IpAddr::V6(address) => v6 = Some(*address),
+        }
+    }
+    Endpoint {
+        id: endpoint.id.clone(),
+        tenant: endpoint.tenant.clone(),
+        network: endpoint.network.clone(),
+        group: endpoint.group.clone(),
+        node: node.clone(),
+        v4,
+        v6,
+        mac: endpoint.mac,
+        name: endpoint.name.clone(),
+        aliases: endpoint.aliases.clone(),
+        container: endpoint.container.clone(),
+        interface: endpoint.host_interface.clone(),
+        vtep,
+    }
+}
+
+/// Reads the stream from its start, keeps the view at what it says, and tells what it holds of
+/// this node as soon as it is through. Ends with an error only.
+pub(super) async fn read(
+    context: &jetstream::Context,
+    me: &NodeName,
+    view: &watch::Sender<EndpointsView>,
+    mine: tokio::sync::oneshot::Sender<OnBus>,
+) -> FeedError {
+    match follow(context, me, view, mine).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn follow(
+    context: &jetstream::Context,
+    me: &NodeName,
+    view: &watch::Sender<EndpointsView>,
+    mine: tokio::sync::oneshot::Sender<OnBus>,
+) -> Result<std::convert::Infallible, FeedError> {
+    let stream = context.get_stream(subject::ENDPOINTS).await;
+    let stream = stream.map_err(FeedError::read)?;
+    let mut consumer = stream
+        .create_consumer(pull::Config {
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ack_policy: AckPolicy::None,
+            filter_subject: subject::ENDPOINT_ALL.to_owned(),
+            inactive_threshold: Duration::from_secs(30),
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        })
+        .await
+        .map_err(FeedError::read)?;
+    let mut pending = consumer.info().await.map_err(FeedError::read)?.num_pending;
+    let mut messages = consumer
+        .stream()
+        .heartbeat(HEARTBEAT)
+        .expires(Duration::from_secs(10))
+        .messages()
+        .await
+        .map_err(FeedError::read)?;
+    let (mut heard, mut on_bus, mut mine) = (BTreeSet::new(), OnBus::new(), Some(mine));
+    loop {
+        if pending == 0
+            && let Some(mine) = mine.take()
+        {
+            view.send_modify(|view| view.prune(&heard, me));
+            // Nobody waits for it when the session has ended.
+            mine.send(std::mem::take(&mut on_bus)).ok();
+        }
+        let message = messages.next().await;
+        let message = message.ok_or_else(|| FeedError::read("the server ended it"))?;
+        let message = message.map_err(FeedError::read)?;
+        if mine.is_some() {
+            pending = message.info().map_err(FeedError::read)?.pending;
+        }
+        let Some(event) = decode(&message.subject, &message.payload) else {
+            continue;
+        };
+        if node_of(&event) == Some(me) {
+            note(&mut on_bus, event);
+            continue;
+        }
+        if let EndpointEvent::Up { endpoint, .. } = &event
+            && mine.is_some()
+        {
+            heard.insert(endpoint.id.clone());
+        }
+        view.send_modify(|view| view.hear(event));
+    }
+}
+
+/// What a message says; `None`: garbage, or one that speaks of something else than its subject,
+/// which is what a node may write to.
+fn decode(of: &str, payload: &[u8]) -> Option<EndpointEvent> {
+    let event: EndpointEvent = match codec::from_bytes(payload) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!(subject = of, %error, "no endpoint, skipped");
+            return None;
+        }
+    };
+    let due = match &event {
+        EndpointEvent::Up { endpoint, .. } => subject::of_endpoint(endpoint),
+        EndpointEvent::Down {
+            tenant, node, id, ..
+        } => subject::endpoint_of(tenant, node, id),
+        EndpointEvent::Unknown => return None,
+    };
+    if due != of {
+        tracing::warn!(subject = of, "an endpoint on another's subject, skipped");
+        return None;
+    }
+    Some(event)
+}
+
+fn node_of(event: &EndpointEvent) -> Option<&NodeName> {
+    match event {
+        EndpointEvent::Up { endpoint, .. } => Some(&endpoint.node),
+        EndpointEvent::Down { node, .. } => Some(node),
+        EndpointEvent::Unknown => None,
+    }
+}
+
+fn note(on_bus: &mut OnBus, event: EndpointEvent) {
+    match event {
+        EndpointEvent::Up { endpoint, .. } => {
+            on_bus.insert(endpoint.id.clone(), Some(endpoint));
+        }
+        EndpointEvent::Down { id, .. } => {
+            on_bus.insert(id, None);
+        }
+        EndpointEvent::Unknown => {}
+    }
+}
+
+/// What has to be said so that the bus holds what the journal does.
+pub(super) fn difference(on_bus: &OnBus, journal: &BTreeMap<EndpointId, Endpoint>) -> OnBus {
+    let ups = journal
+        .iter()
+        .filter(|(id, endpoint)| on_bus.get(*id) != Some(&Some((*endpoint).clone())))
+        .map(|(id, endpoint)| (id.clone(), Some(endpoint.clone())));
+    let downs = on_bus
+        .iter()
+        .filter(|(id, said)| said.is_some() && !journal.contains_key(*id))
+        .map(|(id, _)| (id.clone(), None));
+    ups.chain(downs).collect()
+}
+
+/// Publishes until an acknowledgement is missing; the session starts over then.
+pub(super) async fn publish(
+    context: &jetstream::Context,
+    me: &Identity,
+    mut on_bus: OnBus,
+    mut snapshots: watch::Receiver<Snapshot>,
+    facts: watch::Receiver<Projection>,
+) -> FeedError {
+    loop {
+        let endpoints = snapshots.borrow_and_update().endpoints.clone();
+        let journal = endpoints
+            .iter()
+            .map(|(id, endpoint)| (id.clone(), public(endpoint, &me.node, me.vtep)))
+            .collect();
+        for (id, due) in difference(&on_bus, &journal) {
+            let applied = facts.borrow().applied;
+            let was = on_bus.get(&id).cloned().flatten();
+            if let Err(error) = say(context, due.as_ref(), was.as_ref(), applied).await {
+                return error;
+            }
+            on_bus.insert(id, due);
+        }
+        on_bus.retain(|_, said| said.is_some());
+        if snapshots.changed().await.is_err() {
+            return FeedError::read("netplugin is stopping");
+        }
+    }
+}
+
+async fn say(
+    context: &jetstream::Context,
+    due: Option<&Endpoint>,
+    was: Option<&Endpoint>,
+    applied: Revision,
+) -> Result<(), FeedError> {
+    let mut headers = HeaderMap::new();
+    let (to, event) = match (due, was) {
+        (Some(endpoint), _) => {
+            let up = EndpointEvent::Up {
+                endpoint: endpoint.clone(),
+                applied,
+            };
+            (subject::of_endpoint(endpoint), up)
+        }
+        (None, Some(gone)) => {
+            headers.insert("Nats-TTL", MARK_TTL);
+            let down = EndpointEvent::Down {
+                tenant: gone.tenant.clone(),
+                network: gone.network.clone(),
+                node: gone.node.clone(),
+                id: gone.id.clone(),
+                applied,
+            };
+            (subject::of_endpoint(gone), down)
+        }
+        (None, None) => return Ok(()),
+    };
+    let payload = codec::to_bytes(&event);
+    let sent = context
+        .publish_with_headers(to, headers, payload.into())
+        .await
+        .map_err(FeedError::read)?;
+    sent.await.map_err(FeedError::read)?;
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! What others ask of this node: `contiv.node.<me>.…`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, Message};
+use bus_schema::codec;
+use bus_schema::node::{NodeReply, NodeRequest, NodeStatus};
+use bus_schema::rejection::EndpointUse;
+use bus_schema::{ClusterId, NetworkName, NodeName, Revision, TenantName};
+use futures::StreamExt;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::endpoint::{AttachError, EndpointsHandle};
+use crate::projection::Projection;
+
+/// Netmaster waits five seconds for a drain.
+const DRAIN: Duration = Duration::from_secs(4);
+/// Requests worked on at once.
+const AT_ONCE: usize = 64;
+
+/// What the answers are made of. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    pub me: NodeName,
+    pub endpoints: EndpointsHandle,
+    pub facts: watch::Receiver<Projection>,
+    pub status: watch::Receiver<NodeStatus>,
+    pub accept: mpsc::Sender<ClusterId>,
+}
+
+impl Service {
+    /// Answers for as long as the connection lives.
+    pub(super) async fn run(self, client: Client) -> super::feed::FeedError {
+        let all = format!("contiv.node.{}.*", self.me);
+        let mut requests = match client.subscribe(all).await {
+            Ok(requests) => requests,
+            Err(error) => return super::feed::FeedError::read(error),
+        };
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        while let Some(message) = requests.next().await {
+            let Ok(permit) = room.clone().acquire_owned().await else {
+                break;
+            };
+            let (service, client) = (self.clone(), client.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                service.answer(&client, message).await;
+            });
+        }
+        super::feed::FeedError::read("the subscription ended")
+    }
+
+    async fn answer(&self, client: &Client, message: Message) {
+        let Some(reply_to) = message.reply else {
+            return;
+        };
+        let reply = match codec::from_bytes::<NodeRequest>(&message.payload) {
+            Ok(request) => self.work(request).await,
+            Err(error) => NodeReply::Refused {
+                reason: error.to_string(),
+            },
+        };
+        let reply = codec::to_bytes(&reply);
+        if let Err(error) = client.publish(reply_to, reply.into()).await {
+            tracing::debug!(%error, "an answer got lost");
+        }
+    }
+
+    async fn work(&self, request: NodeRequest) -> NodeReply {
+        match request {
+            NodeRequest::Status => NodeReply::Status(self.status.borrow().clone()),
+            NodeRequest::Drain {
+                tenant,
+                network,
+                revision,
+            } => self.drain(tenant, network, revision).await,
+            NodeRequest::Cede {
+                tenant,
+                network,
+                address,
+                to,
+            } => {
+                let ceded = self.endpoints.cede((tenant, network), address, to);
+                match ceded.await {
+                    Ok(()) => NodeReply::Done,
+                    Err(AttachError::AddressInUse(_, id)) => NodeReply::Refused {
+                        reason: format!("it is in use by endpoint {id}"),
+                    },
+                    Err(error) => NodeReply::Refused {
+                        reason: error.to_string(),
+                    },
+                }
+            }
+            NodeRequest::AcceptLog { cluster } => match self.accept.try_send(cluster) {
+                Ok(()) => NodeReply::Done,
+                Err(_) => NodeReply::Refused {
+                    reason: "another request to accept a log is being worked on".to_owned(),
+                },
+            },
+        }
+    }
+
+    /// Waits for the revision, then names the endpoints in the way, or waits until no block is
+    /// left; giving them back is [`settle`](crate::endpoint::settle)'s.
+    async fn drain(
+        &self,
+        tenant: TenantName,
+        network: NetworkName,
+        revision: Revision,
+    ) -> NodeReply {
+        let until = tokio::time::Instant::now() + DRAIN;
+        let mut facts = self.facts.clone();
+        let applied = facts.wait_for(|facts| facts.applied >= revision);
+        if tokio::time::timeout_at(until, applied).await.is_err() {
+            return NodeReply::Refused {
+                reason: format!("it hasn't applied revision {revision} yet"),
+            };
+        }
+        let users = self.users(&tenant, &network);
+        if !users.is_empty() {
+            return NodeReply::InUse { endpoints: users };
+        }
+        let empty = facts.wait_for(|facts| {
+            let network = facts.network(&tenant, &network);
+            network.is_none_or(|it| it.blocks_of(&self.me).next().is_none())
+        });
+        match tokio::time::timeout_at(until, empty).await {
+            Ok(_) => NodeReply::Done,
+            Err(_) => NodeReply::Refused {
+                reason: "its blocks aren't returned yet".to_owned(),
+            },
+        }
+    }
+
+    fn users(&self, tenant: &TenantName, network: &NetworkName) -> Vec<EndpointUse> {
+        let endpoints = self.endpoints.snapshots().borrow().endpoints.clone();
+        let of =
+            |it: &&crate::endpoint::LocalEndpoint| it.tenant == *tenant && it.network == *network;
+        endpoints
+            .values()
+            .filter(of)
+            .filter_map(|endpoint| {
+                Some(EndpointUse {
+                    endpoint: endpoint.id.clone(),
+                    node: self.me.clone(),
+                    name: endpoint.name.clone(),
+                    address: *endpoint.addresses.first()?,
+                })
+            })
+            .collect()
+    }
+}

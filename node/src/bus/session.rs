@@ -1,0 +1,236 @@
+//! One life of the connection: know the log again, join, follow.
+//!
+//! Any trouble ends a session, and the next one starts by looking whether the log is still ours.
+//! What the node does meanwhile follows from [`LogState`].
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::{self, context::GetStreamErrorKind};
+use bus_schema::command::NodeJoin;
+use bus_schema::node::LogState;
+use bus_schema::{ClusterId, Command, MachineId, NodeName, subject};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::connection::{pause, refusal};
+use super::feed::{self, FeedError};
+use super::recognise::{Verdict, recognise};
+use super::serve::Service;
+use super::{AskError, Facts, asks, publish};
+use crate::projection::{EndpointsView, Projection};
+
+/// Between two looks at what an operator has to put right.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub node: NodeName,
+    pub machine: MachineId,
+    pub vtep: IpAddr,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub me: Identity,
+    pub facts: Facts,
+    pub view: watch::Sender<EndpointsView>,
+    pub log: watch::Sender<LogState>,
+    pub service: Service,
+    pub accept: mpsc::Receiver<ClusterId>,
+}
+
+impl Session {
+    /// Ends with what went wrong.
+    pub(super) async fn run(&mut self, client: &Client) -> FeedError {
+        match self.follow(client).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn follow(&mut self, client: &Client) -> Result<Infallible, FeedError> {
+        if let Some(reason) = refusal(client) {
+            return self.wait(LogState::Disconnected { reason }).await;
+        }
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(TIMEOUT);
+        let mut stream = match context.get_stream(subject::LOG).await {
+            Ok(stream) => Some(stream),
+            Err(error) if is_missing(&error) => None,
+            Err(error) => return Err(FeedError::read(error)),
+        };
+        let known = self.facts.snapshot();
+        let log = match &mut stream {
+            Some(stream) => Some(feed::log_facts(stream, &known).await?),
+            None => None,
+        };
+        match (recognise(log.as_ref(), &known), stream, log) {
+            (Verdict::Ours, Some(stream), Some(log)) => {
+                self.join(client, &known).await?;
+                self.say(LogState::CatchingUp);
+                self.work(client, &context, &stream, log.end).await
+            }
+            (Verdict::Foreign(reason), _, log) => {
+                let cluster = log.and_then(|log| log.cluster);
+                self.foreign(client, cluster, reason).await
+            }
+            _ => {
+                let reason = "the bus holds no cluster yet: run `netmaster init`".to_owned();
+                self.wait(LogState::Disconnected { reason }).await
+            }
+        }
+    }
+
+    /// Becomes a member, or stays one. A member goes on without an answer.
+    async fn join(&self, client: &Client, known: &Projection) -> Result<(), FeedError> {
+        let fact = known.nodes.get(&self.me.node);
+        let is_member =
+            fact.is_some_and(|it| it.machine == self.me.machine && it.vtep == self.me.vtep);
+        let command = Command::NodeJoin(NodeJoin {
+            node: self.me.node.clone(),
+            machine: self.me.machine.clone(),
+            vtep: self.me.vtep,
+        });
+        match asks::ask_command(client, command, known.applied).await {
+            Ok(_) => Ok(()),
+            Err(AskError::Unreachable(reason)) if is_member => {
+                tracing::warn!(
+                    reason,
+                    "netmaster doesn't answer; following the log as a member"
+                );
+                Ok(())
+            }
+            Err(AskError::Unreachable(reason)) => {
+                let reason = format!("can't join the cluster: {reason}");
+                self.wait(LogState::Disconnected { reason })
+                    .await
+                    .map(|it| match it {})
+            }
+            Err(AskError::Rejected(rejection)) => {
+                let reason = rejection.to_string();
+                self.wait(LogState::Refused { reason })
+                    .await
+                    .map(|it| match it {})
+            }
+        }
+    }
+
+    async fn work(
+        &self,
+        client: &Client,
+        context: &jetstream::Context,
+        stream: &jetstream::stream::Stream,
+        end: bus_schema::Revision,
+    ) -> Result<Infallible, FeedError> {
+        let (in_sync, reached) = oneshot::channel();
+        let caught_up = || {
+            self.say(LogState::InSync);
+            // The other end waits as long as this session lives.
+            in_sync.send(()).ok();
+        };
+        let error = tokio::select! {
+            error = feed::run(stream, &self.facts, end, caught_up) => error,
+            error = self.endpoints(context) => error,
+            error = self.service.clone().run(client.clone()) => error,
+            error = self.removed(reached) => error,
+        };
+        Err(error)
+    }
+
+    async fn endpoints(&self, context: &jetstream::Context) -> FeedError {
+        let (mine, on_bus) = oneshot::channel();
+        let reader = publish::read(context, &self.me.node, &self.view, mine);
+        let writer = async {
+            let Ok(on_bus) = on_bus.await else {
+                return FeedError::read("the endpoints' stream ended");
+            };
+            let snapshots = self.service.endpoints.snapshots();
+            let facts = self.facts.subscribe();
+            publish::publish(context, &self.me, on_bus, snapshots, facts).await
+        };
+        tokio::select! {
+            error = reader => error,
+            error = writer => error,
+        }
+    }
+
+    /// Resolves when the log, once caught up, doesn't know this node: it joins again then.
+    async fn removed(&self, reached: oneshot::Receiver<()>) -> FeedError {
+        if reached.await.is_err() {
+            return FeedError::read("the feed ended");
+        }
+        let mut facts = self.facts.subscribe();
+        let gone = facts.wait_for(|facts| !facts.nodes.contains_key(&self.me.node));
+        gone.await.ok();
+        FeedError::read(format!(
+            "node {} was removed from the cluster; it joins again",
+            self.me.node
+        ))
+    }
+
+    /// Changes nothing until an operator accepts the log, and looks again now and then.
+    async fn foreign(
+        &mut self,
+        client: &Client,
+        cluster: Option<ClusterId>,
+        reason: String,
+    ) -> Result<Infallible, FeedError> {
+        self.say(LogState::Foreign { reason });
+        let service = self.service.clone().run(client.clone());
+        tokio::select! {
+            error = service => Err(error),
+            () = pause(LOOK_AGAIN) => Err(FeedError::Waiting),
+            accepted = self.accept.recv() => {
+                if accepted.is_some() && accepted == cluster {
+                    tracing::warn!(?cluster, "accepted the log; starting from its first event");
+                    self.facts.change(|facts| {
+                        *facts = Projection::default();
+                        crate::projection::Touched::cluster()
+                    });
+                }
+                Err(FeedError::Waiting)
+            }
+        }
+    }
+
+    async fn wait(&self, state: LogState) -> Result<Infallible, FeedError> {
+        self.say(state);
+        pause(LOOK_AGAIN).await;
+        Err(FeedError::Waiting)
+    }
+
+    fn say(&self, state: LogState) {
+        say(&self.log, state);
+    }
+}
+
+/// Tells everybody, and the operator once.
+pub(super) fn say(log: &watch::Sender<LogState>, state: LogState) {
+    log.send_if_modified(|known| {
+        if *known == state {
+            return false;
+        }
+        match &state {
+            LogState::CatchingUp => tracing::info!("following the log"),
+            LogState::InSync => tracing::info!("in sync with the log"),
+            LogState::Disconnected { reason } => tracing::warn!("{reason}"),
+            LogState::Foreign { reason } => tracing::error!("foreign log: {reason}"),
+            LogState::Refused { reason } => tracing::error!("not a member: {reason}"),
+        }
+        *known = state;
+        true
+    });
+}
+
+fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(error) => {
+            error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND
+        }
+        _ => false,
+    }
+}

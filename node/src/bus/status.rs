@@ -1,0 +1,37 @@
+//! Tells everybody how this node is: at each change and at least once a second.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use bus_schema::node::{LogState, NodeStatus, STATUS_EVERY_MS};
+use bus_schema::{codec, subject};
+use tokio::sync::watch;
+
+use super::connection::{Link, pause};
+
+/// Changes closer together than this are told as one.
+const COALESCE: Duration = Duration::from_millis(20);
+
+/// Publishes while connected; a node that was refused is silent, since its name is another's.
+pub(super) async fn publish(
+    client: Client,
+    mut status: watch::Receiver<NodeStatus>,
+    link: watch::Receiver<Link>,
+) {
+    loop {
+        let now = status.borrow_and_update().clone();
+        let refused = matches!(now.log, LogState::Refused { .. });
+        if link.borrow().trouble.is_none() && !refused {
+            let to = subject::of_status(&now.node);
+            let sent = client.publish(to, codec::to_bytes(&now).into()).await;
+            if let Err(error) = sent {
+                tracing::debug!(%error, "status not sent");
+            }
+        }
+        pause(COALESCE).await;
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = pause(Duration::from_millis(STATUS_EVERY_MS)) => {}
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Gives back what isn't needed: the blocks of a network that is being removed, and addresses that
+//! were ceded to this node and are in use no more.
+//!
+//! What is due follows from the facts and the ledger alone, so that a lost answer, a restart or a
+//! bus that was away only makes it later. The daemon runs it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bus_schema::command::{BlockCede, BlockReturn};
+use bus_schema::node::LogState;
+use bus_schema::{Command, NodeName};
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use super::ledger::{Ledger, NetworkKey, Record};
+use super::pool::is_ceded;
+use super::{EndpointsHandle, Snapshot};
+use crate::bus::{AskError, BusHandle};
+use crate::projection::Projection;
+
+/// What is tried again when nobody answered.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What there is to do, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    /// The log has settled these.
+    pub settled: Vec<Record>,
+    /// Not used any more: to be given back.
+    pub unused: Vec<(NetworkKey, IpNet)>,
+    /// To be asked of netmaster, after it is in the journal.
+    pub returning: Vec<(NetworkKey, IpNet)>,
+    pub ceding: Vec<(NetworkKey, IpAddr, NodeName)>,
+}
+
+/// What the facts and the ledger ask for.
+pub fn due(facts: &Projection, ledger: &Ledger, me: &NodeName) -> Due {
+    let mut due = Due::default();
+    let mut usages = BTreeMap::new();
+    for (key, usage) in ledger.networks() {
+        usages.insert(key.clone(), usage.clone());
+        let network = facts.network(&key.0, &key.1);
+        for block in &usage.returning {
+            if network.is_some_and(|it| it.blocks.get(block) == Some(me)) {
+                due.returning.push((key.clone(), *block));
+            } else {
+                due.settled.push(Record::ReturnEnded {
+                    key: key.clone(),
+                    block: *block,
+                });
+            }
+        }
+        for (address, to) in &usage.ceding {
+            if network.is_some_and(|it| it.is_held_by(*address, me)) {
+                due.ceding.push((key.clone(), *address, to.clone()));
+            } else {
+                due.settled.push(Record::CedeEnded {
+                    key: key.clone(),
+                    address: *address,
+                });
+            }
+        }
+    }
+    for (tenant, network) in facts.networks() {
+        let key = (tenant.clone(), network.spec.name.clone());
+        let usage = usages.remove(&key).unwrap_or_default();
+        for block in network.blocks_of(me) {
+            let in_use = usage.in_use.keys().any(|address| block.contains(address));
+            let spare = network.closing
+                || is_ceded(network, block)
+                    && usage.freed.contains_key(&block.addr())
+                    && !usage.is_taken(block.addr());
+            if spare && !in_use && !usage.returning.contains(&block) {
+                due.unused.push((key.clone(), block));
+            }
+        }
+    }
+    due
+}
+
+/// Works off what is due, whenever the facts, the endpoints or the bus change.
+pub async fn run(
+    endpoints: EndpointsHandle,
+    bus: BusHandle,
+    me: NodeName,
+    mut facts: watch::Receiver<Projection>,
+    mut log: watch::Receiver<LogState>,
+) {
+    let mut snapshots: watch::Receiver<Snapshot> = endpoints.snapshots();
+    loop {
+        let ready = *log.borrow_and_update() == LogState::InSync;
+        let projection = facts.borrow_and_update().clone();
+        let ledger = snapshots.borrow_and_update().ledger.clone();
+        let mut left = false;
+        if ready {
+            left = !work(&endpoints, &bus, &me, due(&projection, &ledger, &me)).await;
+        }
+        let again = async {
+            if left {
+                crate::bus::pause(RETRY).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        let gone = tokio::select! {
+            changed = facts.changed() => changed.is_err(),
+            changed = snapshots.changed() => changed.is_err(),
+            changed = log.changed() => changed.is_err(),
+            () = again => false,
+        };
+        if gone {
+            return;
+        }
+    }
+}
+
+/// False: something has to be tried again.
+async fn work(endpoints: &EndpointsHandle, bus: &BusHandle, me: &NodeName, due: Due) -> bool {
+    let mut done = true;
+    let mut settled = due.settled;
+    let mut returning = due.returning;
+    for (key, block) in due.unused {
+        match endpoints.start_return(key.clone(), block).await {
+            Ok(()) => returning.push((key, block)),
+            Err(error) => {
+                tracing::warn!(%block, %error, "can't give a block back");
+                done = false;
+            }
+        }
+    }
+    for (key, block) in returning {
+        let command = Command::BlockReturn(BlockReturn {
+            tenant: key.0.clone(),
+            network: key.1.clone(),
+            block,
+            node: me.clone(),
+        });
+        match bus.command(command).await {
+            Ok(revision) => tracing::info!(network = %key.1, %block, %revision, "block returned"),
+            // Not ours according to the log: the facts will say so.
+            Err(AskError::Rejected(rejection)) => {
+                tracing::info!(network = %key.1, %block, %rejection, "block not returned");
+                settled.push(Record::ReturnEnded { key, block });
+            }
+            Err(AskError::Unreachable(reason)) => {
+                tracing::debug!(%block, reason, "block not returned yet");
+                done = false;
+            }
+        }
+    }
+    for (key, address, to) in due.ceding {
+        let command = Command::BlockCede(BlockCede {
+            tenant: key.0.clone(),
+            network: key.1.clone(),
+            address,
+            from: me.clone(),
+            to,
+        });
+        match bus.command(command).await {
+            Ok(_) => {}
+            Err(AskError::Rejected(_)) => settled.push(Record::CedeEnded { key, address }),
+            Err(AskError::Unreachable(_)) => done = false,
+        }
+    }
+    if !settled.is_empty() && endpoints.settled(settled).await.is_err() {
+        done = false;
+    }
+    done
+}
