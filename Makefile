@@ -1,0 +1,33 @@
+# Run as root on Debian 12 with rust installed. `make demo` is the quick start, `make test` is everything.
+
+SHELL := /bin/bash
+BIN   := target/debug
+.DEFAULT_GOAL := build
+
+.PHONY: tools build demo demo-down test check vrf-smoke
+
+tools:
+	@scripts/install-deps.sh
+	@scripts/fetch-nats.sh
+
+build:
+	cargo build --locked --workspace --bins
+
+# The demo runs what the tests run: the dev profile, whose dependencies are optimised.
+demo: tools build
+	@$(BIN)/lab demo
+
+demo-down:
+	@if [ -x $(BIN)/lab ]; then $(BIN)/lab down demo; else echo "demo-down: nothing was built, so nothing runs"; fi
+
+test: tools build
+	@scripts/test.sh
+
+check:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	cargo deny --locked check
+
+vrf-smoke: tools build
+	@scripts/vm-smoke.sh

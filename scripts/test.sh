@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The whole suite, once. Tests with real clusters are mostly waiting, so a few more of them than
+# there are cores run side by side.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+jobs=$(($(nproc) + 2))
+failed=()
+
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --locked --workspace --no-fail-fast --test-threads "$jobs" || failed+=("tests")
+else
+  cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads "$jobs" || failed+=("tests")
+fi
+cargo test --locked --workspace --doc --quiet || failed+=("doc tests")
+scripts/vm-smoke.sh || failed+=("vrf-smoke")
+
+echo
+if [[ ${#failed[@]} -gt 0 ]]; then
+  (IFS=,; echo "make test: FAILED: ${failed[*]}") >&2
+  exit 1
+fi
+echo "make test: everything passed in ${SECONDS} s"
