@@ -5,11 +5,18 @@
 //! and the bus all go through `endpoint` and the core; nothing else changes the kernel.
 
 pub mod bus;
+pub mod core;
+pub mod daemon;
 pub mod datapath;
 pub mod desired;
 pub mod dns;
 pub mod docker;
 pub mod endpoint;
+pub mod local;
 pub mod projection;
 pub mod reconcile;
 pub mod resource;
+pub mod status;
+pub mod store;
+pub mod underlay;
+pub mod viewer;

@@ -1,1 +1,285 @@
-fn main() {}
+//! `netplugin`: the daemon of every node, and the commands that ask it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bus_schema::node::DomainKind;
+use bus_schema::{EndpointId, MachineId, NetworkName, NodeName, TenantName};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hyper::Method;
+use node::daemon::{self, Config, StartError};
+use node::datapath::DatapathError;
+use node::endpoint::{Attach, Owner};
+use node::local::Detach;
+use node::local::client::{ClientError, ask};
+use node::underlay;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// EX_USAGE of sysexits(3): the command line or the configuration is wrong.
+const USAGE: u8 = 64;
+/// Nobody answers.
+const UNREACHABLE: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "netplugin",
+    version,
+    about = "Policy networking for containers: the node"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon of this node
+    Run(Run),
+    /// Put a network namespace into a network; prints what it got as JSON
+    Attach(AttachArgs),
+    /// Take an endpoint away
+    Detach(DetachArgs),
+    /// Say how the daemon is, as JSON
+    Status(Where),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// This node's name, unique in the cluster
+    #[arg(long)]
+    name: NodeName,
+    /// The outer address of this node's packets: an interface, a network or an address
+    #[arg(long, value_name = "IF|CIDR|ADDR")]
+    underlay: String,
+    /// How tenants are kept apart; auto takes VRF devices where the kernel has them
+    #[arg(long, value_enum, default_value = "auto")]
+    domain: Domain,
+    /// The bus
+    #[arg(
+        long,
+        env = "CONTIV_NATS_URL",
+        default_value = "nats://127.0.0.1:4222",
+        hide_env_values = true
+    )]
+    nats: String,
+    #[arg(long, default_value = "/var/lib/contiv")]
+    state_dir: PathBuf,
+    #[arg(long, default_value = "/run/contiv")]
+    run_dir: PathBuf,
+    /// The Docker Engine's socket, or none
+    #[arg(long, default_value = "/var/run/docker.sock")]
+    engine: String,
+    /// Where the engine looks for plugins
+    #[arg(long, default_value = "/run/docker/plugins")]
+    plugin_dir: PathBuf,
+    #[arg(long, default_value = "/etc/machine-id")]
+    machine_id_file: PathBuf,
+    /// Where network namespaces are bound
+    #[arg(long, default_value = "/run/netns", hide = true)]
+    netns_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Domain {
+    Auto,
+    Vrf,
+    Netns,
+}
+
+#[derive(Debug, Args)]
+struct Where {
+    #[arg(long, default_value = "/run/contiv")]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct AttachArgs {
+    #[command(flatten)]
+    at: Where,
+    /// The namespace, for example /run/netns/web
+    #[arg(long)]
+    netns: PathBuf,
+    #[arg(long)]
+    network: NetworkName,
+    #[arg(long, default_value = "default")]
+    tenant: TenantName,
+    /// The name it answers to in its network
+    #[arg(long)]
+    name: Option<String>,
+    /// This very address
+    #[arg(long)]
+    ip: Option<std::net::IpAddr>,
+    /// What the interface is called inside
+    #[arg(long, default_value = "eth0")]
+    interface: String,
+    /// The endpoint's id; without it one is made from the namespace's path and the network
+    #[arg(long)]
+    id: Option<EndpointId>,
+}
+
+#[derive(Debug, Args)]
+struct DetachArgs {
+    #[command(flatten)]
+    at: Where,
+    /// As `attach` printed it
+    id: EndpointId,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            error.print().ok();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("can't start: {error}")),
+    };
+    let code = match cli.command {
+        Command::Run(run) => runtime.block_on(Box::pin(start(run))),
+        Command::Attach(args) => runtime.block_on(attach(args)),
+        Command::Detach(args) => {
+            let body = Detach { id: args.id };
+            runtime.block_on(client(&args.at, Method::POST, "/v1/detach", Some(&body)))
+        }
+        Command::Status(at) => {
+            runtime.block_on(client::<Detach>(&at, Method::GET, "/v1/status", None))
+        }
+    };
+    // Whoever still waits for a blocking call doesn't keep a stopped daemon alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}
+
+async fn start(run: Run) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_nats=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let config = match config(run) {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &format!("{error:#}")),
+    };
+    let shutdown = match shutdown() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return fail(1, &format!("can't listen for signals: {error}")),
+    };
+    match daemon::run(config, shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(code_of(&error), &error.to_string()),
+    }
+}
+
+/// What an operator must put right before another start makes sense is a usage error.
+fn code_of(error: &StartError) -> u8 {
+    match error {
+        StartError::Datapath(DatapathError::NotPermitted | DatapathError::NoVrf)
+        | StartError::File { .. } => USAGE,
+        StartError::Datapath(_) | StartError::Journal(_) => 1,
+    }
+}
+
+fn config(run: Run) -> anyhow::Result<Config> {
+    use anyhow::Context;
+    let machine = std::fs::read_to_string(&run.machine_id_file).with_context(|| {
+        format!(
+            "can't read this machine's id from {}: create it with systemd-machine-id-setup, or name another file with --machine-id-file",
+            run.machine_id_file.display()
+        )
+    })?;
+    let machine = machine.trim();
+    anyhow::ensure!(
+        !machine.is_empty(),
+        "{} is empty: create it with systemd-machine-id-setup",
+        run.machine_id_file.display()
+    );
+    Ok(Config {
+        name: run.name,
+        machine: MachineId(machine.to_owned()),
+        vtep: underlay::resolve(&run.underlay)?,
+        domain: match run.domain {
+            Domain::Auto => None,
+            Domain::Vrf => Some(DomainKind::Vrf),
+            Domain::Netns => Some(DomainKind::Netns),
+        },
+        nats: run.nats,
+        state_dir: run.state_dir,
+        run_dir: run.run_dir,
+        netns_dir: run.netns_dir,
+        engine: (run.engine != "none").then(|| run.engine.into()),
+        plugin_dir: run.plugin_dir,
+    })
+}
+
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+async fn attach(args: AttachArgs) -> ExitCode {
+    let path = match std::path::absolute(&args.netns) {
+        Ok(path) => path.display().to_string(),
+        Err(error) => return fail(USAGE, &format!("--netns: {error}")),
+    };
+    let id = match args.id {
+        Some(id) => id,
+        None => {
+            let text = format!("{path} {} {}", args.tenant, args.network);
+            let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, text.as_bytes());
+            match EndpointId::new(hash.to_string()) {
+                Ok(id) => id,
+                Err(error) => return fail(1, &error.to_string()),
+            }
+        }
+    };
+    let body = Attach {
+        id,
+        tenant: args.tenant,
+        network: args.network,
+        group: None,
+        addresses: args.ip.into_iter().collect(),
+        owner: Owner::Namespace {
+            path: path.clone(),
+            interface: args.interface,
+        },
+        name: args.name,
+        // One namespace is one container, also with endpoints in several networks.
+        container: Some(path),
+    };
+    client(&args.at, Method::POST, "/v1/attach", Some(&body)).await
+}
+
+async fn client<T: serde::Serialize>(
+    at: &Where,
+    method: Method,
+    path: &str,
+    body: Option<&T>,
+) -> ExitCode {
+    match ask(&at.run_dir, method, path, body).await {
+        Ok(text) => {
+            let mut out = std::io::stdout().lock();
+            // A reader that has gone, as `head` does, is no failure of ours.
+            writeln!(out, "{text}").ok();
+            ExitCode::SUCCESS
+        }
+        Err(error @ ClientError::Unreachable { .. }) => fail(UNREACHABLE, &error.to_string()),
+        Err(error @ ClientError::Refused(_)) => fail(1, &error.to_string()),
+    }
+}
+
+fn fail(code: u8, text: &str) -> ExitCode {
+    writeln!(std::io::stderr().lock(), "netplugin: {text}").ok();
+    ExitCode::from(code)
+}

@@ -33,7 +33,7 @@ pub(super) enum FeedError {
 }
 
 impl FeedError {
-    pub fn read(error: impl std::fmt::Display) -> Self {
+    pub(super) fn read(error: impl std::fmt::Display) -> Self {
         Self::Read(error.to_string())
     }
 }

@@ -7,7 +7,7 @@ use bus_schema::{Command, NodeName, Rejection, Revision};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait to be sent; the caller waits when it is full.
-pub const ASKS: usize = 256;
+const ASKS: usize = 256;
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -224,6 +224,6 @@ impl Ledger {
     }
 }
 
-pub fn key_of(endpoint: &LocalEndpoint) -> NetworkKey {
+pub(super) fn key_of(endpoint: &LocalEndpoint) -> NetworkKey {
     (endpoint.tenant.clone(), endpoint.network.clone())
 }

@@ -1,1 +1,141 @@
+//! The node's own socket: HTTP and JSON on `<run-dir>/netplugin.sock`, for the commands of
+//! `netplugin` and for tests. Root alone may use it.
+//!
+//! ```text
+//! POST /v1/attach   endpoint::Attach → endpoint::Attachment
+//! POST /v1/detach   {"id": …}        → {}
+//! GET  /v1/status                    → NodeStatus
+//! GET  /v1/endpoints                 → [LocalEndpoint]
+//! ```
+//!
+//! An error is `{"error": …}` with 409 for what the node refuses, 503 for what may work later.
 
+pub mod client;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bus_schema::EndpointId;
+use bus_schema::node::NodeStatus;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
+
+/// The socket's name in the run directory.
+pub const SOCKET: &str = "netplugin.sock";
+
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub endpoints: EndpointsHandle,
+    pub status: watch::Receiver<NodeStatus>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Detach {
+    pub id: EndpointId,
+}
+
+/// The body of an answer that isn't the one asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failed {
+    pub error: String,
+}
+
+/// Listens; whatever a former life left there is replaced.
+pub fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+    std::fs::create_dir_all(run_dir)?;
+    let path = run_dir.join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves for ever.
+pub async fn serve(listener: UnixListener, api: Api) {
+    let router = Router::new()
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
+        .route("/v1/status", get(status))
+        .route("/v1/endpoints", get(endpoints))
+        .with_state(api);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the local socket is closed");
+    }
+}
+
+async fn attach(
+    State(api): State<Api>,
+    body: Result<Json<Attach>, JsonRejection>,
+) -> Result<Json<Attachment>, ApiError> {
+    let Json(ask) = body?;
+    Ok(Json(api.endpoints.attach(ask).await?))
+}
+
+async fn detach(
+    State(api): State<Api>,
+    body: Result<Json<Detach>, JsonRejection>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let Json(ask) = body?;
+    api.endpoints.detach(&ask.id).await?;
+    Ok(Json(serde_json::json!({})))
+}
+
+async fn status(State(api): State<Api>) -> Json<NodeStatus> {
+    Json(api.status.borrow().clone())
+}
+
+async fn endpoints(State(api): State<Api>) -> Json<Vec<LocalEndpoint>> {
+    Json(api.endpoints.list())
+}
+
+enum ApiError {
+    Attach(AttachError),
+    Body(JsonRejection),
+}
+
+impl From<AttachError> for ApiError {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(error)
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(error: JsonRejection) -> Self {
+        Self::Body(error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (code, error) = match self {
+            Self::Body(error) => (StatusCode::BAD_REQUEST, error.body_text()),
+            Self::Attach(error) => (status_of(&error), error.to_string()),
+        };
+        (code, Json(Failed { error })).into_response()
+    }
+}
+
+fn status_of(error: &AttachError) -> StatusCode {
+    match error {
+        AttachError::Rejected(_)
+        | AttachError::AddressInUse(..)
+        | AttachError::EndpointDiffers(_)
+        | AttachError::NotCeded { .. } => StatusCode::CONFLICT,
+        AttachError::EndpointUnknown(_) => StatusCode::NOT_FOUND,
+        AttachError::Unreachable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        AttachError::Journal { .. } | AttachError::Datapath(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

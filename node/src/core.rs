@@ -1,0 +1,397 @@
+//! The one way to the kernel: facts and endpoints → desired → difference → ops.
+//!
+//! Works off what an event or an attach touched, and looks at all of it after a start, after a
+//! failure and now and then. Nothing is deleted that this process didn't want itself before the
+//! log is in sync for the first time, and while the log is replayed nothing is changed for it.
+//! The daemon runs it; nothing else holds the datapath.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bus_schema::node::LogState;
+use bus_schema::{EndpointId, Revision, TenantName};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::bus::{Facts, pause};
+use crate::datapath::{BatchError, Datapath, DatapathError, PeerSetup, Scope};
+use crate::desired::{Params, desired, desired_domain, desired_host, domain_name};
+use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Owner, Snapshot};
+use crate::projection::{Projection, Touched};
+use crate::reconcile::{Op, diff};
+use crate::resource::{Key, Place, State};
+
+/// Between two looks at everything, for what others changed in the kernel.
+const RESYNC: Duration = Duration::from_secs(30);
+/// Before a failed change is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the core tells: how far the kernel follows the log, and what it couldn't do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub applied: Revision,
+    /// Absent: all is as desired.
+    pub trouble: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Core {
+    params: Params,
+    datapath: Datapath,
+    facts: Facts,
+    kernel: watch::Sender<Kernel>,
+    progress: watch::Sender<Progress>,
+    /// What the kernel holds, as far as we know.
+    known: State,
+    /// What this process has wanted: it may be deleted again before the first sweep.
+    wanted: BTreeSet<Key>,
+    locals: Locals,
+    pending: Touched,
+    failed: BTreeMap<EndpointId, String>,
+    /// Everything has to be looked at: at the start, and when a change failed.
+    resync: bool,
+    swept: bool,
+}
+
+impl Core {
+    pub fn new(
+        params: Params,
+        datapath: Datapath,
+        facts: Facts,
+        kernel: watch::Sender<Kernel>,
+        progress: watch::Sender<Progress>,
+    ) -> Self {
+        Self {
+            params,
+            datapath,
+            facts,
+            kernel,
+            progress,
+            known: State::default(),
+            wanted: BTreeSet::new(),
+            locals: Locals::default(),
+            pending: Touched::default(),
+            failed: BTreeMap::new(),
+            resync: true,
+            swept: false,
+        }
+    }
+
+    /// Runs until its channels close.
+    pub async fn run(mut self, endpoints: EndpointsHandle, mut log: watch::Receiver<LogState>) {
+        let mut facts = self.facts.subscribe();
+        let mut snapshots = endpoints.snapshots();
+        drop(endpoints);
+        let mut next_look = Instant::now() + RESYNC;
+        loop {
+            if Instant::now() >= next_look {
+                self.resync = true;
+            }
+            let state = log.borrow_and_update().clone();
+            self.pending.merge(self.facts.take_touched());
+            let projection = facts.borrow_and_update().clone();
+            let snapshot = snapshots.borrow_and_update().clone();
+            if self.resync {
+                next_look = Instant::now() + RESYNC;
+            }
+            self.step(&state, &projection, &snapshot).await;
+            let timer = if self.resync {
+                RETRY
+            } else {
+                next_look.saturating_duration_since(Instant::now())
+            };
+            let closed = tokio::select! {
+                changed = facts.changed() => changed.is_err(),
+                changed = snapshots.changed() => changed.is_err(),
+                changed = log.changed() => changed.is_err(),
+                () = pause(timer) => false,
+            };
+            if closed {
+                return;
+            }
+        }
+    }
+
+    async fn step(&mut self, log: &LogState, facts: &Projection, snapshot: &Snapshot) {
+        // Nothing is known yet: neither what to want nor what is ours to keep.
+        if facts.cluster.is_none() {
+            self.kernel.send_replace(Kernel {
+                generation: snapshot.generation,
+                failed: BTreeMap::new(),
+            });
+            return;
+        }
+        let replaying = *log == LogState::CatchingUp;
+        let in_sync = *log == LogState::InSync;
+        let changed = changed(&self.locals, &snapshot.endpoints);
+        self.locals = snapshot.endpoints.clone();
+        if in_sync && !self.swept {
+            self.resync = true;
+        }
+        let allowed = Allowed {
+            changes: !replaying,
+            deletes_of_others: self.swept || in_sync,
+        };
+        let outcome = if self.resync && !replaying {
+            self.everything(facts, &allowed).await
+        } else {
+            let touched = if replaying {
+                Touched::default()
+            } else {
+                std::mem::take(&mut self.pending)
+            };
+            let tenants = self.concerned(facts, touched, &changed);
+            self.part(facts, tenants, &allowed).await
+        };
+        if !replaying && outcome.is_ok() {
+            self.swept |= in_sync;
+        }
+        self.place_peers(facts, &changed).await;
+        self.report(facts, snapshot, replaying, outcome);
+    }
+
+    /// Observes the whole kernel and makes it as it should be.
+    async fn everything(&mut self, facts: &Projection, allowed: &Allowed) -> Result<(), String> {
+        self.pending = Touched::default();
+        self.known = match self.datapath.observe(&Scope::All).await {
+            Ok(state) => state,
+            Err(error) => return Err(error.to_string()),
+        };
+        let want = desired(facts, &self.locals, &self.params);
+        let have = self.known.clone();
+        self.failed.clear();
+        let done = self.apply(&have, &want, allowed).await;
+        self.resync = done.is_err();
+        done
+    }
+
+    async fn part(
+        &mut self,
+        facts: &Projection,
+        concerned: Concerned,
+        allowed: &Allowed,
+    ) -> Result<(), String> {
+        let (mut have, mut want) = (State::default(), State::default());
+        if concerned.host {
+            have.extend(self.known.of(&Place::Host));
+            want.extend(desired_host(facts, &self.params));
+        }
+        for tenant in &concerned.tenants {
+            let place = Place::Domain(domain_name(self.params.kind, tenant));
+            have.extend(self.known.of(&place));
+            want.extend(desired_domain(facts, tenant, &self.locals, &self.params));
+        }
+        let done = self.apply(&have, &want, allowed).await;
+        self.resync |= done.is_err();
+        done
+    }
+
+    /// Which parts an event and the changed endpoints concern.
+    fn concerned(
+        &self,
+        facts: &Projection,
+        touched: Touched,
+        changed: &BTreeMap<EndpointId, LocalEndpoint>,
+    ) -> Concerned {
+        let host = touched.cluster || !touched.nodes.is_empty();
+        let mut tenants: BTreeSet<TenantName> = touched.tenants;
+        tenants.extend(touched.networks.into_iter().map(|(tenant, _)| tenant));
+        tenants.extend(changed.values().map(|endpoint| endpoint.tenant.clone()));
+        if host {
+            tenants.extend(crate::desired::tenants(facts, &self.locals, &self.params));
+        }
+        Concerned { host, tenants }
+    }
+
+    async fn apply(&mut self, have: &State, want: &State, allowed: &Allowed) -> Result<(), String> {
+        let ops = allowed.of(diff(have, want), &self.wanted);
+        let keys = want.iter().map(|(key, _)| key.clone());
+        if allowed.changes {
+            self.wanted.extend(keys);
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        for op in &ops {
+            tracing::debug!("{op}");
+        }
+        let done = self.datapath.execute(&ops).await;
+        self.note(&ops);
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.blame(&error);
+                tracing::error!("{error}");
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// The kernel as it is after the ops; what failed of them is seen at the next look.
+    fn note(&mut self, ops: &[Op]) {
+        let mut gone = BTreeSet::new();
+        let mut there = Vec::new();
+        for op in ops {
+            match op {
+                Op::Put(resource) | Op::Change { to: resource, .. } => there.push(resource.clone()),
+                Op::Delete(resource) => {
+                    gone.insert(resource.key());
+                }
+                Op::Forget { .. } => {}
+            }
+        }
+        if !gone.is_empty() {
+            let known = std::mem::take(&mut self.known).into_iter();
+            self.known = known.filter(|it| !gone.contains(&it.key())).collect();
+        }
+        self.known.extend(there);
+    }
+
+    /// Finds the endpoints whose changes failed.
+    fn blame(&mut self, error: &BatchError) {
+        for failure in &error.failures {
+            let text = failure.op.to_string();
+            for endpoint in self.locals.values() {
+                let concerned = text.contains(&endpoint.host_interface)
+                    || endpoint
+                        .addresses
+                        .iter()
+                        .any(|it| text.contains(&it.to_string()));
+                if concerned {
+                    self.failed
+                        .insert(endpoint.id.clone(), format!("{text}: {}", failure.error));
+                }
+            }
+        }
+    }
+
+    /// Sets up the container's end where no engine does it.
+    async fn place_peers(
+        &mut self,
+        facts: &Projection,
+        changed: &BTreeMap<EndpointId, LocalEndpoint>,
+    ) {
+        for endpoint in changed.values() {
+            if !self.locals.contains_key(&endpoint.id) || self.failed.contains_key(&endpoint.id) {
+                continue;
+            }
+            let Some(setup) = peer_setup(endpoint, facts, &self.params) else {
+                continue;
+            };
+            if let Err(error) = self.datapath.place_peer(&setup).await {
+                tracing::warn!(endpoint = %endpoint.id, %error, "can't set up the container's end");
+                self.failed.insert(endpoint.id.clone(), error.to_string());
+            }
+        }
+    }
+
+    fn report(
+        &mut self,
+        facts: &Projection,
+        snapshot: &Snapshot,
+        replaying: bool,
+        outcome: Result<(), String>,
+    ) {
+        let locals = &self.locals;
+        self.failed.retain(|id, _| locals.contains_key(id));
+        self.kernel.send_replace(Kernel {
+            generation: snapshot.generation,
+            failed: self.failed.clone(),
+        });
+        let trouble = outcome.err();
+        self.progress.send_if_modified(|progress| {
+            let applied = if replaying || trouble.is_some() {
+                progress.applied
+            } else {
+                facts.applied
+            };
+            let now = Progress { applied, trouble };
+            let changed = *progress != now;
+            *progress = now;
+            changed
+        });
+    }
+}
+
+/// What a step has to think over.
+#[derive(Debug)]
+struct Concerned {
+    host: bool,
+    tenants: BTreeSet<TenantName>,
+}
+
+/// What may be done now.
+#[derive(Debug)]
+struct Allowed {
+    /// False while the log is replayed: only what is new and local is put.
+    changes: bool,
+    /// Of what this process never wanted.
+    deletes_of_others: bool,
+}
+
+impl Allowed {
+    fn of(&self, ops: Vec<Op>, wanted: &BTreeSet<Key>) -> Vec<Op> {
+        let deletable =
+            |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
+        let kept: BTreeSet<Key> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Delete(resource) => Some(resource.key()),
+                _ => None,
+            })
+            .filter(|key| !deletable(key))
+            .collect();
+        ops.into_iter()
+            .filter(|op| match op {
+                // A device that must be made anew stays as it is while it may not be deleted.
+                Op::Put(resource) | Op::Delete(resource) => !kept.contains(&resource.key()),
+                Op::Change { .. } => self.changes,
+                Op::Forget { .. } => self.changes && (self.deletes_of_others || kept.is_empty()),
+            })
+            .collect()
+    }
+}
+
+/// The endpoints that came, went or are known better.
+fn changed(before: &Locals, after: &Locals) -> BTreeMap<EndpointId, LocalEndpoint> {
+    if std::sync::Arc::ptr_eq(before, after) {
+        return BTreeMap::new();
+    }
+    let gone = before.iter().filter(|(id, _)| !after.contains_key(*id));
+    let come = after
+        .iter()
+        .filter(|(id, endpoint)| before.get(*id) != Some(*endpoint));
+    gone.chain(come)
+        .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
+        .collect()
+}
+
+/// `None`: an engine takes the container's end, or its network is unknown.
+fn peer_setup(endpoint: &LocalEndpoint, facts: &Projection, params: &Params) -> Option<PeerSetup> {
+    let Owner::Namespace { path, interface } = &endpoint.owner else {
+        return None;
+    };
+    let network = facts.network(&endpoint.tenant, &endpoint.network)?;
+    let of = |subnet: &ipnet::IpNet| endpoint.addresses.iter().any(|it| subnet.contains(it));
+    let pools = || network.spec.pools().filter(move |pool| of(&pool.subnet));
+    Some(PeerSetup {
+        peer: endpoint.peer_interface.clone(),
+        netns: PathBuf::from(path),
+        interface: interface.clone(),
+        addresses: endpoint.addresses.clone(),
+        gateways: pools().map(|pool| pool.gateway).collect(),
+        subnets: pools().map(|pool| pool.subnet).collect(),
+        mac: endpoint.mac,
+        mtu: params.mtu(),
+    })
+}
+
+/// The MTU of the underlay, by this node's outer address.
+pub async fn underlay_mtu(
+    datapath: &Datapath,
+    vtep: std::net::IpAddr,
+) -> Result<u32, DatapathError> {
+    const ETHERNET: u32 = 1_500;
+    Ok(datapath.link_mtu(vtep).await?.unwrap_or(ETHERNET))
+}

@@ -1,0 +1,204 @@
+//! `netplugin run`: every task of the node and what lies between them.
+//!
+//! ```text
+//!                  Facts ─────────────┬──────────────┬───────────┐
+//! bus (session) ───┘                  ▼              ▼           ▼
+//!   ▲  ▲   └────▶ EndpointsView ▶   core ──▶ kernel  docker      dns
+//!   │  └─ status ◀── everybody       ▲  └── Kernel ─┐  │
+//!   └─ asks ◀── EndpointsHandle ─────┴─ Snapshot ◀──┴──┴─ local socket
+//!                  └▶ manager's thread ▶ journal      settle: gives blocks back
+//! ```
+//!
+//! All tasks are owned by one set, which ends them when it is dropped; channels between them are
+//! watches, of which the newest value counts, or bounded. The sockets answer before the bus and
+//! the engine are there.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use bus_schema::node::{Alarm, DomainKind, LogState};
+use bus_schema::{MachineId, NodeName};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::bus::{self, BusHandle, Facts, Identity};
+use crate::core::{Core, Progress, underlay_mtu};
+use crate::datapath::{Datapath, DatapathError, Options};
+use crate::desired::Params;
+use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle};
+use crate::local::{self, Api};
+use crate::projection::{EndpointsView, Projection};
+use crate::status::{Sources, alarm};
+use crate::{store, viewer};
+
+/// What `netplugin run` was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub name: NodeName,
+    pub machine: MachineId,
+    pub vtep: IpAddr,
+    /// Absent: VRF when the kernel has it, else netns.
+    pub domain: Option<DomainKind>,
+    pub nats: String,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub netns_dir: PathBuf,
+    /// Absent: no engine is served.
+    pub engine: Option<PathBuf>,
+    pub plugin_dir: PathBuf,
+}
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    #[error("can't use {what} {path}: {reason}")]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        reason: String,
+    },
+    #[error(transparent)]
+    Journal(#[from] AttachError),
+}
+
+/// Runs until `shutdown` resolves. Forwarding goes on after it.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+    let datapath = Datapath::open(Options {
+        host: None,
+        netns_dir: config.netns_dir.clone(),
+        kind: config.domain,
+    })
+    .await?;
+    let params = Params {
+        node: config.name.clone(),
+        kind: datapath.kind(),
+        vtep: config.vtep,
+        underlay_mtu: underlay_mtu(&datapath, config.vtep).await?,
+    };
+    let me = Identity {
+        node: config.name.clone(),
+        machine: config.machine.clone(),
+        vtep: config.vtep,
+    };
+    let saved = config.state_dir.join("projection");
+    let (projection, mut alarms) = load(&config)?;
+    let facts = Facts::new(projection);
+    let (bus, asks) = BusHandle::new();
+    let (kernel, kernel_rx) = watch::channel(Kernel::default());
+    let journal = config.state_dir.join("endpoints.journal");
+    let (endpoints, damage) = EndpointsHandle::start(Parts {
+        me: config.name.clone(),
+        journal: &journal,
+        mtu: params.mtu(),
+        facts: facts.subscribe(),
+        kernel: kernel_rx,
+        bus: bus.clone(),
+    })?;
+    alarms.extend(damage.map(|damage| truncated(&damage)));
+
+    let connecting = LogState::Disconnected {
+        reason: "connecting to the bus".to_owned(),
+    };
+    let (log, log_rx) = watch::channel(connecting);
+    let (progress, progress_rx) = watch::channel(Progress {
+        applied: bus_schema::Revision(0),
+        trouble: None,
+    });
+    let (view, view_rx) = watch::channel(EndpointsView::default());
+    let (_engine, engine) = watch::channel(None);
+    let (_engine_alarms, engine_alarms) = watch::channel(Vec::new());
+    let sources = Sources {
+        me: me.clone(),
+        domain: params.kind,
+        log: log_rx.clone(),
+        progress: progress_rx,
+        facts: facts.subscribe(),
+        snapshots: endpoints.snapshots(),
+        engine,
+        engine_alarms,
+        alarms,
+    };
+    let (status, status_rx) = watch::channel(sources.status());
+    let listener = local::listen(&config.run_dir).map_err(|error| StartError::File {
+        what: "the run directory",
+        path: config.run_dir.clone(),
+        reason: error.to_string(),
+    })?;
+    let api = Api {
+        endpoints: endpoints.clone(),
+        status: status_rx.clone(),
+    };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(local::serve(listener, api));
+    tasks.spawn(sources.keep(status));
+    tasks.spawn(store::keep(saved.clone(), facts.subscribe()));
+    tasks.spawn(viewer::keep(
+        me.clone(),
+        view.clone(),
+        facts.subscribe(),
+        endpoints.snapshots(),
+    ));
+    let core = Core::new(params, datapath, facts.clone(), kernel, progress);
+    tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
+    tasks.spawn(settle::run(
+        endpoints.clone(),
+        bus,
+        me.node.clone(),
+        facts.subscribe(),
+        log_rx,
+    ));
+    tasks.spawn(bus::run(bus::Parts {
+        url: config.nats,
+        me,
+        facts: facts.clone(),
+        view,
+        log,
+        endpoints,
+        status: status_rx,
+        asks,
+    }));
+    let _view = view_rx;
+    tokio::select! {
+        () = shutdown => tracing::info!("stopping; forwarding goes on"),
+        ended = tasks.join_next() => {
+            tracing::error!(?ended, "a task of netplugin ended; stopping, forwarding goes on");
+        }
+    }
+    drop(tasks);
+    if let Err(error) = store::save(&saved, &facts.snapshot()) {
+        tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
+    }
+    Ok(())
+}
+
+fn load(config: &Config) -> Result<(Projection, Vec<Alarm>), StartError> {
+    let unusable = |error: std::io::Error| StartError::File {
+        what: "the state directory",
+        path: config.state_dir.clone(),
+        reason: error.to_string(),
+    };
+    std::fs::create_dir_all(&config.state_dir).map_err(unusable)?;
+    let (projection, alarm) =
+        store::load(&config.state_dir.join("projection")).map_err(unusable)?;
+    Ok((projection, alarm.into_iter().collect()))
+}
+
+fn truncated(damage: &Damage) -> Alarm {
+    let kept = match &damage.kept {
+        Some(path) => format!("it is kept in {}", path.display()),
+        None => {
+            "there is no room for a new one: make some, until then nothing is attached".to_owned()
+        }
+    };
+    alarm(
+        "journal-truncated",
+        format!(
+            "{} bytes of the endpoint journal were no whole record, every whole record was recovered; {kept}. Endpoints that are missing: start their containers again",
+            damage.bytes
+        ),
+    )
+}

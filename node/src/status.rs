@@ -1,0 +1,132 @@
+//! What the node says of itself, put together from everybody's part.
+
+use std::collections::BTreeMap;
+
+use bus_schema::node::{Alarm, DomainKind, EngineStatus, LogState, NodeStatus};
+use bus_schema::{EndpointId, NodeName};
+use tokio::sync::watch;
+
+use crate::bus::Identity;
+use crate::core::Progress;
+use crate::endpoint::{LocalEndpoint, Snapshot};
+use crate::projection::Projection;
+
+/// Where the parts come from.
+#[derive(Debug)]
+pub struct Sources {
+    pub me: Identity,
+    pub domain: DomainKind,
+    pub log: watch::Receiver<LogState>,
+    pub progress: watch::Receiver<Progress>,
+    pub facts: watch::Receiver<Projection>,
+    pub snapshots: watch::Receiver<Snapshot>,
+    pub engine: watch::Receiver<Option<EngineStatus>>,
+    pub engine_alarms: watch::Receiver<Vec<Alarm>>,
+    /// From the start: of damaged files.
+    pub alarms: Vec<Alarm>,
+}
+
+impl Sources {
+    pub fn status(&self) -> NodeStatus {
+        let facts = self.facts.borrow();
+        let endpoints = self.snapshots.borrow().endpoints.clone();
+        let log = self.log.borrow().clone();
+        let progress = self.progress.borrow().clone();
+        let mut alarms: Vec<Alarm> = log_alarm(&log).into_iter().collect();
+        alarms.extend(stranded(&facts, &endpoints, &self.me.node));
+        alarms.extend(progress.trouble.map(|text| alarm("datapath", text)));
+        alarms.extend(newer(&facts));
+        alarms.extend(self.alarms.iter().cloned());
+        alarms.extend(self.engine_alarms.borrow().iter().cloned());
+        NodeStatus {
+            node: self.me.node.clone(),
+            machine: self.me.machine.clone(),
+            vtep: self.me.vtep,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            applied: progress.applied,
+            log,
+            engine: self.engine.borrow().clone(),
+            domain: self.domain,
+            endpoints: endpoints.len() as u64,
+            blocks: facts.blocks_of(&self.me.node) as u64,
+            alarms,
+        }
+    }
+
+    /// Keeps the status at what the parts say.
+    pub async fn keep(mut self, status: watch::Sender<NodeStatus>) {
+        loop {
+            let now = self.status();
+            status.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+            let closed = tokio::select! {
+                changed = self.log.changed() => changed.is_err(),
+                changed = self.progress.changed() => changed.is_err(),
+                changed = self.facts.changed() => changed.is_err(),
+                changed = self.snapshots.changed() => changed.is_err(),
+                changed = self.engine.changed() => changed.is_err(),
+                changed = self.engine_alarms.changed() => changed.is_err(),
+            };
+            if closed {
+                return;
+            }
+        }
+    }
+}
+
+pub fn alarm(code: &str, text: impl Into<String>) -> Alarm {
+    Alarm {
+        code: code.to_owned(),
+        text: text.into(),
+    }
+}
+
+fn log_alarm(log: &LogState) -> Option<Alarm> {
+    match log {
+        LogState::Foreign { reason } => Some(alarm("foreign-log", reason)),
+        LogState::Refused { reason } => Some(alarm("node-refused", reason)),
+        LogState::CatchingUp | LogState::InSync | LogState::Disconnected { .. } => None,
+    }
+}
+
+fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
+    let newer = facts.tenants.iter().filter(|(_, tenant)| tenant.newer);
+    newer.map(|(tenant, _)| {
+        alarm(
+            "older-than-log",
+            format!("tenant {tenant} uses what this netplugin doesn't know: upgrade it"),
+        )
+    })
+}
+
+/// Endpoints whose address isn't this node's to use any more; they are closed.
+fn stranded(
+    facts: &Projection,
+    endpoints: &BTreeMap<EndpointId, LocalEndpoint>,
+    me: &NodeName,
+) -> Vec<Alarm> {
+    let closed = |endpoint: &&LocalEndpoint| {
+        let network = facts.network(&endpoint.tenant, &endpoint.network);
+        let held = |network: &crate::projection::NetworkFact| {
+            let mut addresses = endpoint.addresses.iter();
+            addresses.all(|address| network.is_held_by(*address, me))
+        };
+        facts.cluster.is_some() && !network.is_some_and(held)
+    };
+    let name = |endpoint: &LocalEndpoint| {
+        let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
+        format!("{name} in {}/{}", endpoint.tenant, endpoint.network)
+    };
+    let names: Vec<String> = endpoints.values().filter(closed).map(name).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let text = format!(
+        "the addresses of these endpoints were taken from this node, and they are cut off: {}; start their containers again",
+        names.join(", ")
+    );
+    vec![alarm("block-revoked", text)]
+}

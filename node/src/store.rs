@@ -1,0 +1,102 @@
+//! The projection on disk, so that a node starts with its last facts when the bus is away.
+//!
+//! Replaced as a whole, never changed in place. A file that can't be read is kept aside, and the
+//! node starts from the log's first event, saying so.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bus_schema::codec;
+use bus_schema::node::Alarm;
+use tokio::sync::watch;
+
+use crate::bus::pause;
+use crate::endpoint::replace;
+use crate::projection::Projection;
+
+/// What a crash costs is replayed from the log.
+const EVERY: Duration = Duration::from_secs(3);
+
+/// What was saved, or nothing. The alarm tells of a file that can't be read.
+pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok((Projection::default(), None));
+        }
+        Err(error) => return Err(error),
+    };
+    match decode(&bytes) {
+        Some(projection) => Ok((projection, None)),
+        None => {
+            let kept = path.with_extension("damaged");
+            std::fs::rename(path, &kept)?;
+            let text = format!(
+                "the saved facts were unreadable and are kept in {}; this node started from the log's first event",
+                kept.display()
+            );
+            let code = "state-damaged".to_owned();
+            Ok((Projection::default(), Some(Alarm { code, text })))
+        }
+    }
+}
+
+pub fn save(path: &Path, projection: &Projection) -> io::Result<()> {
+    let body = codec::to_bytes(projection);
+    let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
+    bytes.extend(body);
+    replace(path, &bytes)?;
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Option<Projection> {
+    let (sum, body) = bytes.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*sum) != crc32fast::hash(body) {
+        return None;
+    }
+    codec::from_bytes(body).ok()
+}
+
+/// Saves what changed, now and then, for ever.
+pub async fn keep(path: PathBuf, mut facts: watch::Receiver<Projection>) {
+    while facts.changed().await.is_ok() {
+        pause(EVERY).await;
+        let (path, projection) = (path.clone(), facts.borrow_and_update().clone());
+        let saved = tokio::task::spawn_blocking(move || save(&path, &projection)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schema::{ClusterId, Revision};
+    use uuid::Uuid;
+
+    #[test]
+    fn what_was_saved_is_loaded_and_damage_is_kept_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("projection");
+        let (nothing, alarm) = load(&path).unwrap();
+        assert_eq!((nothing, alarm), (Projection::default(), None));
+
+        let projection = Projection {
+            cluster: Some(ClusterId(Uuid::from_u128(1))),
+            applied: Revision(9),
+            ..Projection::default()
+        };
+        save(&path, &projection).unwrap();
+        assert_eq!(load(&path).unwrap(), (projection.clone(), None));
+
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (loaded, alarm) = load(&path).unwrap();
+            assert_eq!(loaded, Projection::default());
+            assert_eq!(alarm.unwrap().code, "state-damaged");
+        }
+    }
+}

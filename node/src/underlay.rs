@@ -1,0 +1,110 @@
+//! Which of this machine's addresses is the outer one: `--underlay IF|CIDR|ADDR`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+
+/// Why no address was found; each says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnderlayError {
+    #[error("no interface has an address that --underlay {asked} means; this machine has {}", list(.has))]
+    None {
+        asked: String,
+        has: Vec<(String, IpAddr)>,
+    },
+    #[error("--underlay {asked} means several addresses: {}; name one of them", list(.found))]
+    Several {
+        asked: String,
+        found: Vec<(String, IpAddr)>,
+    },
+    #[error("can't list this machine's addresses: {0}")]
+    System(String),
+}
+
+fn list(addresses: &[(String, IpAddr)]) -> String {
+    let items = addresses.iter().map(|(name, it)| format!("{it} ({name})"));
+    items.collect::<Vec<_>>().join(", ")
+}
+
+/// The address that `asked` means on this machine.
+pub fn resolve(asked: &str) -> Result<IpAddr, UnderlayError> {
+    let addresses = getifaddrs().map_err(|error| UnderlayError::System(error.to_string()))?;
+    let has: Vec<(String, IpAddr)> = addresses
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+            let v6 = address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip()));
+            Some((interface.interface_name, v4.or(v6)?))
+        })
+        .filter(|(_, address)| !address.is_loopback() && !is_link_local(*address))
+        .collect();
+    pick(asked, has)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// By address, by network, or by interface, there IPv4 first.
+fn pick(asked: &str, has: Vec<(String, IpAddr)>) -> Result<IpAddr, UnderlayError> {
+    let means = |name: &str, address: IpAddr| {
+        if let Ok(exact) = asked.parse::<IpAddr>() {
+            return address == exact;
+        }
+        match asked.parse::<IpNet>() {
+            Ok(net) => net.trunc().contains(&address),
+            Err(_) => name == asked,
+        }
+    };
+    let all = has.iter().filter(|(name, address)| means(name, *address));
+    let mut found: Vec<_> = all.cloned().collect();
+    if found.iter().any(|(_, address)| address.is_ipv4()) {
+        found.retain(|(_, address)| address.is_ipv4());
+    }
+    let asked = asked.to_owned();
+    match found.as_slice() {
+        [] => Err(UnderlayError::None { asked, has }),
+        [(_, address)] => Ok(*address),
+        _ => Err(UnderlayError::Several { asked, found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Vec<(String, IpAddr)> {
+        [
+            ("eth0", "10.0.2.15"),
+            ("eth1", "192.168.2.10"),
+            ("eth1", "fd00::10"),
+            ("eth2", "172.16.0.1"),
+            ("eth2", "172.16.0.2"),
+        ]
+        .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+        .to_vec()
+    }
+
+    #[test]
+    fn an_interface_a_network_or_an_address_picks_one() {
+        for asked in ["eth1", "192.168.0.0/16", "192.168.2.1/24", "192.168.2.10"] {
+            let address = pick(asked, machine()).unwrap();
+            assert_eq!(address.to_string(), "192.168.2.10", "{asked}");
+        }
+    }
+
+    #[test]
+    fn none_or_several_are_told() {
+        for asked in ["eth9", "10.9.0.0/16", "10.0.2.16", ""] {
+            let error = pick(asked, machine()).unwrap_err();
+            assert!(matches!(error, UnderlayError::None { .. }), "{asked}");
+            assert!(error.to_string().contains("192.168.2.10 (eth1)"));
+        }
+        let error = pick("eth2", machine()).unwrap_err();
+        assert!(matches!(error, UnderlayError::Several { .. }));
+    }
+}
