@@ -1,1 +1,114 @@
+//! Docker: the network and IPAM driver `contiv`, and the engine's networks that follow the log.
+//!
+//! ```text
+//! engine ── plugin's socket ──▶ server ─▶ driver, ipam ──▶ endpoints
+//!    ▲  └───── events, lists ─▶ client ─▶ engine ────────▶ (names, leftovers)
+//!    └──────── networks ◀────── plan ◀── projection
+//! ```
+//!
+//! The socket answers before the engine and the bus are there, and no call of the engine waits on
+//! the engine. The daemon starts this; dropping the handle ends it.
 
+mod client;
+mod driver;
+mod endpoints;
+mod engine;
+mod ipam;
+mod networks;
+mod plan;
+mod pool;
+mod protocol;
+mod resolver;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bus_schema::node::{Alarm, EngineStatus, LogState};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use self::endpoints::{Description, Endpoints};
+pub use self::engine::ResolverFiles;
+pub use self::server::ServerError;
+
+use self::driver::Driver;
+use self::engine::Engine;
+use self::networks::Networks;
+use crate::projection::Projection;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the engine looks for plugins: `/run/docker/plugins`.
+    pub plugin_dir: PathBuf,
+    /// The engine's own socket; absent: the driver alone, nothing is made in the engine.
+    pub engine: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    pub files: ResolverFiles,
+}
+
+impl Default for ResolverFiles {
+    fn default() -> Self {
+        Self {
+            resolv_conf: "/etc/resolv.conf".into(),
+            systemd_resolved: resolver::SYSTEMD_RESOLVED.into(),
+            daemon_json: "/etc/docker/daemon.json".into(),
+        }
+    }
+}
+
+/// Docker's tasks; they end when this is dropped.
+#[derive(Debug)]
+pub struct DockerHandle {
+    /// `None`: no engine is served.
+    pub status: watch::Receiver<Option<EngineStatus>>,
+    pub alarms: watch::Receiver<Vec<Alarm>>,
+    /// Without an engine nobody else holds them, and a receiver without its sender fails.
+    _senders: (
+        watch::Sender<Option<EngineStatus>>,
+        watch::Sender<Vec<Alarm>>,
+    ),
+    _tasks: JoinSet<()>,
+}
+
+/// The socket listens when this returns.
+pub fn start<E: Endpoints>(
+    config: Config,
+    endpoints: E,
+    projection: watch::Receiver<Projection>,
+    log: watch::Receiver<LogState>,
+) -> Result<DockerHandle, ServerError> {
+    let listener = server::listen(&config.plugin_dir)?;
+    let networks = Networks::open(config.state_dir.join("docker-networks.json"));
+    let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server::serve(listener, Arc::clone(&driver)));
+    let (status, status_rx) = watch::channel(config.engine.as_ref().map(|_| EngineStatus {
+        answers: false,
+        applied: bus_schema::Revision::default(),
+        version: None,
+    }));
+    let (alarms, alarms_rx) = watch::channel(Vec::new());
+    let senders = (status.clone(), alarms.clone());
+    if let Some(socket) = config.engine {
+        let engine = Engine {
+            socket,
+            files: config.files,
+            driver,
+            projection,
+            log,
+            status,
+            alarms,
+            in_sync: false,
+        };
+        tasks.spawn(engine.run());
+    }
+    Ok(DockerHandle {
+        status: status_rx,
+        alarms: alarms_rx,
+        _senders: senders,
+        _tasks: tasks,
+    })
+}

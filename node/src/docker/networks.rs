@@ -1,0 +1,85 @@
+//! Which Docker network stands for which network of ours.
+//!
+//! The engine names a network by its id alone after `CreateNetwork`, which it doesn't repeat for
+//! a netplugin that started again, and no driver call may ask the engine. So the map lies on disk;
+//! a lost file is made good from the engine's list when it answers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::pool::Meaning;
+
+#[derive(Debug)]
+pub(super) struct Networks {
+    path: PathBuf,
+    known: Mutex<BTreeMap<String, Meaning>>,
+}
+
+impl Networks {
+    /// A file that is missing or unreadable is an empty map; the latter is said in the log.
+    pub(super) fn open(path: PathBuf) -> Self {
+        let known = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(path = %path.display(), %error, "the map of Docker networks is unreadable: learning it from the engine again");
+                BTreeMap::new()
+            }),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), %error, "can't read the map of Docker networks: learning it from the engine");
+                }
+                BTreeMap::new()
+            }
+        };
+        Self {
+            path,
+            known: Mutex::new(known),
+        }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Meaning> {
+        self.lock().get(id).cloned()
+    }
+
+    /// On disk when it returns. Fails without having changed anything.
+    pub(super) fn insert(&self, id: &str, meaning: Meaning) -> io::Result<()> {
+        let mut known = self.lock();
+        if known.get(id) == Some(&meaning) {
+            return Ok(());
+        }
+        let mut next = known.clone();
+        next.insert(id.to_owned(), meaning);
+        save(&self.path, &next)?;
+        *known = next;
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, id: &str) -> io::Result<()> {
+        let mut known = self.lock();
+        if !known.contains_key(id) {
+            return Ok(());
+        }
+        let mut next = known.clone();
+        next.remove(id);
+        save(&self.path, &next)?;
+        *known = next;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Meaning>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn save(path: &Path, known: &BTreeMap<String, Meaning>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(&serde_json::to_vec(known)?)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(folder)?.sync_all()
+}

@@ -1,0 +1,249 @@
+//! What a Docker network stands for: its options, a pool's id, and how they name a network of
+//! the log. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use bus_schema::{GroupName, InvalidName, NetworkName, NetworkSpec, Pool, TenantName};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::projection::Projection;
+
+pub(super) const TENANT: &str = "contiv.tenant";
+pub(super) const NETWORK: &str = "contiv.network";
+pub(super) const GROUP: &str = "contiv.group";
+
+/// What a Docker network's addresses and endpoints belong to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Meaning {
+    pub(super) tenant: TenantName,
+    pub(super) network: NetworkName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<GroupName>,
+}
+
+impl Meaning {
+    pub(super) fn of(spec: &NetworkSpec) -> Self {
+        Self {
+            tenant: spec.tenant.clone(),
+            network: spec.name.clone(),
+            group: None,
+        }
+    }
+
+    /// As options of a Docker network or of its IPAM.
+    pub(super) fn options(&self) -> BTreeMap<String, String> {
+        let mut options = BTreeMap::from([
+            (TENANT.to_owned(), self.tenant.to_string()),
+            (NETWORK.to_owned(), self.network.to_string()),
+        ]);
+        if let Some(group) = &self.group {
+            options.insert(GROUP.to_owned(), group.to_string());
+        }
+        options
+    }
+
+    /// `None` when the options name no network.
+    pub(super) fn from_options(options: &BTreeMap<String, String>) -> Result<Option<Self>, Unresolved> {
+        let Some(network) = options.get(NETWORK) else {
+            return match [TENANT, GROUP]
+                .iter()
+                .find(|key| options.contains_key(**key))
+            {
+                Some(key) => Err(Unresolved::OptionAlone(key)),
+                None => Ok(None),
+            };
+        };
+        Ok(Some(Self {
+            tenant: match options.get(TENANT) {
+                Some(tenant) => named(TENANT, TenantName::new(tenant.as_str()))?,
+                None => TenantName::default_tenant(),
+            },
+            network: named(NETWORK, NetworkName::new(network.as_str()))?,
+            group: options
+                .get(GROUP)
+                .map(|group| named(GROUP, GroupName::new(group.as_str())))
+                .transpose()?,
+        }))
+    }
+
+    pub(super) fn spec<'a>(&self, projection: &'a Projection) -> Result<&'a NetworkSpec, Unresolved> {
+        if let Some(group) = &self.group {
+            return Err(Unresolved::Group(group.clone()));
+        }
+        projection
+            .network(&self.tenant, &self.network)
+            .map(|fact| &fact.spec)
+            .ok_or_else(|| Unresolved::Unknown {
+                tenant: self.tenant.clone(),
+                network: self.network.clone(),
+            })
+    }
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.network)?;
+        match &self.group {
+            Some(group) => write!(f, "/{group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn named<T>(option: &'static str, name: Result<T, InvalidName>) -> Result<T, Unresolved> {
+    name.map_err(|reason| Unresolved::Name { option, reason })
+}
+
+/// Why a Docker network stands for no network of ours, and what to type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unresolved {
+    #[error("option {option}: {reason}")]
+    Name {
+        option: &'static str,
+        reason: InvalidName,
+    },
+    #[error("option {0} needs contiv.network=NET beside it")]
+    OptionAlone(&'static str),
+    #[error("groups aren't supported yet: leave contiv.group={0} out")]
+    Group(GroupName),
+    #[error(
+        "network {network} of tenant {tenant} doesn't exist on this node: see `netctl net ls -t {tenant}`, or create it with `netctl net create {network} -t {tenant} --subnet=CIDR`, which makes its Docker network too"
+    )]
+    Unknown {
+        tenant: TenantName,
+        network: NetworkName,
+    },
+    #[error(
+        "no contiv network has the subnet {0}: see `netctl net ls -a`, or name the network with `-o contiv.network=NET --ipam-opt contiv.network=NET`"
+    )]
+    NoSubnet(IpNet),
+    #[error(
+        "several tenants have a network with the subnet {subnet} ({candidates}): name the one that is meant with `-o contiv.tenant=T -o contiv.network=NET --ipam-opt contiv.tenant=T --ipam-opt contiv.network=NET`"
+    )]
+    Ambiguous { subnet: IpNet, candidates: String },
+    #[error(
+        "a contiv network must be named: `docker network create -d contiv --ipam-driver contiv -o contiv.network=NET --ipam-opt contiv.network=NET NAME` (and contiv.tenant=T for another tenant than default)"
+    )]
+    Nothing,
+    #[error(
+        "network {network} of tenant {tenant} has no {family} subnet: create the Docker network without it"
+    )]
+    NoFamily {
+        tenant: TenantName,
+        network: NetworkName,
+        family: &'static str,
+    },
+    #[error(
+        "network {network} of tenant {tenant} has the subnet {has}, not {asked}: leave --subnet out"
+    )]
+    SubnetDiffers {
+        tenant: TenantName,
+        network: NetworkName,
+        has: IpNet,
+        asked: IpNet,
+    },
+    #[error(
+        "pool {0} wasn't given out by contiv: remove the Docker network with `docker network rm` and create it again"
+    )]
+    PoolId(String),
+}
+
+/// Finds the network that is meant: by options, else by a subnet that only one network has.
+pub(super) fn resolve(
+    projection: &Projection,
+    options: &BTreeMap<String, String>,
+    subnet: Option<IpNet>,
+) -> Result<Meaning, Unresolved> {
+    if let Some(meaning) = Meaning::from_options(options)? {
+        let spec = meaning.spec(projection)?;
+        if let Some(asked) = subnet {
+            let pool = pool_of(spec, matches!(asked, IpNet::V6(_)))?;
+            if pool.subnet != asked {
+                return Err(Unresolved::SubnetDiffers {
+                    tenant: meaning.tenant,
+                    network: meaning.network,
+                    has: pool.subnet,
+                    asked,
+                });
+            }
+        }
+        return Ok(meaning);
+    }
+    let subnet = subnet.ok_or(Unresolved::Nothing)?;
+    let found: Vec<Meaning> = projection
+        .tenants
+        .values()
+        .flat_map(|tenant| tenant.networks.values())
+        .filter(|fact| fact.spec.pools().any(|pool| pool.subnet == subnet))
+        .map(|fact| Meaning::of(&fact.spec))
+        .collect();
+    match found.as_slice() {
+        [] => Err(Unresolved::NoSubnet(subnet)),
+        [one] => Ok(one.clone()),
+        several => Err(Unresolved::Ambiguous {
+            subnet,
+            candidates: several
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        }),
+    }
+}
+
+pub(super) fn pool_of(spec: &NetworkSpec, v6: bool) -> Result<&Pool, Unresolved> {
+    spec.pools()
+        .find(|pool| pool.subnet.addr().is_ipv6() == v6)
+        .ok_or_else(|| Unresolved::NoFamily {
+            tenant: spec.tenant.clone(),
+            network: spec.name.clone(),
+            family: if v6 { "IPv6" } else { "IPv4" },
+        })
+}
+
+/// A pool's id, as the engine keeps it: `v4:TENANT/NETWORK` or `v6:TENANT/NETWORK/GROUP`. It says
+/// all that the pool is, so nothing has to be remembered for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PoolId {
+    pub(super) v6: bool,
+    pub(super) meaning: Meaning,
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.v6 { "v6" } else { "v4" };
+        write!(f, "{family}:{}", self.meaning)
+    }
+}
+
+impl FromStr for PoolId {
+    type Err = Unresolved;
+
+    fn from_str(text: &str) -> Result<Self, Unresolved> {
+        let unknown = || Unresolved::PoolId(text.to_owned());
+        let (family, rest) = text.split_once(':').ok_or_else(unknown)?;
+        let v6 = match family {
+            "v4" => false,
+            "v6" => true,
+            _ => return Err(unknown()),
+        };
+        let mut parts = rest.split('/');
+        let (Some(tenant), Some(network), group, None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(unknown());
+        };
+        let meaning = Meaning {
+            tenant: TenantName::new(tenant).map_err(|_| unknown())?,
+            network: NetworkName::new(network).map_err(|_| unknown())?,
+            group: group
+                .map(GroupName::new)
+                .transpose()
+                .map_err(|_| unknown())?,
+        };
+        Ok(Self { v6, meaning })
+    }
+}

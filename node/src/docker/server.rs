@@ -1,0 +1,195 @@
+//! The plugin's socket: HTTP with JSON, one POST for each call, as the engine's plugin protocol
+//! has it. It answers before the engine and the bus are there, and every call within
+//! [`CALL_LIMIT`]: the engine would wait for a silent plugin with its own locks held.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+
+use super::driver::{Driver, DriverError};
+use super::endpoints::Endpoints;
+use super::ipam::ADDRESS_SPACE;
+use super::protocol::Failure;
+
+/// The engine gives up on a plugin's answer after 30 s or more; a person doesn't wait that long.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.1+json";
+
+/// Why the plugin's socket can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("another netplugin answers on {0}: stop it first")]
+    InUse(PathBuf),
+    #[error("can't listen on {path}: {reason}")]
+    Bind {
+        path: PathBuf,
+        reason: std::io::Error,
+    },
+}
+
+/// Listens on `contiv.sock` in `folder`. The socket of a dead netplugin is replaced in one step,
+/// so that an engine never finds none.
+pub(super) fn listen(folder: &Path) -> Result<UnixListener, ServerError> {
+    let path = folder.join("contiv.sock");
+    let failed = |reason| ServerError::Bind {
+        path: path.clone(),
+        reason,
+    };
+    if UnixStream::connect(&path).is_ok() {
+        return Err(ServerError::InUse(path));
+    }
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let new = folder.join("contiv.new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new).map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)?;
+    Ok(listener)
+}
+
+pub(super) async fn serve<E: Endpoints>(listener: UnixListener, driver: Arc<Driver<E>>) {
+    let router = Router::new()
+        .route("/{call}", any(answer::<E>))
+        .with_state(driver);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the plugin's socket failed");
+    }
+}
+
+async fn answer<E: Endpoints>(
+    State(driver): State<Arc<Driver<E>>>,
+    UrlPath(call): UrlPath<String>,
+    body: Bytes,
+) -> Response {
+    let started = Instant::now();
+    let result = tokio::time::timeout(CALL_LIMIT, dispatch(&driver, &call, &body)).await;
+    let took = started.elapsed();
+    let (status, value) = match result {
+        Ok(Ok(value)) => {
+            tracing::debug!(call, request = %text(&body), answer = %value, ?took, "engine call");
+            (StatusCode::OK, value)
+        }
+        Ok(Err(error)) => {
+            tracing::info!(call, request = %text(&body), %error, ?took, "engine call refused");
+            let status = match error {
+                // The engine takes 404 for "this driver hasn't that call".
+                DriverError::UnknownCall(_) => StatusCode::NOT_FOUND,
+                _ => StatusCode::OK,
+            };
+            (status, failure(error.to_string()))
+        }
+        Err(_) => {
+            tracing::warn!(call, request = %text(&body), ?took, "engine call timed out");
+            let error = format!(
+                "contiv didn't finish {call} within {} s: `netplugin status` on this node says what it waits for",
+                CALL_LIMIT.as_secs()
+            );
+            (StatusCode::OK, failure(error))
+        }
+    };
+    (
+        status,
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        value.to_string(),
+    )
+        .into_response()
+}
+
+fn failure(err: String) -> Value {
+    json!(Failure { err })
+}
+
+fn text(body: &Bytes) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(body)
+}
+
+async fn dispatch<E: Endpoints>(
+    driver: &Driver<E>,
+    call: &str,
+    body: &[u8],
+) -> Result<Value, DriverError> {
+    let done = json!({});
+    Ok(match call {
+        "Plugin.Activate" => json!({"Implements": ["NetworkDriver", "IpamDriver"]}),
+
+        "NetworkDriver.GetCapabilities" => {
+            json!({"Scope": "local", "ConnectivityScope": "global"})
+        }
+        "NetworkDriver.CreateNetwork" => {
+            driver.create_network(&read(body)?)?;
+            done
+        }
+        "NetworkDriver.DeleteNetwork" => {
+            driver.delete_network(&read(body)?).await?;
+            done
+        }
+        "NetworkDriver.CreateEndpoint" => {
+            json!({"Interface": driver.create_endpoint(read(body)?).await?})
+        }
+        "NetworkDriver.DeleteEndpoint" => {
+            driver.delete_endpoint(&read(body)?).await?;
+            done
+        }
+        "NetworkDriver.EndpointOperInfo" => {
+            json!({"Value": driver.operational_info(&read(body)?).await?})
+        }
+        "NetworkDriver.Join" => json!(driver.join(&read(body)?).await?),
+        "NetworkDriver.Leave" => {
+            driver.leave(&read(body)?)?;
+            done
+        }
+        "NetworkDriver.ProgramExternalConnectivity" => {
+            driver.program_external_connectivity(&read(body)?).await?;
+            done
+        }
+        "NetworkDriver.RevokeExternalConnectivity"
+        | "NetworkDriver.DiscoverNew"
+        | "NetworkDriver.DiscoverDelete" => done,
+        "NetworkDriver.AllocateNetwork" | "NetworkDriver.FreeNetwork" => {
+            return Err(DriverError::Swarm);
+        }
+        // Engine 28 asks whether it may do without a gateway's address; it may not.
+        "NetworkDriver.GwAllocCheck" => json!({"SkipIPv4": false, "SkipIPv6": false}),
+
+        // The MAC address follows from the IP address, and what was handed out is in the node's
+        // journal: the engine need not replay it when it starts.
+        "IpamDriver.GetCapabilities" => {
+            json!({"RequiresMACAddress": false, "RequiresRequestReplay": false})
+        }
+        "IpamDriver.GetDefaultAddressSpaces" => json!({
+            "LocalDefaultAddressSpace": ADDRESS_SPACE,
+            "GlobalDefaultAddressSpace": ADDRESS_SPACE,
+        }),
+        "IpamDriver.RequestPool" => {
+            let (id, subnet) = driver.request_pool(&read(body)?)?;
+            json!({"PoolID": id.to_string(), "Pool": subnet, "Data": {}})
+        }
+        "IpamDriver.ReleasePool" => done,
+        "IpamDriver.RequestAddress" => {
+            json!({"Address": driver.request_address(&read(body)?).await?, "Data": {}})
+        }
+        "IpamDriver.ReleaseAddress" => {
+            driver.release_address(&read(body)?).await?;
+            done
+        }
+        unknown => return Err(DriverError::UnknownCall(unknown.to_owned())),
+    })
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DriverError> {
+    Ok(serde_json::from_slice(body)?)
+}
