@@ -1,6 +1,6 @@
 //! What the driver asks of the node's endpoints: the one seam between Docker and the rest.
 //!
-//! [`EndpointsHandle`](crate::endpoint::EndpointsHandle) is the real one; the protocol's tests
+//! The handle of `endpoint` is the real one; the tests of the protocol
 //! use one in memory.
 
 use std::future::Future;

@@ -70,8 +70,6 @@ pub(super) struct Interface {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct EndpointRef {
-    #[serde(rename = "NetworkID")]
-    pub(super) network_id: String,
     #[serde(rename = "EndpointID")]
     pub(super) endpoint_id: String,
     /// `ProgramExternalConnectivity` and `Join` only.
