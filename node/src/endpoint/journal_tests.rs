@@ -1,1 +1,211 @@
+use std::fs;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::*;
+use crate::endpoint::fixture::{endpoint, ip, key};
+
+fn records(count: u8) -> Vec<Record> {
+    (1..=count)
+        .map(|n| Record::Attached {
+            endpoint: endpoint(&format!("e{n}"), &format!("10.0.0.{}", n + 1)),
+        })
+        .collect()
+}
+
+fn fold(records: &[Record]) -> Ledger {
+    let mut ledger = Ledger::default();
+    records.iter().for_each(|record| ledger.apply(record));
+    ledger
+}
+
+fn write(path: &Path, records: &[Record]) {
+    let (mut journal, mut ledger, damage) = Journal::open(path).unwrap();
+    assert_eq!(damage, None);
+    for record in records {
+        journal
+            .append(&ledger, std::slice::from_ref(record))
+            .unwrap();
+        ledger.apply(record);
+    }
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/journal");
+    let mut all = records(3);
+    all.push(Record::Detached {
+        id: endpoint("e2", "10.0.0.3").id,
+        at: 5,
+    });
+    write(&path, &all);
+    let (_, ledger, damage) = Journal::open(&path).unwrap();
+    assert_eq!((ledger, damage), (fold(&all), None));
+}
+
+#[test]
+fn truncated_at_any_byte_every_whole_record_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let all = records(3);
+    write(&path, &all);
+    let whole = fs::read(&path).unwrap();
+    let ends: Vec<usize> = all
+        .iter()
+        .scan(0, |end, record| {
+            *end += frame(record).len();
+            Some(*end)
+        })
+        .collect();
+    assert_eq!(ends.last(), Some(&whole.len()));
+    for cut in 0..=whole.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        fs::write(&path, &whole[..cut]).unwrap();
+        let kept = ends.iter().filter(|end| **end <= cut).count();
+        let (mut journal, ledger, damage) = Journal::open(&path).unwrap();
+        assert_eq!(ledger, fold(&all[..kept]), "cut at {cut}");
+        let torn = cut - ends[..kept].last().unwrap_or(&0);
+        assert_eq!(
+            damage.as_ref().map_or(0, |it| it.bytes),
+            torn,
+            "cut at {cut}"
+        );
+        if let Some(damage) = damage {
+            assert_eq!(fs::read(damage.kept.unwrap()).unwrap(), whole[..cut]);
+        }
+        journal.append(&ledger, &all[2..]).unwrap();
+        let (_, again, damage) = Journal::open(&path).unwrap();
+        assert_eq!(damage, None, "cut at {cut}");
+        assert!(again.endpoint(&endpoint("e3", "10.0.0.4").id).is_some());
+    }
+}
+
+#[test]
+fn one_wrong_byte_costs_one_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let all = records(3);
+    write(&path, &all);
+    let whole = fs::read(&path).unwrap();
+    let first = frame(&all[0]).len();
+    for at in 0..first {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        fs::write(&path, &bytes).unwrap();
+        let (_, ledger, damage) = Journal::open(&path).unwrap();
+        assert_eq!(ledger, fold(&all[1..]), "byte {at}");
+        assert_eq!(damage.map(|it| it.bytes), Some(first), "byte {at}");
+    }
+}
+
+#[test]
+fn a_long_journal_becomes_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, mut ledger, _) = Journal::open(&path).unwrap();
+    let address = ip("10.0.0.9");
+    let batch: Vec<Record> = (0..600)
+        .flat_map(|at| {
+            [
+                Record::Reserved {
+                    key: key(),
+                    address,
+                },
+                Record::Released {
+                    key: key(),
+                    address,
+                    at,
+                },
+            ]
+        })
+        .collect();
+    for _ in 0..3 {
+        journal.append(&ledger, &batch).unwrap();
+        batch.iter().for_each(|record| ledger.apply(record));
+    }
+    assert!(journal.records < 2 * batch.len());
+    let (_, again, _) = Journal::open(&path).unwrap();
+    assert_eq!(again, ledger);
+}
+
+/// A file system of a few pages, gone when this is dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        mount(
+            Some("tmpfs"),
+            folder.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .expect("mounting needs root");
+        Self(folder)
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.0.path().join("ballast")).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        umount2(self.0.path(), MntFlags::MNT_DETACH).ok();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    let disk = Small::new("64k");
+    let path = disk.0.path().join("journal");
+    let (mut journal, mut ledger, _) = Journal::open(&path).unwrap();
+    let all = records(40);
+    disk.fill();
+    let mut refused = None;
+    for record in &all {
+        match journal.append(&ledger, std::slice::from_ref(record)) {
+            Ok(()) => ledger.apply(record),
+            Err(error) => refused = Some(error),
+        }
+    }
+    assert_eq!(refused.unwrap().kind(), io::ErrorKind::StorageFull);
+    let (_, read, damage) = Journal::open(&path).unwrap();
+    assert_eq!((read, damage), (ledger.clone(), None));
+    disk.free();
+    journal.append(&ledger, &all).unwrap();
+    let (_, read, damage) = Journal::open(&path).unwrap();
+    assert_eq!((read, damage), (fold(&all), None));
+}
+
+#[test]
+fn a_damaged_journal_on_a_full_disk_is_read_and_repaired_later() {
+    let disk = Small::new("64k");
+    let path = disk.0.path().join("journal");
+    let all = records(3);
+    write(&path, &all);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.truncate(bytes.len() - 1);
+    fs::write(&path, &bytes).unwrap();
+    disk.fill();
+    let (mut journal, ledger, damage) = Journal::open(&path).unwrap();
+    assert_eq!(ledger, fold(&all[..2]));
+    assert_eq!(damage.unwrap().kept, None);
+    assert!(journal.append(&ledger, &all[2..]).is_err());
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    disk.free();
+    journal.append(&ledger, &all[2..]).unwrap();
+    let (_, read, damage) = Journal::open(&path).unwrap();
+    assert_eq!((read, damage), (fold(&all), None));
+}

@@ -1,6 +1,8 @@
 //! The node's endpoints: who gives out addresses, what is journaled before it is answered, and
 //! the one way in which Docker, CNI and the local socket attach and detach.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod handle;
 mod journal;
 mod ledger;

@@ -112,3 +112,7 @@ impl HostsOf for IpNet {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

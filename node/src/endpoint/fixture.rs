@@ -1,0 +1,83 @@
+//! Facts and endpoints for this folder's tests.
+
+use std::net::IpAddr;
+
+use bus_schema::{EndpointId, MacAddr, NetworkName, NetworkSpec, NodeName, Pool, TenantName, Vni};
+use imbl::OrdMap;
+use ipnet::IpNet;
+
+use super::{LocalEndpoint, NetworkKey, Owner};
+use crate::projection::{NetworkFact, Projection};
+
+pub(crate) fn tenant() -> TenantName {
+    TenantName::default_tenant()
+}
+
+pub(crate) fn net() -> NetworkName {
+    NetworkName::new("web").unwrap()
+}
+
+pub(crate) fn key() -> NetworkKey {
+    (tenant(), net())
+}
+
+pub(crate) fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// 10.0.0.0/24 with the gateway 10.0.0.1, and these blocks.
+pub(crate) fn network(blocks: &[(&str, &str)]) -> NetworkFact {
+    NetworkFact {
+        spec: NetworkSpec {
+            tenant: tenant(),
+            name: net(),
+            vni: Vni(7),
+            v4: Pool {
+                subnet: "10.0.0.0/24".parse().unwrap(),
+                gateway: ip("10.0.0.1"),
+                range: None,
+            },
+            v6: None,
+            docker_name: None,
+        },
+        closing: false,
+        blocks: blocks
+            .iter()
+            .map(|(block, holder)| (block.parse::<IpNet>().unwrap(), node(holder)))
+            .collect(),
+    }
+}
+
+pub(crate) fn facts(network: NetworkFact) -> Projection {
+    let mut tenants = OrdMap::new();
+    let mut fact = crate::projection::TenantFact::default();
+    fact.networks.insert(net(), network);
+    tenants.insert(tenant(), fact);
+    Projection {
+        tenants,
+        ..Projection::default()
+    }
+}
+
+pub(crate) fn endpoint(id: &str, address: &str) -> LocalEndpoint {
+    LocalEndpoint {
+        id: EndpointId::new(id).unwrap(),
+        tenant: tenant(),
+        network: net(),
+        group: None,
+        addresses: vec![ip(address)],
+        mac: MacAddr::of_endpoint(ip(address)),
+        host_interface: format!("cv{id}"),
+        peer_interface: format!("cp{id}"),
+        owner: Owner::Docker {
+            network_id: "n".to_owned(),
+        },
+        name: None,
+        aliases: Vec::new(),
+        container: None,
+    }
+}
