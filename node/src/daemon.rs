@@ -30,7 +30,7 @@ use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settl
 use crate::local::{self, Api};
 use crate::projection::{EndpointsView, Projection};
 use crate::status::{Sources, alarm};
-use crate::{store, viewer};
+use crate::{docker, store, viewer};
 
 /// What `netplugin run` was told.
 #[derive(Debug, Clone)]
@@ -62,6 +62,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Journal(#[from] AttachError),
+    #[error(transparent)]
+    Docker(#[from] docker::ServerError),
 }
 
 /// Runs until `shutdown` resolves. Forwarding goes on after it.
@@ -108,8 +110,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         trouble: None,
     });
     let (view, view_rx) = watch::channel(EndpointsView::default());
-    let (_engine, engine) = watch::channel(None);
-    let (_engine_alarms, engine_alarms) = watch::channel(Vec::new());
+    let docker = docker::start(
+        docker::Config {
+            plugin_dir: config.plugin_dir,
+            engine: config.engine,
+            state_dir: config.state_dir,
+            files: docker::ResolverFiles::default(),
+        },
+        endpoints.clone(),
+        facts.subscribe(),
+        log_rx.clone(),
+    )?;
     let sources = Sources {
         me: me.clone(),
         domain: params.kind,
@@ -117,8 +128,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         progress: progress_rx,
         facts: facts.subscribe(),
         snapshots: endpoints.snapshots(),
-        engine,
-        engine_alarms,
+        engine: docker.status.clone(),
+        engine_alarms: docker.alarms.clone(),
         alarms,
     };
     let (status, status_rx) = watch::channel(sources.status());
@@ -168,6 +179,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             tracing::error!(?ended, "a task of netplugin ended; stopping, forwarding goes on");
         }
     }
+    drop(docker);
     drop(tasks);
     if let Err(error) = store::save(&saved, &facts.snapshot()) {
         tracing::error!(%error, "can't save the facts; after a restart the log is replayed");

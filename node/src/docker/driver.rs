@@ -24,6 +24,9 @@ use super::protocol::{
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
 use crate::projection::Projection;
 
+/// Longer than anybody asks [`Driver::touched_within`] about.
+const REMEMBER: Duration = Duration::from_secs(60);
+
 /// Why a call failed, as the engine shows it to who typed the command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DriverError {
@@ -123,7 +126,7 @@ impl<E: Endpoints> Driver<E> {
 
     /// What the engine believes to be without endpoints has none: a leftover goes with it.
     pub(super) async fn delete_network(&self, call: &NetworkRef) -> Result<(), DriverError> {
-        for endpoint in self.endpoints.list().await {
+        for endpoint in self.endpoints.list() {
             if of_docker_network(&endpoint, &call.network_id) {
                 tracing::warn!(id = %endpoint.id, "its Docker network is removed: detaching a leftover endpoint");
                 self.detach(endpoint.id).await?;
@@ -185,8 +188,8 @@ impl<E: Endpoints> Driver<E> {
     /// The container's routes: its gateway on the link, and its network's subnet through it. The
     /// engine adds the default route to one of a container's networks only; the others are
     /// reached by their subnet's route.
-    pub(super) async fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
-        let endpoint = self.endpoint(&call.endpoint_id).await?;
+    pub(super) fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
+        let endpoint = self.endpoint(&call.endpoint_id)?;
         self.touch(&endpoint.id);
         let meaning = Meaning {
             tenant: endpoint.tenant,
@@ -227,11 +230,11 @@ impl<E: Endpoints> Driver<E> {
     }
 
     /// Asked for after `Join` when a container has a gateway: with bindings to publish or without.
-    pub(super) async fn program_external_connectivity(
+    pub(super) fn program_external_connectivity(
         &self,
         call: &EndpointRef,
     ) -> Result<(), DriverError> {
-        let endpoint = self.endpoint(&call.endpoint_id).await?;
+        let endpoint = self.endpoint(&call.endpoint_id)?;
         match endpoint.addresses.first() {
             Some(address) => refuse_published_ports(call.options.as_ref(), *address),
             None => Ok(()),
@@ -244,11 +247,11 @@ impl<E: Endpoints> Driver<E> {
     }
 
     /// Details of an endpoint for `docker inspect`; empty for one that is gone.
-    pub(super) async fn operational_info(
+    pub(super) fn operational_info(
         &self,
         call: &EndpointRef,
     ) -> Result<BTreeMap<String, String>, DriverError> {
-        let Ok(endpoint) = self.endpoint(&call.endpoint_id).await else {
+        let Ok(endpoint) = self.endpoint(&call.endpoint_id) else {
             return Ok(BTreeMap::new());
         };
         Ok(BTreeMap::from([
@@ -276,7 +279,9 @@ impl<E: Endpoints> Driver<E> {
     }
 
     fn touch(&self, id: &EndpointId) {
-        self.touched().insert(id.clone(), Instant::now());
+        let mut touched = self.touched();
+        touched.retain(|_, at| at.elapsed() < REMEMBER);
+        touched.insert(id.clone(), Instant::now());
     }
 
     fn touched(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Instant>> {
@@ -289,10 +294,11 @@ impl<E: Endpoints> Driver<E> {
             .ok_or_else(|| DriverError::UnknownNetwork(network_id.to_owned()))
     }
 
-    async fn endpoint(&self, text: &str) -> Result<LocalEndpoint, DriverError> {
+    fn endpoint(&self, text: &str) -> Result<LocalEndpoint, DriverError> {
         let id = endpoint_id(text)?;
-        let all = self.endpoints.list().await;
-        all.into_iter()
+        self.endpoints
+            .list()
+            .into_iter()
             .find(|endpoint| endpoint.id == id)
             .ok_or(DriverError::UnknownEndpoint(id))
     }

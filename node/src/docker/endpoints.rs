@@ -8,16 +8,9 @@ use std::net::IpAddr;
 
 use bus_schema::{EndpointId, NetworkName, TenantName};
 
-use crate::endpoint::{Attach, AttachError, Attachment, LocalEndpoint, Reserve};
-
-/// What the engine tells of an endpoint after it was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    pub name: String,
-    /// Absent: not known yet; what was known stays.
-    pub aliases: Option<Vec<String>>,
-    pub container: String,
-}
+use crate::endpoint::{
+    Attach, AttachError, Attachment, Description, EndpointsHandle, LocalEndpoint, Reserve,
+};
 
 pub trait Endpoints: Clone + Send + Sync + 'static {
     fn reserve(&self, reserve: Reserve)
@@ -40,11 +33,42 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
     /// Removes the endpoint, its interfaces and its claim on its addresses.
     fn detach(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
 
-    fn list(&self) -> impl Future<Output = Vec<LocalEndpoint>> + Send;
+    fn list(&self) -> Vec<LocalEndpoint>;
 
     fn describe(
         &self,
         id: EndpointId,
         description: Description,
     ) -> impl Future<Output = Result<(), AttachError>> + Send;
+}
+
+impl Endpoints for EndpointsHandle {
+    async fn reserve(&self, reserve: Reserve) -> Result<IpAddr, AttachError> {
+        self.reserve(reserve).await
+    }
+
+    async fn release(
+        &self,
+        tenant: TenantName,
+        network: NetworkName,
+        address: IpAddr,
+    ) -> Result<(), AttachError> {
+        self.release(tenant, network, address).await
+    }
+
+    async fn attach(&self, attach: Attach) -> Result<Attachment, AttachError> {
+        self.attach(attach).await
+    }
+
+    async fn detach(&self, id: EndpointId) -> Result<(), AttachError> {
+        self.detach(&id).await
+    }
+
+    fn list(&self) -> Vec<LocalEndpoint> {
+        self.list()
+    }
+
+    async fn describe(&self, id: EndpointId, description: Description) -> Result<(), AttachError> {
+        self.describe(&id, description).await
+    }
 }

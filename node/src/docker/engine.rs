@@ -25,10 +25,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::client::{Client, EngineError, EngineEvent, Member};
 use super::driver::{Driver, endpoint_id};
-use super::endpoints::{Description, Endpoints};
+use super::endpoints::Endpoints;
 use super::plan::{DRIVER, Found, Plan, plan};
 use super::{pool, resolver};
-use crate::endpoint::{LocalEndpoint, Owner};
+use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::projection::Projection;
 
 /// An engine takes about a second to start; looking costs one `connect`.
@@ -148,7 +148,7 @@ impl<E: Endpoints> Engine<E> {
                 self.learn_one(session, network, container);
             }
             EngineEvent::Renamed { container } => {
-                for endpoint in self.driver.endpoints.list().await {
+                for endpoint in self.driver.endpoints.list() {
                     if let (true, Owner::Docker { network_id }) = (
                         endpoint.container.as_ref() == Some(&container),
                         endpoint.owner,
@@ -258,7 +258,7 @@ impl<E: Endpoints> Engine<E> {
     /// Describes every local endpoint from the engine's lists, and detaches those that the engine
     /// doesn't know: it died between making and writing down, or was replaced by an empty one.
     async fn learn_all(&self, session: &mut Session, thorough: bool) -> Result<(), EngineError> {
-        for (network, endpoints) in self.local().await {
+        for (network, endpoints) in self.local() {
             let members = session.client.members(&network).await?.unwrap_or_default();
             let members: BTreeMap<EndpointId, Member> = members
                 .into_iter()
@@ -279,9 +279,9 @@ impl<E: Endpoints> Engine<E> {
         Ok(())
     }
 
-    async fn local(&self) -> BTreeMap<String, Vec<LocalEndpoint>> {
+    fn local(&self) -> BTreeMap<String, Vec<LocalEndpoint>> {
         let mut by_network: BTreeMap<String, Vec<LocalEndpoint>> = BTreeMap::new();
-        for endpoint in self.driver.endpoints.list().await {
+        for endpoint in self.driver.endpoints.list() {
             if let Owner::Docker { network_id } = &endpoint.owner {
                 by_network
                     .entry(network_id.clone())

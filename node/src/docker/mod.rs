@@ -30,7 +30,7 @@ use bus_schema::node::{Alarm, EngineStatus, LogState};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use self::endpoints::{Description, Endpoints};
+pub use self::endpoints::Endpoints;
 pub use self::engine::ResolverFiles;
 pub use self::server::ServerError;
 
@@ -43,7 +43,7 @@ use crate::projection::Projection;
 pub struct Config {
     /// Where the engine looks for plugins: `/run/docker/plugins`.
     pub plugin_dir: PathBuf,
-    /// The engine's own socket; absent: the driver alone, nothing is made in the engine.
+    /// The engine's own socket; absent: no engine is served, and there is no plugin.
     pub engine: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub files: ResolverFiles,
@@ -70,7 +70,7 @@ pub struct DockerHandle {
         watch::Sender<Option<EngineStatus>>,
         watch::Sender<Vec<Alarm>>,
     ),
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// The socket listens when this returns.
@@ -80,35 +80,35 @@ pub fn start<E: Endpoints>(
     projection: watch::Receiver<Projection>,
     log: watch::Receiver<LogState>,
 ) -> Result<DockerHandle, ServerError> {
-    let listener = server::listen(&config.plugin_dir)?;
-    let networks = Networks::open(config.state_dir.join("docker-networks.json"));
-    let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(server::serve(listener, Arc::clone(&driver)));
     let (status, status_rx) = watch::channel(config.engine.as_ref().map(|_| EngineStatus {
         answers: false,
         applied: bus_schema::Revision::default(),
         version: None,
     }));
     let (alarms, alarms_rx) = watch::channel(Vec::new());
-    let senders = (status.clone(), alarms.clone());
-    if let Some(socket) = config.engine {
-        let engine = Engine {
-            socket,
-            files: config.files,
-            driver,
-            projection,
-            log,
-            status,
-            alarms,
-            in_sync: false,
-        };
-        tasks.spawn(engine.run());
-    }
-    Ok(DockerHandle {
+    let mut handle = DockerHandle {
         status: status_rx,
         alarms: alarms_rx,
-        _senders: senders,
-        _tasks: tasks,
-    })
+        _senders: (status.clone(), alarms.clone()),
+        tasks: JoinSet::new(),
+    };
+    let Some(socket) = config.engine else {
+        return Ok(handle);
+    };
+    let listener = server::listen(&config.plugin_dir)?;
+    let networks = Networks::open(config.state_dir.join("docker-networks.json"));
+    let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
+    let engine = Engine {
+        socket,
+        files: config.files,
+        driver: Arc::clone(&driver),
+        projection,
+        log,
+        status,
+        alarms,
+        in_sync: false,
+    };
+    handle.tasks.spawn(server::serve(listener, driver));
+    handle.tasks.spawn(engine.run());
+    Ok(handle)
 }

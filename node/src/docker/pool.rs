@@ -46,7 +46,9 @@ impl Meaning {
     }
 
     /// `None` when the options name no network.
-    pub(super) fn from_options(options: &BTreeMap<String, String>) -> Result<Option<Self>, Unresolved> {
+    pub(super) fn from_options(
+        options: &BTreeMap<String, String>,
+    ) -> Result<Option<Self>, Unresolved> {
         let Some(network) = options.get(NETWORK) else {
             return match [TENANT, GROUP]
                 .iter()
@@ -69,7 +71,10 @@ impl Meaning {
         }))
     }
 
-    pub(super) fn spec<'a>(&self, projection: &'a Projection) -> Result<&'a NetworkSpec, Unresolved> {
+    pub(super) fn spec<'a>(
+        &self,
+        projection: &'a Projection,
+    ) -> Result<&'a NetworkSpec, Unresolved> {
         if let Some(group) = &self.group {
             return Err(Unresolved::Group(group.clone()));
         }

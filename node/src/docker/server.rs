@@ -21,9 +21,10 @@ use super::driver::{Driver, DriverError};
 use super::endpoints::Endpoints;
 use super::ipam::ADDRESS_SPACE;
 use super::protocol::Failure;
+use crate::endpoint::DEADLINE;
 
-/// The engine gives up on a plugin's answer after 30 s or more; a person doesn't wait that long.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// More than the endpoints' own deadline, whose error says more than this one.
+const CALL_LIMIT: Duration = DEADLINE.saturating_add(Duration::from_secs(1));
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.1+json";
 
@@ -145,15 +146,15 @@ async fn dispatch<E: Endpoints>(
             done
         }
         "NetworkDriver.EndpointOperInfo" => {
-            json!({"Value": driver.operational_info(&read(body)?).await?})
+            json!({"Value": driver.operational_info(&read(body)?)?})
         }
-        "NetworkDriver.Join" => json!(driver.join(&read(body)?).await?),
+        "NetworkDriver.Join" => json!(driver.join(&read(body)?)?),
         "NetworkDriver.Leave" => {
             driver.leave(&read(body)?)?;
             done
         }
         "NetworkDriver.ProgramExternalConnectivity" => {
-            driver.program_external_connectivity(&read(body)?).await?;
+            driver.program_external_connectivity(&read(body)?)?;
             done
         }
         "NetworkDriver.RevokeExternalConnectivity"
