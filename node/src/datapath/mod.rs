@@ -7,17 +7,38 @@
 //! - [`Datapath::open`] → capabilities checked, `domain=auto` decided; [`Datapath::kind`].
 //! - [`Datapath::observe`] → [`State`] of what bears our marks, all or one [`Scope`].
 //! - [`Datapath::execute`] ← ops of [`diff`](crate::reconcile::diff); every failure is reported.
-//! - [`Datapath::place_peer`], [`Datapath::remove_peer`] for endpoints of bare namespaces.
+//! - [`Datapath::place_peer`] for endpoints of bare namespaces.
 //! - An attach is `execute(&diff(&before, &desired_domain(…)))`: the veth is created with the rest,
 //!   its peer waits in the host's namespace under `peer_interface`.
 
+mod capabilities;
+mod conntrack;
+mod elements;
+mod execute;
+mod messages;
+mod netlink;
+mod netns;
+mod nft;
+mod observe;
+mod peer;
+mod sysctl;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bus_schema::MacAddr;
 use bus_schema::node::DomainKind;
 use ipnet::IpNet;
+use netlink_packet_route::address::AddressAttribute;
+use tokio::sync::Mutex;
 
+use self::execute::Batch;
+use self::netlink::{Socket, is_absence};
+use self::netns::Namespace;
+use self::observe::View;
 use crate::reconcile::Op;
 use crate::resource::{Place, State};
 
@@ -58,10 +79,12 @@ pub struct PeerSetup {
     pub mtu: u32,
 }
 
-/// What the kernel can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    pub vrf: bool,
+/// An address of the host, with its device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAddress {
+    pub device: String,
+    pub address: IpNet,
+    pub mtu: u32,
 }
 
 /// Why the datapath can't be opened, or an observation failed.
@@ -83,8 +106,6 @@ pub enum DatapathError {
         place: String,
         reason: String,
     },
-    #[error("nft refused a change in {place}: {reason}")]
-    Nft { place: String, reason: String },
 }
 
 /// An op that failed, and why.
@@ -111,51 +132,218 @@ fn list(failures: &[Failure]) -> String {
 /// The one door to the kernel. Cheap to clone; a clone is the same door.
 #[derive(Debug, Clone)]
 pub struct Datapath {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     kind: DomainKind,
+    netns_dir: PathBuf,
+    host: Namespace,
+    host_socket: Arc<Socket>,
+    /// Sockets in domains of kind netns, each with the namespace that it was opened in.
+    sockets: Mutex<BTreeMap<String, (Namespace, Arc<Socket>)>>,
 }
 
 impl Datapath {
     /// Checks what the process may do and what the kernel can, and picks the kind of domain.
     pub async fn open(options: Options) -> Result<Self, DatapathError> {
-        let _ = options;
-        Err(DatapathError::NotPermitted)
+        capabilities::check_permissions()?;
+        let vrf = capabilities::has_vrf().await;
+        let kind = match options.kind {
+            Some(DomainKind::Vrf) if !vrf => return Err(DatapathError::NoVrf),
+            Some(kind) => kind,
+            None if vrf => DomainKind::Vrf,
+            None => DomainKind::Netns,
+        };
+        let path = options
+            .host
+            .unwrap_or_else(|| PathBuf::from("/proc/thread-self/ns/net"));
+        let failed = |error: io::Error| DatapathError::Namespace {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        };
+        let host = Namespace::open(&path).map_err(failed)?;
+        let host_socket = Arc::new(Socket::open(&host).await.map_err(failed)?);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                kind,
+                netns_dir: options.netns_dir,
+                host,
+                host_socket,
+                sockets: Mutex::new(BTreeMap::new()),
+            }),
+        })
     }
 
     pub fn kind(&self) -> DomainKind {
-        self.kind
+        self.inner.kind
     }
 
     /// What is in the kernel and ours.
     pub async fn observe(&self, scope: &Scope) -> Result<State, DatapathError> {
-        let _ = scope;
-        Ok(State::default())
+        let mut state = State::default();
+        for place in self
+            .places(scope)
+            .map_err(failure("list domains", &Place::Host))?
+        {
+            let seen = match self.observe_place(&place).await {
+                Err(error) if is_absence(&error) && place != Place::Host => State::default(),
+                seen => seen.map_err(failure("observe", &place))?,
+            };
+            state.extend(seen);
+        }
+        Ok(match scope {
+            Scope::All => state,
+            Scope::Of(place) => state.of(place),
+        })
+    }
+
+    /// The places that have a namespace of their own.
+    fn places(&self, scope: &Scope) -> io::Result<Vec<Place>> {
+        match (self.kind(), scope) {
+            (DomainKind::Vrf, _) => Ok(vec![Place::Host]),
+            (DomainKind::Netns, Scope::Of(place)) => Ok(vec![place.clone()]),
+            (DomainKind::Netns, Scope::All) => {
+                let mut places = vec![Place::Host];
+                places.extend(self.netns_domains()?.into_iter().map(Place::Domain));
+                Ok(places)
+            }
+        }
+    }
+
+    fn netns_domains(&self) -> io::Result<BTreeSet<String>> {
+        let entries = match std::fs::read_dir(&self.inner.netns_dir) {
+            Err(error) if is_absence(&error) => return Ok(BTreeSet::new()),
+            entries => entries?,
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names
+            .filter(|name| name.starts_with("contiv-") && netns::is_namespace(&self.path_of(name)))
+            .collect())
+    }
+
+    async fn observe_place(&self, place: &Place) -> io::Result<State> {
+        let namespace = self.namespace(place).await?;
+        let socket = self.socket(place).await?;
+        let view = View {
+            namespace: &namespace,
+            socket: &socket,
+            kind: self.kind(),
+            place: place.clone(),
+        };
+        view.observe().await
     }
 
     /// Does the ops in their order. One that fails doesn't keep the others from being done, except
     /// that a port isn't brought up when its firewall failed.
     pub async fn execute(&self, ops: &[Op]) -> Result<(), BatchError> {
-        let _ = ops;
-        Ok(())
+        Batch::new(self).run(ops).await
     }
 
     /// Moves a waiting peer into a namespace and configures it there. Done again, it changes
     /// nothing.
     pub async fn place_peer(&self, setup: &PeerSetup) -> Result<(), DatapathError> {
-        let _ = setup;
-        Ok(())
+        let path = setup.netns.display().to_string();
+        peer::place(self, setup)
+            .await
+            .map_err(|error| DatapathError::Namespace {
+                path,
+                reason: error.to_string(),
+            })
     }
 
-    /// A device of the host's namespace by one of its addresses or its name: the MTU of the
-    /// underlay. `None` when there is none.
+    /// The MTU of the host's device that bears `address`; `None` when no device does.
     pub async fn link_mtu(&self, address: IpAddr) -> Result<Option<u32>, DatapathError> {
-        let _ = address;
-        Ok(None)
+        let all = self.host_addresses().await?;
+        Ok(all
+            .into_iter()
+            .find(|it| it.address.addr() == address)
+            .map(|it| it.mtu))
+    }
+
+    /// The host's addresses, each with its device: among them is the underlay's.
+    pub async fn host_addresses(&self) -> Result<Vec<HostAddress>, DatapathError> {
+        let socket = &self.inner.host_socket;
+        let failed = || failure("list addresses", &Place::Host);
+        let links = socket.links().await.map_err(failed())?;
+        let addresses = socket.addresses().await.map_err(failed())?;
+        let found = addresses.iter().filter_map(|message| {
+            let link = links
+                .iter()
+                .find(|it| it.header.index == message.header.index)?;
+            let ip = message.attributes.iter().find_map(|it| match it {
+                AddressAttribute::Address(ip) => Some(*ip),
+                _ => None,
+            })?;
+            Some(HostAddress {
+                device: observe::name(link)?.to_owned(),
+                address: IpNet::new(ip, message.header.prefix_len).ok()?,
+                mtu: observe::mtu(link),
+            })
+        });
+        Ok(found.collect())
     }
 
     /// The path of a domain's namespace, for sockets that must be opened in it; `None` for a VRF,
-    /// where they are bound to the device `place` instead.
+    /// where they are bound to the device of the domain's name instead.
     pub fn netns_of(&self, place: &Place) -> Option<PathBuf> {
-        let _ = place;
-        None
+        match (self.kind(), place) {
+            (DomainKind::Netns, Place::Domain(name)) => Some(self.path_of(name)),
+            _ => None,
+        }
+    }
+
+    fn path_of(&self, domain: &str) -> PathBuf {
+        self.inner.netns_dir.join(domain)
+    }
+
+    /// The place whose namespace's netfilter, and so whose table, serves `place`.
+    fn netfilter_of(&self, place: &Place) -> Place {
+        match self.kind() {
+            DomainKind::Vrf => Place::Host,
+            DomainKind::Netns => place.clone(),
+        }
+    }
+
+    async fn namespace(&self, place: &Place) -> io::Result<Namespace> {
+        match self.netns_of(place) {
+            None => Ok(self.inner.host.clone()),
+            Some(path) if netns::is_namespace(&path) => Namespace::open(&path),
+            Some(_) => Err(nix::Error::ENOENT.into()),
+        }
+    }
+
+    /// The socket in a place's namespace; another one when the namespace was made anew.
+    async fn socket(&self, place: &Place) -> io::Result<Arc<Socket>> {
+        let (DomainKind::Netns, Place::Domain(name)) = (self.kind(), place) else {
+            return Ok(Arc::clone(&self.inner.host_socket));
+        };
+        let namespace = self.namespace(place).await?;
+        let mut sockets = self.inner.sockets.lock().await;
+        if let Some((of, socket)) = sockets.get(name)
+            && of.id()? == namespace.id()?
+        {
+            return Ok(Arc::clone(socket));
+        }
+        let socket = Arc::new(Socket::open(&namespace).await?);
+        sockets.insert(name.clone(), (namespace, Arc::clone(&socket)));
+        Ok(socket)
+    }
+
+    /// A socket would keep its namespace alive.
+    async fn drop_socket(&self, place: &Place) {
+        if let Place::Domain(name) = place {
+            self.inner.sockets.lock().await.remove(name);
+        }
+    }
+}
+
+fn failure(what: &str, place: &Place) -> impl FnOnce(io::Error) -> DatapathError {
+    let (what, place) = (what.to_owned(), place.to_string());
+    move |error| DatapathError::Kernel {
+        what,
+        place,
+        reason: error.to_string(),
     }
 }

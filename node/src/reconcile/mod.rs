@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::resource::{Key, Kind, Place, Resource, RouteTarget, State};
+use crate::resource::{Element, Key, Kind, Place, Resource, RouteTarget, State};
 
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,11 @@ pub enum Op {
     /// Gone after it, also when it was gone before.
     Delete(Resource),
     /// The connections of an address that left an endpoint end: who gets it next inherits none.
-    Forget { place: Place, address: IpAddr },
+    Forget {
+        place: Place,
+        zone: u16,
+        address: IpAddr,
+    },
 }
 
 impl fmt::Display for Op {
@@ -29,7 +33,11 @@ impl fmt::Display for Op {
             Self::Put(resource) => write!(f, "+ {resource}"),
             Self::Change { to, .. } => write!(f, "~ {to}"),
             Self::Delete(resource) => write!(f, "- {resource}"),
-            Self::Forget { place, address } => write!(f, "- conntrack {address} in {place}"),
+            Self::Forget {
+                place,
+                zone,
+                address,
+            } => write!(f, "- conntrack {address} zone {zone} in {place}"),
         }
     }
 }
@@ -56,7 +64,7 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     }
     for (key, have) in observed.iter() {
         if desired.get(key).is_none() {
-            ops.extend(farewell(have, key.place.clone()));
+            ops.extend(farewell(have, observed));
             if !fresh.contains(key) && is_undone(have) {
                 ops.push(Op::Delete(have.clone()));
             }
@@ -75,7 +83,7 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
 pub fn order(ops: &mut [Op]) {
     ops.sort_by_cached_key(|op| match op {
         Op::Delete(resource) => (0, reversed(resource.kind()), Some(resource.key())),
-        Op::Forget { place, address } => {
+        Op::Forget { place, address, .. } => {
             let id = address.to_string();
             let (place, kind) = (place.clone(), Kind::Route);
             (1, 0, Some(Key { place, kind, id }))
@@ -136,16 +144,25 @@ fn is_undone(resource: &Resource) -> bool {
     !matches!(resource, Resource::Sysctl(_))
 }
 
-/// What else must happen when a resource goes.
-fn farewell(resource: &Resource, place: Place) -> Option<Op> {
-    match resource {
-        Resource::Route(route) => match &route.target {
-            RouteTarget::Device(_) => Some(Op::Forget {
-                place,
-                address: route.destination.addr(),
-            }),
-            _ => None,
-        },
+/// What else must happen when a resource goes: the connections of an endpoint's address end.
+fn farewell(resource: &Resource, observed: &State) -> Option<Op> {
+    let Resource::Route(route) = resource else {
+        return None;
+    };
+    let RouteTarget::Device(device) = &route.target else {
+        return None;
+    };
+    let zone = observed.resources().find_map(|it| match it {
+        Resource::Element(Element::Zone {
+            place,
+            interface,
+            zone,
+        }) => (*place == route.place && interface == device).then_some(*zone),
         _ => None,
-    }
+    });
+    Some(Op::Forget {
+        place: route.place.clone(),
+        zone: zone.unwrap_or_default(),
+        address: route.destination.addr(),
+    })
 }

@@ -1,0 +1,128 @@
+//! Elements of our sets as `nft -j` prints them. No I/O.
+
+use std::net::IpAddr;
+
+use bus_schema::GroupId;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::resource::{Element, Place};
+
+/// An element of which the place isn't known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Raw {
+    Peer(IpAddr),
+    Stamp(String, IpAddr, GroupId),
+    Endpoint(String, IpAddr),
+    Gateway(u16, IpAddr),
+    Subnet(u16, IpNet),
+    Zone(String, u16),
+}
+
+/// By what an element's place is found.
+pub(super) enum Owner<'a> {
+    Host,
+    Device(&'a str),
+    Zone(u16),
+}
+
+impl Raw {
+    pub(super) fn owner(&self) -> Owner<'_> {
+        match self {
+            Self::Peer(_) => Owner::Host,
+            Self::Stamp(device, ..) | Self::Endpoint(device, _) | Self::Zone(device, _) => {
+                Owner::Device(device)
+            }
+            Self::Gateway(zone, _) | Self::Subnet(zone, _) => Owner::Zone(*zone),
+        }
+    }
+
+    pub(super) fn at(self, place: Place) -> Element {
+        match self {
+            Self::Peer(vtep) => Element::Peer { vtep },
+            Self::Stamp(interface, address, stamp) => Element::Stamp {
+                place,
+                interface,
+                address,
+                stamp,
+            },
+            Self::Endpoint(interface, address) => Element::Endpoint {
+                place,
+                interface,
+                address,
+            },
+            Self::Gateway(zone, address) => Element::Gateway {
+                place,
+                zone,
+                address,
+            },
+            Self::Subnet(zone, subnet) => Element::Subnet {
+                place,
+                zone,
+                subnet,
+            },
+            Self::Zone(interface, zone) => Element::Zone {
+                place,
+                interface,
+                zone,
+            },
+        }
+    }
+}
+
+/// Reads an element; `None` for what we never write.
+pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
+    match set {
+        "peers" | "peers6" => ip(value).map(Raw::Peer),
+        "stamps" => {
+            let (key, stamp) = pair(value)?;
+            let (device, address) = concat(key)?;
+            let stamp = GroupId(number(stamp)?);
+            Some(Raw::Stamp(device.as_str()?.to_owned(), ip(address)?, stamp))
+        }
+        "endpoints" => {
+            let (device, address) = concat(value)?;
+            Some(Raw::Endpoint(device.as_str()?.to_owned(), ip(address)?))
+        }
+        "gateways" => {
+            let (zone, address) = concat(value)?;
+            Some(Raw::Gateway(number(zone)?, ip(address)?))
+        }
+        "subnets" => {
+            let (zone, subnet) = concat(value)?;
+            Some(Raw::Subnet(number(zone)?, net(subnet)?))
+        }
+        "zones" => {
+            let (device, zone) = pair(value)?;
+            Some(Raw::Zone(device.as_str()?.to_owned(), number(zone)?))
+        }
+        _ => None,
+    }
+}
+
+fn pair(value: &Value) -> Option<(&Value, &Value)> {
+    match value.as_array()?.as_slice() {
+        [key, value] => Some((key, value)),
+        _ => None,
+    }
+}
+
+fn concat(value: &Value) -> Option<(&Value, &Value)> {
+    pair(value.get("concat")?)
+}
+
+fn number(value: &Value) -> Option<u16> {
+    value.as_u64()?.try_into().ok()
+}
+
+fn ip(value: &Value) -> Option<IpAddr> {
+    value.as_str()?.parse().ok()
+}
+
+fn net(value: &Value) -> Option<IpNet> {
+    let Some(prefix) = value.get("prefix") else {
+        return ip(value).map(IpNet::from);
+    };
+    let length = prefix.get("len")?.as_u64()?.try_into().ok()?;
+    IpNet::new(ip(prefix.get("addr")?)?, length).ok()
+}

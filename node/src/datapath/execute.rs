@@ -1,0 +1,429 @@
+//! Ops, done in their order; elements of one table together, in one transaction.
+//!
+//! A failure is kept, and the batch goes on. The one exception: a port whose firewall failed stays
+//! down, since up it would be open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+use bus_schema::node::DomainKind;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::LinkMessage;
+
+use super::messages::{self, Home};
+use super::netlink::{Mode, is_absence, is_presence};
+use super::netns::Namespace;
+use super::observe::MAIN_TABLE;
+use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, sysctl};
+use crate::reconcile::Op;
+use crate::resource::{
+    Chain, Domain, Element, Neighbor, Place, Resource, Route, Table, Up, Veth, Vxlan,
+};
+
+/// One run over a list of ops.
+pub(super) struct Batch<'a> {
+    datapath: &'a Datapath,
+    failures: Vec<Failure>,
+    /// Places whose firewall isn't what it should be.
+    open: BTreeSet<Place>,
+    /// Routing tables of VRFs that this batch deals with.
+    tables: BTreeMap<Place, u32>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(datapath: &'a Datapath) -> Self {
+        Self {
+            datapath,
+            failures: Vec::new(),
+            open: BTreeSet::new(),
+            tables: BTreeMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, ops: &[Op]) -> Result<(), BatchError> {
+        let mut rest = ops;
+        while let [op, ..] = rest {
+            let together = match self.transaction(op) {
+                Some(place) => {
+                    let same = |op: &&Op| self.transaction(op) == Some(place.clone());
+                    rest.iter().take_while(same).count()
+                }
+                None => 1,
+            };
+            let (now, later) = rest.split_at(together);
+            match self.transaction(op) {
+                Some(place) if matches!(op, Op::Forget { .. }) => self.forget(&place, now).await,
+                Some(place) => self.elements(&place, now).await,
+                None => {
+                    let result = self.one(op).await;
+                    self.keep(op, result);
+                }
+            }
+            rest = later;
+        }
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        Err(BatchError {
+            attempted: ops.len(),
+            failures: self.failures,
+        })
+    }
+
+    /// The place whose table (or conntrack) the op changes, when it is an op of that sort.
+    fn transaction(&self, op: &Op) -> Option<Place> {
+        match op {
+            Op::Put(Resource::Element(it))
+            | Op::Delete(Resource::Element(it))
+            | Op::Change {
+                to: Resource::Element(it),
+                ..
+            } => Some(self.datapath.netfilter_of(it.place())),
+            Op::Forget { place, .. } => Some(self.datapath.netfilter_of(place)),
+            _ => None,
+        }
+    }
+
+    fn keep(&mut self, op: &Op, result: io::Result<()>) {
+        let Err(error) = result else { return };
+        let place = match op {
+            Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => it.place(),
+            Op::Forget { place, .. } => place,
+        };
+        if let Op::Put(it) | Op::Change { to: it, .. } = op
+            && matches!(it, Resource::Element(_) | Resource::Table(_))
+        {
+            self.open.insert(place.clone());
+        }
+        self.failures.push(Failure {
+            op: op.clone(),
+            error: DatapathError::Kernel {
+                what: "do it".to_owned(),
+                place: place.to_string(),
+                reason: error.to_string(),
+            },
+        });
+    }
+
+    /// Elements of one table, in one transaction. If `nft` refuses it, each alone, so that one bad
+    /// element doesn't keep the others out.
+    async fn elements(&mut self, place: &Place, ops: &[Op]) {
+        let namespace = match self.datapath.namespace(place).await {
+            Ok(namespace) => namespace,
+            Err(error) if is_absence(&error) && ops.iter().all(is_delete) => return,
+            Err(error) => {
+                for op in ops {
+                    self.keep(op, Err(copy(&error)));
+                }
+                return;
+            }
+        };
+        let all = ops.iter().map(|op| script(op, false)).collect();
+        if nft::apply(&namespace, all).await.is_ok() {
+            return;
+        }
+        for op in ops {
+            let result = nft::apply(&namespace, script(op, true)).await;
+            self.keep(op, result);
+        }
+    }
+
+    async fn forget(&mut self, place: &Place, ops: &[Op]) {
+        let gone: Vec<(u16, IpAddr)> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Forget { zone, address, .. } => Some((*zone, *address)),
+                _ => None,
+            })
+            .collect();
+        let result = match self.datapath.namespace(place).await {
+            Ok(namespace) => conntrack::forget(&namespace, gone).await.map(|_| ()),
+            Err(error) if is_absence(&error) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let (Some(op), Err(error)) = (ops.first(), result) {
+            self.keep(op, Err(error));
+        }
+    }
+
+    async fn one(&mut self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::Put(resource) | Op::Change { to: resource, .. } => self.put(resource).await,
+            Op::Delete(resource) => match self.delete(resource).await {
+                Err(error) if is_absence(&error) => Ok(()),
+                result => result,
+            },
+            Op::Forget { .. } => Ok(()),
+        }
+    }
+
+    async fn put(&mut self, resource: &Resource) -> io::Result<()> {
+        match resource {
+            Resource::Domain(it) => self.put_domain(it).await,
+            Resource::Table(it) => self.put_table(it).await,
+            Resource::Sysctl(it) => {
+                let setting = it.clone();
+                let namespace = self.datapath.namespace(&it.place).await?;
+                namespace.run(move || sysctl::write(&setting)).await
+            }
+            Resource::Vxlan(it) => self.put_vxlan(it).await,
+            Resource::Veth(it) => self.put_veth(it).await,
+            Resource::Address(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = messages::address(index, it.address);
+                let message = Message::NewAddress(message);
+                self.change(&it.place, message, Mode::Replace).await
+            }
+            Resource::Neighbor(it) => self.put_neighbor(it).await,
+            Resource::Fdb(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::NewNeighbour(messages::fdb(it, index));
+                self.change(&it.place, message, Mode::Replace).await
+            }
+            Resource::Element(_) => Ok(()),
+            Resource::Up(it) => self.put_up(it).await,
+            Resource::Route(it) => {
+                let message = Message::NewRoute(self.route(it).await?);
+                self.change(&it.place, message, Mode::Replace).await
+            }
+        }
+    }
+
+    async fn delete(&mut self, resource: &Resource) -> io::Result<()> {
+        match resource {
+            Resource::Domain(it) => self.delete_domain(it).await,
+            Resource::Table(it) => {
+                let namespace = self.datapath.namespace(&it.place).await?;
+                let name = crate::resource::TABLE;
+                nft::apply(
+                    &namespace,
+                    format!("add table inet {name}\ndelete table inet {name}\n"),
+                )
+                .await
+            }
+            Resource::Vxlan(Vxlan { place, name, .. })
+            | Resource::Veth(Veth { place, name, .. }) => {
+                let index = self.index(place, name).await?;
+                self.delete_link(place, index).await
+            }
+            Resource::Address(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::DelAddress(messages::address(index, it.address));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Neighbor(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::DelNeighbour(messages::neighbor(it, index));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Fdb(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::DelNeighbour(messages::fdb(it, index));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Up(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::SetLink(messages::link_up(index, false));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Route(it) => {
+                let message = Message::DelRoute(self.route(it).await?);
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Sysctl(_) | Resource::Element(_) => Ok(()),
+        }
+    }
+
+    async fn change(&self, place: &Place, message: Message, mode: Mode) -> io::Result<()> {
+        self.datapath
+            .socket(place)
+            .await?
+            .change(message, mode)
+            .await
+    }
+
+    async fn index(&self, place: &Place, device: &str) -> io::Result<u32> {
+        let socket = self.datapath.socket(place).await?;
+        let index = socket.index(device).await?;
+        index.ok_or_else(|| nix::Error::ENODEV.into())
+    }
+
+    async fn put_domain(&mut self, domain: &Domain) -> io::Result<()> {
+        let Place::Domain(name) = &domain.place else {
+            return Ok(());
+        };
+        match domain.kind {
+            DomainKind::Netns => Namespace::create(&self.datapath.path_of(name)).await,
+            DomainKind::Vrf => {
+                self.tables.insert(domain.place.clone(), domain.table);
+                let message = messages::vrf(name, domain.table);
+                self.create_link(&Place::Host, message).await.map(|_| ())
+            }
+        }
+    }
+
+    async fn delete_domain(&mut self, domain: &Domain) -> io::Result<()> {
+        let Place::Domain(name) = &domain.place else {
+            return Ok(());
+        };
+        match domain.kind {
+            DomainKind::Netns => {
+                self.datapath.drop_socket(&domain.place).await;
+                Namespace::remove(&self.datapath.path_of(name))
+            }
+            DomainKind::Vrf => {
+                let index = self.index(&Place::Host, name).await?;
+                self.delete_link(&Place::Host, index).await
+            }
+        }
+    }
+
+    /// Whether the link is new.
+    async fn create_link(&self, place: &Place, message: LinkMessage) -> io::Result<bool> {
+        let message = Message::NewLink(message);
+        match self.change(place, message, Mode::Create).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_presence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_link(&self, place: &Place, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let message = Message::DelLink(message);
+        self.change(place, message, Mode::Set).await
+    }
+
+    async fn put_table(&mut self, table: &Table) -> io::Result<()> {
+        let namespace = self.datapath.namespace(&table.place).await?;
+        let present = nft::list(&namespace).await?.unwrap_or_default();
+        let name = |chain: Chain| chain.name;
+        let chains: Vec<_> = present.rules.chains.into_iter().map(name).collect();
+        nft::apply(&namespace, table.rules.script(&chains)).await
+    }
+
+    /// Where a new device of `place` goes.
+    async fn home(&self, place: &Place) -> io::Result<(Home, Option<Namespace>)> {
+        match (self.datapath.kind(), place) {
+            (DomainKind::Vrf, Place::Domain(name)) => {
+                let index = self.index(&Place::Host, name).await?;
+                Ok((Home::Master(index), None))
+            }
+            _ => {
+                let namespace = self.datapath.namespace(place).await?;
+                Ok((Home::Namespace(namespace.fd()), Some(namespace)))
+            }
+        }
+    }
+
+    async fn put_vxlan(&mut self, vxlan: &Vxlan) -> io::Result<()> {
+        let (home, _held) = self.home(&vxlan.place).await?;
+        let message = messages::vxlan(vxlan, home);
+        if self.create_link(&Place::Host, message).await? {
+            return Ok(());
+        }
+        let index = self.index(&vxlan.place, &vxlan.name).await.map_err(|_| {
+            let Vxlan { vni, port, .. } = vxlan;
+            io::Error::other(format!(
+                "another device of this host has VNI {vni} on port {port}: delete it"
+            ))
+        })?;
+        let message = messages::link_settings(index, vxlan.mac, vxlan.mtu);
+        let message = Message::SetLink(message);
+        self.change(&vxlan.place, message, Mode::Set).await
+    }
+
+    async fn put_veth(&mut self, veth: &Veth) -> io::Result<()> {
+        let Some(peer) = &veth.peer.0 else {
+            return Ok(());
+        };
+        let (home, _held) = self.home(&veth.place).await?;
+        let message = messages::veth(veth, peer, home);
+        if self.create_link(&Place::Host, message).await? {
+            return Ok(());
+        }
+        let index = self
+            .index(&veth.place, &veth.name)
+            .await
+            .map_err(|_| io::Error::other(format!("a device named {} is in the way", peer.name)))?;
+        let message = messages::link_settings(index, veth.mac, veth.mtu);
+        self.change(&veth.place, Message::SetLink(message), Mode::Set)
+            .await
+    }
+
+    async fn put_neighbor(&mut self, neighbor: &Neighbor) -> io::Result<()> {
+        let index = self.index(&neighbor.place, &neighbor.device).await?;
+        let message = Message::NewNeighbour(messages::neighbor(neighbor, index));
+        self.change(&neighbor.place, message, Mode::Replace).await
+    }
+
+    async fn put_up(&mut self, up: &Up) -> io::Result<()> {
+        let netfilter = self.datapath.netfilter_of(&up.place);
+        if self.open.contains(&up.place) || self.open.contains(&netfilter) {
+            let reason = "its firewall isn't in place, so the port stays down";
+            return Err(io::Error::other(reason));
+        }
+        let index = self.index(&up.place, &up.device).await?;
+        let message = Message::SetLink(messages::link_up(index, true));
+        self.change(&up.place, message, Mode::Set).await
+    }
+
+    async fn route(
+        &mut self,
+        route: &Route,
+    ) -> io::Result<netlink_packet_route::route::RouteMessage> {
+        let index = match route.target.device() {
+            Some(device) => Some(self.index(&route.place, device).await?),
+            None => None,
+        };
+        let table = self.table(&route.place).await?;
+        Ok(messages::route(route, table, index))
+    }
+
+    async fn table(&mut self, place: &Place) -> io::Result<u32> {
+        let Place::Domain(name) = place else {
+            return Ok(MAIN_TABLE);
+        };
+        if self.datapath.kind() == DomainKind::Netns {
+            return Ok(MAIN_TABLE);
+        }
+        if let Some(table) = self.tables.get(place) {
+            return Ok(*table);
+        }
+        let socket = self.datapath.socket(place).await?;
+        let link = socket.link(name).await?.ok_or(nix::Error::ENODEV)?;
+        let table = super::observe::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
+        self.tables.insert(place.clone(), table);
+        Ok(table)
+    }
+}
+
+fn is_delete(op: &Op) -> bool {
+    matches!(op, Op::Delete(_))
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// The lines for an op. `nft` refuses to delete what isn't there; `surely` adds it before.
+fn script(op: &Op, surely: bool) -> String {
+    let gone = |element: &Element| match surely {
+        true => element.add() + &element.delete(),
+        false => element.delete(),
+    };
+    match op {
+        Op::Put(Resource::Element(it)) => it.add(),
+        Op::Delete(Resource::Element(it)) => gone(it),
+        Op::Change {
+            from: Resource::Element(from),
+            to: Resource::Element(to),
+        } => gone(from) + &to.add(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,143 @@
+//! One rtnetlink socket in one namespace, and the messages that we send on it.
+//!
+//! Two dumps at once on a socket answer `EBUSY`, so a dump holds the socket's lock. Changes say
+//! what they want to be true: what is there already, or gone already, is no error.
+
+use std::io;
+
+use futures::{StreamExt, TryStreamExt};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::netns::Namespace;
+
+/// A socket; its task ends with it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    handle: Handle,
+    dumping: Mutex<()>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// How a change treats what is there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mode {
+    Create,
+    Replace,
+    Set,
+}
+
+impl Mode {
+    fn flags(self) -> u16 {
+        match self {
+            Self::Create => NLM_F_CREATE | NLM_F_EXCL,
+            Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Self::Set => 0,
+        }
+    }
+}
+
+impl Socket {
+    pub(crate) async fn open(namespace: &Namespace) -> io::Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        namespace.run(move || Self::on_this_thread(&runtime)).await
+    }
+
+    /// Opens a socket in the namespace of the calling thread.
+    pub(crate) fn on_this_thread(runtime: &tokio::runtime::Handle) -> io::Result<Self> {
+        let _guard = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self {
+            handle,
+            dumping: Mutex::new(()),
+            _task: AbortOnDropHandle::new(runtime.spawn(connection)),
+        })
+    }
+
+    /// Sends a change and waits for the kernel's word on it.
+    pub(crate) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> io::Result<()> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | mode.flags();
+        let mut handle = self.handle.clone();
+        let mut answers = handle.request(request).map_err(io::Error::other)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.raw_code() != 0
+            {
+                return Err(error.to_io());
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn links(&self) -> io::Result<Vec<LinkMessage>> {
+        let _turn = self.dumping.lock().await;
+        collected(self.handle.link().get().execute().try_collect().await)
+    }
+
+    /// A device's index; `None` when there is no such device.
+    pub(crate) async fn index(&self, device: &str) -> io::Result<Option<u32>> {
+        Ok(self.link(device).await?.map(|link| link.header.index))
+    }
+
+    pub(crate) async fn link(&self, device: &str) -> io::Result<Option<LinkMessage>> {
+        let request = self.handle.link().get().match_name(device.to_owned());
+        match collected(request.execute().try_next().await) {
+            Ok(link) => Ok(link),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn addresses(&self) -> io::Result<Vec<AddressMessage>> {
+        let _turn = self.dumping.lock().await;
+        collected(self.handle.address().get().execute().try_collect().await)
+    }
+
+    /// All IPv4 routes, of every table.
+    pub(crate) async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
+        let _turn = self.dumping.lock().await;
+        let which = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        collected(self.handle.route().get(which).execute().try_collect().await)
+    }
+
+    /// Neighbors (`Inet`) or FDB entries (`Bridge`).
+    pub(crate) async fn neighbors(
+        &self,
+        family: AddressFamily,
+    ) -> io::Result<Vec<NeighbourMessage>> {
+        let _turn = self.dumping.lock().await;
+        let request = self.handle.neighbours().get().set_address_family(family);
+        collected(request.execute().try_collect().await)
+    }
+}
+
+fn collected<T>(result: Result<T, rtnetlink::Error>) -> io::Result<T> {
+    result.map_err(|error| match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    })
+}
+
+/// The kernel says that it isn't there: link, address, route, neighbor or process.
+pub(crate) fn is_absence(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EADDRNOTAVAIL, ENODEV, ENOENT, ESRCH};
+    [ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL]
+        .iter()
+        .any(|code| error.raw_os_error() == Some(*code as i32))
+}
+
+/// The kernel says that it is there already.
+pub(crate) fn is_presence(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::Error::EEXIST as i32)
+}
