@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
+use bus_schema::MacAddr;
 use bus_schema::node::DomainKind;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::LinkMessage;
@@ -99,7 +100,7 @@ impl<'a> Batch<'a> {
         self.failures.push(Failure {
             op: op.clone(),
             error: DatapathError::Kernel {
-                what: "do it".to_owned(),
+                what: "do so".to_owned(),
                 place: place.to_string(),
                 reason: error.to_string(),
             },
@@ -324,15 +325,11 @@ impl<'a> Batch<'a> {
         if self.create_link(&Place::Host, message).await? {
             return Ok(());
         }
-        let index = self.index(&vxlan.place, &vxlan.name).await.map_err(|_| {
-            let Vxlan { vni, port, .. } = vxlan;
-            io::Error::other(format!(
-                "another device of this host has VNI {vni} on port {port}: delete it"
-            ))
-        })?;
-        let message = messages::link_settings(index, vxlan.mac, vxlan.mtu);
-        let message = Message::SetLink(message);
-        self.change(&vxlan.place, message, Mode::Set).await
+        let Vxlan { vni, port, .. } = vxlan;
+        let conflict =
+            format!("another device of this host has VNI {vni} on port {port}: delete it");
+        self.settings(&vxlan.place, &vxlan.name, (vxlan.mac, vxlan.mtu), conflict)
+            .await
     }
 
     async fn put_veth(&mut self, veth: &Veth) -> io::Result<()> {
@@ -344,12 +341,24 @@ impl<'a> Batch<'a> {
         if self.create_link(&Place::Host, message).await? {
             return Ok(());
         }
-        let index = self
-            .index(&veth.place, &veth.name)
+        let conflict = format!("a device named {} is in the way: delete it", peer.name);
+        self.settings(&veth.place, &veth.name, (veth.mac, veth.mtu), conflict)
             .await
-            .map_err(|_| io::Error::other(format!("a device named {} is in the way", peer.name)))?;
-        let message = messages::link_settings(index, veth.mac, veth.mtu);
-        self.change(&veth.place, Message::SetLink(message), Mode::Set)
+    }
+
+    /// Changes a device that the kernel says exists; if it isn't in its place, another is in the
+    /// way.
+    async fn settings(
+        &self,
+        place: &Place,
+        device: &str,
+        (mac, mtu): (MacAddr, u32),
+        conflict: String,
+    ) -> io::Result<()> {
+        let link = self.datapath.socket(place).await?.link(device).await?;
+        let link = link.ok_or_else(|| io::Error::other(conflict))?;
+        let message = messages::link_settings(&link, mac, mtu);
+        self.change(place, Message::SetLink(message), Mode::Set)
             .await
     }
 

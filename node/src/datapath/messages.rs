@@ -10,7 +10,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::{AddressFamily, address::AddressMessage};
 use rtnetlink::{
@@ -18,6 +19,7 @@ use rtnetlink::{
     RouteMessageBuilder,
 };
 
+use super::observe;
 use crate::resource::{Fdb, Neighbor, Peer, ROUTE_PROTOCOL, Route, RouteTarget, Veth, Vxlan};
 
 /// Where a device is put as it is created.
@@ -72,12 +74,14 @@ pub(super) fn veth(veth: &Veth, peer: &Peer, home: Home) -> LinkMessage {
         .build()
 }
 
-/// What can be changed of a device that is there.
-pub(super) fn link_settings(index: u32, mac: MacAddr, mtu: u32) -> LinkMessage {
-    LinkUnspec::new_with_index(index)
-        .address(mac.0.to_vec())
-        .mtu(mtu)
-        .build()
+/// What can be changed of a device that is there. The address only when it is another one: the
+/// kernel flushes a device's neighbors whenever its address is set (`neigh_changeaddr`).
+pub(super) fn link_settings(link: &LinkMessage, mac: MacAddr, mtu: u32) -> LinkMessage {
+    let settings = LinkUnspec::new_with_index(link.header.index).mtu(mtu);
+    if observe::mac(link) == mac {
+        return settings.build();
+    }
+    settings.address(mac.0.to_vec()).build()
 }
 
 pub(super) fn link_up(index: u32, up: bool) -> LinkMessage {
@@ -167,12 +171,13 @@ pub(super) fn on_link(to: IpNet, index: Option<u32>) -> RouteMessage {
 
 /// A destination behind a gateway that is taken to be on the link.
 pub(super) fn via(to: IpNet, gateway: IpAddr, index: Option<u32>) -> RouteMessage {
-    let build = RouteMessageBuilder::<IpAddr>::new().gateway(gateway);
     let mut message = destination(to);
-    if let Ok(gateway) = build {
-        message.attributes.extend(gateway.build().attributes);
-    }
-    message.header.flags |= netlink_packet_route::route::RouteFlags::Onlink;
+    message.attributes.push(match gateway {
+        IpAddr::V4(v4) => RouteAttribute::Gateway(RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) if to.addr().is_ipv6() => RouteAttribute::Gateway(RouteAddress::Inet6(v6)),
+        IpAddr::V6(v6) => RouteAttribute::Via(RouteVia::Inet6(v6)),
+    });
+    message.header.flags |= RouteFlags::Onlink;
     message.attributes.extend(index.map(RouteAttribute::Oif));
     message
 }

@@ -26,11 +26,6 @@ impl Namespace {
         Ok(Self { file })
     }
 
-    /// The one that this process lives in.
-    pub(crate) fn own() -> io::Result<Self> {
-        Self::open(Path::new("/proc/thread-self/ns/net"))
-    }
-
     pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }

@@ -65,7 +65,7 @@ async fn arrive(
     let link = socket.link(&setup.interface).await?;
     let link = link.ok_or_else(|| io::Error::from(nix::Error::ENODEV))?;
     if mtu(&link) != setup.mtu || mac(&link) != setup.mac {
-        let message = messages::link_settings(link.header.index, setup.mac, setup.mtu);
+        let message = messages::link_settings(&link, setup.mac, setup.mtu);
         socket.change(Message::SetLink(message), Mode::Set).await?;
     }
     Ok(link.header.index)

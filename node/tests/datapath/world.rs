@@ -1,0 +1,310 @@
+//! Two hosts and a stranger on one underlay, as network namespaces, driven by the datapath's API.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bus_schema::event::Settings;
+use bus_schema::node::DomainKind;
+use bus_schema::{
+    EndpointId, MacAddr, MachineId, NetworkName, NetworkSpec, NodeName, Pool, TenantName, Vni,
+};
+use ipnet::IpNet;
+use node::datapath::{Datapath, Options, PeerSetup, Scope};
+use node::desired::{self, Params};
+use node::endpoint::{LocalEndpoint, Owner};
+use node::projection::{NetworkFact, NodeFact, Projection};
+use node::reconcile::{self, Op};
+use node::resource::State;
+
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// A host: its namespace, its datapath and what it knows of its own endpoints.
+pub(crate) struct Host {
+    pub(crate) netns: String,
+    pub(crate) datapath: Datapath,
+    pub(crate) params: Params,
+    pub(crate) locals: BTreeMap<EndpointId, LocalEndpoint>,
+    pub(crate) netns_dir: PathBuf,
+}
+
+/// Everything; goes away when it is dropped.
+pub(crate) struct World {
+    prefix: String,
+    pub(crate) facts: Projection,
+    pub(crate) hosts: Vec<Host>,
+    namespaces: Vec<String>,
+    _folder: tempfile::TempDir,
+}
+
+pub(crate) fn vtep(host: usize) -> IpAddr {
+    let last = u8::try_from(host + 1).expect("few hosts");
+    IpAddr::V4(Ipv4Addr::new(198, 18, 7, last))
+}
+
+fn node_name(host: usize) -> NodeName {
+    NodeName::new(format!("n{}", host + 1)).expect("valid")
+}
+
+pub(crate) fn tenant(name: &str) -> TenantName {
+    TenantName::new(name).expect("valid")
+}
+
+impl World {
+    /// Hosts `n1`, `n2` and a third namespace on the same underlay that is no node.
+    pub(crate) async fn new() -> Self {
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("dp{}-{number}", std::process::id());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut world = Self {
+            prefix,
+            facts: Projection {
+                settings: Settings::default(),
+                ..Projection::default()
+            },
+            hosts: Vec::new(),
+            namespaces: Vec::new(),
+            _folder: folder,
+        };
+        let switch = world.namespace("sw");
+        run(&format!("ip -n {switch} link add br0 type bridge"));
+        run(&format!("ip -n {switch} link set br0 up"));
+        for host in 0..3 {
+            let netns = world.namespace(&format!("h{host}"));
+            run(&format!(
+                "ip -n {netns} link add eth0 type veth peer name p{host} netns {switch}"
+            ));
+            run(&format!("ip -n {switch} link set p{host} master br0 up"));
+            run(&format!(
+                "ip -n {netns} addr add {}/24 dev eth0",
+                vtep(host)
+            ));
+            run(&format!("ip -n {netns} link set eth0 up"));
+            run(&format!("ip -n {netns} link set lo up"));
+            if host < 2 {
+                world.join(host);
+                let host = world.open(host, netns).await;
+                world.hosts.push(host);
+            }
+        }
+        world
+    }
+
+    /// The namespace of the host that is no node.
+    pub(crate) fn stranger(&self) -> String {
+        format!("{}-h2", self.prefix)
+    }
+
+    pub(crate) fn join(&mut self, host: usize) {
+        let fact = NodeFact {
+            machine: MachineId(format!("machine-{host}")),
+            vtep: vtep(host),
+        };
+        self.facts.nodes.insert(node_name(host), fact);
+    }
+
+    async fn open(&self, host: usize, netns: String) -> Host {
+        let netns_dir = self._folder.path().join(format!("n{host}"));
+        let datapath = Datapath::open(Options {
+            host: Some(PathBuf::from("/run/netns").join(&netns)),
+            netns_dir: netns_dir.clone(),
+            kind: kind(),
+        });
+        let datapath = datapath.await.expect("root, and a kernel with VXLAN");
+        Host {
+            params: Params {
+                node: node_name(host),
+                kind: datapath.kind(),
+                vtep: vtep(host),
+                underlay_mtu: 1500,
+            },
+            netns,
+            datapath,
+            locals: BTreeMap::new(),
+            netns_dir,
+        }
+    }
+
+    /// As after a restart of the daemon: nothing remembered but the facts.
+    pub(crate) async fn reopen(&mut self, host: usize) {
+        let mut fresh = self.open(host, self.hosts[host].netns.clone()).await;
+        fresh.locals = std::mem::take(&mut self.hosts[host].locals);
+        self.hosts[host] = fresh;
+    }
+
+    pub(crate) fn namespace(&mut self, name: &str) -> String {
+        let name = format!("{}-{name}", self.prefix);
+        run(&format!("ip netns add {name}"));
+        self.namespaces.push(name.clone());
+        name
+    }
+
+    /// A network 20.1.1.0/24 whose first half is leased to `n1`, the second to `n2`.
+    pub(crate) fn network(&mut self, of: &str, name: &str, vni: u32) {
+        let spec = NetworkSpec {
+            tenant: tenant(of),
+            name: NetworkName::new(name).expect("valid"),
+            vni: Vni(vni),
+            v4: Pool {
+                subnet: net("20.1.1.0/24"),
+                gateway: ip("20.1.1.254"),
+                range: None,
+            },
+            v6: None,
+            docker_name: None,
+        };
+        let blocks = [("20.1.1.0/25", 0), ("20.1.1.128/25", 1)];
+        let blocks = blocks.map(|(block, host)| (net(block), node_name(host)));
+        let fact = NetworkFact {
+            spec: spec.clone(),
+            closing: false,
+            blocks: blocks.into_iter().collect(),
+        };
+        let tenant = self.facts.tenants.entry(tenant(of)).or_default();
+        tenant.networks.insert(spec.name, fact);
+    }
+
+    /// Attaches a bare namespace, as the daemon does: the difference of the domain, then the peer.
+    pub(crate) async fn attach(
+        &mut self,
+        host: usize,
+        of: &str,
+        network: &str,
+        name: &str,
+        at: &str,
+    ) -> String {
+        let netns = self.namespace(&format!("{of}-{name}"));
+        let id = EndpointId::new(format!("{of}-{name}")).expect("valid");
+        let (host_interface, peer_interface) = desired::interface_names(&id);
+        let endpoint = LocalEndpoint {
+            id: id.clone(),
+            tenant: tenant(of),
+            network: NetworkName::new(network).expect("valid"),
+            group: None,
+            addresses: vec![ip(at)],
+            mac: MacAddr::of_endpoint(ip(at)),
+            host_interface,
+            peer_interface,
+            owner: Owner::Namespace {
+                path: format!("/run/netns/{netns}"),
+                interface: "eth0".to_owned(),
+            },
+            name: Some(name.to_owned()),
+            aliases: Vec::new(),
+            container: None,
+        };
+        let before = self.domain(host, of);
+        self.hosts[host].locals.insert(id, endpoint.clone());
+        let ops = reconcile::diff(&before, &self.domain(host, of));
+        let datapath = &self.hosts[host].datapath;
+        datapath.execute(&ops).await.expect("attached");
+        let setup = PeerSetup {
+            peer: endpoint.peer_interface.clone(),
+            netns: PathBuf::from("/run/netns").join(&netns),
+            interface: "eth0".to_owned(),
+            addresses: endpoint.addresses.clone(),
+            gateways: vec![ip("20.1.1.254")],
+            subnets: vec![net("20.1.1.0/24")],
+            mac: endpoint.mac,
+            mtu: self.hosts[host].params.mtu(),
+        };
+        datapath.place_peer(&setup).await.expect("placed");
+        datapath.place_peer(&setup).await.expect("placed again");
+        netns
+    }
+
+    pub(crate) fn domain(&self, host: usize, of: &str) -> State {
+        let it = &self.hosts[host];
+        desired::desired_domain(&self.facts, &tenant(of), &it.locals, &it.params)
+    }
+
+    pub(crate) fn desired(&self, host: usize) -> State {
+        let it = &self.hosts[host];
+        desired::desired(&self.facts, &it.locals, &it.params)
+    }
+
+    /// The difference between what is and what should be, on one host.
+    pub(crate) async fn pending(&self, host: usize) -> Vec<Op> {
+        let observed = self.hosts[host].datapath.observe(&Scope::All).await;
+        reconcile::diff(&observed.expect("observed"), &self.desired(host))
+    }
+
+    pub(crate) async fn sync(&self, host: usize) {
+        let ops = self.pending(host).await;
+        self.hosts[host].datapath.execute(&ops).await.expect("done");
+    }
+
+    pub(crate) async fn sync_all(&self) {
+        for host in 0..self.hosts.len() {
+            self.sync(host).await;
+        }
+    }
+
+    /// Runs a command where a tenant's domain has its firewall and its routes.
+    pub(crate) fn in_domain(&self, host: usize, of: &str, command: &str) -> Output {
+        let it = &self.hosts[host];
+        let name = desired::domain_name(it.params.kind, &tenant(of));
+        match it.params.kind {
+            DomainKind::Netns => {
+                let path = it.netns_dir.join(name);
+                sh(&format!("nsenter --net={} {command}", path.display()))
+            }
+            DomainKind::Vrf => exec(&it.netns, command),
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for host in &self.hosts {
+            let folder = host.netns_dir.display();
+            sh(&format!(
+                "for n in {folder}/*; do umount $n; rm -f $n; done"
+            ));
+        }
+        for namespace in &self.namespaces {
+            sh(&format!("ip netns del {namespace}"));
+        }
+    }
+}
+
+/// The kind of domain to test, `vrf` or `netns`; absent: what the kernel has.
+pub(crate) fn kind() -> Option<DomainKind> {
+    match std::env::var("CONTIV_TEST_DOMAIN").as_deref() {
+        Ok("vrf") => Some(DomainKind::Vrf),
+        Ok("netns") => Some(DomainKind::Netns),
+        _ => None,
+    }
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+pub(crate) fn net(text: &str) -> IpNet {
+    text.parse().expect("a network")
+}
+
+pub(crate) fn sh(command: &str) -> Output {
+    let output = Command::new("sh").arg("-c").arg(command).output();
+    output.expect("sh runs")
+}
+
+pub(crate) fn run(command: &str) -> String {
+    let output = sh(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn exec(netns: &str, command: &str) -> Output {
+    sh(&format!("ip netns exec {netns} {command}"))
+}
+
+pub(crate) fn pings(netns: &str, to: &str) -> bool {
+    exec(netns, &format!("ping -c 1 -W 1 {to}"))
+        .status
+        .success()
+}
