@@ -9,6 +9,8 @@ mod ledger;
 mod manager;
 pub mod pool;
 pub mod settle;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use journal::replace;
 pub(crate) use manager::now;

@@ -1,0 +1,295 @@
+use std::time::Duration;
+
+use bus_schema::node::{NodeReply, NodeRequest};
+use bus_schema::{Command, EndpointId, Rejection, Revision};
+use tokio::sync::{mpsc, watch};
+
+use super::fixture::{facts, ip, key, net, network, node, tenant};
+use super::*;
+use crate::bus::{Ask, AskError, BusHandle};
+use crate::projection::Projection;
+
+/// A manager with a kernel that obeys at once, and the test as netmaster and as other nodes.
+struct Bench {
+    handle: EndpointsHandle,
+    facts: watch::Sender<Projection>,
+    asks: mpsc::Receiver<Ask>,
+    kernel: watch::Sender<Kernel>,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(blocks: &[(&str, &str)]) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), blocks)
+    }
+
+    fn at(folder: tempfile::TempDir, blocks: &[(&str, &str)]) -> Self {
+        let (facts, facts_rx) = watch::channel(facts(network(blocks)));
+        let (kernel, kernel_rx) = watch::channel(Kernel {
+            generation: u64::MAX,
+            ..Kernel::default()
+        });
+        let (bus, asks) = BusHandle::new();
+        let (handle, damage) = EndpointsHandle::start(Parts {
+            me: node("a"),
+            journal: &folder.path().join("journal"),
+            mtu: 1450,
+            facts: facts_rx,
+            kernel: kernel_rx,
+            bus,
+        })
+        .unwrap();
+        assert_eq!(damage, None);
+        Self {
+            handle,
+            facts,
+            asks,
+            kernel,
+            folder,
+        }
+    }
+
+    /// The same node after a restart.
+    fn again(self, blocks: &[(&str, &str)]) -> Self {
+        let Self { handle, folder, .. } = self;
+        drop(handle);
+        Self::at(folder, blocks)
+    }
+
+    fn hold(&self, blocks: &[(&str, &str)]) {
+        self.facts.send_modify(|facts| {
+            let tenant = facts.tenants.get_mut(&tenant()).unwrap();
+            tenant.networks.insert(net(), network(blocks));
+            facts.applied = facts.applied.next();
+        });
+    }
+
+    async fn asked(&mut self) -> Ask {
+        let asked = tokio::time::timeout(Duration::from_secs(5), self.asks.recv()).await;
+        asked.expect("a request in time").unwrap()
+    }
+}
+
+fn attach(id: &str, address: Option<&str>) -> Attach {
+    Attach {
+        id: EndpointId::new(id).unwrap(),
+        tenant: tenant(),
+        network: net(),
+        group: None,
+        addresses: address.map(ip).into_iter().collect(),
+        owner: Owner::Docker {
+            network_id: "n".to_owned(),
+        },
+        name: None,
+        container: None,
+    }
+}
+
+fn reserve(address: Option<&str>) -> Reserve {
+    Reserve {
+        tenant: tenant(),
+        network: net(),
+        group: None,
+        address: address.map(ip),
+    }
+}
+
+const BLOCK: [(&str, &str); 1] = [("10.0.0.16/28", "a")];
+
+#[tokio::test]
+async fn the_same_attach_again_gives_the_same_answer_also_after_a_restart() {
+    let bench = Bench::new(&BLOCK);
+    let first = bench.handle.attach(attach("e1", None)).await.unwrap();
+    assert_eq!(first.endpoint.addresses, [ip("10.0.0.16")]);
+    assert_eq!(first.gateways, [ip("10.0.0.1")]);
+    assert_eq!(first.mtu, 1450);
+    assert_eq!(
+        bench.handle.attach(attach("e1", None)).await.unwrap(),
+        first
+    );
+    let bench = bench.again(&BLOCK);
+    assert_eq!(
+        bench.handle.attach(attach("e1", None)).await.unwrap(),
+        first
+    );
+    let other = bench.handle.attach(attach("e1", Some("10.0.0.20"))).await;
+    assert!(matches!(other, Err(AttachError::EndpointDiffers(_))));
+}
+
+#[tokio::test]
+async fn an_address_of_a_live_endpoint_is_reserved_again_but_not_attached_twice() {
+    let bench = Bench::new(&BLOCK);
+    let address = bench.handle.reserve(reserve(None)).await.unwrap();
+    let text = address.to_string();
+    bench
+        .handle
+        .attach(attach("e1", Some(&text)))
+        .await
+        .unwrap();
+    let bench = bench.again(&BLOCK);
+    let again = bench.handle.reserve(reserve(Some(&text))).await.unwrap();
+    assert_eq!(again, address);
+    let second = bench.handle.attach(attach("e2", Some(&text))).await;
+    assert!(matches!(second, Err(AttachError::AddressInUse(..))));
+
+    bench.handle.detach(&attach("e1", None).id).await.unwrap();
+    assert_ne!(bench.handle.reserve(reserve(None)).await.unwrap(), address);
+    bench
+        .handle
+        .release(tenant(), net(), address)
+        .await
+        .unwrap();
+    bench
+        .handle
+        .release(tenant(), net(), address)
+        .await
+        .unwrap();
+    bench
+        .handle
+        .attach(attach("e3", Some(&text)))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_refused_says_why() {
+    let bench = Bench::new(&BLOCK);
+    let gateway = bench.handle.attach(attach("e1", Some("10.0.0.1"))).await;
+    assert!(matches!(
+        gateway,
+        Err(AttachError::Rejected(
+            Rejection::AddressNotAssignable { .. }
+        ))
+    ));
+    let unknown = Attach {
+        network: NetworkName::new("nowhere").unwrap(),
+        ..attach("e1", None)
+    };
+    assert!(matches!(
+        bench.handle.attach(unknown).await,
+        Err(AttachError::Rejected(Rejection::NetworkUnknown { .. }))
+    ));
+    let absent = attach("e9", None).id;
+    assert!(matches!(
+        bench.handle.detach(&absent).await,
+        Err(AttachError::EndpointUnknown(_))
+    ));
+    let mut closing = network(&BLOCK);
+    closing.closing = true;
+    bench.facts.send_replace(facts(closing));
+    assert!(matches!(
+        bench.handle.attach(attach("e1", None)).await,
+        Err(AttachError::Rejected(Rejection::NetworkClosing { .. }))
+    ));
+}
+
+#[tokio::test]
+async fn many_attaches_at_once_ask_for_one_block() {
+    let mut bench = Bench::new(&[]);
+    let attaching: Vec<_> = (0..4)
+        .map(|n| {
+            let handle = bench.handle.clone();
+            tokio::spawn(async move { handle.attach(attach(&format!("e{n}"), None)).await })
+        })
+        .collect();
+    let Ask::Command { command, answer } = bench.asked().await else {
+        panic!("no command");
+    };
+    assert!(matches!(command, Command::BlockLease(lease) if lease.address.is_none()));
+    bench.hold(&BLOCK);
+    answer.send(Ok(Revision(1))).unwrap();
+    for attached in attaching {
+        attached.await.unwrap().unwrap();
+    }
+    assert!(bench.asks.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn cut_off_a_node_uses_up_what_it_has_and_then_says_so() {
+    let mut bench = Bench::new(&[("10.0.0.2/31", "a")]);
+    for id in ["e1", "e2"] {
+        bench.handle.attach(attach(id, None)).await.unwrap();
+    }
+    bench.handle.detach(&attach("e1", None).id).await.unwrap();
+    let away = |bench: &mut Bench| {
+        let mut asks = std::mem::replace(&mut bench.asks, mpsc::channel(1).1);
+        tokio::spawn(async move {
+            while let Some(ask) = asks.recv().await {
+                if let Ask::Command { answer, .. } = ask {
+                    answer
+                        .send(Err(AskError::Unreachable("the bus is away".to_owned())))
+                        .ok();
+                }
+            }
+        })
+    };
+    away(&mut bench);
+    // Freed a moment ago, but nothing else is left.
+    let third = bench.handle.attach(attach("e3", None)).await.unwrap();
+    assert_eq!(third.endpoint.addresses, [ip("10.0.0.2")]);
+    let error = bench.handle.attach(attach("e4", None)).await.unwrap_err();
+    assert!(matches!(&error, AttachError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_address_in_anothers_block_is_ceded() {
+    let mut bench = Bench::new(&[("10.0.0.16/28", "b")]);
+    let handle = bench.handle.clone();
+    let attaching =
+        tokio::spawn(async move { handle.attach(attach("e1", Some("10.0.0.20"))).await });
+    let Ask::Command { answer, .. } = bench.asked().await else {
+        panic!("no command");
+    };
+    let held = Rejection::AddressHeld {
+        address: ip("10.0.0.20"),
+        block: "10.0.0.16/28".parse().unwrap(),
+        node: node("b"),
+    };
+    answer.send(Err(AskError::Rejected(held))).unwrap();
+    let Ask::Node {
+        node: holder,
+        request,
+        answer,
+    } = bench.asked().await
+    else {
+        panic!("no request to the holder");
+    };
+    assert_eq!(holder, node("b"));
+    assert!(matches!(request, NodeRequest::Cede { to, .. } if to == node("a")));
+    bench.hold(&[("10.0.0.16/28", "b"), ("10.0.0.20/32", "a")]);
+    answer.send(Ok(NodeReply::Done)).unwrap();
+    let attached = attaching.await.unwrap().unwrap();
+    assert_eq!(attached.endpoint.addresses, [ip("10.0.0.20")]);
+}
+
+#[tokio::test]
+async fn a_ceded_address_is_never_given_out_again_even_if_the_answer_is_lost() {
+    let mut bench = Bench::new(&[("10.0.0.16/31", "a")]);
+    let handle = bench.handle.clone();
+    let ceding = tokio::spawn(async move { handle.cede(key(), ip("10.0.0.16"), node("b")).await });
+    let Ask::Command { command, answer } = bench.asked().await else {
+        panic!("no command");
+    };
+    assert!(matches!(command, Command::BlockCede(_)));
+    answer
+        .send(Err(AskError::Unreachable("no answer".to_owned())))
+        .unwrap();
+    assert!(ceding.await.unwrap().is_err());
+    let bench = bench.again(&[("10.0.0.16/31", "a")]);
+    let attached = bench.handle.attach(attach("e1", None)).await.unwrap();
+    assert_eq!(attached.endpoint.addresses, [ip("10.0.0.17")]);
+    let used = bench.handle.cede(key(), ip("10.0.0.17"), node("b")).await;
+    assert!(matches!(used, Err(AttachError::AddressInUse(..))));
+}
+
+#[tokio::test]
+async fn what_the_kernel_refuses_is_not_attached() {
+    let bench = Bench::new(&BLOCK);
+    let id = attach("e1", None).id;
+    bench.kernel.send_modify(|kernel| {
+        kernel.failed.insert(id.clone(), "no room".to_owned());
+    });
+    let error = bench.handle.attach(attach("e1", None)).await.unwrap_err();
+    assert!(error.to_string().contains("no room"), "{error}");
+    assert_eq!(bench.handle.list(), []);
+}
