@@ -1,1 +1,368 @@
+use std::net::IpAddr;
 
+use bus_schema::event::*;
+use bus_schema::{
+    ClusterId, Endpoint, EndpointEvent, EndpointId, Event, EventId, MacAddr, MachineId,
+    NetworkName, NetworkSpec, NodeName, Pool, Revision, TenantName, Vni,
+};
+use uuid::Uuid;
+
+use super::*;
+
+fn tenant(name: &str) -> TenantName {
+    TenantName::new(name).unwrap()
+}
+
+fn net(name: &str) -> NetworkName {
+    NetworkName::new(name).unwrap()
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn event_id(revision: u64) -> EventId {
+    EventId(Uuid::from_u128(revision.into()))
+}
+
+fn spec(of: &str, name: &str, vni: u32) -> NetworkSpec {
+    NetworkSpec {
+        tenant: tenant(of),
+        name: net(name),
+        vni: Vni(vni),
+        v4: Pool {
+            subnet: "10.0.0.0/24".parse().unwrap(),
+            gateway: "10.0.0.1".parse().unwrap(),
+            range: None,
+        },
+        v6: None,
+        docker_name: None,
+    }
+}
+
+fn created(of: &str, name: &str, vni: u32) -> Event {
+    Event::NetworkCreated(NetworkCreated {
+        network: spec(of, name, vni),
+    })
+}
+
+fn removed(of: &str, name: &str, vni: u32) -> Event {
+    Event::NetworkRemoved(NetworkRemoved {
+        tenant: tenant(of),
+        network: net(name),
+        vni: Vni(vni),
+        forced: false,
+    })
+}
+
+fn leased(of: &str, name: &str, block: &str, to: &str) -> Event {
+    Event::BlockLeased(BlockLeased {
+        tenant: tenant(of),
+        network: net(name),
+        block: block.parse().unwrap(),
+        node: node(to),
+    })
+}
+
+fn returned(of: &str, name: &str, block: &str, by: &str) -> Event {
+    Event::BlockReturned(BlockReturned {
+        tenant: tenant(of),
+        network: net(name),
+        block: block.parse().unwrap(),
+        node: node(by),
+    })
+}
+
+fn joined(name: &str, vtep: &str) -> Event {
+    Event::NodeJoined(NodeJoined {
+        node: node(name),
+        machine: MachineId(name.to_owned()),
+        vtep: vtep.parse().unwrap(),
+    })
+}
+
+/// One sequence of events for each aggregate: within one the order is the log's, between them any
+/// order is legal once what they need is there.
+fn histories() -> Vec<Vec<Event>> {
+    vec![
+        vec![
+            Event::ClusterCreated(ClusterCreated {
+                cluster: ClusterId(Uuid::from_u128(1)),
+                settings: Settings::default(),
+            }),
+            joined("a", "198.18.0.1"),
+            joined("b", "198.18.0.2"),
+            joined("b", "198.18.0.3"),
+            Event::Barrier,
+        ],
+        vec![
+            created("blue", "web", 7),
+            Event::NetworkClosing(NetworkClosing {
+                tenant: tenant("blue"),
+                network: net("web"),
+            }),
+            Event::NetworkReopened(NetworkReopened {
+                tenant: tenant("blue"),
+                network: net("web"),
+            }),
+            leased("blue", "web", "10.0.0.16/28", "a"),
+            Event::BlockCeded(BlockCeded {
+                tenant: tenant("blue"),
+                network: net("web"),
+                address: "10.0.0.20".parse().unwrap(),
+                from: node("a"),
+                to: node("b"),
+            }),
+            leased("blue", "web", "10.0.0.32/28", "b"),
+            returned("blue", "web", "10.0.0.32/28", "b"),
+        ],
+        vec![
+            created("red", "db", 8),
+            leased("red", "db", "10.0.0.16/28", "b"),
+            returned("red", "db", "10.0.0.16/28", "b"),
+            removed("red", "db", 8),
+            created("red", "db", 9),
+            leased("red", "db", "10.0.0.48/28", "a"),
+        ],
+    ]
+}
+
+fn fold(events: impl IntoIterator<Item = Event>) -> Projection {
+    let mut projection = Projection::default();
+    for (at, event) in (1..).zip(events) {
+        projection.apply(Revision(at), event_id(at), &event);
+    }
+    projection
+}
+
+/// Every legal order would be too many; these are drawn by a fixed generator.
+fn interleaved(seed: u64) -> Vec<Event> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut left: Vec<_> = histories().into_iter().map(|it| it.into_iter()).collect();
+    let mut events = Vec::new();
+    while !left.is_empty() {
+        let pick = random.usize(..left.len());
+        match left[pick].next() {
+            Some(event) => events.push(event),
+            None => {
+                left.remove(pick);
+            }
+        }
+    }
+    events
+}
+
+#[test]
+fn any_legal_order_gives_the_same_facts() {
+    let straight = fold(histories().concat());
+    for seed in 0..200 {
+        let mut other = fold(interleaved(seed));
+        assert_eq!(other.applied, straight.applied);
+        other.applied_event = straight.applied_event;
+        assert_eq!(other, straight, "seed {seed}");
+    }
+}
+
+#[test]
+fn repeated_events_change_nothing() {
+    let events = histories().concat();
+    let mut projection = Projection::default();
+    for (at, event) in (1..).zip(&events) {
+        projection.apply(Revision(at), event_id(at), event);
+        for (again, event) in (1..=at).zip(&events) {
+            let before = projection.clone();
+            let touched = projection.apply(Revision(again), event_id(again), event);
+            assert!(touched.is_empty());
+            assert_eq!(projection, before);
+        }
+    }
+    assert_eq!(projection, fold(events));
+}
+
+#[test]
+fn an_event_touches_what_it_is_about() {
+    let mut projection = fold(histories().concat());
+    let mut at = projection.applied;
+    let mut touch = |event: Event| {
+        at = at.next();
+        projection.apply(at, event_id(at.0), &event)
+    };
+    let network = Touched::network(&tenant("blue"), &net("web"));
+    assert_eq!(touch(leased("blue", "web", "10.0.0.64/28", "a")), network);
+    assert_eq!(touch(joined("c", "198.18.0.9")), Touched::node(&node("c")));
+    assert_eq!(touch(Event::Barrier), Touched::default());
+    assert_eq!(touch(Event::Unknown), Touched::default());
+    // About a network that is gone.
+    assert_eq!(
+        touch(leased("blue", "no", "10.0.0.64/28", "a")),
+        Touched::default()
+    );
+}
+
+#[test]
+fn everything_created_and_removed_leaves_nothing() {
+    let mut events = histories().concat();
+    events.extend([
+        removed("blue", "web", 7),
+        removed("red", "db", 9),
+        Event::TenantRemoved(TenantRemoved {
+            tenant: tenant("blue"),
+        }),
+        Event::TenantRemoved(TenantRemoved {
+            tenant: tenant("red"),
+        }),
+        Event::NodeRemoved(NodeRemoved {
+            node: node("a"),
+            lost: true,
+        }),
+        Event::NodeRemoved(NodeRemoved {
+            node: node("b"),
+            lost: false,
+        }),
+    ]);
+    let projection = fold(events);
+    assert!(projection.tenants.is_empty() && projection.nodes.is_empty());
+}
+
+#[test]
+fn a_newer_event_closes_its_tenant_or_all() {
+    let mut projection = fold(histories().concat());
+    let at = projection.applied.next();
+    let touched = projection.apply_newer(at, event_id(at.0), "contiv.log.blue.intent.group.web");
+    assert_eq!(touched, Touched::tenant(&tenant("blue")));
+    let newer = |projection: &Projection, name| projection.tenants[&tenant(name)].newer;
+    assert!(newer(&projection, "blue") && !newer(&projection, "red"));
+    let at = at.next();
+    projection.apply_newer(at, event_id(at.0), "contiv.log._cluster.settings");
+    assert!(newer(&projection, "red"));
+    assert_eq!(
+        (projection.applied, projection.applied_event),
+        (at, Some(event_id(at.0)))
+    );
+}
+
+#[test]
+fn an_address_is_its_smallest_blocks_holders() {
+    let facts = fold(histories().concat());
+    let network = facts.network(&tenant("blue"), &net("web")).unwrap();
+    let holder = |address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        network.block_of(address).map(|(_, node)| node.to_string())
+    };
+    assert_eq!(holder("10.0.0.19").as_deref(), Some("a"));
+    assert_eq!(holder("10.0.0.20").as_deref(), Some("b"));
+    assert_eq!(holder("10.0.0.33"), None);
+    assert_eq!(holder("10.9.0.20"), None);
+}
+
+#[test]
+fn saved_facts_are_the_same_when_loaded() {
+    let facts = fold(histories().concat());
+    let bytes = bus_schema::codec::to_bytes(&facts);
+    assert_eq!(
+        bus_schema::codec::from_bytes::<Projection>(&bytes),
+        Ok(facts)
+    );
+}
+
+fn endpoint(id: &str, name: &str, address: &str, on: &str) -> Endpoint {
+    let address: std::net::Ipv4Addr = address.parse().unwrap();
+    Endpoint {
+        id: EndpointId::new(id).unwrap(),
+        tenant: tenant("blue"),
+        network: net("web"),
+        group: None,
+        node: node(on),
+        v4: Some(address),
+        v6: None,
+        mac: MacAddr::of_endpoint(address.into()),
+        name: Some(name.to_owned()),
+        aliases: vec!["alias".to_owned()],
+        container: None,
+        interface: "cv0".to_owned(),
+        vtep: "198.18.0.1".parse().unwrap(),
+    }
+}
+
+fn up(endpoint: Endpoint, applied: u64) -> EndpointEvent {
+    EndpointEvent::Up {
+        endpoint,
+        applied: Revision(applied),
+    }
+}
+
+fn down(of: &Endpoint) -> EndpointEvent {
+    EndpointEvent::Down {
+        tenant: of.tenant.clone(),
+        network: of.network.clone(),
+        node: of.node.clone(),
+        id: of.id.clone(),
+        applied: Revision(1),
+    }
+}
+
+fn resolve(view: &EndpointsView, name: &str) -> Vec<String> {
+    let (tenant, network) = (tenant("blue"), net("web"));
+    let found = view.resolve(&tenant, &network, name);
+    found.map(|it| it.to_string()).collect()
+}
+
+#[test]
+fn names_and_addresses_follow_the_endpoints() {
+    let mut view = EndpointsView::default();
+    let (db, db2) = (
+        endpoint("e1", "DB", "10.0.0.20", "a"),
+        endpoint("e2", "db2", "10.0.0.21", "b"),
+    );
+    view.hear(up(db.clone(), 0));
+    view.hear(up(db2.clone(), 0));
+    assert_eq!(resolve(&view, "db"), ["10.0.0.20"]);
+    assert_eq!(resolve(&view, "Alias"), ["10.0.0.20", "10.0.0.21"]);
+    let at = |view: &EndpointsView| {
+        let found = view.at(&tenant("blue"), "10.0.0.20".parse().unwrap());
+        found.map(|it| it.id.to_string())
+    };
+    assert_eq!(at(&view).as_deref(), Some("e1"));
+    let renamed = endpoint("e1", "mysql", "10.0.0.20", "a");
+    view.hear(up(renamed, 0));
+    assert!(resolve(&view, "db").is_empty());
+    assert_eq!(resolve(&view, "mysql"), ["10.0.0.20"]);
+    // Only its own node removes it.
+    let mut forged = db.clone();
+    forged.node = node("b");
+    view.hear(down(&forged));
+    assert_eq!(view.len(), 2);
+    view.hear(down(&db));
+    view.hear(down(&db2));
+    assert_eq!(view, EndpointsView::default());
+    assert_eq!(at(&view), None);
+}
+
+#[test]
+fn what_is_ahead_of_the_log_is_held_back() {
+    let mut view = EndpointsView::default();
+    view.hear(up(endpoint("e1", "db", "10.0.0.20", "a"), 5));
+    view.advance(Revision(4));
+    assert!(resolve(&view, "db").is_empty());
+    view.advance(Revision(5));
+    assert_eq!(resolve(&view, "db"), ["10.0.0.20"]);
+    let gone = endpoint("e2", "web", "10.0.0.21", "a");
+    view.hear(up(gone.clone(), 9));
+    view.hear(down(&gone));
+    view.advance(Revision(9));
+    assert!(resolve(&view, "web").is_empty());
+}
+
+#[test]
+fn what_was_not_heard_again_is_pruned_but_not_our_own() {
+    let mut view = EndpointsView::default();
+    for (id, on) in [("e1", "me"), ("e2", "b"), ("e3", "b")] {
+        view.hear(up(endpoint(id, id, "10.0.0.20", on), 0));
+    }
+    view.hear(up(endpoint("e4", "e4", "10.0.0.22", "b"), 7));
+    let heard = [EndpointId::new("e3").unwrap()].into();
+    view.prune(&heard, &node("me"));
+    view.advance(Revision(7));
+    let left: Vec<_> = view.iter().map(|it| it.id.to_string()).collect();
+    assert_eq!(left, ["e1", "e3"]);
+}
