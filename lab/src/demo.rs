@@ -1,0 +1,120 @@
+//! The quick start, with the real commands and no pause between them: two hosts, real containers,
+//! `ping db` by name. The cluster stays up; an error or an interruption removes it.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use lab::{IMAGE, Lab, Spec};
+
+use crate::{interrupt, say};
+
+const NAME: &str = "demo";
+
+const LOOK: [&[&str]; 5] = [
+    &["net", "ls"],
+    &["net", "inspect", "contiv-net"],
+    &["endpoint", "ls"],
+    &["node", "ls"],
+    &["events"],
+];
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let start = Instant::now();
+    // A demo that is still up from before makes room.
+    interrupt::removes(NAME)?;
+    Lab::remove(NAME)?;
+    say::say(
+        "Two hosts on this machine, each with a Docker Engine and netplugin; one nats-server, one netmaster.",
+    );
+    let lab = Lab::up(&Spec::named(NAME, 2).docker(true).loopback_resolver_on(2))?;
+    if let Err(error) = quick_start(&lab) {
+        let logs = tails(&lab);
+        lab.down().context("remove the demo")?;
+        return Err(error.context(logs));
+    }
+    farewell(start);
+    Ok(())
+}
+
+fn quick_start(lab: &Lab) -> anyhow::Result<()> {
+    for node in lab.nodes() {
+        lab.import_image(&node)?;
+    }
+    netctl(
+        lab,
+        &[
+            "net",
+            "create",
+            "contiv-net",
+            "--subnet=20.1.1.0/24",
+            "--gateway=20.1.1.254",
+            "--pkt-tag=1001",
+        ],
+    )?;
+    for (node, name) in [("node-1", "web"), ("node-2", "db")] {
+        let name = format!("--name={name}");
+        docker(
+            lab,
+            node,
+            &["run", "-itd", &name, "--net=contiv-net", IMAGE, "/bin/sh"],
+        )?;
+    }
+    docker(lab, "node-1", &["exec", "web", "ping", "-c", "3", "db"])?;
+    docker(lab, "node-2", &["exec", "db", "ping", "-c", "3", "web"])?;
+    LOOK.iter().try_for_each(|arguments| netctl(lab, arguments))
+}
+
+/// On the machine itself, as an operator would.
+fn netctl(lab: &Lab, arguments: &[&str]) -> anyhow::Result<()> {
+    say::say(&format!("\n$ netctl {}", arguments.join(" ")));
+    let path = std::env::current_exe()?.with_file_name("netctl");
+    let output = Command::new(path)
+        .args(arguments)
+        .env("CONTIV_NATS_URL", lab.nats_url())
+        .env("HOME", lab::state_dir(NAME))
+        .env_remove("XDG_STATE_HOME")
+        .output()
+        .context("start netctl")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    say::say(text.trim_end());
+    ensure!(
+        output.status.success(),
+        "netctl {} failed: {}",
+        arguments.join(" "),
+        output.status
+    );
+    Ok(())
+}
+
+fn docker(lab: &Lab, node: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    say::say(&format!("\n{node} $ docker {}", arguments.join(" ")));
+    let output = lab.docker(node, arguments)?;
+    say::say(output.text().trim_end());
+    ensure!(
+        output.success(),
+        "docker {} on {node} failed",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
+fn tails(lab: &Lab) -> String {
+    let logs = lab.process_names().into_iter();
+    let shown = logs.filter(|n| n.starts_with("net"));
+    let texts = shown.map(|n| format!("--- end of the log of {n}\n{}", lab.log_tail(&n)));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+fn farewell(start: Instant) {
+    let me = std::env::current_exe().map_or_else(|_| "lab".to_owned(), |p| p.display().to_string());
+    say::say(&format!(
+        "\nDone in {:.1} s; the cluster stays up.\n\
+         \x20 a shell on a node:  {me} shell {NAME} node-1     (then: docker ps, ip netns, netplugin status)\n\
+         \x20 netctl here:        eval \"$({me} env {NAME})\"; {bin} net ls\n\
+         \x20 stop it:            make demo-down",
+        start.elapsed().as_secs_f64(),
+        bin = me.trim_end_matches("lab").to_owned() + "netctl",
+    ));
+}

@@ -1,0 +1,72 @@
+//! One Docker Engine per node, and the image that the lab's containers run: busybox, imported
+//! from the machine's own binary, since no registry can be counted on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::lab::Lab;
+use crate::{Result, cgroup};
+
+/// Name of the image that [`Lab::import_image`] makes.
+pub const IMAGE: &str = "contiv/busybox";
+
+const START: Duration = Duration::from_secs(40);
+
+impl Lab {
+    pub(crate) fn start_engine(&mut self, node: &str, bridge: bool) -> Result<()> {
+        let mut argv: Vec<String> = [
+            "dockerd",
+            "--host=unix:///var/run/docker.sock",
+            "--data-root=/var/lib/docker",
+            "--exec-root=/run/docker",
+            "--pidfile=/run/docker.pid",
+        ]
+        .map(str::to_owned)
+        .into();
+        argv.push(format!(
+            "--cgroup-parent={}",
+            cgroup::parent(self.name(), node)
+        ));
+        if !bridge {
+            argv.push("--bridge=none".to_owned());
+        }
+        self.launch(&format!("dockerd@{node}"), node, argv, BTreeMap::new())
+    }
+
+    /// Waits until the node's engine answers.
+    pub fn await_engine(&self, node: &str) -> Result<()> {
+        self.await_process(
+            &format!("dockerd@{node}"),
+            "the engine answers",
+            START,
+            || {
+                let version = self.exec(node, &["docker", "version"]);
+                version.is_ok_and(|o| o.success())
+            },
+        )
+    }
+
+    /// Makes [`IMAGE`] in the node's engine.
+    pub fn import_image(&self, node: &str) -> Result<()> {
+        let script = format!(
+            r#"set -e
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root/bin" "$root/etc" "$root/tmp" "$root/root"
+cp /bin/busybox "$root/bin/"
+for applet in $(/bin/busybox --list); do
+  ln -sf busybox "$root/bin/$applet"
+done
+tar -C "$root" -c . | docker import --change 'CMD ["/bin/sh"]' - {IMAGE} >/dev/null"#
+        );
+        self.run(node, &["sh", "-c", &script]).map(drop)
+    }
+
+    /// `docker` on a node; whatever its exit status.
+    pub fn docker(&self, node: &str, arguments: &[&str]) -> Result<crate::Output> {
+        let argv: Vec<&str> = std::iter::once("docker")
+            .chain(arguments.iter().copied())
+            .collect();
+        self.exec(node, &argv)
+    }
+}

@@ -1,0 +1,156 @@
+//! A ping that runs in the background and in the end knows how many of its packets were lost.
+
+use std::process::Child;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::state::Pid;
+use crate::{Error, Output, Result, process, wait};
+
+/// Packets 20 ms apart, until [`Ping::stop`] or drop.
+#[derive(Debug)]
+pub struct Ping {
+    child: Option<Child>,
+    pid: Pid,
+    log: std::path::PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PingReport {
+    pub sent: u32,
+    pub received: u32,
+}
+
+impl PingReport {
+    pub fn lost(self) -> u32 {
+        self.sent - self.received.min(self.sent)
+    }
+}
+
+pub(crate) const ARGUMENTS: [&str; 4] = ["ping", "-n", "-i", "0.02"];
+
+impl Ping {
+    /// Returns once the first answer has come.
+    pub(crate) fn started(child: Child, log: std::path::PathBuf) -> Result<Self> {
+        let ping = Self {
+            pid: Pid::of(child.id()),
+            child: Some(child),
+            log,
+        };
+        wait::wait_until("a ping is answered", Duration::from_secs(10), || {
+            ping.answered() > 0 || !ping.pid.is_alive()
+        })?;
+        Ok(ping)
+    }
+
+    /// How many answers have come so far.
+    pub fn answered(&self) -> u32 {
+        let lines = self
+            .text()
+            .lines()
+            .filter(|l| l.contains("icmp_seq=") && l.contains("time="))
+            .count();
+        u32::try_from(lines).unwrap_or(u32::MAX)
+    }
+
+    /// Waits until `more` further answers have come: the path works now, not only before.
+    pub fn wait_for(&self, more: u32) -> Result<()> {
+        let goal = self.answered() + more;
+        wait::wait_until("more pings are answered", Duration::from_secs(10), || {
+            self.answered() >= goal
+        })
+    }
+
+    /// Ends the ping. A packet that was under way at that moment counts as not sent.
+    pub fn stop(mut self) -> Result<PingReport> {
+        process::send(self.pid, Signal::SIGINT)?;
+        if let Some(child) = self.child.take() {
+            process::reap(child);
+        }
+        let text = self.text();
+        report(&text).ok_or_else(|| Error::Command {
+            host: "lab".to_owned(),
+            command: "ping".to_owned(),
+            status: "without a summary".to_owned(),
+            output: text,
+        })
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Ping {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = process::send(self.pid, Signal::SIGKILL);
+            process::reap(child);
+        }
+    }
+}
+
+fn report(text: &str) -> Option<PingReport> {
+    let summary = text.lines().find(|l| l.contains("packets transmitted"))?;
+    let mut numbers = summary
+        .split(", ")
+        .filter_map(|part| part.split(' ').next()?.parse().ok());
+    let (sent, received): (u32, u32) = (numbers.next()?, numbers.next()?);
+    let last = text.lines().rev().find_map(sequence).unwrap_or(0);
+    // Only the very last one is missing, and its predecessor came: it was under way.
+    let under_way = u32::from(sent == received + 1 && last + 1 == sent);
+    Some(PingReport {
+        sent: sent - under_way,
+        received,
+    })
+}
+
+fn sequence(line: &str) -> Option<u32> {
+    let (_, rest) = line.split_once("icmp_seq=")?;
+    rest.split(' ')
+        .next()?
+        .parse()
+        .ok()
+        .filter(|_| line.contains("time="))
+}
+
+pub(crate) fn answers(output: &Output) -> bool {
+    output.success()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = "64 bytes from 1.1.1.1: icmp_seq=1 ttl=62 time=0.1 ms\n\
+                         64 bytes from 1.1.1.1: icmp_seq=2 ttl=62 time=0.1 ms\n";
+
+    #[test]
+    fn counts_what_was_lost() {
+        let text =
+            format!("{LINES}\n4 packets transmitted, 2 received, 50% packet loss, time 1ms\n");
+        assert_eq!(
+            report(&text),
+            Some(PingReport {
+                sent: 4,
+                received: 2
+            })
+        );
+    }
+
+    #[test]
+    fn the_packet_under_way_at_the_end_is_not_lost() {
+        let text =
+            format!("{LINES}\n3 packets transmitted, 2 received, 33% packet loss, time 1ms\n");
+        assert_eq!(report(&text).map(PingReport::lost), Some(0));
+    }
+
+    #[test]
+    fn a_packet_lost_in_between_counts_though_it_is_one() {
+        let text = "64 bytes from 1.1.1.1: icmp_seq=1 ttl=62 time=0.1 ms\n\
+                    64 bytes from 1.1.1.1: icmp_seq=3 ttl=62 time=0.1 ms\n\
+                    3 packets transmitted, 2 received, 33% packet loss, time 1ms\n";
+        assert_eq!(report(text).map(PingReport::lost), Some(1));
+    }
+}

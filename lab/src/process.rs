@@ -1,0 +1,228 @@
+//! The lab's long-running processes: started from a recorded command line, stopped by a signal,
+//! logged to a file each.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal;
+use nix::unistd;
+
+use crate::lab::Lab;
+use crate::state::{Pid, ProcessState, run_dir};
+use crate::{Error, Result, host, namespace, wait};
+
+/// How a process is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM: it may end its work.
+    Term,
+}
+
+const END: Duration = Duration::from_secs(20);
+
+/// The processes of a lab by name: `nats`, `netmaster-1`, `netplugin@node-1`, `dockerd@node-1`,
+/// `resolver@ctl`.
+impl Lab {
+    /// Starts a new process, or one that was stopped, with what it was started with at first.
+    pub fn start(&mut self, name: &str) -> Result<()> {
+        let process = self.process(name)?.clone();
+        if process.pid.is_some_and(Pid::is_alive) {
+            return Ok(());
+        }
+        let mut command = host::command(&process.argv, &process.env);
+        let log = self.open_log(name)?;
+        let err = log.try_clone().map_err(Error::system("share a log"))?;
+        command.stdin(Stdio::null()).stdout(log).stderr(err);
+        namespace::detach(&mut command);
+        let child = self.host(&process.host)?.spawn(command)?;
+        let pid = Pid::of(child.id());
+        self.children.insert(name.to_owned(), child);
+        if let Some(process) = self.state.processes.get_mut(name) {
+            process.pid = Some(pid);
+        }
+        self.state.save()
+    }
+
+    /// Stops a process and waits until it is gone.
+    pub fn stop(&mut self, name: &str, how: Signal) -> Result<()> {
+        let Some(pid) = self.process(name)?.pid else {
+            return Ok(());
+        };
+        if pid.is_alive() {
+            let number = match how {
+                Signal::Kill => signal::Signal::SIGKILL,
+                Signal::Term => signal::Signal::SIGTERM,
+            };
+            send(pid, number)?;
+        }
+        let ended = wait::wait_until(&format!("{name} ends"), END, || !pid.is_alive());
+        self.explain(ended, name)?;
+        if let Some(child) = self.children.remove(name) {
+            reap(child);
+        }
+        if let Some(process) = self.state.processes.get_mut(name) {
+            process.pid = None;
+        }
+        self.state.save()
+    }
+
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        self.stop(name, Signal::Kill)
+    }
+
+    pub fn restart(&mut self, name: &str, how: Signal) -> Result<()> {
+        self.stop(name, how)?;
+        self.start(name)
+    }
+
+    /// Freezes a process: its sockets stay open, and nobody answers.
+    pub fn pause(&self, name: &str) -> Result<()> {
+        self.signal(name, signal::Signal::SIGSTOP)
+    }
+
+    pub fn resume(&self, name: &str) -> Result<()> {
+        self.signal(name, signal::Signal::SIGCONT)
+    }
+
+    pub fn is_running(&self, name: &str) -> Result<bool> {
+        Ok(self.process(name)?.pid.is_some_and(Pid::is_alive))
+    }
+
+    /// The process's PID as the machine sees it.
+    pub fn pid(&self, name: &str) -> Result<Option<i32>> {
+        Ok(self.process(name)?.pid.map(|p| p.pid))
+    }
+
+    pub fn process_names(&self) -> Vec<String> {
+        self.state.processes.keys().cloned().collect()
+    }
+
+    /// What the process has printed since the lab came up.
+    pub fn log(&self, name: &str) -> Result<String> {
+        let path = self.log_path(name);
+        let bytes = fs::read(&path).map_err(Error::file("read", path))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Records a process that is to run on `host`, and starts it.
+    pub fn launch(
+        &mut self,
+        name: &str,
+        host: &str,
+        argv: Vec<String>,
+        env: BTreeMap<String, String>,
+    ) -> Result<()> {
+        self.host(host)?;
+        let env = self.environment().into_iter().chain(env).collect();
+        let process = ProcessState {
+            host: host.to_owned(),
+            argv,
+            env,
+            pid: None,
+        };
+        self.state.processes.insert(name.to_owned(), process);
+        self.start(name)
+    }
+
+    /// Runs the process with other arguments from its next start on.
+    pub fn set_arguments(&mut self, name: &str, arguments: Vec<String>) -> Result<()> {
+        self.process(name)?;
+        if let Some(process) = self.state.processes.get_mut(name) {
+            process.argv.truncate(1);
+            process.argv.extend(arguments);
+        }
+        self.state.save()
+    }
+
+    /// Waits for `condition` while `name` runs; a failure carries the end of its log.
+    pub(crate) fn await_process(
+        &self,
+        name: &str,
+        what: &str,
+        deadline: Duration,
+        mut condition: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let mut ended = false;
+        let waited = wait::wait_until(what, deadline, || {
+            ended = !self.is_running(name).unwrap_or(false);
+            ended || condition()
+        });
+        match waited {
+            Ok(()) if ended => Err(Error::Command {
+                host: self.process(name)?.host.clone(),
+                command: name.to_owned(),
+                status: "ended at its start".to_owned(),
+                output: self.log_tail(name),
+            }),
+            waited => self.explain(waited, name),
+        }
+    }
+
+    fn explain<T>(&self, waited: Result<T>, name: &str) -> Result<T> {
+        match waited {
+            Err(Error::TimedOut { what, after, .. }) => Err(Error::TimedOut {
+                what,
+                after,
+                detail: format!("; the log of {name} ends:\n{}", self.log_tail(name)),
+            }),
+            other => other,
+        }
+    }
+
+    /// The last lines of [`Lab::log`].
+    pub fn log_tail(&self, name: &str) -> String {
+        let text = self.log(name).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
+    fn signal(&self, name: &str, signal: signal::Signal) -> Result<()> {
+        match self.process(name)?.pid {
+            Some(pid) if pid.is_alive() => send(pid, signal),
+            _ => Ok(()),
+        }
+    }
+
+    fn process(&self, name: &str) -> Result<&ProcessState> {
+        self.state
+            .processes
+            .get(name)
+            .ok_or_else(|| Error::Unknown {
+                kind: "process",
+                name: name.to_owned(),
+                known: self.process_names().join(", "),
+            })
+    }
+
+    fn log_path(&self, name: &str) -> PathBuf {
+        run_dir(&self.state.name).join(format!("logs/{name}.log"))
+    }
+
+    fn open_log(&self, name: &str) -> Result<File> {
+        let path = self.log_path(name);
+        File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(Error::file("open", path))
+    }
+}
+
+pub(crate) fn send(pid: Pid, signal: signal::Signal) -> Result<()> {
+    match signal::kill(unistd::Pid::from_raw(pid.pid), signal) {
+        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+        Err(errno) => Err(Error::system(format!("signal process {}", pid.pid))(
+            errno.into(),
+        )),
+    }
+}
+
+/// Takes the exit status of a child that has ended, so that no zombie stays.
+pub(crate) fn reap(mut child: Child) {
+    let _ = child.wait();
+}

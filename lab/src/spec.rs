@@ -1,0 +1,97 @@
+//! What a lab shall be, before there is one.
+
+use std::collections::BTreeSet;
+
+use crate::{Error, Result};
+
+/// Which of our daemons run after `up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemons {
+    /// `nats-server`, netmaster and a netplugin on every node.
+    All,
+    /// `nats-server` and netmaster.
+    Control,
+    /// `nats-server` only.
+    Bus,
+    /// Empty hosts.
+    None,
+}
+
+/// A cluster to bring up: one `ctl` host with the bus and netmaster, and nodes `node-1`, `node-2`…
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub(crate) name: String,
+    pub(crate) nodes: u8,
+    pub(crate) netmasters: u8,
+    pub(crate) daemons: Daemons,
+    pub(crate) docker: bool,
+    pub(crate) docker_bridge: bool,
+    pub(crate) loopback_resolver: BTreeSet<u8>,
+    pub(crate) persistent: bool,
+}
+
+impl Spec {
+    /// A lab of a test: its name is unique, and it ends with the value or with the test's process.
+    pub fn test(nodes: u8) -> Self {
+        let name = format!("t{}-{:06x}", std::process::id(), fastrand::u32(..1 << 24));
+        Self {
+            persistent: false,
+            ..Self::named(name, nodes)
+        }
+    }
+
+    /// A lab that outlives the command; `lab down NAME` ends it.
+    pub fn named(name: impl Into<String>, nodes: u8) -> Self {
+        Self {
+            name: name.into(),
+            nodes,
+            netmasters: 1,
+            daemons: Daemons::All,
+            docker: false,
+            docker_bridge: false,
+            loopback_resolver: BTreeSet::new(),
+            persistent: true,
+        }
+    }
+
+    pub fn daemons(self, daemons: Daemons) -> Self {
+        Self { daemons, ..self }
+    }
+
+    pub fn netmasters(self, netmasters: u8) -> Self {
+        Self { netmasters, ..self }
+    }
+
+    /// An engine on every node.
+    pub fn docker(self, docker: bool) -> Self {
+        Self { docker, ..self }
+    }
+
+    /// The engines also have Docker's default bridge, to compare with.
+    pub fn docker_bridge(self, docker_bridge: bool) -> Self {
+        Self {
+            docker_bridge,
+            ..self
+        }
+    }
+
+    /// Node `number` (from 1) resolves names through 127.0.0.53, as Ubuntu does.
+    pub fn loopback_resolver_on(mut self, number: u8) -> Self {
+        self.loopback_resolver.insert(number);
+        self
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.is_empty() || self.name.len() > 32 || !self.name.chars().all(letters) {
+            return Err(Error::BadName {
+                name: self.name.clone(),
+            });
+        }
+        Ok(())
+    }
+}
