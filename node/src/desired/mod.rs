@@ -4,7 +4,11 @@
 //! host and for each domain on its own, so that an event costs what it touches. The daemon calls
 //! it after each event, attach and detach, and gives the result to `reconcile`.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

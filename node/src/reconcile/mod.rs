@@ -4,6 +4,9 @@
 //! puts in only what bears our marks. The daemon calls [`diff`] with the desired state of before
 //! after an event, and with the observed state after a start and now and then.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;

@@ -212,7 +212,7 @@ async fn connections_end_with_the_address() {
         let output = world.in_domain(0, "red", "cat /proc/net/nf_conntrack");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    if !entries(&world).contains("20.1.1.2") {
+    if !entries(&world).contains("dst=20.1.1.2 ") {
         // A kernel without CONFIG_NF_CONNTRACK_PROCFS doesn't show its entries.
         assert!(!std::path::Path::new("/proc/net/nf_conntrack").exists());
         return;
@@ -220,7 +220,7 @@ async fn connections_end_with_the_address() {
     let gone = EndpointId::new("red-app").expect("valid");
     world.hosts[0].locals.remove(&gone);
     world.sync(0).await;
-    assert!(!entries(&world).contains("20.1.1.2"));
+    assert!(!entries(&world).contains("dst=20.1.1.2 "));
 }
 
 #[tokio::test(flavor = "multi_thread")]

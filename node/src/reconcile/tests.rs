@@ -1,0 +1,139 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::desired::fixture::{self, Facts};
+use crate::resource::State;
+
+fn lines(ops: &[Op]) -> String {
+    ops.iter().map(|op| format!("{op}\n")).collect()
+}
+
+/// What the ops make of a state, if the kernel does all of them.
+fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resource> {
+    for op in ops {
+        match op {
+            Op::Put(it) | Op::Change { to: it, .. } => {
+                state.insert(it.key(), it.clone());
+            }
+            Op::Delete(gone) => {
+                state.remove(&gone.key());
+                state.retain(|key, it| key.place != *gone.place() || !goes_with(gone, it));
+            }
+            Op::Forget { .. } => {}
+        }
+    }
+    state
+}
+
+/// What the kernel takes away together with a device or a domain.
+fn goes_with(gone: &Resource, it: &Resource) -> bool {
+    match gone.kind() {
+        Kind::Domain => it.device().is_some(),
+        Kind::Device => it.device() == Some(gone.key().id.as_str()),
+        _ => false,
+    }
+}
+
+fn as_map(state: &State) -> BTreeMap<Key, Resource> {
+    state.iter().map(|(k, r)| (k.clone(), r.clone())).collect()
+}
+
+/// Every kind of state that the scenarios reach, for both kinds of domain.
+fn states() -> Vec<State> {
+    fixture::scenarios()
+        .into_iter()
+        .flat_map(|scenario| fixture::kinds().map(|kind| scenario.facts.desired(kind)))
+        .collect()
+}
+
+#[test]
+fn the_ops_lead_from_any_state_to_any_other_and_then_there_are_none() {
+    let states = states();
+    for from in &states {
+        for to in &states {
+            let reached = after(as_map(from), &diff(from, to));
+            let reached: State = reached.into_values().collect();
+            let left = diff(&reached, to);
+            assert_eq!(left, [], "{}", lines(&left));
+        }
+    }
+}
+
+#[test]
+fn the_order_does_not_depend_on_the_order_of_the_ops() {
+    let states = states();
+    for state in &states {
+        let ops = diff(&State::default(), state);
+        let mut reversed: Vec<Op> = ops.iter().rev().cloned().collect();
+        order(&mut reversed);
+        assert_eq!(ops, reversed);
+    }
+}
+
+/// The specification of the order, said once more by its parts.
+#[test]
+fn a_port_is_up_after_its_firewall_and_a_route_comes_after_its_neighbor() {
+    for state in states() {
+        let ops = diff(&State::default(), &state);
+        let at = |wanted: Kind| {
+            let kinds = ops.iter().enumerate().filter(move |(_, op)| match op {
+                Op::Put(it) => it.kind() == wanted,
+                _ => false,
+            });
+            kinds.map(|(index, _)| index).collect::<Vec<_>>()
+        };
+        let last = |kind| at(kind).into_iter().max();
+        let first = |kind| at(kind).into_iter().min();
+        assert!(last(Kind::Table) < first(Kind::Device) || first(Kind::Device).is_none());
+        assert!(last(Kind::Element) < first(Kind::Up) || first(Kind::Up).is_none());
+        assert!(last(Kind::Neighbor) < first(Kind::Route) || first(Kind::Route).is_none());
+        let gone = diff(&state, &State::default());
+        let position = |test: &dyn Fn(&Op) -> bool| gone.iter().position(test);
+        let domain = position(&|op| matches!(op, Op::Delete(Resource::Domain(_))));
+        let rest = position(&|op| matches!(op, Op::Delete(Resource::Veth(_))));
+        assert!(rest < domain || domain.is_none());
+    }
+}
+
+#[test]
+fn what_goes_with_its_device_is_not_deleted_twice() {
+    let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+    for kind in fixture::kinds() {
+        let (with, without) = (
+            facts.desired(kind),
+            facts.clone().detach("web").desired(kind),
+        );
+        let said = lines(&diff(&with, &without));
+        assert!(said.contains("- link cv"), "{said}");
+        assert!(!said.contains("- route 20.1.1.1/32"), "{said}");
+        assert!(said.contains("- conntrack 20.1.1.1"), "{said}");
+    }
+}
+
+/// Each scenario is a file in the words of `ip` and `nft`; `UPDATE_EXPECT=1` writes it anew.
+#[test]
+fn scenarios() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    for scenario in fixture::scenarios() {
+        for kind in fixture::kinds() {
+            let before = scenario.before.as_ref();
+            let before = before.map(|facts| facts.desired(kind)).unwrap_or_default();
+            let ops = diff(&before, &scenario.facts.desired(kind));
+            let text = format!("# {}\n{}", scenario.title, lines(&ops));
+            let path = folder.join(format!("{}.{kind}.txt", scenario.name));
+            if update {
+                std::fs::write(&path, text).expect("the scenarios' folder is writable");
+                continue;
+            }
+            let expected = std::fs::read_to_string(&path).unwrap_or_default();
+            assert_eq!(
+                expected,
+                text,
+                "{}; UPDATE_EXPECT=1 accepts it",
+                path.display()
+            );
+        }
+    }
+}
