@@ -1,0 +1,439 @@
+//! The driver under a real engine: what it calls, and what people see. Endpoints are in memory,
+//! with real interfaces and routes; needs root and Debian's `docker.io` and `busybox-static`.
+
+mod docker_support;
+
+use std::time::{Duration, Instant};
+
+use docker_support::engine::{End, Engine, IMAGE};
+use docker_support::memory::{add, network};
+use docker_support::plugin::Plugin;
+use node::projection::Projection;
+
+struct Host {
+    plugin: Plugin,
+    engine: Engine,
+}
+
+/// The plugin is there before the engine, as on a real host.
+fn host(arguments: &[&str]) -> Host {
+    let host = without_engine(arguments);
+    host.engine.start();
+    host.engine.import_image();
+    host.has_network("contiv-net");
+    host
+}
+
+fn without_engine(arguments: &[&str]) -> Host {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
+    let engine = Engine::prepare(arguments);
+    let mut projection = Projection::default();
+    add(
+        &mut projection,
+        network("default", "contiv-net", "20.1.1.0/24"),
+    );
+    add(&mut projection, network("default", "other", "20.1.2.0/24"));
+    add(&mut projection, network("blue", "web", "20.1.1.0/24"));
+    let mut plugin = Plugin::start(
+        projection,
+        &engine.path("run"),
+        engine.socket(),
+        Some(engine.pid()),
+    );
+    plugin.config.state_dir = engine.path("state");
+    Host { plugin, engine }
+}
+
+impl Host {
+    fn networks(&self) -> Vec<String> {
+        let listed = self
+            .engine
+            .docker(&["network", "ls", "--format", "{{.Name}}"]);
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    fn has_network(&self, name: &str) {
+        self.engine.until(&format!("network {name}"), || {
+            self.networks().iter().any(|it| it == name)
+        });
+    }
+
+    fn run(&self, name: &str, more: &[&str]) -> String {
+        let mut arguments = vec!["run", "-itd", "--name", name];
+        arguments.extend(more);
+        arguments.extend([IMAGE, "/bin/sh"]);
+        self.engine.docker(&arguments)
+    }
+
+    fn exec(&self, name: &str, line: &str) -> String {
+        self.engine.docker(&["exec", name, "sh", "-c", line])
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let state = self.plugin.endpoints.state();
+        let all = state.endpoints.values();
+        let mut all: Vec<String> = all.map(|it| it.addresses[0].to_string()).collect();
+        all.sort();
+        all
+    }
+
+    fn is_free_of_endpoints(&self) {
+        self.engine
+            .until("no endpoint and no reservation is left", || {
+                let state = self.plugin.endpoints.state();
+                state.endpoints.is_empty() && state.reserved.is_empty()
+            });
+    }
+
+    fn knows(&self, address: &str, name: &str) {
+        self.engine
+            .until(&format!("{address} is called {name}"), || {
+                let found = self.plugin.endpoints.find(address);
+                found.is_some_and(|it| it.name.as_deref() == Some(name) && it.container.is_some())
+            });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_run_and_are_known_by_name() {
+    let host = host(&[]);
+    let id = host.run("web", &["--net=contiv-net"]);
+    host.knows("20.1.1.1", "web");
+    let web = host.plugin.endpoints.find("20.1.1.1").expect("web");
+    assert_eq!(web.container.as_deref(), Some(id.as_str()));
+    host.run(
+        "db",
+        &[
+            "--net=contiv-net",
+            "--ip=20.1.1.99",
+            "--network-alias=store",
+        ],
+    );
+    host.exec("web", "ping -c 1 -W 5 20.1.1.99");
+    host.exec("web", "ping -c 1 -W 5 20.1.1.254");
+    assert_eq!(
+        host.exec("web", "ip route"),
+        "default via 20.1.1.254 dev eth0 \n20.1.1.0/24 via 20.1.1.254 dev eth0 \n20.1.1.254 dev eth0 scope link"
+    );
+    assert!(
+        host.exec("web", "ip addr show eth0")
+            .contains("20.1.1.1/32")
+    );
+    assert!(
+        host.exec("web", "ip link show eth0")
+            .contains("02:02:14:01:01:01")
+    );
+    host.engine.until("the alias is known", || {
+        let db = host.plugin.endpoints.find("20.1.1.99");
+        db.is_some_and(|db| db.aliases.iter().any(|alias| alias == "store"))
+    });
+    host.engine.docker(&["rename", "web", "shop"]);
+    host.knows("20.1.1.1", "shop");
+
+    let error = host.engine.docker_fails(&[
+        "run",
+        "--rm",
+        "--net=contiv-net",
+        "--ip=20.1.1.99",
+        IMAGE,
+        "true",
+    ]);
+    assert!(error.contains("20.1.1.99 is in use"), "{error}");
+    for publish in [&["-p", "8080:80"][..], &["-P", "--expose", "80"]] {
+        let mut line = vec!["run", "--rm", "--net=contiv-net"];
+        line.extend(publish);
+        line.extend([IMAGE, "true"]);
+        let error = host.engine.docker_fails(&line);
+        assert!(
+            error.contains("contiv doesn't publish ports yet: leave out -p and -P"),
+            "{error}"
+        );
+    }
+    host.engine.docker(&[
+        "run",
+        "--rm",
+        "--net=contiv-net",
+        "--expose=80",
+        IMAGE,
+        "true",
+    ]);
+    host.engine.docker(&["rm", "-f", "shop"]);
+    host.engine.docker(&["rm", "-f", "db"]);
+    host.is_free_of_endpoints();
+    host.run("db", &["--net=contiv-net", "--ip=20.1.1.99"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_on_two_networks_answers_on_both() {
+    let host = host(&[]);
+    host.run("two", &["--net=contiv-net", "--ip=20.1.1.10"]);
+    host.run("a", &["--net=contiv-net"]);
+    host.run("b", &["--net=other"]);
+    host.engine
+        .docker(&["network", "connect", "--ip=20.1.2.10", "other", "two"]);
+    host.knows("20.1.2.10", "two");
+    for from in ["a", "b"] {
+        host.exec(from, "ping -c 1 -W 5 20.1.1.10");
+        host.exec(from, "ping -c 1 -W 5 20.1.2.10");
+    }
+    let routes = host.exec("two", "ip route");
+    assert!(
+        routes.contains("20.1.2.0/24 via 20.1.2.254 dev eth1"),
+        "{routes}"
+    );
+    assert!(
+        routes.contains("20.1.1.0/24 via 20.1.1.254 dev eth0"),
+        "{routes}"
+    );
+    host.engine
+        .docker(&["network", "disconnect", "contiv-net", "two"]);
+    assert!(host.plugin.endpoints.find("20.1.1.10").is_none());
+    host.exec("b", "ping -c 1 -W 5 20.1.2.10");
+    host.exec("two", "ping -c 1 -W 5 20.1.1.254");
+    for name in ["two", "a", "b"] {
+        host.engine.docker(&["rm", "-f", name]);
+    }
+    host.is_free_of_endpoints();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_networks_follow_the_log() {
+    let host = host(&[]);
+    host.has_network("web/blue");
+    let status = host
+        .plugin
+        .handle()
+        .status
+        .borrow()
+        .clone()
+        .expect("an engine");
+    assert!(status.answers && status.version.is_some_and(|v| v.starts_with("20.10")));
+
+    host.plugin
+        .projection
+        .send_modify(|it| add(it, network("default", "late", "20.3.0.0/16")));
+    let applied = host.plugin.projection.borrow().applied;
+    host.engine.until("the new network is applied", || {
+        let status = host.plugin.handle().status.borrow().clone();
+        status.is_some_and(|it| it.applied == applied)
+    });
+    assert!(host.networks().iter().any(|it| it == "late"));
+
+    for prune in [&["network", "prune", "-f"][..], &["network", "rm", "late"]] {
+        host.engine.docker(prune);
+        let pruned = Instant::now();
+        host.has_network("late");
+        host.has_network("contiv-net");
+        assert!(
+            pruned.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            pruned.elapsed()
+        );
+    }
+
+    host.run("held", &["--net=late"]);
+    host.plugin.projection.send_modify(|it| {
+        let tenant = it
+            .tenants
+            .get_mut(&bus_schema::TenantName::default_tenant())
+            .expect("it is there");
+        tenant
+            .networks
+            .remove(&bus_schema::NetworkName::new("late").expect("a name"));
+    });
+    host.engine
+        .until("an alarm says what holds the network", || {
+            let alarms = host.plugin.handle().alarms.borrow().clone();
+            alarms
+                .iter()
+                .any(|it| it.code == "docker-network-held" && it.text.contains("late"))
+        });
+    host.engine.docker(&["rm", "-f", "held"]);
+    host.engine.until("the removed network is gone", || {
+        !host.networks().iter().any(|it| it == "late")
+            && host.plugin.handle().alarms.borrow().is_empty()
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_of_others_are_left_alone() {
+    let host = host(&[]);
+    let by_hand = [
+        "network",
+        "create",
+        "-d",
+        "contiv",
+        "--ipam-driver",
+        "contiv",
+    ];
+    let mut line = by_hand.to_vec();
+    line.extend([
+        "-o",
+        "contiv.network=other",
+        "--ipam-opt",
+        "contiv.network=other",
+        "mine",
+    ]);
+    host.engine.docker(&line);
+    host.run("m", &["--net=mine"]);
+    let network = |name: &str| {
+        let state = host.plugin.endpoints.state();
+        let mut all = state.endpoints.values();
+        all.any(|it| it.network.as_str() == name)
+    };
+    assert!(network("other"));
+    let mut line = by_hand.to_vec();
+    line.push("nothing");
+    let error = host.engine.docker_fails(&line);
+    assert!(error.contains("contiv network must be named"), "{error}");
+    let error = host
+        .engine
+        .docker_fails(&["network", "create", "-d", "contiv", "nothing"]);
+    assert!(error.contains("--ipam-driver contiv"), "{error}");
+
+    host.engine
+        .docker(&["network", "create", "-d", "macvlan", "--internal", "taken"]);
+    host.plugin
+        .projection
+        .send_modify(|it| add(it, network("default", "taken", "20.4.0.0/16")));
+    host.engine
+        .until("an alarm says that the name is taken", || {
+            let alarms = host.plugin.handle().alarms.borrow().clone();
+            alarms.iter().any(|it| it.code == "docker-network-taken")
+        });
+    let driver = host
+        .engine
+        .docker(&["network", "inspect", "taken", "-f", "{{.Driver}}"]);
+    assert_eq!(driver, "macvlan");
+    host.engine.docker(&["network", "rm", "taken"]);
+    host.engine.until("ours takes its place", || {
+        let driver = host
+            .engine
+            .try_docker(&["network", "inspect", "taken", "-f", "{{.Driver}}"]);
+        driver.stdout == b"contiv\n" && host.plugin.handle().alarms.borrow().is_empty()
+    });
+    host.plugin
+        .projection
+        .send_modify(|it| it.tenants = Default::default());
+    host.engine.until("ours are gone", || {
+        !host.networks().iter().any(|it| it == "contiv-net")
+    });
+    assert!(host.networks().iter().any(|it| it == "mine"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_survive_the_engine_where_it_says_so() {
+    let host = host(&["--live-restore"]);
+    for how in [End::Stop, End::Kill] {
+        host.run("live", &["--net=contiv-net", "--ip=20.1.1.20"]);
+        host.run("peer", &["--net=contiv-net", "--ip=20.1.1.21"]);
+        host.engine.end(how);
+        host.engine.until("the engine's end is seen", || {
+            let status = host.plugin.handle().status.borrow().clone();
+            status.is_some_and(|it| !it.answers)
+        });
+        assert_eq!(host.addresses(), ["20.1.1.20", "20.1.1.21"]);
+        host.engine.start();
+        host.exec("live", "ping -c 1 -W 5 20.1.1.21");
+        host.engine.docker(&["restart", "-t", "0", "live"]);
+        host.exec("peer", "ping -c 1 -W 5 20.1.1.20");
+        host.engine.docker(&["rm", "-f", "live"]);
+        host.engine.docker(&["rm", "-f", "peer"]);
+        host.is_free_of_endpoints();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_start_again_with_the_engine() {
+    let host = host(&[]);
+    host.run(
+        "always",
+        &["--net=contiv-net", "--restart=always", "--ip=20.1.1.30"],
+    );
+    host.run("any", &["--net=contiv-net", "--restart=always"]);
+    host.run("once", &["--net=contiv-net"]);
+    for how in [End::Stop, End::Kill] {
+        host.engine.end(how);
+        host.engine.start();
+        host.engine.until("the containers run again", || {
+            let running = host.engine.docker(&["ps", "--format", "{{.Names}}"]);
+            running.contains("always") && running.contains("any")
+        });
+        host.knows("20.1.1.30", "always");
+        host.exec("any", "ping -c 1 -W 5 20.1.1.30");
+        host.engine
+            .until("only they have endpoints", || host.addresses().len() == 2);
+    }
+    for name in ["always", "any", "once"] {
+        host.engine.docker(&["rm", "-f", name]);
+    }
+    host.is_free_of_endpoints();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_the_engine_forgot_is_released() {
+    let mut host = host(&[]);
+    host.run("web", &["--net=contiv-net", "--ip=20.1.1.40"]);
+    host.run("stays", &["--net=contiv-net", "--ip=20.1.1.41"]);
+    host.plugin.stop().await;
+    let mut forgotten = host
+        .plugin
+        .endpoints
+        .find("20.1.1.40")
+        .expect("it is there");
+    forgotten.id = bus_schema::EndpointId::new("ffffffffffffffffffffffffffffffff").expect("an id");
+    forgotten.addresses = vec!["20.1.1.42".parse().expect("an address")];
+    let mut lost = forgotten.clone();
+    lost.id = bus_schema::EndpointId::new("eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee").expect("an id");
+    lost.owner = node::endpoint::Owner::Docker {
+        network_id: "0123".to_owned(),
+    };
+    {
+        let mut state = host.plugin.endpoints.state();
+        state.endpoints.insert(forgotten.id.clone(), forgotten);
+        state.endpoints.insert(lost.id.clone(), lost);
+    }
+    host.plugin.restart().await;
+    host.engine.until("the leftovers are released", || {
+        host.addresses() == ["20.1.1.40", "20.1.1.41"]
+    });
+    host.exec("web", "ping -c 1 -W 5 20.1.1.41");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_run_fails_in_time_when_the_bus_does_not_answer() {
+    let host = host(&[]);
+    host.plugin.endpoints.state().hang = true;
+    let started = Instant::now();
+    let error = host
+        .engine
+        .docker_fails(&["run", "--rm", "--net=contiv-net", IMAGE, "true"]);
+    assert!(error.contains("`netplugin status`"), "{error}");
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+    host.plugin.endpoints.state().hang = false;
+    host.engine
+        .docker(&["run", "--rm", "--net=contiv-net", IMAGE, "true"]);
+    host.is_free_of_endpoints();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loopback_resolver_is_told() {
+    let host = without_engine(&[]);
+    let folder = host.engine.path("run");
+    std::fs::write(folder.join("resolv.conf"), "nameserver 127.0.0.1\n").expect("written");
+    host.engine.start();
+    let raised = || {
+        let alarms = host.plugin.handle().alarms.borrow().clone();
+        alarms.iter().any(|it| it.code == "loopback-resolver")
+    };
+    host.engine.until("the alarm is raised", raised);
+    std::fs::write(folder.join("daemon.json"), r#"{"dns": ["169.254.53.53"]}"#).expect("written");
+    host.engine.until("the alarm is gone", || !raised());
+}

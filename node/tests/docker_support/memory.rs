@@ -1,0 +1,259 @@
+//! Endpoints without journal, bus or datapath: addresses are counted up, and in the namespaces of
+//! a private engine a veth and two routes make a routed network of one host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bus_schema::{EndpointId, MacAddr, NetworkName, NetworkSpec, Pool, Rejection, TenantName, Vni};
+use node::docker::Endpoints;
+use node::endpoint::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
+use node::projection::{NetworkFact, Projection};
+use tokio::sync::watch;
+
+type Address = (TenantName, NetworkName, IpAddr);
+
+#[derive(Debug, Clone)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    projection: watch::Receiver<Projection>,
+    /// A process in the engine's network namespace; absent: no interfaces are made.
+    netns: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    pub reserved: BTreeSet<Address>,
+    pub described: Vec<(EndpointId, Description)>,
+    /// Every attach and reservation waits for ever, as on a bus that doesn't answer.
+    pub hang: bool,
+    last: u32,
+}
+
+impl Memory {
+    pub fn new(projection: watch::Receiver<Projection>, netns: Option<u32>) -> Self {
+        Self {
+            state: Arc::default(),
+            projection,
+            netns,
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics with it")
+    }
+
+    pub fn find(&self, address: &str) -> Option<LocalEndpoint> {
+        let address: IpAddr = address.parse().expect("an address");
+        let state = self.state();
+        let mut all = state.endpoints.values();
+        all.find(|it| it.addresses.contains(&address)).cloned()
+    }
+
+    fn pool(&self, tenant: &TenantName, network: &NetworkName) -> Result<Pool, AttachError> {
+        let projection = self.projection.borrow();
+        match projection.network(tenant, network) {
+            Some(fact) if !fact.closing => Ok(fact.spec.v4.clone()),
+            Some(_) => Err(Rejection::NetworkClosing {
+                tenant: tenant.clone(),
+                network: network.clone(),
+            }
+            .into()),
+            None => Err(Rejection::NetworkUnknown {
+                tenant: tenant.clone(),
+                network: network.clone(),
+            }
+            .into()),
+        }
+    }
+
+    async fn hang(&self) {
+        if self.state().hang {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn ip(&self, line: &str) {
+        let Some(pid) = self.netns else { return };
+        let pid = pid.to_string();
+        let done = std::process::Command::new("nsenter")
+            .args(["-t", &pid, "-n", "ip"])
+            .args(line.split_whitespace())
+            .output()
+            .expect("nsenter runs");
+        assert!(done.status.success(), "ip {line}: {done:?}");
+    }
+}
+
+impl State {
+    fn is_used(&self, address: &Address) -> bool {
+        self.reserved.contains(address)
+            || self.endpoints.values().any(|it| {
+                (&it.tenant, &it.network) == (&address.0, &address.1)
+                    && it.addresses.contains(&address.2)
+            })
+    }
+}
+
+impl Endpoints for Memory {
+    async fn reserve(&self, ask: Reserve) -> Result<IpAddr, AttachError> {
+        self.hang().await;
+        let pool = self.pool(&ask.tenant, &ask.network)?;
+        let mut state = self.state();
+        let key = |address| (ask.tenant.clone(), ask.network.clone(), address);
+        let address = match ask.address {
+            Some(address) if state.is_used(&key(address)) => {
+                return Err(AttachError::AddressInUse(address, "another".to_owned()));
+            }
+            Some(address) => address,
+            None => loop {
+                state.last += 1;
+                let address = nth(&pool, state.last);
+                if pool.is_assignable(address) && !state.is_used(&key(address)) {
+                    break address;
+                }
+            },
+        };
+        state.reserved.insert(key(address));
+        Ok(address)
+    }
+
+    async fn release(
+        &self,
+        tenant: TenantName,
+        network: NetworkName,
+        address: IpAddr,
+    ) -> Result<(), AttachError> {
+        self.state().reserved.remove(&(tenant, network, address));
+        Ok(())
+    }
+
+    async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
+        self.hang().await;
+        let pool = self.pool(&ask.tenant, &ask.network)?;
+        let known = self.state().endpoints.get(&ask.id).cloned();
+        if let Some(endpoint) = known {
+            return if endpoint.addresses == ask.addresses {
+                Ok(attachment(endpoint, &pool))
+            } else {
+                Err(AttachError::EndpointDiffers(ask.id))
+            };
+        }
+        let tail = &ask.id.as_str()[..10];
+        let endpoint = LocalEndpoint {
+            mac: MacAddr::of_endpoint(ask.addresses[0]),
+            host_interface: format!("cv{tail}"),
+            peer_interface: format!("cp{tail}"),
+            id: ask.id,
+            tenant: ask.tenant,
+            network: ask.network,
+            group: ask.group,
+            addresses: ask.addresses,
+            owner: ask.owner,
+            name: None,
+            aliases: Vec::new(),
+            container: None,
+        };
+        let (host, peer, mac) = (
+            &endpoint.host_interface,
+            &endpoint.peer_interface,
+            endpoint.mac,
+        );
+        self.ip(&format!(
+            "link add {host} type veth peer name {peer} address {mac}"
+        ));
+        self.ip(&format!("link set {host} up"));
+        self.ip(&format!("addr replace {}/32 dev lo", pool.gateway));
+        self.ip(&format!(
+            "route replace {}/32 dev {host}",
+            endpoint.addresses[0]
+        ));
+        let mut state = self.state();
+        for address in &endpoint.addresses {
+            let key = (endpoint.tenant.clone(), endpoint.network.clone(), *address);
+            state.reserved.remove(&key);
+        }
+        state
+            .endpoints
+            .insert(endpoint.id.clone(), endpoint.clone());
+        Ok(attachment(endpoint, &pool))
+    }
+
+    async fn detach(&self, id: EndpointId) -> Result<(), AttachError> {
+        let removed = self.state().endpoints.remove(&id);
+        let endpoint = removed.ok_or(AttachError::EndpointUnknown(id))?;
+        if let Some(pid) = self.netns {
+            // The kernel may have removed it with the container's namespace.
+            std::process::Command::new("nsenter")
+                .args(["-t", &pid.to_string(), "-n", "ip", "link", "del"])
+                .arg(&endpoint.host_interface)
+                .output()
+                .expect("nsenter runs");
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Vec<LocalEndpoint> {
+        self.state().endpoints.values().cloned().collect()
+    }
+
+    async fn describe(&self, id: EndpointId, told: Description) -> Result<(), AttachError> {
+        let mut state = self.state();
+        let endpoint = state.endpoints.get_mut(&id);
+        let endpoint = endpoint.ok_or_else(|| AttachError::EndpointUnknown(id.clone()))?;
+        endpoint.name = Some(told.name.clone());
+        endpoint.container = Some(told.container.clone());
+        endpoint.aliases = told.aliases.clone().unwrap_or_default();
+        state.described.push((id, told));
+        Ok(())
+    }
+}
+
+fn nth(pool: &Pool, n: u32) -> IpAddr {
+    match pool.subnet.network() {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + n).into()),
+        IpAddr::V6(_) => panic!("the tests' pools are IPv4"),
+    }
+}
+
+fn attachment(endpoint: LocalEndpoint, pool: &Pool) -> Attachment {
+    Attachment {
+        endpoint,
+        gateways: vec![pool.gateway],
+        mtu: 1450,
+    }
+}
+
+/// A network whose gateway is the last address before the broadcast address.
+pub fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
+    let subnet: ipnet::IpNet = subnet.parse().expect("a subnet");
+    let gateway = match subnet.broadcast() {
+        IpAddr::V4(last) => IpAddr::V4((u32::from(last) - 1).into()),
+        IpAddr::V6(_) => panic!("the tests' subnets are IPv4"),
+    };
+    NetworkSpec {
+        tenant: TenantName::new(tenant).expect("a name"),
+        name: NetworkName::new(name).expect("a name"),
+        vni: Vni(7),
+        v4: Pool {
+            subnet,
+            gateway,
+            range: None,
+        },
+        v6: None,
+        docker_name: None,
+    }
+}
+
+pub fn add(projection: &mut Projection, spec: NetworkSpec) {
+    let tenant = projection.tenants.entry(spec.tenant.clone()).or_default();
+    let name = spec.name.clone();
+    let fact = NetworkFact {
+        spec,
+        closing: false,
+        blocks: Default::default(),
+    };
+    tenant.networks.insert(name, fact);
+    projection.applied = projection.applied.next();
+}

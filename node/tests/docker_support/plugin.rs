@@ -1,0 +1,122 @@
+//! A driver that runs, on endpoints in memory, and an engine's way to call it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bus_schema::node::LogState;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use node::docker::{Config, DockerHandle, ResolverFiles, start};
+use node::projection::Projection;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::memory::Memory;
+
+pub struct Plugin {
+    pub endpoints: Memory,
+    pub projection: watch::Sender<Projection>,
+    pub log: watch::Sender<LogState>,
+    pub config: Config,
+    handle: Option<DockerHandle>,
+}
+
+impl Plugin {
+    /// `folder` holds its state and, without another one, its socket.
+    pub fn start(
+        projection: Projection,
+        folder: &Path,
+        engine: PathBuf,
+        netns: Option<u32>,
+    ) -> Self {
+        let (projection, facts) = watch::channel(projection);
+        let (log, _) = watch::channel(LogState::InSync);
+        let mut plugin = Self {
+            endpoints: Memory::new(facts, netns),
+            projection,
+            log,
+            config: Config {
+                plugin_dir: folder.join("plugins"),
+                engine: Some(engine),
+                state_dir: folder.join("state"),
+                files: ResolverFiles {
+                    resolv_conf: folder.join("resolv.conf"),
+                    systemd_resolved: folder.join("none"),
+                    daemon_json: folder.join("daemon.json"),
+                },
+            },
+            handle: None,
+        };
+        plugin.begin();
+        plugin
+    }
+
+    /// As a netplugin that starts again: what is on disk and in the endpoints stays.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        let started = start(
+            self.config.clone(),
+            self.endpoints.clone(),
+            self.projection.subscribe(),
+            self.log.subscribe(),
+        );
+        self.handle = Some(started.expect("the socket is free"));
+    }
+
+    pub async fn stop(&mut self) {
+        self.handle = None;
+        let socket = self.config.plugin_dir.join("contiv.sock");
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while UnixStream::connect(&socket).await.is_ok() {
+            assert!(Instant::now() < deadline, "its tasks didn't end");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn handle(&self) -> &DockerHandle {
+        self.handle.as_ref().expect("it runs")
+    }
+
+    /// The HTTP status and the answer.
+    pub async fn send(&self, call: &str, body: &str) -> (u16, Value) {
+        let socket = self.config.plugin_dir.join("contiv.sock");
+        let stream = UnixStream::connect(socket)
+            .await
+            .expect("the socket is there");
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .expect("it speaks HTTP");
+        tokio::spawn(connection);
+        let request = hyper::Request::post(format!("/{call}"))
+            .header("host", "plugin")
+            .header("accept", "application/vnd.docker.plugins.v1.2+json")
+            .body(Full::new(bytes::Bytes::from(body.to_owned())))
+            .expect("a request");
+        let response = sender.send_request(request).await.expect("an answer");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body");
+        let value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
+        (status, value)
+    }
+
+    pub async fn call(&self, call: &str, body: Value) -> Value {
+        let (status, answer) = self.send(call, &body.to_string()).await;
+        assert_eq!(status, 200, "{call}: {answer}");
+        assert_eq!(answer.get("Err"), None, "{call} {body}");
+        answer
+    }
+
+    pub async fn refused(&self, call: &str, body: Value) -> String {
+        let (_, answer) = self.send(call, &body.to_string()).await;
+        match answer.get("Err").and_then(Value::as_str) {
+            Some(error) => error.to_owned(),
+            None => panic!("{call} {body} was not refused: {answer}"),
+        }
+    }
+}
