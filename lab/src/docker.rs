@@ -20,6 +20,8 @@ impl Lab {
             "--data-root=/var/lib/docker",
             "--exec-root=/run/docker",
             "--pidfile=/run/docker.pid",
+            // The default asks systemd, which a lab host has not.
+            "--exec-opt=native.cgroupdriver=cgroupfs",
         ]
         .map(str::to_owned)
         .into();
@@ -53,10 +55,10 @@ impl Lab {
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/etc" "$root/tmp" "$root/root"
-cp /bin/busybox "$root/bin/"
 for applet in $(/bin/busybox --list); do
-  ln -sf busybox "$root/bin/$applet"
+  ln -s busybox "$root/bin/$applet"
 done
+cp --remove-destination /bin/busybox "$root/bin/busybox"
 tar -C "$root" -c . | docker import --change 'CMD ["/bin/sh"]' - {IMAGE} >/dev/null"#
         );
         self.run(node, &["sh", "-c", &script]).map(drop)
