@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! connection ─▶ session: recognise ▶ join ▶ feed ────▶ Facts (watch)
-//!     ▲              ├── publish ◀── journal's endpoints; everybody's ▶ EndpointsView (watch)
-//!  watchdog          └── serve: contiv.node.<me>.{status,drain,cede,accept-log}
+//!     ▲              └── publish ◀── journal's endpoints; everybody's ▶ EndpointsView (watch)
+//!  watchdog          serve: contiv.node.<me>.{status,drain,cede,accept-log}
 //!                    asks ◀── BusHandle              status ▶ contiv.status.<me>
 //! ```
 //!
@@ -83,17 +83,19 @@ pub async fn run(parts: Parts) {
     let (accept, accepted) = mpsc::channel(ACCEPTS);
     let service = Service {
         me: parts.me.node.clone(),
-        endpoints: parts.endpoints,
+        endpoints: parts.endpoints.clone(),
         facts: parts.facts.subscribe(),
         status: parts.status,
+        log: parts.log.subscribe(),
         accept,
     };
+    tasks.spawn(service.run(client.clone()));
     let mut session = Session {
         me: parts.me,
         facts: parts.facts,
         view: parts.view,
         log: parts.log,
-        service,
+        endpoints: parts.endpoints,
         accept: accepted,
     };
     loop {

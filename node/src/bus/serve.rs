@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use async_nats::{Client, Message};
 use bus_schema::codec;
-use bus_schema::node::{NodeReply, NodeRequest, NodeStatus};
+use bus_schema::node::{LogState, NodeReply, NodeRequest, NodeStatus};
 use bus_schema::rejection::EndpointUse;
 use bus_schema::{ClusterId, NetworkName, NodeName, Revision, TenantName};
 use futures::StreamExt;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::connection::pause;
 use crate::endpoint::{AttachError, EndpointsHandle};
 use crate::projection::Projection;
 
@@ -18,6 +19,7 @@ use crate::projection::Projection;
 const DRAIN: Duration = Duration::from_secs(4);
 /// Requests worked on at once.
 const AT_ONCE: usize = 64;
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the answers are made of. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,21 +28,47 @@ pub(super) struct Service {
     pub endpoints: EndpointsHandle,
     pub facts: watch::Receiver<Projection>,
     pub status: watch::Receiver<NodeStatus>,
-    pub accept: mpsc::Sender<ClusterId>,
+    pub log: watch::Receiver<LogState>,
+    pub accept: mpsc::Sender<Accept>,
+}
+
+/// An operator says that the foreign log on the bus is the one to follow from now on.
+#[derive(Debug)]
+pub(super) struct Accept {
+    pub cluster: ClusterId,
+    /// Why not.
+    pub answer: oneshot::Sender<Result<(), String>>,
 }
 
 impl Service {
-    /// Answers for as long as the connection lives.
-    pub(super) async fn run(self, client: Client) -> super::feed::FeedError {
+    /// Answers for ever, except while the name is another machine's.
+    pub(super) async fn run(self, client: Client) {
+        let mut log = self.log.clone();
+        let refused = |log: &LogState| matches!(log, LogState::Refused { .. });
+        loop {
+            tokio::select! {
+                () = self.serve(&client) => {}
+                _ = log.wait_for(refused) => {}
+            }
+            if log.wait_for(|log| !refused(log)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn serve(&self, client: &Client) {
         let all = format!("contiv.node.{}.*", self.me);
         let mut requests = match client.subscribe(all).await {
             Ok(requests) => requests,
-            Err(error) => return super::feed::FeedError::read(error),
+            Err(error) => {
+                tracing::warn!(%error, "can't serve requests to this node");
+                return pause(RETRY).await;
+            }
         };
         let room = Arc::new(Semaphore::new(AT_ONCE));
         while let Some(message) = requests.next().await {
             let Ok(permit) = room.clone().acquire_owned().await else {
-                break;
+                return;
             };
             let (service, client) = (self.clone(), client.clone());
             tokio::spawn(async move {
@@ -48,7 +76,6 @@ impl Service {
                 service.answer(&client, message).await;
             });
         }
-        super::feed::FeedError::read("the subscription ended")
     }
 
     async fn answer(&self, client: &Client, message: Message) {
@@ -92,12 +119,25 @@ impl Service {
                     },
                 }
             }
-            NodeRequest::AcceptLog { cluster } => match self.accept.try_send(cluster) {
-                Ok(()) => NodeReply::Done,
-                Err(_) => NodeReply::Refused {
-                    reason: "another request to accept a log is being worked on".to_owned(),
-                },
-            },
+            NodeRequest::AcceptLog { cluster } => self.accept(cluster).await,
+        }
+    }
+
+    async fn accept(&self, cluster: ClusterId) -> NodeReply {
+        let refused = |reason: &str| NodeReply::Refused {
+            reason: reason.to_owned(),
+        };
+        if !matches!(*self.log.borrow(), LogState::Foreign { .. }) {
+            return refused("it follows its own log; there is nothing to accept");
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.accept.try_send(Accept { cluster, answer }).is_err() {
+            return refused("another request to accept a log is being worked on");
+        }
+        match tokio::time::timeout(DRAIN, answered).await {
+            Ok(Ok(Ok(()))) => NodeReply::Done,
+            Ok(Ok(Err(reason))) => refused(&reason),
+            _ => refused("its log isn't foreign any more, or the bus is away; try again"),
         }
     }
 

@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::connection::{pause, refusal};
 use super::feed::{self, FeedError};
 use super::recognise::{Verdict, recognise};
-use super::serve::Service;
+use super::serve::Accept;
 use super::{AskError, Facts, asks, publish};
-use crate::projection::{EndpointsView, Projection};
+use crate::endpoint::EndpointsHandle;
+use crate::projection::{EndpointsView, Projection, Touched};
 
 /// Between two looks at what an operator has to put right.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -39,8 +40,8 @@ pub(super) struct Session {
     pub facts: Facts,
     pub view: watch::Sender<EndpointsView>,
     pub log: watch::Sender<LogState>,
-    pub service: Service,
-    pub accept: mpsc::Receiver<ClusterId>,
+    pub endpoints: EndpointsHandle,
+    pub accept: mpsc::Receiver<Accept>,
 }
 
 impl Session {
@@ -72,11 +73,13 @@ impl Session {
             (Verdict::Ours, Some(stream), Some(log)) => {
                 self.join(client, &known).await?;
                 self.say(LogState::CatchingUp);
-                self.work(client, &context, &stream, log.end).await
+                // Asked for while the log was foreign, which it isn't any more.
+                while self.accept.try_recv().is_ok() {}
+                self.work(&context, &stream, log.end).await
             }
             (Verdict::Foreign(reason), _, log) => {
                 let cluster = log.and_then(|log| log.cluster);
-                self.foreign(client, cluster, reason).await
+                self.foreign(cluster, reason).await
             }
             _ => {
                 let reason = "the bus holds no cluster yet: run `netmaster init`".to_owned();
@@ -121,7 +124,6 @@ impl Session {
 
     async fn work(
         &self,
-        client: &Client,
         context: &jetstream::Context,
         stream: &jetstream::stream::Stream,
         end: bus_schema::Revision,
@@ -134,21 +136,20 @@ impl Session {
         };
         let error = tokio::select! {
             error = feed::run(stream, &self.facts, end, caught_up) => error,
-            error = self.endpoints(context) => error,
-            error = self.service.clone().run(client.clone()) => error,
+            error = self.told(context) => error,
             error = self.removed(reached) => error,
         };
         Err(error)
     }
 
-    async fn endpoints(&self, context: &jetstream::Context) -> FeedError {
+    async fn told(&self, context: &jetstream::Context) -> FeedError {
         let (mine, on_bus) = oneshot::channel();
         let reader = publish::read(context, &self.me.node, &self.view, mine);
         let writer = async {
             let Ok(on_bus) = on_bus.await else {
                 return FeedError::read("the endpoints' stream ended");
             };
-            let snapshots = self.service.endpoints.snapshots();
+            let snapshots = self.endpoints.snapshots();
             let facts = self.facts.subscribe();
             publish::publish(context, &self.me, on_bus, snapshots, facts).await
         };
@@ -175,26 +176,36 @@ impl Session {
     /// Changes nothing until an operator accepts the log, and looks again now and then.
     async fn foreign(
         &mut self,
-        client: &Client,
         cluster: Option<ClusterId>,
         reason: String,
     ) -> Result<Infallible, FeedError> {
         self.say(LogState::Foreign { reason });
-        let service = self.service.clone().run(client.clone());
-        tokio::select! {
-            error = service => Err(error),
-            () = pause(LOOK_AGAIN) => Err(FeedError::Waiting),
-            accepted = self.accept.recv() => {
-                if accepted.is_some() && accepted == cluster {
-                    tracing::warn!(?cluster, "accepted the log; starting from its first event");
-                    self.facts.change(|facts| {
-                        *facts = Projection::default();
-                        crate::projection::Touched::cluster()
-                    });
-                }
-                Err(FeedError::Waiting)
+        let accept = tokio::select! {
+            () = pause(LOOK_AGAIN) => return Err(FeedError::Waiting),
+            accept = self.accept.recv() => accept,
+        };
+        let Some(Accept {
+            cluster: accepted,
+            answer,
+        }) = accept
+        else {
+            return Err(FeedError::Waiting);
+        };
+        let outcome = match cluster {
+            Some(cluster) if cluster == accepted => {
+                tracing::warn!(%cluster, "accepted the log; starting from its first event");
+                self.facts.change(|facts| {
+                    *facts = Projection::default();
+                    Touched::cluster()
+                });
+                Ok(())
             }
-        }
+            Some(cluster) => Err(format!("the log on the bus is of cluster {cluster}")),
+            None => Err("the bus holds no cluster: run `netmaster init` first".to_owned()),
+        };
+        // Who asked may have stopped waiting.
+        answer.send(outcome).ok();
+        Err(FeedError::Waiting)
     }
 
     async fn wait(&self, state: LogState) -> Result<Infallible, FeedError> {
