@@ -1,1 +1,221 @@
+//! Names: one server per domain, and a plain forwarder in the host's namespace.
+//!
+//! ```text
+//! socket (in the domain) ─▶ hickory ─▶ handler ─▶ zone [pure]: the asker's network knows the name
+//!                                        └──────▶ upstream: everything else, from the host
+//! ```
+//!
+//! The asker is known by its source address, so a server answers the askers of its own domain
+//! only. Dropping the handle stops every server. The daemon calls `serve_domain` when a domain is
+//! in the kernel and `drop_domain` before it goes.
 
+mod handler;
+mod socket;
+mod upstream;
+pub mod zone;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bus_schema::TenantName;
+use hickory_server::Server;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::handler::Handler;
+use self::socket::{Identity, Sockets};
+pub use self::socket::{SocketError, SocketPlace};
+use self::upstream::Upstream;
+use crate::projection::EndpointsView;
+
+/// How long a TCP connection may stay silent.
+const TCP_IDLE: Duration = Duration::from_secs(5);
+/// Answers that wait on one TCP connection; its queries are answered one after another.
+const TCP_ANSWERS: usize = 8;
+/// Between two attempts to open a server's sockets.
+const AGAIN: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The host's resolvers; read again when it changes. Usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
+    }
+}
+
+/// The servers. Cheap to clone; they stop with the last handle.
+#[derive(Debug, Clone)]
+pub struct DnsHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    view: watch::Receiver<EndpointsView>,
+    upstream: Arc<Upstream>,
+    servers: Mutex<BTreeMap<Key, Running>>,
+    troubles: Arc<Mutex<BTreeMap<Key, String>>>,
+}
+
+/// Whose server; the host's forwarder belongs to no tenant.
+type Key = Option<TenantName>;
+
+#[derive(Debug)]
+struct Running {
+    place: SocketPlace,
+    identity: Option<Identity>,
+    /// Stops the server when dropped.
+    _stop: DropGuard,
+}
+
+/// Starts without a server. Must be called on a tokio runtime whose threads are in the host's
+/// namespace: what is forwarded is sent from there.
+pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> DnsHandle {
+    DnsHandle {
+        shared: Arc::new(Shared {
+            view,
+            upstream: Arc::new(Upstream::new(config.resolv_conf)),
+            servers: Mutex::default(),
+            troubles: Arc::default(),
+        }),
+    }
+}
+
+impl DnsHandle {
+    /// Serves a tenant's domain. Called again, it changes nothing, unless the domain is another
+    /// one than before (its namespace was made anew). Sockets that can't be opened yet are tried
+    /// again; see [`DnsHandle::troubles`].
+    pub fn serve_domain(&self, tenant: &TenantName, place: SocketPlace) {
+        self.serve(Some(tenant.clone()), place);
+    }
+
+    /// Stops serving a tenant's domain.
+    pub fn drop_domain(&self, tenant: &TenantName) {
+        self.stop(&Some(tenant.clone()));
+    }
+
+    /// Serves the host itself: a plain forwarder, for engines whose `dns` setting is
+    /// [`crate::resource::DNS_ADDRESS`].
+    pub fn serve_host(&self) {
+        self.serve(None, SocketPlace::Host);
+    }
+
+    /// Servers that can't be opened now, and why; the host's under `host`.
+    pub fn troubles(&self) -> BTreeMap<String, String> {
+        lock(&self.shared.troubles)
+            .iter()
+            .map(|(key, reason)| (shown(key), reason.clone()))
+            .collect()
+    }
+
+    fn serve(&self, key: Key, place: SocketPlace) {
+        let identity = place.identity();
+        let mut servers = lock(&self.shared.servers);
+        if servers
+            .get(&key)
+            .is_some_and(|it| it.place == place && it.identity == identity)
+        {
+            return;
+        }
+        // The old one gives its port back first, when it is the same namespace.
+        servers.remove(&key);
+        let stop = CancellationToken::new();
+        let server = Serving {
+            key: key.clone(),
+            place: place.clone(),
+            handler: Handler::new(
+                key.clone(),
+                self.shared.view.clone(),
+                self.shared.upstream.clone(),
+            ),
+            troubles: self.shared.troubles.clone(),
+        };
+        tokio::spawn(server.run(stop.clone()));
+        let running = Running {
+            place,
+            identity,
+            _stop: stop.drop_guard(),
+        };
+        servers.insert(key, running);
+    }
+
+    fn stop(&self, key: &Key) {
+        lock(&self.shared.servers).remove(key);
+        lock(&self.shared.troubles).remove(key);
+    }
+}
+
+/// One server; the task that owns it ends with its token.
+struct Serving {
+    key: Key,
+    place: SocketPlace,
+    handler: Handler,
+    troubles: Arc<Mutex<BTreeMap<Key, String>>>,
+}
+
+impl Serving {
+    async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let ended = match socket::open(&self.place).await {
+                Ok(sockets) => {
+                    lock(&self.troubles).remove(&self.key);
+                    self.serve(sockets, &stop).await
+                }
+                Err(error) => error.to_string(),
+            };
+            if stop.is_cancelled() {
+                return;
+            }
+            self.trouble(ended);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the pause before the sockets are opened again"
+            )]
+            let pause = tokio::time::sleep(AGAIN);
+            tokio::select! {
+                () = pause => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Serves until told to stop, or until a socket fails; returns why.
+    async fn serve(&self, sockets: Sockets, stop: &CancellationToken) -> String {
+        let mut server = Server::new(self.handler.clone());
+        server.register_socket(sockets.udp);
+        server.register_listener(sockets.tcp, TCP_IDLE, TCP_ANSWERS);
+        tokio::select! {
+            ended = server.block_until_done() => match ended {
+                Ok(()) => "its sockets closed".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            () = stop.cancelled() => String::new(),
+        }
+    }
+
+    fn trouble(&self, reason: String) {
+        let mut troubles = lock(&self.troubles);
+        if troubles.get(&self.key) != Some(&reason) {
+            tracing::warn!(domain = shown(&self.key), %reason, "no DNS here for now");
+            troubles.insert(self.key.clone(), reason);
+        }
+    }
+}
+
+fn shown(key: &Key) -> String {
+    key.as_ref()
+        .map_or_else(|| "host".to_owned(), ToString::to_string)
+}
+
+/// A panic while it was held left a map that is whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -24,6 +24,8 @@ pub struct EndpointsView {
     /// Names in lower case: DNS compares without case (RFC 4343).
     names: OrdMap<NameKey, OrdSet<(IpAddr, EndpointId)>>,
     addresses: OrdMap<(TenantName, IpAddr), EndpointId>,
+    /// Endpoints of one container, which lives on one node.
+    containers: OrdMap<(NodeName, String), OrdSet<EndpointId>>,
 }
 
 impl EndpointsView {
@@ -45,6 +47,13 @@ impl EndpointsView {
     pub fn at(&self, tenant: &TenantName, address: IpAddr) -> Option<&Endpoint> {
         let id = self.addresses.get(&(tenant.clone(), address))?;
         self.shown.get(id).map(AsRef::as_ref)
+    }
+
+    /// The endpoint itself and the others of its container.
+    pub fn beside<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Endpoint> {
+        let others = container_of(endpoint).and_then(|key| self.containers.get(&key));
+        let others = others.into_iter().flatten().filter_map(|id| self.get(id));
+        std::iter::once(endpoint).chain(others.filter(|other| other.id != endpoint.id))
     }
 
     pub fn get(&self, id: &EndpointId) -> Option<&Endpoint> {
@@ -90,6 +99,10 @@ impl EndpointsView {
         for address in endpoint.addresses() {
             self.addresses
                 .insert((endpoint.tenant.clone(), address), endpoint.id.clone());
+        }
+        if let Some(key) = container_of(&endpoint) {
+            let endpoints = self.containers.entry(key).or_default();
+            endpoints.insert(endpoint.id.clone());
         }
         self.shown.insert(endpoint.id.clone(), endpoint);
     }
@@ -153,7 +166,20 @@ impl EndpointsView {
                 self.addresses.remove(&key);
             }
         }
+        if let Some(key) = container_of(&endpoint)
+            && let Some(endpoints) = self.containers.get_mut(&key)
+        {
+            endpoints.remove(id);
+            if endpoints.is_empty() {
+                self.containers.remove(&key);
+            }
+        }
     }
+}
+
+fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {
+    let container = endpoint.container.clone()?;
+    Some((endpoint.node.clone(), container))
 }
 
 fn names_of(endpoint: &Endpoint) -> BTreeSet<String> {
