@@ -47,6 +47,12 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("{program} answers what isn't JSON ({source}): {text}")]
+    Answer {
+        program: &'static str,
+        text: String,
+        source: serde_json::Error,
+    },
     #[error("cannot {action}: {source}")]
     System { action: String, source: io::Error },
     #[error("{path} is not a lab's state ({source}); remove the folder", path = path.display())]

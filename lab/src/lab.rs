@@ -238,17 +238,43 @@ impl Lab {
         })
     }
 
-    /// Waits until the node's netplugin answers and the cluster knows the node.
+    /// Waits until the node's netplugin follows the log and the cluster knows the node.
     pub fn await_node(&self, node: &str) -> Result<()> {
         let name = format!("netplugin@{node}");
-        self.await_process(&name, "netplugin answers on its socket", START, || {
-            let status = self.exec(node, &["netplugin", "status"]);
-            status.is_ok_and(|o| o.success())
+        self.await_process(&name, "netplugin follows the log", START, || {
+            self.log_state(node).is_ok_and(|state| state == "in-sync")
         })?;
         self.await_process(&name, "the cluster knows the node", START, || {
             let node = self.netctl(&["node", "inspect", node]);
             node.is_ok_and(|o| o.success())
         })
+    }
+
+    /// What the node's netplugin says of itself (`netplugin status`).
+    pub fn status(&self, node: &str) -> Result<serde_json::Value> {
+        let text = self.run(node, &["netplugin", "status"])?.stdout;
+        serde_json::from_str(&text).map_err(|source| Error::Answer {
+            program: "netplugin status",
+            text,
+            source,
+        })
+    }
+
+    /// `in-sync`, `disconnected`, `foreign`, `refused`…
+    pub fn log_state(&self, node: &str) -> Result<String> {
+        let status = self.status(node)?;
+        Ok(status["log"]["type"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
+    }
+
+    /// The codes of the node's alarms.
+    pub fn alarms(&self, node: &str) -> Result<Vec<String>> {
+        let status = self.status(node)?;
+        let alarms = status["alarms"].as_array().cloned().unwrap_or_default();
+        let code = |alarm: &serde_json::Value| alarm["code"].as_str().map(str::to_owned);
+        Ok(alarms.iter().filter_map(code).collect())
     }
 
     pub(crate) fn host(&self, name: &str) -> Result<&HostState> {
@@ -309,7 +335,7 @@ impl Lab {
         }
         if spec.daemons == Daemons::All {
             for node in self.nodes() {
-                self.start_netplugin(&node, spec.docker)?;
+                self.start_netplugin(&node, &node, "eth0", spec.docker)?;
             }
             for node in self.nodes() {
                 self.await_node(&node)?;
@@ -439,14 +465,22 @@ impl Lab {
         (1..=number).try_for_each(|i| self.await_netmaster(&format!("netmaster-{i}")))
     }
 
-    fn start_netplugin(&mut self, node: &str, docker: bool) -> Result<()> {
+    /// Starts a netplugin on `host` that calls itself `node` and has its VTEP at `underlay`. The
+    /// process is `netplugin@HOST`.
+    pub fn start_netplugin(
+        &mut self,
+        host: &str,
+        node: &str,
+        underlay: &str,
+        docker: bool,
+    ) -> Result<()> {
         let binary = tools::binary("netplugin")?;
         let mut argv = vec![binary, "run".to_owned()];
-        argv.extend(["--name", node, "--underlay", "eth0"].map(str::to_owned));
+        argv.extend(["--name", node, "--underlay", underlay].map(str::to_owned));
         if !docker {
             argv.extend(["--engine", "none"].map(str::to_owned));
         }
-        self.launch(&format!("netplugin@{node}"), node, argv, BTreeMap::new())
+        self.launch(&format!("netplugin@{host}"), host, argv, BTreeMap::new())
     }
 
     fn end(&mut self) -> Result<()> {

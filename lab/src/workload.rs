@@ -77,7 +77,7 @@ impl Lab {
     /// Detaches a workload and removes its namespace.
     pub fn remove_workload(&mut self, name: &str) -> Result<()> {
         let WorkloadState { node, id, .. } = self.workload_state(name)?.clone();
-        self.run(&node, &["netplugin", "detach", "--id", &id])?;
+        self.run(&node, &["netplugin", "detach", &id])?;
         self.drop_namespace(&node, name)?;
         self.state.workloads.remove(name);
         self.state.save()

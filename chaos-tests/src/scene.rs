@@ -1,0 +1,48 @@
+//! The usual beginning: two nodes, one network, one workload on each.
+
+use std::time::Duration;
+
+use lab::{Error, Lab, Spec, Workload};
+
+/// What a scenario returns: the lab's own errors carry what was waited for and the logs.
+pub type Outcome = Result<(), Error>;
+
+/// Longer than anything takes on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Two nodes with `web` on node-1 and `db` on node-2, both in `contiv-net`.
+#[derive(Debug)]
+pub struct Scene {
+    pub lab: Lab,
+    pub web: Workload,
+    pub db: Workload,
+}
+
+/// Two nodes without workloads and networks.
+pub fn two_nodes() -> Result<Lab, Error> {
+    Lab::up(&Spec::test(2))
+}
+
+impl Scene {
+    pub fn open() -> Result<Self, Error> {
+        let mut lab = two_nodes()?;
+        create(&lab, "contiv-net", "20.1.1.0/24")?;
+        let web = lab.run_workload("node-1", "contiv-net", "web")?;
+        let db = lab.run_workload("node-2", "contiv-net", "db")?;
+        Ok(Self { lab, web, db })
+    }
+
+    /// Both ways, by address.
+    pub fn talks(&self) -> Result<bool, Error> {
+        let there = self.lab.ping("web", &self.db.address.to_string())?;
+        let back = self.lab.ping("db", &self.web.address.to_string())?;
+        Ok(there && back)
+    }
+}
+
+/// A network of tenant `default`.
+pub fn create(lab: &Lab, network: &str, subnet: &str) -> Result<(), Error> {
+    let subnet = format!("--subnet={subnet}");
+    lab.netctl_ok(&["net", "create", network, &subnet])
+        .map(drop)
+}

@@ -1,0 +1,36 @@
+//! Nobody takes an empty log for the truth.
+
+use chaos_tests::{Outcome, SOON, Scene};
+use lab::{Signal, wait_until};
+
+#[test]
+fn a_wiped_bus_changes_nothing_on_the_nodes_and_alarms() -> Outcome {
+    let mut scene = Scene::open()?;
+    let ping = scene.lab.start_ping("web", &scene.db.address.to_string())?;
+    scene.lab.kill("nats")?;
+    scene.lab.wipe_bus()?;
+    scene.lab.start("nats")?;
+    scene.lab.await_bus()?;
+    scene.lab.init_cluster()?;
+    for node in ["node-1", "node-2"] {
+        wait_until("the node alarms", SOON, || {
+            scene
+                .lab
+                .alarms(node)
+                .is_ok_and(|codes| codes.iter().any(|code| code == "foreign-log"))
+        })?;
+        assert_eq!(scene.lab.log_state(node)?, "foreign");
+    }
+    ping.wait_for(25)?;
+    scene.lab.restart("netplugin@node-1", Signal::Kill)?;
+    wait_until("the restarted node still alarms", SOON, || {
+        scene
+            .lab
+            .log_state("node-1")
+            .is_ok_and(|state| state == "foreign")
+    })?;
+    ping.wait_for(25)?;
+    let report = ping.stop()?;
+    assert_eq!(report.lost(), 0, "{report:?}");
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! A node is its name and its machine; an address belongs to one of them.
+
+use chaos_tests::{Outcome, SOON, create};
+use lab::{Daemons, Error, Lab, Spec, wait_until};
+
+fn control_and_one_node() -> Result<Lab, Error> {
+    let mut lab = Lab::up(&Spec::test(2).daemons(Daemons::Control))?;
+    lab.start_netplugin("node-1", "node-1", "eth0", false)?;
+    lab.await_node("node-1")?;
+    Ok(lab)
+}
+
+fn is_refused(lab: &Lab, host: &str, because: &str) -> Outcome {
+    wait_until("the second node is refused", SOON, || {
+        lab.log_state(host).is_ok_and(|state| state == "refused")
+    })?;
+    let status = lab.status(host)?;
+    let reason = status["log"]["reason"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(reason.contains(because), "{reason}");
+    Ok(())
+}
+
+#[test]
+fn a_second_machine_of_the_same_name_is_refused() -> Outcome {
+    let mut lab = control_and_one_node()?;
+    lab.start_netplugin("node-2", "node-1", "eth0", false)?;
+    is_refused(&lab, "node-2", "another machine bears the name node-1")?;
+    assert_eq!(lab.log_state("node-1")?, "in-sync");
+    create(&lab, "net", "10.0.0.0/24")
+}
+
+#[test]
+fn a_second_node_with_the_same_vtep_is_refused() -> Outcome {
+    let mut lab = control_and_one_node()?;
+    let taken = lab.address("node-1")?.to_string();
+    // The address without answering for it on the underlay.
+    let add =
+        format!("echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_ignore; ip addr add {taken}/32 dev lo");
+    lab.run("node-2", &["sh", "-c", &add])?;
+    lab.start_netplugin("node-2", "node-2", &taken, false)?;
+    // The bus is asked from the host's first address, whose packets come back.
+    is_refused(
+        &lab,
+        "node-2",
+        &format!("VTEP address {taken} belongs to node node-1"),
+    )
+}

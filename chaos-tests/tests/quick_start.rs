@@ -1,0 +1,96 @@
+//! The main job, on workloads without an engine.
+
+use chaos_tests::{Outcome, SOON, Scene, create, invariant, two_nodes};
+use lab::wait_until;
+
+#[test]
+fn workloads_reach_each_other_by_address_and_by_name() -> Outcome {
+    let scene = Scene::open()?;
+    assert!(scene.talks()?);
+    wait_until("web knows db by name", SOON, || {
+        scene.lab.ping("web", "db").is_ok_and(|answered| answered)
+    })?;
+    assert!(scene.lab.ping("db", "web")?);
+    assert!(!scene.lab.ping("web", "nobody")?);
+    invariant::converged(&scene.lab)
+}
+
+#[test]
+fn names_outside_are_asked_of_the_hosts_resolver() -> Outcome {
+    let scene = Scene::open()?;
+    let answer = scene
+        .lab
+        .exec_in("web", &["getent", "ahostsv4", "machine.lab"])?;
+    assert!(answer.stdout.contains("198.18."), "{answer:?}");
+    Ok(())
+}
+
+#[test]
+fn the_views_show_what_runs() -> Outcome {
+    let scene = Scene::open()?;
+    let networks = scene.lab.netctl_ok(&["net", "ls"])?;
+    assert!(
+        networks.contains("contiv-net") && networks.contains("20.1.1.0/24"),
+        "{networks}"
+    );
+    wait_until("both endpoints are listed", SOON, || {
+        let endpoints = scene.lab.netctl_ok(&["endpoint", "ls"]).unwrap_or_default();
+        ["web", "db"].iter().all(|name| endpoints.contains(name))
+    })?;
+    let nodes = scene.lab.netctl_ok(&["node", "ls"])?;
+    assert!(
+        nodes.contains("node-1") && nodes.contains("node-2"),
+        "{nodes}"
+    );
+    let events = scene.lab.netctl_ok(&["events"])?;
+    assert!(events.contains("contiv-net"), "{events}");
+    Ok(())
+}
+
+#[test]
+fn an_address_comes_back_after_use_but_not_at_once() -> Outcome {
+    let mut scene = Scene::open()?;
+    let before = scene.web.address;
+    scene.lab.remove_workload("web")?;
+    let next = scene.lab.run_workload("node-1", "contiv-net", "next")?;
+    assert_ne!(next.address, before);
+    let again = scene.lab.run_workload_with(
+        "node-1",
+        "contiv-net",
+        "again",
+        &["--ip", &before.to_string()],
+    )?;
+    assert_eq!(again.address, before);
+    assert!(scene.lab.ping("db", &before.to_string())?);
+    Ok(())
+}
+
+#[test]
+fn tenants_use_the_same_subnet_and_names_and_never_meet() -> Outcome {
+    let mut lab = two_nodes()?;
+    for tenant in ["blue", "red"] {
+        lab.netctl_ok(&["tenant", "create", tenant])?;
+        lab.netctl_ok(&["net", "create", "-t", tenant, "net", "--subnet=10.0.0.0/24"])?;
+    }
+    for (tenant, node, name) in [
+        ("blue", "node-1", "blue-web"),
+        ("blue", "node-2", "blue-db"),
+        ("red", "node-1", "red-web"),
+    ] {
+        lab.run_workload_with(node, "net", name, &["--tenant", tenant])?;
+    }
+    let db = lab.address_of("blue-db")?.to_string();
+    assert!(lab.ping("blue-web", &db)?);
+    // The same packet in the other tenant finds nobody there.
+    assert!(!lab.ping("red-web", &db)?);
+    Ok(())
+}
+
+#[test]
+fn networks_of_one_tenant_route_to_each_other() -> Outcome {
+    let mut scene = Scene::open()?;
+    create(&scene.lab, "other-net", "20.1.2.0/24")?;
+    let other = scene.lab.run_workload("node-2", "other-net", "other")?;
+    assert!(scene.lab.ping("web", &other.address.to_string())?);
+    Ok(())
+}

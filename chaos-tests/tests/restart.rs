@@ -1,0 +1,78 @@
+//! Daemons end and start again under running workloads; forwarding doesn't notice.
+
+use chaos_tests::{Outcome, SOON, Scene, invariant};
+use lab::{Lab, Signal, wait_until};
+
+/// Restarts netplugin on both nodes while a ping runs between them.
+fn restart_under_a_ping(scene: &mut Scene, how: Signal, bus: bool) -> Outcome {
+    let ping = scene.lab.start_ping("web", &scene.db.address.to_string())?;
+    if !bus {
+        scene.lab.kill("nats")?;
+    }
+    for node in ["node-1", "node-2"] {
+        scene.lab.restart(&format!("netplugin@{node}"), how)?;
+        wait_until("netplugin has its endpoint again", SOON, || {
+            endpoints(&scene.lab, node) == Some(1)
+        })?;
+        ping.wait_for(25)?;
+    }
+    let report = ping.stop()?;
+    assert_eq!(report.lost(), 0, "{report:?}");
+    assert!(scene.talks()?);
+    Ok(())
+}
+
+fn endpoints(lab: &Lab, node: &str) -> Option<u64> {
+    lab.status(node).ok()?["endpoints"].as_u64()
+}
+
+#[test]
+fn a_restart_of_netplugin_loses_no_packet() -> Outcome {
+    let mut scene = Scene::open()?;
+    restart_under_a_ping(&mut scene, Signal::Term, true)?;
+    invariant::converged(&scene.lab)
+}
+
+#[test]
+fn a_killed_netplugin_loses_no_packet() -> Outcome {
+    let mut scene = Scene::open()?;
+    restart_under_a_ping(&mut scene, Signal::Kill, true)?;
+    invariant::converged(&scene.lab)
+}
+
+#[test]
+fn a_restart_while_the_bus_is_away_loses_no_packet() -> Outcome {
+    let mut scene = Scene::open()?;
+    restart_under_a_ping(&mut scene, Signal::Term, false)?;
+    scene.lab.start("nats")?;
+    scene.lab.await_bus()?;
+    invariant::converged(&scene.lab)?;
+    assert!(scene.talks()?);
+    Ok(())
+}
+
+#[test]
+fn without_a_bus_workloads_still_start_and_stop_on_a_node() -> Outcome {
+    let mut scene = Scene::open()?;
+    scene.lab.kill("nats")?;
+    let more = scene.lab.run_workload("node-2", "contiv-net", "more")?;
+    assert!(scene.lab.ping("web", &more.address.to_string())?);
+    scene.lab.remove_workload("db")?;
+    scene.lab.start("nats")?;
+    scene.lab.await_bus()?;
+    wait_until("the cluster hears of both", SOON, || {
+        let endpoints = scene.lab.netctl_ok(&["endpoint", "ls"]).unwrap_or_default();
+        endpoints.contains("more") && !endpoints.contains("db")
+    })
+}
+
+#[test]
+fn a_killed_netmaster_comes_back_with_everything() -> Outcome {
+    let mut scene = Scene::open()?;
+    let before = scene.lab.netctl_ok(&["net", "ls"])?;
+    scene.lab.restart("netmaster-1", Signal::Kill)?;
+    scene.lab.await_netmaster("netmaster-1")?;
+    assert_eq!(scene.lab.netctl_ok(&["net", "ls"])?, before);
+    chaos_tests::create(&scene.lab, "another", "20.1.3.0/24")?;
+    invariant::converged(&scene.lab)
+}

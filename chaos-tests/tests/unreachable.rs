@@ -1,0 +1,54 @@
+//! Nobody answers: netctl says so, soon, and with the right exit status.
+
+use std::time::{Duration, Instant};
+
+use chaos_tests::{Outcome, create};
+use lab::{Daemons, Lab, Spec};
+
+#[test]
+fn without_a_bus_netctl_gives_up_within_two_seconds() -> Outcome {
+    let mut lab = Lab::up(&Spec::test(0).daemons(Daemons::Control))?;
+    lab.kill("nats")?;
+    let start = Instant::now();
+    let output = lab.netctl(&["net", "ls"])?;
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(output.status, 2, "{output:?}");
+    assert!(!output.stderr.is_empty());
+    Ok(())
+}
+
+#[test]
+fn without_a_netmaster_netctl_gives_up_within_two_seconds() -> Outcome {
+    let mut lab = Lab::up(&Spec::test(0).daemons(Daemons::Control))?;
+    lab.kill("netmaster-1")?;
+    let start = Instant::now();
+    let output = lab.netctl(&["net", "ls"])?;
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(output.status, 2, "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn one_of_two_netmasters_is_enough() -> Outcome {
+    let mut lab = Lab::up(&Spec::test(0).netmasters(2).daemons(Daemons::Control))?;
+    create(&lab, "first", "10.0.1.0/24")?;
+    lab.kill("netmaster-1")?;
+    create(&lab, "second", "10.0.2.0/24")?;
+    lab.start("netmaster-1")?;
+    lab.await_netmaster("netmaster-1")?;
+    lab.kill("netmaster-2")?;
+    let networks = lab.netctl_ok(&["net", "ls"])?;
+    assert!(
+        networks.contains("first") && networks.contains("second"),
+        "{networks}"
+    );
+    Ok(())
+}
