@@ -1,0 +1,349 @@
+//! The DNS servers, asked by `dig` in namespaces of their own; behind them a real dnsmasq.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use bus_schema::{Endpoint, MacAddr, TenantName};
+use node::dns::{self, DnsHandle, SocketPlace};
+use node::projection::EndpointsView;
+use tokio::sync::watch;
+
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// A namespace with some addresses on its loopback; gone when dropped.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(addresses: &[&str]) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = Self(format!("dns-{}-{number}", std::process::id()));
+        namespace.make(addresses);
+        namespace
+    }
+
+    fn make(&self, addresses: &[&str]) {
+        run(&["ip", "netns", "add", &self.0]);
+        run(&["ip", "-n", &self.0, "link", "set", "lo", "up"]);
+        for address in addresses.iter().chain(&["169.254.53.53"]) {
+            let address = format!("{address}/32");
+            run(&["ip", "-n", &self.0, "address", "add", &address, "dev", "lo"]);
+        }
+    }
+
+    fn place(&self) -> SocketPlace {
+        SocketPlace::Namespace(Path::new("/run/netns").join(&self.0))
+    }
+
+    fn dig(&self, asker: &str, words: &[&str]) -> String {
+        let mut command = Command::new("ip");
+        command.args([
+            "netns",
+            "exec",
+            &self.0,
+            "dig",
+            "-b",
+            asker,
+            "@169.254.53.53",
+        ]);
+        command.args(["+time=3", "+tries=1"]).args(words);
+        let output = command.output().expect("dig runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn short(&self, asker: &str, words: &[&str]) -> String {
+        let words: Vec<&str> = words.iter().copied().chain(["+short"]).collect();
+        self.dig(asker, &words).trim().to_owned()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+fn run(words: &[&str]) {
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?} (as root?): {error}");
+}
+
+/// A resolver on a loopback address of its own, as systemd-resolved has.
+struct Resolver {
+    address: Ipv4Addr,
+    process: Child,
+}
+
+impl Resolver {
+    async fn start() -> Self {
+        let address = unused_loopback();
+        let long = "x".repeat(250);
+        let process = Command::new("dnsmasq")
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--pid-file=",
+            ])
+            .args([
+                "--no-resolv",
+                "--no-hosts",
+                "--bind-interfaces",
+                "--user=root",
+            ])
+            .arg(format!("--listen-address={address}"))
+            .args(["--address=/example.test/192.0.2.7", "--local=/test/"])
+            .args((0..12).map(|n| format!("--txt-record=big.test,{n}{long}")))
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dnsmasq (package dnsmasq-base) is installed");
+        let resolver = Self { address, process };
+        let at = format!("@{address}");
+        until("dnsmasq answers", || {
+            let words = [&at, "example.test", "+short", "+time=1", "+tries=1"];
+            let output = Command::new("dig").args(words).output().unwrap();
+            output.stdout.starts_with(b"192.0.2.7")
+        })
+        .await;
+        resolver
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn unused_loopback() -> Ipv4Addr {
+    let [high, low] = u16::try_from(std::process::id() % 65_000)
+        .unwrap()
+        .to_be_bytes();
+    let number = u8::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap();
+    Ipv4Addr::new(127, high, low, 10 + number)
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        #[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn endpoint(tenant: &str, network: &str, name: &str, address: &str) -> Arc<Endpoint> {
+    let v4: Ipv4Addr = address.parse().unwrap();
+    Arc::new(Endpoint {
+        id: format!("{tenant}-{network}-{name}").parse().unwrap(),
+        tenant: tenant.parse().unwrap(),
+        network: network.parse().unwrap(),
+        group: None,
+        node: "n1".parse().unwrap(),
+        v4: Some(v4),
+        v6: None,
+        mac: MacAddr::of_endpoint(v4.into()),
+        name: Some(name.to_owned()),
+        aliases: Vec::new(),
+        container: None,
+        interface: "cv0".to_owned(),
+        vtep: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+    })
+}
+
+/// Servers of the tenants `default` and `blue`, whose addresses overlap.
+struct World {
+    view: watch::Sender<EndpointsView>,
+    dns: DnsHandle,
+    default: Namespace,
+    blue: Namespace,
+    resolv_conf: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(resolvers: &[Ipv4Addr]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let resolv_conf = dir.path().join("resolv.conf");
+        write_resolvers(&resolv_conf, resolvers);
+        let mut view = EndpointsView::default();
+        view.show(endpoint("default", "front", "web", "20.1.1.1"));
+        view.show(endpoint("default", "front", "prod_db", "20.1.1.2"));
+        view.show(endpoint("default", "back", "cache", "20.2.1.1"));
+        view.show(endpoint("blue", "front", "web", "20.1.1.1"));
+        view.show(endpoint("blue", "front", "secret", "20.1.1.3"));
+        let (view, receiver) = watch::channel(view);
+        let config = dns::Config {
+            resolv_conf: resolv_conf.clone(),
+        };
+        let world = Self {
+            view,
+            dns: dns::start(config, receiver),
+            default: Namespace::new(&["20.1.1.1", "20.1.1.2", "20.2.1.1", "9.9.9.9"]),
+            blue: Namespace::new(&["20.1.1.1"]),
+            resolv_conf,
+            _dir: dir,
+        };
+        for (tenant, namespace) in [("default", &world.default), ("blue", &world.blue)] {
+            world
+                .dns
+                .serve_domain(&tenant.parse().unwrap(), namespace.place());
+            until("its DNS server answers", || {
+                !namespace.short("20.1.1.1", &["web"]).is_empty()
+            })
+            .await;
+        }
+        world
+    }
+}
+
+fn write_resolvers(path: &Path, resolvers: &[Ipv4Addr]) {
+    let lines: String = resolvers
+        .iter()
+        .map(|r| format!("nameserver {r}\n"))
+        .collect();
+    let new = path.with_extension("new");
+    std::fs::write(&new, lines).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_the_askers_network_are_answered() {
+    let resolver = Resolver::start().await;
+    let world = World::new(&[resolver.address]).await;
+    let web = |words: &[&str]| world.default.short("20.1.1.1", words);
+    assert_eq!(web(&["prod_db"]), "20.1.1.2");
+    assert_eq!(web(&["PROD_db"]), "20.1.1.2");
+    assert_eq!(web(&["prod_db", "+tcp"]), "20.1.1.2");
+
+    let v6 = world.default.dig("20.1.1.1", &["prod_db", "AAAA"]);
+    assert!(v6.contains("status: NOERROR"), "{v6}");
+    assert!(v6.contains("ANSWER: 0"), "{v6}");
+
+    // Not in the asker's network, in another tenant, nobody's: forwarded, where they aren't known.
+    for (asker, name) in [
+        ("20.1.1.1", "cache"),
+        ("20.1.1.1", "secret"),
+        ("20.2.1.1", "web"),
+        ("9.9.9.9", "web"),
+    ] {
+        let reply = world.default.dig(asker, &[name]);
+        assert!(reply.contains("ANSWER: 0"), "{reply}");
+        assert!(!reply.contains("status: NOERROR"), "{reply}");
+    }
+    assert_eq!(world.blue.short("20.1.1.1", &["secret"]), "20.1.1.3");
+
+    world.view.send_modify(|view| {
+        let id = "default-front-prod_db".parse().unwrap();
+        view.remove(&id, &"n1".parse().unwrap());
+        view.show(endpoint("default", "front", "new", "20.1.1.9"));
+    });
+    assert_eq!(web(&["new"]), "20.1.1.9");
+    assert_eq!(web(&["prod_db"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_else_is_forwarded() {
+    let resolver = Resolver::start().await;
+    let world = World::new(&[resolver.address]).await;
+    for more in ["+notcp", "+tcp", "+noedns"] {
+        assert_eq!(
+            world.default.short("20.1.1.1", &["www.example.test", more]),
+            "192.0.2.7"
+        );
+    }
+    let missing = world.default.dig("20.1.1.1", &["nobody.test"]);
+    assert!(missing.contains("status: NXDOMAIN"), "{missing}");
+
+    // Too long for UDP: cut, and whole by TCP.
+    let cut = world
+        .default
+        .dig("20.1.1.1", &["big.test", "TXT", "+ignore"]);
+    assert!(cut.contains(" tc"), "{cut}");
+    let whole = world.default.dig("20.1.1.1", &["big.test", "TXT"]);
+    assert!(whole.contains("ANSWER: 12"), "{whole}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_resolvers_are_told_of_soon_and_a_new_file_counts_at_once() {
+    let resolver = Resolver::start().await;
+    // Nobody listens on the first; the second listens and never answers.
+    let silent_at = unused_loopback();
+    let _silent = std::net::UdpSocket::bind((silent_at, 53)).unwrap();
+    let world = World::new(&[unused_loopback(), silent_at]).await;
+
+    let asked = Instant::now();
+    let reply = world.default.dig("20.1.1.1", &["www.example.test"]);
+    let took = asked.elapsed();
+    assert!(reply.contains("status: SERVFAIL"), "{reply}");
+    assert!(took < Duration::from_millis(2_300), "{took:?}");
+
+    write_resolvers(&world.resolv_conf, &[silent_at, resolver.address]);
+    assert_eq!(
+        world.default.short("20.1.1.1", &["www.example.test"]),
+        "192.0.2.7"
+    );
+
+    write_resolvers(&world.resolv_conf, &[]);
+    let none = world.default.dig("20.1.1.1", &["www.example.test"]);
+    assert!(none.contains("status: SERVFAIL"), "{none}");
+    // Our own names need no resolver.
+    assert_eq!(world.default.short("20.1.1.1", &["prod_db"]), "20.1.1.2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_harms_nobody() {
+    let world = World::new(&[]).await;
+    let script = r"
+        exec 3<>/dev/udp/169.254.53.53/53 4<>/dev/tcp/169.254.53.53/53
+        for n in $(seq 200); do head -c $((n * 7)) /dev/urandom >&3; done
+        printf '\0\0\1\0\0\7\0\0\0\0\0\0' >&3
+        printf '\0\14\0\0\1\0\0\1\0\0\0\0\0\0\300\14' >&3
+        head -c 70000 /dev/urandom >&4
+        printf '\377\377' >&4
+    ";
+    let _ = Command::new("ip")
+        .args(["netns", "exec", &world.default.0, "bash", "-c", script])
+        .stderr(Stdio::null())
+        .status();
+    for more in ["+notcp", "+tcp"] {
+        assert_eq!(
+            world.default.short("20.1.1.1", &["prod_db", more]),
+            "20.1.1.2"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_follows_its_domain() {
+    let world = World::new(&[]).await;
+    let tenant = TenantName::default_tenant();
+    let asked = || world.default.short("20.1.1.1", &["prod_db", "+time=1"]);
+
+    // The namespace is made anew under its old name: the old sockets are of no use.
+    run(&["ip", "netns", "del", &world.default.0]);
+    world.default.make(&["20.1.1.1"]);
+    assert_ne!(asked(), "20.1.1.2");
+    world.dns.serve_domain(&tenant, world.default.place());
+    until("the server listens in the new namespace", || {
+        asked() == "20.1.1.2"
+    })
+    .await;
+
+    world.dns.drop_domain(&tenant);
+    until("the server is gone", || asked() != "20.1.1.2").await;
+    assert_eq!(world.blue.short("20.1.1.1", &["secret"]), "20.1.1.3");
+    assert!(world.dns.troubles().is_empty());
+
+    let none = SocketPlace::Namespace("/run/netns/none-such".into());
+    world.dns.serve_domain(&tenant, none);
+    until("it says that it can't", || {
+        world.dns.troubles().contains_key("default")
+    })
+    .await;
+}
