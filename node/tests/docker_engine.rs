@@ -170,12 +170,12 @@ async fn containers_run_and_are_known_by_name() {
 async fn a_container_on_two_networks_answers_on_both() {
     let host = host(&[]);
     host.run("two", &["--net=contiv-net", "--ip=20.1.1.10"]);
-    host.run("a", &["--net=contiv-net"]);
-    host.run("b", &["--net=other"]);
+    host.run("aa", &["--net=contiv-net"]);
+    host.run("bb", &["--net=other"]);
     host.engine
         .docker(&["network", "connect", "--ip=20.1.2.10", "other", "two"]);
     host.knows("20.1.2.10", "two");
-    for from in ["a", "b"] {
+    for from in ["aa", "bb"] {
         host.exec(from, "ping -c 1 -W 5 20.1.1.10");
         host.exec(from, "ping -c 1 -W 5 20.1.2.10");
     }
@@ -191,9 +191,9 @@ async fn a_container_on_two_networks_answers_on_both() {
     host.engine
         .docker(&["network", "disconnect", "contiv-net", "two"]);
     assert!(host.plugin.endpoints.find("20.1.1.10").is_none());
-    host.exec("b", "ping -c 1 -W 5 20.1.2.10");
+    host.exec("bb", "ping -c 1 -W 5 20.1.2.10");
     host.exec("two", "ping -c 1 -W 5 20.1.1.254");
-    for name in ["two", "a", "b"] {
+    for name in ["two", "aa", "bb"] {
         host.engine.docker(&["rm", "-f", name]);
     }
     host.is_free_of_endpoints();
@@ -278,13 +278,13 @@ async fn networks_of_others_are_left_alone() {
         "mine",
     ]);
     host.engine.docker(&line);
-    host.run("m", &["--net=mine"]);
-    let network = |name: &str| {
+    host.run("made", &["--net=mine"]);
+    let attached_to = |name: &str| {
         let state = host.plugin.endpoints.state();
         let mut all = state.endpoints.values();
         all.any(|it| it.network.as_str() == name)
     };
-    assert!(network("other"));
+    assert!(attached_to("other"));
     let mut line = by_hand.to_vec();
     line.push("nothing");
     let error = host.engine.docker_fails(&line);
@@ -295,7 +295,7 @@ async fn networks_of_others_are_left_alone() {
     assert!(error.contains("--ipam-driver contiv"), "{error}");
 
     host.engine
-        .docker(&["network", "create", "-d", "macvlan", "--internal", "taken"]);
+        .docker(&["network", "create", "-d", "bridge", "taken"]);
     host.plugin
         .projection
         .send_modify(|it| add(it, network("default", "taken", "20.4.0.0/16")));
@@ -307,7 +307,7 @@ async fn networks_of_others_are_left_alone() {
     let driver = host
         .engine
         .docker(&["network", "inspect", "taken", "-f", "{{.Driver}}"]);
-    assert_eq!(driver, "macvlan");
+    assert_eq!(driver, "bridge");
     host.engine.docker(&["network", "rm", "taken"]);
     host.engine.until("ours takes its place", || {
         let driver = host
@@ -385,6 +385,7 @@ async fn an_endpoint_that_the_engine_forgot_is_released() {
         .find("20.1.1.40")
         .expect("it is there");
     forgotten.id = bus_schema::EndpointId::new("ffffffffffffffffffffffffffffffff").expect("an id");
+    forgotten.host_interface = "cvforgotten".to_owned();
     forgotten.addresses = vec!["20.1.1.42".parse().expect("an address")];
     let mut lost = forgotten.clone();
     lost.id = bus_schema::EndpointId::new("eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee").expect("an id");

@@ -141,9 +141,11 @@ pub(super) struct ReleaseAddress {
     pub(super) address: String,
 }
 
-/// Every answer that isn't a success: the engine shows `Err` to who typed the command.
+/// Every answer that isn't a success: the engine shows it to who typed the command. Of a network
+/// driver it reads `Err`, of an IPAM driver `Error`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Failure {
     pub(super) err: String,
+    pub(super) error: String,
 }

@@ -110,8 +110,9 @@ async fn answer<E: Endpoints>(
         .into_response()
 }
 
-fn failure(err: String) -> Value {
-    json!(Failure { err })
+fn failure(error: String) -> Value {
+    let err = error.clone();
+    json!(Failure { err, error })
 }
 
 fn text(body: &Bytes) -> std::borrow::Cow<'_, str> {

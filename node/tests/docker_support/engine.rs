@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub const IMAGE: &str = "contiv/busybox";
+pub(crate) const IMAGE: &str = "contiv/busybox";
 
 /// How an engine is stopped.
 #[derive(Debug, Clone, Copy)]
-pub enum End {
+pub(crate) enum End {
     Stop,
     Kill,
 }
 
-pub struct Engine {
-    pub folder: TempDir,
+pub(crate) struct Engine {
+    pub(crate) folder: TempDir,
     /// First process of the PID namespace: with it goes everything in it.
     holder: Child,
     arguments: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Engine {
 
 impl Engine {
     /// The namespaces, without an engine yet. `folder/run` is `/run/docker` inside.
-    pub fn prepare(arguments: &[&str]) -> Self {
+    pub(crate) fn prepare(arguments: &[&str]) -> Self {
         let folder = TempDir::with_prefix("cv-engine-").expect("a folder");
         for part in ["run", "run/plugins", "etc", "data", "var-run"] {
             fs::create_dir_all(folder.path().join(part)).expect("a folder");
@@ -44,7 +44,8 @@ impl Engine {
              ip link set lo up
              sysctl -qw net.ipv4.ip_forward=1
              touch {at}/ready
-             exec sleep infinity"
+             # The first process reaps: a dead containerd must not look alive.
+             while :; do sleep 0.2; done"
         );
         let holder = Command::new("unshare")
             .args([
@@ -70,16 +71,16 @@ impl Engine {
         engine
     }
 
-    pub fn path(&self, part: &str) -> PathBuf {
+    pub(crate) fn path(&self, part: &str) -> PathBuf {
         self.folder.path().join(part)
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path("docker.sock")
     }
 
     /// A process inside, seen from here.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         let of_unshare = self.holder.id();
         let path = format!("/proc/{of_unshare}/task/{of_unshare}/children");
         let children = fs::read_to_string(path).expect("it runs");
@@ -88,7 +89,7 @@ impl Engine {
     }
 
     /// Starts the engine and waits until it answers.
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         let pid = self.pid().to_string();
         let log = fs::File::options()
             .create(true)
@@ -114,7 +115,7 @@ impl Engine {
         });
     }
 
-    pub fn import_image(&self) {
+    pub(crate) fn import_image(&self) {
         let root = self.path("rootfs");
         fs::create_dir_all(root.join("bin")).expect("a folder");
         fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
@@ -130,7 +131,7 @@ impl Engine {
     }
 
     /// Ends the engine alone, and waits until it is gone. Containers may live on.
-    pub fn end(&self, how: End) {
+    pub(crate) fn end(&self, how: End) {
         let pid = fs::read_to_string(self.path("dockerd.pid")).expect("the engine runs");
         let signal = match how {
             End::Stop => "-TERM",
@@ -151,7 +152,7 @@ impl Engine {
         });
     }
 
-    pub fn try_docker(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn try_docker(&self, arguments: &[&str]) -> Output {
         Command::new("/usr/bin/docker")
             .arg("-H")
             .arg(format!("unix://{}", self.socket().display()))
@@ -162,7 +163,7 @@ impl Engine {
     }
 
     /// Its output; it must succeed.
-    pub fn docker(&self, arguments: &[&str]) -> String {
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         let output = self.try_docker(arguments);
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let error = String::from_utf8_lossy(&output.stderr);
@@ -175,14 +176,14 @@ impl Engine {
     }
 
     /// What it prints when it fails.
-    pub fn docker_fails(&self, arguments: &[&str]) -> String {
+    pub(crate) fn docker_fails(&self, arguments: &[&str]) -> String {
         let output = self.try_docker(arguments);
         let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         assert!(!output.status.success(), "docker {arguments:?} succeeded");
         text
     }
 
-    pub fn until(&self, what: &str, done: impl Fn() -> bool) {
+    pub(crate) fn until(&self, what: &str, done: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(40);
         while !done() {
             assert!(
@@ -218,5 +219,5 @@ fn run(command: &mut Command) {
 fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(60)..].join("\n")
+    lines[lines.len().saturating_sub(12)..].join("\n")
 }

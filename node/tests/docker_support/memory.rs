@@ -14,7 +14,7 @@ use tokio::sync::watch;
 type Address = (TenantName, NetworkName, IpAddr);
 
 #[derive(Debug, Clone)]
-pub struct Memory {
+pub(crate) struct Memory {
     state: Arc<Mutex<State>>,
     projection: watch::Receiver<Projection>,
     /// A process in the engine's network namespace; absent: no interfaces are made.
@@ -22,17 +22,17 @@ pub struct Memory {
 }
 
 #[derive(Debug, Default)]
-pub struct State {
-    pub endpoints: BTreeMap<EndpointId, LocalEndpoint>,
-    pub reserved: BTreeSet<Address>,
-    pub described: Vec<(EndpointId, Description)>,
+pub(crate) struct State {
+    pub(crate) endpoints: BTreeMap<EndpointId, LocalEndpoint>,
+    pub(crate) reserved: BTreeSet<Address>,
+    pub(crate) described: Vec<(EndpointId, Description)>,
     /// Every attach and reservation waits for ever, as on a bus that doesn't answer.
-    pub hang: bool,
+    pub(crate) hang: bool,
     last: u32,
 }
 
 impl Memory {
-    pub fn new(projection: watch::Receiver<Projection>, netns: Option<u32>) -> Self {
+    pub(crate) fn new(projection: watch::Receiver<Projection>, netns: Option<u32>) -> Self {
         Self {
             state: Arc::default(),
             projection,
@@ -40,11 +40,11 @@ impl Memory {
         }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panics with it")
     }
 
-    pub fn find(&self, address: &str) -> Option<LocalEndpoint> {
+    pub(crate) fn find(&self, address: &str) -> Option<LocalEndpoint> {
         let address: IpAddr = address.parse().expect("an address");
         let state = self.state();
         let mut all = state.endpoints.values();
@@ -226,7 +226,7 @@ fn attachment(endpoint: LocalEndpoint, pool: &Pool) -> Attachment {
 }
 
 /// A network whose gateway is the last address before the broadcast address.
-pub fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
+pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
     let subnet: ipnet::IpNet = subnet.parse().expect("a subnet");
     let gateway = match subnet.broadcast() {
         IpAddr::V4(last) => IpAddr::V4((u32::from(last) - 1).into()),
@@ -246,7 +246,7 @@ pub fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
     }
 }
 
-pub fn add(projection: &mut Projection, spec: NetworkSpec) {
+pub(crate) fn add(projection: &mut Projection, spec: NetworkSpec) {
     let tenant = projection.tenants.entry(spec.tenant.clone()).or_default();
     let name = spec.name.clone();
     let fact = NetworkFact {

@@ -1,5 +1,5 @@
-//! Shared by the tests of Docker: endpoints in memory, and a private engine.
+//! Shared by the tests of Docker: endpoints in memory, a driver on them, and a private engine.
 
-pub mod engine;
-pub mod memory;
-pub mod plugin;
+pub(crate) mod engine;
+pub(crate) mod memory;
+pub(crate) mod plugin;

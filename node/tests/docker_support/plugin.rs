@@ -14,17 +14,17 @@ use tokio::sync::watch;
 
 use super::memory::Memory;
 
-pub struct Plugin {
-    pub endpoints: Memory,
-    pub projection: watch::Sender<Projection>,
-    pub log: watch::Sender<LogState>,
-    pub config: Config,
+pub(crate) struct Plugin {
+    pub(crate) endpoints: Memory,
+    pub(crate) projection: watch::Sender<Projection>,
+    pub(crate) log: watch::Sender<LogState>,
+    pub(crate) config: Config,
     handle: Option<DockerHandle>,
 }
 
 impl Plugin {
     /// `folder` holds its state and, without another one, its socket.
-    pub fn start(
+    pub(crate) fn start(
         projection: Projection,
         folder: &Path,
         engine: PathBuf,
@@ -53,7 +53,7 @@ impl Plugin {
     }
 
     /// As a netplugin that starts again: what is on disk and in the endpoints stays.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.begin();
     }
@@ -68,7 +68,7 @@ impl Plugin {
         self.handle = Some(started.expect("the socket is free"));
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.handle = None;
         let socket = self.config.plugin_dir.join("contiv.sock");
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -78,12 +78,12 @@ impl Plugin {
         }
     }
 
-    pub fn handle(&self) -> &DockerHandle {
+    pub(crate) fn handle(&self) -> &DockerHandle {
         self.handle.as_ref().expect("it runs")
     }
 
     /// The HTTP status and the answer.
-    pub async fn send(&self, call: &str, body: &str) -> (u16, Value) {
+    pub(crate) async fn send(&self, call: &str, body: &str) -> (u16, Value) {
         let socket = self.config.plugin_dir.join("contiv.sock");
         let stream = UnixStream::connect(socket)
             .await
@@ -105,15 +105,20 @@ impl Plugin {
         (status, value)
     }
 
-    pub async fn call(&self, call: &str, body: Value) -> Value {
+    pub(crate) async fn call(&self, call: &str, body: Value) -> Value {
         let (status, answer) = self.send(call, &body.to_string()).await;
         assert_eq!(status, 200, "{call}: {answer}");
         assert_eq!(answer.get("Err"), None, "{call} {body}");
         answer
     }
 
-    pub async fn refused(&self, call: &str, body: Value) -> String {
+    pub(crate) async fn refused(&self, call: &str, body: Value) -> String {
         let (_, answer) = self.send(call, &body.to_string()).await;
+        assert_eq!(
+            answer.get("Err"),
+            answer.get("Error"),
+            "the engine reads both"
+        );
         match answer.get("Err").and_then(Value::as_str) {
             Some(error) => error.to_owned(),
             None => panic!("{call} {body} was not refused: {answer}"),
