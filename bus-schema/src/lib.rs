@@ -16,6 +16,7 @@ pub mod query;
 pub mod rejection;
 pub mod reply;
 pub mod subject;
+pub mod url;
 
 pub use command::Command;
 pub use endpoint::{Endpoint, EndpointEvent};

@@ -58,7 +58,12 @@ async fn try_connect(
     link: &watch::Sender<Link>,
 ) -> Result<Client, async_nats::ConnectError> {
     let events = link.clone();
-    ConnectOptions::new()
+    let options = match bus_schema::url::token(url) {
+        Some(token) => ConnectOptions::with_token(token.to_owned()),
+        None => ConnectOptions::new(),
+    };
+    let servers: Vec<&str> = url.split(',').map(str::trim).collect();
+    options
         .name(name)
         .connection_timeout(Duration::from_secs(2))
         .ping_interval(Duration::from_secs(5))
@@ -70,7 +75,7 @@ async fn try_connect(
             let events = events.clone();
             async move { heard(&event, &events) }
         })
-        .connect(url)
+        .connect(servers)
         .await
 }
 
