@@ -51,6 +51,8 @@ pub struct Core {
     failed: BTreeMap<EndpointId, String>,
     /// Everything has to be looked at: at the start, and when a change failed.
     resync: bool,
+    /// Something wasn't allowed yet; all is looked at when the log is in sync.
+    incomplete: bool,
     swept: bool,
 }
 
@@ -74,6 +76,7 @@ impl Core {
             pending: Touched::default(),
             failed: BTreeMap::new(),
             resync: true,
+            incomplete: false,
             swept: false,
         }
     }
@@ -126,8 +129,9 @@ impl Core {
         let in_sync = *log == LogState::InSync;
         let changed = changed(&self.locals, &snapshot.endpoints);
         self.locals = snapshot.endpoints.clone();
-        if in_sync && !self.swept {
+        if in_sync && (!self.swept || self.incomplete) {
             self.resync = true;
+            self.incomplete = false;
         }
         let allowed = Allowed {
             changes: !replaying,
@@ -161,8 +165,9 @@ impl Core {
         let want = desired(facts, &self.locals, &self.params);
         let have = self.known.clone();
         self.failed.clear();
+        self.resync = false;
         let done = self.apply(&have, &want, allowed).await;
-        self.resync = done.is_err();
+        self.resync |= done.is_err();
         done
     }
 
@@ -205,7 +210,11 @@ impl Core {
     }
 
     async fn apply(&mut self, have: &State, want: &State, allowed: &Allowed) -> Result<(), String> {
-        let ops = allowed.of(diff(have, want), &self.wanted);
+        let all = diff(have, want);
+        let count = all.len();
+        let ops = allowed.of(all, &self.wanted);
+        let complete = ops.len() == count;
+        self.incomplete |= !complete;
         let keys = want.iter().map(|(key, _)| key.clone());
         if allowed.changes {
             self.wanted.extend(keys);
@@ -217,7 +226,7 @@ impl Core {
             tracing::debug!("{op}");
         }
         let done = self.datapath.execute(&ops).await;
-        self.note(&ops);
+        self.note(&ops, complete.then_some((have, want)));
         match done {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -228,8 +237,9 @@ impl Core {
         }
     }
 
-    /// The kernel as it is after the ops; what failed of them is seen at the next look.
-    fn note(&mut self, ops: &[Op]) {
+    /// The kernel as it is after the ops; what failed of them is seen at the next look. When all
+    /// was done, its part is as wanted: what went with a device has no op of its own.
+    fn note(&mut self, ops: &[Op], complete: Option<(&State, &State)>) {
         let mut gone = BTreeSet::new();
         let mut there = Vec::new();
         for op in ops {
@@ -240,6 +250,10 @@ impl Core {
                 }
                 Op::Forget { .. } => {}
             }
+        }
+        if let Some((have, want)) = complete {
+            let keys = have.iter().map(|(key, _)| key);
+            gone.extend(keys.filter(|key| want.get(key).is_none()).cloned());
         }
         if !gone.is_empty() {
             let known = std::mem::take(&mut self.known).into_iter();

@@ -25,7 +25,6 @@ pub(super) struct Link {
 
 /// Connects, however long it takes; says why it doesn't.
 pub(super) async fn connect(url: &str, name: &str, link: &watch::Sender<Link>) -> Client {
-    let mut said = None;
     loop {
         let reason = match try_connect(url, name, link).await {
             Ok(client) => match refusal(&client) {
@@ -43,10 +42,6 @@ pub(super) async fn connect(url: &str, name: &str, link: &watch::Sender<Link>) -
                 without_token(url)
             ),
         };
-        if said.as_ref() != Some(&reason) {
-            tracing::warn!("{reason}");
-            said = Some(reason.clone());
-        }
         down(link, reason);
         pause(RETRY).await;
     }
@@ -86,8 +81,11 @@ fn heard(event: &Event, link: &watch::Sender<Link>) {
             up(link);
         }
         Event::Disconnected => {
-            tracing::warn!("the bus is away; this node goes on with its last facts");
-            down(link, "the connection to nats-server is lost".to_owned());
+            down(
+                link,
+                "the connection to nats-server is lost; this node goes on with its last facts"
+                    .to_owned(),
+            );
         }
         other => tracing::debug!(event = %other, "bus"),
     }

@@ -169,3 +169,83 @@ async fn work(endpoints: &EndpointsHandle, bus: &BusHandle, me: &NodeName, due: 
     }
     done
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::fixture::{endpoint, facts, ip, key, network, node};
+
+    const MINE: &str = "10.0.0.16/28";
+
+    fn ledger(records: &[Record]) -> Ledger {
+        let mut ledger = Ledger::default();
+        records.iter().for_each(|record| ledger.apply(record));
+        ledger
+    }
+
+    fn closing(blocks: &[(&str, &str)]) -> Projection {
+        let mut network = network(blocks);
+        network.closing = true;
+        facts(network)
+    }
+
+    fn unused(facts: &Projection, records: &[Record]) -> Vec<String> {
+        let due = due(facts, &ledger(records), &node("a"));
+        due.unused.iter().map(|(_, it)| it.to_string()).collect()
+    }
+
+    #[test]
+    fn a_closing_network_gets_its_empty_blocks_back() {
+        let blocks = [(MINE, "a"), ("10.0.0.32/28", "a"), ("10.0.0.48/28", "b")];
+        let used = [Record::Attached {
+            endpoint: endpoint("e1", "10.0.0.20"),
+        }];
+        assert_eq!(unused(&closing(&blocks), &used), ["10.0.0.32/28"]);
+        assert_eq!(unused(&closing(&blocks), &[]), [MINE, "10.0.0.32/28"]);
+        assert!(unused(&facts(network(&blocks)), &[]).is_empty());
+    }
+
+    #[test]
+    fn a_ceded_address_goes_back_after_its_use() {
+        let facts = facts(network(&[("10.0.0.9/32", "a")]));
+        let attached = Record::Attached {
+            endpoint: endpoint("e1", "10.0.0.9"),
+        };
+        let detached = Record::Detached {
+            id: endpoint("e1", "10.0.0.9").id,
+            at: 1,
+        };
+        // Ceded a moment ago, for an endpoint that isn't there yet.
+        assert!(unused(&facts, &[]).is_empty());
+        assert!(unused(&facts, std::slice::from_ref(&attached)).is_empty());
+        assert_eq!(unused(&facts, &[attached, detached]), ["10.0.0.9/32"]);
+    }
+
+    #[test]
+    fn what_is_given_back_is_asked_for_until_the_log_says_so() {
+        let block = MINE.parse().unwrap();
+        let records = [
+            Record::Returning { key: key(), block },
+            Record::Ceding {
+                key: key(),
+                address: ip("10.0.0.33"),
+                to: node("b"),
+            },
+        ];
+        let held = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "a")]));
+        let before = due(&held, &ledger(&records), &node("a"));
+        assert_eq!(before.returning, [(key(), block)]);
+        assert_eq!(before.ceding, [(key(), ip("10.0.0.33"), node("b"))]);
+        assert!(before.settled.is_empty());
+
+        let gone = facts(network(&[("10.0.0.32/28", "a"), ("10.0.0.33/32", "b")]));
+        let after = due(&gone, &ledger(&records), &node("a"));
+        assert!(after.returning.is_empty() && after.ceding.is_empty());
+        let mut settled = ledger(&records);
+        after
+            .settled
+            .iter()
+            .for_each(|record| settled.apply(record));
+        assert_eq!(settled, Ledger::default());
+    }
+}
