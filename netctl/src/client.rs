@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::seen::Seen;
 
 /// For a connection and the server's greeting, all addresses of all servers together.
-const CONNECT: Duration = Duration::from_millis(1_800);
+const CONNECT: Duration = Duration::from_millis(1_500);
 /// For the answer to a query: an election of the log's leader takes longer, but then the same
 /// query again is the user's to decide.
 const ANSWER: Duration = Duration::from_secs(5);

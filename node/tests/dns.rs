@@ -1,5 +1,7 @@
 //! The DNS servers, asked by `dig` in namespaces of their own; behind them a real dnsmasq.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

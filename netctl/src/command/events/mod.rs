@@ -2,7 +2,7 @@
 //!
 //! What happened comes from the streams (LOG, and HISTORY of ENDPOINTS), what happens from the
 //! public subjects `contiv.events.>`. A plain subscription may lose messages while the client
-//! reconnects or lags; the log's revisions have no gaps, so a jump is read again from the log.
+//! reconnects or lags; sequences tell, and the streams are read again.
 
 mod item;
 mod read;
@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use self::item::Item;
+use self::read::From;
 use crate::bus_url::BusUrl;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -147,9 +148,13 @@ impl Tail {
 
     /// Prints both streams, merged by time; within a stream the order is the stream's.
     async fn history(&mut self, since: Option<Since>) -> Result<(), Failure> {
-        let log = read::stream(&self.context, subject::LOG, since).await?;
-        let endpoints = read::stream(&self.context, subject::HISTORY, since).await?;
-        let mut endpoints = endpoints.into_iter().peekable();
+        let from = match since {
+            None => From::Start,
+            Some(Since::Revision(revision)) => From::Sequence(revision.0),
+            Some(Since::Time(time)) => From::Time(time),
+        };
+        let log = read::stream(&self.context, subject::LOG, from).await?;
+        let mut endpoints = self.endpoints(since).await?.into_iter().peekable();
         for item in log {
             while let Some(earlier) = endpoints.next_if(|e| e.time < item.time) {
                 self.print(&earlier)?;
@@ -157,6 +162,28 @@ impl Tail {
             self.print(&item)?;
         }
         endpoints.try_for_each(|item| self.print(&item))
+    }
+
+    /// What was said of endpoints, in its order. HISTORY follows ENDPOINTS with a delay, so what
+    /// is newer than its end comes from there, where the last message of a subject is left.
+    async fn endpoints(&self, since: Option<Since>) -> Result<Vec<Item>, Failure> {
+        let from = match since {
+            Some(Since::Time(time)) => From::Time(time),
+            // The revision that a node had applied tells, not the stream's own sequence.
+            _ => From::Start,
+        };
+        let history = read::stream(&self.context, subject::HISTORY, from).await?;
+        let newest = read::stream(&self.context, subject::ENDPOINTS, from).await?;
+        let all: BTreeMap<u64, Item> = newest
+            .into_iter()
+            .chain(history)
+            .map(|item| (item.sequence, item))
+            .collect();
+        let mut all: Vec<Item> = all.into_values().collect();
+        if let Some(Since::Revision(revision)) = since {
+            all.retain(|item| item.applied() >= Some(revision));
+        }
+        Ok(all)
     }
 
     async fn follow(
@@ -190,19 +217,21 @@ impl Tail {
         Ok(())
     }
 
-    /// Prints what the log has and the subscription didn't bring.
+    /// Prints what the streams have and the subscription didn't bring.
     async fn catch_up(&mut self) -> Result<(), Failure> {
-        let last = self.printed.get(subject::LOG).copied().unwrap_or(0);
-        let since = Some(Since::Revision(Revision(last + 1)));
-        match read::stream(&self.context, subject::LOG, since).await {
-            Ok(items) => items
-                .iter()
-                .filter(|item| item.sequence > last)
-                .try_for_each(|item| self.print(item)),
-            // It is tried again with the next message or after the next pause.
-            Err(Failure::Unreachable(_)) => Ok(()),
-            Err(failure) => Err(failure),
+        for stream in [subject::LOG, subject::ENDPOINTS] {
+            let last = self.printed.get(stream).copied().unwrap_or(0);
+            match read::stream(&self.context, stream, From::Sequence(last + 1)).await {
+                Ok(items) => items
+                    .iter()
+                    .filter(|item| item.sequence > last)
+                    .try_for_each(|item| self.print(item))?,
+                // It is tried again with the next message or after the next pause.
+                Err(Failure::Unreachable(_)) => return Ok(()),
+                Err(failure) => return Err(failure),
+            }
         }
+        Ok(())
     }
 
     fn print(&mut self, item: &Item) -> Result<(), Failure> {

@@ -8,8 +8,8 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, ErrorCode};
 use bus_schema::subject;
 use futures::StreamExt;
+use jiff::Timestamp;
 
-use super::Since;
 use super::item::Item;
 use crate::failure::Failure;
 
@@ -25,39 +25,37 @@ pub(super) async fn end(context: &Context, name: &str) -> Result<u64, Failure> {
         .map_or(0, |stream| stream.cached_info().state.last_sequence))
 }
 
-/// What the stream holds since then. A stream of endpoints that isn't there is empty; without a
-/// log there is no cluster.
+/// Where reading starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum From {
+    Start,
+    Sequence(u64),
+    Time(Timestamp),
+}
+
+/// What the stream holds from there on. A stream of endpoints that isn't there is empty; without
+/// a log there is no cluster.
 pub(super) async fn stream(
     context: &Context,
     name: &str,
-    since: Option<Since>,
+    from: From,
 ) -> Result<Vec<Item>, Failure> {
     let Some(stream) = open(context, name).await? else {
         return Ok(Vec::new());
     };
-    let is_log = name == subject::LOG;
-    let deliver_policy = match since {
-        Some(Since::Revision(revision)) if is_log => DeliverPolicy::ByStartSequence {
-            start_sequence: revision.0.max(1),
+    let deliver_policy = match from {
+        From::Start => DeliverPolicy::All,
+        From::Sequence(sequence) => DeliverPolicy::ByStartSequence {
+            start_sequence: sequence.max(1),
         },
-        Some(Since::Time(time)) => {
-            let time = i128::from(time.as_millisecond()) * 1_000_000;
-            match async_nats::datetime::from_nanos(time) {
-                Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
-                Err(error) => return Err(Failure::Usage(format!("--since: {error}"))),
-            }
-        }
-        _ => DeliverPolicy::All,
+        From::Time(time) => match async_nats::datetime::from_nanos(time.as_nanosecond()) {
+            Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
+            Err(error) => return Err(Failure::Usage(format!("--since: {error}"))),
+        },
     };
-    let mut items = pages(&stream, deliver_policy).await.map_err(|reason| {
-        Failure::Unreachable(format!("can't read the stream {name}: {reason}"))
-    })?;
-    if let Some(Since::Revision(revision)) = since
-        && !is_log
-    {
-        items.retain(|item| item.applied() >= Some(revision));
-    }
-    Ok(items)
+    pages(&stream, deliver_policy)
+        .await
+        .map_err(|reason| Failure::Unreachable(format!("can't read the stream {name}: {reason}")))
 }
 
 async fn open(context: &Context, name: &str) -> Result<Option<Stream>, Failure> {

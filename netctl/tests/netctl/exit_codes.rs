@@ -1,0 +1,209 @@
+//! What scripts rely on: exit codes and messages, whoever is or isn't there.
+
+use std::time::Duration;
+
+use crate::support::{Bus, netctl, netctl_at_home, nowhere};
+use bus_schema::command::Request;
+use bus_schema::event::Settings;
+use bus_schema::query::{ClusterInfo, Waited};
+use bus_schema::{
+    Answer, ClusterId, Command, CommandId, Query, Rejection, Reply, Revision, TenantName, codec,
+};
+use futures::StreamExt;
+
+#[test]
+fn usage_errors_end_with_64_and_need_no_bus() {
+    let nowhere = nowhere();
+    for typed in [
+        "net create n --subnet=10.1.1.0/33",
+        "net create a.b --subnet=10.1.1.0/24",
+        "net create n --subnet=10.1.1.0/24 --colour=red",
+        "tenant create 0123456789012345678901234567890123456789012345678901234567890123",
+        "nat ls",
+        "net",
+        "group create contiv-net web",
+        "policy ls",
+        "--netmaster=http://netmaster:9999 net ls",
+    ] {
+        let ran = netctl(&nowhere, typed);
+        assert_eq!(ran.code, 64, "{typed}: {ran:?}");
+        assert!(!ran.err.is_empty(), "{typed}");
+    }
+    let group = netctl(&nowhere, "group ls");
+    assert!(group.err.contains("isn't there yet"), "{group:?}");
+    for typed in ["--help", "-version", "net create -help"] {
+        assert_eq!(netctl(&nowhere, typed).code, 0, "{typed}");
+    }
+    let help = netctl(&nowhere, "--help");
+    assert!(!help.out.contains("t0ken"), "{help:?}");
+}
+
+#[test]
+fn nobody_there_ends_with_2_within_two_seconds() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("nats://t0ken@{}", silent.local_addr().unwrap());
+    let bus = Bus::start();
+    let wrong_token = bus.url.replace("t0ken", "wr0ng");
+    for (url, says) in [
+        (nowhere(), "can't reach the bus"),
+        (silent, "can't reach the bus"),
+        (bus.url.clone(), "no netmaster answers"),
+        (wrong_token, "refuses this token"),
+    ] {
+        for typed in [
+            "net ls",
+            "net create n --subnet=10.1.1.0/24",
+            "wait --converged",
+        ] {
+            let ran = netctl(&url, typed);
+            assert_eq!(ran.code, 2, "{typed}: {ran:?}");
+            assert!(ran.err.contains(says), "{typed}: {ran:?}");
+            assert!(ran.took < Duration::from_secs(2), "{typed}: {ran:?}");
+            assert!(
+                !ran.err.contains("t0ken") && !ran.err.contains("wr0ng"),
+                "{ran:?}"
+            );
+        }
+    }
+    let events = netctl(&bus.url, "events");
+    assert_eq!(events.code, 2, "{events:?}");
+    assert!(events.err.contains("netmaster init"), "{events:?}");
+}
+
+/// Stands in for netmaster; `reply` answers a command, none leaves it waiting.
+async fn serve(bus: &Bus, reply: fn(Request<Command>) -> Option<Vec<u8>>) {
+    let client = bus.client().await;
+    let mut asked = client.subscribe("contiv.api.v1.>").await.unwrap();
+    client.flush().await.unwrap();
+    tokio::spawn(async move {
+        while let Some(message) = asked.next().await {
+            let answer = match codec::from_bytes::<Request<Query>>(&message.payload) {
+                Ok(request) => Some(codec::to_bytes(&answer(&request))),
+                Err(_) => reply(codec::from_bytes(&message.payload).unwrap()),
+            };
+            if let (Some(to), Some(answer)) = (message.reply, answer) {
+                client.publish(to, answer.into()).await.unwrap();
+                client.flush().await.unwrap();
+            }
+        }
+    });
+}
+
+fn answer(request: &Request<Query>) -> Answer {
+    match request.body {
+        Query::ClusterInfo => Answer::Cluster {
+            revision: Revision(7),
+            cluster: ClusterInfo {
+                cluster: ClusterId(uuid::Uuid::nil()),
+                settings: Settings::default(),
+                version: "0".to_owned(),
+            },
+        },
+        Query::Wait { revision } => Answer::Waited {
+            revision: Revision(7),
+            waited: Waited {
+                until: revision.unwrap_or(Revision(7)),
+                lagging: [("n2".parse().unwrap(), Revision(3))].into(),
+                silent: vec!["n3".parse().unwrap()],
+            },
+        },
+        // What was asked for comes back as who has it.
+        _ => Answer::Behind {
+            revision: Revision(1),
+            reason: format!("saw {}", request.seen),
+        },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_ends_with_1_and_says_what_to_do() {
+    let bus = Bus::start();
+    serve(&bus, |request| {
+        let rejection = Rejection::TenantUnknown {
+            tenant: TenantName::default_tenant(),
+        };
+        assert_eq!(request.seen, Revision(7));
+        Some(codec::to_bytes(&Reply::Rejected {
+            rejection,
+            revision: Revision(7),
+        }))
+    })
+    .await;
+    let ran = netctl(&bus.url, "net create n -subnet=10.1.1.0/24");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(ran.out, "Creating network default:n\n");
+    assert!(ran.err.contains("netctl tenant create default"), "{ran:?}");
+
+    for refused in ["--encap=vlan", "--nw-type=infra"] {
+        let ran = netctl(&bus.url, &format!("net create n -s 10.1.1.0/24 {refused}"));
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("not supported"), "{ran:?}");
+    }
+
+    let wait = netctl(&bus.url, "wait --converged");
+    assert_eq!(wait.code, 1, "{wait:?}");
+    assert!(
+        wait.err.contains("n2 (at 3)") && wait.err.contains("n3"),
+        "{wait:?}"
+    );
+
+    let behind = netctl(&bus.url, "net ls");
+    assert_eq!(behind.code, 2, "{behind:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn laggards_are_a_warning_of_create() {
+    let bus = Bus::start();
+    serve(&bus, |_| {
+        Some(codec::to_bytes(&Reply::Accepted {
+            revision: Revision(9),
+            events: Vec::new(),
+        }))
+    })
+    .await;
+    let home = tempfile::tempdir().unwrap();
+    let create = "net create n -s 10.1.1.0/24";
+    let ran = netctl_at_home(home.path(), &bus.url, create);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.err.contains("warning: not yet at revision 9: n2"),
+        "{ran:?}"
+    );
+    let ran = netctl_at_home(home.path(), &bus.url, &format!("{create} --no-wait"));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+
+    // The next command doesn't read what is older.
+    let behind = netctl_at_home(home.path(), &bus.url, "tenant ls");
+    assert!(behind.err.contains("saw 9"), "{behind:?}");
+    // And a torn file of what was seen harms nothing.
+    let state = home.path().join(".local/state/contiv/seen.json");
+    std::fs::write(&state, b"{\"00").unwrap();
+    let ran = netctl_at_home(home.path(), &bus.url, "cluster info");
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_outcome_ends_with_3_and_the_id_to_try_again() {
+    let bus = Bus::start();
+    serve(&bus, |request| {
+        Some(match request.body {
+            Command::TenantCreate(_) => codec::to_bytes(&Reply::Unknown {
+                id: request.id,
+                reason: "the log didn't answer".to_owned(),
+            }),
+            _ => b"\xc1 no reply at all".to_vec(),
+        })
+    })
+    .await;
+    for typed in ["tenant create blue", "tenant rm blue"] {
+        let ran = netctl(&bus.url, typed);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        let (_, id) = ran.err.split_once("command id: ").expect("it names the id");
+        let id: CommandId = id.lines().next().unwrap().parse().unwrap();
+        let retry = format!("netctl {typed} --command-id={id}");
+        assert!(ran.err.contains(&retry), "{ran:?}");
+
+        let again = netctl(&bus.url, &format!("{typed} --command-id={id}"));
+        assert!(again.err.contains(&id.to_string()), "{again:?}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The real `netctl` as scripts use it, against a real nats-server.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod events;
+mod exit_codes;
+mod support;
