@@ -1,1 +1,153 @@
-fn main() {}
+//! Netmaster: stores intent and distributes it. Any number run side by side; none keeps state.
+//!
+//! ```text
+//! contiv.api.v1.* ─▶ gateway::command ─▶ actors::shell::Registry ─▶ log
+//!                    gateway::query ◀─ view::View ◀─ feed ◀─ log, endpoints, statuses
+//!                                          └─▶ process::reactions ─▶ gateway::command
+//! ```
+//!
+//! Arguments → tracing → run → drain → exit code: 0 drained, 1 failed, 64 usage, 70 can't go on.
+
+mod bus;
+mod daemon;
+mod feed;
+mod gateway;
+mod init;
+mod process;
+mod stream;
+mod view;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Bad usage, see sysexits(3).
+const USAGE: u8 = 64;
+/// The process can't go on, see sysexits(3).
+const SOFTWARE: u8 = 70;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "netmaster",
+    version,
+    about = "Stores the cluster's intent and distributes it"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Create the cluster's streams and its first facts; again changes nothing
+    Init(InitArgs),
+    /// Serve commands and queries
+    Run(RunArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+struct BusArgs {
+    /// Where the bus is, comma-separated when it is several servers
+    #[arg(
+        long = "nats",
+        env = "CONTIV_NATS_URL",
+        value_name = "nats://TOKEN@HOST:PORT",
+        hide_env_values = true
+    )]
+    nats: String,
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    #[command(flatten)]
+    bus: BusArgs,
+    /// How many servers keep the log: 1, or 3 in a cluster of three servers or more
+    #[arg(long, default_value_t = 1, value_parser = replicas)]
+    replicas: usize,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    bus: BusArgs,
+    /// This netmaster's name in events and logs [default: netmaster-<process id>]
+    #[arg(long)]
+    name: Option<String>,
+    /// For tests: milliseconds between an append and its reply
+    #[arg(long, env = "CONTIV_TEST_PAUSE_AFTER_APPEND", hide = true)]
+    pause_after_append: Option<u64>,
+}
+
+fn replicas(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("it must be 1 or 3".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let code = if e.use_stderr() { USAGE } else { 0 };
+            // Nobody is left to tell when neither stdout nor stderr can be written.
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("CONTIV_LOG")
+                .unwrap_or_else(|_| "info,async_nats=off".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let system = actix::System::new();
+    let result = system.block_on(async move {
+        match cli.command {
+            Verb::Init(args) => init(args).await,
+            Verb::Run(args) => Box::pin(run(args)).await,
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is::<daemon::GaveUp>() => {
+            tracing::error!("{e:#}");
+            ExitCode::from(SOFTWARE)
+        }
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn init(args: InitArgs) -> anyhow::Result<()> {
+    let client = bus::connect_once(&args.bus.nats, "netmaster init").await?;
+    let cluster = init::init(&client, args.replicas).await?;
+    announce(&cluster.to_string());
+    Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "the cluster's id is what `init` answers"
+)]
+fn announce(text: &str) {
+    println!("{text}");
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let name = args
+        .name
+        .unwrap_or_else(|| format!("netmaster-{}", std::process::id()));
+    daemon::run(daemon::Config {
+        nats: args.bus.nats,
+        name,
+        pause_after_append: args.pause_after_append.map(Duration::from_millis),
+    })
+    .await
+}

@@ -7,7 +7,7 @@ mod jetstream;
 mod memory;
 
 pub use jetstream::{JetStream, check_server};
-pub use memory::Memory;
+pub use memory::{Memory, Trouble};
 
 use bus_schema::codec::{self, Decoded, Malformed};
 use bus_schema::{AggregateId, CommandId, Envelope, Event, EventId, Header, Revision, subject};

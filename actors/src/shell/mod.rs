@@ -12,3 +12,6 @@ mod supervise;
 
 pub use registry::{External, Registry, Settings};
 pub use supervise::{Away, Busy, Health, Supervised, supervise};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bus_schema::codec;
+use bus_schema::command::{NetworkCreate, Request, TenantCreate};
+use bus_schema::event::{ClusterCreated, Settings as ClusterSettings};
+use bus_schema::{ClusterId, Command, CommandId, Event, Rejection, Reply, Revision};
+use uuid::Uuid;
+
+use super::{External, Registry, Settings};
+use crate::journal::{self, Journal, Memory, Trouble};
+
+async fn cluster() -> Arc<Memory> {
+    let log = Arc::new(Memory::default());
+    let created = Event::ClusterCreated(ClusterCreated {
+        cluster: ClusterId(Uuid::new_v4()),
+        settings: ClusterSettings::default(),
+    });
+    let entries = journal::batch(&[created], id(), "test", 0, |_| Some(Revision(0)));
+    log.append(&entries).await.expect("an empty log");
+    log
+}
+
+fn master(log: &Arc<Memory>) -> Rc<Registry> {
+    let log: Arc<dyn Journal> = Arc::<Memory>::clone(log);
+    let settings = Settings {
+        actor: "test".to_owned(),
+        give_up: Arc::new(|why| panic!("{why}")),
+        pause_after_append: None,
+    };
+    Registry::new(log, settings)
+}
+
+fn id() -> CommandId {
+    CommandId(Uuid::new_v4())
+}
+
+fn tenant(name: &str) -> Command {
+    Command::TenantCreate(TenantCreate {
+        tenant: name.parse().expect("a name"),
+    })
+}
+
+fn network(name: &str, subnet: &str) -> Command {
+    Command::NetworkCreate(NetworkCreate {
+        tenant: "blue".parse().expect("a name"),
+        network: name.parse().expect("a name"),
+        subnet: subnet.parse().expect("a subnet"),
+        range: None,
+        gateway: None,
+        subnet6: None,
+        gateway6: None,
+        vni: None,
+        docker_name: None,
+    })
+}
+
+async fn ask(master: &Rc<Registry>, id: CommandId, command: Command) -> Reply {
+    let request = Request {
+        id,
+        deadline: master.now() + 2_000,
+        seen: Revision(0),
+        body: command,
+    };
+    master.execute(request, External::default()).await
+}
+
+#[track_caller]
+fn accepted(reply: Reply) -> (u64, Vec<Event>) {
+    match reply {
+        Reply::Accepted { revision, events } => (revision.0, events),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn rejection(reply: Reply) -> Rejection {
+    match reply {
+        Reply::Rejected { rejection, .. } => rejection,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[actix::test]
+async fn a_command_is_carried_out_once() {
+    let log = cluster().await;
+    let (first, second) = (master(&log), master(&log));
+    let command = id();
+    let once = accepted(ask(&first, command, tenant("blue")).await);
+    assert_eq!(once.0, 3);
+    assert_eq!(accepted(ask(&first, command, tenant("blue")).await), once);
+    assert_eq!(accepted(ask(&second, command, tenant("blue")).await), once);
+    assert_eq!(log.end().await, Ok(Revision(3)));
+}
+
+#[actix::test]
+async fn the_same_wish_under_another_id_changes_nothing() {
+    let log = cluster().await;
+    let master = master(&log);
+    accepted(ask(&master, id(), tenant("blue")).await);
+    let (revision, events) = accepted(ask(&master, id(), tenant("blue")).await);
+    assert_eq!((revision, events), (3, vec![]));
+}
+
+#[actix::test]
+async fn two_masters_with_old_folds_decide_again() {
+    let log = cluster().await;
+    let (first, second) = (master(&log), master(&log));
+    accepted(ask(&first, id(), tenant("blue")).await);
+    accepted(ask(&second, id(), network("a", "20.1.0.0/24")).await);
+    // `first` holds blue without networks: its fence is refused, then it sees `a`.
+    let overlapping = ask(&first, id(), network("b", "20.1.0.0/16")).await;
+    assert!(matches!(
+        rejection(overlapping),
+        Rejection::SubnetOverlaps { .. }
+    ));
+    accepted(ask(&first, id(), network("c", "20.2.0.0/24")).await);
+}
+
+#[actix::test]
+async fn no_rejection_stands_on_stale_facts() {
+    let log = cluster().await;
+    let (first, second) = (master(&log), master(&log));
+    let unknown = ask(&first, id(), network("a", "20.1.0.0/24")).await;
+    assert!(matches!(
+        rejection(unknown),
+        Rejection::TenantUnknown { .. }
+    ));
+    accepted(ask(&second, id(), tenant("blue")).await);
+    accepted(ask(&first, id(), network("a", "20.1.0.0/24")).await);
+}
+
+#[actix::test]
+async fn a_lost_acknowledgement_is_answered_from_the_log() {
+    let log = cluster().await;
+    let master = master(&log);
+    log.trouble([Trouble::LostAck]);
+    let (revision, events) = accepted(ask(&master, id(), tenant("blue")).await);
+    assert_eq!((revision, events.len()), (3, 2));
+    log.trouble([Trouble::LostAppend]);
+    accepted(ask(&master, id(), network("a", "20.1.0.0/24")).await);
+    assert_eq!(log.end().await, Ok(Revision(6)));
+}
+
+#[actix::test]
+async fn a_passed_deadline_appends_nothing() {
+    let log = cluster().await;
+    let master = master(&log);
+    let request = Request {
+        id: id(),
+        deadline: master.now() - 1,
+        seen: Revision(0),
+        body: tenant("blue"),
+    };
+    let reply = master.execute(request, External::default()).await;
+    assert_eq!(rejection(reply), Rejection::DeadlinePassed);
+    assert_eq!(log.end().await, Ok(Revision(1)));
+}
+
+#[actix::test]
+async fn a_log_behind_what_the_client_saw_rejects_nothing() {
+    let log = cluster().await;
+    let master = master(&log);
+    let request = Request {
+        id: id(),
+        deadline: master.now() + 100,
+        seen: Revision(99),
+        body: network("a", "20.1.0.0/24"),
+    };
+    let reply = master.execute(request, External::default()).await;
+    assert!(matches!(reply, Reply::Unknown { .. }), "{reply:?}");
+}
+
+#[actix::test]
+async fn garbage_in_the_log_is_reported_for_its_aggregate_only() {
+    let log = cluster().await;
+    let master = master(&log);
+    accepted(ask(&master, id(), tenant("blue")).await);
+    log.write_raw("contiv.log.blue.intent.network.x", b"\xff\xffgarbage");
+    let reply = ask(&master, id(), network("a", "20.1.0.0/24")).await;
+    assert!(matches!(
+        rejection(reply),
+        Rejection::LogUnreadable {
+            revision: Revision(4),
+            ..
+        }
+    ));
+    accepted(ask(&master, id(), tenant("green")).await);
+}
+
+#[actix::test]
+async fn a_tenant_with_events_of_a_newer_schema_is_refused() {
+    let log = cluster().await;
+    let master = master(&log);
+    accepted(ask(&master, id(), tenant("blue")).await);
+    let mut header = bus_schema::Header::new(bus_schema::EventId(Uuid::new_v4()), 1, "new", id());
+    header.schema = 99;
+    header.min_reader = 99;
+    let newer = codec::to_bytes(&bus_schema::Envelope {
+        header,
+        body: Event::Barrier,
+    });
+    log.write_raw("contiv.log.blue.intent.policy.x", &newer);
+    let reply = ask(&master, id(), network("a", "20.1.0.0/24")).await;
+    assert_eq!(
+        rejection(reply),
+        Rejection::OlderThanLog {
+            revision: Revision(4)
+        }
+    );
+    accepted(ask(&master, id(), tenant("green")).await);
+}
+
+#[actix::test]
+async fn many_at_once_through_two_masters_all_end_and_none_overlaps() {
+    let log = cluster().await;
+    let masters = [master(&log), master(&log)];
+    accepted(ask(&masters[0], id(), tenant("blue")).await);
+    let replies = RefCell::new(Vec::new());
+    let asks = (0..40_usize).map(|i| {
+        let (masters, replies) = (&masters, &replies);
+        async move {
+            let command = network(&format!("n{i}"), &format!("20.{}.0.0/16", i / 2));
+            let reply = ask(&masters[i % 2], id(), command).await;
+            replies.borrow_mut().push((i / 2, reply));
+        }
+    });
+    futures::future::join_all(asks).await;
+    for pair in 0..20 {
+        let accepted = replies
+            .borrow()
+            .iter()
+            .filter(|(of, reply)| *of == pair && matches!(reply, Reply::Accepted { .. }))
+            .count();
+        assert_eq!(accepted, 1, "pair {pair}: {:?}", replies.borrow());
+    }
+    let vnis = log.load("contiv.log._cluster.>", Revision(0), 1_000).await;
+    let subjects: std::collections::BTreeSet<_> = vnis
+        .expect("in memory")
+        .into_iter()
+        .map(|record| record.subject)
+        .filter(|subject| subject.contains(".vni."))
+        .collect();
+    assert_eq!(subjects.len(), 20);
+}

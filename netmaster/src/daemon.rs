@@ -1,0 +1,180 @@
+//! `netmaster run`: which tasks there are, and how they end.
+//!
+//! ```text
+//! watchdog ── the connection        feed::log, endpoints, statuses ──▶ Shared(View)
+//! react ── Shared ▶ process::due ▶ Registry        gateway ── requests ▶ Registry, Shared
+//! ```
+//!
+//! All on one thread. SIGTERM and SIGINT stop the gateway, let requests in work end, and end the
+//! process with 0; what a task can't go on from ends it with an error.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::journal::{JetStream, Journal};
+use actors::shell::{External, Registry, Settings};
+use anyhow::Context;
+use async_nats::connection::State;
+use bus_schema::command::Request;
+use bus_schema::{Command, CommandId, Reply, Revision};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::feed::{self, Shared};
+use crate::gateway::{self, Desk};
+use crate::init::now;
+use crate::{bus, process};
+
+/// How long a reaction may take before it is due anew.
+const REACTION_MS: u64 = 5_000;
+/// How often reactions are looked for besides every change.
+const TICK: Duration = Duration::from_secs(1);
+/// Changes of the view within this time are looked at together.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// Reactions in flight.
+const REACTIONS: usize = 64;
+
+/// The process can't go on with this log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct GaveUp(String);
+
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) nats: String,
+    /// Who writes the events.
+    pub(crate) name: String,
+    pub(crate) pause_after_append: Option<Duration>,
+}
+
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
+    let stopped = async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    tokio::pin!(stopped);
+    let title = format!("netmaster {}", config.name);
+    let client = tokio::select! {
+        client = bus::connect(&config.nats, &title) => client?,
+        () = &mut stopped => return Ok(()),
+    };
+    let since = now();
+    let (give_up, mut gave_up) = mpsc::channel::<String>(1);
+    let registry = registry(&client, &config, give_up);
+    let shared = Shared::new();
+    let (ready, mut is_ready) = watch::channel(false);
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(bus::watchdog(client.clone()));
+    tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
+    tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
+    let log = feed::log(client.clone(), shared.clone(), move || {
+        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    });
+    tokio::pin!(log);
+    tokio::select! {
+        e = &mut log => return Err(GaveUp(e.to_string()).into()),
+        _ = is_ready.wait_for(|ready| *ready) => {}
+        () = &mut stopped => return Ok(()),
+    }
+    tasks.spawn_local(react(Rc::clone(&registry), shared.clone(), client.clone()));
+    let desk = Rc::new(Desk::new(client.clone(), registry, shared.clone(), since));
+    let gateway = gateway::serve(desk)
+        .await
+        .map_err(|e| anyhow::anyhow!("serving on the bus: {e}"))?;
+    let revision = shared.read(|view| view.applied);
+    tracing::info!(name = config.name, %revision, "serving");
+
+    let result = tokio::select! {
+        () = &mut stopped => Ok(()),
+        e = &mut log => Err(GaveUp(e.to_string()).into()),
+        Some(why) = gave_up.recv() => Err(GaveUp(why).into()),
+    };
+    gateway.drain().await;
+    tasks.shutdown().await;
+    // What was answered goes out; a bus that is away has nobody to tell.
+    let _ = timeout(TICK, client.flush()).await;
+    result
+}
+
+fn registry(
+    client: &async_nats::Client,
+    config: &Config,
+    give_up: mpsc::Sender<String>,
+) -> Rc<Registry> {
+    let log: Arc<dyn Journal> = Arc::new(JetStream::new(client.clone()));
+    let settings = Settings {
+        actor: config.name.clone(),
+        give_up: Arc::new(move |why| {
+            tracing::error!("{why}");
+            // Full: it was said already.
+            let _ = give_up.try_send(why);
+        }),
+        pause_after_append: config.pause_after_append,
+    };
+    Registry::new(log, settings)
+}
+
+/// Gives the commands that are due, each once at a time, at every change and every second.
+async fn react(registry: Rc<Registry>, shared: Shared, client: async_nats::Client) {
+    let in_flight: Rc<RefCell<BTreeSet<CommandId>>> = Rc::default();
+    let mut changes = shared.changes();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = changes.changed() => pause().await,
+        }
+        changes.mark_unchanged();
+        if client.connection_state() != State::Connected {
+            continue;
+        }
+        for (id, command) in shared.read(process::due) {
+            let room = in_flight.borrow().len() < REACTIONS;
+            if room && in_flight.borrow_mut().insert(id) {
+                let (registry, in_flight) = (Rc::clone(&registry), Rc::clone(&in_flight));
+                actix::spawn(async move {
+                    carry_out(&registry, id, command).await;
+                    in_flight.borrow_mut().remove(&id);
+                });
+            }
+        }
+    }
+}
+
+async fn carry_out(registry: &Rc<Registry>, id: CommandId, command: Command) {
+    let (noun, verb) = command.verb();
+    let request = Request {
+        id,
+        deadline: now() + REACTION_MS,
+        seen: Revision(0),
+        body: command,
+    };
+    match registry.execute(request, External::default()).await {
+        Reply::Accepted { revision, .. } => {
+            tracing::debug!("reaction {noun} {verb} is in the log at {revision}");
+        }
+        Reply::Rejected { rejection, .. } => {
+            tracing::debug!("reaction {noun} {verb}: {rejection}");
+        }
+        Reply::Unknown { reason, .. } => tracing::warn!("reaction {noun} {verb}: {reason}"),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what changes together is looked at together"
+)]
+async fn pause() {
+    tokio::time::sleep(TOGETHER).await;
+}

@@ -1,0 +1,315 @@
+//! Feeds the view: pull loops of our own over LOG and ENDPOINTS with a heartbeat of one second,
+//! recreated behind what was read, and the nodes' statuses.
+//!
+//! A log that was replaced under a running netmaster ends it: its actors' folds are of another.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actors::journal::Record;
+use async_nats::connection::State;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::{self, Message};
+use async_nats::{Client, jetstream::stream::Stream};
+use bus_schema::codec::{self, Decoded};
+use bus_schema::node::NodeStatus;
+use bus_schema::{EndpointEvent, EventId, Revision, subject};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::init::now;
+use crate::view::{self, View};
+
+/// How often the server must be heard on a pull.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long one pull lasts.
+const PULL: Duration = Duration::from_secs(30);
+/// How long a request to the server may take.
+const ANSWER: Duration = Duration::from_secs(3);
+/// The pause before a loop is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The view as tasks of one thread share it; every change wakes those that wait.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    view: Rc<RefCell<View>>,
+    changed: Rc<watch::Sender<Revision>>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            view: Rc::default(),
+            changed: Rc::new(watch::Sender::new(Revision(0))),
+        }
+    }
+
+    /// Reads the view. The closure must not wait for anything.
+    pub(crate) fn read<T>(&self, how: impl FnOnce(&View) -> T) -> T {
+        how(&self.view.borrow())
+    }
+
+    fn change(&self, how: impl FnOnce(&mut View)) {
+        let applied = {
+            let mut view = self.view.borrow_mut();
+            how(&mut view);
+            view.applied
+        };
+        self.changed.send_replace(applied);
+    }
+
+    /// Woken by every change, with the revision that the view has reached.
+    pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until the view has reached `revision`, at most until `deadline` in milliseconds
+    /// since 1970. Whether it has.
+    pub(crate) async fn reach(&self, revision: Revision, deadline: u64) -> bool {
+        let mut changes = self.changes();
+        let patience = Duration::from_millis(deadline.saturating_sub(now()));
+        let reached = changes.wait_for(|applied| *applied >= revision);
+        timeout(patience, reached).await.is_ok_and(|r| r.is_ok())
+    }
+}
+
+/// Why a feed can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FeedError {
+    #[error(
+        "the log was replaced under this netmaster ({0}): it ends here, and serves the new log when it is started again"
+    )]
+    Replaced(String),
+    #[error("the stream LOG doesn't exist: run `netmaster init` once")]
+    NoLog,
+    #[error("{0}")]
+    Trouble(String),
+}
+
+fn trouble(e: impl std::fmt::Display) -> FeedError {
+    FeedError::Trouble(e.to_string())
+}
+
+/// What tells this log from another.
+#[derive(Debug, Default)]
+struct Identity {
+    created: Option<String>,
+    first: Option<EventId>,
+}
+
+/// Folds the log into the view for as long as it is the same log. `ready` is called when it has
+/// reached the log's end for the first time.
+pub(crate) async fn log(client: Client, shared: Shared, ready: impl Fn()) -> FeedError {
+    let context = jetstream::new(client.clone());
+    let mut identity = Identity::default();
+    loop {
+        match pull_log(&context, &shared, &mut identity, &ready).await {
+            Ok(()) => {}
+            Err(FeedError::Trouble(reason)) => {
+                if client.connection_state() == State::Connected {
+                    tracing::warn!("reading the log: {reason}; trying again");
+                }
+            }
+            // The first answer decides; later a server may be behind or be restored.
+            Err(FeedError::NoLog) if identity.created.is_some() => {
+                tracing::error!("{}", FeedError::NoLog);
+            }
+            Err(e @ (FeedError::Replaced(_) | FeedError::NoLog)) => return e,
+        }
+        pause().await;
+    }
+}
+
+async fn pull_log(
+    context: &jetstream::Context,
+    shared: &Shared,
+    identity: &mut Identity,
+    ready: &impl Fn(),
+) -> Result<(), FeedError> {
+    let stream = stream(context, subject::LOG).await?;
+    let after = shared.read(|view| view.applied);
+    check(&stream, identity, after)?;
+    let end = stream.cached_info().state.last_sequence;
+    if after.0 >= end {
+        ready();
+    }
+    let consumer = consumer(&stream, after.next().0).await?;
+    let mut messages = pull(&consumer).await?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(trouble)?;
+        let record = record(&message)?;
+        if let Some(envelope) = record.envelope().filter(|_| record.revision == Revision(1)) {
+            identity.first = Some(envelope.header.id);
+        }
+        report(&record);
+        let event = record.envelope().map(|envelope| &envelope.body);
+        shared.change(|view| view.apply(record.revision, event));
+        if record.revision.0 >= end {
+            ready();
+        }
+    }
+    Ok(())
+}
+
+fn check(stream: &Stream, identity: &mut Identity, after: Revision) -> Result<(), FeedError> {
+    let info = stream.cached_info();
+    let created = info.created.to_string();
+    match &identity.created {
+        None => identity.created = Some(created),
+        Some(known) if *known != created => {
+            return Err(FeedError::Replaced(format!(
+                "created {created}, not {known}"
+            )));
+        }
+        Some(_) => {}
+    }
+    if info.state.last_sequence < after.0 {
+        let end = info.state.last_sequence;
+        let reason = format!("it ends at {end}, before revision {after} that was read");
+        return Err(FeedError::Replaced(reason));
+    }
+    Ok(())
+}
+
+fn record(message: &Message) -> Result<Record, FeedError> {
+    let info = message.info().map_err(trouble)?;
+    let subject = message.subject.to_string();
+    let revision = Revision(info.stream_sequence);
+    Ok(Record::new(revision, subject, &message.payload))
+}
+
+fn report(record: &Record) {
+    let Record {
+        revision, subject, ..
+    } = record;
+    match &record.event {
+        Ok(Decoded::Known(_)) => {}
+        Ok(Decoded::Newer(header)) => tracing::error!(
+            "the event at revision {revision} ({subject}) is of schema {}, newer than this netmaster: upgrade it; commands for its tenant are refused until then",
+            header.schema
+        ),
+        Err(e) => tracing::error!(
+            "the event at revision {revision} ({subject}) can't be read ({e}): somebody else than netmaster wrote it; commands that it concerns are refused"
+        ),
+    }
+}
+
+async fn stream(context: &jetstream::Context, name: &str) -> Result<Stream, FeedError> {
+    use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind};
+    let found = timeout(ANSWER, context.get_stream(name)).await;
+    found.map_err(trouble)?.map_err(|e| match e.kind() {
+        GetStreamErrorKind::JetStream(error)
+            if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+        {
+            FeedError::NoLog
+        }
+        _ => trouble(e),
+    })
+}
+
+async fn consumer(stream: &Stream, from: u64) -> Result<PullConsumer, FeedError> {
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: from,
+        },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: 3 * PULL,
+        memory_storage: true,
+        num_replicas: 1,
+        ..Default::default()
+    };
+    let created = timeout(ANSWER, stream.create_consumer(config)).await;
+    created.map_err(trouble)?.map_err(trouble)
+}
+
+async fn pull(consumer: &PullConsumer) -> Result<pull::Stream, FeedError> {
+    let messages = consumer
+        .stream()
+        .heartbeat(HEARTBEAT)
+        .expires(PULL)
+        .max_messages_per_batch(1_000)
+        .messages();
+    messages.await.map_err(trouble)
+}
+
+/// Keeps the view's endpoints. Starts over with each loop: a removal's mark may have expired
+/// while nobody listened.
+pub(crate) async fn endpoints(client: Client, shared: Shared) {
+    let context = jetstream::new(client.clone());
+    loop {
+        if let Err(e) = pull_endpoints(&context, &shared).await
+            && client.connection_state() == State::Connected
+        {
+            tracing::warn!("reading endpoints: {e}; trying again");
+        }
+        pause().await;
+    }
+}
+
+async fn pull_endpoints(context: &jetstream::Context, shared: &Shared) -> Result<(), FeedError> {
+    let stream = stream(context, subject::ENDPOINTS).await?;
+    let consumer = consumer(&stream, 1).await?;
+    let mut pending = consumer.cached_info().num_pending;
+    let mut fresh = BTreeMap::new();
+    if pending == 0 {
+        shared.change(|view| view.endpoints.clear());
+    }
+    let mut messages = pull(&consumer).await?;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(trouble)?;
+        let event = match codec::from_bytes::<EndpointEvent>(&message.payload) {
+            Ok(event) => event,
+            // An empty message marks an expiry.
+            Err(_) if message.payload.is_empty() => EndpointEvent::Unknown,
+            Err(e) => {
+                tracing::warn!("{}: {e}", message.subject);
+                EndpointEvent::Unknown
+            }
+        };
+        match pending {
+            0 => shared.change(|view| view::publish(&mut view.endpoints, &event)),
+            1 => {
+                view::publish(&mut fresh, &event);
+                let caught_up = std::mem::take(&mut fresh);
+                shared.change(|view| view.endpoints = caught_up);
+            }
+            _ => view::publish(&mut fresh, &event),
+        }
+        pending = pending.saturating_sub(1);
+    }
+    Ok(())
+}
+
+/// Listens to what nodes say of themselves.
+pub(crate) async fn statuses(client: Client, shared: Shared) {
+    loop {
+        match client.subscribe(subject::STATUS_ALL).await {
+            Ok(mut statuses) => {
+                while let Some(message) = statuses.next().await {
+                    match codec::from_bytes::<NodeStatus>(&message.payload) {
+                        Ok(status) if subject::of_status(&status.node) == *message.subject => {
+                            shared.change(|view| view.hear(status, now()));
+                        }
+                        Ok(status) => {
+                            tracing::debug!("{} says it is {}", message.subject, status.node)
+                        }
+                        Err(e) => tracing::debug!("{}: {e}", message.subject),
+                    }
+                }
+            }
+            Err(e) => tracing::warn!("listening to nodes: {e}"),
+        }
+        pause().await;
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause before another try is the point"
+)]
+async fn pause() {
+    sleep(PAUSE).await;
+}

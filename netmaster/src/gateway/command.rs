@@ -1,0 +1,49 @@
+//! Commands: handed to their actor. What takes more than its decision goes on from there.
+
+use std::rc::Rc;
+
+use actors::aggregate::ClusterFacts;
+use actors::shell::External;
+use bus_schema::command::{NodeRemove, Removal, Request};
+use bus_schema::{Command, Reply};
+
+use super::{Desk, removal};
+use crate::init::now;
+
+pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
+    match &request.body {
+        Command::NodeRemove(c) => {
+            let c = c.clone();
+            node_remove(desk, request, &c).await
+        }
+        Command::NetworkRemove(c) if c.mode == Removal::Close => {
+            let c = c.clone();
+            removal::network_remove(desk, request, &c).await
+        }
+        _ => execute(desk, request).await,
+    }
+}
+
+pub(super) async fn execute(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
+    desk.registry.execute(request, External::default()).await
+}
+
+/// Whether the node speaks and what it holds is told to the cluster as of the log's end.
+async fn node_remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove) -> Reply {
+    let id = request.id;
+    let unknown = |reason: String| Reply::Unknown { id, reason };
+    let end = match desk.registry.journal().end().await {
+        Ok(end) => end.max(request.seen),
+        Err(e) => return unknown(e.to_string()),
+    };
+    if !desk.shared.reach(end, request.deadline).await {
+        return unknown(format!(
+            "this netmaster hasn't read the log up to {end} yet"
+        ));
+    }
+    let cluster = desk.shared.read(|view| ClusterFacts {
+        alive: view.alive(&c.node, now()),
+        holds: view.held_by(&c.node),
+    });
+    desk.registry.execute(request, External { cluster }).await
+}

@@ -1,0 +1,236 @@
+//! Where requests come in: the NATS service `netmaster`, one endpoint for each verb.
+//!
+//! Each request is answered by a task of its own, a bounded number at a time; what isn't decodable
+//! is answered with a rejection. Nothing is answered while disconnected: the reply would wait in
+//! the client and arrive late.
+
+mod command;
+mod query;
+mod removal;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actors::shell::Registry;
+use async_nats::connection::State;
+use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request as Incoming, Service, ServiceExt};
+use async_nats::{Client, Error};
+use bus_schema::codec;
+use bus_schema::command::Request;
+use bus_schema::{Answer, Command, CommandId, Query, Rejection, Reply, Revision, subject};
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::feed::Shared;
+
+/// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
+/// is some seconds of what one log takes.
+const IN_WORK: u32 = 4_096;
+/// How long requests in work may take when the process ends.
+const DRAIN: Duration = Duration::from_secs(5);
+
+const COMMANDS: [(&str, &str); 10] = [
+    ("tenant", "create"),
+    ("tenant", "rm"),
+    ("net", "create"),
+    ("net", "rm"),
+    ("node", "join"),
+    ("node", "rm"),
+    ("block", "lease"),
+    ("block", "return"),
+    ("block", "cede"),
+    ("block", "revoke"),
+];
+const QUERIES: [(&str, &str); 6] = [
+    ("cluster", "info"),
+    ("tenant", "ls"),
+    ("net", "ls"),
+    ("node", "ls"),
+    ("endpoint", "ls"),
+    ("cluster", "wait"),
+];
+
+/// What every request needs.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) client: Client,
+    pub(crate) registry: Rc<Registry>,
+    pub(crate) shared: Shared,
+    /// When this netmaster began to listen to nodes, in milliseconds since 1970.
+    pub(crate) since: u64,
+    in_work: Semaphore,
+}
+
+impl Desk {
+    pub(crate) fn new(client: Client, registry: Rc<Registry>, shared: Shared, since: u64) -> Self {
+        Self {
+            client,
+            registry,
+            shared,
+            since,
+            in_work: Semaphore::new(usize::try_from(IN_WORK).unwrap_or(usize::MAX)),
+        }
+    }
+
+    fn revision(&self) -> Revision {
+        self.shared.read(|view| view.applied)
+    }
+}
+
+/// The service while it is served.
+pub(crate) struct Gateway {
+    service: Service,
+    desk: Rc<Desk>,
+    endpoints: JoinSet<()>,
+}
+
+/// Which of the two kinds of requests an endpoint takes.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Command,
+    Query,
+}
+
+/// Starts to serve. Must run inside an actix `System`.
+pub(crate) async fn serve(desk: Rc<Desk>) -> Result<Gateway, Error> {
+    let service = desk
+        .client
+        .service_builder()
+        .description("Contiv: intent, addresses and nodes of a cluster")
+        .queue_group(subject::SERVICE)
+        .start(subject::SERVICE, env!("CARGO_PKG_VERSION"))
+        .await?;
+    let group = service.group(subject::API);
+    let mut endpoints = JoinSet::new();
+    let commands = COMMANDS.map(|verb| (verb, Kind::Command));
+    let queries = QUERIES.map(|verb| (verb, Kind::Query));
+    for ((noun, verb), kind) in commands.into_iter().chain(queries) {
+        let endpoint = group
+            .endpoint_builder()
+            .name(format!("{noun}-{verb}"))
+            .add(format!("{noun}.{verb}"))
+            .await?;
+        endpoints.spawn_local(listen(Rc::clone(&desk), endpoint, kind));
+    }
+    Ok(Gateway {
+        service,
+        desk,
+        endpoints,
+    })
+}
+
+impl Gateway {
+    /// Takes no more requests and answers those in work.
+    pub(crate) async fn drain(mut self) {
+        if let Err(e) = self.service.stop().await {
+            tracing::warn!("leaving the service: {e}");
+        }
+        let finished = self.desk.in_work.acquire_many(IN_WORK);
+        if timeout(DRAIN, finished).await.is_err() {
+            tracing::warn!("requests were still in work after {DRAIN:?}");
+        }
+        self.endpoints.abort_all();
+    }
+}
+
+async fn listen(desk: Rc<Desk>, mut endpoint: Endpoint, kind: Kind) {
+    while let Some(incoming) = endpoint.next().await {
+        let desk = Rc::clone(&desk);
+        actix::spawn(async move {
+            let Ok(_permit) = desk.in_work.try_acquire() else {
+                respond(&desk, &incoming, busy(&incoming, kind)).await;
+                return;
+            };
+            let answer = match kind {
+                Kind::Command => codec::to_bytes(&Box::pin(command(&desk, &incoming)).await),
+                Kind::Query => codec::to_bytes(&query(&desk, &incoming).await),
+            };
+            respond(&desk, &incoming, answer).await;
+        });
+    }
+}
+
+async fn command(desk: &Rc<Desk>, incoming: &Incoming) -> Reply {
+    let bytes = &incoming.message.payload;
+    let rejected = |rejection| Reply::Rejected {
+        rejection,
+        revision: desk.revision(),
+    };
+    match codec::from_bytes::<Request<Command>>(bytes) {
+        Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => {
+            command::carry_out(desk, request).await
+        }
+        Ok(request) => rejected(elsewhere(&subject::of_command(&request.body))),
+        Err(e) => rejected(malformed(&e)),
+    }
+}
+
+async fn query(desk: &Desk, incoming: &Incoming) -> Answer {
+    let bytes = &incoming.message.payload;
+    let rejected = |rejection| Answer::Rejected {
+        rejection,
+        revision: desk.revision(),
+    };
+    match codec::from_bytes::<Request<Query>>(bytes) {
+        Ok(request) if subject::of_query(&request.body) == *incoming.message.subject => {
+            query::answer(desk, request).await
+        }
+        Ok(request) => rejected(elsewhere(&subject::of_query(&request.body))),
+        Err(e) => rejected(malformed(&e)),
+    }
+}
+
+fn malformed(e: &codec::Malformed) -> Rejection {
+    Rejection::Malformed {
+        reason: e.to_string(),
+    }
+}
+
+/// Permissions on the bus are by subject, so a request counts only on its own.
+fn elsewhere(subject: &str) -> Rejection {
+    Rejection::Malformed {
+        reason: format!("this request belongs on {subject}"),
+    }
+}
+
+fn busy(incoming: &Incoming, kind: Kind) -> Vec<u8> {
+    let reason = "netmaster is busy: try again".to_owned();
+    match kind {
+        Kind::Command => {
+            let request = codec::from_bytes::<Request<Command>>(&incoming.message.payload);
+            let id = request.map_or(CommandId(Uuid::nil()), |request| request.id);
+            codec::to_bytes(&Reply::Unknown { id, reason })
+        }
+        Kind::Query => codec::to_bytes(&Answer::Behind {
+            revision: Revision(0),
+            reason,
+        }),
+    }
+}
+
+async fn respond(desk: &Desk, incoming: &Incoming, answer: Vec<u8>) {
+    if incoming.message.reply.is_none() || desk.client.connection_state() != State::Connected {
+        return;
+    }
+    if let Err(e) = incoming.respond(Ok(Bytes::from(answer))).await {
+        tracing::debug!("answering {}: {e}", incoming.message.subject);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_is_served_once() {
+        let mut all: Vec<_> = COMMANDS.iter().chain(&QUERIES).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), COMMANDS.len() + QUERIES.len());
+    }
+}

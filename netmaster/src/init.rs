@@ -1,0 +1,159 @@
+//! Creates a cluster: its streams, its id, the tenant `default`. Again, it changes nothing; half
+//! done, it goes on. The only place that creates streams: nobody takes an empty log for the truth.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actors::journal::{self, AppendError, JetStream, Journal, LoadError};
+use actors::shell::{External, Registry, Settings};
+use async_nats::Client;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::{self, ErrorCode};
+use bus_schema::command::{Request, TenantCreate};
+use bus_schema::event::{ClusterCreated, Settings as ClusterSettings};
+use bus_schema::{
+    AggregateId, ClusterId, Command, CommandId, Event, Reply, Revision, TenantName, subject,
+};
+use uuid::Uuid;
+
+use crate::stream;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InitError {
+    #[error("creating stream {name} failed: {reason}")]
+    Create { name: String, reason: String },
+    #[error(
+        "stream {name} isn't as contiv needs it: {} differ. It may be another application's, or the server too old; nothing was changed",
+        what.join(", ")
+    )]
+    Differs {
+        name: String,
+        what: Vec<&'static str>,
+    },
+    #[error(
+        "the log holds messages, but not contiv's first event: it isn't contiv's log, or the beginning of it is lost"
+    )]
+    ForeignLog,
+    #[error("the log doesn't answer: {0}")]
+    Load(#[from] LoadError),
+    #[error("the log takes nothing: {0}")]
+    Append(#[from] AppendError),
+    #[error("creating tenant default failed: {0}")]
+    Tenant(String),
+}
+
+/// Creates what is missing and answers the cluster's id.
+pub(crate) async fn init(client: &Client, replicas: usize) -> Result<ClusterId, InitError> {
+    let context = jetstream::new(client.clone());
+    for config in [
+        stream::log(replicas),
+        stream::endpoints(replicas),
+        stream::history(replicas),
+    ] {
+        ensure(&context, config).await?;
+    }
+    let log: Arc<dyn Journal> = Arc::new(JetStream::new(client.clone()));
+    let cluster = match cluster_of(&log).await? {
+        Some(cluster) => cluster,
+        None => create(&log).await?,
+    };
+    default_tenant(log, cluster).await?;
+    Ok(cluster)
+}
+
+/// A stream that is there is left as it is, and must be as it should.
+async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), InitError> {
+    let name = wanted.name.clone();
+    let failed = |reason: String| InitError::Create {
+        name: name.clone(),
+        reason,
+    };
+    let found = match context.get_stream(&name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(e) => match e.kind() {
+            GetStreamErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                context
+                    .create_stream(wanted.clone())
+                    .await
+                    .map_err(|e| failed(e.to_string()))?;
+                let stream = context.get_stream(&name).await;
+                let stream = stream.map_err(|e| failed(e.to_string()))?;
+                stream.cached_info().config.clone()
+            }
+            _ => return Err(failed(e.to_string())),
+        },
+    };
+    let what = stream::differences(&wanted, &found);
+    if what.is_empty() {
+        Ok(())
+    } else {
+        Err(InitError::Differs { name, what })
+    }
+}
+
+/// The id in the log's first event; `None` when the log is empty.
+async fn cluster_of(log: &Arc<dyn Journal>) -> Result<Option<ClusterId>, InitError> {
+    let first = log.load(subject::LOG_ALL, Revision(0), 1).await?;
+    let Some(record) = first.first() else {
+        return match log.end().await? {
+            Revision(0) => Ok(None),
+            Revision(_) => Err(InitError::ForeignLog),
+        };
+    };
+    match record.envelope().map(|envelope| &envelope.body) {
+        Some(Event::ClusterCreated(e)) if record.revision == Revision(1) => Ok(Some(e.cluster)),
+        _ => Err(InitError::ForeignLog),
+    }
+}
+
+async fn create(log: &Arc<dyn Journal>) -> Result<ClusterId, InitError> {
+    let cluster = ClusterId(Uuid::new_v4());
+    let created = Event::ClusterCreated(ClusterCreated {
+        cluster,
+        settings: ClusterSettings::default(),
+    });
+    let cause = CommandId(Uuid::new_v4());
+    let first = |_: &AggregateId| Some(Revision(0));
+    let entries = journal::batch(&[created], cause, "netmaster init", now(), first);
+    match log.append(&entries).await {
+        Ok(_) => Ok(cluster),
+        // Somebody else did it just now, or it is done and nobody said so.
+        Err(e) => cluster_of(log).await?.ok_or(InitError::Append(e)),
+    }
+}
+
+async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(), InitError> {
+    let registry = Registry::new(
+        log,
+        Settings {
+            actor: "netmaster init".to_owned(),
+            give_up: Arc::new(|why| tracing::error!("{why}")),
+            pause_after_append: None,
+        },
+    );
+    let patience = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
+    let request = Request {
+        id: CommandId::derive(cluster.0, "tenant default"),
+        deadline: now() + patience,
+        seen: Revision(0),
+        body: Command::TenantCreate(TenantCreate {
+            tenant: TenantName::default_tenant(),
+        }),
+    };
+    match registry.execute(request, External::default()).await {
+        Reply::Accepted { .. } => Ok(()),
+        Reply::Rejected { rejection, .. } => Err(InitError::Tenant(rejection.to_string())),
+        Reply::Unknown { reason, .. } => Err(InitError::Tenant(reason)),
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

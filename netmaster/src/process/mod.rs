@@ -1,0 +1,199 @@
+//! What follows from what is: commands that netmaster gives itself.
+//!
+//! Pure and level-triggered: what is due depends on the view alone, so a reaction that was missed
+//! or failed is due again. Every netmaster issues the same command with the same id; the log
+//! takes it once.
+
+use std::collections::BTreeMap;
+
+use bus_schema::command::{BlockRevoke, NetworkRemove, Removal};
+use bus_schema::{ClusterId, Command, CommandId, NodeName, Revision};
+
+use crate::view::{NetworkView, View};
+
+/// The commands that are due, with their ids.
+pub(crate) fn due(view: &View) -> Vec<(CommandId, Command)> {
+    let Some(cluster) = view.cluster else {
+        return vec![];
+    };
+    let networks = view.tenants.values().flat_map(BTreeMap::values);
+    networks
+        .flat_map(|network| {
+            let finish = finish(cluster, network);
+            finish.into_iter().chain(revoke(cluster, view, network))
+        })
+        .collect()
+}
+
+/// A closing network goes when its last block came back.
+pub(crate) fn finish(cluster: ClusterId, network: &NetworkView) -> Option<(CommandId, Command)> {
+    let closing = network.closing.filter(|_| network.blocks.is_empty())?;
+    let (tenant, name) = (&network.spec.tenant, &network.spec.name);
+    let id = CommandId::derive(
+        cluster.0,
+        &format!("finish {tenant}/{name} closing at {closing}"),
+    );
+    let command = Command::NetworkRemove(NetworkRemove {
+        tenant: tenant.clone(),
+        network: name.clone(),
+        mode: Removal::Finish,
+    });
+    Some((id, command))
+}
+
+/// Who no longer belongs to the cluster loses its blocks. The id names the newest of them: a
+/// lease that raced with the removal makes it due again under another id.
+fn revoke(cluster: ClusterId, view: &View, network: &NetworkView) -> Vec<(CommandId, Command)> {
+    let mut strangers: BTreeMap<&NodeName, Revision> = BTreeMap::new();
+    for (node, leased) in network.blocks.values() {
+        if !view.nodes.contains_key(node) {
+            let newest = strangers.entry(node).or_default();
+            *newest = (*newest).max(*leased);
+        }
+    }
+    let (tenant, name) = (&network.spec.tenant, &network.spec.name);
+    strangers
+        .into_iter()
+        .map(|(node, newest)| {
+            let step = format!("revoke {tenant}/{name} of {node} up to {newest}");
+            let command = Command::BlockRevoke(BlockRevoke {
+                tenant: tenant.clone(),
+                network: name.clone(),
+                node: node.clone(),
+            });
+            (CommandId::derive(cluster.0, &step), command)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::event::{
+        BlockLeased, BlockReturned, ClusterCreated, NetworkClosing, NetworkCreated,
+        NetworkReopened, NodeJoined, NodeRemoved, Settings,
+    };
+    use bus_schema::{Event, MachineId, NetworkSpec, Pool, TenantName, Vni};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn tenant() -> TenantName {
+        TenantName::default_tenant()
+    }
+
+    fn fold(events: &[Event]) -> View {
+        let mut view = View::default();
+        for (revision, event) in (1..).zip(events) {
+            view.apply(Revision(revision), Some(event));
+        }
+        view
+    }
+
+    fn web() -> Vec<Event> {
+        let ip = |text: &str| text.parse().expect("an address");
+        vec![
+            Event::ClusterCreated(ClusterCreated {
+                cluster: ClusterId(Uuid::nil()),
+                settings: Settings::default(),
+            }),
+            Event::NodeJoined(NodeJoined {
+                node: "n1".parse().expect("a name"),
+                machine: MachineId("m".to_owned()),
+                vtep: ip("198.18.0.1"),
+            }),
+            Event::NetworkCreated(NetworkCreated {
+                network: NetworkSpec {
+                    tenant: tenant(),
+                    name: "web".parse().expect("a name"),
+                    vni: Vni(1),
+                    v4: Pool {
+                        subnet: "20.1.1.0/24".parse().expect("a subnet"),
+                        gateway: ip("20.1.1.1"),
+                        range: None,
+                    },
+                    v6: None,
+                    docker_name: None,
+                },
+            }),
+        ]
+    }
+
+    fn leased(block: &str) -> Event {
+        Event::BlockLeased(BlockLeased {
+            tenant: tenant(),
+            network: "web".parse().expect("a name"),
+            block: block.parse().expect("a subnet"),
+            node: "n1".parse().expect("a name"),
+        })
+    }
+
+    fn closing() -> Event {
+        Event::NetworkClosing(NetworkClosing {
+            tenant: tenant(),
+            network: "web".parse().expect("a name"),
+        })
+    }
+
+    fn gone() -> Event {
+        Event::NodeRemoved(NodeRemoved {
+            node: "n1".parse().expect("a name"),
+            lost: true,
+        })
+    }
+
+    fn with(more: impl IntoIterator<Item = Event>) -> View {
+        fold(&web().into_iter().chain(more).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn nothing_is_due_when_all_is_well() {
+        assert_eq!(due(&with([leased("20.1.1.0/28")])), []);
+        assert_eq!(due(&View::default()), []);
+    }
+
+    #[test]
+    fn a_closing_network_goes_with_its_last_block() {
+        assert_eq!(due(&with([leased("20.1.1.0/28"), closing()])), []);
+        let returned = Event::BlockReturned(BlockReturned {
+            tenant: tenant(),
+            network: "web".parse().expect("a name"),
+            block: "20.1.1.0/28".parse().expect("a subnet"),
+            node: "n1".parse().expect("a name"),
+        });
+        let due = due(&with([leased("20.1.1.0/28"), closing(), returned]));
+        assert!(matches!(
+            &due[..],
+            [(
+                _,
+                Command::NetworkRemove(NetworkRemove {
+                    mode: Removal::Finish,
+                    ..
+                })
+            )]
+        ));
+    }
+
+    #[test]
+    fn each_removal_of_a_network_has_its_own_command() {
+        let reopened = Event::NetworkReopened(NetworkReopened {
+            tenant: tenant(),
+            network: "web".parse().expect("a name"),
+        });
+        let first = due(&with([closing()]));
+        let second = due(&with([closing(), reopened, closing()]));
+        assert_eq!(first[0].1, second[0].1);
+        assert_ne!(first[0].0, second[0].0);
+    }
+
+    #[test]
+    fn a_removed_node_loses_its_blocks_and_those_that_raced() {
+        let before = due(&with([leased("20.1.1.0/28"), gone()]));
+        assert!(matches!(&before[..], [(_, Command::BlockRevoke(_))]));
+        let after = due(&with([
+            leased("20.1.1.0/28"),
+            gone(),
+            leased("20.1.1.16/28"),
+        ]));
+        assert_ne!(before[0].0, after[0].0);
+    }
+}

@@ -1,0 +1,238 @@
+use bus_schema::event::{
+    BlockCeded, BlockLeased, BlockReturned, NetworkClosing, NetworkCreated, NodeJoined,
+    TenantCreated,
+};
+use bus_schema::node::{DomainKind, EngineStatus, LogState};
+use bus_schema::{Answer, MacAddr, Pool, Query, Rejection, Vni};
+
+use super::*;
+
+fn tenant() -> TenantName {
+    TenantName::default_tenant()
+}
+
+fn web() -> NetworkName {
+    "web".parse().expect("a name")
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().expect("a name")
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a subnet")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn events() -> Vec<Event> {
+    let joined = |name: &str, vtep: &str| {
+        Event::NodeJoined(NodeJoined {
+            node: node(name),
+            machine: MachineId(name.to_owned()),
+            vtep: ip(vtep),
+        })
+    };
+    vec![
+        Event::TenantCreated(TenantCreated { tenant: tenant() }),
+        joined("n1", "198.18.0.1"),
+        joined("n2", "198.18.0.2"),
+        Event::NetworkCreated(NetworkCreated {
+            network: NetworkSpec {
+                tenant: tenant(),
+                name: web(),
+                vni: Vni(1001),
+                v4: Pool {
+                    subnet: net("20.1.1.0/24"),
+                    gateway: ip("20.1.1.254"),
+                    range: None,
+                },
+                v6: None,
+                docker_name: None,
+            },
+        }),
+        Event::BlockLeased(BlockLeased {
+            tenant: tenant(),
+            network: web(),
+            block: net("20.1.1.0/28"),
+            node: node("n1"),
+        }),
+        Event::BlockCeded(BlockCeded {
+            tenant: tenant(),
+            network: web(),
+            address: ip("20.1.1.7"),
+            from: node("n1"),
+            to: node("n2"),
+        }),
+    ]
+}
+
+fn view() -> View {
+    let mut view = View::default();
+    for (revision, event) in (1..).zip(events()) {
+        view.apply(Revision(revision), Some(&event));
+    }
+    view
+}
+
+fn status(name: &str, applied: u64) -> NodeStatus {
+    NodeStatus {
+        node: node(name),
+        machine: MachineId(name.to_owned()),
+        vtep: ip("198.18.0.1"),
+        version: "1".to_owned(),
+        applied: Revision(applied),
+        log: LogState::InSync,
+        engine: None,
+        domain: DomainKind::Netns,
+        endpoints: 0,
+        blocks: 0,
+        alarms: vec![],
+    }
+}
+
+#[test]
+fn events_come_in_once_and_unreadable_ones_count() {
+    let mut again = view();
+    for (revision, event) in (1..).zip(events()) {
+        again.apply(Revision(revision), Some(&event));
+    }
+    assert_eq!(again, view());
+    again.apply(Revision(7), None);
+    assert_eq!(again.applied, Revision(7));
+}
+
+#[test]
+fn a_network_shows_its_blocks_with_ceded_addresses() {
+    let query = Query::NetworkList {
+        tenant: None,
+        network: Some(web()),
+    };
+    let Some(Answer::Networks { revision, networks }) = view().answer(&query, 0) else {
+        panic!("no networks");
+    };
+    assert_eq!(revision, Revision(6));
+    let blocks: Vec<String> = networks[0]
+        .blocks
+        .iter()
+        .map(|(block, node)| format!("{block} {node}"))
+        .collect();
+    assert_eq!(blocks, ["20.1.1.0/28 n1", "20.1.1.7/32 n2"]);
+    assert!(!networks[0].closing);
+}
+
+#[test]
+fn a_returned_block_is_gone_and_a_closing_network_says_so() {
+    let mut view = view();
+    view.apply(
+        Revision(7),
+        Some(&Event::NetworkClosing(NetworkClosing {
+            tenant: tenant(),
+            network: web(),
+        })),
+    );
+    view.apply(
+        Revision(8),
+        Some(&Event::BlockReturned(BlockReturned {
+            tenant: tenant(),
+            network: web(),
+            block: net("20.1.1.0/28"),
+            node: node("n1"),
+        })),
+    );
+    let network = view.network(&tenant(), &web()).expect("there");
+    assert_eq!(network.closing, Some(Revision(7)));
+    assert_eq!(network.holders(), [node("n2")]);
+    assert_eq!(view.held_by(&node("n1")), []);
+}
+
+#[test]
+fn what_is_unknown_is_named() {
+    let ghost: TenantName = "ghost".parse().expect("a name");
+    for query in [
+        Query::NetworkList {
+            tenant: Some(ghost.clone()),
+            network: None,
+        },
+        Query::EndpointList {
+            tenant: Some(ghost.clone()),
+        },
+    ] {
+        let answer = view().answer(&query, 0);
+        let Some(Answer::Rejected { rejection, .. }) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(
+            rejection,
+            Rejection::TenantUnknown {
+                tenant: ghost.clone()
+            }
+        );
+    }
+}
+
+#[test]
+fn a_wait_is_for_those_that_live() {
+    let mut view = view();
+    let over = |view: &View, now| view.waiting(Revision(6), now).1;
+    view.hear(status("n1", 5), 1_000);
+    let (waited, _) = view.waiting(Revision(6), 1_000);
+    assert_eq!(waited.lagging.get(&node("n1")), Some(&Revision(5)));
+    assert_eq!(waited.silent, [node("n2")]);
+    view.hear(status("n1", 6), 1_100);
+    assert!(over(&view, 1_100));
+    let mut with_engine = status("n2", 6);
+    with_engine.engine = Some(EngineStatus {
+        answers: true,
+        applied: Revision(5),
+        version: None,
+    });
+    view.hear(with_engine, 1_100);
+    assert!(!over(&view, 1_100));
+    assert!(over(&view, 1_100 + ALIVE_MS + 1), "silent by then");
+}
+
+#[test]
+fn strangers_that_speak_are_not_alive() {
+    let mut view = view();
+    view.hear(status("n9", 6), 1_000);
+    assert!(!view.alive(&node("n9"), 1_000));
+}
+
+#[test]
+fn the_last_word_on_an_endpoint_counts() {
+    let endpoint = Endpoint {
+        id: "e1".parse().expect("a name"),
+        tenant: tenant(),
+        network: web(),
+        group: None,
+        node: node("n1"),
+        v4: Some(std::net::Ipv4Addr::new(20, 1, 1, 3)),
+        v6: None,
+        mac: MacAddr::of_endpoint(ip("20.1.1.3")),
+        name: Some("db".to_owned()),
+        aliases: vec![],
+        container: None,
+        interface: "cv1".to_owned(),
+        vtep: ip("198.18.0.1"),
+    };
+    let mut view = view();
+    let up = EndpointEvent::Up {
+        endpoint: endpoint.clone(),
+        applied: Revision(6),
+    };
+    publish(&mut view.endpoints, &up);
+    let users = view.users(&tenant(), &web());
+    assert_eq!(users[0].to_string(), "db (20.1.1.3) on n1");
+    let down = EndpointEvent::Down {
+        tenant: tenant(),
+        network: web(),
+        node: node("n1"),
+        id: endpoint.id,
+        applied: Revision(6),
+    };
+    publish(&mut view.endpoints, &down);
+    assert_eq!(view.users(&tenant(), &web()), []);
+}
