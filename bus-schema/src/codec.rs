@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Envelope, Header, SCHEMA};
 
+/// Deeper than any message of this schema, and shallow enough for the smallest stack: garbage of
+/// nested arrays must not end a process. (rmp-serde's own limit of 1024 overflows 2 MiB.)
+const MAX_DEPTH: usize = 32;
+
 /// Bytes that are no message of this schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message: {0}")]
@@ -42,6 +46,7 @@ pub fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
     let mut rest = bytes;
     let mut deserializer = Deserializer::new(&mut rest).with_human_readable();
+    deserializer.set_max_depth(MAX_DEPTH);
     let value = T::deserialize(&mut deserializer).map_err(|e| Malformed(e.to_string()))?;
     if rest.is_empty() {
         Ok(value)
