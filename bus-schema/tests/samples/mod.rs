@@ -1,0 +1,482 @@
+//! One sample of every message of the contract, with fixed ids, for the golden files.
+
+mod rejection;
+
+pub(crate) use rejection::rejections;
+
+use std::net::IpAddr;
+
+use bus_schema::command::{
+    BlockCede, BlockLease, BlockReturn, BlockRevoke, NetworkCreate, NetworkRemove, NodeJoin,
+    NodeRemove, Removal, Request, TenantCreate, TenantRemove,
+};
+use bus_schema::event::{self, Settings};
+use bus_schema::node::{
+    Alarm, DomainKind, EngineStatus, LogState, NodeReply, NodeRequest, NodeStatus,
+};
+use bus_schema::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
+use bus_schema::rejection::EndpointUse;
+use bus_schema::{
+    AddressRange, Answer, ClusterId, Command, CommandId, Endpoint, EndpointEvent, EndpointId,
+    Envelope, Event, EventId, GroupName, Header, MacAddr, MachineId, NetworkName, NetworkSpec,
+    NodeName, Pool, Query, Rejection, Reply, Revision, TenantName, Vni,
+};
+use uuid::Uuid;
+
+const MACHINE: &str = "2f6b1c0de0a94d7d8f1f6a3f5a3f0c11";
+
+fn tenant() -> TenantName {
+    TenantName::new("blue").expect("name")
+}
+
+fn network() -> NetworkName {
+    NetworkName::new("contiv-net").expect("name")
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("name")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("address")
+}
+
+fn subnet(text: &str) -> ipnet::IpNet {
+    text.parse().expect("subnet")
+}
+
+fn id(tail: u128) -> Uuid {
+    Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 | tail)
+}
+
+fn v4() -> Pool {
+    Pool {
+        subnet: subnet("20.1.1.0/24"),
+        gateway: ip("20.1.1.254"),
+        range: Some(AddressRange {
+            first: ip("20.1.1.10"),
+            last: ip("20.1.1.200"),
+        }),
+    }
+}
+
+fn v6() -> Pool {
+    Pool {
+        subnet: subnet("fd00:20::/64"),
+        gateway: ip("fd00:20::fe"),
+        range: None,
+    }
+}
+
+fn spec() -> NetworkSpec {
+    NetworkSpec {
+        tenant: tenant(),
+        name: network(),
+        vni: Vni(1001),
+        v4: v4(),
+        v6: Some(v6()),
+        docker_name: Some("front".to_owned()),
+    }
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        id: EndpointId::new("4f1c9a").expect("id"),
+        tenant: tenant(),
+        network: network(),
+        group: Some(GroupName::new("prod_db").expect("name")),
+        node: node("node1"),
+        v4: Some("20.1.1.17".parse().expect("address")),
+        v6: Some("fd00:20::11".parse().expect("address")),
+        mac: MacAddr::of_endpoint(ip("20.1.1.17")),
+        name: Some("db".to_owned()),
+        aliases: vec!["database".to_owned()],
+        container: Some("c0ffee".to_owned()),
+        interface: "cv0123456789".to_owned(),
+        vtep: ip("198.18.0.11"),
+    }
+}
+
+fn endpoint_use() -> EndpointUse {
+    EndpointUse {
+        endpoint: endpoint().id,
+        node: node("node1"),
+        name: Some("db".to_owned()),
+        address: ip("20.1.1.17"),
+    }
+}
+
+pub(crate) fn status() -> NodeStatus {
+    NodeStatus {
+        node: node("node1"),
+        machine: MachineId(MACHINE.to_owned()),
+        vtep: ip("198.18.0.11"),
+        version: "0.1.0".to_owned(),
+        applied: Revision(42),
+        log: LogState::Disconnected {
+            reason: "connection refused".to_owned(),
+        },
+        engine: Some(EngineStatus {
+            answers: true,
+            applied: Revision(41),
+            version: Some("20.10.24".to_owned()),
+        }),
+        domain: DomainKind::Vrf,
+        endpoints: 3,
+        blocks: 2,
+        alarms: vec![Alarm {
+            code: "foreign-log".to_owned(),
+            text: "the log is another cluster's".to_owned(),
+        }],
+    }
+}
+
+fn header(tail: u128) -> Header {
+    Header::new(
+        EventId(id(tail)),
+        1_790_000_000_000,
+        "netmaster-1",
+        CommandId(id(0xc0)),
+    )
+}
+
+/// `body` as the log holds it.
+pub(crate) fn enveloped<T>(body: T) -> Envelope<T> {
+    Envelope {
+        header: header(0xe0),
+        body,
+    }
+}
+
+fn requested<T>(body: T) -> Request<T> {
+    Request {
+        id: CommandId(id(0xc0)),
+        deadline: 1_790_000_005_000,
+        seen: Revision(41),
+        body,
+    }
+}
+
+pub(crate) fn events() -> Vec<Event> {
+    let (tenant, network) = (tenant(), network());
+    let node1 = node("node1");
+    let block = subnet("20.1.1.16/28");
+    let vni = Vni(1001);
+    vec![
+        Event::ClusterCreated(event::ClusterCreated {
+            cluster: ClusterId(id(1)),
+            settings: Settings::default(),
+        }),
+        Event::Barrier,
+        Event::TenantCreated(event::TenantCreated {
+            tenant: tenant.clone(),
+        }),
+        Event::TenantRemoved(event::TenantRemoved {
+            tenant: tenant.clone(),
+        }),
+        Event::TenantOpened(event::TenantOpened {
+            tenant: tenant.clone(),
+        }),
+        Event::TenantClosed(event::TenantClosed {
+            tenant: tenant.clone(),
+        }),
+        Event::NodeJoined(event::NodeJoined {
+            node: node1.clone(),
+            machine: MachineId(MACHINE.to_owned()),
+            vtep: ip("198.18.0.11"),
+        }),
+        Event::NodeRemoved(event::NodeRemoved {
+            node: node1.clone(),
+            lost: true,
+        }),
+        Event::VniAssigned(event::VniAssigned {
+            vni,
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::VniReleased(event::VniReleased {
+            vni,
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::NetworkCreated(event::NetworkCreated { network: spec() }),
+        Event::NetworkClosing(event::NetworkClosing {
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::NetworkReopened(event::NetworkReopened {
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::NetworkRemoved(event::NetworkRemoved {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            vni,
+            forced: true,
+        }),
+        Event::LeasesOpened(event::LeasesOpened {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            v4: v4(),
+            v6: Some(v6()),
+        }),
+        Event::LeasesClosing(event::LeasesClosing {
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::LeasesReopened(event::LeasesReopened {
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::LeasesClosed(event::LeasesClosed {
+            tenant: tenant.clone(),
+            network: network.clone(),
+        }),
+        Event::BlockLeased(event::BlockLeased {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            block,
+            node: node1.clone(),
+        }),
+        Event::BlockReturned(event::BlockReturned {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            block,
+            node: node1.clone(),
+        }),
+        Event::BlockCeded(event::BlockCeded {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            address: ip("20.1.1.17"),
+            from: node1.clone(),
+            to: node("node2"),
+        }),
+        Event::BlockRevoked(event::BlockRevoked {
+            tenant,
+            network,
+            block,
+            node: node1,
+        }),
+    ]
+}
+
+pub(crate) fn commands() -> Vec<Request<Command>> {
+    let (tenant, network) = (tenant(), network());
+    let node1 = node("node1");
+    let all = vec![
+        Command::TenantCreate(TenantCreate {
+            tenant: tenant.clone(),
+        }),
+        Command::TenantRemove(TenantRemove {
+            tenant: tenant.clone(),
+        }),
+        Command::NetworkCreate(NetworkCreate {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            subnet: subnet("20.1.1.0/24"),
+            range: v4().range,
+            gateway: Some(ip("20.1.1.254")),
+            subnet6: Some(subnet("fd00:20::/64")),
+            gateway6: Some(ip("fd00:20::fe")),
+            vni: Some(Vni(1001)),
+            docker_name: Some("front".to_owned()),
+        }),
+        Command::NetworkRemove(NetworkRemove {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            mode: Removal::Close,
+        }),
+        Command::NodeJoin(NodeJoin {
+            node: node1.clone(),
+            machine: MachineId(MACHINE.to_owned()),
+            vtep: ip("198.18.0.11"),
+        }),
+        Command::NodeRemove(NodeRemove {
+            node: node1.clone(),
+            lost: true,
+        }),
+        Command::BlockLease(BlockLease {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            node: node1.clone(),
+            address: Some(ip("20.1.1.17")),
+            v6: false,
+        }),
+        Command::BlockReturn(BlockReturn {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            block: subnet("20.1.1.16/28"),
+            node: node1.clone(),
+        }),
+        Command::BlockCede(BlockCede {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            address: ip("20.1.1.17"),
+            from: node1.clone(),
+            to: node("node2"),
+        }),
+        Command::BlockRevoke(BlockRevoke {
+            tenant,
+            network,
+            node: node1,
+        }),
+    ];
+    all.into_iter().map(requested).collect()
+}
+
+pub(crate) fn queries() -> Vec<Request<Query>> {
+    [
+        Query::ClusterInfo,
+        Query::TenantList,
+        Query::NetworkList {
+            tenant: Some(tenant()),
+            network: Some(network()),
+        },
+        Query::NodeList {
+            node: Some(node("node1")),
+        },
+        Query::EndpointList {
+            tenant: Some(tenant()),
+        },
+        Query::Wait {
+            revision: Some(Revision(42)),
+        },
+    ]
+    .into_iter()
+    .map(requested)
+    .collect()
+}
+
+pub(crate) fn replies() -> Vec<Reply> {
+    vec![
+        Reply::Accepted {
+            revision: Revision(42),
+            events: events(),
+        },
+        Reply::Rejected {
+            rejection: Rejection::NetworkInUse {
+                tenant: tenant(),
+                network: network(),
+                endpoints: vec![endpoint_use()],
+            },
+            revision: Revision(42),
+        },
+        Reply::Unknown {
+            id: CommandId(id(0xc0)),
+            reason: "no answer from the log".to_owned(),
+        },
+    ]
+}
+
+pub(crate) fn answers() -> Vec<Answer> {
+    let revision = Revision(42);
+    vec![
+        Answer::Cluster {
+            revision,
+            cluster: ClusterInfo {
+                cluster: ClusterId(id(1)),
+                settings: Settings::default(),
+                version: "0.1.0".to_owned(),
+            },
+        },
+        Answer::Tenants {
+            revision,
+            tenants: vec![TenantInfo {
+                tenant: tenant(),
+                networks: vec![network()],
+            }],
+        },
+        Answer::Networks {
+            revision,
+            networks: vec![NetworkInfo {
+                spec: spec(),
+                created: Revision(9),
+                closing: false,
+                blocks: [(subnet("20.1.1.16/28"), node("node1"))].into(),
+                endpoints: 3,
+            }],
+        },
+        Answer::Nodes {
+            revision,
+            nodes: vec![NodeInfo {
+                node: node("node1"),
+                machine: MachineId(MACHINE.to_owned()),
+                vtep: ip("198.18.0.11"),
+                status: Some(status()),
+                age: Some(120),
+                alive: true,
+            }],
+        },
+        Answer::Endpoints {
+            revision,
+            endpoints: vec![endpoint()],
+        },
+        Answer::Waited {
+            revision,
+            waited: Waited {
+                until: revision,
+                lagging: [(node("node1"), Revision(40))].into(),
+                silent: vec![node("node2")],
+            },
+        },
+        Answer::Rejected {
+            rejection: Rejection::NodeUnknown {
+                node: node("node9"),
+            },
+            revision,
+        },
+        Answer::Behind {
+            revision,
+            reason: "still replaying".to_owned(),
+        },
+    ]
+}
+
+pub(crate) fn endpoint_events() -> Vec<EndpointEvent> {
+    vec![
+        EndpointEvent::Up {
+            endpoint: endpoint(),
+            applied: Revision(42),
+        },
+        EndpointEvent::Down {
+            tenant: tenant(),
+            network: network(),
+            node: node("node1"),
+            id: endpoint().id,
+            applied: Revision(43),
+        },
+    ]
+}
+
+pub(crate) fn node_requests() -> Vec<NodeRequest> {
+    vec![
+        NodeRequest::Status,
+        NodeRequest::Drain {
+            tenant: tenant(),
+            network: network(),
+            revision: Revision(42),
+        },
+        NodeRequest::Cede {
+            tenant: tenant(),
+            network: network(),
+            address: ip("20.1.1.17"),
+            to: node("node2"),
+        },
+        NodeRequest::AcceptLog {
+            cluster: ClusterId(id(1)),
+        },
+    ]
+}
+
+pub(crate) fn node_replies() -> Vec<NodeReply> {
+    vec![
+        NodeReply::Status(status()),
+        NodeReply::Done,
+        NodeReply::InUse {
+            endpoints: vec![endpoint_use()],
+        },
+        NodeReply::Refused {
+            reason: "not in sync yet".to_owned(),
+        },
+    ]
+}
