@@ -30,7 +30,7 @@ use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settl
 use crate::local::{self, Api};
 use crate::projection::{EndpointsView, Projection};
 use crate::status::{Sources, alarm};
-use crate::{docker, store, viewer};
+use crate::{dns, docker, store, viewer};
 
 /// What `netplugin run` was told.
 #[derive(Debug, Clone)]
@@ -121,7 +121,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx.clone(),
     )?;
+    let dns = dns::start(dns::Config::default(), view_rx);
     let sources = Sources {
+        dns: dns.clone(),
         me: me.clone(),
         domain: params.kind,
         log: log_rx.clone(),
@@ -153,7 +155,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         endpoints.snapshots(),
     ));
-    let core = Core::new(params, datapath, facts.clone(), kernel, progress);
+    let core = Core::new(params, datapath, facts.clone(), kernel, progress, dns);
     tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
     tasks.spawn(settle::run(
         endpoints.clone(),
@@ -172,7 +174,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         status: status_rx,
         asks,
     }));
-    let _view = view_rx;
     tokio::select! {
         () = shutdown => tracing::info!("stopping; forwarding goes on"),
         ended = tasks.join_next() => {

@@ -1,13 +1,15 @@
 //! What the node says of itself, put together from everybody's part.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use bus_schema::node::{Alarm, DomainKind, EngineStatus, LogState, NodeStatus};
+use bus_schema::node::{Alarm, DomainKind, EngineStatus, LogState, NodeStatus, STATUS_EVERY_MS};
 use bus_schema::{EndpointId, NodeName};
 use tokio::sync::watch;
 
-use crate::bus::Identity;
+use crate::bus::{Identity, pause};
 use crate::core::Progress;
+use crate::dns::DnsHandle;
 use crate::endpoint::{LocalEndpoint, Snapshot};
 use crate::projection::Projection;
 
@@ -22,6 +24,7 @@ pub struct Sources {
     pub snapshots: watch::Receiver<Snapshot>,
     pub engine: watch::Receiver<Option<EngineStatus>>,
     pub engine_alarms: watch::Receiver<Vec<Alarm>>,
+    pub dns: DnsHandle,
     /// From the start: of damaged files.
     pub alarms: Vec<Alarm>,
 }
@@ -36,6 +39,9 @@ impl Sources {
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
         alarms.extend(progress.trouble.map(|text| alarm("datapath", text)));
         alarms.extend(newer(&facts));
+        let deaf = self.dns.troubles().into_iter();
+        alarms
+            .extend(deaf.map(|(of, why)| alarm("dns", format!("no name server for {of}: {why}"))));
         alarms.extend(self.alarms.iter().cloned());
         alarms.extend(self.engine_alarms.borrow().iter().cloned());
         NodeStatus {
@@ -69,6 +75,8 @@ impl Sources {
                 changed = self.snapshots.changed() => changed.is_err(),
                 changed = self.engine.changed() => changed.is_err(),
                 changed = self.engine_alarms.changed() => changed.is_err(),
+                // Name servers don't tell when they come and go.
+                () = pause(Duration::from_millis(STATUS_EVERY_MS)) => false,
             };
             if closed {
                 return;

@@ -5,8 +5,11 @@
 //! log is in sync for the first time, and while the log is replayed nothing is changed for it.
 //! The daemon runs it; nothing else holds the datapath.
 
+mod allowed;
+mod peer;
+mod servers;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bus_schema::node::LogState;
@@ -15,12 +18,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
-use crate::datapath::{BatchError, Datapath, DatapathError, PeerSetup, Scope};
-use crate::desired::{Params, desired, desired_domain, desired_host, domain_name};
-use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Owner, Snapshot};
+use crate::datapath::{BatchError, Datapath, DatapathError, Scope};
+use crate::desired::{Params, desired, desired_domain, desired_host, tenants};
+use crate::dns::DnsHandle;
+use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff};
-use crate::resource::{Key, Place, State};
+use crate::resource::{Key, Place, Resource, State};
+use allowed::Allowed;
+use peer::peer_setup;
+use servers::Servers;
 
 /// Between two looks at everything, for what others changed in the kernel.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -42,6 +49,7 @@ pub struct Core {
     facts: Facts,
     kernel: watch::Sender<Kernel>,
     progress: watch::Sender<Progress>,
+    servers: Servers,
     /// What the kernel holds, as far as we know.
     known: State,
     /// What this process has wanted: it may be deleted again before the first sweep.
@@ -63,6 +71,7 @@ impl Core {
         facts: Facts,
         kernel: watch::Sender<Kernel>,
         progress: watch::Sender<Progress>,
+        dns: DnsHandle,
     ) -> Self {
         Self {
             params,
@@ -70,6 +79,7 @@ impl Core {
             facts,
             kernel,
             progress,
+            servers: Servers::new(dns),
             known: State::default(),
             wanted: BTreeSet::new(),
             locals: Locals::default(),
@@ -163,11 +173,15 @@ impl Core {
             Err(error) => return Err(error.to_string()),
         };
         let want = desired(facts, &self.locals, &self.params);
+        for tenant in tenants(facts, &self.locals, &self.params) {
+            self.servers.place(self.params.kind, &tenant);
+        }
         let have = self.known.clone();
         self.failed.clear();
         self.resync = false;
         let done = self.apply(&have, &want, allowed).await;
         self.resync |= done.is_err();
+        self.servers.after(&self.known, &self.datapath);
         done
     }
 
@@ -183,7 +197,7 @@ impl Core {
             want.extend(desired_host(facts, &self.params));
         }
         for tenant in &concerned.tenants {
-            let place = Place::Domain(domain_name(self.params.kind, tenant));
+            let place = self.servers.place(self.params.kind, tenant);
             have.extend(self.known.of(&place));
             want.extend(desired_domain(facts, tenant, &self.locals, &self.params));
         }
@@ -200,13 +214,16 @@ impl Core {
         changed: &BTreeMap<EndpointId, LocalEndpoint>,
     ) -> Concerned {
         let host = touched.cluster || !touched.nodes.is_empty();
-        let mut tenants: BTreeSet<TenantName> = touched.tenants;
-        tenants.extend(touched.networks.into_iter().map(|(tenant, _)| tenant));
-        tenants.extend(changed.values().map(|endpoint| endpoint.tenant.clone()));
+        let mut concerned: BTreeSet<TenantName> = touched.tenants;
+        concerned.extend(touched.networks.into_iter().map(|(tenant, _)| tenant));
+        concerned.extend(changed.values().map(|endpoint| endpoint.tenant.clone()));
         if host {
-            tenants.extend(crate::desired::tenants(facts, &self.locals, &self.params));
+            concerned.extend(tenants(facts, &self.locals, &self.params));
         }
-        Concerned { host, tenants }
+        Concerned {
+            host,
+            tenants: concerned,
+        }
     }
 
     async fn apply(&mut self, have: &State, want: &State, allowed: &Allowed) -> Result<(), String> {
@@ -225,8 +242,12 @@ impl Core {
         for op in &ops {
             tracing::debug!("{op}");
         }
+        self.servers.before(&ops);
         let done = self.datapath.execute(&ops).await;
         self.note(&ops, complete.then_some((have, want)));
+        if ops.iter().any(is_of_domain) {
+            self.servers.after(&self.known, &self.datapath);
+        }
         match done {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -335,36 +356,11 @@ struct Concerned {
     tenants: BTreeSet<TenantName>,
 }
 
-/// What may be done now.
-#[derive(Debug)]
-struct Allowed {
-    /// False while the log is replayed: only what is new and local is put.
-    changes: bool,
-    /// Of what this process never wanted.
-    deletes_of_others: bool,
-}
-
-impl Allowed {
-    fn of(&self, ops: Vec<Op>, wanted: &BTreeSet<Key>) -> Vec<Op> {
-        let deletable =
-            |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
-        let kept: BTreeSet<Key> = ops
-            .iter()
-            .filter_map(|op| match op {
-                Op::Delete(resource) => Some(resource.key()),
-                _ => None,
-            })
-            .filter(|key| !deletable(key))
-            .collect();
-        ops.into_iter()
-            .filter(|op| match op {
-                // A device that must be made anew stays as it is while it may not be deleted.
-                Op::Put(resource) | Op::Delete(resource) => !kept.contains(&resource.key()),
-                Op::Change { .. } => self.changes,
-                Op::Forget { .. } => self.changes && (self.deletes_of_others || kept.is_empty()),
-            })
-            .collect()
-    }
+fn is_of_domain(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Put(Resource::Domain(_)) | Op::Delete(Resource::Domain(_))
+    )
 }
 
 /// The endpoints that came, went or are known better.
@@ -379,26 +375,6 @@ fn changed(before: &Locals, after: &Locals) -> BTreeMap<EndpointId, LocalEndpoin
     gone.chain(come)
         .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
         .collect()
-}
-
-/// `None`: an engine takes the container's end, or its network is unknown.
-fn peer_setup(endpoint: &LocalEndpoint, facts: &Projection, params: &Params) -> Option<PeerSetup> {
-    let Owner::Namespace { path, interface } = &endpoint.owner else {
-        return None;
-    };
-    let network = facts.network(&endpoint.tenant, &endpoint.network)?;
-    let of = |subnet: &ipnet::IpNet| endpoint.addresses.iter().any(|it| subnet.contains(it));
-    let pools = || network.spec.pools().filter(move |pool| of(&pool.subnet));
-    Some(PeerSetup {
-        peer: endpoint.peer_interface.clone(),
-        netns: PathBuf::from(path),
-        interface: interface.clone(),
-        addresses: endpoint.addresses.clone(),
-        gateways: pools().map(|pool| pool.gateway).collect(),
-        subnets: pools().map(|pool| pool.subnet).collect(),
-        mac: endpoint.mac,
-        mtu: params.mtu(),
-    })
 }
 
 /// The MTU of the underlay, by this node's outer address.
