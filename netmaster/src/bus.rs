@@ -35,14 +35,9 @@ pub(crate) enum ConnectError {
     Server(#[from] actors::journal::ServerError),
 }
 
-fn options(name: &str, addresses: &[ServerAddr]) -> ConnectOptions {
-    // async-nats takes a name without a password out of an address for half of a pair.
-    let lone = |address: &ServerAddr| match (address.username(), address.password()) {
-        (Some(token), None) => Some(token.to_owned()),
-        _ => None,
-    };
-    let options = match addresses.iter().find_map(lone) {
-        Some(token) => ConnectOptions::with_token(token),
+fn options(name: &str, url: &str) -> ConnectOptions {
+    let options = match bus_schema::url::token(url) {
+        Some(token) => ConnectOptions::with_token(token.to_owned()),
         None => ConnectOptions::new(),
     };
     options
@@ -79,7 +74,7 @@ fn without_token(url: &str) -> String {
 pub(crate) async fn connect_once(url: &str, name: &str) -> Result<Client, ConnectError> {
     let at = without_token(url);
     let addresses = servers(url)?;
-    let connecting = options(name, &addresses).connect(addresses);
+    let connecting = options(name, url).connect(addresses);
     let client = match timeout(PATIENCE, connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err(e)) if is_refusal(e.kind()) => return Err(ConnectError::Refused { at }),

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
 use bus_schema::{AggregateId, CommandId, Event, Rejection, Reply, Revision, subject};
@@ -22,6 +22,10 @@ const PAGE: usize = 10_000;
 const LONGEST_BATCH: u64 = 16;
 /// The longest pause before deciding again.
 const JITTER_MS: u64 = 20;
+/// The pause before asking a log again that didn't answer, in milliseconds.
+const AWAY_MS: u64 = 100;
+/// How long a log that doesn't answer is asked again: others wait in the mailbox behind.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How much of the log a fold must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,24 +191,32 @@ enum Tried {
 impl<A: Gather> Decider<A> {
     async fn execute(&mut self, ask: Execute<A>) -> Reply {
         let mut freshness = Freshness::Cached;
+        let mut away: Option<Instant> = None;
         loop {
             if self.registry.now() >= ask.deadline && freshness == Freshness::Cached {
                 return self.rejected(Rejection::DeadlinePassed);
             }
             let again = match self.attempt(&ask, freshness).await {
                 Ok(Tried::Answered(reply)) => return reply,
-                Ok(Tried::Again(reason)) => reason,
+                Ok(Tried::Again(reason)) => {
+                    away = None;
+                    reason
+                }
                 Err(Trouble::Blind(rejection)) => return self.rejected(rejection),
-                Err(Trouble::Unavailable(reason)) => reason,
+                Err(Trouble::Unavailable(reason)) => {
+                    away.get_or_insert_with(Instant::now);
+                    reason
+                }
             };
             freshness = Freshness::End;
-            if self.registry.now() >= ask.deadline {
+            let hopeless = away.is_some_and(|since| since.elapsed() > PATIENCE);
+            if hopeless || self.registry.now() >= ask.deadline {
                 return Reply::Unknown {
                     id: ask.id,
                     reason: again,
                 };
             }
-            jitter().await;
+            jitter(away.is_some()).await;
         }
     }
 
@@ -298,9 +310,8 @@ impl<A: Gather> Decider<A> {
             }
             Err(e @ AppendError::Fenced) => Ok(Tried::Again(e.to_string())),
             // The same fences again: whichever lands first refuses the other.
-            Err(e @ (AppendError::Unknown(_) | AppendError::Unavailable(_))) => {
-                Ok(Tried::Again(e.to_string()))
-            }
+            Err(e @ AppendError::Unknown(_)) => Ok(Tried::Again(e.to_string())),
+            Err(e @ AppendError::Unavailable(_)) => Err(Trouble::Unavailable(e.to_string())),
         }
     }
 
@@ -408,6 +419,8 @@ impl<A: Gather> Decider<A> {
     clippy::disallowed_methods,
     reason = "whoever lost a race pauses, or both lose the next one too"
 )]
-async fn jitter() {
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=JITTER_MS))).await;
+async fn jitter(away: bool) {
+    let pause = fastrand::u64(1..=JITTER_MS);
+    let pause = if away { pause + AWAY_MS } else { pause };
+    tokio::time::sleep(Duration::from_millis(pause)).await;
 }

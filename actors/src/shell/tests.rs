@@ -1,14 +1,21 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bus_schema::codec;
 use bus_schema::command::{NetworkCreate, Request, TenantCreate};
-use bus_schema::event::{ClusterCreated, Settings as ClusterSettings};
-use bus_schema::{ClusterId, Command, CommandId, Event, Rejection, Reply, Revision};
+use bus_schema::event::{ClusterCreated, Settings as ClusterSettings, TenantOpened};
+use bus_schema::{AggregateId, ClusterId, Command, CommandId, Event, Rejection, Reply, Revision};
 use uuid::Uuid;
 
-use super::{External, Registry, Settings};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+
+use super::decider::{Decider, Execute, Freshness, Snap};
+use super::facts::{Gather, Gathered, Snapshot};
+use super::supervise::Supervised;
+use super::{External, Registry, Settings, supervise};
+use crate::aggregate::Aggregate;
 use crate::journal::{self, Journal, Memory, Trouble};
 
 async fn cluster() -> Arc<Memory> {
@@ -243,4 +250,149 @@ async fn many_at_once_through_two_masters_all_end_and_none_overlaps() {
         .filter(|subject| subject.contains(".vni."))
         .collect();
     assert_eq!(subjects.len(), 20);
+}
+
+/// Panics as often as told while folding the second event it sees, or while deciding.
+#[derive(Debug, Clone, Default)]
+struct Fussy {
+    seen: u32,
+}
+
+thread_local! {
+    static FOLDS: Cell<u32> = const { Cell::new(0) };
+    static DECISIONS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Takes one of the panics that are left.
+fn panic_if_any(left: &'static std::thread::LocalKey<Cell<u32>>) {
+    if left.get() > 0 {
+        left.set(left.get() - 1);
+        panic!("on demand");
+    }
+}
+
+impl Aggregate for Fussy {
+    type Command = String;
+    type Facts = ();
+
+    fn decide(&self, tenant: &String, (): &()) -> Result<Vec<Event>, Rejection> {
+        panic_if_any(&DECISIONS);
+        Ok(vec![Event::TenantOpened(TenantOpened {
+            tenant: tenant.parse().expect("a name"),
+        })])
+    }
+
+    fn evolve(&mut self, _: &Event) {
+        self.seen += 1;
+        if self.seen == 2 {
+            panic_if_any(&FOLDS);
+        }
+    }
+}
+
+impl Gather for Fussy {
+    type External = ();
+
+    fn gather(
+        _: Rc<Registry>,
+        _: String,
+        (): (),
+        _: Freshness,
+    ) -> LocalBoxFuture<'static, Result<Gathered<()>, super::decider::Trouble>> {
+        let gathered = Gathered {
+            facts: (),
+            fences: vec![],
+        };
+        futures::future::ready(Ok(gathered)).boxed_local()
+    }
+}
+
+struct Fussiness {
+    actor: Supervised<Decider<Fussy>>,
+    gave_up: Arc<Mutex<Vec<String>>>,
+    log: Arc<Memory>,
+}
+
+impl Fussiness {
+    fn new(log: Arc<Memory>) -> Self {
+        let gave_up: Arc<Mutex<Vec<String>>> = Arc::default();
+        let said = Arc::clone(&gave_up);
+        let settings = Settings {
+            actor: "test".to_owned(),
+            give_up: Arc::new(move |why| said.lock().expect("no panic here").push(why)),
+            pause_after_append: None,
+        };
+        let journal: Arc<dyn Journal> = Arc::<Memory>::clone(&log);
+        let registry = Registry::new(journal, settings);
+        let blue = AggregateId::Tenant("blue".parse().expect("a name"));
+        let actor = supervise("fussy", 8, move |_| {
+            Decider::new(blue.clone(), Rc::clone(&registry))
+        });
+        Self {
+            actor,
+            gave_up,
+            log,
+        }
+    }
+
+    async fn ask(&self) -> Reply {
+        let ask = Execute {
+            id: id(),
+            deadline: u64::MAX,
+            seen: Revision(0),
+            command: "blue".to_owned(),
+            external: (),
+        };
+        self.actor.ask(ask).await.expect("the actor itself lives")
+    }
+
+    async fn seen(&self) -> u32 {
+        let snap = self.actor.ask(Snap::new(Freshness::Cached)).await;
+        let snapshot: Snapshot<Fussy> = snap.expect("alive").expect("folded");
+        snapshot.state.seen
+    }
+
+    fn gave_up(&self) -> Vec<String> {
+        self.gave_up.lock().expect("no panic here").clone()
+    }
+}
+
+#[actix::test]
+async fn a_panic_while_folding_folds_anew_before_answering() {
+    let fussy = Fussiness::new(Arc::default());
+    accepted(fussy.ask().await);
+    FOLDS.set(1);
+    accepted(fussy.ask().await);
+    accepted(fussy.ask().await);
+    assert_eq!(fussy.seen().await, 3);
+    assert_eq!(fussy.log.end().await, Ok(Revision(3)));
+    assert_eq!(fussy.gave_up(), Vec::<String>::new());
+}
+
+#[actix::test]
+async fn a_second_panic_on_the_same_event_ends_the_process() {
+    let fussy = Fussiness::new(Arc::default());
+    accepted(fussy.ask().await);
+    accepted(fussy.ask().await);
+    FOLDS.set(2);
+    let late = Fussiness::new(Arc::clone(&fussy.log));
+    let _ = late.ask().await;
+    let gave_up = late.gave_up();
+    assert_eq!(gave_up.len(), 1, "{gave_up:?}");
+    assert!(gave_up[0].contains("revision 2"), "{gave_up:?}");
+}
+
+#[actix::test]
+async fn a_panic_while_deciding_decides_again_on_a_new_fold() {
+    let fussy = Fussiness::new(Arc::default());
+    DECISIONS.set(1);
+    accepted(fussy.ask().await);
+    // Twice on the cached fold, twice at the end of the log.
+    DECISIONS.set(4);
+    assert!(matches!(
+        rejection(fussy.ask().await),
+        Rejection::Malformed { .. }
+    ));
+    accepted(fussy.ask().await);
+    assert_eq!(fussy.seen().await, 2);
 }
