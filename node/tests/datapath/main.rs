@@ -1,9 +1,12 @@
 //! The datapath in real namespaces, by its own API: two hosts, real packets. Needs root.
 
+mod dns;
 mod world;
 
+use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, NodeName};
 use node::datapath::Scope;
+use node::desired::domain_name;
 use world::{World, exec, pings, run};
 
 /// Counts what reaches a local endpoint with this mark, in the domain's forward hook.
@@ -145,10 +148,10 @@ async fn drift_is_named_exactly_and_put_right() {
     let mut world = two_tenants().await;
     let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
     world.attach(1, "red", "net", "db", "20.1.1.129").await;
-    let table = if world.hosts[0].params.kind == bus_schema::node::DomainKind::Vrf {
-        "vrf $(ip -br link show type vrf | cut -d' ' -f1 | head -1)"
-    } else {
-        ""
+    let kind = world.hosts[0].params.kind;
+    let table = match kind {
+        DomainKind::Vrf => format!("vrf {}", domain_name(kind, &world::tenant("red"))),
+        DomainKind::Netns => String::new(),
     };
     for (harm, expected) in [
         (
