@@ -89,7 +89,7 @@ mod tests {
             ..Projection::default()
         };
         save(&path, &projection).unwrap();
-        assert_eq!(load(&path).unwrap(), (projection.clone(), None));
+        assert_eq!(load(&path).unwrap(), (projection, None));
 
         let whole = std::fs::read(&path).unwrap();
         for cut in 0..whole.len() {

@@ -47,7 +47,7 @@ pub(super) struct Session {
 impl Session {
     /// Ends with what went wrong.
     pub(super) async fn run(&mut self, client: &Client) -> FeedError {
-        match self.follow(client).await {
+        match Box::pin(self.follow(client)).await {
             Ok(never) => match never {},
             Err(error) => error,
         }

@@ -8,7 +8,7 @@ use crate::endpoint::fixture::{endpoint, ip, key};
 fn records(count: u8) -> Vec<Record> {
     (1..=count)
         .map(|n| Record::Attached {
-            endpoint: endpoint(&format!("e{n}"), &format!("10.0.0.{}", n + 1)),
+            endpoint: Box::new(endpoint(&format!("e{n}"), &format!("10.0.0.{}", n + 1))),
         })
         .collect()
 }

@@ -22,7 +22,7 @@ pub type NetworkKey = (TenantName, NetworkName);
 pub enum Record {
     /// Attached, or attached and now known better.
     Attached {
-        endpoint: LocalEndpoint,
+        endpoint: Box<LocalEndpoint>,
     },
     Detached {
         id: EndpointId,
@@ -186,7 +186,7 @@ impl Ledger {
                 to: to.clone(),
             }));
         }
-        let attached = self.endpoints.values().cloned();
+        let attached = self.endpoints.values().cloned().map(Box::new);
         records.extend(attached.map(|endpoint| Record::Attached { endpoint }));
         records
     }

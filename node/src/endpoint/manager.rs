@@ -169,7 +169,7 @@ impl Manager {
         }
         let endpoint = endpoint_of(ask, addresses);
         let record = Record::Attached {
-            endpoint: endpoint.clone(),
+            endpoint: Box::new(endpoint.clone()),
         };
         self.write(&[record])?;
         Ok(Step::Done(Attached {
@@ -211,13 +211,13 @@ impl Manager {
     fn describe(&mut self, id: &EndpointId, told: Description) -> Result<(), AttachError> {
         let known = self.ledger.endpoint(id);
         let known = known.ok_or_else(|| AttachError::EndpointUnknown(id.clone()))?;
-        let mut endpoint = known.clone();
+        let mut endpoint = Box::new(known.clone());
         endpoint.name = Some(told.name);
         endpoint.container = Some(told.container);
         if let Some(aliases) = told.aliases {
             endpoint.aliases = aliases;
         }
-        if endpoint == *known {
+        if *endpoint == *known {
             return Ok(());
         }
         self.write(&[Record::Attached { endpoint }])

@@ -12,7 +12,7 @@ fn usage(records: &[Record]) -> Usage {
 
 fn attached(id: &str, address: &str) -> Record {
     Record::Attached {
-        endpoint: endpoint(id, address),
+        endpoint: Box::new(endpoint(id, address)),
     }
 }
 

@@ -198,7 +198,7 @@ mod tests {
     fn a_closing_network_gets_its_empty_blocks_back() {
         let blocks = [(MINE, "a"), ("10.0.0.32/28", "a"), ("10.0.0.48/28", "b")];
         let used = [Record::Attached {
-            endpoint: endpoint("e1", "10.0.0.20"),
+            endpoint: Box::new(endpoint("e1", "10.0.0.20")),
         }];
         assert_eq!(unused(&closing(&blocks), &used), ["10.0.0.32/28"]);
         assert_eq!(unused(&closing(&blocks), &[]), [MINE, "10.0.0.32/28"]);
@@ -209,7 +209,7 @@ mod tests {
     fn a_ceded_address_goes_back_after_its_use() {
         let facts = facts(network(&[("10.0.0.9/32", "a")]));
         let attached = Record::Attached {
-            endpoint: endpoint("e1", "10.0.0.9"),
+            endpoint: Box::new(endpoint("e1", "10.0.0.9")),
         };
         let detached = Record::Detached {
             id: endpoint("e1", "10.0.0.9").id,
