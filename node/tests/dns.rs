@@ -322,6 +322,44 @@ async fn garbage_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_keep_no_descriptors_and_no_others_out() {
+    let world = World::new(&[]).await;
+    // A hundred connections that say nothing, of one tenant.
+    let script = "for n in $(seq 100); do exec {fd}<>/dev/tcp/169.254.53.53/53; done; sleep 30";
+    let mut idler = Command::new("ip")
+        .args(["netns", "exec", &world.default.0, "bash", "-c", script])
+        .spawn()
+        .unwrap();
+    let connections = || {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &world.default.0, "ss", "-Htnp"])
+            .args(["state", "established", "sport", "=", ":53"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    until("they are connected", || {
+        connections().lines().count() >= 100
+    })
+    .await;
+    let ours = format!("pid={},", std::process::id());
+    let accepted = connections().matches(&ours).count();
+    assert!((1..=64).contains(&accepted), "{accepted} accepted");
+    // UDP and the other tenant are as before; TCP waits for the idle to be sent away.
+    assert_eq!(world.default.short("20.1.1.1", &["prod_db"]), "20.1.1.2");
+    assert_eq!(
+        world.blue.short("20.1.1.1", &["secret", "+tcp"]),
+        "20.1.1.3"
+    );
+    until("TCP has room again", || {
+        world.default.short("20.1.1.1", &["prod_db", "+tcp"]) == "20.1.1.2"
+    })
+    .await;
+    idler.kill().unwrap();
+    idler.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_follows_its_domain() {
     let world = World::new(&[]).await;
     let tenant = TenantName::default_tenant();

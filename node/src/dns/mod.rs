@@ -1,8 +1,8 @@
 //! Names: one server per domain, and a plain forwarder in the host's namespace.
 //!
 //! ```text
-//! socket (in the domain) ─▶ hickory ─▶ handler ─▶ zone [pure]: the asker's network knows the name
-//!                                        └──────▶ upstream: everything else, from the host
+//! socket (in the domain) ─▶ hickory, tcp ─▶ handler ─▶ zone [pure]: the asker's network knows the name
+//!                                              └─────▶ upstream: everything else, from the host
 //! ```
 //!
 //! The asker is known by its source address, so a server answers the askers of its own domain
@@ -11,6 +11,7 @@
 
 mod handler;
 mod socket;
+mod tcp;
 mod upstream;
 pub mod zone;
 
@@ -30,10 +31,6 @@ pub use self::socket::{SocketError, SocketPlace};
 use self::upstream::Upstream;
 use crate::projection::EndpointsView;
 
-/// How long a TCP connection may stay silent.
-const TCP_IDLE: Duration = Duration::from_secs(5);
-/// Answers that wait on one TCP connection; its queries are answered one after another.
-const TCP_ANSWERS: usize = 8;
 /// Between two attempts to open a server's sockets.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -191,12 +188,12 @@ impl Serving {
     async fn serve(&self, sockets: Sockets, stop: &CancellationToken) -> String {
         let mut server = Server::new(self.handler.clone());
         server.register_socket(sockets.udp);
-        server.register_listener(sockets.tcp, TCP_IDLE, TCP_ANSWERS);
         tokio::select! {
             ended = server.block_until_done() => match ended {
                 Ok(()) => "its sockets closed".to_owned(),
                 Err(error) => error.to_string(),
             },
+            () = tcp::serve(sockets.tcp, self.handler.clone()) => "its listener ended".to_owned(),
             () = stop.cancelled() => String::new(),
         }
     }
