@@ -27,7 +27,7 @@ check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
-	cargo deny --locked check
+	cargo deny --locked check bans licenses sources
 
 vrf-smoke: tools build
 	@scripts/vm-smoke.sh
