@@ -1,9 +1,12 @@
 //! A real nats-server and the real `netctl`, with a state folder of its own.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) struct Bus {
     process: Child,
@@ -142,6 +145,55 @@ impl Ran {
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
             took,
+        }
+    }
+}
+
+/// A way to the bus that can be cut while the bus goes on.
+#[derive(Debug)]
+pub(crate) struct Cable {
+    pub(crate) url: String,
+    address: SocketAddr,
+    bus: String,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Cable {
+    pub(crate) async fn new(bus: &Bus) -> Self {
+        let (_, bus) = bus.url.split_once('@').unwrap();
+        let mut cable = Self {
+            url: String::new(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            bus: bus.to_owned(),
+            task: None,
+        };
+        cable.plug().await;
+        cable.url = format!("nats://t0ken@{}", cable.address);
+        cable
+    }
+
+    pub(crate) async fn plug(&mut self) {
+        let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        let bus = self.bus.clone();
+        self.task = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let Ok(mut far) = TcpStream::connect(&bus).await else {
+                    continue;
+                };
+                connections.spawn(async move {
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        }));
+    }
+
+    /// Nothing goes through any more when this returns.
+    pub(crate) async fn cut(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
         }
     }
 }
