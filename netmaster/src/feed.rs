@@ -294,7 +294,7 @@ pub(crate) async fn statuses(client: Client, shared: Shared) {
                             shared.change(|view| view.hear(status, now()));
                         }
                         Ok(status) => {
-                            tracing::debug!("{} says it is {}", message.subject, status.node)
+                            tracing::debug!("{} says it is {}", message.subject, status.node);
                         }
                         Err(e) => tracing::debug!("{}: {e}", message.subject),
                     }

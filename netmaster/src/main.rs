@@ -109,7 +109,7 @@ fn main() -> ExitCode {
     let result = system.block_on(async move {
         match cli.command {
             Verb::Init(args) => init(args).await,
-            Verb::Run(args) => Box::pin(run(args)).await,
+            Verb::Run(args) => run(args).await,
         }
     });
     match result {
@@ -144,10 +144,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let name = args
         .name
         .unwrap_or_else(|| format!("netmaster-{}", std::process::id()));
-    daemon::run(daemon::Config {
+    let config = daemon::Config {
         nats: args.bus.nats,
         name,
         pause_after_append: args.pause_after_append.map(Duration::from_millis),
-    })
-    .await
+    };
+    Box::pin(daemon::run(config)).await
 }

@@ -1,6 +1,7 @@
 //! The fold of one aggregate's events: its state, how far it reaches, and which commands it
 //! holds.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -66,8 +67,8 @@ impl<A: Aggregate> Fold<A> {
     }
 
     fn remember(&mut self, id: CommandId, time: u64, revision: Revision) {
-        if !self.done.contains_key(&id) {
-            self.done.insert(id, revision);
+        if let Entry::Vacant(first) = self.done.entry(id) {
+            first.insert(revision);
             self.by_time.push_back((time, id));
         }
         while let Some((old, id)) = self.by_time.front() {

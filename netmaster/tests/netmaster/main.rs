@@ -1,0 +1,8 @@
+//! Netmaster's promises, tried on the real server with real processes.
+
+mod bus;
+mod init;
+mod journal;
+mod masters;
+mod removal;
+mod support;
