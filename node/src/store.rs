@@ -15,7 +15,7 @@ use crate::bus::pause;
 use crate::endpoint::replace;
 use crate::projection::Projection;
 
-/// What a crash costs is replayed from the log.
+/// Between two saves; what a crash costs is replayed from the log.
 const EVERY: Duration = Duration::from_secs(3);
 
 /// What was saved, or nothing. The alarm tells of a file that can't be read.
@@ -58,15 +58,16 @@ fn decode(bytes: &[u8]) -> Option<Projection> {
     codec::from_bytes(body).ok()
 }
 
-/// Saves what changed, now and then, for ever.
+/// Saves what changed, for ever: the first change at once, since without the cluster's id on disk
+/// a node would follow any log after a crash, further ones now and then.
 pub async fn keep(path: PathBuf, mut facts: watch::Receiver<Projection>) {
     while facts.changed().await.is_ok() {
-        pause(EVERY).await;
         let (path, projection) = (path.clone(), facts.borrow_and_update().clone());
         let saved = tokio::task::spawn_blocking(move || save(&path, &projection)).await;
         if let Ok(Err(error)) = saved {
             tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
         }
+        pause(EVERY).await;
     }
 }
 
@@ -98,5 +99,23 @@ mod tests {
             assert_eq!(loaded, Projection::default());
             assert_eq!(alarm.unwrap().code, "state-damaged");
         }
+    }
+
+    #[tokio::test]
+    async fn the_clusters_id_is_on_disk_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("projection");
+        let (facts, kept) = watch::channel(Projection::default());
+        let keeping = tokio::spawn(keep(path.clone(), kept));
+        facts.send_modify(|facts| facts.cluster = Some(ClusterId(Uuid::from_u128(1))));
+        let saved = async {
+            while !path.exists() {
+                pause(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(EVERY / 2, saved).await;
+        keeping.abort();
+        waited.expect("saved before the next save is due");
+        assert_eq!(load(&path).unwrap().0, *facts.borrow());
     }
 }
