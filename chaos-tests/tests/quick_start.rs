@@ -18,11 +18,12 @@ fn workloads_reach_each_other_by_address_and_by_name() -> Outcome {
 #[test]
 fn names_outside_are_asked_of_the_hosts_resolver() -> Outcome {
     let scene = Scene::open()?;
-    let answer = scene
-        .lab
-        .exec_in("web", &["getent", "ahostsv4", "machine.lab"])?;
-    assert!(answer.stdout.contains("198.18."), "{answer:?}");
-    Ok(())
+    wait_until("the name is resolved", SOON, || {
+        let answer = scene
+            .lab
+            .exec_in("web", &["getent", "ahostsv4", "machine.lab"]);
+        answer.is_ok_and(|answer| answer.stdout.contains("198.18."))
+    })
 }
 
 #[test]
