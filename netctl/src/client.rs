@@ -1,7 +1,7 @@
 //! Requests on the bus. Every wait is bounded: whoever isn't there is reported within two
 //! seconds.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::{
     Client, ConnectErrorKind, ConnectOptions, Request as BusRequest, RequestErrorKind,
@@ -27,7 +27,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const NODE: Duration = Duration::from_secs(10);
 /// The server's own error of a NATS service, beside an answer of ours.
 const SERVICE_ERROR: &str = "Nats-Service-Error";
-const TRIES_WHEN_BEHIND: u32 = 20;
+/// Between two questions to who is behind.
+const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -191,21 +192,22 @@ impl Session {
         query: Query,
         within: Duration,
     ) -> Result<Answer, Failure> {
-        let mut behind = String::new();
-        for _ in 0..TRIES_WHEN_BEHIND {
-            match self.ask_once(query.clone(), within).await? {
-                Answer::Behind { reason, .. } => behind = reason,
+        let end = Instant::now() + within;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.ask_once(query.clone(), left).await? {
+                Answer::Behind { reason, .. } if Instant::now() + AGAIN >= end => {
+                    return Err(Failure::Behind(reason));
+                }
+                Answer::Behind { .. } => {}
                 answer => return Ok(answer),
             }
             #[expect(
                 clippy::disallowed_methods,
                 reason = "the pause before another netmaster, or the same one a little later, is asked"
             )]
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(AGAIN).await;
         }
-        Err(Failure::Unreachable(format!(
-            "netmaster hasn't caught up with the log: {behind}; try again"
-        )))
     }
 
     async fn ask_once(&mut self, query: Query, within: Duration) -> Result<Answer, Failure> {

@@ -16,6 +16,9 @@ pub(crate) enum Failure {
     Refused(String),
     #[error("{0}")]
     Unreachable(String),
+    /// Who answers hasn't read the log as far as was asked for.
+    #[error("netmaster hasn't caught up: {0}; try again")]
+    Behind(String),
     #[error("it is unknown whether this was done: {reason}")]
     Unknown { id: CommandId, reason: String },
     #[error("{0}")]
@@ -31,7 +34,7 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Rejected(_) | Self::Refused(_) | Self::Local(_) => REJECTED,
-            Self::Unreachable(_) => UNREACHABLE,
+            Self::Unreachable(_) | Self::Behind(_) => UNREACHABLE,
             Self::Unknown { .. } => UNKNOWN,
             Self::Usage(_) => USAGE,
             Self::ClosedPipe => 0,

@@ -33,7 +33,11 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), Failure> {
     let revision = options.revision.map(Revision);
-    let waited = wait(session, revision, options.timeout).await?;
+    let waited = match wait(session, revision, options.timeout).await {
+        // The wait was answered: the log doesn't reach there.
+        Err(Failure::Behind(reason)) => return Err(Failure::Refused(reason)),
+        waited => waited?,
+    };
     warn_silent(&waited);
     if waited.lagging.is_empty() {
         output::print(&format!("revision {} is applied\n", waited.until))

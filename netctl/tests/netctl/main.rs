@@ -4,4 +4,5 @@
 
 mod events;
 mod exit_codes;
+mod netmaster;
 mod support;

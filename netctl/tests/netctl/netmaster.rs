@@ -1,0 +1,174 @@
+//! `netctl` with a real netmaster, as the quick start and operators use it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Bus, Ran, netctl_at_home};
+
+struct Cluster {
+    netmaster: Child,
+    bus: Bus,
+    home: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let bus = Bus::start();
+        let init = netmaster(&bus).arg("init").output().unwrap();
+        assert!(init.status.success(), "{init:?}");
+        let cluster = Self {
+            netmaster: netmaster(&bus)
+                .args(["run", "--name", "m1"])
+                .spawn()
+                .unwrap(),
+            bus,
+            home: tempfile::tempdir().unwrap(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while cluster.run("cluster info").code != 0 {
+            assert!(Instant::now() < deadline, "netmaster doesn't answer");
+        }
+        cluster
+    }
+
+    fn run(&self, typed: &str) -> Ran {
+        netctl_at_home(self.home.path(), &self.bus.url, typed)
+    }
+
+    /// What is printed by what must succeed.
+    #[track_caller]
+    fn done(&self, typed: &str) -> String {
+        let ran = self.run(typed);
+        assert_eq!(ran.code, 0, "{typed}: {ran:?}");
+        ran.out
+    }
+
+    #[track_caller]
+    fn rejected(&self, typed: &str, says: &str) {
+        let ran = self.run(typed);
+        assert_eq!(ran.code, 1, "{typed}: {ran:?}");
+        assert!(ran.err.contains(says), "{typed}: {ran:?}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.netmaster.kill();
+        let _ = self.netmaster.wait();
+    }
+}
+
+fn netmaster(bus: &Bus) -> Command {
+    let netctl = Path::new(env!("CARGO_BIN_EXE_netctl"));
+    let path = netctl.with_file_name("netmaster");
+    assert!(path.exists(), "build it first: cargo build -p netmaster");
+    let mut command = Command::new(path);
+    command
+        .env("CONTIV_NATS_URL", &bus.url)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+const QUICK_START: &str =
+    "net create contiv-net -subnet=20.1.1.0/24 -gateway=20.1.1.254 -pkt-tag=1001";
+
+#[test]
+fn the_quick_start_is_typed_as_in_contiv() {
+    let cluster = Cluster::start();
+    let created = cluster.done(QUICK_START);
+    assert!(created.starts_with("Creating network default:contiv-net\n"));
+    assert!(cluster.done(QUICK_START).contains("unchanged"));
+
+    let row = "default  contiv-net  data     vxlan       1001        20.1.1.0/24  20.1.1.254";
+    for typed in ["net ls", "network list", "net ls -all"] {
+        let table = cluster.done(typed);
+        assert!(table.contains(row), "{table}");
+    }
+    assert_eq!(cluster.done("net ls -q"), "contiv-net\n");
+    let inspected: Value = serde_json::from_str(&cluster.done("net inspect contiv-net")).unwrap();
+    assert_eq!(inspected["Config"]["key"], "default:contiv-net");
+    assert_eq!(inspected["Oper"]["pktTag"], 1001);
+    let all: Value = serde_json::from_str(&cluster.done("net ls -json")).unwrap();
+    assert_eq!(all[0]["networkName"], "contiv-net");
+
+    assert!(cluster.done("wait --converged").starts_with("revision "));
+    assert!(cluster.done("events").contains("network-created"));
+    assert!(cluster.done("node ls").starts_with("Name"));
+    assert!(cluster.done("endpoint ls").starts_with("Tenant"));
+    let removed = cluster.done("net delete contiv-net");
+    assert!(removed.starts_with("Deleting network default:contiv-net\n"));
+    assert_eq!(cluster.done("net ls -q"), "");
+}
+
+#[test]
+fn what_is_refused_says_what_to_do() {
+    let cluster = Cluster::start();
+    cluster.done(QUICK_START);
+    for (typed, says) in [
+        ("net create contiv-net -s 20.1.2.0/24", "another subnet"),
+        ("net create n -s 20.1.1.128/25", "network contiv-net"),
+        ("net create n -s 10.1.1.0/24 -g 10.9.1.1", "10.1.1.0/24"),
+        ("net create n -s 10.1.1.0/24 -g 10.1.1.255", "broadcast"),
+        ("net create n -s 10.1.1.0/24 -p 1001", "contiv-net"),
+        ("net create n -s 10.1.1.0/24 -p 99999999", "out of range"),
+        (
+            "net create n -s 10.1.1.0/24 -t blue",
+            "netctl tenant create",
+        ),
+        ("net inspect nothing", "netctl net ls"),
+        ("net rm contiv-net --abort", "nothing to abort"),
+        ("tenant rm default", "can't be removed"),
+        ("tenant inspect blue", "netctl tenant create"),
+        ("node inspect n9", "netctl node ls"),
+        ("node rm n9 --lost", "netctl node ls"),
+        ("endpoint inspect nobody", "netctl endpoint ls"),
+    ] {
+        cluster.rejected(typed, says);
+    }
+    assert_eq!(cluster.done("net ls -a -q"), "contiv-net\n");
+
+    let careless = cluster.run("node accept-log n1");
+    assert_eq!(careless.code, 64, "{careless:?}");
+    let absent = cluster.run("node accept-log n1 --yes");
+    assert_eq!(absent.code, 2, "{absent:?}");
+}
+
+#[test]
+fn tenants_have_networks_of_the_same_name_and_subnet() {
+    let cluster = Cluster::start();
+    cluster.done("tenant create blue");
+    cluster.done("net create front -s 10.1.1.0/24");
+    cluster.done("net create front -s 10.1.1.0/24 -t blue");
+    assert_eq!(cluster.done("net ls -t blue -q"), "front\n");
+    assert_eq!(cluster.done("net ls -a -q"), "front\nfront\n");
+    cluster.rejected("tenant delete blue", "front");
+    cluster.done("net rm front -t blue");
+    cluster.done("tenant delete blue");
+    assert_eq!(cluster.done("tenant ls -q"), "default\n");
+}
+
+#[test]
+fn a_wait_ends_in_its_time_also_for_what_never_comes() {
+    let cluster = Cluster::start();
+    let ran = cluster.run("wait --revision 99 --timeout 1s");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.took < Duration::from_secs(4), "{ran:?}");
+}
+
+#[test]
+fn the_same_id_again_is_done_once() {
+    let cluster = Cluster::start();
+    let id = "0191f0a0-0000-7000-8000-000000000001";
+    let first = cluster.done(&format!("tenant create blue --command-id {id}"));
+    let again = cluster.done(&format!("tenant create blue --command-id {id}"));
+    assert_eq!(first, again);
+    let created = cluster
+        .done("events")
+        .matches("tenant-created     blue")
+        .count();
+    assert_eq!(created, 1);
+}
