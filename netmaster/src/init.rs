@@ -98,9 +98,11 @@ async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), Init
 
 /// The id in the log's first event; `None` when the log is empty.
 async fn cluster_of(log: &Arc<dyn Journal>) -> Result<Option<ClusterId>, InitError> {
+    // The end first: another `init` may append in between.
+    let end = log.end().await?;
     let first = log.load(subject::LOG_ALL, Revision(0), 1).await?;
     let Some(record) = first.first() else {
-        return match log.end().await? {
+        return match end {
             Revision(0) => Ok(None),
             Revision(_) => Err(InitError::ForeignLog),
         };

@@ -216,6 +216,29 @@ async fn a_replaced_log_ends_a_netmaster_with_a_message() {
 }
 
 #[tokio::test]
+async fn a_replaced_log_that_is_longer_ends_it_too() {
+    let mut bus = Bus::cluster().await;
+    let mut master = bus.master("m1").await;
+    master.stop();
+    bus.down();
+    bus.wipe();
+    bus.up().await;
+    assert!(bus.netmaster(&["init"]).status.success());
+    let _other = bus.master("m2").await;
+    let api = bus.client().await;
+    for i in 0..5 {
+        api.accepted(create_tenant(&format!("t{i}"))).await;
+    }
+    master.resume();
+    assert_eq!(master.exit().await, Some(70));
+    assert!(
+        master.log().contains("the log was replaced"),
+        "{}",
+        master.log()
+    );
+}
+
+#[tokio::test]
 async fn an_emptied_bus_is_not_taken_for_the_truth() {
     let mut bus = Bus::cluster().await;
     let mut master = bus.master("m1").await;

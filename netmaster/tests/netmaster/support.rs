@@ -225,6 +225,15 @@ impl Master {
         self.running.signal("TERM");
     }
 
+    /// Freezes it until [`Self::resume`].
+    pub(crate) fn stop(&self) {
+        self.running.signal("STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.running.signal("CONT");
+    }
+
     pub(crate) async fn exit(&mut self) -> Option<i32> {
         let running = &mut self.running;
         let deadline = Instant::now() + PATIENCE;
