@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_container_on_two_networks_sees_the_names_of_both() {
-        let view = view(&[
+        let mut view = view(&[
             "default front web@c1 20.1.1.1",
             "default back web@c1 20.2.1.1",
             "default back cache@c2 20.2.1.2",
@@ -187,5 +187,10 @@ mod tests {
             "[20.1.1.1 20.2.1.1]",
         );
         check(&view, "default/20.2.1.2", "web", Question::A, "[20.2.1.1]");
+
+        // It leaves the second network.
+        view.remove(&"e1".parse().unwrap(), &"n1".parse().unwrap());
+        check(&view, "default/20.1.1.1", "cache", Question::A, "forward");
+        check(&view, "default/20.1.1.1", "web", Question::A, "[20.1.1.1]");
     }
 }
