@@ -1,10 +1,14 @@
 //! Facts and endpoints for this folder's tests.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::net::IpAddr;
+use std::path::Path;
 
 use bus_schema::{EndpointId, MacAddr, NetworkName, NetworkSpec, NodeName, Pool, TenantName, Vni};
 use imbl::OrdMap;
 use ipnet::IpNet;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{LocalEndpoint, NetworkKey, Owner};
 use crate::projection::{NetworkFact, Projection};
@@ -79,5 +83,43 @@ pub(crate) fn endpoint(id: &str, address: &str) -> LocalEndpoint {
         name: None,
         aliases: Vec::new(),
         container: None,
+    }
+}
+
+/// A file system of a few pages, gone when this is dropped.
+pub(crate) struct Small(tempfile::TempDir);
+
+impl Small {
+    pub(crate) fn new(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        mount(
+            Some("tmpfs"),
+            folder.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .expect("mounting needs root");
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn fill(&self) {
+        let mut file = File::create(self.0.path().join("ballast")).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    pub(crate) fn free(&self) {
+        fs::remove_file(self.0.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        umount2(self.0.path(), MntFlags::MNT_DETACH).ok();
     }
 }

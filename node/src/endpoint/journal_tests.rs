@@ -1,9 +1,7 @@
 use std::fs;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-
 use super::*;
-use crate::endpoint::fixture::{endpoint, ip, key};
+use crate::endpoint::fixture::{Small, endpoint, ip, key};
 
 fn records(count: u8) -> Vec<Record> {
     (1..=count)
@@ -132,44 +130,10 @@ fn a_long_journal_becomes_short() {
     assert_eq!(again, ledger);
 }
 
-/// A file system of a few pages, gone when this is dropped.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn new(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        mount(
-            Some("tmpfs"),
-            folder.path(),
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .expect("mounting needs root");
-        Self(folder)
-    }
-
-    fn fill(&self) {
-        let mut file = File::create(self.0.path().join("ballast")).unwrap();
-        while file.write_all(&[0; 512]).is_ok() {}
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.path().join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        umount2(self.0.path(), MntFlags::MNT_DETACH).ok();
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_and_loses_nothing() {
     let disk = Small::new("64k");
-    let path = disk.0.path().join("journal");
+    let path = disk.path().join("journal");
     let (mut journal, mut ledger, _) = Journal::open(&path).unwrap();
     let all = records(40);
     disk.fill();
@@ -192,7 +156,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
 #[test]
 fn a_damaged_journal_on_a_full_disk_is_read_and_repaired_later() {
     let disk = Small::new("64k");
-    let path = disk.0.path().join("journal");
+    let path = disk.path().join("journal");
     let all = records(3);
     write(&path, &all);
     let mut bytes = fs::read(&path).unwrap();

@@ -4,7 +4,7 @@ use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{Command, EndpointId, Rejection, Revision};
 use tokio::sync::{mpsc, watch};
 
-use super::fixture::{facts, ip, key, net, network, node, tenant};
+use super::fixture::{Small, facts, ip, key, net, network, node, tenant};
 use super::*;
 use crate::bus::{Ask, AskError, BusHandle};
 use crate::projection::Projection;
@@ -18,6 +18,25 @@ struct Bench {
     folder: tempfile::TempDir,
 }
 
+fn start(
+    journal: &std::path::Path,
+    facts: watch::Receiver<Projection>,
+    kernel: watch::Receiver<Kernel>,
+) -> (EndpointsHandle, mpsc::Receiver<Ask>) {
+    let (bus, asks) = BusHandle::new();
+    let (handle, damage) = EndpointsHandle::start(Parts {
+        me: node("a"),
+        journal,
+        mtu: 1450,
+        facts,
+        kernel,
+        bus,
+    })
+    .unwrap();
+    assert_eq!(damage, None);
+    (handle, asks)
+}
+
 impl Bench {
     fn new(blocks: &[(&str, &str)]) -> Self {
         Self::at(tempfile::tempdir().unwrap(), blocks)
@@ -29,17 +48,8 @@ impl Bench {
             generation: u64::MAX,
             ..Kernel::default()
         });
-        let (bus, asks) = BusHandle::new();
-        let (handle, damage) = EndpointsHandle::start(Parts {
-            me: node("a"),
-            journal: &folder.path().join("journal"),
-            mtu: 1450,
-            facts: facts_rx,
-            kernel: kernel_rx,
-            bus,
-        })
-        .unwrap();
-        assert_eq!(damage, None);
+        let journal = folder.path().join("journal");
+        let (handle, asks) = start(&journal, facts_rx, kernel_rx);
         Self {
             handle,
             facts,
@@ -292,4 +302,38 @@ async fn what_the_kernel_refuses_is_not_attached() {
     let error = bench.handle.attach(attach("e1", None)).await.unwrap_err();
     assert!(error.to_string().contains("no room"), "{error}");
     assert_eq!(bench.handle.list(), []);
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_attached_and_nothing_is_lost() {
+    let disk = Small::new("64k");
+    let journal = disk.path().join("journal");
+    let (_facts, facts) = watch::channel(facts(network(&BLOCK)));
+    let (_kernel, kernel) = watch::channel(Kernel {
+        generation: u64::MAX,
+        ..Kernel::default()
+    });
+    let (handle, _asks) = start(&journal, facts, kernel);
+    disk.fill();
+    // What is left of the file's last page takes a few records.
+    let mut attached = Vec::new();
+    let error = loop {
+        match handle
+            .attach(attach(&format!("e{}", attached.len()), None))
+            .await
+        {
+            Ok(attachment) => attached.push(attachment.endpoint),
+            Err(error) => break error,
+        }
+        assert!(attached.len() < 16, "the disk is full");
+    };
+    assert!(matches!(error, AttachError::Journal { .. }), "{error}");
+    assert!(
+        error.to_string().contains("nothing was attached"),
+        "{error}"
+    );
+    assert_eq!(handle.list().len(), attached.len());
+    disk.free();
+    handle.attach(attach("late", None)).await.unwrap();
+    assert_eq!(handle.list().len(), attached.len() + 1);
 }

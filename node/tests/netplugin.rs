@@ -1,0 +1,84 @@
+//! The command line of `netplugin`: what it refuses, and what it says then.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_netplugin");
+
+/// `netplugin run` in a network namespace of its own, where it can start.
+fn run(folder: &Path, before: &str, arguments: &str) -> Output {
+    let at = folder.display();
+    let script = format!(
+        "ip link set lo up && ip address add 198.18.200.1/32 dev lo && \
+         exec {before} {BINARY} run --engine none --state-dir {at}/state --run-dir {at}/run \
+         --plugin-dir {at}/plugins --netns-dir {at}/netns {arguments}"
+    );
+    Command::new("timeout")
+        .args(["10", "unshare", "--net", "--mount", "sh", "-c", &script])
+        .output()
+        .expect("unshare needs root")
+}
+
+fn refused(output: &Output, says: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{text}");
+    assert!(text.contains(says), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn without_the_capability_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for missing in ["net_admin", "sys_admin"] {
+        let before = format!("setpriv --bounding-set=-{missing}");
+        let output = run(folder.path(), &before, "--name a --underlay 198.18.200.1");
+        refused(&output, "CAP_NET_ADMIN and CAP_SYS_ADMIN");
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "\n").unwrap();
+    let at = folder.path().display();
+    for (arguments, says) in [
+        ("--name a.b --underlay lo", "letters, digits"),
+        ("--name a --underlay 198.18.200.9", "198.18.200.1 (lo)"),
+        ("--name a", "--underlay"),
+        (
+            &format!("--name a --underlay lo --machine-id-file {at}/none"),
+            "systemd-machine-id-setup",
+        ),
+        (
+            &format!("--name a --underlay lo --machine-id-file {at}/empty"),
+            "systemd-machine-id-setup",
+        ),
+    ] {
+        refused(&run(folder.path(), "", arguments), says);
+    }
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("state"), "").unwrap();
+    let output = run(folder.path(), "", "--name a --underlay 198.18.200.1");
+    refused(&output, "state directory");
+}
+
+#[test]
+fn without_a_daemon_its_commands_say_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().to_str().unwrap();
+    for arguments in [
+        ["status", "--run-dir", at].as_slice(),
+        ["detach", "--run-dir", at, "some"].as_slice(),
+        ["attach", "--run-dir", at, "--netns", "x", "--network", "n"].as_slice(),
+    ] {
+        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("netplugin run"), "{text}");
+    }
+}
