@@ -95,6 +95,9 @@ fn a_process_is_killed_started_again_and_logged() -> Outcome {
         .into();
     lab.launch("sleeper", "node-1", argv, BTreeMap::new())?;
     let first = lab.pid("sleeper")?;
+    wait_until("the first start is logged", SOON, || {
+        lab.log("sleeper").is_ok_and(|l| l == "started\n")
+    })?;
     lab.restart("sleeper", Signal::Kill)?;
     assert!(lab.is_running("sleeper")?);
     assert_ne!(lab.pid("sleeper")?, first);

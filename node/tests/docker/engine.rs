@@ -1,13 +1,11 @@
 //! The driver under a real engine: what it calls, and what people see. Endpoints are in memory,
 //! with real interfaces and routes; needs root and Debian's `docker.io` and `busybox-static`.
 
-mod docker_support;
-
 use std::time::{Duration, Instant};
 
-use docker_support::engine::{End, Engine, IMAGE};
-use docker_support::memory::{add, network};
-use docker_support::plugin::Plugin;
+use crate::support::engine::{End, Engine, IMAGE};
+use crate::support::memory::{add, network};
+use crate::support::plugin::Plugin;
 use node::projection::Projection;
 
 struct Host {

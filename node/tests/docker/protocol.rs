@@ -1,12 +1,10 @@
 //! The plugin's protocol, call by call, over its socket: what the engine gets for good requests,
 //! and the errors that it shows to people for the others. No engine runs here.
 
-mod docker_support;
-
 use std::time::{Duration, Instant};
 
-use docker_support::memory::{add, network};
-use docker_support::plugin::Plugin;
+use crate::support::memory::{add, network};
+use crate::support::plugin::Plugin;
 use node::projection::Projection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -36,7 +34,7 @@ fn options(tenant: &str, network: &str) -> Value {
     json!({"contiv.tenant": tenant, "contiv.network": network})
 }
 
-fn creation(options: Value, pool: &str) -> Value {
+fn creation(options: &Value, pool: &str) -> Value {
     json!({
         "NetworkID": DOCKER_NETWORK,
         "Options": {"com.docker.network.enable_ipv6": false, "com.docker.network.generic": options},
@@ -45,7 +43,7 @@ fn creation(options: Value, pool: &str) -> Value {
     })
 }
 
-fn endpoint(address: &str, options: Value) -> Value {
+fn endpoint(address: &str, options: &Value) -> Value {
     json!({
         "NetworkID": DOCKER_NETWORK, "EndpointID": ENDPOINT,
         "Interface": {"Address": address, "AddressIPv6": "", "MacAddress": ""},
@@ -59,7 +57,7 @@ fn reference() -> Value {
 
 async fn with_network(plugin: &Plugin) {
     let options = options("default", "contiv-net");
-    let create = creation(options, "20.1.1.0/24");
+    let create = creation(&options, "20.1.1.0/24");
     plugin.call("NetworkDriver.CreateNetwork", create).await;
 }
 
@@ -117,7 +115,7 @@ async fn a_container_comes_and_goes() {
     let address = plugin.call("IpamDriver.RequestAddress", ask).await;
     assert_eq!(address["Address"], "20.1.1.1/32");
     let exposed = json!({"com.docker.network.endpoint.exposedports": [{"Proto": 6, "Port": 80}], "com.docker.network.portmap": []});
-    let create = endpoint("20.1.1.1/32", exposed.clone());
+    let create = endpoint("20.1.1.1/32", &exposed);
     for _ in 0..2 {
         let created = plugin
             .call("NetworkDriver.CreateEndpoint", create.clone())
@@ -189,14 +187,14 @@ async fn published_ports_are_refused_and_the_error_says_so() {
     let error = plugin
         .refused(
             "NetworkDriver.CreateEndpoint",
-            endpoint("20.1.1.1/32", bindings.clone()),
+            endpoint("20.1.1.1/32", &bindings),
         )
         .await;
     assert!(error.contains("doesn't publish ports"), "{error}");
     assert!(error.contains("leave out -p and -P"), "{error}");
     assert!(plugin.endpoints.state().endpoints.is_empty());
 
-    let create = endpoint("20.1.1.1/32", json!({}));
+    let create = endpoint("20.1.1.1/32", &json!({}));
     plugin.call("NetworkDriver.CreateEndpoint", create).await;
     let program = json!({"NetworkID": DOCKER_NETWORK, "EndpointID": ENDPOINT, "Options": bindings});
     let error = plugin
@@ -218,12 +216,12 @@ async fn networks_made_by_hand_stand_for_the_one_that_is_meant() {
         let answer = plugin.call("IpamDriver.RequestPool", request).await;
         assert_eq!(answer["PoolID"], pool, "{options} {subnet}");
     }
-    let by_subnet = creation(json!({}), "20.1.2.0/24");
+    let by_subnet = creation(&json!({}), "20.1.2.0/24");
     plugin.call("NetworkDriver.CreateNetwork", by_subnet).await;
     plugin
         .call(
             "NetworkDriver.CreateEndpoint",
-            endpoint("20.1.2.5/32", Value::Null),
+            endpoint("20.1.2.5/32", &Value::Null),
         )
         .await;
     let made = plugin.endpoints.find("20.1.2.5").expect("an endpoint");
@@ -290,10 +288,10 @@ async fn what_stands_for_nothing_is_refused_with_what_to_type() {
     let error = plugin.refused("IpamDriver.RequestPool", v6).await;
     assert!(error.contains("has no IPv6 subnet"), "{error}");
 
-    let foreign = creation(options("default", "contiv-net"), "172.18.0.0/16");
+    let foreign = creation(&options("default", "contiv-net"), "172.18.0.0/16");
     let error = plugin.refused("NetworkDriver.CreateNetwork", foreign).await;
     assert!(error.contains("--ipam-driver contiv"), "{error}");
-    let mut internal = creation(options("default", "contiv-net"), "20.1.1.0/24");
+    let mut internal = creation(&options("default", "contiv-net"), "20.1.1.0/24");
     internal["Options"]["com.docker.network.internal"] = json!(true);
     let error = plugin
         .refused("NetworkDriver.CreateNetwork", internal)
@@ -303,12 +301,12 @@ async fn what_stands_for_nothing_is_refused_with_what_to_type() {
     let error = plugin
         .refused(
             "NetworkDriver.CreateEndpoint",
-            endpoint("20.1.1.1/32", json!({})),
+            endpoint("20.1.1.1/32", &json!({})),
         )
         .await;
     assert!(error.contains("doesn't know the Docker network"), "{error}");
     with_network(&plugin).await;
-    let mut mac = endpoint("20.1.1.1/32", json!({}));
+    let mut mac = endpoint("20.1.1.1/32", &json!({}));
     mac["Interface"]["MacAddress"] = json!("02:42:ac:11:00:02");
     let error = plugin.refused("NetworkDriver.CreateEndpoint", mac).await;
     assert!(
@@ -407,7 +405,7 @@ async fn a_netplugin_that_starts_again_knows_the_docker_networks() {
     let (_folder, mut plugin) = plugin();
     with_network(&plugin).await;
     plugin.restart().await;
-    let create = endpoint("20.1.1.7/32", Value::Null);
+    let create = endpoint("20.1.1.7/32", &Value::Null);
     plugin.call("NetworkDriver.CreateEndpoint", create).await;
     plugin.stop().await;
     let map = plugin.config.state_dir.join("docker-networks.json");
@@ -416,7 +414,7 @@ async fn a_netplugin_that_starts_again_knows_the_docker_networks() {
     let error = plugin
         .refused(
             "NetworkDriver.CreateEndpoint",
-            endpoint("20.1.1.8/32", Value::Null),
+            endpoint("20.1.1.8/32", &Value::Null),
         )
         .await;
     assert!(error.contains("doesn't know the Docker network"), "{error}");

@@ -1,0 +1,5 @@
+//! The Docker driver: its protocol call by call, and under a real engine.
+
+mod engine;
+mod protocol;
+mod support;
