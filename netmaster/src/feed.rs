@@ -146,7 +146,14 @@ async fn pull_log(
         }
         report(&record);
         let event = record.envelope().map(|envelope| &envelope.body);
-        shared.change(|view| view.apply(record.revision, event));
+        let newer = matches!(record.event, Ok(Decoded::Newer(_)));
+        let newer = subject::tenant_of(&record.subject).filter(|_| newer);
+        shared.change(|view| {
+            view.apply(record.revision, event);
+            if let Some(tenant) = newer {
+                view.is_older(tenant, record.revision);
+            }
+        });
         if record.revision.0 >= end {
             ready();
         }

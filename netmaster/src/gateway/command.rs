@@ -5,12 +5,15 @@ use std::rc::Rc;
 use actors::aggregate::ClusterFacts;
 use actors::shell::External;
 use bus_schema::command::{NodeRemove, Removal, Request};
-use bus_schema::{Command, Reply};
+use bus_schema::{Command, Rejection, Reply};
 
 use super::{Desk, removal};
 use crate::init::now;
 
 pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
+    if let Some(refused) = older_than_log(desk, &request.body) {
+        return refused;
+    }
     match &request.body {
         Command::NodeRemove(c) => {
             let c = c.clone();
@@ -22,6 +25,19 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
         }
         _ => execute(desk, request).await,
     }
+}
+
+/// An event that this build mustn't guess at may bear on anything of its tenant, so none of its
+/// aggregates decides; the one whose event it is refuses by its own fold.
+fn older_than_log(desk: &Desk, command: &Command) -> Option<Reply> {
+    let tenant = command.tenant()?;
+    desk.shared.read(|view| {
+        let revision = *view.newer.get(tenant)?;
+        Some(Reply::Rejected {
+            rejection: Rejection::OlderThanLog { revision },
+            revision: view.applied,
+        })
+    })
 }
 
 pub(super) async fn execute(desk: &Rc<Desk>, request: Request<Command>) -> Reply {

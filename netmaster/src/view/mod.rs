@@ -30,6 +30,8 @@ pub(crate) struct View {
     pub(crate) nodes: BTreeMap<NodeName, NodeView>,
     pub(crate) endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub(crate) statuses: BTreeMap<NodeName, Heard>,
+    /// Tenants with events that this build mustn't guess at, and where the first lies.
+    pub(crate) newer: BTreeMap<TenantName, Revision>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -119,6 +121,11 @@ impl View {
             | Event::LeasesClosed(_)
             | Event::Unknown => {}
         }
+    }
+
+    /// An event of this tenant was written for newer netmasters only.
+    pub(crate) fn is_older(&mut self, tenant: TenantName, revision: Revision) {
+        self.newer.entry(tenant).or_insert(revision);
     }
 
     fn created(&mut self, revision: Revision, spec: &NetworkSpec) {

@@ -1,11 +1,14 @@
 //! What the bus does to a netmaster: garbage on every subject, servers that go, logs that change.
 
 use bus_schema::codec;
-use bus_schema::command::Request;
-use bus_schema::{Answer, Command, Query, Rejection, Reply, Revision, subject};
+use bus_schema::command::{BlockLease, Request};
+use bus_schema::{
+    Answer, Command, Envelope, Event, EventId, Header, Query, Rejection, Reply, Revision, subject,
+};
 use bytes::Bytes;
+use uuid::Uuid;
 
-use crate::support::{Bus, create, create_tenant, now, request, until};
+use crate::support::{Bus, create, create_tenant, id, network, node, now, request, tenant, until};
 
 const COMMANDS: [&str; 10] = [
     "tenant.create",
@@ -291,4 +294,41 @@ async fn garbage_in_the_log_is_reported_and_closes_one_tenant_only() {
     // A netmaster that starts on such a log serves, too.
     let second = bus.master("m2").await;
     assert!(second.log().contains("can't be read"));
+}
+
+#[tokio::test]
+async fn an_event_for_newer_netmasters_closes_its_whole_tenant_and_no_other() {
+    let bus = Bus::cluster().await;
+    let mut master = bus.master("m1").await;
+    let api = bus.client().await;
+    api.accepted(create_tenant("blue")).await;
+    api.accepted(create("blue", "web", "20.1.1.0/24", None))
+        .await;
+    api.join("n1", "198.18.0.1").await;
+    let mut header = Header::new(EventId(Uuid::new_v4()), now(), "newer", id());
+    header.schema = u16::MAX;
+    header.min_reader = u16::MAX;
+    let newer = codec::to_bytes(&Envelope {
+        header,
+        body: Event::Barrier,
+    });
+    let sent = api.raw("contiv.log.blue.intent.policy.p".to_owned(), newer);
+    sent.await.expect("stored");
+    master.says("newer than this netmaster").await;
+    let revision = Revision(10);
+    let lease = Command::BlockLease(BlockLease {
+        tenant: tenant("blue"),
+        network: network("web"),
+        node: node("n1"),
+        address: None,
+        v6: false,
+    });
+    let create_blue = create("blue", "db", "20.1.2.0/24", None);
+    for command in [lease, create_blue] {
+        let rejection = api.rejected(command).await;
+        assert_eq!(rejection, Rejection::OlderThanLog { revision });
+    }
+    api.accepted(create("default", "web", "20.1.1.0/24", None))
+        .await;
+    assert!(master.runs());
 }
