@@ -93,8 +93,11 @@ enum Verb {
     Repair {
         name: String,
     },
-    /// The quick start on a cluster named demo.
-    Demo,
+    /// The quick start on a cluster of its own, which stays up.
+    Demo {
+        #[arg(default_value = "demo")]
+        name: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -163,7 +166,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Logs { name, process } => say::say(&Lab::open(&name)?.log(&process)?),
         Verb::Isolate { name, host } => Lab::open(&name)?.isolate(&host)?,
         Verb::Repair { name } => Lab::open(&name)?.repair()?,
-        Verb::Demo => demo::run()?,
+        Verb::Demo { name } => demo::run(&name)?,
     }
     Ok(0)
 }

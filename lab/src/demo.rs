@@ -9,8 +9,6 @@ use lab::{IMAGE, Lab, Spec};
 
 use crate::{interrupt, say};
 
-const NAME: &str = "demo";
-
 const LOOK: [&[&str]; 5] = [
     &["net", "ls"],
     &["net", "inspect", "contiv-net"],
@@ -19,21 +17,21 @@ const LOOK: [&[&str]; 5] = [
     &["events"],
 ];
 
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run(name: &str) -> anyhow::Result<()> {
     let start = Instant::now();
     // A demo that is still up from before makes room.
-    interrupt::removes(NAME)?;
-    Lab::remove(NAME)?;
+    interrupt::removes(name)?;
+    Lab::remove(name)?;
     say::say(
         "Two hosts on this machine, each with a Docker Engine and netplugin; one nats-server, one netmaster.",
     );
-    let lab = Lab::up(&Spec::named(NAME, 2).docker(true).loopback_resolver_on(2))?;
+    let lab = Lab::up(&Spec::named(name, 2).docker(true).loopback_resolver_on(2))?;
     if let Err(error) = quick_start(&lab) {
         let logs = tails(&lab);
         lab.down().context("remove the demo")?;
         return Err(error.context(logs));
     }
-    farewell(start);
+    farewell(name, start);
     Ok(())
 }
 
@@ -72,7 +70,7 @@ fn netctl(lab: &Lab, arguments: &[&str]) -> anyhow::Result<()> {
     let output = Command::new(path)
         .args(arguments)
         .env("CONTIV_NATS_URL", lab.nats_url())
-        .env("HOME", lab::state_dir(NAME))
+        .env("HOME", lab::state_dir(lab.name()))
         .env_remove("XDG_STATE_HOME")
         .output()
         .context("start netctl")?;
@@ -107,14 +105,19 @@ fn tails(lab: &Lab) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-fn farewell(start: Instant) {
+fn farewell(name: &str, start: Instant) {
     let me = std::env::current_exe().map_or_else(|_| "lab".to_owned(), |p| p.display().to_string());
     say::say(&format!(
         "\nDone in {:.1} s; the cluster stays up.\n\
-         \x20 a shell on a node:  {me} shell {NAME} node-1     (then: docker ps, ip netns, netplugin status)\n\
-         \x20 netctl here:        eval \"$({me} env {NAME})\"; {bin} net ls\n\
-         \x20 stop it:            make demo-down",
+         \x20 a shell on a node:  {me} shell {name} node-1     (then: docker ps, ip netns, netplugin status)\n\
+         \x20 netctl here:        eval \"$({me} env {name})\"; {bin} net ls\n\
+         \x20 stop it:            {stop}",
         start.elapsed().as_secs_f64(),
+        stop = if name == "demo" {
+            "make demo-down".to_owned()
+        } else {
+            format!("{me} down {name}")
+        },
         bin = me.trim_end_matches("lab").to_owned() + "netctl",
     ));
 }

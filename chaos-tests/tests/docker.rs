@@ -1,0 +1,192 @@
+//! Real containers in real engines on two nodes.
+
+use chaos_tests::{Outcome, SOON, create};
+use lab::{Error, IMAGE, Lab, Output, Signal, Spec, wait_until};
+
+/// Two nodes with engines; node-2's resolver is a loopback address.
+fn engines() -> Result<Lab, Error> {
+    let lab = Lab::up(&Spec::test(2).docker(true).loopback_resolver_on(2))?;
+    for node in lab.nodes() {
+        lab.import_image(&node)?;
+    }
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    Ok(lab)
+}
+
+fn docker(lab: &Lab, node: &str, line: &str) -> Result<Output, Error> {
+    lab.docker(node, &line.split(' ').collect::<Vec<_>>())
+}
+
+/// `docker LINE` that must succeed; its output, trimmed.
+fn done(lab: &Lab, node: &str, line: &str) -> Result<String, Error> {
+    let line: Vec<&str> = std::iter::once("docker").chain(line.split(' ')).collect();
+    Ok(lab.run(node, &line)?.stdout.trim().to_owned())
+}
+
+fn start(lab: &Lab, node: &str, name: &str, more: &str) -> Outcome {
+    let line = format!("run -itd --name={name} --net=contiv-net{more} {IMAGE} /bin/sh");
+    done(lab, node, &line).map(drop)
+}
+
+fn reaches(lab: &Lab, node: &str, from: &str, to: &str) -> Result<bool, Error> {
+    docker(lab, node, &format!("exec {from} ping -c 1 -W 2 {to}")).map(|o| o.success())
+}
+
+fn address(lab: &Lab, node: &str, name: &str, network: &str) -> Result<String, Error> {
+    let form = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+    lab.run(node, &["docker", "inspect", "-f", &form, name])
+        .map(|o| o.stdout.trim().to_owned())
+}
+
+#[test]
+fn containers_find_each_other_by_name_from_both_kinds_of_resolver() -> Outcome {
+    let lab = engines()?;
+    start(&lab, "node-1", "web", "")?;
+    start(&lab, "node-2", "db", "")?;
+    assert!(reaches(&lab, "node-1", "web", "db")?);
+    assert!(reaches(&lab, "node-2", "db", "web")?);
+    Ok(())
+}
+
+#[test]
+fn an_address_inside_the_other_nodes_block_can_be_asked_for() -> Outcome {
+    let lab = engines()?;
+    start(&lab, "node-1", "web", "")?;
+    start(&lab, "node-2", "db", " --ip=20.1.1.9")?;
+    assert_eq!(address(&lab, "node-2", "db", "contiv-net")?, "20.1.1.9");
+    assert!(reaches(&lab, "node-1", "web", "20.1.1.9")?);
+    assert!(reaches(
+        &lab,
+        "node-2",
+        "db",
+        &address(&lab, "node-1", "web", "contiv-net")?
+    )?);
+    Ok(())
+}
+
+#[test]
+fn a_container_on_two_networks_answers_on_both_addresses() -> Outcome {
+    let lab = engines()?;
+    create(&lab, "second", "20.1.2.0/24")?;
+    create(&lab, "third", "20.1.3.0/24")?;
+    start(&lab, "node-1", "both", "")?;
+    done(&lab, "node-1", "network connect second both")?;
+    start(&lab, "node-2", "peer", "")?;
+    done(
+        &lab,
+        "node-2",
+        &format!("run -itd --name=peer2 --net=second {IMAGE} /bin/sh"),
+    )?;
+    done(
+        &lab,
+        "node-2",
+        &format!("run -itd --name=peer3 --net=third {IMAGE} /bin/sh"),
+    )?;
+    let first = address(&lab, "node-1", "both", "contiv-net")?;
+    let second = address(&lab, "node-1", "both", "second")?;
+    for peer in ["peer", "peer2", "peer3"] {
+        for target in [&first, &second] {
+            assert!(reaches(&lab, "node-2", peer, target)?, "{peer} to {target}");
+        }
+    }
+    done(&lab, "node-1", "network disconnect second both")?;
+    assert!(!reaches(&lab, "node-2", "peer", &second)?);
+    assert!(reaches(&lab, "node-2", "peer", &first)?);
+    Ok(())
+}
+
+#[test]
+fn a_restarted_engine_comes_back_with_its_containers() -> Outcome {
+    let mut lab = engines()?;
+    start(&lab, "node-1", "web", " --restart=always")?;
+    start(&lab, "node-2", "db", "")?;
+    lab.restart("dockerd@node-1", Signal::Term)?;
+    lab.await_engine("node-1")?;
+    wait_until(
+        "the container that always restarts is reachable",
+        SOON,
+        || reaches(&lab, "node-2", "db", "web").is_ok_and(|answered| answered),
+    )?;
+    start(&lab, "node-1", "more", "")?;
+    assert!(reaches(&lab, "node-1", "more", "db")?);
+    Ok(())
+}
+
+#[test]
+fn a_killed_engine_comes_back_with_its_containers() -> Outcome {
+    let mut lab = engines()?;
+    start(&lab, "node-1", "web", " --restart=always")?;
+    start(&lab, "node-2", "db", "")?;
+    lab.restart("dockerd@node-1", Signal::Kill)?;
+    lab.await_engine("node-1")?;
+    wait_until(
+        "the container that always restarts is reachable",
+        SOON,
+        || reaches(&lab, "node-2", "db", "web").is_ok_and(|answered| answered),
+    )
+}
+
+#[test]
+fn netplugin_restarts_under_containers_without_a_lost_packet() -> Outcome {
+    let mut lab = engines()?;
+    start(&lab, "node-1", "web", "")?;
+    start(&lab, "node-2", "db", "")?;
+    let db = address(&lab, "node-2", "db", "contiv-net")?;
+    let ping = format!("ping -i 0.2 {db} >/tmp/log");
+    lab.run(
+        "node-1",
+        &["docker", "exec", "-d", "web", "sh", "-c", &ping],
+    )?;
+    wait_until("the ping runs", SOON, || packets(&lab) > 0)?;
+    for node in ["node-1", "node-2"] {
+        lab.restart(&format!("netplugin@{node}"), Signal::Term)?;
+        lab.await_node(node)?;
+    }
+    let now = packets(&lab);
+    wait_until("the ping goes on", SOON, || packets(&lab) > now + 1)?;
+    done(&lab, "node-1", "exec web killall -INT ping")?;
+    let log = done(&lab, "node-1", "exec web cat /tmp/log")?;
+    assert!(log.contains(" 0% packet loss"), "{log}");
+    Ok(())
+}
+
+fn packets(lab: &Lab) -> usize {
+    let log = done(lab, "node-1", "exec web cat /tmp/log");
+    log.map_or(0, |log| log.matches("seq=").count())
+}
+
+#[test]
+fn published_ports_are_refused_and_leave_nothing() -> Outcome {
+    let lab = engines()?;
+    let refused = docker(
+        &lab,
+        "node-1",
+        &format!("run -d -p 8080:80 --name=published --net=contiv-net {IMAGE} sh"),
+    )?;
+    assert!(!refused.success());
+    assert!(refused.stderr.contains("published"), "{refused:?}");
+    done(&lab, "node-1", "rm -f published")?;
+    start(&lab, "node-1", "web", "")?;
+    wait_until("only the endpoint of `web` is there", SOON, || {
+        lab.status("node-1")
+            .is_ok_and(|status| status["endpoints"] == 1)
+    })
+}
+
+#[test]
+fn removed_containers_give_their_addresses_back_and_the_network_goes() -> Outcome {
+    let lab = engines()?;
+    start(&lab, "node-1", "web", "")?;
+    let refused = lab.netctl(&["net", "rm", "contiv-net"])?;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.stderr.contains("web"), "{refused:?}");
+    done(&lab, "node-1", "rm -f web")?;
+    lab.netctl_ok(&["net", "rm", "contiv-net"])?;
+    for node in ["node-1", "node-2"] {
+        wait_until("Docker's network is gone too", SOON, || {
+            let networks = done(&lab, node, "network ls --format {{.Name}}");
+            networks.is_ok_and(|networks| !networks.contains("contiv-net"))
+        })?;
+    }
+    Ok(())
+}
