@@ -121,6 +121,21 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_log_is_foreign_whatever_was_applied_last() {
+        let unread = Projection {
+            applied_event: None,
+            ..known()
+        };
+        let shorter = LogFacts {
+            end: Revision(6),
+            at_applied: None,
+            ..log()
+        };
+        let verdict = recognise(Some(&shorter), &unread);
+        assert!(matches!(verdict, Verdict::Foreign(_)), "{verdict:?}");
+    }
+
+    #[test]
     fn another_log_is_foreign() {
         let other = LogFacts {
             cluster: Some(cluster(2)),
