@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools build demo demo-down test check vrf-smoke
+.PHONY: tools build demo demo-down test check
 
 tools:
 	@scripts/install-deps.sh
@@ -28,6 +28,3 @@ check:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --locked check bans licenses sources
-
-vrf-smoke: tools build
-	@scripts/vm-smoke.sh

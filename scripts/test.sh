@@ -13,7 +13,6 @@ else
   cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads "$jobs" || failed+=("tests")
 fi
 cargo test --locked --workspace --doc --quiet || failed+=("doc tests")
-scripts/vm-smoke.sh || failed+=("vrf-smoke")
 
 echo
 if [[ ${#failed[@]} -gt 0 ]]; then
