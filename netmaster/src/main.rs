@@ -71,7 +71,7 @@ struct InitArgs {
 struct RunArgs {
     #[command(flatten)]
     bus: BusArgs,
-    /// This netmaster's name in events and logs [default: netmaster-<process id>]
+    /// This netmaster's name in events and logs [default: netmaster-PID]
     #[arg(long)]
     name: Option<String>,
     /// For tests: milliseconds between an append and its reply
