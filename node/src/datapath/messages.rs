@@ -5,6 +5,8 @@ use std::os::fd::RawFd;
 
 use bus_schema::{MacAddr, Vni};
 use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -13,7 +15,6 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
     RouteVia,
 };
-use netlink_packet_route::{AddressFamily, address::AddressMessage};
 use rtnetlink::{
     AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVrf, LinkVxlan,
     RouteMessageBuilder,
@@ -95,12 +96,20 @@ pub(super) fn link_move(index: u32, namespace: RawFd, name: &str) -> LinkMessage
     link.setns_by_fd(namespace).build()
 }
 
+/// A link-local address is never the source of what the kernel itself sends beyond the link, as
+/// its scope says: errors about packets come from a gateway address.
 pub(super) fn address(index: u32, address: IpAddr) -> AddressMessage {
     match address {
-        IpAddr::V4(v4) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-            .index(index)
-            .address(v4, 32)
-            .build(),
+        IpAddr::V4(v4) => {
+            let mut message = AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+                .index(index)
+                .address(v4, 32)
+                .build();
+            if v4.is_link_local() {
+                message.header.scope = AddressScope::Link;
+            }
+            message
+        }
         IpAddr::V6(v6) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
             .index(index)
             .address(v6, 128)

@@ -257,8 +257,23 @@ impl EndpointsHandle {
         turns.entry(key.clone()).or_default().clone()
     }
 
+    /// An address that is on its way back to the pool can be leased when it has arrived there.
+    async fn until_returned(&self, key: &NetworkKey, address: IpAddr) -> Result<(), AttachError> {
+        let arrived = |snapshot: &Snapshot| {
+            let usage = snapshot.ledger.usage(key);
+            usage.is_none_or(|usage| !usage.returning.iter().any(|it| it.contains(&address)))
+        };
+        let mut snapshots = self.snapshot.clone();
+        let there = snapshots.wait_for(arrived).await;
+        there.map_err(|_| unreachable(key, "netplugin is stopping"))?;
+        Ok(())
+    }
+
     /// Has a block leased to this node, or one address ceded, and waits for the log to say so.
     async fn lease(&self, key: &NetworkKey, address: Option<IpAddr>) -> Result<(), AttachError> {
+        if let Some(address) = address {
+            self.until_returned(key, address).await?;
+        }
         let command = Command::BlockLease(BlockLease {
             tenant: key.0.clone(),
             network: key.1.clone(),

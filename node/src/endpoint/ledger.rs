@@ -149,8 +149,11 @@ impl Ledger {
             Record::Returning { key, block } => self.change(key, |usage| {
                 usage.returning.insert(*block);
             }),
+            // What is known of its addresses went with it: one that is ceded to this node again
+            // isn't one that it has done with.
             Record::ReturnEnded { key, block } => self.change(key, |usage| {
                 usage.returning.remove(block);
+                usage.freed.retain(|address, _| !block.contains(address));
             }),
             Record::Ceding { key, address, to } => self.change(key, |usage| {
                 usage.ceding.insert(*address, to.clone());

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::pool::{self, Choice};
-use super::{Attach, AttachError, Description, LocalEndpoint, Owner, Reserve};
+use super::{Attach, AttachError, Description, LocalEndpoint, Reserve};
 use crate::desired::interface_names;
 use crate::projection::{NetworkFact, Projection};
 
@@ -263,9 +263,8 @@ impl Manager {
         }
     }
 
-    /// Whether an endpoint may take this very address now. An address that an endpoint of Docker
-    /// bears may be reserved again: the engine does so when it starts with live containers, and a
-    /// second container with the same `--ip` is refused when it is attached.
+    /// Whether an endpoint may take this very address now. Engines don't reserve again what live
+    /// containers bear, since our IPAM driver doesn't ask for it (`RequiresRequestReplay`).
     fn claim(
         &self,
         network: &NetworkFact,
@@ -281,12 +280,10 @@ impl Manager {
                 subnet: network.spec.v4.subnet,
             }));
         }
-        if let Some(user) = usage.in_use.get(&address) {
-            let owner = self.ledger.endpoint(user).map(|it| &it.owner);
-            let again = endpoint.is_none() && matches!(owner, Some(Owner::Docker { .. }));
-            if Some(user) != endpoint && !again {
-                return Err(AttachError::AddressInUse(address, user.to_string()));
-            }
+        if let Some(user) = usage.in_use.get(&address)
+            && Some(user) != endpoint
+        {
+            return Err(AttachError::AddressInUse(address, user.to_string()));
         }
         let block = network.block_of(address);
         let ours = block

@@ -218,7 +218,13 @@ mod tests {
         // Ceded a moment ago, for an endpoint that isn't there yet.
         assert!(unused(&facts, &[]).is_empty());
         assert!(unused(&facts, std::slice::from_ref(&attached)).is_empty());
-        assert_eq!(unused(&facts, &[attached, detached]), ["10.0.0.9/32"]);
+        let mut records = vec![attached, detached];
+        assert_eq!(unused(&facts, &records), ["10.0.0.9/32"]);
+        // Given back, and ceded again for the next endpoint.
+        let block = "10.0.0.9/32".parse().unwrap();
+        records.push(Record::Returning { key: key(), block });
+        records.push(Record::ReturnEnded { key: key(), block });
+        assert!(unused(&facts, &records).is_empty());
     }
 
     #[test]

@@ -212,9 +212,13 @@ pub struct Sysctl {
 
 impl Sysctl {
     /// What a namespace of ours must be set to, before any device is in it.
+    ///
+    /// A domain has the same gateway address on every node, and sends errors about packets from
+    /// it: `accept_local`, or the next node takes them for martians.
     pub const OF_NAMESPACE: &'static [(&'static str, u32)] = &[
         ("ipv4/ip_forward", 1),
         ("ipv4/fwmark_reflect", 1),
+        ("ipv4/conf/all/accept_local", 1),
         ("ipv4/conf/all/rp_filter", 0),
         ("ipv4/conf/default/rp_filter", 0),
         ("ipv4/conf/all/send_redirects", 0),
@@ -227,6 +231,7 @@ impl Sysctl {
     pub const OF_DEVICE: &'static [(&'static str, u32)] = &[
         ("ipv4/conf/{}/forwarding", 1),
         ("ipv4/conf/{}/rp_filter", 0),
+        ("ipv4/conf/{}/accept_local", 1),
         ("ipv4/conf/{}/send_redirects", 0),
         ("ipv6/conf/{}/disable_ipv6", 1),
     ];

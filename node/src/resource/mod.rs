@@ -78,8 +78,8 @@ pub enum Kind {
     DeviceSysctl,
     Address,
     Element,
-    /// The kernel refuses neighbors of a device that is down only for IPv6, but flushes them when
-    /// it goes down; a route needs its device up.
+    /// After the firewall; before neighbors, which the kernel flushes when a device goes down, and
+    /// before routes, which it refuses on a device that is down.
     Up,
     Neighbor,
     Fdb,

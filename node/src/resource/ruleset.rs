@@ -190,7 +190,8 @@ impl Ruleset {
         );
     }
 
-    /// What passes through the domain, what ends in it and what starts there.
+    /// What passes through the domain, what ends in it and what starts there: the domain's own
+    /// errors about a packet bear its sender's stamp (`fwmark_reflect`) or that of no group.
     fn passing(&mut self, kind: DomainKind) {
         self.base(
             "forward",
@@ -225,13 +226,18 @@ impl Ruleset {
                 "counter drop",
             ],
         );
-        let stamp = GroupId::UNGROUPED.0;
+        let stamp = format!(
+            "meta mark and 0xffff == 0 meta mark set {}",
+            GroupId::UNGROUPED.0
+        );
+        let device = match kind {
+            DomainKind::Netns => "cx*",
+            DomainKind::Vrf => "cd*",
+        };
         self.base(
             "sending",
-            ("filter", "postrouting", -150),
-            &[&format!(
-                r#"oifname "cx*" meta mark and 0xffff == 0 meta mark set {stamp}"#
-            )],
+            ("filter", "output", -150),
+            &[&format!(r#"oifname "{device}" {stamp}"#)],
         );
     }
 

@@ -261,7 +261,7 @@ impl Drop for World {
         for host in &self.hosts {
             let folder = host.netns_dir.display();
             sh(&format!(
-                "for n in {folder}/*; do umount $n; rm -f $n; done"
+                "for n in {folder}/*; do umount -l $n; rm -f $n; done"
             ));
         }
         for namespace in &self.namespaces {
@@ -303,8 +303,14 @@ pub(crate) fn exec(netns: &str, command: &str) -> Output {
     sh(&format!("ip netns exec {netns} {command}"))
 }
 
+/// Whether a ping is answered; it is sent again for a while, for a busy machine's sake.
 pub(crate) fn pings(netns: &str, to: &str) -> bool {
-    exec(netns, &format!("ping -c 1 -W 1 {to}"))
-        .status
-        .success()
+    let command = format!("ping -c 1 -i 0.2 -w 10 {to}");
+    exec(netns, &command).status.success()
+}
+
+/// Whether pings get no answer, here where an answer takes less than a millisecond.
+pub(crate) fn is_silent(netns: &str, to: &str) -> bool {
+    let command = format!("ping -c 3 -i 0.2 -W 0.4 {to}");
+    !exec(netns, &command).status.success()
 }

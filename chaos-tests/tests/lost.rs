@@ -1,0 +1,74 @@
+//! Nodes that are cut off, taken for lost, or come back.
+
+use std::time::{Duration, Instant};
+
+use chaos_tests::{Outcome, SOON, Scene, invariant};
+use lab::{Lab, wait_until};
+
+fn is(lab: &Lab, node: &str, state: &str) -> bool {
+    lab.log_state(node).is_ok_and(|now| now == state)
+}
+
+#[test]
+fn a_node_cut_off_without_a_word_notices_works_on_and_comes_back() -> Outcome {
+    let mut scene = Scene::open()?;
+    scene.lab.partition(&["node-2"], &["ctl"])?;
+    let cut = Instant::now();
+    wait_until("node-2 notices the silence", SOON, || {
+        is(&scene.lab, "node-2", "disconnected")
+    })?;
+    // Three silent seconds, each asked for a second.
+    assert!(
+        cut.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        cut.elapsed()
+    );
+    assert!(scene.talks()?);
+    let more = scene.lab.run_workload("node-2", "contiv-net", "more")?;
+    assert!(scene.lab.ping("web", &more.address.to_string())?);
+
+    scene.lab.repair()?;
+    let mended = Instant::now();
+    invariant::converged(&scene.lab)?;
+    assert!(
+        mended.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        mended.elapsed()
+    );
+    wait_until("what started meanwhile has a name", SOON, || {
+        scene.lab.ping("web", "more").unwrap_or(false)
+    })
+}
+
+#[test]
+fn a_lost_node_that_comes_back_closes_what_was_given_to_others() -> Outcome {
+    let mut scene = Scene::open()?;
+    scene.lab.kill("netplugin@node-2")?;
+    wait_until("the node is taken for dead and removed", SOON, || {
+        let removed = scene.lab.netctl(&["node", "rm", "node-2", "--lost"]);
+        removed.is_ok_and(|removed| removed.success())
+    })?;
+    wait_until("node-1 has no way to it any more", SOON, || {
+        scene.talks().is_ok_and(|talks| !talks)
+    })?;
+    // Its addresses may be another's by now.
+    let heir = scene.lab.run_workload("node-1", "contiv-net", "heir")?;
+    scene.lab.start("netplugin@node-2")?;
+    wait_until("node-2 shows what it closed", SOON, || {
+        let alarms = scene.lab.alarms("node-2");
+        alarms.is_ok_and(|codes| codes.iter().any(|code| code == "block-revoked"))
+    })?;
+    invariant::converged(&scene.lab)?;
+    assert!(!scene.talks()?);
+    assert!(scene.lab.ping("web", &heir.address.to_string())?);
+
+    scene.lab.remove_workload("db")?;
+    scene.db = scene.lab.run_workload("node-2", "contiv-net", "db")?;
+    assert!(scene.talks()?);
+    wait_until("the alarm is over", SOON, || {
+        scene
+            .lab
+            .alarms("node-2")
+            .is_ok_and(|codes| codes.is_empty())
+    })
+}
