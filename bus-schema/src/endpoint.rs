@@ -53,6 +53,9 @@ pub struct Endpoint {
     pub container: Option<String>,
     /// The host's end of its veth.
     pub interface: String,
+    /// Why nobody can reach it, nor it anybody; absent: it is open, as far as policy lets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
     /// The outer address of its node.
     pub vtep: IpAddr,
 }

@@ -115,6 +115,10 @@ names! {
     NetworkName;
     /// A group's name, unique in its tenant, and the name of no network of it.
     GroupName;
+    /// A policy's name, unique in its tenant.
+    PolicyName;
+    /// A rule's id, unique in its policy; often a number.
+    RuleId;
     /// A node's name, unique in the cluster.
     NodeName;
     /// An endpoint's id: Docker's endpoint id, or what the caller of CNI or of the local socket
@@ -230,6 +234,8 @@ pub struct GroupId(pub u16);
 
 impl GroupId {
     pub const UNGROUPED: Self = Self(1);
+    /// The first that a group can have.
+    pub const FIRST: Self = Self(2);
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod event;
 pub mod id;
 pub mod net;
 pub mod node;
+pub mod policy;
 pub mod query;
 pub mod rejection;
 pub mod reply;
@@ -24,12 +25,13 @@ pub use envelope::{Envelope, Header};
 pub use event::{AggregateId, Event};
 pub use id::{
     ClusterId, CommandId, EndpointId, EventId, GroupId, GroupName, InvalidName, MachineId, Name,
-    NetworkName, NodeName, Revision, TenantName, Vni,
+    NetworkName, NodeName, PolicyName, Revision, RuleId, TenantName, Vni,
 };
 pub use net::{AddressRange, MacAddr, NetworkSpec, Pool};
+pub use policy::{GroupSpec, Rule, RuleSpec};
 pub use query::Query;
 pub use rejection::Rejection;
 pub use reply::{Answer, Reply};
 
 /// The version of the schema that this build writes and reads in full.
-pub const SCHEMA: u16 = 1;
+pub const SCHEMA: u16 = 2;

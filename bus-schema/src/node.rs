@@ -1,11 +1,16 @@
 //! What nodes say of themselves, and what is asked of them (`contiv.node.<node>.…`).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{Action, Direction, Protocol};
 use crate::rejection::EndpointUse;
-use crate::{ClusterId, MachineId, NetworkName, NodeName, Revision, TenantName};
+use crate::{
+    ClusterId, GroupName, MachineId, NetworkName, NodeName, PolicyName, Revision, RuleId,
+    TenantName,
+};
 
 /// A node publishes its status at least this often, in milliseconds, and at every change.
 pub const STATUS_EVERY_MS: u64 = 1_000;
@@ -119,6 +124,19 @@ pub enum NodeRequest {
         network: NetworkName,
         revision: Revision,
     },
+    /// Asked after `GroupClosing` at `revision`: the node answers when it has applied that, with
+    /// its endpoints in the group, if any.
+    DrainGroup {
+        tenant: TenantName,
+        group: GroupName,
+        revision: Revision,
+    },
+    /// How often the rules of a tenant decided on this node.
+    Counters {
+        tenant: TenantName,
+    },
+    /// What this node's rules say of a connection to one of its endpoints.
+    Trace(Flow),
     /// Another node wants this address of a block that the asked one holds.
     Cede {
         tenant: TenantName,
@@ -137,6 +155,9 @@ impl NodeRequest {
         match self {
             Self::Status => "status",
             Self::Drain { .. } => "drain",
+            Self::DrainGroup { .. } => "drain-group",
+            Self::Counters { .. } => "counters",
+            Self::Trace(_) => "trace",
             Self::Cede { .. } => "cede",
             Self::AcceptLog { .. } => "accept-log",
         }
@@ -150,6 +171,11 @@ pub enum NodeReply {
     Status(NodeStatus),
     /// Done: the blocks are returned, the address is ceded, the log is accepted.
     Done,
+    /// By the rules' numbers.
+    Counters {
+        rules: BTreeMap<u32, Counter>,
+    },
+    Traced(Trace),
     /// Endpoints stand in the way.
     InUse {
         endpoints: Vec<EndpointUse>,
@@ -158,4 +184,48 @@ pub enum NodeReply {
     Refused {
         reason: String,
     },
+}
+
+/// What passed by a rule's decision: the first packets of connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// A new connection, as its first packet shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    pub tenant: TenantName,
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub protocol: Protocol,
+    /// The destination's port, of a protocol that has ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// What becomes of a new connection, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    pub allowed: bool,
+    /// What the rules of the sender's group say, then those of the receiver's.
+    pub ends: Vec<TraceEnd>,
+    /// Why it is dropped before any rule is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// What the packet passes, in order, in words of `ip`.
+    pub route: Vec<String>,
+}
+
+/// One end's say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEnd {
+    pub direction: Direction,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    pub action: Action,
+    /// Absent: no rule matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<(PolicyName, RuleId)>,
 }

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Settings;
 use crate::node::NodeStatus;
-use crate::{ClusterId, MachineId, NetworkName, NetworkSpec, NodeName, Revision, TenantName};
+use crate::{
+    ClusterId, GroupName, GroupSpec, MachineId, NetworkName, NetworkSpec, NodeName, PolicyName,
+    Revision, Rule, TenantName,
+};
 
 /// A question to netmaster's views.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,20 @@ pub enum Query {
         tenant: Option<TenantName>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<NetworkName>,
+    },
+    /// `tenant` absent: of all tenants. `group` present: that one, or a rejection.
+    GroupList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantName>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<GroupName>,
+    },
+    /// `tenant` absent: of all tenants. `policy` present: that one, or a rejection.
+    PolicyList {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantName>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policy: Option<PolicyName>,
     },
     /// `node` present: that one, or a rejection.
     NodeList {
@@ -46,6 +63,8 @@ impl Query {
             Self::ClusterInfo => ("cluster", "info"),
             Self::TenantList => ("tenant", "ls"),
             Self::NetworkList { .. } => ("net", "ls"),
+            Self::GroupList { .. } => ("group", "ls"),
+            Self::PolicyList { .. } => ("policy", "ls"),
             Self::NodeList { .. } => ("node", "ls"),
             Self::EndpointList { .. } => ("endpoint", "ls"),
             Self::Wait { .. } => ("cluster", "wait"),
@@ -77,6 +96,26 @@ pub struct NetworkInfo {
     pub blocks: BTreeMap<IpNet, NodeName>,
     /// As nodes published them.
     pub endpoints: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    pub spec: GroupSpec,
+    pub created: Revision,
+    pub closing: bool,
+    /// As nodes published them.
+    pub endpoints: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyInfo {
+    pub tenant: TenantName,
+    pub policy: PolicyName,
+    pub created: Revision,
+    /// In the order of their ids.
+    pub rules: Vec<Rule>,
+    /// Who uses it.
+    pub groups: Vec<GroupName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

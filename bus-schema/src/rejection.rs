@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{AddressRange, EndpointId, NetworkName, NodeName, Revision, TenantName, Vni};
+use crate::{
+    AddressRange, EndpointId, GroupName, NetworkName, NodeName, PolicyName, Revision, RuleId,
+    TenantName, Vni,
+};
 
 /// A command that was understood and refused. Nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -110,6 +113,100 @@ pub enum Rejection {
     #[error("no packet tag of {first} to {last} is free: name one with --pkt-tag")]
     VniExhausted { first: Vni, last: Vni },
 
+    #[error("group {group} doesn't exist in tenant {tenant}: see `netctl group ls -t {tenant}`")]
+    GroupUnknown {
+        tenant: TenantName,
+        group: GroupName,
+    },
+    #[error(
+        "group {group} exists in tenant {tenant} with another {differs}: `netctl group update` changes its policies; otherwise remove it first"
+    )]
+    GroupDiffers {
+        tenant: TenantName,
+        group: GroupName,
+        differs: String,
+    },
+    #[error("{name} can't be both a network and a group of tenant {tenant}: choose another name")]
+    NameTaken { tenant: TenantName, name: String },
+    #[error(
+        "group {group} of tenant {tenant} is being removed: wait, or keep it with `netctl group rm {group} -t {tenant} --abort`"
+    )]
+    GroupClosing {
+        tenant: TenantName,
+        group: GroupName,
+    },
+    #[error("group {group} of tenant {tenant} isn't being removed: there is nothing to abort")]
+    GroupNotClosing {
+        tenant: TenantName,
+        group: GroupName,
+    },
+    #[error(
+        "group {group} of tenant {tenant} is in use by {}; remove them first",
+        list(endpoints)
+    )]
+    GroupInUse {
+        tenant: TenantName,
+        group: GroupName,
+        endpoints: Vec<EndpointUse>,
+    },
+    #[error(
+        "{} can't be asked about group {group} of tenant {tenant}: its removal waits; `--abort` keeps the group, `--force` removes it now and closes what is left of it",
+        list(nodes)
+    )]
+    GroupHeld {
+        tenant: TenantName,
+        group: GroupName,
+        nodes: Vec<NodeName>,
+    },
+    #[error("tenant {tenant} has no group id left: remove a group first")]
+    GroupIdsExhausted { tenant: TenantName },
+    #[error(
+        "network {network} of tenant {tenant} has groups: {}; remove them first",
+        list(groups)
+    )]
+    NetworkHasGroups {
+        tenant: TenantName,
+        network: NetworkName,
+        groups: Vec<GroupName>,
+    },
+
+    #[error(
+        "policy {policy} doesn't exist in tenant {tenant}: `netctl policy create {policy} -t {tenant}` creates it"
+    )]
+    PolicyUnknown {
+        tenant: TenantName,
+        policy: PolicyName,
+    },
+    #[error(
+        "policy {policy} of tenant {tenant} is used by {}: take it from them first",
+        list(groups)
+    )]
+    PolicyInUse {
+        tenant: TenantName,
+        policy: PolicyName,
+        groups: Vec<GroupName>,
+    },
+    #[error(
+        "policy {policy} of tenant {tenant} has no rule {rule}: see `netctl policy rule-ls {policy} -t {tenant}`"
+    )]
+    RuleUnknown {
+        tenant: TenantName,
+        policy: PolicyName,
+        rule: RuleId,
+    },
+    #[error(
+        "rule {rule} of policy {policy} exists with another {differs}: remove it first, or choose another id"
+    )]
+    RuleDiffers {
+        policy: PolicyName,
+        rule: RuleId,
+        differs: String,
+    },
+    #[error("ports need a protocol that has ports: add --protocol=tcp, udp or sctp")]
+    PortsWithoutProtocol,
+    #[error("{what} is named by {}: remove those rules first", list(rules))]
+    PeerInUse { what: String, rules: Vec<RuleUse> },
+
     #[error("node {node} doesn't exist: see `netctl node ls`")]
     NodeUnknown { node: NodeName },
     #[error(
@@ -171,6 +268,19 @@ impl std::fmt::Display for EndpointUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = self.name.as_deref().unwrap_or(self.endpoint.as_str());
         write!(f, "{name} ({}) on {}", self.address, self.node)
+    }
+}
+
+/// A rule that keeps something from being removed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RuleUse {
+    pub policy: PolicyName,
+    pub rule: RuleId,
+}
+
+impl std::fmt::Display for RuleUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rule {} of policy {}", self.rule, self.policy)
     }
 }
 

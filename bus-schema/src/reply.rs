@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
+use crate::query::{ClusterInfo, GroupInfo, NetworkInfo, NodeInfo, PolicyInfo, TenantInfo, Waited};
 use crate::{CommandId, Endpoint, Event, Rejection, Revision};
 
 /// The answer to a command.
@@ -38,6 +38,14 @@ pub enum Answer {
     Networks {
         revision: Revision,
         networks: Vec<NetworkInfo>,
+    },
+    Groups {
+        revision: Revision,
+        groups: Vec<GroupInfo>,
+    },
+    Policies {
+        revision: Revision,
+        policies: Vec<PolicyInfo>,
     },
     Nodes {
         revision: Revision,

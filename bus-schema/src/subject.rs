@@ -56,6 +56,17 @@ pub fn of_event(event: &Event) -> Option<String> {
         Event::NetworkReopened(e) => intent(&e.tenant, "network", &e.network),
         Event::NetworkRemoved(e) => intent(&e.tenant, "network", &e.network),
 
+        Event::GroupCreated(e) => intent(&e.group.tenant, "group", &e.group.name),
+        Event::GroupUpdated(e) => intent(&e.tenant, "group", &e.group),
+        Event::GroupClosing(e) => intent(&e.tenant, "group", &e.group),
+        Event::GroupReopened(e) => intent(&e.tenant, "group", &e.group),
+        Event::GroupRemoved(e) => intent(&e.tenant, "group", &e.group),
+        Event::PolicyCreated(e) => intent(&e.tenant, "policy", &e.policy),
+        Event::PolicyRemoved(e) => intent(&e.tenant, "policy", &e.policy),
+        Event::PolicyApplied(e) => intent(&e.tenant, "policy", &e.policy),
+        Event::RuleAdded(e) => intent(&e.tenant, "policy", &e.policy),
+        Event::RuleRemoved(e) => intent(&e.tenant, "policy", &e.policy),
+
         Event::LeasesOpened(e) => lease(&e.tenant, &e.network),
         Event::LeasesClosing(e) => lease(&e.tenant, &e.network),
         Event::LeasesReopened(e) => lease(&e.tenant, &e.network),

@@ -74,7 +74,8 @@ pub fn batch(
         let (Some(aggregate), Some(subject)) = (event.aggregate(), subject::of_event(event)) else {
             continue;
         };
-        let header = Header::new(EventId(Uuid::now_v7()), time, actor, cause);
+        let mut header = Header::new(EventId(Uuid::now_v7()), time, actor, cause);
+        header.min_reader = event.min_reader();
         let payload = codec::to_bytes(&Envelope {
             header,
             body: event.clone(),

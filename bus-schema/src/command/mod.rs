@@ -1,13 +1,17 @@
 //! What is asked of netmaster: commands, and the request that carries them.
 
 mod block;
+mod group;
 mod network;
 mod node;
+mod policy;
 mod tenant;
 
 pub use block::*;
+pub use group::*;
 pub use network::*;
 pub use node::*;
+pub use policy::*;
 pub use tenant::*;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +42,16 @@ pub enum Command {
     NetworkCreate(NetworkCreate),
     NetworkRemove(NetworkRemove),
 
+    GroupCreate(GroupCreate),
+    GroupUpdate(GroupUpdate),
+    GroupRemove(GroupRemove),
+
+    PolicyCreate(PolicyCreate),
+    PolicyRemove(PolicyRemove),
+    PolicyApply(PolicyApply),
+    RuleAdd(RuleAdd),
+    RuleRemove(RuleRemove),
+
     NodeJoin(NodeJoin),
     NodeRemove(NodeRemove),
 
@@ -56,6 +70,14 @@ impl Command {
             Self::TenantRemove(_) => ("tenant", "rm"),
             Self::NetworkCreate(_) => ("net", "create"),
             Self::NetworkRemove(_) => ("net", "rm"),
+            Self::GroupCreate(_) => ("group", "create"),
+            Self::GroupUpdate(_) => ("group", "update"),
+            Self::GroupRemove(_) => ("group", "rm"),
+            Self::PolicyCreate(_) => ("policy", "create"),
+            Self::PolicyRemove(_) => ("policy", "rm"),
+            Self::PolicyApply(_) => ("policy", "apply"),
+            Self::RuleAdd(_) => ("policy", "rule-add"),
+            Self::RuleRemove(_) => ("policy", "rule-rm"),
             Self::NodeJoin(_) => ("node", "join"),
             Self::NodeRemove(_) => ("node", "rm"),
             Self::BlockLease(_) => ("block", "lease"),
@@ -72,6 +94,14 @@ impl Command {
             Self::TenantRemove(c) => Some(&c.tenant),
             Self::NetworkCreate(c) => Some(&c.tenant),
             Self::NetworkRemove(c) => Some(&c.tenant),
+            Self::GroupCreate(c) => Some(&c.tenant),
+            Self::GroupUpdate(c) => Some(&c.tenant),
+            Self::GroupRemove(c) => Some(&c.tenant),
+            Self::PolicyCreate(c) => Some(&c.tenant),
+            Self::PolicyRemove(c) => Some(&c.tenant),
+            Self::PolicyApply(c) => Some(&c.tenant),
+            Self::RuleAdd(c) => Some(&c.tenant),
+            Self::RuleRemove(c) => Some(&c.tenant),
             Self::NodeJoin(_) | Self::NodeRemove(_) => None,
             Self::BlockLease(c) => Some(&c.tenant),
             Self::BlockReturn(c) => Some(&c.tenant),

@@ -5,14 +5,18 @@
 
 mod block;
 mod cluster;
+mod group;
 mod network;
 mod node;
+mod policy;
 mod tenant;
 
 pub use block::*;
 pub use cluster::*;
+pub use group::*;
 pub use network::*;
 pub use node::*;
+pub use policy::*;
 pub use tenant::*;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +46,18 @@ pub enum Event {
     NetworkClosing(NetworkClosing),
     NetworkReopened(NetworkReopened),
     NetworkRemoved(NetworkRemoved),
+
+    GroupCreated(GroupCreated),
+    GroupUpdated(GroupUpdated),
+    GroupClosing(GroupClosing),
+    GroupReopened(GroupReopened),
+    GroupRemoved(GroupRemoved),
+
+    PolicyCreated(PolicyCreated),
+    PolicyRemoved(PolicyRemoved),
+    PolicyApplied(PolicyApplied),
+    RuleAdded(RuleAdded),
+    RuleRemoved(RuleRemoved),
 
     LeasesOpened(LeasesOpened),
     LeasesClosing(LeasesClosing),
@@ -89,6 +105,17 @@ impl Event {
             Self::NetworkReopened(e) => Tenant(e.tenant.clone()),
             Self::NetworkRemoved(e) => Tenant(e.tenant.clone()),
 
+            Self::GroupCreated(e) => Tenant(e.group.tenant.clone()),
+            Self::GroupUpdated(e) => Tenant(e.tenant.clone()),
+            Self::GroupClosing(e) => Tenant(e.tenant.clone()),
+            Self::GroupReopened(e) => Tenant(e.tenant.clone()),
+            Self::GroupRemoved(e) => Tenant(e.tenant.clone()),
+            Self::PolicyCreated(e) => Tenant(e.tenant.clone()),
+            Self::PolicyRemoved(e) => Tenant(e.tenant.clone()),
+            Self::PolicyApplied(e) => Tenant(e.tenant.clone()),
+            Self::RuleAdded(e) => Tenant(e.tenant.clone()),
+            Self::RuleRemoved(e) => Tenant(e.tenant.clone()),
+
             Self::LeasesOpened(e) => Network(e.tenant.clone(), e.network.clone()),
             Self::LeasesClosing(e) => Network(e.tenant.clone(), e.network.clone()),
             Self::LeasesReopened(e) => Network(e.tenant.clone(), e.network.clone()),
@@ -100,6 +127,24 @@ impl Event {
 
             Self::Unknown => return None,
         })
+    }
+
+    /// The oldest schema whose reader may act on the event or skip it: a node that skipped a
+    /// group or a rule would let pass what it denies.
+    pub fn min_reader(&self) -> u16 {
+        match self {
+            Self::GroupCreated(_)
+            | Self::GroupUpdated(_)
+            | Self::GroupClosing(_)
+            | Self::GroupReopened(_)
+            | Self::GroupRemoved(_)
+            | Self::PolicyCreated(_)
+            | Self::PolicyRemoved(_)
+            | Self::PolicyApplied(_)
+            | Self::RuleAdded(_)
+            | Self::RuleRemoved(_) => 2,
+            _ => 1,
+        }
     }
 
     /// The event's name as it is encoded, for people and for metrics.
@@ -119,6 +164,16 @@ impl Event {
             Self::NetworkClosing(_) => "network-closing",
             Self::NetworkReopened(_) => "network-reopened",
             Self::NetworkRemoved(_) => "network-removed",
+            Self::GroupCreated(_) => "group-created",
+            Self::GroupUpdated(_) => "group-updated",
+            Self::GroupClosing(_) => "group-closing",
+            Self::GroupReopened(_) => "group-reopened",
+            Self::GroupRemoved(_) => "group-removed",
+            Self::PolicyCreated(_) => "policy-created",
+            Self::PolicyRemoved(_) => "policy-removed",
+            Self::PolicyApplied(_) => "policy-applied",
+            Self::RuleAdded(_) => "rule-added",
+            Self::RuleRemoved(_) => "rule-removed",
             Self::LeasesOpened(_) => "leases-opened",
             Self::LeasesClosing(_) => "leases-closing",
             Self::LeasesReopened(_) => "leases-reopened",
