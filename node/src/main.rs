@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bus_schema::node::DomainKind;
-use bus_schema::{EndpointId, MachineId, NetworkName, NodeName, TenantName};
+use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::Method;
 use node::daemon::{self, Config, StartError};
@@ -104,6 +104,9 @@ struct AttachArgs {
     network: NetworkName,
     #[arg(long, default_value = "default")]
     tenant: TenantName,
+    /// A group of the network; without it the endpoint is in none
+    #[arg(long)]
+    group: Option<GroupName>,
     /// The name it answers to in its network
     #[arg(long)]
     name: Option<String>,
@@ -249,7 +252,7 @@ async fn attach(args: AttachArgs) -> ExitCode {
         id,
         tenant: args.tenant,
         network: args.network,
-        group: None,
+        group: args.group,
         addresses: args.ip.into_iter().collect(),
         owner: Owner::Namespace {
             path: path.clone(),

@@ -154,6 +154,7 @@ fn endpoint(tenant: &str, network: &str, name: &str, address: &str) -> Arc<Endpo
         aliases: Vec::new(),
         container: None,
         interface: "cv0".to_owned(),
+        closed: None,
         vtep: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
     })
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::Identity;
 use super::feed::FeedError;
-use crate::endpoint::{LocalEndpoint, Snapshot};
+use crate::endpoint::{Kernel, LocalEndpoint, Snapshot};
 use crate::projection::{EndpointsView, Projection};
 
 /// How long a removal's mark stands; who was away longer reads everything anew.
@@ -48,6 +48,7 @@ pub fn public(endpoint: &LocalEndpoint, node: &NodeName, vtep: IpAddr) -> Endpoi
         aliases: endpoint.aliases.clone(),
         container: endpoint.container.clone(),
         interface: endpoint.host_interface.clone(),
+        closed: None,
         vtep,
     }
 }
@@ -188,14 +189,18 @@ pub(super) async fn publish(
     me: &Identity,
     mut on_bus: OnBus,
     mut snapshots: watch::Receiver<Snapshot>,
+    mut kernel: watch::Receiver<Kernel>,
     facts: watch::Receiver<Projection>,
 ) -> FeedError {
     loop {
         let endpoints = snapshots.borrow_and_update().endpoints.clone();
-        let journal = endpoints
-            .iter()
-            .map(|(id, endpoint)| (id.clone(), public(endpoint, &me.node, me.vtep)))
-            .collect();
+        let failed = kernel.borrow_and_update().failed.clone();
+        let say_of = |(id, endpoint): (&EndpointId, &LocalEndpoint)| {
+            let mut public = public(endpoint, &me.node, me.vtep);
+            public.closed = failed.get(id).cloned();
+            (id.clone(), public)
+        };
+        let journal = endpoints.iter().map(say_of).collect();
         for (id, due) in difference(&on_bus, &journal) {
             let applied = facts.borrow().applied;
             let was = on_bus.get(&id).cloned().flatten();
@@ -205,7 +210,11 @@ pub(super) async fn publish(
             on_bus.insert(id, due);
         }
         on_bus.retain(|_, said| said.is_some());
-        if snapshots.changed().await.is_err() {
+        let closed = tokio::select! {
+            changed = snapshots.changed() => changed.is_err(),
+            changed = kernel.wait_for(|kernel| kernel.failed != failed) => changed.is_err(),
+        };
+        if closed {
             return FeedError::read("netplugin is stopping");
         }
     }

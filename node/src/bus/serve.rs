@@ -7,12 +7,13 @@ use async_nats::{Client, Message};
 use bus_schema::codec;
 use bus_schema::node::{LogState, NodeReply, NodeRequest, NodeStatus};
 use bus_schema::rejection::EndpointUse;
-use bus_schema::{ClusterId, NetworkName, NodeName, Revision, TenantName};
+use bus_schema::{ClusterId, GroupName, NetworkName, NodeName, Revision, TenantName};
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::connection::pause;
-use crate::endpoint::{AttachError, EndpointsHandle};
+use crate::endpoint::{AttachError, EndpointsHandle, LocalEndpoint};
 use crate::projection::Projection;
 
 /// Netmaster waits five seconds for a drain.
@@ -102,6 +103,14 @@ impl Service {
                 network,
                 revision,
             } => self.drain(tenant, network, revision).await,
+            NodeRequest::DrainGroup {
+                tenant,
+                group,
+                revision,
+            } => self.drain_group(tenant, group, revision).await,
+            NodeRequest::Counters { .. } | NodeRequest::Trace(_) => NodeReply::Refused {
+                reason: "this node enforces no rules yet".to_owned(),
+            },
             NodeRequest::Cede {
                 tenant,
                 network,
@@ -149,15 +158,12 @@ impl Service {
         network: NetworkName,
         revision: Revision,
     ) -> NodeReply {
-        let until = tokio::time::Instant::now() + DRAIN;
-        let mut facts = self.facts.clone();
-        let applied = facts.wait_for(|facts| facts.applied >= revision);
-        if tokio::time::timeout_at(until, applied).await.is_err() {
-            return NodeReply::Refused {
-                reason: format!("it hasn't applied revision {revision} yet"),
-            };
+        let until = Instant::now() + DRAIN;
+        if let Err(reason) = self.reach(revision, until).await {
+            return NodeReply::Refused { reason };
         }
-        let users = self.users(&tenant, &network);
+        let mut facts = self.facts.clone();
+        let users = self.users(|it| it.tenant == tenant && it.network == network);
         if !users.is_empty() {
             return NodeReply::InUse { endpoints: users };
         }
@@ -173,13 +179,39 @@ impl Service {
         }
     }
 
-    fn users(&self, tenant: &TenantName, network: &NetworkName) -> Vec<EndpointUse> {
+    /// From the revision of its closing on, nothing is attached to the group any more; so there
+    /// is nobody in it when there is nobody now.
+    async fn drain_group(
+        &self,
+        tenant: TenantName,
+        group: GroupName,
+        revision: Revision,
+    ) -> NodeReply {
+        let until = Instant::now() + DRAIN;
+        if let Err(reason) = self.reach(revision, until).await {
+            return NodeReply::Refused { reason };
+        }
+        let endpoints = self.users(|it| it.tenant == tenant && it.group.as_ref() == Some(&group));
+        if endpoints.is_empty() {
+            return NodeReply::Done;
+        }
+        NodeReply::InUse { endpoints }
+    }
+
+    async fn reach(&self, revision: Revision, until: Instant) -> Result<(), String> {
+        let mut facts = self.facts.clone();
+        let applied = facts.wait_for(|facts| facts.applied >= revision);
+        match tokio::time::timeout_at(until, applied).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("it hasn't applied revision {revision} yet")),
+        }
+    }
+
+    fn users(&self, of: impl Fn(&LocalEndpoint) -> bool) -> Vec<EndpointUse> {
         let endpoints = self.endpoints.snapshots().borrow().endpoints.clone();
-        let of =
-            |it: &&crate::endpoint::LocalEndpoint| it.tenant == *tenant && it.network == *network;
         endpoints
             .values()
-            .filter(of)
+            .filter(|endpoint| of(endpoint))
             .filter_map(|endpoint| {
                 Some(EndpointUse {
                     endpoint: endpoint.id.clone(),

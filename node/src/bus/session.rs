@@ -151,7 +151,8 @@ impl Session {
             };
             let snapshots = self.endpoints.snapshots();
             let facts = self.facts.subscribe();
-            publish::publish(context, &self.me, on_bus, snapshots, facts).await
+            let kernel = self.endpoints.kernel();
+            publish::publish(context, &self.me, on_bus, snapshots, kernel, facts).await
         };
         tokio::select! {
             error = reader => error,

@@ -2,7 +2,7 @@
 //!
 //! A container is asked about in the networks of the asker, and the asker is known by its source
 //! address: that of one of its endpoints. Another tenant's names don't exist, since a look-up
-//! stays in one tenant. Names of groups, of other networks and PTR get their place in `answer`.
+//! stays in one tenant. Names of other networks and PTR get their place in `answer`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -108,6 +108,7 @@ mod tests {
                 aliases: vec![format!("{name}-alias")],
                 container,
                 interface: "cv0".to_owned(),
+                closed: None,
                 vtep: "10.0.0.1".parse().unwrap(),
             }));
         }

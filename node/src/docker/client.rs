@@ -9,11 +9,9 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{EventMessage, Ipam, IpamConfig, Network, NetworkCreateRequest};
 use bollard::query_parameters::EventsOptionsBuilder;
-use bus_schema::NetworkSpec;
 use futures::{Stream, StreamExt};
 
-use super::plan::{DRIVER, Found, LABEL, LABEL_VALUE, pools};
-use super::pool::Meaning;
+use super::plan::{DRIVER, Found, LABEL, LABEL_VALUE, Wanted};
 
 /// Creating a network calls back into our own plugin several times; the rest takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -159,23 +157,24 @@ impl Client {
         Ok(aliases)
     }
 
-    pub(super) async fn create(&self, spec: &NetworkSpec) -> Result<(), EngineError> {
-        let options = Meaning::of(spec).options();
+    pub(super) async fn create(&self, wanted: &Wanted) -> Result<(), EngineError> {
+        let options = wanted.meaning.options();
         let request = NetworkCreateRequest {
-            name: spec.docker_network(),
+            name: wanted.name.clone(),
             driver: Some(DRIVER.to_owned()),
             options: Some(options.clone().into_iter().collect()),
             labels: Some([(LABEL.to_owned(), LABEL_VALUE.to_owned())].into()),
-            enable_ipv6: spec.v6.is_some().then_some(true),
+            enable_ipv6: wanted.v6.then_some(true),
             ipam: Some(Ipam {
                 driver: Some(DRIVER.to_owned()),
                 options: Some(options.into_iter().collect()),
                 config: Some(
-                    pools(spec)
-                        .into_iter()
+                    wanted
+                        .pools
+                        .iter()
                         .map(|(subnet, gateway)| IpamConfig {
-                            subnet: Some(subnet),
-                            gateway: Some(gateway),
+                            subnet: Some(subnet.clone()),
+                            gateway: Some(gateway.clone()),
                             ..IpamConfig::default()
                         })
                         .collect(),

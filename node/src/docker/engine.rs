@@ -209,13 +209,10 @@ impl<E: Endpoints> Engine<E> {
             }
         }
         let mut done = true;
-        for spec in create {
-            match session.client.create(&spec).await {
+        for wanted in create {
+            match session.client.create(&wanted).await {
                 Ok(()) => {
-                    tracing::info!(
-                        network = spec.docker_network(),
-                        "created the Docker network"
-                    );
+                    tracing::info!(network = wanted.name, "created the Docker network");
                 }
                 Err(error) if error.is_refusal() => {
                     done = false;
@@ -223,7 +220,7 @@ impl<E: Endpoints> Engine<E> {
                         code: "docker-network-failed".to_owned(),
                         text: format!(
                             "can't create the Docker network `{}`, trying again every {} s: {error}",
-                            spec.docker_network(),
+                            wanted.name,
                             TICK.as_secs()
                         ),
                     });

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use bus_schema::NetworkSpec;
 use bus_schema::node::Alarm;
+use bus_schema::{GroupSpec, NetworkSpec};
 
 use super::pool::{self, Meaning};
 use crate::projection::Projection;
@@ -33,19 +33,62 @@ impl Found {
         self.driver == DRIVER && self.labels.get(LABEL).is_some_and(|v| v == LABEL_VALUE)
     }
 
-    fn stands_for(&self, spec: &NetworkSpec, projection: &Projection) -> bool {
+    fn stands_for(&self, wanted: &Wanted, projection: &Projection) -> bool {
         let subnet = self
             .pools
             .first()
             .and_then(|(subnet, _)| subnet.parse().ok());
         self.driver == DRIVER
-            && pool::resolve(projection, &self.options, subnet) == Ok(Meaning::of(spec))
-            && (!self.is_ours() || self.pools == pools(spec))
+            && pool::resolve(projection, &self.options, subnet).as_ref() == Ok(&wanted.meaning)
+            && (!self.is_ours() || self.pools == wanted.pools)
     }
 }
 
+/// A Docker network that should be there: one for each network and for each group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) meaning: Meaning,
+    pub(super) pools: Vec<(String, String)>,
+    pub(super) v6: bool,
+    /// What it stands for is being removed: it isn't created again.
+    closing: bool,
+}
+
+impl Wanted {
+    fn network(spec: &NetworkSpec, closing: bool) -> Self {
+        Self {
+            name: spec.docker_network(),
+            meaning: Meaning::of(spec),
+            pools: pools(spec),
+            v6: spec.v6.is_some(),
+            closing,
+        }
+    }
+
+    fn group(group: &GroupSpec, network: &NetworkSpec, closing: bool) -> Self {
+        let mut wanted = Self::network(network, closing);
+        wanted.name = group.docker_network();
+        wanted.meaning.group = Some(group.name.clone());
+        wanted
+    }
+}
+
+fn wanted(projection: &Projection) -> impl Iterator<Item = Wanted> {
+    projection.tenants.values().flat_map(|tenant| {
+        let networks = tenant.networks.values();
+        let networks = networks.map(|fact| Wanted::network(&fact.spec, fact.closing));
+        let groups = tenant.groups.values().filter_map(|fact| {
+            let network = tenant.networks.get(&fact.spec.network)?;
+            let closing = fact.closing || network.closing;
+            Some(Wanted::group(&fact.spec, &network.spec, closing))
+        });
+        networks.chain(groups)
+    })
+}
+
 /// Subnet and gateway of each of a network's families, as text.
-pub(super) fn pools(spec: &NetworkSpec) -> Vec<(String, String)> {
+fn pools(spec: &NetworkSpec) -> Vec<(String, String)> {
     spec.pools()
         .map(|pool| (pool.subnet.to_string(), pool.gateway.to_string()))
         .collect()
@@ -55,7 +98,7 @@ pub(super) fn pools(spec: &NetworkSpec) -> Vec<(String, String)> {
 pub(super) struct Plan {
     /// Done first: a network that was removed and created again may need the same name.
     pub(super) remove: Vec<Found>,
-    pub(super) create: Vec<NetworkSpec>,
+    pub(super) create: Vec<Wanted>,
     pub(super) alarms: Vec<Alarm>,
 }
 
@@ -64,20 +107,15 @@ pub(super) struct Plan {
 pub(super) fn plan(projection: &Projection, found: &[Found], in_sync: bool) -> Plan {
     let mut plan = Plan::default();
     let mut keep = Vec::new();
-    for fact in projection
-        .tenants
-        .values()
-        .flat_map(|t| t.networks.values())
-    {
-        let spec = &fact.spec;
-        let name = spec.docker_network();
-        let same_name: Vec<&Found> = found.iter().filter(|found| found.name == name).collect();
-        match same_name.iter().find(|f| f.stands_for(spec, projection)) {
+    for wanted in wanted(projection) {
+        let same_name = found.iter().filter(|found| found.name == wanted.name);
+        let same_name: Vec<&Found> = same_name.collect();
+        match same_name.iter().find(|f| f.stands_for(&wanted, projection)) {
             Some(found) => keep.push(found.id.as_str()),
-            None if fact.closing => keep.extend(same_name.iter().map(|f| f.id.as_str())),
+            None if wanted.closing => keep.extend(same_name.iter().map(|f| f.id.as_str())),
             None => match same_name.iter().find(|found| !found.is_ours()) {
-                Some(stranger) => plan.alarms.push(taken(spec, stranger)),
-                None if same_name.is_empty() || in_sync => plan.create.push(spec.clone()),
+                Some(stranger) => plan.alarms.push(taken(&wanted, stranger)),
+                None if same_name.is_empty() || in_sync => plan.create.push(wanted),
                 None => keep.extend(same_name.iter().map(|f| f.id.as_str())),
             },
         }
@@ -92,13 +130,13 @@ pub(super) fn plan(projection: &Projection, found: &[Found], in_sync: bool) -> P
     plan
 }
 
-fn taken(spec: &NetworkSpec, stranger: &Found) -> Alarm {
+fn taken(wanted: &Wanted, stranger: &Found) -> Alarm {
     let name = &stranger.name;
     Alarm {
         code: "docker-network-taken".to_owned(),
         text: format!(
-            "the engine has a network `{name}` of driver `{}` that stands for something else, so network {} of tenant {} has no Docker network on this node: remove it with `docker network rm {name}`, netplugin then creates ours",
-            stranger.driver, spec.name, spec.tenant
+            "the engine has a network `{name}` of driver `{}` that stands for something else, so {} has no Docker network on this node: remove it with `docker network rm {name}`, netplugin then creates ours",
+            stranger.driver, wanted.meaning
         ),
     }
 }

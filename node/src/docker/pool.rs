@@ -76,7 +76,14 @@ impl Meaning {
         projection: &'a Projection,
     ) -> Result<&'a NetworkSpec, Unresolved> {
         if let Some(group) = &self.group {
-            return Err(Unresolved::Group(group.clone()));
+            let fact = projection.group_fact(&self.tenant, group);
+            if fact.is_none_or(|fact| fact.spec.network != self.network) {
+                return Err(Unresolved::UnknownGroup {
+                    tenant: self.tenant.clone(),
+                    network: self.network.clone(),
+                    group: group.clone(),
+                });
+            }
         }
         projection
             .network(&self.tenant, &self.network)
@@ -112,8 +119,14 @@ pub(super) enum Unresolved {
     },
     #[error("option {0} needs contiv.network=NET beside it")]
     OptionAlone(&'static str),
-    #[error("groups aren't supported yet: leave contiv.group={0} out")]
-    Group(GroupName),
+    #[error(
+        "network {network} of tenant {tenant} has no group {group} on this node: see `netctl group ls -t {tenant}`, or create it with `netctl group create {network} {group} -t {tenant}`, which makes its Docker network too"
+    )]
+    UnknownGroup {
+        tenant: TenantName,
+        network: NetworkName,
+        group: GroupName,
+    },
     #[error(
         "network {network} of tenant {tenant} doesn't exist on this node: see `netctl net ls -t {tenant}`, or create it with `netctl net create {network} -t {tenant} --subnet=CIDR`, which makes its Docker network too"
     )]

@@ -164,6 +164,11 @@ impl EndpointsHandle {
         self.snapshot.clone()
     }
 
+    /// What the kernel has of them, as it changes.
+    pub fn kernel(&self) -> watch::Receiver<Kernel> {
+        self.kernel.clone()
+    }
+
     /// Lets another node have an address of a block of ours.
     pub async fn cede(
         &self,
@@ -325,7 +330,9 @@ impl EndpointsHandle {
             Ok(NodeReply::Refused { reason }) => {
                 return Err(not_ceded(format!("doesn't cede it: {reason}")));
             }
-            Ok(NodeReply::Status(_)) => return Err(not_ceded("misunderstood".to_owned())),
+            Ok(NodeReply::Status(_) | NodeReply::Counters { .. } | NodeReply::Traced(_)) => {
+                return Err(not_ceded("misunderstood".to_owned()));
+            }
             Err(error) => return Err(not_ceded(format!("can't be asked: {error}"))),
         }
         let ours = |facts: &Projection| {

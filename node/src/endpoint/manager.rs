@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bus_schema::{EndpointId, MacAddr, NodeName, Rejection};
+use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, Rejection};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -120,8 +120,8 @@ impl Manager {
 
     fn reserve(&mut self, ask: &Reserve, haste: Haste) -> Result<Step<IpAddr>, AttachError> {
         let key = (ask.tenant.clone(), ask.network.clone());
-        refuse_group(ask.group.is_some())?;
         let network = self.open_network(&key)?;
+        self.must_be_open(&key, ask.group.as_ref())?;
         let usage = self.usage(&key);
         let address = match ask.address {
             Some(address) => match self.claim(&network, &usage, address, None)? {
@@ -151,9 +151,9 @@ impl Manager {
         if let Some(known) = self.ledger.endpoint(&ask.id) {
             return self.attach_again(known.clone(), ask);
         }
-        refuse_group(ask.group.is_some())?;
         let key = (ask.tenant.clone(), ask.network.clone());
         let network = self.open_network(&key)?;
+        self.must_be_open(&key, ask.group.as_ref())?;
         let usage = self.usage(&key);
         let mut addresses = ask.addresses.clone();
         for address in &addresses {
@@ -320,6 +320,26 @@ impl Manager {
         Ok(network.clone())
     }
 
+    /// A group of this network that takes endpoints.
+    fn must_be_open(
+        &self,
+        (tenant, network): &NetworkKey,
+        group: Option<&GroupName>,
+    ) -> Result<(), AttachError> {
+        let Some(group) = group else {
+            return Ok(());
+        };
+        let facts = self.facts.borrow();
+        let fact = facts.group_fact(tenant, group);
+        let fact = fact.filter(|fact| fact.spec.network == *network);
+        let (tenant, group) = (tenant.clone(), group.clone());
+        match fact {
+            None => Err(Rejection::GroupUnknown { tenant, group }.into()),
+            Some(fact) if fact.closing => Err(Rejection::GroupClosing { tenant, group }.into()),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn usage(&self, key: &NetworkKey) -> Usage {
         self.ledger.usage(key).cloned().unwrap_or_default()
     }
@@ -363,16 +383,6 @@ fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>) -> LocalEndpoint {
         aliases: Vec::new(),
         container: ask.container.clone(),
     }
-}
-
-fn refuse_group(asked: bool) -> Result<(), AttachError> {
-    if !asked {
-        return Ok(());
-    }
-    Err(AttachError::Rejected(Rejection::Unsupported {
-        what: "an endpoint group".to_owned(),
-        instead: "attach to the network itself".to_owned(),
-    }))
 }
 
 /// Milliseconds since 1970-01-01 UTC.

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::fixture::{Small, facts, ip, key, net, network, node, tenant};
 use super::*;
 use crate::bus::{Ask, AskError, BusHandle};
-use crate::projection::Projection;
+use crate::projection::{GroupFact, Projection};
 
 /// A manager with a kernel that obeys at once, and the test as netmaster and as other nodes.
 struct Bench {
@@ -336,4 +336,68 @@ async fn on_a_full_disk_nothing_is_attached_and_nothing_is_lost() {
     disk.free();
     handle.attach(attach("late", None)).await.unwrap();
     assert_eq!(handle.list().len(), attached.len() + 1);
+}
+
+#[tokio::test]
+async fn a_group_takes_endpoints_of_its_network_while_it_is_open() {
+    let bench = Bench::new(&BLOCK);
+    let web: GroupName = "web".parse().unwrap();
+    let group = |network: &str, closing| GroupFact {
+        spec: bus_schema::GroupSpec {
+            tenant: tenant(),
+            network: network.parse().unwrap(),
+            name: "web".parse().unwrap(),
+            id: bus_schema::GroupId::FIRST,
+            policies: Vec::new(),
+            docker_name: None,
+        },
+        closing,
+    };
+    let set = |fact: Option<GroupFact>| {
+        bench.facts.send_modify(|facts| {
+            let tenant = facts.tenants.get_mut(&tenant()).unwrap();
+            tenant.groups = fact.map(|fact| (web.clone(), fact)).into_iter().collect();
+        });
+    };
+    let ask = |id: &str| Attach {
+        group: Some(web.clone()),
+        ..attach(id, None)
+    };
+    let refused = |error: AttachError| match error {
+        AttachError::Rejected(rejection) => rejection,
+        other => panic!("{other}"),
+    };
+    let (of, name) = (tenant(), web.clone());
+    let unknown = Rejection::GroupUnknown {
+        tenant: of.clone(),
+        group: name.clone(),
+    };
+    let error = bench.handle.attach(ask("e1")).await.unwrap_err();
+    assert_eq!(refused(error), unknown);
+    set(Some(group("another", false)));
+    let error = bench.handle.attach(ask("e1")).await.unwrap_err();
+    assert_eq!(refused(error), unknown);
+
+    set(Some(group(net().as_str(), false)));
+    let attached = bench.handle.attach(ask("e1")).await.unwrap();
+    assert_eq!(attached.endpoint.group, Some(web.clone()));
+
+    set(Some(group(net().as_str(), true)));
+    let closing = Rejection::GroupClosing {
+        tenant: of,
+        group: name,
+    };
+    let reserve = Reserve {
+        group: Some(web.clone()),
+        ..reserve(None)
+    };
+    assert_eq!(
+        refused(bench.handle.attach(ask("e2")).await.unwrap_err()),
+        closing
+    );
+    assert_eq!(
+        refused(bench.handle.reserve(reserve).await.unwrap_err()),
+        closing
+    );
+    assert_eq!(bench.handle.attach(ask("e1")).await.unwrap(), attached);
 }

@@ -16,8 +16,8 @@ pub use view::EndpointsView;
 
 use bus_schema::event::Settings;
 use bus_schema::{
-    ClusterId, Event, EventId, MachineId, NetworkName, NetworkSpec, NodeName, Revision, TenantName,
-    subject,
+    ClusterId, Event, EventId, GroupId, GroupName, GroupSpec, MachineId, NetworkName, NetworkSpec,
+    NodeName, PolicyName, Revision, Rule, RuleId, TenantName, subject,
 };
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -45,13 +45,41 @@ pub struct NodeFact {
     pub vtep: IpAddr,
 }
 
-/// A tenant and its networks.
+/// A tenant's intent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TenantFact {
     pub networks: OrdMap<NetworkName, NetworkFact>,
+    #[serde(default)]
+    pub groups: OrdMap<GroupName, GroupFact>,
+    #[serde(default)]
+    pub policies: OrdMap<PolicyName, PolicyFact>,
     /// An event about this tenant was written for newer readers only: what it holds is closed for
     /// new connections.
     pub newer: bool,
+}
+
+/// An endpoint group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupFact {
+    pub spec: GroupSpec,
+    /// It is being removed: no attaches.
+    pub closing: bool,
+}
+
+/// A policy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyFact {
+    pub rules: OrdMap<RuleId, Rule>,
+    /// Where in the log it was last asked to end the connections that it doesn't allow.
+    #[serde(default)]
+    pub enforced: Option<Revision>,
+}
+
+impl TenantFact {
+    /// The group with this id.
+    pub fn group_of(&self, id: GroupId) -> Option<&GroupFact> {
+        self.groups.values().find(|group| group.spec.id == id)
+    }
 }
 
 /// A network and who gives out which of its addresses.
@@ -146,6 +174,30 @@ impl Projection {
                 }
                 Touched::network(&e.tenant, &e.network)
             }
+            Event::GroupCreated(e) => self.create_group(&e.group),
+            Event::GroupUpdated(e) => self.group(&e.tenant, &e.group, |group| {
+                group.spec.policies.clone_from(&e.policies);
+            }),
+            Event::GroupClosing(e) => self.group(&e.tenant, &e.group, |g| g.closing = true),
+            Event::GroupReopened(e) => self.group(&e.tenant, &e.group, |g| g.closing = false),
+            Event::GroupRemoved(e) => self.tenant(&e.tenant, |tenant| {
+                tenant.groups.remove(&e.group);
+            }),
+            Event::PolicyCreated(e) => self.tenant(&e.tenant, |tenant| {
+                tenant.policies.entry(e.policy.clone()).or_default();
+            }),
+            Event::PolicyRemoved(e) => self.tenant(&e.tenant, |tenant| {
+                tenant.policies.remove(&e.policy);
+            }),
+            Event::PolicyApplied(e) => self.policy(&e.tenant, &e.policy, |policy| {
+                policy.enforced = Some(revision);
+            }),
+            Event::RuleAdded(e) => self.policy(&e.tenant, &e.policy, |policy| {
+                policy.rules.insert(e.rule.id.clone(), e.rule.clone());
+            }),
+            Event::RuleRemoved(e) => self.policy(&e.tenant, &e.policy, |policy| {
+                policy.rules.remove(&e.rule);
+            }),
             Event::NetworkClosing(e) => self.change(&e.tenant, &e.network, |n| n.closing = true),
             Event::NetworkReopened(e) => self.change(&e.tenant, &e.network, |n| n.closing = false),
             Event::BlockLeased(e) => self.change(&e.tenant, &e.network, |n| {
@@ -200,6 +252,10 @@ impl Projection {
         self.tenants.get(tenant)?.networks.get(network)
     }
 
+    pub fn group_fact(&self, tenant: &TenantName, group: &GroupName) -> Option<&GroupFact> {
+        self.tenants.get(tenant)?.groups.get(group)
+    }
+
     /// Every network with its tenant.
     pub fn networks(&self) -> impl Iterator<Item = (&TenantName, &NetworkFact)> {
         self.tenants
@@ -233,6 +289,52 @@ impl Projection {
         };
         tenant.networks.insert(spec.name.clone(), fact);
         Touched::network(&spec.tenant, &spec.name)
+    }
+
+    fn create_group(&mut self, spec: &GroupSpec) -> Touched {
+        let fact = GroupFact {
+            spec: spec.clone(),
+            closing: false,
+        };
+        let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
+        tenant.groups.insert(spec.name.clone(), fact);
+        Touched::tenant(&spec.tenant)
+    }
+
+    fn tenant(&mut self, name: &TenantName, change: impl FnOnce(&mut TenantFact)) -> Touched {
+        match self.tenants.get_mut(name) {
+            Some(tenant) => {
+                change(tenant);
+                Touched::tenant(name)
+            }
+            None => Touched::default(),
+        }
+    }
+
+    fn group(
+        &mut self,
+        tenant: &TenantName,
+        group: &GroupName,
+        change: impl FnOnce(&mut GroupFact),
+    ) -> Touched {
+        self.tenant(tenant, |tenant| {
+            if let Some(group) = tenant.groups.get_mut(group) {
+                change(group);
+            }
+        })
+    }
+
+    fn policy(
+        &mut self,
+        tenant: &TenantName,
+        policy: &PolicyName,
+        change: impl FnOnce(&mut PolicyFact),
+    ) -> Touched {
+        self.tenant(tenant, |tenant| {
+            if let Some(policy) = tenant.policies.get_mut(policy) {
+                change(policy);
+            }
+        })
     }
 
     fn change(

@@ -1,9 +1,11 @@
 use std::net::IpAddr;
 
 use bus_schema::event::*;
+use bus_schema::policy::{Action, Direction, Priority};
 use bus_schema::{
-    ClusterId, Endpoint, EndpointEvent, EndpointId, Event, EventId, MacAddr, MachineId,
-    NetworkName, NetworkSpec, NodeName, Pool, Revision, TenantName, Vni,
+    ClusterId, Endpoint, EndpointEvent, EndpointId, Event, EventId, GroupId, GroupName, GroupSpec,
+    MacAddr, MachineId, NetworkName, NetworkSpec, NodeName, PolicyName, Pool, Revision, Rule,
+    RuleId, TenantName, Vni,
 };
 use uuid::Uuid;
 
@@ -241,6 +243,93 @@ fn a_newer_event_closes_its_tenant_or_all() {
     );
 }
 
+fn group(of: &str, name: &str, id: u16, policies: &[&str]) -> GroupSpec {
+    GroupSpec {
+        tenant: tenant(of),
+        network: net("web"),
+        name: name.parse().unwrap(),
+        id: GroupId(id),
+        policies: policies.iter().map(|it| it.parse().unwrap()).collect(),
+        docker_name: None,
+    }
+}
+
+fn rule(id: &str, number: u32) -> Rule {
+    Rule {
+        id: id.parse().unwrap(),
+        number,
+        spec: bus_schema::RuleSpec {
+            direction: Direction::In,
+            priority: Priority::DEFAULT,
+            action: Action::Deny,
+            protocol: None,
+            ports: vec![],
+            peer: None,
+        },
+    }
+}
+
+#[test]
+fn groups_and_policies_are_their_tenants_until_they_are_removed() {
+    let policy: PolicyName = "p".parse().unwrap();
+    let name: GroupName = "front".parse().unwrap();
+    let add = |id: &str, number| {
+        Event::RuleAdded(RuleAdded {
+            tenant: tenant("blue"),
+            policy: policy.clone(),
+            rule: rule(id, number),
+        })
+    };
+    let mut events = histories().concat();
+    events.extend([
+        Event::PolicyCreated(PolicyCreated {
+            tenant: tenant("blue"),
+            policy: policy.clone(),
+        }),
+        add("1", 1),
+        add("2", 2),
+        Event::RuleRemoved(RuleRemoved {
+            tenant: tenant("blue"),
+            policy: policy.clone(),
+            rule: "1".parse().unwrap(),
+        }),
+        Event::GroupCreated(GroupCreated {
+            group: group("blue", "front", 2, &[]),
+        }),
+        Event::GroupUpdated(GroupUpdated {
+            tenant: tenant("blue"),
+            group: name.clone(),
+            policies: vec![policy.clone()],
+        }),
+        Event::PolicyApplied(PolicyApplied {
+            tenant: tenant("blue"),
+            policy: policy.clone(),
+        }),
+    ]);
+    let mut facts = fold(events);
+    let at = facts.applied;
+    let blue = &facts.tenants[&tenant("blue")];
+    let ids: Vec<_> = blue.policies[&policy].rules.keys().collect();
+    assert_eq!(ids, [&"2".parse::<RuleId>().unwrap()]);
+    assert_eq!(blue.policies[&policy].enforced, Some(at));
+    let front = blue.group_of(GroupId(2)).expect("the group");
+    assert_eq!(front.spec, group("blue", "front", 2, &["p"]));
+    assert!(facts.group_fact(&tenant("red"), &name).is_none());
+
+    let bytes = bus_schema::codec::to_bytes(&facts);
+    assert_eq!(bus_schema::codec::from_bytes(&bytes), Ok(facts.clone()));
+
+    let gone = Event::GroupRemoved(GroupRemoved {
+        tenant: tenant("blue"),
+        group: name.clone(),
+        id: GroupId(2),
+        forced: false,
+    });
+    let touched = facts.apply(at.next(), event_id(at.0 + 1), &gone);
+    assert_eq!(touched, Touched::tenant(&tenant("blue")));
+    assert!(facts.group_fact(&tenant("blue"), &name).is_none());
+}
+
 #[test]
 fn an_address_is_its_smallest_blocks_holders() {
     let facts = fold(histories().concat());
@@ -280,6 +369,7 @@ fn endpoint(id: &str, name: &str, address: &str, on: &str) -> Endpoint {
         aliases: vec!["alias".to_owned()],
         container: None,
         interface: "cv0".to_owned(),
+        closed: None,
         vtep: "198.18.0.1".parse().unwrap(),
     }
 }

@@ -29,7 +29,7 @@ pub struct EndpointsView {
 }
 
 impl EndpointsView {
-    /// The addresses behind a name or an alias of a network; no item: nobody bears it.
+    /// The addresses behind a name, an alias or a group of a network; no item: nobody bears it.
     pub fn resolve(
         &self,
         tenant: &TenantName,
@@ -183,10 +183,11 @@ fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {
 }
 
 fn names_of(endpoint: &Endpoint) -> BTreeSet<String> {
-    endpoint
-        .name
-        .iter()
-        .chain(&endpoint.aliases)
-        .map(|name| name.to_lowercase())
+    let names = endpoint.name.iter().chain(&endpoint.aliases);
+    let group = endpoint.group.iter().map(|group| group.as_str());
+    names
+        .map(String::as_str)
+        .chain(group)
+        .map(str::to_lowercase)
         .collect()
 }

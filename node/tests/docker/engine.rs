@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::engine::{End, Engine, IMAGE};
-use crate::support::memory::{add, network};
+use crate::support::memory::{add, add_group, network};
 use crate::support::plugin::Plugin;
 use node::projection::Projection;
 
@@ -254,6 +254,46 @@ async fn docker_networks_follow_the_log() {
         !host.networks().iter().any(|it| it == "late")
             && host.plugin.handle().alarms.borrow().is_empty()
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_a_docker_network_of_its_own_beside_its_networks() {
+    let host = host(&[]);
+    host.plugin.projection.send_modify(|it| {
+        add_group(it, "default", "contiv-net", "front");
+        add_group(it, "blue", "web", "front");
+    });
+    host.has_network("front.contiv-net");
+    host.has_network("front.web/blue");
+    host.run("inside", &["--net=front.contiv-net"]);
+    host.run("outside", &["--net=contiv-net"]);
+    let groups = || {
+        let state = host.plugin.endpoints.state();
+        let all = state.endpoints.values();
+        let group = |it: &node::endpoint::LocalEndpoint| it.group.as_ref().map(ToString::to_string);
+        all.map(group).collect::<std::collections::BTreeSet<_>>()
+    };
+    let expected = [None, Some("front".to_owned())];
+    assert_eq!(groups(), expected.into());
+    // The engine lets a container into one Docker network of a subnet at a time: a move leaves
+    // the old group first.
+    let network = |verb, name, container| host.engine.docker(&["network", verb, name, container]);
+    network("disconnect", "front.contiv-net", "inside");
+    assert_eq!(groups(), [None].into());
+    network("disconnect", "contiv-net", "outside");
+    network("connect", "front.contiv-net", "outside");
+    assert_eq!(groups(), [Some("front".to_owned())].into());
+    host.exec("outside", "ping -c 1 -W 5 20.1.1.254");
+    host.plugin.projection.send_modify(|it| {
+        let tenant = it
+            .tenants
+            .get_mut(&bus_schema::TenantName::new("blue").expect("a name"));
+        tenant.expect("the tenant").groups.clear();
+    });
+    host.engine
+        .until("the removed group's network is gone", || {
+            !host.networks().iter().any(|it| it == "front.web/blue")
+        });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -276,7 +276,7 @@ async fn what_stands_for_nothing_is_refused_with_what_to_type() {
                 "",
                 "",
             ),
-            "groups aren't supported yet",
+            "has no group g on this node",
         ),
     ] {
         let error = plugin

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bus_schema::{EndpointId, MacAddr, NetworkName, NetworkSpec, Pool, Rejection, TenantName, Vni};
+use bus_schema::{
+    EndpointId, GroupId, GroupName, GroupSpec, MacAddr, NetworkName, NetworkSpec, Pool, Rejection,
+    TenantName, Vni,
+};
 use node::docker::Endpoints;
 use node::endpoint::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
-use node::projection::{NetworkFact, Projection};
+use node::projection::{GroupFact, NetworkFact, Projection};
 use tokio::sync::watch;
 
 type Address = (TenantName, NetworkName, IpAddr);
@@ -244,6 +247,23 @@ pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
         v6: None,
         docker_name: None,
     }
+}
+
+/// Adds a group to a network that is there.
+pub(crate) fn add_group(projection: &mut Projection, tenant: &str, network: &str, group: &str) {
+    let spec = GroupSpec {
+        tenant: TenantName::new(tenant).expect("a name"),
+        network: NetworkName::new(network).expect("a name"),
+        name: GroupName::new(group).expect("a name"),
+        id: GroupId::FIRST,
+        policies: Vec::new(),
+        docker_name: None,
+    };
+    let tenant = projection.tenants.get_mut(&spec.tenant);
+    let groups = &mut tenant.expect("the tenant is there").groups;
+    let (name, closing) = (spec.name.clone(), false);
+    groups.insert(name, GroupFact { spec, closing });
+    projection.applied = projection.applied.next();
 }
 
 pub(crate) fn add(projection: &mut Projection, spec: NetworkSpec) {
