@@ -1,11 +1,12 @@
 //! The quick start, with the real commands and no pause between them: two hosts, real containers,
-//! `ping db` by name. The cluster stays up; an error or an interruption removes it.
+//! `ping db` by name; then a group with a policy. The cluster stays up; an error or an
+//! interruption removes it.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use lab::{IMAGE, Lab, Spec};
+use lab::{IMAGE, Lab, Spec, wait_until};
 
 use crate::{interrupt, say};
 
@@ -17,6 +18,47 @@ const LOOK: [&[&str]; 5] = [
     &["events"],
 ];
 
+const POLICY: [&[&str]; 5] = [
+    &["policy", "create", "prod_web"],
+    &[
+        "policy",
+        "rule-add",
+        "prod_web",
+        "1",
+        "-direction=in",
+        "-protocol=tcp",
+        "-action=deny",
+    ],
+    &[
+        "policy",
+        "rule-add",
+        "prod_web",
+        "2",
+        "-direction=in",
+        "-protocol=tcp",
+        "-port=80",
+        "-action=allow",
+        "-priority=10",
+    ],
+    &[
+        "policy",
+        "rule-add",
+        "prod_web",
+        "3",
+        "-direction=in",
+        "-protocol=tcp",
+        "-port=443",
+        "-action=allow",
+        "-priority=10",
+    ],
+    &["group", "create", "contiv-net", "web", "-policy=prod_web"],
+];
+const JUDGE: [&[&str]; 3] = [
+    &["policy", "rule-ls", "prod_web"],
+    &["group", "inspect", "web"],
+    &["policy", "inspect", "prod_web"],
+];
+
 pub(crate) fn run(name: &str) -> anyhow::Result<()> {
     let start = Instant::now();
     // A demo that is still up from before makes room.
@@ -26,7 +68,7 @@ pub(crate) fn run(name: &str) -> anyhow::Result<()> {
         "Two hosts on this machine, each with a Docker Engine and netplugin; one nats-server, one netmaster.",
     );
     let lab = Lab::up(&Spec::named(name, 2).docker(true).loopback_resolver_on(2))?;
-    if let Err(error) = quick_start(&lab) {
+    if let Err(error) = quick_start(&lab).and_then(|()| policies(&lab)) {
         let logs = tails(&lab);
         lab.down().context("remove the demo")?;
         return Err(error.context(logs));
@@ -61,6 +103,101 @@ fn quick_start(lab: &Lab) -> anyhow::Result<()> {
     docker(lab, "node-1", &["exec", "web", "ping", "-c", "3", "db"])?;
     docker(lab, "node-2", &["exec", "db", "ping", "-c", "3", "web"])?;
     LOOK.iter().try_for_each(|arguments| netctl(lab, arguments))
+}
+
+/// The second act: a group whose members take connections to two ports only.
+fn policies(lab: &Lab) -> anyhow::Result<()> {
+    for arguments in POLICY {
+        netctl(lab, arguments)?;
+    }
+    let shop = [
+        "run",
+        "-itd",
+        "--name=shop",
+        "--net",
+        "web.contiv-net",
+        IMAGE,
+        "sh",
+    ];
+    docker(lab, "node-2", &shop)?;
+    for (node, container, port) in [
+        ("node-2", "shop", "80"),
+        ("node-2", "shop", "443"),
+        ("node-2", "shop", "8080"),
+        ("node-1", "web", "9000"),
+    ] {
+        serve(lab, node, container, port)?;
+    }
+    docker(
+        lab,
+        "node-1",
+        &["exec", "web", "nslookup", "-type=a", "web"],
+    )?;
+    connect(lab, "node-1", "web", "shop", "80", true)?;
+    connect(lab, "node-1", "web", "shop", "443", true)?;
+    connect(lab, "node-1", "web", "shop", "8080", false)?;
+    connect(lab, "node-2", "shop", "web", "9000", true)?;
+    JUDGE
+        .iter()
+        .try_for_each(|arguments| netctl(lab, arguments))
+}
+
+/// A server in a container, which listens when this returns.
+fn serve(lab: &Lab, node: &str, container: &str, port: &str) -> anyhow::Result<()> {
+    let server = [
+        "nc",
+        "-ll",
+        "-p",
+        port,
+        "-e",
+        "echo",
+        "hello from",
+        container,
+        port,
+    ];
+    docker(
+        lab,
+        node,
+        &[&["exec", "-d", container][..], &server].concat(),
+    )?;
+    let listens = || {
+        let sockets = lab.docker(node, &["exec", container, "netstat", "-ltn"]);
+        sockets.is_ok_and(|sockets| sockets.stdout.contains(&format!(":{port} ")))
+    };
+    Ok(wait_until(
+        "the server listens",
+        Duration::from_secs(10),
+        listens,
+    )?)
+}
+
+/// A new connection by name, and whether it had to be answered.
+fn connect(
+    lab: &Lab,
+    node: &str,
+    container: &str,
+    to: &str,
+    port: &str,
+    allowed: bool,
+) -> anyhow::Result<()> {
+    let arguments = ["exec", container, "nc", "-w", "2", to, port];
+    say::say(&format!("\n{node} $ docker {}", arguments.join(" ")));
+    let output = lab.docker(node, &arguments)?;
+    say::say(output.text().trim_end());
+    let answered = output.stdout.contains("hello");
+    ensure!(
+        answered == allowed,
+        "port {port} of {to} {}",
+        if answered {
+            "answers although it is denied"
+        } else {
+            "doesn't answer"
+        }
+    );
+    if !allowed {
+        say::say("(no answer: the policy denies it)");
+    }
+    Ok(())
 }
 
 /// On the machine itself, as an operator would.

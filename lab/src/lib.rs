@@ -9,6 +9,7 @@
 //! All calls block; none of them is for use on an async executor's thread.
 
 mod address;
+mod background;
 mod cgroup;
 mod docker;
 mod error;
@@ -19,6 +20,7 @@ mod ping;
 mod process;
 mod spec;
 mod state;
+mod tcp;
 mod tools;
 mod underlay;
 mod wait;
@@ -32,5 +34,6 @@ pub use ping::{Ping, PingReport};
 pub use process::Signal;
 pub use spec::{Daemons, Spec};
 pub use state::{Listed, list, run_dir as state_dir};
+pub use tcp::Listener;
 pub use wait::{poll, wait_until};
 pub use workload::Workload;

@@ -3,16 +3,13 @@
 use std::process::Child;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
-use crate::state::Pid;
-use crate::{Error, Output, Result, process, wait};
+use crate::background::Background;
+use crate::{Error, Output, Result, wait};
 
 /// Packets 20 ms apart, until [`Ping::stop`] or drop.
 #[derive(Debug)]
 pub struct Ping {
-    child: Option<Child>,
-    pid: Pid,
+    process: Background,
     log: std::path::PathBuf,
 }
 
@@ -34,20 +31,18 @@ impl Ping {
     /// Returns once the first answer has come.
     pub(crate) fn started(child: Child, log: std::path::PathBuf) -> Result<Self> {
         let ping = Self {
-            pid: Pid::of(child.id()),
-            child: Some(child),
+            process: Background::of(child),
             log,
         };
         wait::wait_until("a ping is answered", Duration::from_secs(10), || {
-            ping.answered() > 0 || !ping.pid.is_alive()
+            ping.answered() > 0 || !ping.process.is_alive()
         })?;
         Ok(ping)
     }
 
     /// How many answers have come so far.
     pub fn answered(&self) -> u32 {
-        let lines = self
-            .text()
+        let lines = text(&self.log)
             .lines()
             .filter(|l| l.contains("icmp_seq=") && l.contains("time="))
             .count();
@@ -63,12 +58,9 @@ impl Ping {
     }
 
     /// Ends the ping. A packet that was under way at that moment counts as not sent.
-    pub fn stop(mut self) -> Result<PingReport> {
-        process::send(self.pid, Signal::SIGINT)?;
-        if let Some(child) = self.child.take() {
-            process::reap(child);
-        }
-        let text = self.text();
+    pub fn stop(self) -> Result<PingReport> {
+        self.process.interrupt()?;
+        let text = text(&self.log);
         report(&text).ok_or_else(|| Error::Command {
             host: "lab".to_owned(),
             command: "ping".to_owned(),
@@ -76,19 +68,10 @@ impl Ping {
             output: text,
         })
     }
-
-    fn text(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
 }
 
-impl Drop for Ping {
-    fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            let _ = process::send(self.pid, Signal::SIGKILL);
-            process::reap(child);
-        }
-    }
+fn text(log: &std::path::Path) -> String {
+    std::fs::read_to_string(log).unwrap_or_default()
 }
 
 fn report(text: &str) -> Option<PingReport> {

@@ -178,6 +178,10 @@ impl Lab {
             .map(drop)
     }
 
+    pub(crate) fn workload_node(&self, name: &str) -> Result<String> {
+        self.workload_state(name).map(|state| state.node.clone())
+    }
+
     fn workload_state(&self, name: &str) -> Result<&WorkloadState> {
         self.state
             .workloads
@@ -197,6 +201,6 @@ impl Lab {
 }
 
 /// Apart from netplugin's own namespaces in the same folder.
-fn netns(workload: &str) -> String {
+pub(crate) fn netns(workload: &str) -> String {
     format!("w-{workload}")
 }

@@ -53,6 +53,14 @@ fn the_demo_works_twice_in_a_row_and_leaves_nothing() {
                 "{command}: {text}"
             );
         }
+        for line in [
+            "hello from shop 80",
+            "hello from shop 443",
+            "hello from web 9000",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert!(text.contains("(no answer: the policy denies it)"), "{text}");
         assert!(Lab::open(&name).is_ok(), "the cluster stays up");
     }
     Lab::remove(&name).expect("the demo is removed");

@@ -1,0 +1,237 @@
+//! Groups, policies and rules on whole clusters: what the product is for.
+
+use chaos_tests::{Outcome, SOON, create, invariant, two_nodes};
+use lab::{Error, Lab, wait_until};
+
+const RULES: [&[&str]; 3] = [
+    &["1", "-direction=in", "-protocol=tcp", "-action=deny"],
+    &[
+        "2",
+        "-direction=in",
+        "-protocol=tcp",
+        "-port=80",
+        "-action=allow",
+        "-priority=10",
+    ],
+    &[
+        "3",
+        "-direction=in",
+        "-protocol=tcp",
+        "-port=443",
+        "-action=allow",
+        "-priority=10",
+    ],
+];
+
+/// The quick start's policy, with `web` on node-2 in the group, and `client` on node-1 in none.
+fn prod_web() -> Result<Lab, Error> {
+    let mut lab = two_nodes()?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    lab.netctl_ok(&["policy", "create", "prod_web"])?;
+    for rule in RULES {
+        lab.netctl_ok(&[&["policy", "rule-add", "prod_web"], rule].concat())?;
+    }
+    lab.netctl_ok(&["group", "create", "contiv-net", "web", "-policy=prod_web"])?;
+    lab.run_workload_with("node-2", "contiv-net", "web-1", &["--group", "web"])?;
+    lab.run_workload("node-1", "contiv-net", "client")?;
+    Ok(lab)
+}
+
+#[test]
+fn the_quick_starts_policy_lets_through_what_it_names() -> Outcome {
+    let lab = prod_web()?;
+    let web = lab.address_of("web-1")?.to_string();
+    let client = lab.address_of("client")?.to_string();
+    let _servers = [80, 443, 8080]
+        .map(|port| lab.listen("web-1", port))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    let _outside = lab.listen("client", 8080)?;
+
+    assert!(lab.connects("client", &web, 80)?, "port 80 is allowed");
+    assert!(lab.connects("client", &web, 443)?, "port 443 is allowed");
+    assert!(!lab.connects("client", &web, 8080)?, "port 8080 is denied");
+    assert!(lab.ping("client", &web)?, "no rule speaks of ICMP");
+    assert!(
+        lab.connects("web-1", &client, 8080)?,
+        "the group's own connections get their replies"
+    );
+    wait_until("the group is found by its name", SOON, || {
+        lab.connects("client", "web", 80)
+            .is_ok_and(|connected| connected)
+    })?;
+    invariant::converged(&lab)
+}
+
+#[test]
+fn rules_and_policies_change_under_running_containers() -> Outcome {
+    let lab = prod_web()?;
+    let web = lab.address_of("web-1")?.to_string();
+    let _server = lab.listen("web-1", 8080)?;
+    assert!(!lab.connects("client", &web, 8080)?);
+
+    let rule = [
+        "policy",
+        "rule-add",
+        "prod_web",
+        "4",
+        "-protocol=tcp",
+        "-port=8000-8100",
+        "-priority=10",
+    ];
+    lab.netctl_ok(&rule)?;
+    assert!(lab.connects("client", &web, 8080)?, "a new rule allows it");
+    lab.netctl_ok(&["policy", "rule-rm", "prod_web", "4"])?;
+    assert!(!lab.connects("client", &web, 8080)?, "the rule is gone");
+    lab.netctl_ok(&["policy", "create", "open"])?;
+    lab.netctl_ok(&["group", "update", "web", "-policy=open"])?;
+    assert!(
+        lab.connects("client", &web, 8080)?,
+        "the policy is detached"
+    );
+    lab.netctl_ok(&["group", "update", "web", "-policy=open", "-policy=prod_web"])?;
+    assert!(
+        !lab.connects("client", &web, 8080)?,
+        "the policy is attached"
+    );
+    Ok(())
+}
+
+/// DESIGN's reason for identity in the packet: a receiver that hears nothing any more must not
+/// take a new container of a denied group for nobody.
+#[test]
+fn a_cut_off_node_refuses_a_new_container_of_a_denied_group() -> Outcome {
+    let mut lab = two_nodes()?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "evil"])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "good"])?;
+    lab.netctl_ok(&["policy", "create", "db"])?;
+    lab.netctl_ok(&[
+        "policy",
+        "rule-add",
+        "db",
+        "1",
+        "-from-group=evil",
+        "-action=deny",
+    ])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "db", "-policy=db"])?;
+    lab.run_workload_with("node-2", "contiv-net", "db-1", &["--group", "db"])?;
+    // Blocks are known on both nodes before the cut.
+    let early = lab.run_workload_with("node-1", "contiv-net", "early", &["--group", "good"])?;
+    let db = lab.address_of("db-1")?.to_string();
+    let _server = lab.listen("db-1", 5432)?;
+    assert!(lab.connects("early", &db, 5432)?);
+    invariant::converged(&lab)?;
+
+    lab.kill("nats")?;
+    lab.run_workload_with("node-1", "contiv-net", "late", &["--group", "evil"])?;
+    assert!(
+        !lab.connects("late", &db, 5432)?,
+        "a denied group, whatever the receiver has heard"
+    );
+
+    // The address that a good one just gave up, taken by an evil one.
+    lab.remove_workload("early")?;
+    let address = early.address.to_string();
+    lab.run_workload_with(
+        "node-1",
+        "contiv-net",
+        "heir",
+        &["--group", "evil", "--ip", &address],
+    )?;
+    assert!(
+        !lab.connects("heir", &db, 5432)?,
+        "an address is no identity"
+    );
+    lab.run_workload_with("node-1", "contiv-net", "friend", &["--group", "good"])?;
+    assert!(lab.connects("friend", &db, 5432)?);
+    Ok(())
+}
+
+#[test]
+fn outgoing_rules_hold_at_the_other_end() -> Outcome {
+    let mut lab = two_nodes()?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    create(&lab, "back-net", "20.1.2.0/24")?;
+    lab.netctl_ok(&["group", "create", "back-net", "store"])?;
+    lab.netctl_ok(&["policy", "create", "jail"])?;
+    lab.netctl_ok(&[
+        "policy",
+        "rule-add",
+        "jail",
+        "1",
+        "-direction=out",
+        "-action=deny",
+    ])?;
+    lab.netctl_ok(&[
+        "policy",
+        "rule-add",
+        "jail",
+        "2",
+        "-direction=out",
+        "-to-group=store",
+        "-protocol=tcp",
+        "-port=80",
+        "-action=allow",
+        "-priority=5",
+    ])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "jailed", "-policy=jail"])?;
+    lab.run_workload_with("node-1", "contiv-net", "inmate", &["--group", "jailed"])?;
+    for (node, network, name, group) in [
+        ("node-2", "back-net", "store-far", Some("store")),
+        ("node-1", "back-net", "store-near", Some("store")),
+        ("node-2", "contiv-net", "other", None),
+    ] {
+        let group = group.map_or(vec![], |group| vec!["--group", group]);
+        lab.run_workload_with(node, network, name, &group)?;
+        let server = lab.listen(name, 80)?;
+        let address = lab.address_of(name)?.to_string();
+        let reached = lab.connects("inmate", &address, 80)?;
+        assert_eq!(reached, !group.is_empty(), "{name}");
+        assert!(!lab.ping("inmate", &address)?, "{name}");
+        assert!(
+            lab.ping(name, &lab.address_of("inmate")?.to_string())?,
+            "{name} may ping in"
+        );
+        drop(server);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_group_with_members_stays_and_names_them() -> Outcome {
+    let mut lab = prod_web()?;
+    let refused = lab.netctl(&["group", "rm", "web"])?;
+    assert_eq!(refused.status, 1, "{}", refused.text());
+    assert!(refused.text().contains("web-1"), "{}", refused.text());
+    let used = lab.netctl(&["policy", "rm", "prod_web"])?;
+    assert_eq!(used.status, 1);
+    assert!(used.text().contains("web"), "{}", used.text());
+    lab.remove_workload("web-1")?;
+    lab.netctl_ok(&["group", "rm", "web"])?;
+    lab.netctl_ok(&["policy", "rm", "prod_web"])?;
+    let groups = lab.netctl_ok(&["group", "ls", "-q"])?;
+    assert_eq!(groups.trim(), "");
+    Ok(())
+}
+
+/// Rules stay enforced while netplugin is away, and its start opens no gap.
+#[test]
+fn a_killed_netplugin_leaves_the_rules() -> Outcome {
+    let mut lab = prod_web()?;
+    let web = lab.address_of("web-1")?.to_string();
+    let _servers = [80, 8080]
+        .map(|port| lab.listen("web-1", port))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    lab.kill("netplugin@node-2")?;
+    assert!(lab.connects("client", &web, 80)?);
+    assert!(!lab.connects("client", &web, 8080)?);
+    lab.start("netplugin@node-2")?;
+    for _ in 0..5 {
+        assert!(!lab.connects("client", &web, 8080)?);
+    }
+    invariant::converged(&lab)?;
+    assert!(lab.connects("client", &web, 80)?);
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! TCP servers and clients in workloads, out of busybox.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::background::Background;
+use crate::lab::Lab;
+use crate::workload::netns;
+use crate::{Result, host, namespace, wait};
+
+/// Longer than a connection takes on a busy machine; one that is dropped takes all of it.
+const PATIENCE: &str = "1";
+
+/// Answers every connection with one line, until it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    _process: Background,
+}
+
+impl Lab {
+    /// Listens in a workload; connections are accepted when this returns.
+    pub fn listen(&self, workload: &str, port: u16) -> Result<Listener> {
+        let node = self.workload_node(workload)?;
+        let netns = netns(workload);
+        let port_text = port.to_string();
+        let nc = [
+            "busybox", "nc", "-ll", "-p", &port_text, "-e", "echo", "hello",
+        ];
+        let argv: Vec<&str> = ["ip", "netns", "exec", &netns]
+            .into_iter()
+            .chain(nc)
+            .collect();
+        let mut command = host::command(&argv, &self.environment());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        namespace::detach(&mut command);
+        let process = Background::of(self.host(&node)?.spawn(command)?);
+        let filter = format!("sport = :{port}");
+        wait::wait_until("a server listens", Duration::from_secs(10), || {
+            let sockets = self.exec_in(workload, &["ss", "-Hltn", &filter]);
+            sockets.is_ok_and(|output| !output.stdout.is_empty())
+        })?;
+        Ok(Listener { _process: process })
+    }
+
+    /// Whether a server answers a new connection from `workload` to an address or a name.
+    pub fn connects(&self, workload: &str, target: &str, port: u16) -> Result<bool> {
+        let port = port.to_string();
+        let output = self.exec_in(
+            workload,
+            &[
+                "timeout", "3", "busybox", "nc", "-w", PATIENCE, target, &port,
+            ],
+        )?;
+        Ok(output.stdout.contains("hello"))
+    }
+}
