@@ -175,8 +175,9 @@ impl Service {
 
     fn users(&self, tenant: &TenantName, network: &NetworkName) -> Vec<EndpointUse> {
         let endpoints = self.endpoints.snapshots().borrow().endpoints.clone();
-        let of =
-            |it: &&crate::endpoint::LocalEndpoint| it.tenant == *tenant && it.network == *network;
+        let of = |it: &&Arc<crate::endpoint::LocalEndpoint>| {
+            it.tenant == *tenant && it.network == *network
+        };
         endpoints
             .values()
             .filter(of)
