@@ -69,6 +69,7 @@ pub(crate) fn run(name: &str) -> anyhow::Result<()> {
     );
     let lab = Lab::up(&Spec::named(name, 2).docker(true).loopback_resolver_on(2))?;
     if let Err(error) = quick_start(&lab).and_then(|()| policies(&lab)) {
+        interrupt::comes_first();
         let logs = tails(&lab);
         lab.down().context("remove the demo")?;
         return Err(error.context(logs));

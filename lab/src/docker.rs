@@ -48,18 +48,19 @@ impl Lab {
         )
     }
 
-    /// Makes [`IMAGE`] in the node's engine.
+    /// Makes [`IMAGE`] in the node's engine. Its files lie in the host's `/run`, which
+    /// goes with the host, whatever interrupts this.
     pub fn import_image(&self, node: &str) -> Result<()> {
         let script = format!(
             r#"set -e
-root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+root=$(mktemp -d -p /run)
 mkdir -p "$root/bin" "$root/etc" "$root/tmp" "$root/root"
 for applet in $(/bin/busybox --list); do
   ln -s busybox "$root/bin/$applet"
 done
 cp --remove-destination /bin/busybox "$root/bin/busybox"
-tar -C "$root" -c . | docker import --change 'CMD ["/bin/sh"]' - {IMAGE} >/dev/null"#
+tar -C "$root" -c . | docker import --change 'CMD ["/bin/sh"]' - {IMAGE} >/dev/null
+rm -rf "$root""#
         );
         self.run(node, &["sh", "-c", &script]).map(drop)
     }

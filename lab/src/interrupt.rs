@@ -1,5 +1,6 @@
 //! Ctrl-C, a terminal that closes, SIGTERM: the lab that was being brought up goes away with them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,10 +11,13 @@ use crate::say;
 
 const INTERRUPTED: i32 = 130;
 
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+
 /// From now on until the process ends, an interruption removes lab `name`.
 pub(crate) fn removes(name: &str) -> anyhow::Result<()> {
     let name = name.to_owned();
     on_signal(move || {
+        UNDER_WAY.store(true, Ordering::SeqCst);
         say::complain(&format!("lab: interrupted, removing `{name}`"));
         Lab::refuse_starts();
         if let Err(error) = Lab::remove(&name) {
@@ -21,6 +25,14 @@ pub(crate) fn removes(name: &str) -> anyhow::Result<()> {
         }
         leave();
     })
+}
+
+/// What fails while the lab is being removed fails for that: the thread that removes it ends the
+/// process.
+pub(crate) fn comes_first() {
+    while UNDER_WAY.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 /// An interruption is for the command that runs in the foreground, not for us.

@@ -48,10 +48,13 @@ impl Lab {
             });
         }
         Self::remove(&spec.name)?;
-        make_dir(&run_dir(&spec.name).join("logs"))?;
-        make_dir(&disk_dir(&spec.name))?;
-        let keeper = namespace::spawn_keeper(spec.persistent)?;
-        let mut lab = Self::frame(spec, keeper)?;
+        let framed = make_dir(&run_dir(&spec.name).join("logs"))
+            .and_then(|()| make_dir(&disk_dir(&spec.name)))
+            .and_then(|()| namespace::spawn_keeper(spec.persistent))
+            .and_then(|keeper| Self::frame(spec, keeper));
+        let mut lab = framed.inspect_err(|_| {
+            Self::remove(&spec.name).ok();
+        })?;
         lab.bring_up(spec)?;
         lab.owned = !spec.persistent;
         Ok(lab)

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     match cli::run(cli::Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
+            interrupt::comes_first();
             say::complain(&format!("lab: {error:#}"));
             ExitCode::FAILURE
         }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +95,7 @@ impl State {
         let path = run_dir(name).join("state.json");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::file("read", path)(error)),
         };
         serde_json::from_str(&text)
@@ -123,14 +124,24 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     options.open(path)?.write_all(text.as_bytes())
 }
 
+/// Another lab that ends may remove the shared folder while its first lab moves in.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(Error::file("make", path))
+    const TRIES: usize = 100;
+    let vanished = |made: &std::io::Result<()>| {
+        let error = made.as_ref().err().map(std::io::Error::kind);
+        // `AlreadyExists`: it was there, and was none any more when it was looked at.
+        matches!(error, Some(ErrorKind::NotFound | ErrorKind::AlreadyExists))
+    };
+    let mut tries = (0..TRIES).map(|_| fs::create_dir_all(path));
+    let made = tries.find(|made| !vanished(made));
+    made.unwrap_or_else(|| fs::create_dir_all(path))
+        .map_err(Error::file("make", path))
 }
 
 /// Removes a folder with all in it; that there is none is fine.
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::file("remove", path)(error))
         }
         _ => Ok(()),
@@ -179,4 +190,34 @@ pub fn list() -> Result<Vec<Listed>> {
         })
     };
     names.into_iter().map(listed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::make_dir;
+
+    #[test]
+    fn a_shared_folder_that_goes_at_the_same_time_is_made_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shared = folder.path().join("shared");
+        let others = shared.clone();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = std::fs::remove_dir(&others);
+                }
+            });
+            let made: Vec<_> = (0..300)
+                .map(|_| {
+                    let made = make_dir(&shared.join("lab"));
+                    let _ = std::fs::remove_dir(shared.join("lab"));
+                    made
+                })
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let failed = made.iter().find(|it| it.is_err());
+            assert!(failed.is_none(), "{failed:?}");
+        });
+    }
 }

@@ -3,10 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use lab::Lab;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
+
+const SOON: Duration = Duration::from_secs(30);
 
 fn demo(name: &str) -> String {
     let output = Command::new(LAB)
@@ -22,12 +25,34 @@ fn demo(name: &str) -> String {
 fn assert_gone(name: &str) {
     assert!(!lab::state_dir(name).exists());
     assert!(!Path::new("/var/lib/contiv-lab").join(name).exists());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    assert!(!mounts.contains(&format!("contiv-lab/{name}")), "{mounts}");
+    assert_eq!(control_groups(name), Vec::<String>::new());
+    assert_eq!(processes(name), Vec::<String>::new());
     assert!(
         lab::list()
             .expect("a list")
             .iter()
             .all(|lab| lab.name != name)
     );
+}
+
+fn control_groups(name: &str) -> Vec<String> {
+    let ours = format!("contiv-lab-{name}.*");
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-maxdepth", "2", "-name", &ours])
+        .output()
+        .expect("find runs");
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    found.lines().map(str::to_owned).collect()
+}
+
+/// What runs with one of the lab's paths on its command line.
+fn processes(name: &str) -> Vec<String> {
+    let path = format!("contiv-lab/{name}/");
+    let all = std::fs::read_dir("/proc").expect("processes").flatten();
+    let lines = all.filter_map(|it| std::fs::read_to_string(it.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(&path)).collect()
 }
 
 #[test]
@@ -65,6 +90,33 @@ fn the_demo_works_twice_in_a_row_and_leaves_nothing() {
     }
     Lab::remove(&name).expect("the demo is removed");
     assert_gone(&name);
+}
+
+#[test]
+fn a_demo_interrupted_while_it_makes_an_image_cleans_up() {
+    let name = format!("y{}", std::process::id());
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child = Command::new(LAB)
+        .args(["demo", &name])
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("lab runs");
+    // The engines are the last to answer before the image is made.
+    lab::wait_until("both engines answer", SOON, || {
+        let answers =
+            |lab: &Lab, node: &str| lab.docker(node, &["version"]).is_ok_and(|o| o.success());
+        Lab::open(&name).is_ok_and(|lab| answers(&lab, "node-1") && answers(&lab, "node-2"))
+    })
+    .expect("engines");
+    let pid = child.id().to_string();
+    let interrupted = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(interrupted.is_ok_and(|s| s.success()));
+    assert_eq!(child.wait().expect("lab ends").code(), Some(130));
+    assert_gone(&name);
+    let left = std::fs::read_dir(folder.path()).expect("the folder");
+    assert_eq!(left.count(), 0, "files are left");
 }
 
 #[test]

@@ -1,16 +1,15 @@
 //! What the node says of itself, put together from everybody's part.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bus_schema::NodeName;
 use bus_schema::node::{Alarm, DomainKind, EngineStatus, LogState, NodeStatus, STATUS_EVERY_MS};
-use bus_schema::{EndpointId, NodeName};
 use tokio::sync::watch;
 
 use crate::bus::{Identity, pause};
 use crate::core::Progress;
 use crate::dns::DnsHandle;
-use crate::endpoint::{LocalEndpoint, Snapshot};
+use crate::endpoint::{LocalEndpoint, Locals, Snapshot};
 use crate::projection::Projection;
 
 /// Where the parts come from.
@@ -111,11 +110,7 @@ fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
 }
 
 /// Endpoints whose address isn't this node's to use any more; they are closed.
-fn stranded(
-    facts: &Projection,
-    endpoints: &BTreeMap<EndpointId, LocalEndpoint>,
-    me: &NodeName,
-) -> Vec<Alarm> {
+fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Vec<Alarm> {
     let closed = |endpoint: &&LocalEndpoint| {
         let network = facts.network(&endpoint.tenant, &endpoint.network);
         let held = |network: &crate::projection::NetworkFact| {
@@ -128,7 +123,12 @@ fn stranded(
         let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
         format!("{name} in {}/{}", endpoint.tenant, endpoint.network)
     };
-    let names: Vec<String> = endpoints.values().filter(closed).map(name).collect();
+    let names: Vec<String> = endpoints
+        .values()
+        .map(|it| &**it)
+        .filter(closed)
+        .map(name)
+        .collect();
     if names.is_empty() {
         return Vec::new();
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 
 use crate::bus::{Identity, public};
@@ -36,15 +37,15 @@ pub async fn keep(
 }
 
 fn show(view: &mut EndpointsView, me: &Identity, before: &Locals, after: &Locals) {
-    if Arc::ptr_eq(before, after) {
-        return;
-    }
-    for id in before.keys().filter(|id| !after.contains_key(*id)) {
-        view.remove(id, &me.node);
-    }
-    for (id, endpoint) in after.iter() {
-        if before.get(id) != Some(endpoint) {
-            view.show(Arc::new(public(endpoint, &me.node, me.vtep)));
+    for item in before.diff(after) {
+        match item {
+            DiffItem::Remove(id, _) => {
+                view.remove(id, &me.node);
+            }
+            DiffItem::Add(_, endpoint)
+            | DiffItem::Update {
+                new: (_, endpoint), ..
+            } => view.show(Arc::new(public(endpoint, &me.node, me.vtep))),
         }
     }
 }

@@ -96,13 +96,13 @@ fn spawn(dir: &Path, port: &str) -> Child {
 }
 
 fn server() -> PathBuf {
-    if let Some(path) = std::env::var_os("NATS_SERVER") {
+    if let Some(path) = std::env::var_os("CONTIV_NATS_SERVER") {
         return path.into();
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
     assert!(
         path.exists(),
-        "no nats-server: scripts/fetch-nats.sh fetches it, or name one in NATS_SERVER"
+        "no nats-server: scripts/fetch-nats.sh fetches it, or name one in CONTIV_NATS_SERVER"
     );
     path
 }

@@ -55,7 +55,7 @@ impl Drop for Running {
 }
 
 fn nats_server() -> PathBuf {
-    if let Some(path) = std::env::var_os("NATS_SERVER") {
+    if let Some(path) = std::env::var_os("CONTIV_NATS_SERVER") {
         return path.into();
     }
     let path = PathBuf::from(concat!(
@@ -64,7 +64,7 @@ fn nats_server() -> PathBuf {
     ));
     assert!(
         path.exists(),
-        "there is no {}: `make tools` fetches it, or name one in NATS_SERVER",
+        "there is no {}: `make tools` fetches it, or name one in CONTIV_NATS_SERVER",
         path.display()
     );
     path

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -195,7 +196,7 @@ pub(super) async fn publish(
     loop {
         let endpoints = snapshots.borrow_and_update().endpoints.clone();
         let failed = kernel.borrow_and_update().failed.clone();
-        let say_of = |(id, endpoint): (&EndpointId, &LocalEndpoint)| {
+        let say_of = |(id, endpoint): (&EndpointId, &Arc<LocalEndpoint>)| {
             let mut public = public(endpoint, &me.node, me.vtep);
             public.closed = failed.get(id).cloned();
             (id.clone(), public)

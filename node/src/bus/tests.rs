@@ -43,7 +43,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("nats-server starts; set NATS_SERVER to its path");
+            .expect("nats-server starts; set CONTIV_NATS_SERVER to its path");
         let server = Self {
             process,
             port,
@@ -87,7 +87,7 @@ impl Drop for Server {
 
 fn binary() -> PathBuf {
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/nats-server");
-    std::env::var_os("NATS_SERVER").map_or_else(|| tools.into(), PathBuf::from)
+    std::env::var_os("CONTIV_NATS_SERVER").map_or_else(|| tools.into(), PathBuf::from)
 }
 
 fn cluster(n: u128) -> ClusterId {

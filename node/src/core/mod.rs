@@ -10,10 +10,12 @@ mod peer;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus_schema::node::LogState;
 use bus_schema::{EndpointId, Revision, TenantName};
+use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -207,16 +209,11 @@ impl Core {
     }
 
     /// Which parts an event and the changed endpoints concern.
-    fn concerned(
-        &self,
-        facts: &Projection,
-        touched: Touched,
-        changed: &BTreeMap<EndpointId, LocalEndpoint>,
-    ) -> Concerned {
+    fn concerned(&self, facts: &Projection, touched: Touched, changed: &Changed) -> Concerned {
         let host = touched.cluster || !touched.nodes.is_empty();
         let mut concerned: BTreeSet<TenantName> = touched.tenants;
         concerned.extend(touched.networks.into_iter().map(|(tenant, _)| tenant));
-        concerned.extend(changed.values().map(|endpoint| endpoint.tenant.clone()));
+        concerned.extend(changed.iter().map(|endpoint| endpoint.tenant.clone()));
         if host {
             concerned.extend(tenants(facts, &self.locals, &self.params));
         }
@@ -302,12 +299,8 @@ impl Core {
     }
 
     /// Sets up the container's end where no engine does it.
-    async fn place_peers(
-        &mut self,
-        facts: &Projection,
-        changed: &BTreeMap<EndpointId, LocalEndpoint>,
-    ) {
-        for endpoint in changed.values() {
+    async fn place_peers(&mut self, facts: &Projection, changed: &Changed) {
+        for endpoint in changed {
             if !self.locals.contains_key(&endpoint.id) || self.failed.contains_key(&endpoint.id) {
                 continue;
             }
@@ -363,18 +356,18 @@ fn is_of_domain(op: &Op) -> bool {
     )
 }
 
-/// The endpoints that came, went or are known better.
-fn changed(before: &Locals, after: &Locals) -> BTreeMap<EndpointId, LocalEndpoint> {
-    if std::sync::Arc::ptr_eq(before, after) {
-        return BTreeMap::new();
-    }
-    let gone = before.iter().filter(|(id, _)| !after.contains_key(*id));
-    let come = after
-        .iter()
-        .filter(|(id, endpoint)| before.get(*id) != Some(*endpoint));
-    gone.chain(come)
-        .map(|(id, endpoint)| (id.clone(), endpoint.clone()))
-        .collect()
+/// The endpoints that came, went or are known better, as they are or were last.
+type Changed = Vec<Arc<LocalEndpoint>>;
+
+fn changed(before: &Locals, after: &Locals) -> Changed {
+    let items = before.diff(after).map(|item| match item {
+        DiffItem::Add(_, endpoint)
+        | DiffItem::Update {
+            new: (_, endpoint), ..
+        }
+        | DiffItem::Remove(_, endpoint) => endpoint.clone(),
+    });
+    items.collect()
 }
 
 /// The MTU of the underlay, by this node's outer address.
@@ -384,4 +377,34 @@ pub async fn underlay_mtu(
 ) -> Result<u32, DatapathError> {
     const ETHERNET: u32 = 1_500;
     Ok(datapath.link_mtu(vtep).await?.unwrap_or(ETHERNET))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::changed;
+    use crate::desired::fixture::Facts;
+
+    #[test]
+    fn what_came_went_or_is_known_better_has_changed() {
+        let before = Facts::two_nodes()
+            .endpoint("gone", "20.1.1.1")
+            .endpoint("same", "20.1.1.2")
+            .endpoint("named", "20.1.1.3")
+            .locals;
+        let mut after = before.clone();
+        let ids: Vec<_> = before.keys().cloned().collect();
+        let [gone, named, _] = &ids[..] else {
+            panic!("three endpoints");
+        };
+        after.remove(gone);
+        Arc::make_mut(&mut after[named]).name = Some("db".to_owned());
+        let changed: Vec<_> = changed(&before, &after)
+            .iter()
+            .map(|it| (it.id.clone(), it.name.clone()))
+            .collect();
+        let named = (named.clone(), Some("db".to_owned()));
+        assert_eq!(changed, [(gone.clone(), before[gone].name.clone()), named]);
+    }
 }

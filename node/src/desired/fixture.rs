@@ -1,6 +1,5 @@
 //! Facts for tests, told in few words, and the scenarios made of them.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
@@ -10,7 +9,7 @@ use bus_schema::{
 use ipnet::IpNet;
 
 use super::{Params, desired, interface_names};
-use crate::endpoint::{LocalEndpoint, Owner};
+use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, NodeFact, Projection};
 use crate::resource::State;
 
@@ -18,7 +17,7 @@ use crate::resource::State;
 #[derive(Clone, Default)]
 pub(crate) struct Facts {
     pub(crate) projection: Projection,
-    pub(crate) locals: BTreeMap<EndpointId, LocalEndpoint>,
+    pub(crate) locals: Locals,
 }
 
 /// A change of facts, and what it is called.
@@ -137,7 +136,7 @@ impl Facts {
             aliases: Vec::new(),
             container: Some(container.to_owned()),
         };
-        self.locals.insert(id, endpoint);
+        self.locals.insert(id, endpoint.into());
         self
     }
 

@@ -10,14 +10,14 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
-use bus_schema::{EndpointId, GroupId, MacAddr, NodeName, TenantName};
+use bus_schema::{GroupId, MacAddr, NodeName, TenantName};
 use ipnet::IpNet;
 
-use crate::endpoint::LocalEndpoint;
+use crate::endpoint::{LocalEndpoint, Locals};
 use crate::projection::{NetworkFact, Projection};
 use crate::resource::{
     Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Peer, Place, Resource, Route,
@@ -47,11 +47,7 @@ impl Params {
 }
 
 /// All of it: the host and every domain.
-pub fn desired(
-    facts: &Projection,
-    locals: &BTreeMap<EndpointId, LocalEndpoint>,
-    params: &Params,
-) -> State {
+pub fn desired(facts: &Projection, locals: &Locals, params: &Params) -> State {
     let mut state = desired_host(facts, params);
     for tenant in tenants(facts, locals, params) {
         state.extend(desired_domain(facts, &tenant, locals, params));
@@ -60,11 +56,7 @@ pub fn desired(
 }
 
 /// The tenants that have a domain on this node: by a local endpoint, or a block leased to it.
-pub fn tenants(
-    facts: &Projection,
-    locals: &BTreeMap<EndpointId, LocalEndpoint>,
-    params: &Params,
-) -> BTreeSet<TenantName> {
+pub fn tenants(facts: &Projection, locals: &Locals, params: &Params) -> BTreeSet<TenantName> {
     let by_block = facts
         .tenants
         .iter()
@@ -104,10 +96,11 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
 pub fn desired_domain(
     facts: &Projection,
     tenant: &TenantName,
-    locals: &BTreeMap<EndpointId, LocalEndpoint>,
+    locals: &Locals,
     params: &Params,
 ) -> State {
-    let locals: Vec<_> = locals.values().filter(|it| it.tenant == *tenant).collect();
+    let locals = locals.values().map(|it| &**it);
+    let locals: Vec<_> = locals.filter(|it| it.tenant == *tenant).collect();
     let networks = facts.tenants.get(tenant).map(|fact| &fact.networks);
     let networks = || networks.into_iter().flat_map(|networks| networks.values());
     if locals.is_empty() && !networks().any(|network| holds_block(network, params)) {

@@ -45,7 +45,7 @@ fn the_order_of_the_facts_does_not_matter() {
 fn a_closed_endpoint_has_no_route_no_stamp_and_no_port() {
     let open = Facts::two_nodes().endpoint("web", "20.1.1.1");
     let revoked = open.clone().block("net", "20.1.1.1/32", "n2");
-    let (device, _) = interface_names(&EndpointId::new("web").expect("valid"));
+    let (device, _) = interface_names(&bus_schema::EndpointId::new("web").expect("valid"));
     for kind in kinds() {
         for closed in [open.clone().without_network("net"), revoked.clone()] {
             let words = words(&closed.desired(kind));
@@ -80,7 +80,8 @@ fn names_fit_into_an_interface_name() {
     let long = TenantName::new("x".repeat(63)).expect("valid");
     assert!(domain_name(DomainKind::Vrf, &long).len() <= 15);
     assert!(vxlan_name(bus_schema::Vni(bus_schema::Vni::MAX)).len() <= 15);
-    let (host, peer) = interface_names(&EndpointId::new("y".repeat(63)).expect("valid"));
+    let (host, peer) =
+        interface_names(&bus_schema::EndpointId::new("y".repeat(63)).expect("valid"));
     assert!(host.len() <= 15 && peer.len() <= 15);
 }
 

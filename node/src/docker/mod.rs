@@ -20,8 +20,6 @@ mod pool;
 mod protocol;
 mod resolver;
 mod server;
-#[cfg(test)]
-mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -156,7 +156,12 @@ impl EndpointsHandle {
     }
 
     pub fn list(&self) -> Vec<LocalEndpoint> {
-        self.snapshot.borrow().endpoints.values().cloned().collect()
+        self.snapshot
+            .borrow()
+            .endpoints
+            .values()
+            .map(|it| it.as_ref().clone())
+            .collect()
     }
 
     /// The endpoints of this node, as they change.

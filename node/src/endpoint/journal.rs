@@ -82,7 +82,7 @@ impl Journal {
         if self.damaged {
             self.repair(ledger)?;
         }
-        if self.records > COMPACT_FROM && self.records > 4 * ledger.records().len() {
+        if self.records > COMPACT_FROM && self.records > 4 * ledger.size() {
             self.rewrite(ledger)?;
         }
         let frames: Vec<u8> = records.iter().flat_map(frame).collect();

@@ -3,11 +3,11 @@
 //!
 //! Pure. Only the manager changes it, a record at a time, after that record is on disk.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bus_schema::{EndpointId, NetworkName, NodeName, TenantName};
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -68,24 +68,25 @@ pub enum Record {
     Unknown,
 }
 
-/// The endpoints of this node, in the order of their ids. Cheap to clone.
-pub type Locals = Arc<BTreeMap<EndpointId, LocalEndpoint>>;
+/// The endpoints of this node, in the order of their ids. A clone shares all that
+/// didn't change.
+pub type Locals = OrdMap<EndpointId, Arc<LocalEndpoint>>;
 
-/// The fold of the journal.
+/// The fold of the journal. Its maps are persistent: each change is published as a clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     endpoints: Locals,
-    networks: BTreeMap<NetworkKey, Usage>,
+    networks: OrdMap<NetworkKey, Usage>,
 }
 
 /// What is taken of one network's addresses here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    pub in_use: BTreeMap<IpAddr, EndpointId>,
-    pub reserved: BTreeSet<IpAddr>,
-    pub freed: BTreeMap<IpAddr, u64>,
-    pub returning: BTreeSet<IpNet>,
-    pub ceding: BTreeMap<IpAddr, NodeName>,
+    pub in_use: OrdMap<IpAddr, EndpointId>,
+    pub reserved: OrdSet<IpAddr>,
+    pub freed: OrdMap<IpAddr, u64>,
+    pub returning: OrdSet<IpNet>,
+    pub ceding: OrdMap<IpAddr, NodeName>,
 }
 
 impl Usage {
@@ -101,7 +102,7 @@ impl Usage {
         let reserved = self
             .reserved
             .iter()
-            .filter(|address| !self.in_use.contains_key(address));
+            .filter(|address| !self.in_use.contains_key(*address));
         let all = self.in_use.keys().chain(reserved);
         all.filter(|address| block.contains(*address)).count()
     }
@@ -117,7 +118,7 @@ impl Ledger {
     }
 
     pub fn endpoint(&self, id: &EndpointId) -> Option<&LocalEndpoint> {
-        self.endpoints.get(id)
+        self.endpoints.get(id).map(Arc::as_ref)
     }
 
     pub fn usage(&self, key: &NetworkKey) -> Option<&Usage> {
@@ -139,7 +140,7 @@ impl Ledger {
                 });
             }
             Record::Released { key, address, at } => self.change(key, |usage| {
-                if usage.reserved.remove(address) {
+                if usage.reserved.remove(address).is_some() {
                     usage.freed.insert(*address, *at);
                 }
             }),
@@ -153,7 +154,10 @@ impl Ledger {
             // isn't one that it has done with.
             Record::ReturnEnded { key, block } => self.change(key, |usage| {
                 usage.returning.remove(block);
-                usage.freed.retain(|address, _| !block.contains(address));
+                let done = usage.freed.keys().filter(|it| block.contains(*it)).copied();
+                for address in done.collect::<Vec<_>>() {
+                    usage.freed.remove(&address);
+                }
             }),
             Record::Ceding { key, address, to } => self.change(key, |usage| {
                 usage.ceding.insert(*address, to.clone());
@@ -163,6 +167,14 @@ impl Ledger {
             }),
             Record::Unknown => {}
         }
+    }
+
+    /// How many [`records`](Self::records) there are.
+    pub fn size(&self) -> usize {
+        let of = |usage: &Usage| {
+            usage.freed.len() + usage.reserved.len() + usage.returning.len() + usage.ceding.len()
+        };
+        self.endpoints.len() + self.networks.values().map(of).sum::<usize>()
     }
 
     /// The fewest records that fold to this ledger.
@@ -189,8 +201,10 @@ impl Ledger {
                 to: to.clone(),
             }));
         }
-        let attached = self.endpoints.values().cloned().map(Box::new);
-        records.extend(attached.map(|endpoint| Record::Attached { endpoint }));
+        let attached = self.endpoints.values();
+        records.extend(attached.map(|it| Record::Attached {
+            endpoint: Box::new(it.as_ref().clone()),
+        }));
         records
     }
 
@@ -201,11 +215,12 @@ impl Ledger {
                 usage.freed.remove(address);
             }
         });
-        Arc::make_mut(&mut self.endpoints).insert(endpoint.id.clone(), endpoint.clone());
+        let id = endpoint.id.clone();
+        self.endpoints.insert(id, Arc::new(endpoint.clone()));
     }
 
     fn detach(&mut self, id: &EndpointId, at: u64) {
-        let Some(endpoint) = Arc::make_mut(&mut self.endpoints).remove(id) else {
+        let Some(endpoint) = self.endpoints.remove(id) else {
             return;
         };
         self.change(&key_of(&endpoint), |usage| {

@@ -1,6 +1,5 @@
 //! Two hosts and a stranger on one underlay, as network namespaces, driven by the datapath's API.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -14,7 +13,7 @@ use bus_schema::{
 use ipnet::IpNet;
 use node::datapath::{Datapath, Options, PeerSetup, Scope};
 use node::desired::{self, Params};
-use node::endpoint::{LocalEndpoint, Owner};
+use node::endpoint::{LocalEndpoint, Locals, Owner};
 use node::projection::{NetworkFact, NodeFact, Projection};
 use node::reconcile::{self, Op};
 use node::resource::State;
@@ -26,7 +25,7 @@ pub(crate) struct Host {
     pub(crate) netns: String,
     pub(crate) datapath: Datapath,
     pub(crate) params: Params,
-    pub(crate) locals: BTreeMap<EndpointId, LocalEndpoint>,
+    pub(crate) locals: Locals,
     pub(crate) netns_dir: PathBuf,
 }
 
@@ -122,7 +121,7 @@ impl World {
             },
             netns,
             datapath,
-            locals: BTreeMap::new(),
+            locals: Locals::default(),
             netns_dir,
         }
     }
@@ -196,7 +195,7 @@ impl World {
             container: None,
         };
         let before = self.domain(host, of);
-        self.hosts[host].locals.insert(id, endpoint.clone());
+        self.hosts[host].locals.insert(id, endpoint.clone().into());
         let ops = reconcile::diff(&before, &self.domain(host, of));
         let datapath = &self.hosts[host].datapath;
         datapath.execute(&ops).await.expect("attached");
