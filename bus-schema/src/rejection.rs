@@ -32,12 +32,16 @@ pub enum Rejection {
     #[error("tenant {tenant} doesn't exist: `netctl tenant create {tenant}` creates it")]
     TenantUnknown { tenant: TenantName },
     #[error(
-        "tenant {tenant} still has networks: {}; remove them first",
-        list(networks)
+        "tenant {tenant} still has {}; remove them first",
+        left(networks, groups, policies)
     )]
     TenantInUse {
         tenant: TenantName,
         networks: Vec<NetworkName>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        groups: Vec<GroupName>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        policies: Vec<PolicyName>,
     },
     #[error("tenant default can't be removed")]
     TenantIsDefault,
@@ -202,6 +206,8 @@ pub enum Rejection {
         rule: RuleId,
         differs: String,
     },
+    #[error("tenant {tenant} has no rule number left: create another tenant")]
+    RuleNumbersExhausted { tenant: TenantName },
     #[error("ports need a protocol that has ports: add --protocol=tcp, udp or sctp")]
     PortsWithoutProtocol,
     #[error("{what} is named by {}: remove those rules first", list(rules))]
@@ -282,6 +288,20 @@ impl std::fmt::Display for RuleUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "rule {} of policy {}", self.rule, self.policy)
     }
+}
+
+/// What a tenant still has, in the order in which it can be removed.
+fn left(networks: &[NetworkName], groups: &[GroupName], policies: &[PolicyName]) -> String {
+    let kinds = [
+        ("groups", list(groups)),
+        ("policies", list(policies)),
+        ("networks", list(networks)),
+    ];
+    let kinds = kinds.iter().filter(|(_, names)| !names.is_empty());
+    let kinds: Vec<String> = kinds
+        .map(|(kind, names)| format!("{kind} {names}"))
+        .collect();
+    kinds.join(", ")
 }
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {

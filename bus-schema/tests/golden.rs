@@ -55,11 +55,10 @@ where
         let golden = golden(&name, &bytes);
         let told = from_bytes::<T>(&golden).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(told, value, "{name} decodes to something else");
-        assert_eq!(
-            from_bytes::<Value>(&bytes).expect("self-describing"),
-            from_bytes::<Value>(&golden).expect("self-describing"),
-            "{name} is encoded otherwise than before"
-        );
+        // Says more than bytes do; numbers as keys, as in counters, are beyond JSON.
+        if let (Ok(now), Ok(then)) = (from_bytes::<Value>(&bytes), from_bytes::<Value>(&golden)) {
+            assert_eq!(now, then, "{name} is encoded otherwise than before");
+        }
         assert_eq!(bytes, golden, "{name} is encoded otherwise than before");
         for length in 0..golden.len() {
             assert!(

@@ -240,6 +240,8 @@ impl Session {
             Answer::Cluster { revision, .. }
             | Answer::Tenants { revision, .. }
             | Answer::Networks { revision, .. }
+            | Answer::Groups { revision, .. }
+            | Answer::Policies { revision, .. }
             | Answer::Nodes { revision, .. }
             | Answer::Endpoints { revision, .. }
             | Answer::Waited { revision, .. } => {

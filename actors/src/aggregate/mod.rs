@@ -10,7 +10,9 @@ mod tenant;
 
 pub use cluster::{Cluster, ClusterCommand, ClusterFacts, Member};
 pub use network::{LeaseState, Network, NetworkCommand, NetworkFacts};
-pub use tenant::{NetworkIntent, Tenant, TenantCommand, TenantFacts};
+pub use tenant::{
+    Drained, GroupIntent, NetworkIntent, PolicyIntent, Tenant, TenantCommand, TenantFacts,
+};
 
 use bus_schema::{Command, Event, NetworkName, Rejection, TenantName};
 
@@ -50,6 +52,14 @@ pub fn route(command: Command) -> Routed {
         Command::TenantRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::Remove(c)),
         Command::NetworkCreate(c) => of_tenant(&c.tenant.clone(), TenantCommand::NetworkCreate(c)),
         Command::NetworkRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::NetworkRemove(c)),
+        Command::GroupCreate(c) => of_tenant(&c.tenant.clone(), TenantCommand::GroupCreate(c)),
+        Command::GroupUpdate(c) => of_tenant(&c.tenant.clone(), TenantCommand::GroupUpdate(c)),
+        Command::GroupRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::GroupRemove(c)),
+        Command::PolicyCreate(c) => of_tenant(&c.tenant.clone(), TenantCommand::PolicyCreate(c)),
+        Command::PolicyRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::PolicyRemove(c)),
+        Command::PolicyApply(c) => of_tenant(&c.tenant.clone(), TenantCommand::PolicyApply(c)),
+        Command::RuleAdd(c) => of_tenant(&c.tenant.clone(), TenantCommand::RuleAdd(c)),
+        Command::RuleRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::RuleRemove(c)),
         Command::BlockLease(c) => of_network(
             &c.tenant.clone(),
             &c.network.clone(),

@@ -1,25 +1,44 @@
-//! A tenant's intent: its networks, and whether they may be what they are asked to be.
+//! A tenant's intent: its networks, groups and policies, how they use each other, and whether
+//! they may be what they are asked to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bus_schema::command::{NetworkCreate, NetworkRemove, Removal, TenantCreate, TenantRemove};
+use bus_schema::command::{
+    GroupCreate, GroupRemove, GroupUpdate, NetworkCreate, NetworkRemove, PolicyApply, PolicyCreate,
+    PolicyRemove, Removal, RuleAdd, RuleRemove, TenantCreate, TenantRemove,
+};
 use bus_schema::event::{
     LeasesClosed, LeasesClosing, LeasesOpened, LeasesReopened, NetworkClosing, NetworkCreated,
     NetworkRemoved, NetworkReopened, TenantClosed, TenantCreated, TenantOpened, TenantRemoved,
     VniAssigned, VniReleased,
 };
-use bus_schema::{Event, NetworkName, NetworkSpec, Rejection, TenantName};
+use bus_schema::policy::Peer;
+use bus_schema::{
+    Event, GroupId, GroupName, NetworkName, NetworkSpec, PolicyName, Rejection, TenantName,
+};
 
 use super::{Aggregate, Cluster, Network};
 
+mod group;
+mod policy;
 mod subnet;
+
+pub use group::GroupIntent;
+pub use policy::PolicyIntent;
 
 /// The fold of `contiv.log.<tenant>.intent.>`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tenant {
     pub open: bool,
     pub networks: BTreeMap<NetworkName, NetworkIntent>,
+    pub groups: BTreeMap<GroupName, GroupIntent>,
+    pub policies: BTreeMap<PolicyName, PolicyIntent>,
+    /// The highest number that a rule was given.
+    last_rule: u32,
+    /// Ids of groups that were removed by force: a node that couldn't be asked may still vouch
+    /// for senders by them, so nobody else gets them.
+    retired: BTreeSet<GroupId>,
 }
 
 /// A network as its tenant wants it.
@@ -35,24 +54,37 @@ pub enum TenantCommand {
     Remove(TenantRemove),
     NetworkCreate(NetworkCreate),
     NetworkRemove(NetworkRemove),
+    GroupCreate(GroupCreate),
+    GroupUpdate(GroupUpdate),
+    GroupRemove(GroupRemove),
+    PolicyCreate(PolicyCreate),
+    PolicyRemove(PolicyRemove),
+    PolicyApply(PolicyApply),
+    RuleAdd(RuleAdd),
+    RuleRemove(RuleRemove),
 }
 
 impl TenantCommand {
-    /// The network that the command is about, if one.
+    /// The network whose leases the command changes, if one.
     pub fn network(&self) -> Option<(&TenantName, &NetworkName)> {
         match self {
-            Self::Create(_) | Self::Remove(_) => None,
             Self::NetworkCreate(c) => Some((&c.tenant, &c.network)),
             Self::NetworkRemove(c) => Some((&c.tenant, &c.network)),
+            _ => None,
         }
     }
 }
+
+/// Which closing of a group, counted from 1, all nodes have answered that they hold none of it.
+/// Not in the log: netmaster asked them.
+pub type Drained = Option<u32>;
 
 #[derive(Debug, Clone, Default)]
 pub struct TenantFacts {
     pub cluster: Arc<Cluster>,
     /// The leases of the network that the command is about.
     pub network: Arc<Network>,
+    pub drained: Drained,
 }
 
 impl Tenant {
@@ -75,9 +107,14 @@ impl Tenant {
             return Err(Rejection::TenantIsDefault);
         }
         self.must_be_open(&tenant)?;
-        if !self.networks.is_empty() {
-            let networks = self.networks.keys().cloned().collect();
-            return Err(Rejection::TenantInUse { tenant, networks });
+        // Groups stand in networks.
+        if !self.networks.is_empty() || !self.policies.is_empty() {
+            return Err(Rejection::TenantInUse {
+                tenant,
+                networks: self.networks.keys().cloned().collect(),
+                groups: self.groups.keys().cloned().collect(),
+                policies: self.policies.keys().cloned().collect(),
+            });
         }
         Ok(vec![
             Event::TenantRemoved(TenantRemoved {
@@ -97,6 +134,7 @@ impl Tenant {
         if let Some(existing) = self.networks.get(&c.network) {
             return subnet::same_again(existing, c, &pool).map(|()| vec![]);
         }
+        self.must_be_no_group(&c.tenant, &c.network)?;
         self.must_not_overlap(c, pool.subnet)?;
         let vni = facts.cluster.free_vni(c.vni)?;
         let spec = NetworkSpec {
@@ -107,7 +145,7 @@ impl Tenant {
             v6: None,
             docker_name: c.docker_name.clone(),
         };
-        self.must_not_share_docker_name(&spec)?;
+        self.must_not_share_docker_name(&spec.tenant, &spec.docker_network(), "--nw-tag")?;
         let (tenant, network) = (c.tenant.clone(), c.network.clone());
         Ok(vec![
             Event::NetworkCreated(NetworkCreated { network: spec }),
@@ -141,6 +179,11 @@ impl Tenant {
                 }
             };
         };
+        if matches!(c.mode, Removal::Close | Removal::Force) {
+            self.must_have_no_groups(&tenant, &network)?;
+            let what = format!("network {network} of tenant {tenant}");
+            self.must_not_be_named(what, &Peer::Network { network: network.clone() })?;
+        }
         match c.mode {
             Removal::Close if intent.closing => Ok(vec![]),
             Removal::Close => Ok(closing(tenant, network)),
@@ -185,15 +228,64 @@ impl Tenant {
         }
     }
 
-    fn must_not_share_docker_name(&self, spec: &NetworkSpec) -> Result<(), Rejection> {
-        let name = spec.docker_network();
-        let taken = |other: &&NetworkIntent| other.spec.docker_network() == name;
-        match self.networks.values().find(taken) {
+    fn must_be_no_group(
+        &self,
+        tenant: &TenantName,
+        network: &NetworkName,
+    ) -> Result<(), Rejection> {
+        if !self.groups.keys().any(|g| g.as_str() == network.as_str()) {
+            return Ok(());
+        }
+        Err(Rejection::NameTaken {
+            tenant: tenant.clone(),
+            name: network.to_string(),
+        })
+    }
+
+    /// A group being removed still counts.
+    fn must_have_no_groups(
+        &self,
+        tenant: &TenantName,
+        network: &NetworkName,
+    ) -> Result<(), Rejection> {
+        let inside = |group: &&GroupIntent| group.spec.network == *network;
+        let groups: Vec<GroupName> = self
+            .groups
+            .values()
+            .filter(inside)
+            .map(|group| group.spec.name.clone())
+            .collect();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        Err(Rejection::NetworkHasGroups {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            groups,
+        })
+    }
+
+    /// `flag`: how the name of what is to be created is chosen.
+    fn must_not_share_docker_name(
+        &self,
+        tenant: &TenantName,
+        name: &str,
+        flag: &str,
+    ) -> Result<(), Rejection> {
+        let network = self.networks.values().map(|n| &n.spec);
+        let network = network
+            .filter(|spec| spec.docker_network() == name)
+            .map(|spec| format!("network {}", spec.name))
+            .next();
+        let group = self.groups.values().map(|g| &g.spec);
+        let mut group = group
+            .filter(|spec| spec.docker_network() == name)
+            .map(|spec| format!("group {}", spec.name));
+        match network.or_else(|| group.next()) {
             None => Ok(()),
             Some(other) => Err(Rejection::Malformed {
                 reason: format!(
-                    "network {} of tenant {} is Docker network `{name}` already: choose another --nw-tag",
-                    other.spec.name, spec.tenant
+                    "{other} of tenant {tenant} is Docker network `{name}` already: choose another {flag}"
                 ),
             }),
         }
@@ -252,13 +344,28 @@ impl Aggregate for Tenant {
             TenantCommand::Remove(c) => self.remove(c),
             TenantCommand::NetworkCreate(c) => self.network_create(c, facts),
             TenantCommand::NetworkRemove(c) => self.network_remove(c, facts),
+            TenantCommand::GroupCreate(c) => self.group_create(c),
+            TenantCommand::GroupUpdate(c) => self.group_update(c),
+            TenantCommand::GroupRemove(c) => self.group_remove(c, facts.drained),
+            TenantCommand::PolicyCreate(c) => self.policy_create(c),
+            TenantCommand::PolicyRemove(c) => self.policy_remove(c),
+            TenantCommand::PolicyApply(c) => self.policy_apply(c),
+            TenantCommand::RuleAdd(c) => self.rule_add(c),
+            TenantCommand::RuleRemove(c) => self.rule_remove(c),
         }
     }
 
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::TenantOpened(_) => self.open = true,
-            Event::TenantClosed(_) => *self = Self::default(),
+            // Numbers and ids outlive the tenant: nodes know them by its name.
+            Event::TenantClosed(_) => {
+                *self = Self {
+                    last_rule: self.last_rule,
+                    retired: std::mem::take(&mut self.retired),
+                    ..Self::default()
+                }
+            }
             Event::NetworkCreated(e) => {
                 let intent = NetworkIntent {
                     spec: e.network.clone(),
@@ -271,6 +378,37 @@ impl Aggregate for Tenant {
             Event::NetworkRemoved(e) => {
                 self.networks.remove(&e.network);
             }
+            Event::GroupCreated(e) => {
+                let intent = GroupIntent::new(e.group.clone());
+                self.groups.insert(e.group.name.clone(), intent);
+            }
+            Event::GroupUpdated(e) => {
+                self.change_group(&e.group, |g| g.spec.policies.clone_from(&e.policies));
+            }
+            Event::GroupClosing(e) => self.change_group(&e.group, GroupIntent::close),
+            Event::GroupReopened(e) => self.change_group(&e.group, |g| g.closing = false),
+            Event::GroupRemoved(e) => {
+                self.groups.remove(&e.group);
+                if e.forced {
+                    self.retired.insert(e.id);
+                }
+            }
+            Event::PolicyCreated(e) => {
+                self.policies.entry(e.policy.clone()).or_default();
+            }
+            Event::PolicyRemoved(e) => {
+                self.policies.remove(&e.policy);
+            }
+            Event::RuleAdded(e) => {
+                self.last_rule = self.last_rule.max(e.rule.number);
+                let policy = self.policies.entry(e.policy.clone()).or_default();
+                policy.rules.insert(e.rule.id.clone(), e.rule.clone());
+            }
+            Event::RuleRemoved(e) => {
+                if let Some(policy) = self.policies.get_mut(&e.policy) {
+                    policy.rules.remove(&e.rule);
+                }
+            }
             _ => {}
         }
     }
@@ -280,6 +418,12 @@ impl Tenant {
     fn set_closing(&mut self, network: &NetworkName, closing: bool) {
         if let Some(intent) = self.networks.get_mut(network) {
             intent.closing = closing;
+        }
+    }
+
+    fn change_group(&mut self, group: &GroupName, how: impl FnOnce(&mut GroupIntent)) {
+        if let Some(intent) = self.groups.get_mut(group) {
+            how(intent);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::decider::{Decider, Freshness, Snap, Trouble};
 use super::registry::Registry;
 use super::supervise::Supervised;
 use crate::aggregate::{
-    Aggregate, Cluster, ClusterFacts, Network, NetworkFacts, Tenant, TenantFacts,
+    Aggregate, Cluster, ClusterFacts, Drained, Network, NetworkFacts, Tenant, TenantFacts,
 };
 
 /// Another aggregate's state, and up to where it reaches.
@@ -68,12 +68,12 @@ impl Gather for Cluster {
 }
 
 impl Gather for Tenant {
-    type External = ();
+    type External = Drained;
 
     fn gather(
         registry: Rc<Registry>,
         command: Self::Command,
-        (): (),
+        drained: Drained,
         freshness: Freshness,
     ) -> LocalBoxFuture<'static, Result<Gathered<TenantFacts>, Trouble>> {
         async move {
@@ -81,6 +81,7 @@ impl Gather for Tenant {
             let mut facts = TenantFacts {
                 cluster: cluster.state,
                 network: Arc::default(),
+                drained,
             };
             let mut fences = vec![(AggregateId::Cluster, cluster.revision)];
             if let Some((tenant, network)) = command.network() {

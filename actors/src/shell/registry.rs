@@ -13,7 +13,7 @@ use bus_schema::{AggregateId, Command, CommandId, NetworkName, Reply, Revision, 
 use super::decider::{Appended, Decider, Execute};
 use super::facts::Gather;
 use super::supervise::{Supervised, supervise};
-use crate::aggregate::{Cluster, ClusterFacts, Network, Routed, Tenant, route};
+use crate::aggregate::{Cluster, ClusterFacts, Drained, Network, Routed, Tenant, route};
 use crate::journal::Journal;
 
 /// Commands and questions that wait for one actor. Beyond, they are answered "busy".
@@ -61,6 +61,7 @@ impl Settings {
 #[derive(Debug, Clone, Default)]
 pub struct External {
     pub cluster: ClusterFacts,
+    pub drained: Drained,
 }
 
 /// All actors of this process. Lives on one thread, inside an actix `System`.
@@ -97,7 +98,10 @@ impl Registry {
         let ask = Ask { id, deadline, seen };
         match route(body) {
             Routed::Cluster(command) => ask.put(self.cluster(), command, external.cluster).await,
-            Routed::Tenant(tenant, command) => ask.put(self.tenant(&tenant), command, ()).await,
+            Routed::Tenant(tenant, command) => {
+                ask.put(self.tenant(&tenant), command, external.drained)
+                    .await
+            }
             Routed::Network(tenant, network, command) => {
                 ask.put(self.network(&tenant, &network), command, ()).await
             }

@@ -1,5 +1,6 @@
 //! One sample of every message of the contract, with fixed ids, for the golden files.
 
+mod policy;
 mod rejection;
 
 pub(crate) use rejection::rejections;
@@ -93,6 +94,7 @@ fn endpoint() -> Endpoint {
         aliases: vec!["database".to_owned()],
         container: Some("c0ffee".to_owned()),
         interface: "cv0123456789".to_owned(),
+        closed: None,
         vtep: ip("198.18.0.11"),
     }
 }
@@ -140,11 +142,14 @@ fn header(tail: u128) -> Header {
     )
 }
 
-/// `body` as the log holds it.
-pub(crate) fn enveloped<T>(body: T) -> Envelope<T> {
+/// `event` as the log holds it, written by the first schema that knew it.
+pub(crate) fn enveloped(event: Event) -> Envelope<Event> {
+    let mut header = header(0xe0);
+    header.min_reader = event.min_reader();
+    header.schema = header.min_reader;
     Envelope {
-        header: header(0xe0),
-        body,
+        header,
+        body: event,
     }
 }
 
@@ -158,6 +163,13 @@ fn requested<T>(body: T) -> Request<T> {
 }
 
 pub(crate) fn events() -> Vec<Event> {
+    let mut all = first_events();
+    all.extend(policy::events());
+    all
+}
+
+/// Those of schema 1.
+fn first_events() -> Vec<Event> {
     let (tenant, network) = (tenant(), network());
     let node1 = node("node1");
     let block = subnet("20.1.1.16/28");
@@ -321,7 +333,8 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
             node: node1,
         }),
     ];
-    all.into_iter().map(requested).collect()
+    let all = all.into_iter().chain(policy::commands());
+    all.map(requested).collect()
 }
 
 pub(crate) fn queries() -> Vec<Request<Query>> {
@@ -343,6 +356,7 @@ pub(crate) fn queries() -> Vec<Request<Query>> {
         },
     ]
     .into_iter()
+    .chain(policy::queries())
     .map(requested)
     .collect()
 }
@@ -351,7 +365,7 @@ pub(crate) fn replies() -> Vec<Reply> {
     vec![
         Reply::Accepted {
             revision: Revision(42),
-            events: events(),
+            events: first_events(),
         },
         Reply::Rejected {
             rejection: Rejection::NetworkInUse {
@@ -370,7 +384,7 @@ pub(crate) fn replies() -> Vec<Reply> {
 
 pub(crate) fn answers() -> Vec<Answer> {
     let revision = Revision(42);
-    vec![
+    let mut all = vec![
         Answer::Cluster {
             revision,
             cluster: ClusterInfo {
@@ -429,7 +443,9 @@ pub(crate) fn answers() -> Vec<Answer> {
             revision,
             reason: "still replaying".to_owned(),
         },
-    ]
+    ];
+    all.extend(policy::answers());
+    all
 }
 
 pub(crate) fn endpoint_events() -> Vec<EndpointEvent> {
@@ -449,7 +465,7 @@ pub(crate) fn endpoint_events() -> Vec<EndpointEvent> {
 }
 
 pub(crate) fn node_requests() -> Vec<NodeRequest> {
-    vec![
+    let mut all = vec![
         NodeRequest::Status,
         NodeRequest::Drain {
             tenant: tenant(),
@@ -465,11 +481,13 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
         NodeRequest::AcceptLog {
             cluster: ClusterId(id(1)),
         },
-    ]
+    ];
+    all.extend(policy::node_requests());
+    all
 }
 
 pub(crate) fn node_replies() -> Vec<NodeReply> {
-    vec![
+    let mut all = vec![
         NodeReply::Status(status()),
         NodeReply::Done,
         NodeReply::InUse {
@@ -478,5 +496,7 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
         NodeReply::Refused {
             reason: "not in sync yet".to_owned(),
         },
-    ]
+    ];
+    all.extend(policy::node_replies());
+    all
 }

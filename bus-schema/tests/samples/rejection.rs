@@ -1,10 +1,91 @@
 //! One sample of every rejection.
 
+use bus_schema::rejection::RuleUse;
 use bus_schema::{AddressRange, Rejection, Revision, Vni};
 
+use super::policy::{group, policy, rule};
 use super::{endpoint_use, ip, network, node, subnet, tenant};
 
 pub(crate) fn rejections() -> Vec<Rejection> {
+    let mut all = of_networks();
+    all.extend(of_policies());
+    all
+}
+
+fn of_policies() -> Vec<Rejection> {
+    let (tenant, group, policy) = (tenant(), group(), policy());
+    vec![
+        Rejection::GroupUnknown {
+            tenant: tenant.clone(),
+            group: group.clone(),
+        },
+        Rejection::GroupDiffers {
+            tenant: tenant.clone(),
+            group: group.clone(),
+            differs: "network".to_owned(),
+        },
+        Rejection::NameTaken {
+            tenant: tenant.clone(),
+            name: "contiv-net".to_owned(),
+        },
+        Rejection::GroupClosing {
+            tenant: tenant.clone(),
+            group: group.clone(),
+        },
+        Rejection::GroupNotClosing {
+            tenant: tenant.clone(),
+            group: group.clone(),
+        },
+        Rejection::GroupInUse {
+            tenant: tenant.clone(),
+            group: group.clone(),
+            endpoints: vec![endpoint_use()],
+        },
+        Rejection::GroupHeld {
+            tenant: tenant.clone(),
+            group: group.clone(),
+            nodes: vec![node("node1")],
+        },
+        Rejection::GroupIdsExhausted {
+            tenant: tenant.clone(),
+        },
+        Rejection::NetworkHasGroups {
+            tenant: tenant.clone(),
+            network: network(),
+            groups: vec![group.clone()],
+        },
+        Rejection::PolicyUnknown {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        },
+        Rejection::PolicyInUse {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+            groups: vec![group],
+        },
+        Rejection::RuleUnknown {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+            rule: rule().id,
+        },
+        Rejection::RuleDiffers {
+            policy: policy.clone(),
+            rule: rule().id,
+            differs: "priority".to_owned(),
+        },
+        Rejection::RuleNumbersExhausted { tenant },
+        Rejection::PortsWithoutProtocol,
+        Rejection::PeerInUse {
+            what: "group prod_db of tenant blue".to_owned(),
+            rules: vec![RuleUse {
+                policy,
+                rule: rule().id,
+            }],
+        },
+    ]
+}
+
+fn of_networks() -> Vec<Rejection> {
     let (tenant, network) = (tenant(), network());
     let node1 = node("node1");
     let net24 = subnet("20.1.1.0/24");
@@ -30,6 +111,8 @@ pub(crate) fn rejections() -> Vec<Rejection> {
         Rejection::TenantInUse {
             tenant: tenant.clone(),
             networks: vec![network.clone()],
+            groups: vec![],
+            policies: vec![],
         },
         Rejection::TenantIsDefault,
         Rejection::NetworkUnknown {

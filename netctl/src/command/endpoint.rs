@@ -108,9 +108,9 @@ fn listed(endpoints: &[Endpoint], listing: &Listing) -> Result<String, Failure> 
         format @ (Format::Table | Format::Wide) => {
             let mut table = Table::new(
                 &[
-                    "Tenant", "Network", "Group", "Name", "Address", "Node", "Endpoint",
+                    "Tenant", "Network", "Group", "Name", "Address", "Node", "Endpoint", "State",
                 ],
-                &["Container", "MAC", "Interface", "VTEP"],
+                &["Container", "MAC", "Interface", "VTEP", "Closed because"],
             );
             for e in endpoints {
                 let addresses: Vec<String> = e.addresses().map(|a| a.to_string()).collect();
@@ -129,10 +129,12 @@ fn listed(endpoints: &[Endpoint], listing: &Listing) -> Result<String, Failure> 
                     addresses.join(","),
                     e.node.to_string(),
                     id.to_owned(),
+                    if e.closed.is_some() { "closed" } else { "open" }.to_owned(),
                     container.unwrap_or_default().to_owned(),
                     e.mac.to_string(),
                     e.interface.clone(),
                     e.vtep.to_string(),
+                    e.closed.clone().unwrap_or_default(),
                 ]);
             }
             Ok(table.render(format))
@@ -176,6 +178,7 @@ pub(crate) fn oper(e: &Endpoint) -> Value {
         "network": format!("{}.{}", e.network, e.tenant),
         "vtepIP": e.vtep,
         "aliases": e.aliases,
+        "closed": e.closed.as_deref().unwrap_or_default(),
     })
 }
 
@@ -198,6 +201,7 @@ mod tests {
             aliases: Vec::new(),
             container: None,
             interface: "cv0123456789".to_owned(),
+            closed: None,
             vtep: std::net::Ipv4Addr::new(10, 0, 0, 1).into(),
         }
     }

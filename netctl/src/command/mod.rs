@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod network;
 pub(crate) mod node;
 mod pool;
+mod rule;
 pub(crate) mod tenant;
 mod time;
 pub(crate) mod wait;

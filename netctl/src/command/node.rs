@@ -96,7 +96,7 @@ async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<
         NodeReply::Refused { reason } => {
             Err(Failure::Refused(format!("node {node} refuses: {reason}")))
         }
-        NodeReply::Status(_) | NodeReply::InUse { .. } => Err(Failure::Refused(format!(
+        _ => Err(Failure::Refused(format!(
             "node {node} answered something else than was asked: is it of another version?"
         ))),
     }

@@ -91,6 +91,7 @@ async fn endpoint(context: &jetstream::Context, name: &str, applied: u64) {
         aliases: Vec::new(),
         container: None,
         interface: "cv0".to_owned(),
+        closed: None,
         vtep: [10, 0, 0, 1].into(),
     };
     let subject = subject::of_endpoint(&endpoint);

@@ -61,5 +61,9 @@ async fn node_remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove)
         alive: view.alive(&c.node, now()),
         holds: view.held_by(&c.node),
     });
-    desk.registry.execute(request, External { cluster }).await
+    let external = External {
+        cluster,
+        ..External::default()
+    };
+    desk.registry.execute(request, external).await
 }

@@ -34,11 +34,19 @@ const IN_WORK: u32 = 4_096;
 /// How long requests in work may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
-const COMMANDS: [(&str, &str); 10] = [
+const COMMANDS: [(&str, &str); 18] = [
     ("tenant", "create"),
     ("tenant", "rm"),
     ("net", "create"),
     ("net", "rm"),
+    ("group", "create"),
+    ("group", "update"),
+    ("group", "rm"),
+    ("policy", "create"),
+    ("policy", "rm"),
+    ("policy", "apply"),
+    ("policy", "rule-add"),
+    ("policy", "rule-rm"),
     ("node", "join"),
     ("node", "rm"),
     ("block", "lease"),
@@ -46,10 +54,12 @@ const COMMANDS: [(&str, &str); 10] = [
     ("block", "cede"),
     ("block", "revoke"),
 ];
-const QUERIES: [(&str, &str); 6] = [
+const QUERIES: [(&str, &str); 8] = [
     ("cluster", "info"),
     ("tenant", "ls"),
     ("net", "ls"),
+    ("group", "ls"),
+    ("policy", "ls"),
     ("node", "ls"),
     ("endpoint", "ls"),
     ("cluster", "wait"),

@@ -148,7 +148,7 @@ impl Closing<'_> {
                 Ok(NodeReply::Refused { reason }) | Err(reason) => {
                     refusals.push(format!("node {node}: {reason}"));
                 }
-                Ok(NodeReply::Status(_)) => {
+                Ok(_) => {
                     refusals.push(format!("node {node} answered another question"));
                 }
             }

@@ -16,8 +16,7 @@ pub(crate) fn due(view: &View) -> Vec<(CommandId, Command)> {
     let Some(cluster) = view.cluster else {
         return vec![];
     };
-    let networks = view.tenants.values().flat_map(BTreeMap::values);
-    networks
+    view.networks()
         .flat_map(|network| {
             let finish = finish(cluster, network);
             finish.into_iter().chain(revoke(cluster, view, network))

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use bus_schema::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
+use bus_schema::query::{
+    ClusterInfo, GroupInfo, NetworkInfo, NodeInfo, PolicyInfo, TenantInfo, Waited,
+};
 use bus_schema::rejection::EndpointUse;
-use bus_schema::{Answer, Endpoint, NetworkName, NodeName, Query, Rejection, Revision, TenantName};
+use bus_schema::{
+    Answer, Endpoint, GroupName, NetworkName, NodeName, PolicyName, Query, Rejection, Revision,
+    TenantName,
+};
 
-use super::{NetworkView, NodeView, View};
+use super::{NetworkView, NodeView, TenantView, View};
 
 impl View {
     /// Answers what the view alone can answer; `None` for [`Query::Wait`], which takes time.
@@ -21,6 +26,12 @@ impl View {
             Query::NetworkList { tenant, network } => self
                 .network_infos(tenant.as_ref(), network.as_ref())
                 .map(|networks| Answer::Networks { revision, networks }),
+            Query::GroupList { tenant, group } => self
+                .group_infos(tenant.as_ref(), group.as_ref())
+                .map(|groups| Answer::Groups { revision, groups }),
+            Query::PolicyList { tenant, policy } => self
+                .policy_infos(tenant.as_ref(), policy.as_ref())
+                .map(|policies| Answer::Policies { revision, policies }),
             Query::NodeList { node } => self
                 .node_infos(node.as_ref(), now)
                 .map(|nodes| Answer::Nodes { revision, nodes }),
@@ -56,9 +67,9 @@ impl View {
     fn tenant_infos(&self) -> Vec<TenantInfo> {
         let tenants = self.tenants.iter();
         tenants
-            .map(|(tenant, networks)| TenantInfo {
+            .map(|(tenant, view)| TenantInfo {
                 tenant: tenant.clone(),
-                networks: networks.keys().cloned().collect(),
+                networks: view.networks.keys().cloned().collect(),
             })
             .collect()
     }
@@ -70,10 +81,8 @@ impl View {
     ) -> Result<Vec<NetworkInfo>, Rejection> {
         self.must_exist(tenant)?;
         let found: Vec<NetworkInfo> = self
-            .tenants
-            .iter()
-            .filter(|(name, _)| tenant.is_none_or(|t| t == *name))
-            .flat_map(|(_, networks)| networks.values())
+            .tenants_named(tenant)
+            .flat_map(|(_, view)| view.networks.values())
             .filter(|n| network.is_none_or(|name| *name == n.spec.name))
             .map(|n| self.network_info(n))
             .collect();
@@ -96,8 +105,76 @@ impl View {
             blocks: blocks
                 .map(|(block, (node, _))| (*block, node.clone()))
                 .collect(),
-            endpoints: u64::try_from(endpoints.count()).unwrap_or(u64::MAX),
+            endpoints: count(endpoints),
         }
+    }
+
+    fn tenants_named(
+        &self,
+        tenant: Option<&TenantName>,
+    ) -> impl Iterator<Item = (&TenantName, &TenantView)> {
+        let tenants = self.tenants.iter();
+        tenants.filter(move |(name, _)| tenant.is_none_or(|t| t == *name))
+    }
+
+    fn group_infos(
+        &self,
+        tenant: Option<&TenantName>,
+        group: Option<&GroupName>,
+    ) -> Result<Vec<GroupInfo>, Rejection> {
+        self.must_exist(tenant)?;
+        let found: Vec<GroupInfo> = self
+            .tenants_named(tenant)
+            .flat_map(|(_, view)| view.groups.values())
+            .filter(|g| group.is_none_or(|name| *name == g.spec.name))
+            .map(|g| GroupInfo {
+                spec: g.spec.clone(),
+                created: g.created,
+                closing: g.closing.is_some(),
+                endpoints: count(self.members_of(&g.spec.tenant, &g.spec.name)),
+            })
+            .collect();
+        match group {
+            Some(group) if found.is_empty() => Err(Rejection::GroupUnknown {
+                tenant: tenant.cloned().unwrap_or_else(TenantName::default_tenant),
+                group: group.clone(),
+            }),
+            _ => Ok(found),
+        }
+    }
+
+    fn policy_infos(
+        &self,
+        tenant: Option<&TenantName>,
+        policy: Option<&PolicyName>,
+    ) -> Result<Vec<PolicyInfo>, Rejection> {
+        self.must_exist(tenant)?;
+        let found: Vec<PolicyInfo> = self
+            .tenants_named(tenant)
+            .flat_map(|(tenant, view)| view.policy_infos(tenant))
+            .filter(|info| policy.is_none_or(|name| *name == info.policy))
+            .collect();
+        match policy {
+            Some(policy) if found.is_empty() => Err(Rejection::PolicyUnknown {
+                tenant: tenant.cloned().unwrap_or_else(TenantName::default_tenant),
+                policy: policy.clone(),
+            }),
+            _ => Ok(found),
+        }
+    }
+
+    fn members_of<'a>(
+        &'a self,
+        tenant: &'a TenantName,
+        group: &'a GroupName,
+    ) -> impl Iterator<Item = &'a Endpoint> {
+        let all = self.endpoints.values();
+        all.filter(move |e| e.tenant == *tenant && e.group.as_ref() == Some(group))
+    }
+
+    /// Who is in a group, as nodes published it.
+    pub(crate) fn members(&self, tenant: &TenantName, group: &GroupName) -> Vec<EndpointUse> {
+        uses(self.members_of(tenant, group))
     }
 
     fn endpoints_in<'a>(
@@ -111,16 +188,7 @@ impl View {
 
     /// Who uses a network, as nodes published it.
     pub(crate) fn users(&self, tenant: &TenantName, network: &NetworkName) -> Vec<EndpointUse> {
-        self.endpoints_in(tenant, network)
-            .filter_map(|endpoint| {
-                Some(EndpointUse {
-                    endpoint: endpoint.id.clone(),
-                    node: endpoint.node.clone(),
-                    name: endpoint.name.clone(),
-                    address: endpoint.addresses().next()?,
-                })
-            })
-            .collect()
+        uses(self.endpoints_in(tenant, network))
     }
 
     fn node_infos(&self, node: Option<&NodeName>, now: u64) -> Result<Vec<NodeInfo>, Rejection> {
@@ -187,4 +255,41 @@ impl View {
         };
         (waited, over)
     }
+}
+
+impl TenantView {
+    fn policy_infos(&self, tenant: &TenantName) -> impl Iterator<Item = PolicyInfo> {
+        self.policies.iter().map(move |(name, policy)| {
+            let mut rules: Vec<_> = policy.rules.values().cloned().collect();
+            rules.sort_by(|one, other| one.id.precedence(&other.id));
+            let uses = self.groups.values().map(|group| &group.spec);
+            PolicyInfo {
+                tenant: tenant.clone(),
+                policy: name.clone(),
+                created: policy.created,
+                rules,
+                groups: uses
+                    .filter(|spec| spec.policies.contains(name))
+                    .map(|spec| spec.name.clone())
+                    .collect(),
+            }
+        })
+    }
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u64 {
+    u64::try_from(items.count()).unwrap_or(u64::MAX)
+}
+
+fn uses<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<EndpointUse> {
+    endpoints
+        .filter_map(|endpoint| {
+            Some(EndpointUse {
+                endpoint: endpoint.id.clone(),
+                node: endpoint.node.clone(),
+                name: endpoint.name.clone(),
+                address: endpoint.addresses().next()?,
+            })
+        })
+        .collect()
 }

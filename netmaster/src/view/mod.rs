@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use bus_schema::event::Settings;
 use bus_schema::node::{ALIVE_MS, NodeStatus};
 use bus_schema::{
-    ClusterId, Endpoint, EndpointEvent, EndpointId, Event, MachineId, NetworkName, NetworkSpec,
-    NodeName, Revision, TenantName,
+    ClusterId, Endpoint, EndpointEvent, EndpointId, Event, GroupName, GroupSpec, MachineId,
+    NetworkName, NetworkSpec, NodeName, PolicyName, Revision, Rule, RuleId, TenantName,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -26,12 +26,19 @@ pub(crate) struct View {
     pub(crate) settings: Settings,
     /// The last revision folded in.
     pub(crate) applied: Revision,
-    pub(crate) tenants: BTreeMap<TenantName, BTreeMap<NetworkName, NetworkView>>,
+    pub(crate) tenants: BTreeMap<TenantName, TenantView>,
     pub(crate) nodes: BTreeMap<NodeName, NodeView>,
     pub(crate) endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub(crate) statuses: BTreeMap<NodeName, Heard>,
     /// Tenants with events that this build mustn't guess at, and where the first lies.
     pub(crate) newer: BTreeMap<TenantName, Revision>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct TenantView {
+    pub(crate) networks: BTreeMap<NetworkName, NetworkView>,
+    pub(crate) groups: BTreeMap<GroupName, GroupView>,
+    pub(crate) policies: BTreeMap<PolicyName, PolicyView>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +49,22 @@ pub(crate) struct NetworkView {
     pub(crate) closing: Option<Revision>,
     /// Who gives out which addresses, and since when.
     pub(crate) blocks: BTreeMap<IpNet, (NodeName, Revision)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GroupView {
+    pub(crate) spec: GroupSpec,
+    pub(crate) created: Revision,
+    /// Where its removal began.
+    pub(crate) closing: Option<Revision>,
+    /// How often its removal began.
+    pub(crate) closings: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PolicyView {
+    pub(crate) created: Revision,
+    pub(crate) rules: BTreeMap<RuleId, Rule>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -89,8 +112,8 @@ impl View {
             }
             Event::NetworkCreated(e) => self.created(revision, &e.network),
             Event::NetworkRemoved(e) => {
-                if let Some(networks) = self.tenants.get_mut(&e.tenant) {
-                    networks.remove(&e.network);
+                if let Some(tenant) = self.tenants.get_mut(&e.tenant) {
+                    tenant.networks.remove(&e.network);
                 }
             }
             Event::NetworkClosing(e) => {
@@ -110,7 +133,17 @@ impl View {
             Event::BlockRevoked(e) => self.change(&e.tenant, &e.network, |n| {
                 n.blocks.remove(&e.block);
             }),
+            Event::GroupCreated(_)
+            | Event::GroupUpdated(_)
+            | Event::GroupClosing(_)
+            | Event::GroupReopened(_)
+            | Event::GroupRemoved(_) => self.group_changed(revision, event),
+            Event::PolicyCreated(_)
+            | Event::PolicyRemoved(_)
+            | Event::RuleAdded(_)
+            | Event::RuleRemoved(_) => self.policy_changed(revision, event),
             Event::Barrier
+            | Event::PolicyApplied(_)
             | Event::TenantOpened(_)
             | Event::TenantClosed(_)
             | Event::VniAssigned(_)
@@ -135,8 +168,84 @@ impl View {
             closing: None,
             blocks: BTreeMap::new(),
         };
-        let networks = self.tenants.entry(spec.tenant.clone()).or_default();
-        networks.insert(spec.name.clone(), network);
+        let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
+        tenant.networks.insert(spec.name.clone(), network);
+    }
+
+    fn group_changed(&mut self, revision: Revision, event: &Event) {
+        match event {
+            Event::GroupCreated(e) => {
+                let group = GroupView {
+                    spec: e.group.clone(),
+                    created: revision,
+                    closing: None,
+                    closings: 0,
+                };
+                let tenant = self.tenants.entry(e.group.tenant.clone()).or_default();
+                tenant.groups.insert(e.group.name.clone(), group);
+            }
+            Event::GroupUpdated(e) => self.change_group(&e.tenant, &e.group, |g| {
+                g.spec.policies.clone_from(&e.policies);
+            }),
+            Event::GroupClosing(e) => self.change_group(&e.tenant, &e.group, |g| {
+                g.closing = Some(revision);
+                g.closings = g.closings.saturating_add(1);
+            }),
+            Event::GroupReopened(e) => {
+                self.change_group(&e.tenant, &e.group, |g| g.closing = None);
+            }
+            Event::GroupRemoved(e) => {
+                if let Some(tenant) = self.tenants.get_mut(&e.tenant) {
+                    tenant.groups.remove(&e.group);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn policy_changed(&mut self, revision: Revision, event: &Event) {
+        match event {
+            Event::PolicyCreated(e) => {
+                let policy = PolicyView {
+                    created: revision,
+                    rules: BTreeMap::new(),
+                };
+                let tenant = self.tenants.entry(e.tenant.clone()).or_default();
+                tenant.policies.insert(e.policy.clone(), policy);
+            }
+            Event::PolicyRemoved(e) => {
+                if let Some(tenant) = self.tenants.get_mut(&e.tenant) {
+                    tenant.policies.remove(&e.policy);
+                }
+            }
+            Event::RuleAdded(e) => {
+                if let Some(policy) = self.policy_mut(&e.tenant, &e.policy) {
+                    policy.rules.insert(e.rule.id.clone(), e.rule.clone());
+                }
+            }
+            Event::RuleRemoved(e) => {
+                if let Some(policy) = self.policy_mut(&e.tenant, &e.policy) {
+                    policy.rules.remove(&e.rule);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn policy_mut(&mut self, tenant: &TenantName, policy: &PolicyName) -> Option<&mut PolicyView> {
+        self.tenants.get_mut(tenant)?.policies.get_mut(policy)
+    }
+
+    fn change_group(
+        &mut self,
+        tenant: &TenantName,
+        group: &GroupName,
+        how: impl FnOnce(&mut GroupView),
+    ) {
+        let tenant = self.tenants.get_mut(tenant);
+        if let Some(group) = tenant.and_then(|t| t.groups.get_mut(group)) {
+            how(group);
+        }
     }
 
     fn change(
@@ -145,8 +254,8 @@ impl View {
         network: &NetworkName,
         how: impl FnOnce(&mut NetworkView),
     ) {
-        let networks = self.tenants.get_mut(tenant);
-        if let Some(network) = networks.and_then(|n| n.get_mut(network)) {
+        let tenant = self.tenants.get_mut(tenant);
+        if let Some(network) = tenant.and_then(|t| t.networks.get_mut(network)) {
             how(network);
         }
     }
@@ -169,13 +278,20 @@ impl View {
         tenant: &TenantName,
         network: &NetworkName,
     ) -> Option<&NetworkView> {
-        self.tenants.get(tenant)?.get(network)
+        self.tenants.get(tenant)?.networks.get(network)
+    }
+
+    pub(crate) fn group(&self, tenant: &TenantName, group: &GroupName) -> Option<&GroupView> {
+        self.tenants.get(tenant)?.groups.get(group)
+    }
+
+    pub(crate) fn networks(&self) -> impl Iterator<Item = &NetworkView> {
+        self.tenants.values().flat_map(|t| t.networks.values())
     }
 
     /// Networks of which a node holds blocks.
     pub(crate) fn held_by(&self, node: &NodeName) -> Vec<NetworkName> {
-        let networks = self.tenants.values().flat_map(BTreeMap::values);
-        networks
+        self.networks()
             .filter(|network| network.blocks.values().any(|(holder, _)| holder == node))
             .map(|network| network.spec.name.clone())
             .collect()

@@ -216,6 +216,7 @@ fn the_last_word_on_an_endpoint_counts() {
         aliases: vec![],
         container: None,
         interface: "cv1".to_owned(),
+        closed: None,
         vtep: ip("198.18.0.1"),
     };
     let mut view = view();

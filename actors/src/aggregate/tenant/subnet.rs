@@ -154,7 +154,7 @@ fn has_address(pool: &Pool, net: Ipv4Net) -> bool {
         .any(|n| pool.is_assignable(IpAddr::V4(Ipv4Addr::from(n))))
 }
 
-fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
+pub(super) fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
     let Some(name) = name else { return Ok(()) };
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let edge = name

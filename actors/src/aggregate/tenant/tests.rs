@@ -111,7 +111,7 @@ fn tags(taken: &[u32]) -> TenantFacts {
     }
     TenantFacts {
         cluster: Arc::new(cluster),
-        network: Arc::default(),
+        ..TenantFacts::default()
     }
 }
 
@@ -124,8 +124,8 @@ fn held_by(node: &str) -> TenantFacts {
         node: node.parse().expect("a name"),
     }));
     TenantFacts {
-        cluster: Arc::default(),
         network: Arc::new(network),
+        ..TenantFacts::default()
     }
 }
 
@@ -150,6 +150,8 @@ fn a_tenant_with_networks_stays_and_they_are_named() {
         .rejected(Rejection::TenantInUse {
             tenant: tenant(),
             networks: vec![name("web")],
+            groups: vec![],
+            policies: vec![],
         });
     blue().when(remove, no_facts()).then([
         Event::TenantRemoved(TenantRemoved { tenant: tenant() }),
@@ -408,7 +410,7 @@ fn an_empty_pool_of_tags_says_so() {
     cluster.vnis.insert(Vni(7), holder);
     let facts = TenantFacts {
         cluster: Arc::new(cluster),
-        network: Arc::default(),
+        ..TenantFacts::default()
     };
     blue()
         .when(create("web", "20.1.1.0/24"), facts)

@@ -2,10 +2,10 @@
 
 use async_nats::{HeaderMap, Message, header, jetstream};
 use bus_schema::codec::{self, Decoded};
-use bus_schema::{EndpointEvent, Envelope, Event, Header, Revision, TenantName, subject};
+use bus_schema::{EndpointEvent, Envelope, Event, Header, PolicyName, Revision, TenantName, subject};
 use serde_json::{Value, json};
 
-use super::super::{pool, time};
+use super::super::{pool, rule, time};
 use crate::output::printable;
 
 #[derive(Debug)]
@@ -298,6 +298,24 @@ fn log_text(event: &Event) -> String {
         Event::NetworkReopened(e) => format!("{}:{}", e.tenant, e.network),
         Event::NetworkRemoved(e) if e.forced => format!("{}:{} by force", e.tenant, e.network),
         Event::NetworkRemoved(e) => format!("{}:{}", e.tenant, e.network),
+        Event::GroupCreated(e) => {
+            let spec = &e.group;
+            let name = format!("{}:{} in {}", spec.tenant, spec.name, spec.network);
+            format!("{name} id {}{}", spec.id.0, under(&spec.policies))
+        }
+        Event::GroupUpdated(e) => format!("{}:{}{}", e.tenant, e.group, under(&e.policies)),
+        Event::GroupClosing(e) => format!("{}:{}", e.tenant, e.group),
+        Event::GroupReopened(e) => format!("{}:{}", e.tenant, e.group),
+        Event::GroupRemoved(e) if e.forced => format!("{}:{} by force", e.tenant, e.group),
+        Event::GroupRemoved(e) => format!("{}:{}", e.tenant, e.group),
+        Event::PolicyCreated(e) => format!("{}:{}", e.tenant, e.policy),
+        Event::PolicyRemoved(e) => format!("{}:{}", e.tenant, e.policy),
+        Event::PolicyApplied(e) => format!("{}:{} to connections", e.tenant, e.policy),
+        Event::RuleAdded(e) => {
+            let rule = rule::say(&e.rule.spec);
+            format!("{}:{} {}: {rule}", e.tenant, e.policy, e.rule.id)
+        }
+        Event::RuleRemoved(e) => format!("{}:{} {}", e.tenant, e.policy, e.rule),
         Event::LeasesOpened(e) => format!("{}:{}", e.tenant, e.network),
         Event::LeasesClosing(e) => format!("{}:{}", e.tenant, e.network),
         Event::LeasesReopened(e) => format!("{}:{}", e.tenant, e.network),
@@ -314,15 +332,27 @@ fn log_text(event: &Event) -> String {
     }
 }
 
+fn under(policies: &[PolicyName]) -> String {
+    let names: Vec<&str> = policies.iter().map(PolicyName::as_str).collect();
+    match names.as_slice() {
+        [] => " under no policy".to_owned(),
+        names => format!(" under {}", names.join(",")),
+    }
+}
+
 fn endpoint_text(event: &EndpointEvent) -> String {
     match event {
         EndpointEvent::Up { endpoint: e, .. } => {
             let addresses: Vec<String> = e.addresses().map(|a| a.to_string()).collect();
             let name = e.name.as_deref().unwrap_or(e.id.as_str());
             let addresses = addresses.join(",");
+            let group = e.group.as_ref().map(|g| format!("{g}."));
             format!(
-                "{}:{} {name} {addresses} on {}",
-                e.tenant, e.network, e.node
+                "{}:{}{} {name} {addresses} on {}",
+                e.tenant,
+                group.unwrap_or_default(),
+                e.network,
+                e.node
             )
         }
         EndpointEvent::Down {

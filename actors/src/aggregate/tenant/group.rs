@@ -1,0 +1,206 @@
+//! Groups: who is in which network under which policies, and how one goes.
+
+use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate, Removal};
+use bus_schema::event::{GroupClosing, GroupCreated, GroupRemoved, GroupReopened, GroupUpdated};
+use bus_schema::policy::Peer;
+use bus_schema::{Event, GroupId, GroupName, GroupSpec, PolicyName, Rejection, TenantName};
+
+use super::{Drained, Tenant, subnet};
+
+/// A group as its tenant wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupIntent {
+    pub spec: GroupSpec,
+    pub closing: bool,
+    /// How often its removal began.
+    pub closings: u32,
+}
+
+impl GroupIntent {
+    pub(super) fn new(spec: GroupSpec) -> Self {
+        Self {
+            spec,
+            closing: false,
+            closings: 0,
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+        self.closings = self.closings.saturating_add(1);
+    }
+}
+
+impl Tenant {
+    pub(super) fn group_create(&self, c: &GroupCreate) -> Result<Vec<Event>, Rejection> {
+        self.must_be_open(&c.tenant)?;
+        if c.ip_pool.is_some() {
+            return Err(Rejection::Unsupported {
+                what: "--ip-pool".to_owned(),
+                instead: "leave it out, members get addresses of the network".to_owned(),
+            });
+        }
+        subnet::docker_name(c.docker_name.as_deref())?;
+        let policies = self.attachable(&c.tenant, &c.policies)?;
+        if let Some(existing) = self.groups.get(&c.group) {
+            return same_again(existing, c, &policies).map(|()| vec![]);
+        }
+        self.must_be_no_network(&c.tenant, &c.group)?;
+        self.must_take_groups(c)?;
+        let spec = GroupSpec {
+            tenant: c.tenant.clone(),
+            network: c.network.clone(),
+            name: c.group.clone(),
+            id: self.free_id(&c.tenant)?,
+            policies,
+            docker_name: c.docker_name.clone(),
+        };
+        self.must_not_share_docker_name(&c.tenant, &spec.docker_network(), "--epg-tag")?;
+        Ok(vec![Event::GroupCreated(GroupCreated { group: spec })])
+    }
+
+    pub(super) fn group_update(&self, c: &GroupUpdate) -> Result<Vec<Event>, Rejection> {
+        self.must_be_open(&c.tenant)?;
+        let (tenant, group) = (c.tenant.clone(), c.group.clone());
+        let Some(intent) = self.groups.get(&group) else {
+            return Err(Rejection::GroupUnknown { tenant, group });
+        };
+        if intent.closing {
+            return Err(Rejection::GroupClosing { tenant, group });
+        }
+        let policies = self.attachable(&tenant, &c.policies)?;
+        if intent.spec.policies == policies {
+            return Ok(vec![]);
+        }
+        Ok(vec![Event::GroupUpdated(GroupUpdated {
+            tenant,
+            group,
+            policies,
+        })])
+    }
+
+    pub(super) fn group_remove(
+        &self,
+        c: &GroupRemove,
+        drained: Drained,
+    ) -> Result<Vec<Event>, Rejection> {
+        self.must_be_open(&c.tenant)?;
+        let (tenant, group) = (c.tenant.clone(), c.group.clone());
+        let Some(intent) = self.groups.get(&group) else {
+            // Whoever finishes a removal wants it gone: so it is.
+            return match c.mode {
+                Removal::Finish => Ok(vec![]),
+                Removal::Close | Removal::Abort | Removal::Force => {
+                    Err(Rejection::GroupUnknown { tenant, group })
+                }
+            };
+        };
+        if matches!(c.mode, Removal::Close | Removal::Force) {
+            let what = format!("group {group} of tenant {tenant}");
+            let peer = Peer::Group {
+                group: group.clone(),
+            };
+            self.must_not_be_named(what, &peer)?;
+        }
+        let id = intent.spec.id;
+        let removed = |forced| {
+            vec![Event::GroupRemoved(GroupRemoved {
+                tenant: c.tenant.clone(),
+                group: c.group.clone(),
+                id,
+                forced,
+            })]
+        };
+        match c.mode {
+            Removal::Close if intent.closing => Ok(vec![]),
+            Removal::Close => Ok(vec![Event::GroupClosing(GroupClosing { tenant, group })]),
+            Removal::Abort | Removal::Finish if !intent.closing => {
+                Err(Rejection::GroupNotClosing { tenant, group })
+            }
+            Removal::Abort => Ok(vec![Event::GroupReopened(GroupReopened { tenant, group })]),
+            // Opened and closed again since the nodes answered: they may hold some again.
+            Removal::Finish if drained != Some(intent.closings) => Err(Rejection::Unsupported {
+                what: "finishing a group's removal without its nodes' answers".to_owned(),
+                instead: format!("ask again with `netctl group rm {group} -t {tenant}`"),
+            }),
+            Removal::Finish => Ok(removed(false)),
+            Removal::Force => Ok(removed(true)),
+        }
+    }
+
+    fn must_be_no_network(&self, tenant: &TenantName, group: &GroupName) -> Result<(), Rejection> {
+        if !self.networks.keys().any(|n| n.as_str() == group.as_str()) {
+            return Ok(());
+        }
+        Err(Rejection::NameTaken {
+            tenant: tenant.clone(),
+            name: group.to_string(),
+        })
+    }
+
+    fn must_take_groups(&self, c: &GroupCreate) -> Result<(), Rejection> {
+        let (tenant, network) = (c.tenant.clone(), c.network.clone());
+        match self.networks.get(&c.network) {
+            None => Err(Rejection::NetworkUnknown { tenant, network }),
+            Some(intent) if intent.closing => Err(Rejection::NetworkClosing { tenant, network }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The policies in the order of their names, each once, if they are there.
+    fn attachable(
+        &self,
+        tenant: &TenantName,
+        policies: &[PolicyName],
+    ) -> Result<Vec<PolicyName>, Rejection> {
+        if let Some(unknown) = policies.iter().find(|p| !self.policies.contains_key(*p)) {
+            return Err(Rejection::PolicyUnknown {
+                tenant: tenant.clone(),
+                policy: unknown.clone(),
+            });
+        }
+        let mut policies = policies.to_vec();
+        policies.sort();
+        policies.dedup();
+        Ok(policies)
+    }
+
+    fn free_id(&self, tenant: &TenantName) -> Result<GroupId, Rejection> {
+        let used = |id: &GroupId| self.groups.values().any(|group| group.spec.id == *id);
+        (GroupId::FIRST.0..=u16::MAX)
+            .map(GroupId)
+            .find(|id| !self.retired.contains(id) && !used(id))
+            .ok_or_else(|| Rejection::GroupIdsExhausted {
+                tenant: tenant.clone(),
+            })
+    }
+}
+
+/// Whether a group that exists is what the command asks for; what differs is named.
+fn same_again(
+    existing: &GroupIntent,
+    c: &GroupCreate,
+    policies: &[PolicyName],
+) -> Result<(), Rejection> {
+    let (tenant, group) = (c.tenant.clone(), c.group.clone());
+    if existing.closing {
+        return Err(Rejection::GroupClosing { tenant, group });
+    }
+    let spec = &existing.spec;
+    let differences = [
+        (spec.network != c.network, "network"),
+        (spec.policies != policies, "list of policies"),
+        (spec.docker_name != c.docker_name, "Docker name"),
+    ];
+    match differences.iter().find(|(differs, _)| *differs) {
+        None => Ok(()),
+        Some((_, what)) => Err(Rejection::GroupDiffers {
+            tenant,
+            group,
+            differs: (*what).to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

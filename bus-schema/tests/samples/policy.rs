@@ -1,0 +1,260 @@
+//! Samples of groups, policies and rules.
+
+use bus_schema::command::{
+    GroupCreate, GroupRemove, GroupUpdate, PolicyApply, PolicyCreate, PolicyRemove, Removal,
+    RuleAdd, RuleRemove,
+};
+use bus_schema::node::{Counter, Flow, NodeReply, NodeRequest, Trace, TraceEnd};
+use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
+use bus_schema::query::{GroupInfo, PolicyInfo};
+use bus_schema::{
+    Answer, Command, Event, GroupId, GroupName, GroupSpec, PolicyName, Query, Revision, Rule,
+    RuleId, RuleSpec, event,
+};
+
+use super::{ip, network, tenant, v4};
+
+pub(super) fn group() -> GroupName {
+    GroupName::new("prod_db").expect("name")
+}
+
+pub(super) fn policy() -> PolicyName {
+    PolicyName::new("prod_web").expect("name")
+}
+
+pub(super) fn rule() -> Rule {
+    Rule {
+        id: RuleId::new("2").expect("id"),
+        number: 70_000,
+        spec: RuleSpec {
+            direction: Direction::In,
+            priority: Priority::new(10).expect("priority"),
+            action: Action::Allow,
+            protocol: Some(Protocol::TCP),
+            ports: vec![
+                PortRange {
+                    first: 80,
+                    last: 80,
+                },
+                PortRange {
+                    first: 8000,
+                    last: 8100,
+                },
+            ],
+            peer: Some(Peer::Group { group: group() }),
+        },
+    }
+}
+
+/// Outgoing, to addresses.
+fn other_rule() -> Rule {
+    Rule {
+        id: RuleId::new("3").expect("id"),
+        number: 70_001,
+        spec: RuleSpec {
+            direction: Direction::Out,
+            priority: Priority::DEFAULT,
+            action: Action::Deny,
+            protocol: None,
+            ports: vec![],
+            peer: Some(Peer::Addresses {
+                range: v4().range.expect("a range"),
+            }),
+        },
+    }
+}
+
+fn spec() -> GroupSpec {
+    GroupSpec {
+        tenant: tenant(),
+        network: network(),
+        name: group(),
+        id: GroupId(300),
+        policies: vec![policy()],
+        docker_name: Some("dbs".to_owned()),
+    }
+}
+
+pub(super) fn events() -> Vec<Event> {
+    let (tenant, group, policy) = (tenant(), group(), policy());
+    vec![
+        Event::GroupCreated(event::GroupCreated { group: spec() }),
+        Event::GroupUpdated(event::GroupUpdated {
+            tenant: tenant.clone(),
+            group: group.clone(),
+            policies: vec![policy.clone()],
+        }),
+        Event::GroupClosing(event::GroupClosing {
+            tenant: tenant.clone(),
+            group: group.clone(),
+        }),
+        Event::GroupReopened(event::GroupReopened {
+            tenant: tenant.clone(),
+            group: group.clone(),
+        }),
+        Event::GroupRemoved(event::GroupRemoved {
+            tenant: tenant.clone(),
+            group,
+            id: GroupId(300),
+            forced: true,
+        }),
+        Event::PolicyCreated(event::PolicyCreated {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        }),
+        Event::PolicyRemoved(event::PolicyRemoved {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        }),
+        Event::PolicyApplied(event::PolicyApplied {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        }),
+        Event::RuleAdded(event::RuleAdded {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+            rule: rule(),
+        }),
+        Event::RuleRemoved(event::RuleRemoved {
+            tenant,
+            policy,
+            rule: rule().id,
+        }),
+    ]
+}
+
+pub(super) fn commands() -> Vec<Command> {
+    let (tenant, group, policy) = (tenant(), group(), policy());
+    vec![
+        Command::GroupCreate(GroupCreate {
+            tenant: tenant.clone(),
+            network: network(),
+            group: group.clone(),
+            policies: vec![policy.clone()],
+            ip_pool: v4().range,
+            docker_name: Some("dbs".to_owned()),
+        }),
+        Command::GroupUpdate(GroupUpdate {
+            tenant: tenant.clone(),
+            group: group.clone(),
+            policies: vec![policy.clone()],
+        }),
+        Command::GroupRemove(GroupRemove {
+            tenant: tenant.clone(),
+            group,
+            mode: Removal::Finish,
+        }),
+        Command::PolicyCreate(PolicyCreate {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        }),
+        Command::PolicyRemove(PolicyRemove {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        }),
+        Command::PolicyApply(PolicyApply {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+        }),
+        Command::RuleAdd(RuleAdd {
+            tenant: tenant.clone(),
+            policy: policy.clone(),
+            rule: other_rule().id,
+            spec: other_rule().spec,
+            immediate: true,
+        }),
+        Command::RuleRemove(RuleRemove {
+            tenant,
+            policy,
+            rule: rule().id,
+            immediate: true,
+        }),
+    ]
+}
+
+pub(super) fn queries() -> [Query; 2] {
+    [
+        Query::GroupList {
+            tenant: Some(tenant()),
+            group: Some(group()),
+        },
+        Query::PolicyList {
+            tenant: Some(tenant()),
+            policy: Some(policy()),
+        },
+    ]
+}
+
+pub(super) fn answers() -> [Answer; 2] {
+    let revision = Revision(42);
+    [
+        Answer::Groups {
+            revision,
+            groups: vec![GroupInfo {
+                spec: spec(),
+                created: Revision(9),
+                closing: true,
+                endpoints: 3,
+            }],
+        },
+        Answer::Policies {
+            revision,
+            policies: vec![PolicyInfo {
+                tenant: tenant(),
+                policy: policy(),
+                created: Revision(8),
+                rules: vec![rule(), other_rule()],
+                groups: vec![group()],
+            }],
+        },
+    ]
+}
+
+pub(super) fn node_requests() -> [NodeRequest; 3] {
+    [
+        NodeRequest::DrainGroup {
+            tenant: tenant(),
+            group: group(),
+            revision: Revision(42),
+        },
+        NodeRequest::Counters { tenant: tenant() },
+        NodeRequest::Trace(Flow {
+            tenant: tenant(),
+            from: ip("20.1.1.17"),
+            to: ip("20.1.1.18"),
+            protocol: Protocol::TCP,
+            port: Some(443),
+        }),
+    ]
+}
+
+pub(super) fn node_replies() -> [NodeReply; 2] {
+    let counter = Counter {
+        packets: 3,
+        bytes: 180,
+    };
+    [
+        NodeReply::Counters {
+            rules: [(70_000, counter)].into(),
+        },
+        NodeReply::Traced(Trace {
+            allowed: false,
+            ends: vec![
+                TraceEnd {
+                    direction: Direction::Out,
+                    group: None,
+                    action: Action::Allow,
+                    rule: None,
+                },
+                TraceEnd {
+                    direction: Direction::In,
+                    group: Some(group()),
+                    action: Action::Deny,
+                    rule: Some((policy(), rule().id)),
+                },
+            ],
+            closed: Some("its policy isn't in place".to_owned()),
+            route: vec!["20.1.1.18 dev cv0123456789".to_owned()],
+        }),
+    ]
+}

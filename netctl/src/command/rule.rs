@@ -1,0 +1,362 @@
+//! Rules as people type and read them. Pure.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
+use bus_schema::{AddressRange, GroupName, NetworkName, PolicyName, Rule, RuleSpec, TenantName};
+use clap::{Args, ValueEnum};
+use ipnet::{Ipv4Net, Ipv4Subnets};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::Table;
+
+/// `--port`: a port, a range or a list of both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ports(pub(crate) Vec<PortRange>);
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ports = text
+            .split(',')
+            .map(|part| part.trim().parse::<PortRange>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| error.to_string())?;
+        // In Contiv 0 stood for any, so who writes it may mean either.
+        if ports.iter().any(|range| range.first == 0) {
+            return Err("ports are 1 to 65535: leave --port out for any".to_owned());
+        }
+        Ok(Self(PortRange::normalise(ports)))
+    }
+}
+
+/// `--from-ip-address`, `--to-ip-address`: an address, a CIDR or a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Addresses(pub(crate) AddressRange);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidAddresses {
+    #[error("write an address (10.1.1.1), a CIDR (10.1.0.0/16) or a range (10.1.1.1-20)")]
+    Malformed,
+    #[error("the range is the wrong way round: write {last}-{first}")]
+    Backwards { first: Ipv4Addr, last: Ipv4Addr },
+    #[error("endpoints have IPv4 addresses only, name those")]
+    V6,
+}
+
+impl FromStr for Addresses {
+    type Err = InvalidAddresses;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddresses> {
+        if text.contains(':') {
+            return Err(InvalidAddresses::V6);
+        }
+        if let Ok(net) = text.parse::<Ipv4Net>() {
+            return Ok(range(net.network(), net.broadcast()));
+        }
+        let address = |text: &str| text.parse().map_err(|_| InvalidAddresses::Malformed);
+        let Some((first, last)) = text.split_once('-') else {
+            let address = address(text)?;
+            return Ok(range(address, address));
+        };
+        let first: Ipv4Addr = address(first)?;
+        let last = match last.parse::<u8>() {
+            Ok(last) => {
+                let [a, b, c, _] = first.octets();
+                Ipv4Addr::new(a, b, c, last)
+            }
+            Err(_) => address(last)?,
+        };
+        if last < first {
+            return Err(InvalidAddresses::Backwards { first, last });
+        }
+        Ok(range(first, last))
+    }
+}
+
+fn range(first: Ipv4Addr, last: Ipv4Addr) -> Addresses {
+    Addresses(AddressRange {
+        first: first.into(),
+        last: last.into(),
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Way {
+    In,
+    Out,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Verdict {
+    Allow,
+    Deny,
+}
+
+/// What a rule says, flag by flag.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Flags {
+    /// 1 to 100; the higher decides, at equal priority a deny
+    #[arg(long, short, default_value = "1", value_parser = priority)]
+    priority: Priority,
+    /// As the group's members see it
+    #[arg(long, short, value_enum, default_value_t = Way::In)]
+    direction: Way,
+    /// Of an incoming rule: what the members of this group send
+    #[arg(long, short = 'g', value_name = "GROUP")]
+    from_group: Option<GroupName>,
+    /// Of an outgoing rule: what is sent to the members of this group
+    #[arg(long, short = 'e', value_name = "GROUP")]
+    to_group: Option<GroupName>,
+    /// Of an incoming rule: what comes from this network
+    #[arg(long, short = 'n', value_name = "NETWORK")]
+    from_network: Option<NetworkName>,
+    /// Of an outgoing rule: what is sent to this network
+    #[arg(long, short = 'o', value_name = "NETWORK")]
+    to_network: Option<NetworkName>,
+    /// Of an incoming rule: an address, a CIDR, or a range such as 10.1.1.1-20
+    #[arg(long, short = 'i', value_name = "ADDRESSES")]
+    from_ip_address: Option<Addresses>,
+    /// Of an outgoing rule: an address, a CIDR, or a range such as 10.1.1.1-20
+    #[arg(long, short = 's', value_name = "ADDRESSES")]
+    to_ip_address: Option<Addresses>,
+    /// tcp, udp, icmp, sctp or a number; absent: any
+    #[arg(long, short = 'l')]
+    protocol: Option<Protocol>,
+    /// A port, a range or a list: 80, 8000-8100, 80,443; absent: any
+    #[arg(long, short = 'P', value_name = "PORTS")]
+    port: Option<Ports>,
+    #[arg(long, short = 'j', value_enum, default_value_t = Verdict::Allow)]
+    action: Verdict,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    text.parse::<u8>()
+        .ok()
+        .and_then(|number| Priority::new(number).ok())
+        .ok_or_else(|| format!("a priority is a number from 1 to {}", Priority::MAX))
+}
+
+impl Flags {
+    pub(crate) fn spec(self) -> Result<RuleSpec, Failure> {
+        let peer = self.peer()?;
+        let ports = self.port.map(|ports| ports.0).unwrap_or_default();
+        if !ports.is_empty() && !self.protocol.is_some_and(Protocol::has_ports) {
+            return Err(usage(
+                "--port needs a protocol that has ports: add --protocol=tcp, udp or sctp",
+            ));
+        }
+        Ok(RuleSpec {
+            direction: match self.direction {
+                Way::In => Direction::In,
+                Way::Out => Direction::Out,
+            },
+            priority: self.priority,
+            action: match self.action {
+                Verdict::Allow => Action::Allow,
+                Verdict::Deny => Action::Deny,
+            },
+            protocol: self.protocol,
+            ports,
+            peer,
+        })
+    }
+
+    fn peer(&self) -> Result<Option<Peer>, Failure> {
+        let from = [
+            ("--from-group", self.from_group.clone().map(group)),
+            ("--from-network", self.from_network.clone().map(network)),
+            ("--from-ip-address", self.from_ip_address.map(addresses)),
+        ];
+        let to = [
+            ("--to-group", self.to_group.clone().map(group)),
+            ("--to-network", self.to_network.clone().map(network)),
+            ("--to-ip-address", self.to_ip_address.map(addresses)),
+        ];
+        let (mine, other, why) = match self.direction {
+            Way::In => (
+                from,
+                to,
+                "an incoming rule says where connections come from: use --from-*, or --direction=out",
+            ),
+            Way::Out => (
+                to,
+                from,
+                "an outgoing rule says where connections go: use --to-*, or --direction=in",
+            ),
+        };
+        if let Some((flag, _)) = other.iter().find(|(_, peer)| peer.is_some()) {
+            return Err(usage(&format!("{flag} can't be used here: {why}")));
+        }
+        let mut named = mine.into_iter().filter_map(|(flag, peer)| Some((flag, peer?)));
+        match (named.next(), named.next()) {
+            (None, _) => Ok(None),
+            (Some((_, peer)), None) => Ok(Some(peer)),
+            (Some((one, _)), Some((two, _))) => Err(usage(&format!(
+                "{one} and {two} can't be used together: a rule has one peer, write two rules"
+            ))),
+        }
+    }
+}
+
+fn usage(text: &str) -> Failure {
+    Failure::Usage(text.to_owned())
+}
+
+fn group(group: GroupName) -> Peer {
+    Peer::Group { group }
+}
+
+fn network(network: NetworkName) -> Peer {
+    Peer::Network { network }
+}
+
+fn addresses(addresses: Addresses) -> Peer {
+    Peer::Addresses { range: addresses.0 }
+}
+
+/// A range as it is best read: an address, a CIDR, or first to last.
+fn show_addresses(range: AddressRange) -> String {
+    if range.first == range.last {
+        return range.first.to_string();
+    }
+    if let (IpAddr::V4(first), IpAddr::V4(last)) = (range.first, range.last) {
+        let mut nets = Ipv4Subnets::new(first, last, 0);
+        if let (Some(net), None) = (nets.next(), nets.next()) {
+            return net.to_string();
+        }
+    }
+    range.to_string()
+}
+
+fn show_ports(ports: &[PortRange]) -> String {
+    let shown: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    shown.join(",")
+}
+
+/// A rule in one line: `in deny tcp port 80 from group web, priority 10`.
+pub(crate) fn say(spec: &RuleSpec) -> String {
+    let mut text = format!("{} {}", spec.direction, spec.action);
+    if let Some(protocol) = spec.protocol {
+        text += &format!(" {protocol}");
+    }
+    if !spec.ports.is_empty() {
+        text += &format!(" port {}", show_ports(&spec.ports));
+    }
+    let way = match spec.direction {
+        Direction::In => "from",
+        Direction::Out => "to",
+    };
+    match &spec.peer {
+        None => {}
+        Some(Peer::Group { group }) => text += &format!(" {way} group {group}"),
+        Some(Peer::Network { network }) => text += &format!(" {way} network {network}"),
+        Some(Peer::Addresses { range }) => text += &format!(" {way} {}", show_addresses(*range)),
+    }
+    text + &format!(", priority {}", spec.priority)
+}
+
+/// Group, network and addresses of the peer, the two that it isn't empty.
+fn peer_cells(spec: &RuleSpec) -> [String; 3] {
+    let (mut group, mut network, mut addresses) = Default::default();
+    match &spec.peer {
+        None => {}
+        Some(Peer::Group { group: name }) => group = name.to_string(),
+        Some(Peer::Network { network: name }) => network = name.to_string(),
+        Some(Peer::Addresses { range }) => addresses = show_addresses(*range),
+    }
+    [group, network, addresses]
+}
+
+fn protocol_cell(spec: &RuleSpec) -> String {
+    spec.protocol.map(|p| p.to_string()).unwrap_or_default()
+}
+
+/// Contiv's two tables.
+pub(crate) fn tables(rules: &[Rule]) -> String {
+    let mut incoming = Table::new(
+        &[
+            "Rule",
+            "Priority",
+            "From EndpointGroup",
+            "From Network",
+            "From IpAddress",
+            "To IpAddress",
+            "Protocol",
+            "Port",
+            "Action",
+        ],
+        &[],
+    );
+    let mut outgoing = Table::new(
+        &[
+            "Rule",
+            "Priority",
+            "To EndpointGroup",
+            "To Network",
+            "To IpAddress",
+            "Protocol",
+            "Port",
+            "Action",
+        ],
+        &[],
+    );
+    for rule in rules {
+        let spec = &rule.spec;
+        let mut row = vec![rule.id.to_string(), spec.priority.to_string()];
+        row.extend(peer_cells(spec));
+        let (table, gap) = match spec.direction {
+            Direction::In => (&mut incoming, Some(String::new())),
+            Direction::Out => (&mut outgoing, None),
+        };
+        row.extend(gap);
+        row.extend([
+            protocol_cell(spec),
+            show_ports(&spec.ports),
+            spec.action.to_string(),
+        ]);
+        table.row(row);
+    }
+    format!(
+        "Incoming Rules:\n{}Outgoing Rules:\n{}",
+        incoming.render(crate::output::Format::Table),
+        outgoing.render(crate::output::Format::Table)
+    )
+}
+
+/// A rule with Contiv's keys.
+pub(crate) fn config(tenant: &TenantName, policy: &PolicyName, rule: &Rule) -> Value {
+    let spec = &rule.spec;
+    let [group, network, addresses] = peer_cells(spec);
+    let mut value = json!({
+        "key": format!("{tenant}:{policy}:{}", rule.id),
+        "ruleId": rule.id,
+        "policyName": policy,
+        "tenantName": tenant,
+        "direction": spec.direction,
+        "priority": spec.priority,
+        "fromEndpointGroup": "",
+        "toEndpointGroup": "",
+        "fromNetwork": "",
+        "toNetwork": "",
+        "fromIpAddress": "",
+        "toIpAddress": "",
+        "protocol": protocol_cell(spec),
+        "port": show_ports(&spec.ports),
+        "action": spec.action,
+    });
+    let way = match spec.direction {
+        Direction::In => "from",
+        Direction::Out => "to",
+    };
+    value[format!("{way}EndpointGroup")] = json!(group);
+    value[format!("{way}Network")] = json!(network);
+    value[format!("{way}IpAddress")] = json!(addresses);
+    value
+}
+
+#[cfg(test)]
+mod tests;
