@@ -251,6 +251,46 @@ async fn names_of_the_askers_network_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_answers_with_each_member_first_in_its_turn() {
+    let world = World::new(&[]).await;
+    world.view.send_modify(|view| {
+        for (name, address) in [
+            ("one", "20.2.1.1"),
+            ("two", "20.2.1.2"),
+            ("three", "20.2.1.3"),
+        ] {
+            let mut member = Arc::unwrap_or_clone(endpoint("default", "back", name, address));
+            member.group = Some("pool".parse().unwrap());
+            view.show(Arc::new(member));
+        }
+    });
+    let ask = |asker, name| world.default.short(asker, &[name]);
+    let mut first = std::collections::BTreeMap::new();
+    for _ in 0..30 {
+        let answer = ask("20.2.1.1", "pool");
+        assert_eq!(answer.lines().count(), 3, "{answer}");
+        *first
+            .entry(answer.lines().next().unwrap().to_owned())
+            .or_insert(0) += 1;
+    }
+    assert!(
+        first.len() == 3 && first.values().all(|times| *times == 10),
+        "{first:?}"
+    );
+
+    assert_eq!(ask("20.1.1.1", "two.back"), "20.2.1.2");
+    assert_eq!(ask("20.1.1.1", "two.back.contiv.local"), "20.2.1.2");
+    assert_eq!(ask("20.1.1.1", "pool.back").lines().count(), 3);
+    assert_eq!(
+        world.default.short("20.1.1.1", &["-x", "20.2.1.2"]),
+        "two.back.contiv.local."
+    );
+    let nobody = world.default.dig("20.1.1.1", &["four.back.contiv.local"]);
+    assert!(nobody.contains("status: NXDOMAIN"), "{nobody}");
+    assert_eq!(world.blue.short("20.1.1.1", &["two.back"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_else_is_forwarded() {
     let resolver = Resolver::start().await;
     let world = World::new(&[resolver.address]).await;

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bus_schema::TenantName;
 use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
@@ -31,6 +33,7 @@ pub(super) struct Handler {
     view: watch::Receiver<EndpointsView>,
     upstream: Arc<Upstream>,
     in_flight: Arc<Semaphore>,
+    turn: Arc<AtomicUsize>,
 }
 
 /// What goes back, beside the question.
@@ -53,6 +56,7 @@ impl Handler {
             view,
             upstream,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            turn: Arc::default(),
         }
     }
 
@@ -74,13 +78,33 @@ impl Handler {
                 RecordType::A => Question::A,
                 RecordType::AAAA => Question::Aaaa,
                 RecordType::ANY => Question::Any,
+                RecordType::PTR => Question::Ptr,
                 _ => Question::Other,
             };
-            if let Answer::Addresses(found) = self.look_up(request.src().ip(), &name, question) {
-                return ours(request, query.name(), &found);
+            match self.look_up(request.src().ip(), &name, question) {
+                Answer::Addresses(found) => {
+                    return ours(request, query.name(), self.rotated(found).map(data_of));
+                }
+                Answer::Name(name) => {
+                    let pointer = Name::from_ascii(format!("{name}."));
+                    let pointer = pointer.map(|name| RData::PTR(PTR(name)));
+                    return ours(request, query.name(), pointer.into_iter());
+                }
+                Answer::Nobody => return empty(request, ResponseCode::NXDomain),
+                Answer::Forward => {}
             }
         }
         self.forward(request).await
+    }
+
+    /// Each answer begins with the next address, so that who takes the first one takes each of
+    /// them equally often.
+    fn rotated(&self, mut addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
+        if !addresses.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
+            addresses.rotate_left(turn);
+        }
+        addresses.into_iter()
     }
 
     fn look_up(&self, asker: IpAddr, name: &str, question: Question) -> Answer {
@@ -188,18 +212,18 @@ fn empty(request: &Request, code: ResponseCode) -> Outcome {
     }
 }
 
-fn ours(request: &Request, name: &Name, addresses: &[IpAddr]) -> Outcome {
+fn data_of(address: IpAddr) -> RData {
+    match address {
+        IpAddr::V4(v4) => RData::A(v4.into()),
+        IpAddr::V6(v6) => RData::AAAA(v6.into()),
+    }
+}
+
+fn ours(request: &Request, name: &Name, data: impl Iterator<Item = RData>) -> Outcome {
     let mut outcome = empty(request, ResponseCode::NoError);
     outcome.metadata.authoritative = true;
-    outcome.answers = addresses
-        .iter()
-        .map(|address| {
-            let data = match address {
-                IpAddr::V4(v4) => RData::A((*v4).into()),
-                IpAddr::V6(v6) => RData::AAAA((*v6).into()),
-            };
-            Record::from_rdata(name.clone(), TTL, data)
-        })
+    outcome.answers = data
+        .map(|data| Record::from_rdata(name.clone(), TTL, data))
         .collect();
     outcome
 }

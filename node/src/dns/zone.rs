@@ -1,15 +1,19 @@
 //! What a name means to who asks. Pure.
 //!
-//! A container is asked about in the networks of the asker, and the asker is known by its source
-//! address: that of one of its endpoints. Another tenant's names don't exist, since a look-up
-//! stays in one tenant. Names of other networks and PTR get their place in `answer`.
+//! `NAME` and `GROUP` are looked up in the networks of the asker, who is known by its source
+//! address: that of one of its endpoints. `NAME.NETWORK` and `GROUP.NETWORK` mean the same from
+//! everywhere in the tenant, and so does every name with [`SUFFIX`] behind it. Another tenant's
+//! names don't exist, since a look-up stays in one tenant.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use bus_schema::{NetworkName, TenantName};
+use bus_schema::{Endpoint, NetworkName, TenantName};
 
 use crate::projection::EndpointsView;
+
+/// May stand behind every name of ours; whatever else ends so is nobody's.
+pub const SUFFIX: &str = "contiv.local";
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub enum Question {
     Aaaa,
     /// Every address, of both families.
     Any,
+    /// The name of an address (RFC 1035 §3.5, RFC 3596 §2.5).
+    Ptr,
     /// A record that endpoints don't have.
     Other,
 }
@@ -28,6 +34,10 @@ pub enum Answer {
     /// The name is ours, with these addresses. None: it has no record of that type, which is
     /// NOERROR and never NXDOMAIN (RFC 4074 §4.2; musl gives up otherwise).
     Addresses(Vec<IpAddr>),
+    /// The name of the address that was asked about.
+    Name(String),
+    /// The name would be ours, and nobody bears it.
+    Nobody,
     /// Not ours: the host's resolvers know.
     Forward,
 }
@@ -40,20 +50,81 @@ pub fn answer(
     name: &str,
     question: Question,
 ) -> Answer {
-    let found: BTreeSet<IpAddr> = networks_of(view, tenant, asker)
-        .into_iter()
-        .flat_map(|network| view.resolve(tenant, network, name))
-        .collect();
+    if let Some(address) = reverse(name) {
+        return match (view.at(tenant, address), question) {
+            (None, _) => Answer::Forward,
+            (Some(endpoint), Question::Ptr | Question::Any) => Answer::Name(full_name(endpoint)),
+            (Some(_), _) => Answer::Addresses(Vec::new()),
+        };
+    }
+    let name = name.to_ascii_lowercase();
+    let (name, ours) = match name.strip_suffix(SUFFIX) {
+        Some("") => return Answer::Nobody,
+        Some(rest) => match rest.strip_suffix('.') {
+            Some(name) => (name, true),
+            None => (name.as_str(), false),
+        },
+        None => (name.as_str(), false),
+    };
+    let found = look_up(view, tenant, asker, name);
     if found.is_empty() {
-        return Answer::Forward;
+        return if ours {
+            Answer::Nobody
+        } else {
+            Answer::Forward
+        };
     }
     let wanted = |address: &IpAddr| match question {
         Question::A => address.is_ipv4(),
         Question::Aaaa => address.is_ipv6(),
         Question::Any => true,
-        Question::Other => false,
+        Question::Ptr | Question::Other => false,
     };
     Answer::Addresses(found.into_iter().filter(wanted).collect())
+}
+
+/// A name of the asker's networks before the same as `NAME.NETWORK`: containers' names may have
+/// dots.
+fn look_up(
+    view: &EndpointsView,
+    tenant: &TenantName,
+    asker: IpAddr,
+    name: &str,
+) -> BTreeSet<IpAddr> {
+    let near: BTreeSet<IpAddr> = networks_of(view, tenant, asker)
+        .into_iter()
+        .flat_map(|network| view.resolve(tenant, Some(network), name))
+        .collect();
+    if near.is_empty() {
+        return view.resolve(tenant, None, name).collect();
+    }
+    near
+}
+
+/// The address that a name of `in-addr.arpa` or `ip6.arpa` stands for.
+fn reverse(name: &str) -> Option<IpAddr> {
+    let name = name.to_ascii_lowercase();
+    if let Some(octets) = name.strip_suffix(".in-addr.arpa") {
+        let octets: Vec<&str> = octets.rsplit('.').collect();
+        return octets.join(".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let nibbles = name.strip_suffix(".ip6.arpa")?;
+    let nibbles: Vec<u8> = nibbles
+        .rsplit('.')
+        .map(|nibble| u8::from_str_radix(nibble, 16).ok().filter(|it| *it < 16))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = nibbles
+        .chunks(2)
+        .map(|it| it[0] << 4 | it[it.len() - 1])
+        .collect();
+    let bytes: [u8; 16] = bytes.try_into().ok().filter(|_| nibbles.len() == 32)?;
+    Some(IpAddr::V6(bytes.into()))
+}
+
+/// What an endpoint is called from everywhere in its tenant.
+fn full_name(endpoint: &Endpoint) -> String {
+    let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
+    format!("{name}.{}.{SUFFIX}", endpoint.network)
 }
 
 /// The networks that the asker is in: its container's other endpoints count too, as its queries
@@ -75,11 +146,12 @@ fn networks_of<'a>(
 mod tests {
     use std::sync::Arc;
 
-    use bus_schema::{Endpoint, MacAddr};
+    use bus_schema::MacAddr;
 
     use super::*;
 
-    /// `TENANT NETWORK NAME ADDRESS…`, with `NAME@CONTAINER` for a container of several endpoints.
+    /// `TENANT NETWORK NAME ADDRESS…`, with `NAME@CONTAINER` for a container of several endpoints
+    /// and `NETWORK/GROUP` for a member of a group.
     fn view(lines: &[&str]) -> EndpointsView {
         let mut view = EndpointsView::default();
         for (number, line) in lines.iter().enumerate() {
@@ -88,12 +160,16 @@ mod tests {
                 Some((name, container)) => (name, Some(container.to_owned())),
                 None => (words[2], None),
             };
+            let (network, group) = match words[1].split_once('/') {
+                Some((network, group)) => (network, Some(group)),
+                None => (words[1], None),
+            };
             let addresses: Vec<IpAddr> = words[3..].iter().map(|a| a.parse().unwrap()).collect();
             view.show(Arc::new(Endpoint {
                 id: format!("e{number}").parse().unwrap(),
                 tenant: words[0].parse().unwrap(),
-                network: words[1].parse().unwrap(),
-                group: None,
+                network: network.parse().unwrap(),
+                group: group.map(|group| group.parse().unwrap()),
                 node: "n1".parse().unwrap(),
                 v4: addresses.iter().find_map(|a| match a {
                     IpAddr::V4(v4) => Some(*v4),
@@ -122,6 +198,8 @@ mod tests {
         let answer = answer(view, &tenant, asker.parse().unwrap(), name, question);
         let shown = match answer {
             Answer::Forward => "forward".to_owned(),
+            Answer::Nobody => "nobody".to_owned(),
+            Answer::Name(name) => name,
             Answer::Addresses(found) => {
                 let found: Vec<String> = found.iter().map(ToString::to_string).collect();
                 format!("[{}]", found.join(" "))
@@ -193,5 +271,98 @@ mod tests {
         view.remove(&"e1".parse().unwrap(), &"n1".parse().unwrap());
         check(&view, "default/20.1.1.1", "cache", Question::A, "forward");
         check(&view, "default/20.1.1.1", "web", Question::A, "[20.1.1.1]");
+    }
+
+    #[test]
+    fn a_group_answers_with_all_its_members() {
+        let view = view(&[
+            "default front/web one 20.1.1.1",
+            "default front/web two 20.1.1.2",
+            "default front client 20.1.1.3",
+            "default back/web three 20.2.1.1",
+            "blue front/web one 20.1.1.1",
+        ]);
+        let client = "default/20.1.1.3";
+        check(&view, client, "web", Question::A, "[20.1.1.1 20.1.1.2]");
+        check(&view, client, "web.back", Question::A, "[20.2.1.1]");
+        check(&view, "default/20.2.1.1", "web", Question::A, "[20.2.1.1]");
+        check(&view, "blue/20.1.1.1", "web", Question::A, "[20.1.1.1]");
+        check(&view, "blue/20.1.1.1", "web.back", Question::A, "forward");
+    }
+
+    #[test]
+    fn a_name_with_its_network_is_known_in_the_whole_tenant() {
+        let view = view(&[
+            "default front web 20.1.1.1",
+            "default front a.back 20.1.1.4",
+            "default back a 20.2.1.1",
+            "default back db_1 20.2.1.2 fd00::2",
+            "blue back db_1 20.2.1.9",
+        ]);
+        let web = "default/20.1.1.1";
+        check(&view, web, "db_1.back", Question::A, "[20.2.1.2]");
+        check(&view, web, "DB_1.Back", Question::Aaaa, "[fd00::2]");
+        check(
+            &view,
+            web,
+            "db_1.back.contiv.local",
+            Question::A,
+            "[20.2.1.2]",
+        );
+        check(&view, web, "web.contiv.local", Question::A, "[20.1.1.1]");
+        check(&view, web, "a.back", Question::A, "[20.1.1.4]");
+        check(&view, web, "db_1.other", Question::A, "forward");
+        check(&view, web, "db_1.b*d", Question::A, "forward");
+        check(
+            &view,
+            web,
+            "nobody.back.contiv.local",
+            Question::A,
+            "nobody",
+        );
+        check(&view, web, "contiv.local", Question::A, "nobody");
+        check(&view, web, "notcontiv.local", Question::A, "forward");
+    }
+
+    #[test]
+    fn an_address_has_the_name_that_its_tenant_knows() {
+        let view = view(&[
+            "default front web 20.1.1.1 fd00::2",
+            "blue back db 20.1.1.1",
+        ]);
+        let name = "1.1.1.20.in-addr.arpa";
+        let ptr = Question::Ptr;
+        check(
+            &view,
+            "default/20.1.1.1",
+            name,
+            ptr,
+            "web.front.contiv.local",
+        );
+        check(&view, "blue/20.1.1.1", name, ptr, "db.back.contiv.local");
+        check(&view, "default/20.1.1.1", name, Question::A, "[]");
+        check(
+            &view,
+            "default/20.1.1.1",
+            "9.1.1.20.in-addr.arpa",
+            ptr,
+            "forward",
+        );
+        check(
+            &view,
+            "default/20.1.1.1",
+            "1.1.20.in-addr.arpa",
+            ptr,
+            "forward",
+        );
+        let nibbles = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
+        check(
+            &view,
+            "default/20.1.1.1",
+            nibbles,
+            ptr,
+            "web.front.contiv.local",
+        );
+        check(&view, "default/20.1.1.1", "web", ptr, "[]");
     }
 }

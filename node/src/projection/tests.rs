@@ -393,7 +393,7 @@ fn down(of: &Endpoint) -> EndpointEvent {
 
 fn resolve(view: &EndpointsView, name: &str) -> Vec<String> {
     let (tenant, network) = (tenant("blue"), net("web"));
-    let found = view.resolve(&tenant, &network, name);
+    let found = view.resolve(&tenant, Some(&network), name);
     found.map(|it| it.to_string()).collect()
 }
 

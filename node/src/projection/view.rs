@@ -13,7 +13,8 @@ use bus_schema::{
 };
 use imbl::{OrdMap, OrdSet};
 
-type NameKey = (TenantName, NetworkName, String);
+/// A name in a network, or `NAME.NETWORK` in the whole tenant.
+type NameKey = (TenantName, Option<NetworkName>, String);
 
 /// Endpoints by id, by name in their network, and by address in their tenant.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,14 +30,15 @@ pub struct EndpointsView {
 }
 
 impl EndpointsView {
-    /// The addresses behind a name, an alias or a group of a network; no item: nobody bears it.
+    /// The addresses behind a name, an alias or a group of a network, or, without a network,
+    /// behind `NAME.NETWORK`; no item: nobody bears it.
     pub fn resolve(
         &self,
         tenant: &TenantName,
-        network: &NetworkName,
+        network: Option<&NetworkName>,
         name: &str,
     ) -> impl Iterator<Item = IpAddr> {
-        let key = (tenant.clone(), network.clone(), name.to_lowercase());
+        let key = (tenant.clone(), network.cloned(), name.to_lowercase());
         self.names
             .get(&key)
             .into_iter()
@@ -89,8 +91,7 @@ impl EndpointsView {
     pub fn show(&mut self, endpoint: Arc<Endpoint>) {
         self.hide(&endpoint.id);
         self.held.remove(&endpoint.id);
-        for name in names_of(&endpoint) {
-            let key = (endpoint.tenant.clone(), endpoint.network.clone(), name);
+        for key in names_of(&endpoint) {
             let bearers = self.names.entry(key).or_default();
             for address in endpoint.addresses() {
                 bearers.insert((address, endpoint.id.clone()));
@@ -149,8 +150,7 @@ impl EndpointsView {
         let Some(endpoint) = self.shown.remove(id) else {
             return;
         };
-        for name in names_of(&endpoint) {
-            let key = (endpoint.tenant.clone(), endpoint.network.clone(), name);
+        for key in names_of(&endpoint) {
             if let Some(bearers) = self.names.get_mut(&key) {
                 for address in endpoint.addresses() {
                     bearers.remove(&(address, id.clone()));
@@ -182,12 +182,21 @@ fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {
     Some((endpoint.node.clone(), container))
 }
 
-fn names_of(endpoint: &Endpoint) -> BTreeSet<String> {
+fn names_of(endpoint: &Endpoint) -> BTreeSet<NameKey> {
     let names = endpoint.name.iter().chain(&endpoint.aliases);
     let group = endpoint.group.iter().map(|group| group.as_str());
-    names
+    let (tenant, network) = (&endpoint.tenant, &endpoint.network);
+    let in_lower_case = names
         .map(String::as_str)
         .chain(group)
-        .map(str::to_lowercase)
+        .map(str::to_lowercase);
+    in_lower_case
+        .flat_map(|name| {
+            let everywhere = format!("{name}.{}", network.as_str().to_lowercase());
+            [
+                (tenant.clone(), Some(network.clone()), name),
+                (tenant.clone(), None, everywhere),
+            ]
+        })
         .collect()
 }
