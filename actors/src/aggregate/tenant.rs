@@ -182,7 +182,12 @@ impl Tenant {
         if matches!(c.mode, Removal::Close | Removal::Force) {
             self.must_have_no_groups(&tenant, &network)?;
             let what = format!("network {network} of tenant {tenant}");
-            self.must_not_be_named(what, &Peer::Network { network: network.clone() })?;
+            self.must_not_be_named(
+                what,
+                &Peer::Network {
+                    network: network.clone(),
+                },
+            )?;
         }
         match c.mode {
             Removal::Close if intent.closing => Ok(vec![]),

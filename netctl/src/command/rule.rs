@@ -191,7 +191,9 @@ impl Flags {
         if let Some((flag, _)) = other.iter().find(|(_, peer)| peer.is_some()) {
             return Err(usage(&format!("{flag} can't be used here: {why}")));
         }
-        let mut named = mine.into_iter().filter_map(|(flag, peer)| Some((flag, peer?)));
+        let mut named = mine
+            .into_iter()
+            .filter_map(|(flag, peer)| Some((flag, peer?)));
         match (named.next(), named.next()) {
             (None, _) => Ok(None),
             (Some((_, peer)), None) => Ok(Some(peer)),

@@ -16,23 +16,25 @@ use std::time::Duration;
 use bus_schema::node::LogState;
 use bus_schema::{EndpointId, Revision, TenantName};
 use imbl::ordmap::DiffItem;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
-use crate::datapath::{BatchError, Datapath, DatapathError, Scope};
+use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign};
 use crate::desired::{Params, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff};
-use crate::resource::{Key, Place, Resource, State};
+use crate::resource::{Key, Kind, Place, Resource, State};
 use allowed::Allowed;
 use peer::peer_setup;
 use servers::Servers;
 
 /// Between two looks at everything, for what others changed in the kernel.
 const RESYNC: Duration = Duration::from_secs(30);
+/// Between two looks for what nothing tells of: a namespace that lost its name.
+const GLANCE: Duration = Duration::from_millis(500);
 /// Before a failed change is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -98,6 +100,7 @@ impl Core {
         let mut facts = self.facts.subscribe();
         let mut snapshots = endpoints.snapshots();
         drop(endpoints);
+        let mut signs = self.datapath.signs().await;
         let mut next_look = Instant::now() + RESYNC;
         loop {
             if Instant::now() >= next_look {
@@ -111,20 +114,64 @@ impl Core {
                 next_look = Instant::now() + RESYNC;
             }
             self.step(&state, &projection, &snapshot).await;
-            let timer = if self.resync {
-                RETRY
-            } else {
-                next_look.saturating_duration_since(Instant::now())
-            };
+            let retry = if self.resync { RETRY } else { RESYNC };
+            let retry = next_look.min(Instant::now() + retry);
             let closed = tokio::select! {
                 changed = facts.changed() => changed.is_err(),
                 changed = snapshots.changed() => changed.is_err(),
                 changed = log.changed() => changed.is_err(),
-                () = pause(timer) => false,
+                () = self.drift(signs.as_mut()) => {
+                    self.resync = true;
+                    false
+                }
+                () = pause(retry.saturating_duration_since(Instant::now())) => false,
             };
             if closed {
                 return;
             }
+        }
+    }
+
+    /// Resolves when the kernel doesn't hold any more what we know it to hold.
+    async fn drift(&self, mut signs: Option<&mut mpsc::Receiver<Sign>>) {
+        loop {
+            let sign = match &mut signs {
+                Some(signs) => tokio::select! {
+                    sign = signs.recv() => sign,
+                    () = pause(GLANCE) => None,
+                },
+                None => {
+                    pause(GLANCE).await;
+                    None
+                }
+            };
+            let drifted = match &sign {
+                Some(Sign::Changed) => true,
+                Some(Sign::Gone(device)) => self.lacks(Kind::Device, device).await,
+                Some(Sign::Down(device)) => self.lacks(Kind::Up, device).await,
+                None => self.datapath.lost_a_domain().await,
+            };
+            if drifted {
+                tracing::warn!(?sign, "somebody changed what is ours; putting it right");
+                // Whoever changes things changes more than one.
+                if let Some(signs) = signs {
+                    while signs.try_recv().is_ok() {}
+                }
+                return;
+            }
+        }
+    }
+
+    /// Whether the kernel's device isn't as we know it: what was said of it may be over.
+    async fn lacks(&self, kind: Kind, device: &str) -> bool {
+        let mut keys = self.known.iter().map(|(key, _)| key);
+        let known = keys.find(|key| key.kind == kind && key.id == device);
+        match known {
+            Some(key) => match self.datapath.is_up(&key.place, device).await {
+                Ok(Some(up)) => kind == Kind::Up && !up,
+                Ok(None) | Err(_) => true,
+            },
+            None => false,
         }
     }
 

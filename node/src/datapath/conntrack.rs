@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::netns::Namespace;
+use super::wire::{Message, NESTED, attributes, messages};
 
 const NETLINK_NETFILTER: isize = 12;
 const SUBSYSTEM: u16 = 1 << 8;
@@ -26,7 +27,6 @@ const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
-const NESTED: u16 = 0x8000;
 
 /// Deletes every entry in whose tuples one of these addresses is, in its conntrack zone.
 pub(crate) async fn forget(namespace: &Namespace, gone: Vec<(u16, IpAddr)>) -> io::Result<usize> {
@@ -90,7 +90,7 @@ fn dump(socket: &Socket) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     loop {
         let (bytes, _) = socket.recv_from_full()?;
-        for (kind, payload) in messages(&bytes) {
+        for Message { kind, payload, .. } in messages(&bytes) {
             match kind {
                 DONE => return Ok(entries),
                 ERROR => return Err(error(payload)),
@@ -106,7 +106,7 @@ fn delete(socket: &Socket, entry: &Entry) -> io::Result<bool> {
     body.extend(attribute(ZONE, &entry.zone.to_be_bytes()));
     socket.send(&message(DELETE, REQUEST | ACK, &body), 0)?;
     let (bytes, _) = socket.recv_from_full()?;
-    for (kind, payload) in messages(&bytes) {
+    for Message { kind, payload, .. } in messages(&bytes) {
         if kind == ERROR {
             let error = error(payload);
             return match error.raw_os_error() {
@@ -144,34 +144,4 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes.extend(value);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
-}
-
-/// Type and payload of each netlink message.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    parts(bytes, 16, |header| {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
-        (length as usize, u16::from_ne_bytes([header[4], header[5]]))
-    })
-}
-
-/// Type and value of each attribute.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    parts(bytes, 4, |header| {
-        let length = u16::from_ne_bytes([header[0], header[1]]);
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & !NESTED;
-        (usize::from(length), kind)
-    })
-}
-
-fn parts(
-    mut bytes: &[u8],
-    header: usize,
-    read: impl Fn(&[u8]) -> (usize, u16),
-) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (length, kind) = read(bytes.get(..header)?);
-        let value = bytes.get(header..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
 }

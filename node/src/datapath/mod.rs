@@ -16,12 +16,14 @@ mod conntrack;
 mod elements;
 mod execute;
 mod messages;
+mod monitor;
 mod netlink;
 mod netns;
 mod nft;
 mod observe;
 mod peer;
 mod sysctl;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -33,9 +35,12 @@ use bus_schema::MacAddr;
 use bus_schema::node::DomainKind;
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
-use tokio::sync::Mutex;
+use netlink_packet_route::link::LinkFlags;
+use tokio::sync::{Mutex, mpsc};
 
 use self::execute::Batch;
+use self::monitor::Monitor;
+pub use self::monitor::Sign;
 use self::netlink::{Socket, is_absence};
 use self::netns::Namespace;
 use self::observe::View;
@@ -141,8 +146,20 @@ struct Inner {
     netns_dir: PathBuf,
     host: Namespace,
     host_socket: Arc<Socket>,
-    /// Sockets in domains of kind netns, each with the namespace that it was opened in.
-    sockets: Mutex<BTreeMap<String, (Namespace, Arc<Socket>)>>,
+    /// Domains of kind netns in which we work.
+    inside: Mutex<BTreeMap<String, Inside>>,
+    signs: mpsc::Sender<Sign>,
+    /// Taken by who looks after them.
+    heard: Mutex<Option<mpsc::Receiver<Sign>>>,
+    _monitor: Monitor,
+}
+
+/// A namespace, and what works in it: kept open, it stays although its name is gone.
+#[derive(Debug)]
+struct Inside {
+    namespace: Namespace,
+    socket: Arc<Socket>,
+    _monitor: Monitor,
 }
 
 impl Datapath {
@@ -165,19 +182,48 @@ impl Datapath {
         };
         let host = Namespace::open(&path).map_err(failed)?;
         let host_socket = Arc::new(Socket::open(&host).await.map_err(failed)?);
+        let (signs, heard) = mpsc::channel(monitor::WAITING);
+        let ours = vec![host_socket.port()];
+        let monitor = Monitor::start(&host, ours, signs.clone())
+            .await
+            .map_err(failed)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 kind,
                 netns_dir: options.netns_dir,
                 host,
                 host_socket,
-                sockets: Mutex::new(BTreeMap::new()),
+                inside: Mutex::default(),
+                signs,
+                heard: Mutex::new(Some(heard)),
+                _monitor: monitor,
             }),
         })
     }
 
     pub fn kind(&self) -> DomainKind {
         self.inner.kind
+    }
+
+    /// Signs that others changed something of ours; to be had once.
+    pub async fn signs(&self) -> Option<mpsc::Receiver<Sign>> {
+        self.inner.heard.lock().await.take()
+    }
+
+    /// Whether a domain's namespace lost its name, or another one bears it: nothing tells of that.
+    pub async fn lost_a_domain(&self) -> bool {
+        let inside = self.inner.inside.lock().await;
+        inside.iter().any(|(name, inside)| {
+            let named = Namespace::open(&self.path_of(name)).and_then(|it| it.id());
+            named.ok() != inside.namespace.id().ok()
+        })
+    }
+
+    /// Whether a device is up; `None` when there is no such device.
+    pub async fn is_up(&self, place: &Place, device: &str) -> Result<Option<bool>, DatapathError> {
+        let look = async { self.socket(place).await?.link(device).await };
+        let link = look.await.map_err(failure("look at a device", place))?;
+        Ok(link.map(|link| link.header.flags.contains(LinkFlags::Up)))
     }
 
     /// What is in the kernel and ours.
@@ -320,21 +366,29 @@ impl Datapath {
             return Ok(Arc::clone(&self.inner.host_socket));
         };
         let namespace = self.namespace(place).await?;
-        let mut sockets = self.inner.sockets.lock().await;
-        if let Some((of, socket)) = sockets.get(name)
-            && of.id()? == namespace.id()?
+        let mut all = self.inner.inside.lock().await;
+        if let Some(inside) = all.get(name)
+            && inside.namespace.id()? == namespace.id()?
         {
-            return Ok(Arc::clone(socket));
+            return Ok(Arc::clone(&inside.socket));
         }
         let socket = Arc::new(Socket::open(&namespace).await?);
-        sockets.insert(name.clone(), (namespace, Arc::clone(&socket)));
+        // Devices are made from the host's socket.
+        let ours = vec![socket.port(), self.inner.host_socket.port()];
+        let monitor = Monitor::start(&namespace, ours, self.inner.signs.clone()).await?;
+        let inside = Inside {
+            namespace,
+            socket: Arc::clone(&socket),
+            _monitor: monitor,
+        };
+        all.insert(name.clone(), inside);
         Ok(socket)
     }
 
     /// A socket would keep its namespace alive.
     async fn drop_socket(&self, place: &Place) {
         if let Place::Domain(name) = place {
-            self.inner.sockets.lock().await.remove(name);
+            self.inner.inside.lock().await.remove(name);
         }
     }
 }

@@ -15,6 +15,7 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
+use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,6 +26,8 @@ use super::netns::Namespace;
 #[derive(Debug)]
 pub(crate) struct Socket {
     handle: Handle,
+    /// By which the kernel tells our changes from others'.
+    port: u32,
     dumping: Mutex<()>,
     _task: AbortOnDropHandle<()>,
 }
@@ -56,12 +59,22 @@ impl Socket {
     /// Opens a socket in the namespace of the calling thread.
     pub(crate) fn on_this_thread(runtime: &tokio::runtime::Handle) -> io::Result<Self> {
         let _guard = runtime.enter();
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let (mut connection, handle, _) = rtnetlink::new_connection()?;
+        let port = connection
+            .socket_mut()
+            .socket_mut()
+            .bind_auto()?
+            .port_number();
         Ok(Self {
             handle,
+            port,
             dumping: Mutex::new(()),
             _task: AbortOnDropHandle::new(runtime.spawn(connection)),
         })
+    }
+
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends a change and waits for the kernel's word on it.

@@ -3,8 +3,10 @@
 //! A script is one transaction: it is done whole or refused whole. Listing the elements costs in
 //! proportion to them, so it happens on a full observation only, never for an attach.
 
+use std::collections::VecDeque;
 use std::io;
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -17,6 +19,25 @@ use crate::resource::{Chain, Rule, Ruleset, TABLE, Unseen};
 
 /// Tens of thousands of elements take less than a second; beyond this the process is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The latest `nft` processes of ours: the kernel names a change's author by its process id, which
+/// is the port that it gives the process's first netlink socket.
+static OURS: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+const REMEMBERED: usize = 64;
+
+/// Whether an `nft` that this process started lately is the author with this port.
+pub(super) fn is_ours(port: u32) -> bool {
+    OURS.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&port)
+}
+
+fn remember(pid: Option<u32>) {
+    let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
+    ours.extend(pid);
+    let excess = ours.len().saturating_sub(REMEMBERED);
+    ours.drain(..excess);
+}
 
 /// Our table as `nft` lists it: its rules, and each set's elements as JSON.
 #[derive(Debug, Default)]
@@ -68,6 +89,8 @@ async fn run(namespace: &Namespace, args: &[&str], input: String) -> io::Result<
         let hint = "can't start `nft`: install nftables 1.0 or newer";
         io::Error::new(error.kind(), format!("{hint} ({error})"))
     })?;
+    // It changes nothing before it has read its script.
+    remember(child.id());
     let exchange = async {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(input.as_bytes()).await?;

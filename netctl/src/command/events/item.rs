@@ -2,7 +2,9 @@
 
 use async_nats::{HeaderMap, Message, header, jetstream};
 use bus_schema::codec::{self, Decoded};
-use bus_schema::{EndpointEvent, Envelope, Event, Header, PolicyName, Revision, TenantName, subject};
+use bus_schema::{
+    EndpointEvent, Envelope, Event, Header, PolicyName, Revision, TenantName, subject,
+};
 use serde_json::{Value, json};
 
 use super::super::{pool, rule, time};

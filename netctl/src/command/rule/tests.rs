@@ -60,11 +60,7 @@ fn every_flag_has_contivs_letter() {
             "-d out -s 10.1.1.1-20",
             "out allow to 10.1.1.1-10.1.1.20, priority 1",
         ),
-        (
-            "--protocol=47",
-            "-l 47",
-            "in allow 47, priority 1",
-        ),
+        ("--protocol=47", "-l 47", "in allow 47, priority 1"),
     ] {
         assert_eq!(said(long), meaning);
         assert_eq!(said(short), meaning);
@@ -74,16 +70,28 @@ fn every_flag_has_contivs_letter() {
 #[test]
 fn what_contradicts_itself_is_refused_with_its_reason() {
     for (typed, reason) in [
-        ("--direction=out --from-group=a", "--from-group can't be used"),
+        (
+            "--direction=out --from-group=a",
+            "--from-group can't be used",
+        ),
         ("--direction=out --from-network=a", "where connections go"),
         ("--direction=out --from-ip-address=10.1.1.1", "use --to-*"),
         ("--to-group=a", "--to-group can't be used"),
         ("--to-network=a", "where connections come from"),
         ("--to-ip-address=10.1.1.1", "use --from-*"),
         ("--from-group=a --from-network=b", "can't be used together"),
-        ("--from-network=a --from-ip-address=10.1.1.1", "can't be used together"),
-        ("--from-group=a --from-ip-address=10.1.1.1", "write two rules"),
-        ("--direction=out --to-group=a --to-network=b", "can't be used together"),
+        (
+            "--from-network=a --from-ip-address=10.1.1.1",
+            "can't be used together",
+        ),
+        (
+            "--from-group=a --from-ip-address=10.1.1.1",
+            "write two rules",
+        ),
+        (
+            "--direction=out --to-group=a --to-network=b",
+            "can't be used together",
+        ),
         ("--port=80", "--protocol=tcp"),
         ("--port=80 --protocol=icmp", "--protocol=tcp"),
         ("--priority=0", "1 to 100"),

@@ -1,0 +1,97 @@
+//! What others change in the kernel is noticed and put right, long before the slow resync.
+
+use std::time::Duration;
+
+use chaos_tests::{Outcome, Scene};
+use lab::{Lab, wait_until};
+
+/// The resync comes every 30 s; what heals sooner was noticed.
+const NOTICED: Duration = Duration::from_secs(10);
+
+/// Each: what somebody does on node-1, and what shows that it is undone.
+const DEEDS: [(&str, &str); 8] = [
+    (
+        "ip -n contiv-default route flush proto 201",
+        "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
+         ip -n contiv-default route show proto 201 | grep -q 'dev cx'",
+    ),
+    (
+        "ip -n contiv-default neigh flush nud permanent",
+        "test $(ip -n contiv-default neigh show nud permanent | wc -l) = 2",
+    ),
+    (
+        "for m in $(bridge -n contiv-default fdb show dev cx1 | awk '/dst/ {print $1}'); do \
+         bridge -n contiv-default fdb del $m dev cx1; done",
+        "bridge -n contiv-default fdb show dev cx1 | grep -q dst",
+    ),
+    (
+        "ip -n contiv-default address flush dev lo",
+        "ip -n contiv-default address show dev lo | grep -q 20.1.1.1/32",
+    ),
+    (
+        "ip -n contiv-default link set cx1 down",
+        "ip -n contiv-default link show cx1 | grep -q ,UP",
+    ),
+    (
+        "ip -n contiv-default link del cx1",
+        "ip -n contiv-default link show cx1 | grep -q ,UP",
+    ),
+    (
+        "ip netns exec contiv-default nft flush set inet contiv endpoints",
+        "ip netns exec contiv-default nft list set inet contiv endpoints | grep -q cx1",
+    ),
+    (
+        "ip netns exec contiv-default nft flush ruleset; nft flush ruleset",
+        "ip netns exec contiv-default nft list chain inet contiv from_endpoint | grep -q drop && \
+         nft list set inet contiv peers | grep -q 198.18",
+    ),
+];
+
+fn sh(lab: &Lab, script: &str) -> bool {
+    let output = lab.exec("node-1", &["sh", "-c", script]);
+    output.is_ok_and(|output| output.success())
+}
+
+#[test]
+fn what_somebody_deletes_comes_back() -> Outcome {
+    let scene = Scene::open()?;
+    assert!(scene.talks()?);
+    for (deed, healed) in DEEDS {
+        assert!(sh(&scene.lab, healed), "before: {healed}");
+        assert!(sh(&scene.lab, deed), "{deed}");
+        wait_until(deed, NOTICED, || sh(&scene.lab, healed))?;
+        wait_until("the workloads talk again", NOTICED, || {
+            scene.talks().is_ok_and(|talks| talks)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_domain_without_its_name_is_made_anew() -> Outcome {
+    let scene = Scene::open()?;
+    assert!(sh(
+        &scene.lab,
+        "umount -l /run/netns/contiv-default && rm /run/netns/contiv-default"
+    ));
+    wait_until("the domain is there again", NOTICED, || {
+        sh(
+            &scene.lab,
+            "ip -n contiv-default link show cx1 | grep -q ,UP",
+        )
+    })
+}
+
+/// Our own changes are no drift: the log says nothing of it however much is attached.
+#[test]
+fn attaching_is_no_drift() -> Outcome {
+    let mut scene = Scene::open()?;
+    for number in 0..5 {
+        let name = format!("more-{number}");
+        scene.lab.run_workload("node-1", "contiv-net", &name)?;
+        scene.lab.remove_workload(&name)?;
+    }
+    let log = scene.lab.log_tail("netplugin@node-1");
+    assert!(!log.contains("somebody changed"), "{log}");
+    Ok(())
+}
