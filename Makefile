@@ -4,11 +4,15 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools build demo demo-down test check
+.PHONY: tools vrf-tools build demo demo-down test vrf-smoke check
 
 tools:
 	@scripts/install-deps.sh
 	@scripts/fetch-nats.sh
+
+vrf-tools: tools
+	@scripts/install-deps.sh binutils qemu-system-x86
+	@scripts/vrf/fetch-kernel.sh
 
 build:
 	cargo build --locked --workspace --bins
@@ -20,8 +24,12 @@ demo: tools build
 demo-down:
 	@if [ -x $(BIN)/lab ]; then $(BIN)/lab down demo; else echo "demo-down: nothing was built, so nothing runs"; fi
 
-test: tools build
+test: vrf-tools build
 	@scripts/test.sh
+
+# The same tests on a kernel that has VRF devices, in a VM.
+vrf-smoke: vrf-tools build
+	@scripts/vrf/run.sh
 
 check:
 	cargo fmt --all --check

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the lab, the demo and the tests need. Does nothing, and says
-# nothing, when all of them are there.
+# Installs the Debian packages that the lab, the demo and the tests need, and those that it is told.
+# Does nothing, and says nothing, when all of them are there.
 set -euo pipefail
 
 packages=(
@@ -18,6 +18,7 @@ packages=(
   make
   nftables
   util-linux
+  "$@"
 )
 
 missing=()

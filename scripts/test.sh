@@ -13,6 +13,7 @@ else
   cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads "$jobs" || failed+=("tests")
 fi
 cargo test --locked --workspace --doc --quiet || failed+=("doc tests")
+scripts/vrf/run.sh || failed+=("VRF domains")
 
 echo
 if [[ ${#failed[@]} -gt 0 ]]; then

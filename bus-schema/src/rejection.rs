@@ -43,7 +43,7 @@ pub enum Rejection {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         policies: Vec<PolicyName>,
     },
-    #[error("tenant default can't be removed")]
+    #[error("tenant default can't be removed: it is always there")]
     TenantIsDefault,
 
     #[error("network {network} doesn't exist in tenant {tenant}: see `netctl net ls -t {tenant}`")]
@@ -89,26 +89,38 @@ pub enum Rejection {
         network: NetworkName,
         nodes: Vec<NodeName>,
     },
-    #[error("subnet {subnet} overlaps {other_subnet} of network {network} in tenant {tenant}")]
+    #[error(
+        "subnet {subnet} overlaps {other_subnet} of network {network} in tenant {tenant}: choose another"
+    )]
     SubnetOverlaps {
         subnet: IpNet,
         tenant: TenantName,
         network: NetworkName,
         other_subnet: IpNet,
     },
-    #[error("subnet {subnet} is too small: it has no address left for an endpoint")]
+    #[error(
+        "subnet {subnet} is too small: it has no address left for an endpoint, give a larger one"
+    )]
     SubnetTooSmall { subnet: IpNet },
     #[error("subnet {subnet} can't be used for containers: {reason}")]
     SubnetReserved { subnet: IpNet, reason: String },
-    #[error("range {range} doesn't lie inside subnet {subnet}")]
+    #[error(
+        "range {range} doesn't lie inside subnet {subnet}: give one that does, or leave it out"
+    )]
     RangeOutside { range: AddressRange, subnet: IpNet },
-    #[error("gateway {gateway} doesn't lie inside subnet {subnet}")]
+    #[error(
+        "gateway {gateway} doesn't lie inside subnet {subnet}: give one that does, or leave it out"
+    )]
     GatewayOutside { gateway: IpAddr, subnet: IpNet },
-    #[error("gateway {gateway} is the network's or the broadcast address of {subnet}")]
+    #[error(
+        "gateway {gateway} is the network's or the broadcast address of {subnet}: give another, or leave it out"
+    )]
     GatewayReserved { gateway: IpAddr, subnet: IpNet },
     #[error("packet tag {vni} is out of range: it must be 1 to {max}", max = Vni::MAX)]
     VniOutOfRange { vni: Vni },
-    #[error("packet tag {vni} is in use by network {network} of tenant {tenant}")]
+    #[error(
+        "packet tag {vni} is in use by network {network} of tenant {tenant}: leave it out to be given a free one"
+    )]
     VniInUse {
         vni: Vni,
         tenant: TenantName,
@@ -230,17 +242,21 @@ pub enum Rejection {
         networks: Vec<NetworkName>,
     },
     #[error(
-        "node {node} is alive: stop its netplugin first; --lost is for a machine that won't come back"
+        "node {node} is alive: stop its netplugin first, and wait some seconds; --lost is for a machine that won't come back"
     )]
     NodeAlive { node: NodeName },
 
-    #[error("network {network} of tenant {tenant} has no block left; its subnet is {subnet}")]
+    #[error(
+        "network {network} of tenant {tenant} has no block left, its subnet {subnet} is used up: remove endpoints, or start containers in another network"
+    )]
     PoolExhausted {
         tenant: TenantName,
         network: NetworkName,
         subnet: IpNet,
     },
-    #[error("address {address} can't be given to an endpoint of network {network} ({subnet})")]
+    #[error(
+        "address {address} can't be given to an endpoint of network {network} ({subnet}): ask for another, or for none"
+    )]
     AddressNotAssignable {
         address: IpAddr,
         network: NetworkName,

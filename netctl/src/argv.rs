@@ -1,6 +1,7 @@
 //! Contiv's spellings: long flags with one dash. `-subnet=10.1.1.0/24` is rewritten to
-//! `--subnet=…` when the chosen subcommand has such a long flag; everything else is left alone,
-//! and clap judges it.
+//! `--subnet=…` when the chosen subcommand has such a long flag, and so is what can't be a short
+//! flag, for the sake of the answer (`-subent=…`: did you mean `--subnet`?). Everything else is
+//! left alone, and clap judges it.
 
 use bus_schema::CommandId;
 use clap::{Arg, ArgAction, Command};
@@ -36,7 +37,9 @@ pub(crate) fn normalize(root: &Command, argv: Vec<String>) -> Vec<String> {
             continue;
         }
         let word = match word.strip_prefix('-') {
-            Some(rest) if !rest.starts_with('-') && is_long(chosen, rest) => format!("--{rest}"),
+            Some(rest) if is_long(chosen, rest) || is_no_short(chosen, rest) => {
+                format!("--{rest}")
+            }
             _ => word,
         };
         let with_value = takes_next(chosen, &word);
@@ -77,6 +80,20 @@ fn is_long(command: &Command, word: &str) -> bool {
     name.len() > 1 && long(command, name).is_some()
 }
 
+/// Short flags have a letter that the subcommand knows, and no name before a `=`.
+fn is_no_short(command: &Command, word: &str) -> bool {
+    let name = word.split('=').next().unwrap_or(word);
+    let is_name = name.len() > 1
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|it| it.is_ascii_lowercase() || it == b'-');
+    is_name && (name.len() < word.len() || short(command, name.chars().next()).is_none())
+}
+
+fn short(command: &Command, letter: Option<char>) -> Option<&Arg> {
+    let mut all = command.get_arguments();
+    all.find(|arg| letter.is_some() && arg.get_short() == letter)
+}
+
 fn long<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|arg| {
         arg.get_long() == Some(name)
@@ -96,9 +113,7 @@ fn takes_next(command: &Command, word: &str) -> bool {
         None => {
             let mut letters = word.chars().skip(1);
             match (letters.next(), letters.next()) {
-                (Some(letter), None) => command
-                    .get_arguments()
-                    .find(|arg| arg.get_short() == Some(letter)),
+                (letter, None) => short(command, letter),
                 _ => long(command, word.trim_start_matches('-')),
             }
         }
@@ -148,8 +163,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_short_flag_is_answered_as_a_long_one() {
+        check("netctl net ls -subnet=x", "netctl net ls --subnet=x");
+        check(
+            "netctl net create n -subent=10.1.1.0/24 -fwd-mode bridge",
+            "netctl net create n --subent=10.1.1.0/24 --fwd-mode bridge",
+        );
+        check("netctl net ls -tblue -xyz", "netctl net ls -tblue --xyz");
+    }
+
+    #[test]
     fn flags_of_other_subcommands_and_values_are_left_alone() {
-        check("netctl net ls -subnet=x", "netctl net ls -subnet=x");
         check(
             "netctl net create -t -tag n -- -subnet",
             "netctl net create -t -tag n -- -subnet",

@@ -4,7 +4,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bus_url::BusUrl;
 use crate::command::{cluster, endpoint, events, network, node, tenant, wait};
+use crate::failure::Failure;
 use crate::output::Format;
+
+const BUS_VARIABLE: &str = "CONTIV_NATS_URL";
+const DEFAULT_BUS: &str = "nats://127.0.0.1:4222";
 
 /// The command line of a contiv cluster.
 #[derive(Debug, Parser)]
@@ -32,19 +36,25 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Globals {
-    /// Address of the bus: nats://TOKEN@HOST:PORT, several joined by commas
-    #[arg(
-        long,
-        global = true,
-        env = "CONTIV_NATS_URL",
-        hide_env_values = true,
-        default_value = "nats://127.0.0.1:4222",
-        value_name = "URL"
-    )]
-    pub(crate) netmaster: BusUrl,
+    /// Address of the bus: nats://TOKEN@HOST:PORT, several joined by commas [default:
+    /// $CONTIV_NATS_URL, or nats://127.0.0.1:4222]
+    #[arg(long, global = true, value_name = "URL")]
+    netmaster: Option<BusUrl>,
     /// Accepted for scripts written for Contiv; has no effect
     #[arg(long, global = true)]
     pub(crate) insecure: bool,
+}
+
+impl Globals {
+    /// The variable isn't clap's to read: what it set would look typed, also where nothing was.
+    pub(crate) fn bus(&self) -> Result<BusUrl, Failure> {
+        if let Some(typed) = &self.netmaster {
+            return Ok(typed.clone());
+        }
+        let set = std::env::var(BUS_VARIABLE).ok().filter(|it| !it.is_empty());
+        let url = set.as_deref().unwrap_or(DEFAULT_BUS).parse();
+        url.map_err(|error| Failure::Usage(format!("{BUS_VARIABLE}: {error}")))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -105,12 +105,13 @@ impl Cluster {
         if !self.nodes.contains_key(&c.node) {
             return Err(Rejection::NodeUnknown { node });
         }
-        if c.lost && facts.alive {
-            return Err(Rejection::NodeAlive { node });
-        }
         if !c.lost && !facts.holds.is_empty() {
             let networks = facts.holds.clone();
             return Err(Rejection::NodeInUse { node, networks });
+        }
+        // It would join again at once.
+        if facts.alive {
+            return Err(Rejection::NodeAlive { node });
         }
         Ok(vec![Event::NodeRemoved(NodeRemoved { node, lost: c.lost })])
     }
@@ -273,14 +274,16 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_speaks_is_not_lost() {
+    fn a_node_that_speaks_stays() {
         let alive = ClusterFacts {
             alive: true,
             holds: vec![],
         };
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(remove("n1", true), alive)
-            .rejected(Rejection::NodeAlive { node: node("n1") });
+        for lost in [true, false] {
+            given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
+                .when(remove("n1", lost), alive.clone())
+                .rejected(Rejection::NodeAlive { node: node("n1") });
+        }
     }
 
     #[test]

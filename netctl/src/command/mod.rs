@@ -16,7 +16,7 @@ use std::time::Duration;
 use bus_schema::TenantName;
 use clap::Args;
 
-use crate::cli::{Cli, Globals, Noun};
+use crate::cli::{Cli, Noun};
 use crate::client::Session;
 use crate::failure::Failure;
 use crate::output;
@@ -25,11 +25,8 @@ use crate::output;
 const COMMAND: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
-    let Globals {
-        netmaster: url,
-        insecure,
-    } = cli.globals;
-    if insecure {
+    let url = cli.globals.bus()?;
+    if cli.globals.insecure {
         output::note("note: --insecure has no effect here");
     }
     match cli.noun {

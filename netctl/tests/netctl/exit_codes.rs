@@ -29,6 +29,15 @@ fn usage_errors_end_with_64_and_need_no_bus() {
         assert_eq!(ran.code, 64, "{typed}: {ran:?}");
         assert!(!ran.err.is_empty(), "{typed}");
     }
+    // What the environment gives isn't shown as missing, and what is missing is shown.
+    let create = netctl(&nowhere, "net create n");
+    assert!(create.err.contains("--subnet <SUBNET>"), "{create:?}");
+    assert!(!create.err.contains("--netmaster"), "{create:?}");
+    let typed = netctl(&nowhere, "net create n -subent=10.1.1.0/24");
+    assert!(
+        typed.err.contains("similar argument exists: '--subnet'"),
+        "{typed:?}"
+    );
     let group = netctl(&nowhere, "group ls");
     assert!(group.err.contains("isn't there yet"), "{group:?}");
     for typed in ["--help", "-version", "net create -help"] {

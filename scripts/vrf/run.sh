@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Runs test programs of this workspace on Debian's kernel in a VM, where domains are VRF devices:
+#
+#     scripts/vrf/run.sh [PACKAGE/TEST...] [-- ARGUMENTS OF THE TEST PROGRAMS]
+#
+# The VM's only file system is an initrd made of this machine's own programs, ours, and the
+# kernel's modules. A hang is cut after $VRF_TIME_LIMIT seconds; the console's end is then what
+# was printed last.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+suites=(node/datapath)
+arguments=()
+limit=${VRF_TIME_LIMIT:-170}
+kernel=.tools/linux
+work=target/vrf
+root=$work/root
+
+fail() {
+  echo "vrf: $*" >&2
+  exit 1
+}
+
+named=()
+while [[ $# -gt 0 && $1 != -- ]]; do
+  named+=("$1")
+  shift
+done
+[[ $# -eq 0 ]] || arguments=("${@:2}")
+[[ ${#named[@]} -eq 0 ]] || suites=("${named[@]}")
+
+for need in "$kernel/vmlinuz" .tools/nats-server; do
+  [[ -e $need ]] || fail "$need is missing: \`make vrf-tools\` fetches it"
+done
+
+# Copies files to the same paths below the root, each with the libraries that it is linked with.
+add() {
+  local file
+  for file in "$@" $(ldd "$@" 2>/dev/null | grep -o '/[^ :]*\.so[^ :]*' | sort -u); do
+    file=$(realpath "$(dirname "$file")")/$(basename "$file")
+    mkdir -p "$root$(dirname "$file")"
+    cp --dereference --no-clobber "$file" "$root$file"
+  done
+}
+
+# Ours are stripped: the VM has no use for what a debugger reads.
+add_ours() {
+  strip -o "$root/$2" "$1"
+  add $(ldd "$1" | grep -o '/[^ :]*\.so[^ :]*')
+}
+
+make_root() {
+  rm -rf "$root"
+  mkdir -p "$root"/{dev,proc,sys,run,tmp,root,opt/contiv,tests,etc,var/lib,usr/{bin,sbin,lib,lib64}}
+  local link
+  for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
+
+  # What busybox has too but does in its own way, and what it doesn't have.
+  local name path
+  for name in bash conntrack dig dnsmasq find getent hostname ip mount nft nsenter ping setsid sh sleep ss tc umount; do
+    path=$(command -v "$name") || fail "this machine has no program $name: \`make tools\` installs it"
+    add "$path"
+  done
+  add "$(command -v busybox)"
+  for name in $(busybox --list); do
+    [[ -e $root/usr/bin/$name || -e $root/usr/sbin/$name ]] || ln -s busybox "$root/usr/bin/$name"
+  done
+  # Where the kernel looks for who loads its modules.
+  ln -s ../bin/busybox "$root/usr/sbin/modprobe"
+
+  add /etc/nsswitch.conf /etc/protocols /etc/services
+  printf 'root:x:0:0::/root:/bin/sh\n' >"$root/etc/passwd"
+  printf 'root:x:0:\n' >"$root/etc/group"
+  printf '127.0.0.1 localhost\n' >"$root/etc/hosts"
+  cp -r "$kernel/lib/modules" "$root/usr/lib/"
+  install -m 755 scripts/vrf/init "$root/init"
+  printf '%s\n' "${arguments[*]}" >"$root/arguments"
+}
+
+add_tests() {
+  local built suite program number=0
+  built=$(cargo test --locked --workspace --no-run --message-format=json \
+    | jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.kind == ["test"])
+             | (.manifest_path | split("/")[-2]) + "/" + .target.name + " " + .executable')
+  for suite in "${suites[@]}"; do
+    program=$(awk -v suite="$suite" '$1 == suite {print $2}' <<<"$built")
+    [[ -n $program ]] || fail "there is no test program $suite; there are: $(awk '{print $1}' <<<"$built" | sort | tr '\n' ' ')"
+    number=$((number + 1))
+    add_ours "$program" "tests/$number-${suite/\//.}"
+  done
+  for program in netctl netmaster netplugin; do
+    add_ours "target/debug/$program" "opt/contiv/$program"
+  done
+  cp .tools/nats-server "$root/opt/contiv/"
+}
+
+make_root
+add_tests
+(cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd"
+
+# Emulated even where /dev/kvm is: in a virtual machine's virtual machine it may be there and hang.
+# The machine type q35 has the timer that the kernel's delay calibration waits for; microvm hasn't.
+rm -f "$work/status"
+started=$SECONDS
+timeout --foreground "$limit" qemu-system-x86_64 -accel tcg -M q35 -cpu max -smp 2 -m 1024 \
+  -nodefaults -display none -no-reboot -serial stdio -serial "file:$work/status" \
+  -kernel "$kernel/vmlinuz" -initrd "$work/initrd" -append "console=ttyS0 panic=-1 quiet" </dev/null \
+  | sed -u 's/\r$//' || true
+status=$(tr -d '\r' <"$work/status" 2>/dev/null || true)
+[[ -n $status ]] || fail "the VM didn't get to its end in $limit s; above is the end of its console"
+[[ $status == 0 ]] || fail "FAILED on $(basename "$kernel"/lib/modules/*) with VRF domains after $((SECONDS - started)) s"
+echo "vrf: ${suites[*]} passed on $(basename "$kernel"/lib/modules/*) with VRF domains in $((SECONDS - started)) s"
