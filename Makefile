@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools build demo demo-down test vrf-smoke check
+.PHONY: tools vrf-tools build demo demo-down test vrf-smoke check bench
 
 tools:
 	@scripts/install-deps.sh
@@ -36,3 +36,8 @@ check:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --locked check bans licenses sources
+
+# Figures need the machine for themselves, and daemons built for speed.
+bench: tools
+	cargo build --locked --release --workspace --bins
+	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests

@@ -34,6 +34,6 @@ pub use ping::{Ping, PingReport};
 pub use process::Signal;
 pub use spec::{Daemons, Spec};
 pub use state::{Listed, list, run_dir as state_dir};
-pub use tcp::Listener;
+pub use tcp::Running;
 pub use wait::{poll, wait_until};
 pub use workload::Workload;

@@ -11,24 +11,35 @@ use crate::{Result, host, namespace, wait};
 /// Longer than a connection takes on a busy machine; one that is dropped takes all of it.
 const PATIENCE: &str = "1";
 
-/// Answers every connection with one line, until it is dropped.
+/// A program in a workload, until it is dropped.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Running {
     _process: Background,
 }
 
 impl Lab {
-    /// Listens in a workload; connections are accepted when this returns.
-    pub fn listen(&self, workload: &str, port: u16) -> Result<Listener> {
-        let node = self.workload_node(workload)?;
-        let netns = netns(workload);
+    /// Answers every connection to a port of a workload with a line; connections are accepted when this returns.
+    pub fn listen(&self, workload: &str, port: u16) -> Result<Running> {
         let port_text = port.to_string();
-        let nc = [
+        let server = [
             "busybox", "nc", "-ll", "-p", &port_text, "-e", "echo", "hello",
         ];
+        let running = self.start_in(workload, &server)?;
+        let filter = format!("sport = :{port}");
+        wait::wait_until("a server listens", Duration::from_secs(10), || {
+            let sockets = self.exec_in(workload, &["ss", "-Hltn", &filter]);
+            sockets.is_ok_and(|output| !output.stdout.is_empty())
+        })?;
+        Ok(running)
+    }
+
+    /// Starts a program in a workload, which ends with what is returned.
+    pub fn start_in(&self, workload: &str, argv: &[&str]) -> Result<Running> {
+        let node = self.workload_node(workload)?;
+        let netns = netns(workload);
         let argv: Vec<&str> = ["ip", "netns", "exec", &netns]
             .into_iter()
-            .chain(nc)
+            .chain(argv.iter().copied())
             .collect();
         let mut command = host::command(&argv, &self.environment());
         command
@@ -37,12 +48,7 @@ impl Lab {
             .stderr(Stdio::null());
         namespace::detach(&mut command);
         let process = Background::of(self.host(&node)?.spawn(command)?);
-        let filter = format!("sport = :{port}");
-        wait::wait_until("a server listens", Duration::from_secs(10), || {
-            let sockets = self.exec_in(workload, &["ss", "-Hltn", &filter]);
-            sockets.is_ok_and(|output| !output.stdout.is_empty())
-        })?;
-        Ok(Listener { _process: process })
+        Ok(Running { _process: process })
     }
 
     /// Whether a server answers a new connection from `workload` to an address or a name.

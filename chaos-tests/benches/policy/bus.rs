@@ -1,0 +1,76 @@
+//! Commands straight to netmaster: ten thousand rules by `netctl` would take minutes.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_nats::Client;
+use bus_schema::command::Request;
+use bus_schema::node::{NodeReply, NodeRequest, NodeStatus};
+use bus_schema::{Command, CommandId, NodeName, Reply, Revision, codec, subject};
+use futures::{StreamExt, TryStreamExt, stream};
+
+/// Commands under way at once.
+const AT_ONCE: usize = 64;
+
+pub(crate) struct Bus(Client);
+
+impl Bus {
+    /// `nats://TOKEN@HOST:PORT`
+    pub(crate) async fn connect(url: &str) -> anyhow::Result<Self> {
+        let rest = url.trim_start_matches("nats://");
+        let (token, host) = rest.split_once('@').unwrap_or(("", rest));
+        let options = async_nats::ConnectOptions::with_token(token.to_owned());
+        Ok(Self(options.connect(host).await?))
+    }
+
+    pub(crate) async fn command(&self, command: Command) -> anyhow::Result<Revision> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let subject = subject::of_command(&command);
+        let request = Request {
+            id: CommandId(uuid::Uuid::new_v4()),
+            deadline: u64::try_from(now)? + 60_000,
+            seen: Revision(0),
+            body: command,
+        };
+        let payload = codec::to_bytes(&request);
+        let reply = self.0.request(subject, payload.into()).await?;
+        match codec::from_bytes(&reply.payload)? {
+            Reply::Accepted { revision, .. } => Ok(revision),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn commands(&self, commands: Vec<Command>) -> anyhow::Result<()> {
+        stream::iter(commands.into_iter().map(|command| self.command(command)))
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+    }
+
+    /// Has a command decided; how long until the last of the nodes has it in its kernel, from the
+    /// moment when netmaster's answer came, which is right behind the append.
+    pub(crate) async fn enforced(
+        &self,
+        command: Command,
+        nodes: &[NodeName],
+    ) -> anyhow::Result<Duration> {
+        let revision = self.command(command).await?;
+        let start = Instant::now();
+        for node in nodes {
+            while self.status(node).await?.applied < revision {}
+        }
+        Ok(start.elapsed())
+    }
+
+    async fn status(&self, node: &NodeName) -> anyhow::Result<NodeStatus> {
+        let request = NodeRequest::Status;
+        let subject = subject::of_node(node, request.verb());
+        let reply = self
+            .0
+            .request(subject, codec::to_bytes(&request).into())
+            .await?;
+        match codec::from_bytes(&reply.payload)? {
+            NodeReply::Status(status) => Ok(status),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+}
