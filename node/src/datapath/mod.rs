@@ -68,6 +68,8 @@ pub enum Scope {
 /// The container's end of an endpoint, to be set up in a namespace that isn't an engine's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerSetup {
+    /// The host's end, and where it is.
+    pub host: (Place, String),
     /// Its name in the host's namespace, where it waits.
     pub peer: String,
     /// The namespace's path, for example `/run/netns/web`.

@@ -5,9 +5,11 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::{LinkAttribute, State as OperState};
 use netlink_packet_route::route::{RouteAttribute, RouteType};
 
 use super::messages;
@@ -15,6 +17,7 @@ use super::netlink::{Mode, Socket, is_presence};
 use super::netns::Namespace;
 use super::observe::{mac, mtu};
 use super::{Datapath, PeerSetup};
+use crate::bus::pause;
 use crate::resource::Place;
 
 pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<()> {
@@ -23,6 +26,7 @@ pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<
     let index = arrive(datapath, setup, &namespace, &socket).await?;
     let up = Message::SetLink(messages::link_up(index, true));
     socket.change(up, Mode::Set).await?;
+    carrier(datapath, setup, &socket).await?;
     if let Some(lo) = socket.index("lo").await? {
         let up = Message::SetLink(messages::link_up(lo, true));
         socket.change(up, Mode::Set).await?;
@@ -35,6 +39,28 @@ pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<
         routes(setup, &socket, index, *gateway).await?;
     }
     Ok(())
+}
+
+/// Waits until both ends of the veth send: the kernel starts a device's queue a moment after its
+/// carrier came, and drops silently what is sent before (`linkwatch_do_dev`, under the lock that
+/// the next change of a link waits for). An endpoint that is closed has no carrier.
+async fn carrier(datapath: &Datapath, setup: &PeerSetup, socket: &Socket) -> io::Result<()> {
+    const LOOKS: usize = 500;
+    let (place, device) = &setup.host;
+    let host = datapath.socket(place).await?;
+    for _ in 0..LOOKS {
+        if is_up(socket, &setup.interface).await? && is_up(&host, device).await? {
+            break;
+        }
+        pause(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+async fn is_up(socket: &Socket, device: &str) -> io::Result<bool> {
+    let link = socket.link(device).await?;
+    let up = LinkAttribute::OperState(OperState::Up);
+    Ok(link.is_some_and(|link| link.attributes.contains(&up)))
 }
 
 /// The interface's index in the namespace, where it is moved unless it is there already.

@@ -16,7 +16,7 @@ use node::desired::{self, Params};
 use node::endpoint::{LocalEndpoint, Locals, Owner};
 use node::projection::{NetworkFact, NodeFact, Projection};
 use node::reconcile::{self, Op};
-use node::resource::State;
+use node::resource::{Place, State};
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
@@ -199,7 +199,9 @@ impl World {
         let ops = reconcile::diff(&before, &self.domain(host, of));
         let datapath = &self.hosts[host].datapath;
         datapath.execute(&ops).await.expect("attached");
+        let domain = desired::domain_name(self.hosts[host].params.kind, &tenant(of));
         let setup = PeerSetup {
+            host: (Place::Domain(domain), endpoint.host_interface.clone()),
             peer: endpoint.peer_interface.clone(),
             netns: PathBuf::from("/run/netns").join(&netns),
             interface: "eth0".to_owned(),
