@@ -3,7 +3,9 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::bus_url::BusUrl;
-use crate::command::{cluster, endpoint, events, network, node, tenant, wait};
+use crate::command::{
+    cluster, endpoint, events, group, network, node, policy, tenant, trace, wait,
+};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -20,12 +22,15 @@ const DEFAULT_BUS: &str = "nats://127.0.0.1:4222";
     arg_required_else_help = true,
     after_help = "Examples:
   netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254
-  netctl net ls
+  netctl policy create prod_web
+  netctl policy rule-add prod_web 1 --direction=in --protocol=tcp --action=deny
+  netctl group create contiv-net web --policy=prod_web
   netctl endpoint ls
+  netctl trace --from web --to db --protocol tcp --port 443
   netctl events --follow
 
-Long flags may be written with one dash. Exit codes: 0 done, 1 rejected, 2 unreachable,
-3 outcome unknown, 64 usage."
+Long flags may be written with one dash. Exit codes: 0 done, 1 rejected (or denied: trace),
+2 unreachable, 3 outcome unknown, 64 usage."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -62,6 +67,12 @@ pub(crate) enum Noun {
     /// Networks: subnets whose containers reach each other
     #[command(subcommand, name = "net", visible_alias = "network")]
     Network(network::Verb),
+    /// Groups: the containers of a network that policies hold for
+    #[command(subcommand)]
+    Group(group::Verb),
+    /// Policies: rules that say who may open a connection to whom
+    #[command(subcommand)]
+    Policy(policy::Verb),
     /// Tenants: each has its own addresses and names
     #[command(subcommand)]
     Tenant(tenant::Verb),
@@ -76,6 +87,8 @@ pub(crate) enum Noun {
     Cluster(cluster::Verb),
     /// What happened, and what happens
     Events(events::Options),
+    /// What becomes of a connection, which rule says so, and the way it takes
+    Trace(trace::Options),
     /// Wait until nodes have applied what was asked
     Wait(wait::Options),
 }
@@ -94,6 +107,15 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
+    #[cfg(test)]
+    pub(crate) fn quiet() -> Self {
+        Self {
+            quiet: true,
+            json: false,
+            output: Format::Table,
+        }
+    }
+
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
     }
@@ -131,8 +153,8 @@ pub(crate) struct Asking {
 pub(crate) fn not_there_yet(noun: &str) -> Option<String> {
     let instead = match noun {
         "global" => "see `netctl cluster info`",
-        "group" | "policy" | "netprofile" | "service" | "app-profile" | "app-profiles"
-        | "external-contracts" | "bgp" => "this version has networks, tenants, nodes and endpoints",
+        "netprofile" | "service" | "app-profile" | "app-profiles" | "external-contracts"
+        | "bgp" => "this version has networks, groups, policies, tenants, nodes and endpoints",
         _ => return None,
     };
     Some(format!("`netctl {noun}` isn't there yet: {instead}"))
@@ -158,6 +180,25 @@ mod tests {
             "netctl net create n -s 10.1.1.0/24 -g 10.1.1.1 -p 7 -n data -e vxlan -t blue",
             "netctl net create n --subnet=10.1.1.10-10.1.1.20/24 --s6 fd00::/64 --g6 fd00::1 --tag x",
             "netctl net delete n --force",
+            "netctl group create contiv-net web -p prod_web --policy=other -t blue",
+            "netctl group create contiv-net web -r 10.1.1.10-10.1.1.20 --tag x -n prof -e ext",
+            "netctl group ls -a -j",
+            "netctl group inspect web -t blue",
+            "netctl group update web --policy=a,b",
+            "netctl group update web --no-policy",
+            "netctl group rm web --abort",
+            "netctl group delete web",
+            "netctl policy create p -t blue",
+            "netctl policy ls -q",
+            "netctl policy inspect p",
+            "netctl policy rm p",
+            "netctl policy rule-add p 1 --direction=in --protocol=tcp --port=80 --action=allow",
+            "netctl policy rule-add p 1 -d out -e g -l udp -P 53 -j deny -p 100 -t blue",
+            "netctl policy rule-add p 1 -i 10.1.1.1-20 --immediate --no-wait",
+            "netctl policy rule-rm p 1 -t blue",
+            "netctl policy rule-ls p -j",
+            "netctl policy apply --immediate p",
+            "netctl trace --from web --to 20.1.1.3 --protocol tcp --port 443 -t blue",
             "netctl tenant create t",
             "netctl endpoint inspect abc -j",
             "netctl node rm n1 --lost",
@@ -184,6 +225,16 @@ mod tests {
             "netctl net create n -s 10.1.1.0/24 -p many",
             "netctl net create n -s 10.1.1.0/24 --no-such-flag",
             "netctl net rm n --force --abort",
+            "netctl group create web",
+            "netctl group create contiv-net a.b",
+            "netctl group create contiv-net web -r 10.1.1.20-10.1.1.10",
+            "netctl group update web",
+            "netctl group update web --policy=a --no-policy",
+            "netctl policy rule-add p",
+            "netctl policy rule-add p 1 -p 101",
+            "netctl policy rule-add p 1 -l tcp -P 70000",
+            "netctl policy apply p",
+            "netctl trace --from web",
             "netctl wait",
             "netctl wait --converged --revision 4",
             "netctl events --since never",

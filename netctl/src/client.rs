@@ -254,12 +254,12 @@ impl Session {
 
     /// Asks one node something.
     pub(crate) async fn node(
-        &mut self,
+        &self,
         node: &NodeName,
-        request: NodeRequest,
+        request: &NodeRequest,
     ) -> Result<NodeReply, Failure> {
         let to = subject::of_node(node, request.verb());
-        let bytes = match self.request(to, &request, NODE).await {
+        let bytes = match self.request(to, request, NODE).await {
             Ok(bytes) => bytes,
             Err(Trouble::Nobody) => {
                 return Err(Failure::Unreachable(format!(

@@ -68,7 +68,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn failed(failure: &Failure, argv: &[String]) -> ExitCode {
-    if !matches!(failure, Failure::ClosedPipe) {
+    if !matches!(failure, Failure::ClosedPipe | Failure::Denied) {
         output::note(&format!("netctl: {failure}"));
     }
     if let Failure::Unknown { id, .. } = failure {

@@ -68,7 +68,7 @@ pub(crate) async fn list(
 }
 
 /// The endpoint that is meant: an exact id or name before the start of an id.
-fn find<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endpoint, Failure> {
+pub(crate) fn find<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endpoint, Failure> {
     let exact = |e: &&Endpoint| {
         e.id.as_str() == text
             || e.container.as_deref() == Some(text)
@@ -183,10 +183,10 @@ pub(crate) fn oper(e: &Endpoint) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn endpoint(id: &str, name: &str) -> Endpoint {
+    pub(in super::super) fn endpoint(id: &str, name: &str) -> Endpoint {
         let v4 = std::net::Ipv4Addr::new(20, 1, 1, 1);
         Endpoint {
             id: id.parse().unwrap(),

@@ -3,17 +3,21 @@
 pub(crate) mod cluster;
 pub(crate) mod endpoint;
 pub(crate) mod events;
+pub(crate) mod group;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod policy;
 mod pool;
 mod rule;
 pub(crate) mod tenant;
 mod time;
+pub(crate) mod trace;
 pub(crate) mod wait;
 
 use std::time::Duration;
 
 use bus_schema::TenantName;
+use bus_schema::command::Removal;
 use clap::Args;
 
 use crate::cli::{Cli, Noun};
@@ -23,6 +27,8 @@ use crate::output;
 
 /// How long a command may take; longer than an election of the log's leader (4 to 8 s).
 const COMMAND: Duration = Duration::from_secs(10);
+/// A removal asks the nodes before it is answered.
+const REMOVAL: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let url = cli.globals.bus()?;
@@ -33,9 +39,13 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         // Reads streams only, so it works without a netmaster.
         Noun::Events(options) => Box::pin(events::run(&url, options)).await,
         noun => {
+            noun.check()?;
             let mut session = Session::open(url).await?;
             match noun {
                 Noun::Network(verb) => Box::pin(network::run(&mut session, verb)).await,
+                Noun::Group(verb) => Box::pin(group::run(&mut session, verb)).await,
+                Noun::Policy(verb) => Box::pin(policy::run(&mut session, verb)).await,
+                Noun::Trace(options) => Box::pin(trace::run(&mut session, options)).await,
                 Noun::Tenant(verb) => tenant::run(&mut session, verb).await,
                 Noun::Endpoint(verb) => endpoint::run(&mut session, verb).await,
                 Noun::Node(verb) => node::run(&mut session, verb).await,
@@ -43,6 +53,17 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
                 Noun::Wait(options) => wait::run(&mut session, options).await,
                 Noun::Events(_) => Ok(()),
             }
+        }
+    }
+}
+
+impl Noun {
+    /// What clap can't judge, so that a usage error needs no bus.
+    fn check(&self) -> Result<(), Failure> {
+        match self {
+            Self::Policy(verb) => verb.check(),
+            Self::Trace(options) => options.check(),
+            _ => Ok(()),
         }
     }
 }
@@ -68,6 +89,31 @@ pub(crate) struct OfTenants {
 impl OfTenants {
     pub(crate) fn tenant(&self) -> Option<TenantName> {
         (!self.all).then(|| self.of.tenant.clone())
+    }
+}
+
+/// How a removal goes on.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Removing {
+    /// Keep it after all
+    #[arg(long, conflicts_with = "force")]
+    abort: bool,
+    /// Remove it although nodes can't be asked: what is left of it there is closed
+    #[arg(long)]
+    force: bool,
+}
+
+impl Removing {
+    pub(crate) fn mode(self) -> Removal {
+        match (self.abort, self.force) {
+            (true, _) => Removal::Abort,
+            (false, true) => Removal::Force,
+            (false, false) => Removal::Close,
+        }
+    }
+
+    pub(crate) fn verb(self) -> &'static str {
+        if self.abort { "Keeping" } else { "Deleting" }
     }
 }
 

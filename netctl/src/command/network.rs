@@ -1,28 +1,21 @@
 //! Networks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
-use bus_schema::command::{NetworkCreate, NetworkRemove, Removal};
+use bus_schema::command::{NetworkCreate, NetworkRemove};
 use bus_schema::query::NetworkInfo;
-use bus_schema::{
-    Answer, Command, Endpoint, NetworkName, Query, Rejection, Revision, TenantName, Vni,
-};
+use bus_schema::{Answer, Command, Endpoint, NetworkName, Query, Rejection, TenantName, Vni};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 use serde_json::{Value, json};
 
 use super::pool::{self, Subnet};
-use super::{COMMAND, OfTenant, OfTenants, endpoint, wait};
+use super::wait::Waiting;
+use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint};
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
-
-/// A removal asks the nodes before it is answered.
-const REMOVAL: Duration = Duration::from_secs(20);
-/// How long `net create` waits for the nodes: the next line of a script is `docker run`.
-const APPLIED: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -85,9 +78,8 @@ pub(crate) struct Create {
     nw_type: NwType,
     #[arg(long, short, value_enum, default_value_t = Encap::Vxlan)]
     encap: Encap,
-    /// Don't wait until the nodes have it
-    #[arg(long)]
-    no_wait: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     #[command(flatten)]
     asking: Asking,
 }
@@ -109,12 +101,8 @@ pub(crate) struct Remove {
     network: NetworkName,
     #[command(flatten)]
     of: OfTenant,
-    /// Keep the network after all
-    #[arg(long, conflicts_with = "force")]
-    abort: bool,
-    /// Remove it although nodes that can't be asked hold addresses of it
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    removing: Removing,
     #[command(flatten)]
     asking: Asking,
 }
@@ -164,26 +152,8 @@ async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
         .command(command, create.asking.command_id, COMMAND)
         .await?;
     output::print(&accepted.to_string())?;
-    if create.no_wait {
-        return Ok(());
-    }
-    applied(session, accepted.revision).await;
+    create.waiting.applied(session, &accepted).await;
     Ok(())
-}
-
-/// The network is there, so not having waited well enough is only a warning.
-async fn applied(session: &mut Session, revision: Revision) {
-    match wait::wait(session, Some(revision), APPLIED).await {
-        Ok(waited) => {
-            wait::warn_silent(&waited);
-            if !waited.lagging.is_empty() {
-                output::note(&format!("warning: {}", wait::lagging(&waited)));
-            }
-        }
-        Err(failure) => output::note(&format!(
-            "warning: the network is created, but it isn't known whether the nodes have it: {failure}"
-        )),
-    }
 }
 
 fn unsupported(create: &Create) -> Result<(), Failure> {
@@ -205,15 +175,9 @@ fn unsupported(create: &Create) -> Result<(), Failure> {
 
 async fn remove(session: &mut Session, remove: Remove) -> Result<(), Failure> {
     let (tenant, network) = (remove.of.tenant, remove.network);
-    let mode = match (remove.abort, remove.force) {
-        (true, _) => Removal::Abort,
-        (false, true) => Removal::Force,
-        (false, false) => Removal::Close,
-    };
-    output::print(&match mode {
-        Removal::Abort => format!("Keeping network {tenant}:{network}\n"),
-        _ => format!("Deleting network {tenant}:{network}\n"),
-    })?;
+    let mode = remove.removing.mode();
+    let verb = remove.removing.verb();
+    output::print(&format!("{verb} network {tenant}:{network}\n"))?;
     let command = Command::NetworkRemove(NetworkRemove {
         tenant,
         network,
@@ -225,7 +189,7 @@ async fn remove(session: &mut Session, remove: Remove) -> Result<(), Failure> {
     output::print(&done.to_string())
 }
 
-async fn list(
+pub(crate) async fn list(
     session: &mut Session,
     tenant: Option<TenantName>,
     network: Option<NetworkName>,
@@ -343,7 +307,7 @@ fn inspected(info: &NetworkInfo, endpoints: &[Endpoint]) -> Value {
 mod tests {
     use std::collections::BTreeMap;
 
-    use bus_schema::{NetworkSpec, Pool};
+    use bus_schema::{NetworkSpec, Pool, Revision};
 
     use super::*;
 

@@ -89,7 +89,7 @@ async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<
         answer => return Err(unexpected(&answer)),
     };
     match session
-        .node(&node, NodeRequest::AcceptLog { cluster })
+        .node(&node, &NodeRequest::AcceptLog { cluster })
         .await?
     {
         NodeReply::Done => output::print(&format!("node {node} follows cluster {cluster}\n")),
@@ -102,7 +102,10 @@ async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<
     }
 }
 
-async fn list(session: &mut Session, node: Option<NodeName>) -> Result<Vec<NodeInfo>, Failure> {
+pub(crate) async fn list(
+    session: &mut Session,
+    node: Option<NodeName>,
+) -> Result<Vec<NodeInfo>, Failure> {
     match session.ask(Query::NodeList { node }).await? {
         Answer::Nodes { nodes, .. } => Ok(nodes),
         answer => Err(unexpected(&answer)),

@@ -59,6 +59,22 @@ impl FromStr for Subnet {
     }
 }
 
+/// `A.B.C.D-E.F.G.H`.
+pub(crate) fn range(text: &str) -> Result<AddressRange, String> {
+    let ends = text.split_once('-');
+    let ends = ends.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match ends {
+        None => Err("a range looks like 20.1.1.10-20.1.1.99".to_owned()),
+        Some((first, last)) if last < first => Err(format!(
+            "the range is the wrong way round: write {last}-{first}"
+        )),
+        Some::<(Ipv4Addr, Ipv4Addr)>((first, last)) => Ok(AddressRange {
+            first: first.into(),
+            last: last.into(),
+        }),
+    }
+}
+
 /// A pool as it was typed.
 pub(crate) fn show(pool: &Pool) -> String {
     match pool.range {

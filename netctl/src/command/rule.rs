@@ -141,9 +141,13 @@ fn priority(text: &str) -> Result<Priority, String> {
 }
 
 impl Flags {
-    pub(crate) fn spec(self) -> Result<RuleSpec, Failure> {
+    pub(crate) fn spec(&self) -> Result<RuleSpec, Failure> {
         let peer = self.peer()?;
-        let ports = self.port.map(|ports| ports.0).unwrap_or_default();
+        let ports = self
+            .port
+            .as_ref()
+            .map(|ports| ports.0.clone())
+            .unwrap_or_default();
         if !ports.is_empty() && !self.protocol.is_some_and(Protocol::has_ports) {
             return Err(usage(
                 "--port needs a protocol that has ports: add --protocol=tcp, udp or sctp",

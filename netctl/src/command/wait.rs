@@ -7,12 +7,14 @@ use bus_schema::{Answer, Query, Revision};
 use clap::Args;
 
 use super::time;
-use crate::client::{Session, unexpected};
+use crate::client::{Accepted, Session, unexpected};
 use crate::failure::Failure;
 use crate::output;
 
 /// A wait that takes longer than this says so.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a change waits for the nodes: the next line of a script relies on it.
+const APPLIED: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[command(
@@ -29,6 +31,34 @@ pub(crate) struct Options {
     /// How long at most: 30s, 2m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
     timeout: Duration,
+}
+
+/// Whether a change is waited for.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Waiting {
+    /// Don't wait until the nodes have applied it
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Waiting {
+    /// The change is in the log, so not having waited well enough is only a warning.
+    pub(crate) async fn applied(self, session: &mut Session, accepted: &Accepted) {
+        if self.no_wait {
+            return;
+        }
+        match wait(session, Some(accepted.revision), APPLIED).await {
+            Ok(waited) => {
+                warn_silent(&waited);
+                if !waited.lagging.is_empty() {
+                    output::note(&format!("warning: {}", lagging(&waited)));
+                }
+            }
+            Err(failure) => output::note(&format!(
+                "warning: it is done, but it isn't known whether the nodes have it: {failure}"
+            )),
+        }
+    }
 }
 
 pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), Failure> {

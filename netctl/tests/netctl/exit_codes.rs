@@ -21,8 +21,16 @@ fn usage_errors_end_with_64_and_need_no_bus() {
         "tenant create 0123456789012345678901234567890123456789012345678901234567890123",
         "nat ls",
         "net",
-        "group create contiv-net web",
-        "policy ls",
+        "netprofile ls",
+        "policy rule-add p 1 -direction=out -from-group=a",
+        "policy rule-add p 1 -to-network=a",
+        "policy rule-add p 1 -from-group=a -from-network=b",
+        "policy rule-add p 1 -from-network=a -from-ip-address=10.1.1.1",
+        "policy rule-add p 1 -port=80",
+        "policy rule-add p 1 -priority=101",
+        "policy rule-add p 1 -protocol=tcp -port=80-70",
+        "policy apply p",
+        "trace --from web --to db",
         "--netmaster=http://netmaster:9999 net ls",
     ] {
         let ran = netctl(&nowhere, typed);
@@ -38,8 +46,8 @@ fn usage_errors_end_with_64_and_need_no_bus() {
         typed.err.contains("similar argument exists: '--subnet'"),
         "{typed:?}"
     );
-    let group = netctl(&nowhere, "group ls");
-    assert!(group.err.contains("isn't there yet"), "{group:?}");
+    let profile = netctl(&nowhere, "netprofile ls");
+    assert!(profile.err.contains("isn't there yet"), "{profile:?}");
     for typed in ["--help", "-version", "net create -help"] {
         assert_eq!(netctl(&nowhere, typed).code, 0, "{typed}");
     }

@@ -7,7 +7,8 @@ use actors::shell::External;
 use bus_schema::command::{NodeRemove, Removal, Request};
 use bus_schema::{Command, Rejection, Reply};
 
-use super::{Desk, removal};
+use super::Desk;
+use super::removal::{self, Target};
 use crate::init::now;
 
 pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
@@ -20,8 +21,12 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
             node_remove(desk, request, &c).await
         }
         Command::NetworkRemove(c) if c.mode == Removal::Close => {
-            let c = c.clone();
-            removal::network_remove(desk, request, &c).await
+            let target = Target::Network(c.tenant.clone(), c.network.clone());
+            removal::remove(desk, request, target).await
+        }
+        Command::GroupRemove(c) if c.mode == Removal::Close => {
+            let target = Target::Group(c.tenant.clone(), c.group.clone());
+            removal::remove(desk, request, target).await
         }
         _ => execute(desk, request).await,
     }

@@ -1,35 +1,37 @@
-//! Removing a network: closed first, then its nodes are asked to give their blocks back; the
-//! answer names what stands in the way. What isn't finished within the deadline goes on by the
-//! reactions of `process`.
+//! Removing a network or a group: closed first, then its nodes are asked; the answer names what
+//! stands in the way. A network goes when its blocks came back, what isn't finished within the
+//! deadline goes on by the reactions of `process`. A group goes when all nodes answered that they
+//! hold none of it; no log can tell that, so the same command asks again.
+
+mod target;
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use bus_schema::codec;
-use bus_schema::command::{NetworkRemove, Removal, Request};
+use bus_schema::command::{Removal, Request};
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::rejection::EndpointUse;
-use bus_schema::{Command, CommandId, Event, NodeName, Rejection, Reply, Revision, subject};
+use bus_schema::{Command, CommandId, Event, NodeName, Reply, Revision, subject};
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::timeout;
 
+use self::target::{Stand, Step};
 use super::Desk;
 use super::command::execute;
 use crate::init::now;
-use crate::process;
+
+pub(super) use self::target::Target;
 
 /// Time kept for the answer's way back, in milliseconds.
 const WAY_BACK: u64 = 300;
-/// How long a node may take to give its blocks back, in milliseconds.
+/// How long a node may take to answer, in milliseconds.
 const DRAIN_MS: u64 = 3_000;
 
-pub(super) async fn network_remove(
-    desk: &Rc<Desk>,
-    request: Request<Command>,
-    c: &NetworkRemove,
-) -> Reply {
+/// `request` closes `target`.
+pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, target: Target) -> Reply {
     let (id, deadline) = (request.id, request.deadline);
     let closed = execute(desk, request).await;
     let Reply::Accepted { revision, events } = closed else {
@@ -37,7 +39,7 @@ pub(super) async fn network_remove(
     };
     let removal = Closing {
         desk,
-        c,
+        target,
         id,
         revision,
         until: deadline.saturating_sub(WAY_BACK),
@@ -45,26 +47,22 @@ pub(super) async fn network_remove(
     removal.go_on(events).await
 }
 
-/// Where a removal stands.
-enum Stand {
-    /// Gone, as of this revision of the view.
-    Gone(Revision),
-    /// Not being removed any more.
-    Open,
-    /// These hold blocks.
-    Held(Vec<NodeName>),
-    /// Nobody holds a block: this finishes it.
-    Free(CommandId, Command),
-}
-
-/// The removal of a network that was closed at `revision` or before.
+/// The removal of what was closed at `revision` or before.
 struct Closing<'a> {
     desk: &'a Rc<Desk>,
-    c: &'a NetworkRemove,
+    target: Target,
     id: CommandId,
     revision: Revision,
     /// In milliseconds since 1970.
     until: u64,
+}
+
+/// What nodes answered.
+#[derive(Default)]
+struct Answers {
+    in_use: Vec<EndpointUse>,
+    /// Who didn't answer, or can't.
+    away: Vec<NodeName>,
 }
 
 impl Closing<'_> {
@@ -72,28 +70,35 @@ impl Closing<'_> {
         if !self.desk.shared.reach(self.revision, self.until).await {
             return self.unknown("this netmaster hasn't read the log so far yet");
         }
-        if let Stand::Held(nodes) = self.stand() {
-            let (in_use, refusals) = self.drain(&nodes).await;
-            if !in_use.is_empty() {
-                return self.abort(in_use).await;
+        // Before the nodes are asked: it counts for this closing alone.
+        let closing = self.desk.shared.read(|view| self.target.closing(view));
+        let mut drained = None;
+        if let Stand::Held(nodes) = self.stand(None) {
+            let answers = self.drain(&nodes, closing.unwrap_or_default().0).await;
+            if !answers.in_use.is_empty() {
+                return self.abort(answers.in_use).await;
             }
-            for refusal in refusals {
-                tracing::info!("removing network {}: {refusal}", self.c.network);
+            if answers.away.is_empty() {
+                drained = closing.map(|(_, number)| number);
+            } else if self.target.is_group() {
+                return self.held(answers.away);
             }
         }
         let mut changes = self.desk.shared.changes();
         loop {
-            match self.stand() {
+            match self.stand(drained) {
                 Stand::Gone(revision) => return Reply::Accepted { revision, events },
                 Stand::Open => return self.reopened(),
-                Stand::Held(nodes) if now() >= self.until || !self.any_alive(&nodes) => {
+                Stand::Held(nodes)
+                    if self.target.is_group() || now() >= self.until || !self.any_alive(&nodes) =>
+                {
                     return self.held(nodes);
                 }
                 Stand::Held(_) => {}
-                Stand::Free(..) if now() >= self.until => {
-                    return self.unknown("the network is closed, its removal goes on");
+                Stand::Free(_) if now() >= self.until => {
+                    return self.unknown("it is closed, but not yet removed");
                 }
-                Stand::Free(id, command) => self.finish(id, command, &mut events).await,
+                Stand::Free(step) => self.finish(step, &mut events).await,
             }
             let left = self.until.saturating_sub(now()).clamp(10, 200);
             // A change or the time for another look: either way, look.
@@ -101,29 +106,18 @@ impl Closing<'_> {
         }
     }
 
-    fn stand(&self) -> Stand {
-        self.desk.shared.read(|view| {
-            let network = view.network(&self.c.tenant, &self.c.network);
-            // A network of this name that was created since is another one.
-            let Some(network) = network.filter(|n| n.created <= self.revision) else {
-                return Stand::Gone(view.applied);
-            };
-            match (network.closing, view.cluster) {
-                (Some(_), Some(cluster)) => match process::finish(cluster, network) {
-                    Some((id, command)) => Stand::Free(id, command),
-                    None => Stand::Held(network.holders()),
-                },
-                _ => Stand::Open,
-            }
-        })
+    fn stand(&self, drained: Option<u32>) -> Stand {
+        let shared = &self.desk.shared;
+        shared.read(|view| self.target.stand(view, self.revision, drained))
     }
 
-    async fn finish(&self, id: CommandId, command: Command, events: &mut Vec<Event>) {
-        let finish = self.request(id, command);
+    async fn finish(&self, step: Step, events: &mut Vec<Event>) {
+        let finish = self.request(step.id, step.command);
+        let registry = &self.desk.registry;
         if let Reply::Accepted {
             revision,
             events: finished,
-        } = execute(self.desk, finish).await
+        } = registry.execute(finish, step.external).await
         {
             events.extend(finished);
             self.desk.shared.reach(revision, self.until).await;
@@ -136,38 +130,34 @@ impl Closing<'_> {
             .read(|view| nodes.iter().any(|node| view.alive(node, now())))
     }
 
-    /// Asks every holder at once for its blocks: who uses the network, and who can't be asked.
-    async fn drain(&self, nodes: &[NodeName]) -> (Vec<EndpointUse>, Vec<String>) {
-        let answers = join_all(nodes.iter().map(|node| self.ask(node))).await;
-        let mut in_use = Vec::new();
-        let mut refusals = Vec::new();
-        for (node, answer) in nodes.iter().zip(answers) {
-            match answer {
-                Ok(NodeReply::InUse { endpoints }) => in_use.extend(endpoints),
-                Ok(NodeReply::Done) => {}
-                Ok(NodeReply::Refused { reason }) | Err(reason) => {
-                    refusals.push(format!("node {node}: {reason}"));
+    /// Asks every node at once about what was closed at `closed`.
+    async fn drain(&self, nodes: &[NodeName], closed: Revision) -> Answers {
+        let request = self.target.drain(closed.max(self.revision));
+        let asked = nodes.iter().map(|node| self.ask(node, &request));
+        let mut answers = Answers::default();
+        for (node, answer) in nodes.iter().zip(join_all(asked).await) {
+            let why = match answer {
+                Ok(NodeReply::InUse { endpoints }) => {
+                    answers.in_use.extend(endpoints);
+                    continue;
                 }
-                Ok(_) => {
-                    refusals.push(format!("node {node} answered another question"));
-                }
-            }
+                Ok(NodeReply::Done) => continue,
+                Ok(NodeReply::Refused { reason }) | Err(reason) => reason,
+                Ok(_) => "it answered another question".to_owned(),
+            };
+            tracing::info!("removing {}: node {node}: {why}", self.target);
+            answers.away.push(node.clone());
         }
-        (in_use, refusals)
+        answers
     }
 
-    async fn ask(&self, node: &NodeName) -> Result<NodeReply, String> {
+    async fn ask(&self, node: &NodeName, request: &NodeRequest) -> Result<NodeReply, String> {
         if self.desk.client.connection_state() != State::Connected {
             return Err("the bus is away".to_owned());
         }
-        let request = NodeRequest::Drain {
-            tenant: self.c.tenant.clone(),
-            network: self.c.network.clone(),
-            revision: self.revision,
-        };
         let left = self.until.saturating_sub(now()).min(DRAIN_MS);
         let subject = subject::of_node(node, request.verb());
-        let payload = Bytes::from(codec::to_bytes(&request));
+        let payload = Bytes::from(codec::to_bytes(request));
         let asked = self.desk.client.request(subject, payload);
         match timeout(Duration::from_millis(left), asked).await {
             Ok(Ok(message)) => codec::from_bytes(&message.payload).map_err(|e| e.to_string()),
@@ -176,12 +166,9 @@ impl Closing<'_> {
         }
     }
 
-    /// Endpoints stand in the way: the network stays, and they are named.
+    /// Endpoints stand in the way: it stays, and they are named.
     async fn abort(&self, mut endpoints: Vec<EndpointUse>) -> Reply {
-        let abort = Command::NetworkRemove(NetworkRemove {
-            mode: Removal::Abort,
-            ..self.c.clone()
-        });
+        let abort = self.target.command(Removal::Abort);
         let step = format!("abort closing at {}", self.revision);
         let request = Request {
             deadline: self.until.saturating_add(WAY_BACK),
@@ -190,13 +177,8 @@ impl Closing<'_> {
         match execute(self.desk, request).await {
             Reply::Accepted { revision, .. } => {
                 endpoints.sort();
-                let rejection = Rejection::NetworkInUse {
-                    tenant: self.c.tenant.clone(),
-                    network: self.c.network.clone(),
-                    endpoints,
-                };
                 Reply::Rejected {
-                    rejection,
+                    rejection: self.target.in_use(endpoints),
                     revision,
                 }
             }
@@ -207,25 +189,16 @@ impl Closing<'_> {
 
     /// It was closed by this very command once, and opened again because it is in use.
     fn reopened(&self) -> Reply {
-        let (tenant, network) = (self.c.tenant.clone(), self.c.network.clone());
         self.desk.shared.read(|view| Reply::Rejected {
             revision: view.applied,
-            rejection: Rejection::NetworkInUse {
-                endpoints: view.users(&tenant, &network),
-                tenant,
-                network,
-            },
+            rejection: self.target.in_use(self.target.users(view)),
         })
     }
 
     fn held(&self, nodes: Vec<NodeName>) -> Reply {
         Reply::Rejected {
             revision: self.desk.revision(),
-            rejection: Rejection::NetworkHeld {
-                tenant: self.c.tenant.clone(),
-                network: self.c.network.clone(),
-                nodes,
-            },
+            rejection: self.target.held(nodes),
         }
     }
 

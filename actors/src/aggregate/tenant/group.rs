@@ -1,5 +1,7 @@
 //! Groups: who is in which network under which policies, and how one goes.
 
+use std::collections::BTreeSet;
+
 use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate, Removal};
 use bus_schema::event::{GroupClosing, GroupCreated, GroupRemoved, GroupReopened, GroupUpdated};
 use bus_schema::policy::Peer;
@@ -166,10 +168,11 @@ impl Tenant {
     }
 
     fn free_id(&self, tenant: &TenantName) -> Result<GroupId, Rejection> {
-        let used = |id: &GroupId| self.groups.values().any(|group| group.spec.id == *id);
+        let used = self.groups.values().map(|group| group.spec.id);
+        let taken: BTreeSet<GroupId> = used.chain(self.retired.iter().copied()).collect();
         (GroupId::FIRST.0..=u16::MAX)
             .map(GroupId)
-            .find(|id| !self.retired.contains(id) && !used(id))
+            .find(|id| !taken.contains(id))
             .ok_or_else(|| Rejection::GroupIdsExhausted {
                 tenant: tenant.clone(),
             })

@@ -1,0 +1,394 @@
+//! Groups: which containers of a network policies hold for.
+
+use std::net::IpAddr;
+
+use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate};
+use bus_schema::query::{GroupInfo, NetworkInfo};
+use bus_schema::{
+    AddressRange, Answer, Command, Endpoint, GroupName, NetworkName, PolicyName, Query, Rejection,
+    TenantName,
+};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::wait::Waiting;
+use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint, network, pool};
+use crate::cli::{Asking, Inspecting, Listing};
+use crate::client::{Session, unexpected};
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create a group in a network, and wait until the nodes have it
+    #[command(
+        after_help = "On every node it is the Docker network GROUP.NETWORK. The same again is fine; another\nlist of policies is refused, `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  docker run --net web.contiv-net IMAGE"
+    )]
+    Create(Box<Create>),
+    /// Say which policies a group has from here on
+    #[command(
+        group(clap::ArgGroup::new("which").required(true).args(["policy", "no_policy"])),
+        after_help = "Examples:\n  netctl group update web --policy=prod_web --policy=base\n  netctl group update web --no-policy"
+    )]
+    Update(Update),
+    /// Remove a group that no container is in and no rule names
+    #[command(
+        visible_alias = "delete",
+        after_help = "A node that can't be asked keeps the group from being removed: the same again goes on\nwith it. --abort keeps the group, --force removes it now.\n\nExample:\n  netctl group rm web"
+    )]
+    Rm(Remove),
+    /// List groups
+    #[command(
+        visible_alias = "list",
+        after_help = "Example:\n  netctl group ls -a -o wide"
+    )]
+    Ls {
+        #[command(flatten)]
+        of: OfTenants,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show a group with its members: node, address and container of each
+    #[command(after_help = "Example:\n  netctl group inspect web")]
+    Inspect {
+        group: GroupName,
+        #[command(flatten)]
+        of: OfTenant,
+        #[command(flatten)]
+        inspecting: Inspecting,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    network: NetworkName,
+    group: GroupName,
+    #[command(flatten)]
+    of: OfTenant,
+    /// A policy of the group; may be given several times
+    #[arg(long, short, value_name = "POLICY", value_delimiter = ',')]
+    policy: Vec<PolicyName>,
+    /// The members' addresses, FIRST-LAST, inside the network's subnet
+    #[arg(long, short = 'r', value_name = "RANGE", value_parser = pool::range)]
+    ip_pool: Option<AddressRange>,
+    /// The Docker network's name (-tag)
+    #[arg(long, alias = "tag", value_name = "NAME")]
+    epg_tag: Option<String>,
+    #[arg(long, short, value_name = "PROFILE")]
+    networkprofile: Option<String>,
+    #[arg(long, short, value_name = "CONTRACT")]
+    external_contract: Vec<String>,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    group: GroupName,
+    #[command(flatten)]
+    of: OfTenant,
+    /// A policy of the group; may be given several times
+    #[arg(long, short, value_name = "POLICY", value_delimiter = ',')]
+    policy: Vec<PolicyName>,
+    /// No policy: everything is allowed
+    #[arg(long)]
+    no_policy: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    group: GroupName,
+    #[command(flatten)]
+    of: OfTenant,
+    #[command(flatten)]
+    removing: Removing,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Create(create) => self::create(session, *create).await,
+        Verb::Update(update) => self::update(session, update).await,
+        Verb::Rm(remove) => self::remove(session, remove).await,
+        Verb::Ls { of, listing } => {
+            let groups = list(session, of.tenant(), None).await?;
+            output::print(&listed(&groups, &listing)?)
+        }
+        Verb::Inspect {
+            group,
+            of,
+            inspecting,
+        } => {
+            let value = inspect(session, of.tenant, group).await?;
+            output::print(&output::document(&value, inspecting.format())?)
+        }
+    }
+}
+
+async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
+    unsupported(&create)?;
+    let (tenant, group) = (create.of.tenant, create.group);
+    output::print(&format!("Creating EndpointGroup {tenant}:{group}\n"))?;
+    let command = Command::GroupCreate(GroupCreate {
+        tenant,
+        network: create.network,
+        group,
+        policies: create.policy,
+        ip_pool: create.ip_pool,
+        docker_name: create.epg_tag.filter(|name| !name.is_empty()),
+    });
+    let accepted = session
+        .command(command, create.asking.command_id, COMMAND)
+        .await?;
+    output::print(&accepted.to_string())?;
+    create.waiting.applied(session, &accepted).await;
+    Ok(())
+}
+
+fn unsupported(create: &Create) -> Result<(), Failure> {
+    let refused = |what: &str| {
+        Err(Rejection::Unsupported {
+            what: what.to_owned(),
+            instead: "leave it out".to_owned(),
+        }
+        .into())
+    };
+    if create
+        .networkprofile
+        .as_ref()
+        .is_some_and(|p| !p.is_empty())
+    {
+        return refused("--networkprofile");
+    }
+    if create.external_contract.iter().any(|c| !c.is_empty()) {
+        return refused("--external-contract");
+    }
+    Ok(())
+}
+
+async fn update(session: &mut Session, update: Update) -> Result<(), Failure> {
+    let command = Command::GroupUpdate(GroupUpdate {
+        tenant: update.of.tenant,
+        group: update.group,
+        policies: update.policy,
+    });
+    let accepted = session
+        .command(command, update.asking.command_id, COMMAND)
+        .await?;
+    output::print(&accepted.to_string())?;
+    update.waiting.applied(session, &accepted).await;
+    Ok(())
+}
+
+async fn remove(session: &mut Session, remove: Remove) -> Result<(), Failure> {
+    let (tenant, group) = (remove.of.tenant, remove.group);
+    let verb = remove.removing.verb();
+    output::print(&format!("{verb} EndpointGroup {tenant}:{group}\n"))?;
+    let command = Command::GroupRemove(GroupRemove {
+        tenant,
+        group,
+        mode: remove.removing.mode(),
+    });
+    let done = session
+        .command(command, remove.asking.command_id, REMOVAL)
+        .await?;
+    output::print(&done.to_string())
+}
+
+async fn inspect(
+    session: &mut Session,
+    tenant: TenantName,
+    group: GroupName,
+) -> Result<Value, Failure> {
+    let groups = list(session, Some(tenant.clone()), Some(group.clone())).await?;
+    let Some(info) = groups.first() else {
+        return Err(Rejection::GroupUnknown { tenant, group }.into());
+    };
+    let network = info.spec.network.clone();
+    let networks = network::list(session, Some(tenant.clone()), Some(network)).await?;
+    let endpoints = endpoint::list(session, Some(tenant)).await?;
+    Ok(inspected(info, networks.first(), &endpoints))
+}
+
+async fn list(
+    session: &mut Session,
+    tenant: Option<TenantName>,
+    group: Option<GroupName>,
+) -> Result<Vec<GroupInfo>, Failure> {
+    match session.ask(Query::GroupList { tenant, group }).await? {
+        Answer::Groups { groups, .. } => Ok(groups),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+fn listed(groups: &[GroupInfo], listing: &Listing) -> Result<String, Failure> {
+    if listing.quiet {
+        return Ok(groups
+            .iter()
+            .map(|g| format!("{}\n", g.spec.name))
+            .collect());
+    }
+    match listing.format() {
+        format @ (Format::Table | Format::Wide) => Ok(table(groups).render(format)),
+        format => {
+            let all = groups.iter().map(|info| {
+                let mut value = config(info);
+                value["Oper"] = state(info);
+                value
+            });
+            output::document(&Value::Array(all.collect()), format)
+        }
+    }
+}
+
+fn table(groups: &[GroupInfo]) -> Table {
+    let mut table = Table::new(
+        &[
+            "Tenant",
+            "Group",
+            "Network",
+            "IP Pool",
+            "CfgdTag",
+            "Policies",
+            "Network profile",
+            "State",
+        ],
+        &["Endpoints", "Id", "Docker network", "Revision"],
+    );
+    for info in groups {
+        let spec = &info.spec;
+        let policies: Vec<&str> = spec.policies.iter().map(PolicyName::as_str).collect();
+        table.row(vec![
+            spec.tenant.to_string(),
+            spec.name.to_string(),
+            spec.network.to_string(),
+            String::new(),
+            spec.docker_name.clone().unwrap_or_default(),
+            policies.join(","),
+            String::new(),
+            if info.closing { "closing" } else { "active" }.to_owned(),
+            info.endpoints.to_string(),
+            spec.id.0.to_string(),
+            spec.docker_network(),
+            info.created.to_string(),
+        ]);
+    }
+    table
+}
+
+/// A group's intent with Contiv's keys.
+fn config(info: &GroupInfo) -> Value {
+    let spec = &info.spec;
+    json!({
+        "key": format!("{}:{}", spec.tenant, spec.name),
+        "groupName": spec.name,
+        "tenantName": spec.tenant,
+        "networkName": spec.network,
+        "policies": spec.policies,
+        "ipPool": "",
+        "netProfile": "",
+        "cfgdTag": spec.docker_name.as_deref().unwrap_or_default(),
+    })
+}
+
+/// The part of a group's state that is known without its endpoints.
+fn state(info: &GroupInfo) -> Value {
+    json!({
+        "numEndpoints": info.endpoints,
+        "closing": info.closing,
+        "createdRevision": info.created,
+        "dockerNetwork": info.spec.docker_network(),
+        "groupId": info.spec.id,
+    })
+}
+
+fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpoint]) -> Value {
+    let members: Vec<&Endpoint> = of_tenant
+        .iter()
+        .filter(|e| e.group.as_ref() == Some(&info.spec.name))
+        .collect();
+    let addresses = |e: &&Endpoint| e.addresses().collect::<Vec<IpAddr>>();
+    let used: Vec<IpAddr> = members.iter().flat_map(addresses).collect();
+    let mut oper = state(info);
+    oper["numEndpoints"] = json!(members.len());
+    oper["allocatedAddressesCount"] = json!(used.len());
+    oper["allocatedIPAddresses"] = json!(pool::ranges(used));
+    oper["endpoints"] = members.into_iter().map(endpoint::oper).collect();
+    if let Some(network) = network {
+        let neighbours = of_tenant.iter().filter(|e| e.network == info.spec.network);
+        let used = neighbours.flat_map(Endpoint::addresses);
+        oper["availableIPAddresses"] = json!(pool::available(&network.spec.v4, used));
+        oper["pktTag"] = json!(network.spec.vni);
+    }
+    json!({ "Config": config(info), "Oper": oper })
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::{GroupId, GroupSpec, Revision};
+
+    use super::*;
+
+    fn info() -> GroupInfo {
+        GroupInfo {
+            spec: GroupSpec {
+                tenant: TenantName::default_tenant(),
+                network: "contiv-net".parse().unwrap(),
+                name: "web".parse().unwrap(),
+                id: GroupId(2),
+                policies: vec!["base".parse().unwrap(), "prod_web".parse().unwrap()],
+                docker_name: None,
+            },
+            created: Revision(9),
+            closing: false,
+            endpoints: 1,
+        }
+    }
+
+    #[test]
+    fn the_table_has_contivs_columns_first() {
+        assert_eq!(
+            table(&[info()]).render(Format::Table),
+            "\
+Tenant   Group  Network     IP Pool  CfgdTag  Policies       Network profile  State
+------   -----  -------     -------  -------  --------       ---------------  -----
+default  web    contiv-net                    base,prod_web                   active
+"
+        );
+    }
+
+    #[test]
+    fn inspect_lists_the_members_with_contivs_keys() {
+        let member = |id: &str, group: Option<&str>| Endpoint {
+            group: group.map(|g| g.parse().unwrap()),
+            ..endpoint::tests::endpoint(id, "db")
+        };
+        let endpoints = [member("e1", Some("web")), member("e2", None)];
+        let value = inspected(&info(), None, &endpoints);
+        for key in [
+            "key",
+            "groupName",
+            "tenantName",
+            "networkName",
+            "policies",
+            "ipPool",
+        ] {
+            assert!(value["Config"].get(key).is_some(), "{key}");
+        }
+        assert_eq!(value["Config"]["key"], "default:web");
+        let oper = &value["Oper"];
+        assert_eq!(oper["numEndpoints"], 1);
+        assert_eq!(oper["allocatedIPAddresses"], "20.1.1.1");
+        assert_eq!(oper["endpoints"][0]["endpointID"], "e1");
+        assert_eq!(oper["endpoints"][0]["homingHost"], "n1");
+        assert_eq!(oper["endpoints"][0]["containerName"], "db");
+        assert_eq!(oper["endpoints"][0]["endpointGroupKey"], "default:web");
+    }
+}

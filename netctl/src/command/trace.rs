@@ -1,0 +1,280 @@
+//! What becomes of a connection, as the node of its destination computes it.
+
+use std::net::IpAddr;
+
+use bus_schema::node::{Flow, NodeReply, NodeRequest, Trace, TraceEnd};
+use bus_schema::policy::{Direction, Protocol};
+use bus_schema::{Endpoint, NodeName};
+use clap::Args;
+use serde_json::json;
+
+use super::{OfTenant, endpoint};
+use crate::client::Session;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Computed from intent, by the code that also makes the firewall's rules; no packet is sent.\nExit code 0: the connection is allowed, 1: it is denied.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue"
+)]
+pub(crate) struct Options {
+    /// Who connects: a container's name, the start of an id, or an address
+    #[arg(long, value_name = "CONTAINER|IP")]
+    from: String,
+    /// To whom: a container's name, the start of an id, or an address
+    #[arg(long, value_name = "CONTAINER|IP")]
+    to: String,
+    /// tcp, udp, icmp, sctp or a number
+    #[arg(long, short = 'l', default_value = "tcp")]
+    protocol: Protocol,
+    /// The destination's port
+    #[arg(long, short = 'P')]
+    port: Option<u16>,
+    #[command(flatten)]
+    of: OfTenant,
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+impl Options {
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        must_have_a_port(self.protocol, self.port)
+    }
+}
+
+pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), Failure> {
+    let tenant = options.of.tenant;
+    let endpoints = endpoint::list(session, Some(tenant.clone())).await?;
+    let from = End::find(&endpoints, &options.from)?;
+    let to = End::find(&endpoints, &options.to)?;
+    let node = asked(&from, &to)?;
+    let flow = Flow {
+        tenant,
+        from: from.address,
+        to: to.address,
+        protocol: options.protocol,
+        port: options.port,
+    };
+    let trace = match session
+        .node(&node, &NodeRequest::Trace(flow.clone()))
+        .await?
+    {
+        NodeReply::Traced(trace) => trace,
+        NodeReply::Refused { reason } => {
+            return Err(Failure::Refused(format!("node {node} can't say: {reason}")));
+        }
+        _ => {
+            return Err(Failure::Refused(format!(
+                "node {node} answered something else than was asked: is it of another version?"
+            )));
+        }
+    };
+    let text = match options.output {
+        Format::Table | Format::Wide => say(&flow, &from, &to, &node, &trace),
+        format => {
+            let value = json!({ "flow": flow, "node": node, "trace": trace });
+            output::document(&value, format)?
+        }
+    };
+    output::print(&text)?;
+    match trace.allowed {
+        true => Ok(()),
+        false => Err(Failure::Denied),
+    }
+}
+
+fn must_have_a_port(protocol: Protocol, port: Option<u16>) -> Result<(), Failure> {
+    match (protocol.has_ports(), port) {
+        (true, None) => Err(Failure::Usage(format!(
+            "which port of {protocol}? say --port"
+        ))),
+        (false, Some(_)) => Err(Failure::Usage(format!(
+            "{protocol} has no ports: leave --port out"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// One end of the connection.
+#[derive(Debug)]
+struct End {
+    address: IpAddr,
+    name: Option<String>,
+    node: Option<NodeName>,
+}
+
+impl End {
+    /// An address needn't be an endpoint's.
+    fn find(endpoints: &[Endpoint], text: &str) -> Result<Self, Failure> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let owner = endpoints
+                .iter()
+                .find(|e| e.addresses().any(|a| a == address));
+            return Ok(Self {
+                address,
+                name: owner.and_then(|e| e.name.clone()),
+                node: owner.map(|e| e.node.clone()),
+            });
+        }
+        let found = endpoint::find(endpoints, text)?;
+        let Some(address) = found.addresses().next() else {
+            return Err(Failure::Refused(format!("{text} has no address")));
+        };
+        Ok(Self {
+            address,
+            name: found.name.clone(),
+            node: Some(found.node.clone()),
+        })
+    }
+
+    fn say(&self) -> String {
+        match (&self.name, &self.node) {
+            (Some(name), Some(node)) => format!("{name} ({} on {node})", self.address),
+            (None, Some(node)) => format!("{} on {node}", self.address),
+            (_, None) => self.address.to_string(),
+        }
+    }
+}
+
+/// The destination's node decides; towards an address outside, the sender's does.
+fn asked(from: &End, to: &End) -> Result<NodeName, Failure> {
+    let node = to.node.as_ref().or(from.node.as_ref());
+    node.cloned().ok_or_else(|| {
+        Failure::Refused(format!(
+            "neither {} nor {} is an endpoint's address: see `netctl endpoint ls`",
+            from.address, to.address
+        ))
+    })
+}
+
+fn say(flow: &Flow, from: &End, to: &End, node: &NodeName, trace: &Trace) -> String {
+    let verdict = if trace.allowed { "allowed" } else { "denied" };
+    let port = flow.port.map(|p| format!(" port {p}")).unwrap_or_default();
+    let mut text = format!(
+        "{verdict}: {}{port} from {} to {}, as node {node} sees it\n",
+        flow.protocol,
+        from.say(),
+        to.say()
+    );
+    if let Some(why) = &trace.closed {
+        text += &format!("  dropped before any rule: {why}\n");
+    }
+    for end in &trace.ends {
+        text += &format!("  {}\n", say_end(end));
+    }
+    if !trace.route.is_empty() {
+        text += "  route:\n";
+    }
+    for hop in &trace.route {
+        text += &format!("    {}\n", output::printable(hop));
+    }
+    text
+}
+
+fn say_end(end: &TraceEnd) -> String {
+    let way = match end.direction {
+        Direction::Out => "out of",
+        Direction::In => "in to",
+    };
+    let Some(group) = &end.group else {
+        return format!("{way} no group: {}", end.action);
+    };
+    match &end.rule {
+        Some((policy, rule)) => format!(
+            "{way} group {group}: {} by rule {rule} of policy {policy}",
+            end.action
+        ),
+        None => format!("{way} group {group}: {}, no rule matches", end.action),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::TenantName;
+    use bus_schema::policy::Action;
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn flow(protocol: Protocol, port: Option<u16>) -> Flow {
+        Flow {
+            tenant: TenantName::default_tenant(),
+            from: ip("20.1.1.9"),
+            to: ip("20.1.1.1"),
+            protocol,
+            port,
+        }
+    }
+
+    #[test]
+    fn a_port_goes_with_a_protocol_that_has_them() {
+        assert!(must_have_a_port(Protocol::TCP, Some(80)).is_ok());
+        assert!(must_have_a_port(Protocol::ICMP, None).is_ok());
+        for (protocol, port) in [(Protocol::UDP, None), (Protocol::ICMP, Some(80))] {
+            let failure = must_have_a_port(protocol, port).unwrap_err();
+            assert_eq!(failure.code(), crate::failure::USAGE);
+        }
+    }
+
+    #[test]
+    fn ends_are_found_by_name_id_or_address() {
+        let endpoints = [endpoint::tests::endpoint("abc1", "web")];
+        for text in ["web", "abc", "20.1.1.1"] {
+            let end = End::find(&endpoints, text).unwrap();
+            assert_eq!(end.say(), "web (20.1.1.1 on n1)", "{text}");
+        }
+        let outside = End::find(&endpoints, "8.8.8.8").unwrap();
+        assert_eq!(outside.say(), "8.8.8.8");
+        assert!(End::find(&endpoints, "nobody").is_err());
+        let web = End::find(&endpoints, "web").unwrap();
+        assert_eq!(asked(&web, &outside).unwrap().as_str(), "n1");
+        assert!(asked(&outside, &outside).is_err());
+    }
+
+    #[test]
+    fn a_denied_connection_says_which_rule_at_which_end() {
+        let from = End {
+            address: ip("20.1.1.9"),
+            name: None,
+            node: Some("n2".parse().unwrap()),
+        };
+        let to = End {
+            address: ip("20.1.1.1"),
+            name: Some("web".to_owned()),
+            node: Some("n1".parse().unwrap()),
+        };
+        let trace = Trace {
+            allowed: false,
+            ends: vec![
+                TraceEnd {
+                    direction: Direction::Out,
+                    group: None,
+                    action: Action::Allow,
+                    rule: None,
+                },
+                TraceEnd {
+                    direction: Direction::In,
+                    group: Some("web".parse().unwrap()),
+                    action: Action::Deny,
+                    rule: Some(("prod_web".parse().unwrap(), "1".parse().unwrap())),
+                },
+            ],
+            closed: None,
+            route: vec!["20.1.1.1 dev cv0123456789".to_owned()],
+        };
+        let node = "n1".parse().unwrap();
+        assert_eq!(
+            say(&flow(Protocol::TCP, Some(443)), &from, &to, &node, &trace),
+            "\
+denied: tcp port 443 from 20.1.1.9 on n2 to web (20.1.1.1 on n1), as node n1 sees it
+  out of no group: allow
+  in to group web: deny by rule 1 of policy prod_web
+  route:
+    20.1.1.1 dev cv0123456789
+"
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! What is being removed: how it is asked for, where it stands, and what its rejections say.
+
+use std::fmt;
+
+use actors::shell::External;
+use bus_schema::command::{GroupRemove, NetworkRemove, Removal};
+use bus_schema::node::NodeRequest;
+use bus_schema::rejection::EndpointUse;
+use bus_schema::{
+    Command, CommandId, GroupName, NetworkName, NodeName, Rejection, Revision, TenantName,
+};
+
+use crate::process;
+use crate::view::View;
+
+#[derive(Debug, Clone)]
+pub(in super::super) enum Target {
+    Network(TenantName, NetworkName),
+    Group(TenantName, GroupName),
+}
+
+/// Where a removal stands.
+pub(super) enum Stand {
+    /// Gone, as of this revision of the view.
+    Gone(Revision),
+    /// Not being removed any more.
+    Open,
+    /// These hold blocks, or may have endpoints.
+    Held(Vec<NodeName>),
+    /// Nothing stands in the way: this finishes it.
+    Free(Step),
+}
+
+/// A command that finishes a removal, and what is told with it.
+pub(super) struct Step {
+    pub(super) id: CommandId,
+    pub(super) command: Command,
+    pub(super) external: External,
+}
+
+impl Target {
+    pub(super) fn is_group(&self) -> bool {
+        matches!(self, Self::Group(..))
+    }
+
+    pub(super) fn command(&self, mode: Removal) -> Command {
+        match self.clone() {
+            Self::Network(tenant, network) => Command::NetworkRemove(NetworkRemove {
+                tenant,
+                network,
+                mode,
+            }),
+            Self::Group(tenant, group) => Command::GroupRemove(GroupRemove {
+                tenant,
+                group,
+                mode,
+            }),
+        }
+    }
+
+    pub(super) fn drain(&self, revision: Revision) -> NodeRequest {
+        match self.clone() {
+            Self::Network(tenant, network) => NodeRequest::Drain {
+                tenant,
+                network,
+                revision,
+            },
+            Self::Group(tenant, group) => NodeRequest::DrainGroup {
+                tenant,
+                group,
+                revision,
+            },
+        }
+    }
+
+    pub(super) fn in_use(&self, endpoints: Vec<EndpointUse>) -> Rejection {
+        match self.clone() {
+            Self::Network(tenant, network) => Rejection::NetworkInUse {
+                tenant,
+                network,
+                endpoints,
+            },
+            Self::Group(tenant, group) => Rejection::GroupInUse {
+                tenant,
+                group,
+                endpoints,
+            },
+        }
+    }
+
+    pub(super) fn held(&self, nodes: Vec<NodeName>) -> Rejection {
+        match self.clone() {
+            Self::Network(tenant, network) => Rejection::NetworkHeld {
+                tenant,
+                network,
+                nodes,
+            },
+            Self::Group(tenant, group) => Rejection::GroupHeld {
+                tenant,
+                group,
+                nodes,
+            },
+        }
+    }
+
+    pub(super) fn users(&self, view: &View) -> Vec<EndpointUse> {
+        match self {
+            Self::Network(tenant, network) => view.users(tenant, network),
+            Self::Group(tenant, group) => view.members(tenant, group),
+        }
+    }
+
+    /// Where in the log it was closed last, and of a group for the how-manieth time.
+    pub(super) fn closing(&self, view: &View) -> Option<(Revision, u32)> {
+        match self {
+            Self::Network(tenant, network) => {
+                let closing = view.network(tenant, network)?.closing?;
+                Some((closing, 0))
+            }
+            Self::Group(tenant, group) => {
+                let group = view.group(tenant, group)?;
+                Some((group.closing?, group.closings))
+            }
+        }
+    }
+
+    /// As of `view`, for what existed at `revision`: of the same name, but created since, is
+    /// another one. `drained`: which closing of a group all nodes answered.
+    pub(super) fn stand(&self, view: &View, revision: Revision, drained: Option<u32>) -> Stand {
+        match self {
+            Self::Network(tenant, network) => {
+                let network = view.network(tenant, network);
+                let Some(network) = network.filter(|n| n.created <= revision) else {
+                    return Stand::Gone(view.applied);
+                };
+                let (Some(_), Some(cluster)) = (network.closing, view.cluster) else {
+                    return Stand::Open;
+                };
+                match process::finish(cluster, network) {
+                    None => Stand::Held(network.holders()),
+                    Some((id, command)) => Stand::Free(Step {
+                        id,
+                        command,
+                        external: External::default(),
+                    }),
+                }
+            }
+            Self::Group(tenant, group) => {
+                let group = view.group(tenant, group);
+                let Some(group) = group.filter(|g| g.created <= revision) else {
+                    return Stand::Gone(view.applied);
+                };
+                let (Some(closing), Some(cluster)) = (group.closing, view.cluster) else {
+                    return Stand::Open;
+                };
+                if drained != Some(group.closings) && !view.nodes.is_empty() {
+                    return Stand::Held(view.nodes.keys().cloned().collect());
+                }
+                let step = format!("finish group {self} closing at {closing}");
+                Stand::Free(Step {
+                    id: CommandId::derive(cluster.0, &step),
+                    command: self.command(Removal::Finish),
+                    external: External {
+                        drained: Some(group.closings),
+                        ..External::default()
+                    },
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(tenant, network) => write!(f, "network {tenant}/{network}"),
+            Self::Group(tenant, group) => write!(f, "group {tenant}/{group}"),
+        }
+    }
+}
