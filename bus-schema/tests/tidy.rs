@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders that take values and return values.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "bus-schema/src",
     "actors/src/aggregate",
     "netmaster/src/view",
     "netmaster/src/process",
     "node/src/projection",
+    "node/src/policy",
     "node/src/resource",
     "node/src/desired",
     "node/src/reconcile",

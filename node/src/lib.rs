@@ -1,7 +1,7 @@
 //! The daemon of every node: facts → projection → desired resources → diff against observed →
 //! ordered ops → kernel.
 //!
-//! `projection`, `resource`, `desired` and `reconcile` are pure. Docker, the local socket, DNS
+//! `projection`, `policy`, `resource`, `desired` and `reconcile` are pure. Docker, the local socket, DNS
 //! and the bus all go through `endpoint` and the core; nothing else changes the kernel.
 
 pub mod bus;
@@ -13,6 +13,7 @@ pub mod dns;
 pub mod docker;
 pub mod endpoint;
 pub mod local;
+pub mod policy;
 pub mod projection;
 pub mod reconcile;
 pub mod resource;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
 use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign};
-use crate::desired::{Params, desired, desired_domain, desired_host, tenants};
+use crate::desired::{Params, Programs, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::projection::{Projection, Touched};
@@ -59,6 +59,7 @@ pub struct Core {
     /// What this process has wanted: it may be deleted again before the first sweep.
     wanted: BTreeSet<Key>,
     locals: Locals,
+    programs: Programs,
     pending: Touched,
     failed: BTreeMap<EndpointId, String>,
     /// Everything has to be looked at: at the start, and when a change failed.
@@ -87,6 +88,7 @@ impl Core {
             known: State::default(),
             wanted: BTreeSet::new(),
             locals: Locals::default(),
+            programs: Programs::default(),
             pending: Touched::default(),
             failed: BTreeMap::new(),
             resync: true,
@@ -221,7 +223,7 @@ impl Core {
             Ok(state) => state,
             Err(error) => return Err(error.to_string()),
         };
-        let want = desired(facts, &self.locals, &self.params);
+        let want = desired(facts, &self.locals, &self.params, &mut self.programs);
         for tenant in tenants(facts, &self.locals, &self.params) {
             self.servers.place(self.params.kind, &tenant);
         }
@@ -248,7 +250,13 @@ impl Core {
         for tenant in &concerned.tenants {
             let place = self.servers.place(self.params.kind, tenant);
             have.extend(self.known.of(&place));
-            want.extend(desired_domain(facts, tenant, &self.locals, &self.params));
+            want.extend(desired_domain(
+                facts,
+                tenant,
+                &self.locals,
+                &self.params,
+                &mut self.programs,
+            ));
         }
         let done = self.apply(&have, &want, allowed).await;
         self.resync |= done.is_err();

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use bus_schema::GroupId;
+use bus_schema::node::Counter;
+use bus_schema::policy::Direction;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -17,6 +19,11 @@ pub(super) enum Raw {
     Gateway(u16, IpAddr),
     Subnet(u16, IpNet),
     Zone(String, u16),
+    Known(u16, GroupId),
+    Member(u16, IpAddr, GroupId),
+    Program(u16, Direction, GroupId, String),
+    Hit(u16, u32),
+    Revision(u16, u32),
 }
 
 /// By what an element's place is found.
@@ -33,7 +40,13 @@ impl Raw {
             Self::Stamp(device, ..) | Self::Endpoint(device, _) | Self::Zone(device, _) => {
                 Owner::Device(device)
             }
-            Self::Gateway(zone, _) | Self::Subnet(zone, _) => Owner::Zone(*zone),
+            Self::Gateway(zone, _)
+            | Self::Subnet(zone, _)
+            | Self::Known(zone, _)
+            | Self::Member(zone, ..)
+            | Self::Program(zone, ..)
+            | Self::Hit(zone, _)
+            | Self::Revision(zone, _) => Owner::Zone(*zone),
         }
     }
 
@@ -66,6 +79,26 @@ impl Raw {
                 interface,
                 zone,
             },
+            Self::Known(zone, group) => Element::Known { place, zone, group },
+            Self::Member(zone, address, group) => Element::Member {
+                place,
+                zone,
+                address,
+                group,
+            },
+            Self::Program(zone, direction, group, chain) => Element::Program {
+                place,
+                zone,
+                direction,
+                group,
+                chain,
+            },
+            Self::Hit(zone, rule) => Element::Hit { place, zone, rule },
+            Self::Revision(zone, revision) => Element::Revision {
+                place,
+                zone,
+                revision,
+            },
         }
     }
 }
@@ -96,8 +129,49 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
             let (device, zone) = pair(value)?;
             Some(Raw::Zone(device.as_str()?.to_owned(), number(zone)?))
         }
+        "known" => {
+            let (zone, group) = concat(pair(value)?.0)?;
+            Some(Raw::Known(number(zone)?, GroupId(number(group)?)))
+        }
+        "members" => {
+            let (key, group) = pair(value)?;
+            let (zone, address) = concat(key)?;
+            let group = GroupId(number(group)?);
+            Some(Raw::Member(number(zone)?, ip(address)?, group))
+        }
+        "programs_in" => program(Direction::In, value),
+        "programs_out" => program(Direction::Out, value),
+        "hits" => hit(value).map(|(zone, rule, _)| Raw::Hit(zone, rule)),
+        "revisions" => {
+            let (zone, revision) = pair(value)?;
+            Some(Raw::Revision(number(zone)?, long(revision)?))
+        }
         _ => None,
     }
+}
+
+fn program(direction: Direction, value: &Value) -> Option<Raw> {
+    let (key, verdict) = pair(value)?;
+    let (zone, group) = concat(key)?;
+    let (zone, group) = (number(zone)?, GroupId(number(group)?));
+    let chain = verdict.get("jump")?.get("target")?.as_str()?;
+    Some(Raw::Program(zone, direction, group, chain.to_owned()))
+}
+
+/// Zone, rule and what it counted.
+pub(super) fn hit(value: &Value) -> Option<(u16, u32, Counter)> {
+    let element = value.get("elem")?;
+    let (zone, rule) = concat(element.get("val")?)?;
+    let counter = element.get("counter")?;
+    let counter = Counter {
+        packets: counter.get("packets")?.as_u64()?,
+        bytes: counter.get("bytes")?.as_u64()?,
+    };
+    Some((number(zone)?, long(rule)?, counter))
+}
+
+fn long(value: &Value) -> Option<u32> {
+    value.as_u64()?.try_into().ok()
 }
 
 fn pair(value: &Value) -> Option<(&Value, &Value)> {

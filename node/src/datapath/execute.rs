@@ -19,7 +19,8 @@ use super::observe::MAIN_TABLE;
 use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, sysctl};
 use crate::reconcile::Op;
 use crate::resource::{
-    Chain, Domain, Element, Neighbor, Place, Resource, Route, Table, Up, Veth, Vxlan,
+    Chain, Domain, Element, Neighbor, Place, Resource, Route, RuleChain, TABLE, Table, Up, Veth,
+    Vxlan,
 };
 
 /// One run over a list of ops.
@@ -75,14 +76,11 @@ impl<'a> Batch<'a> {
     /// The place whose table (or conntrack) the op changes, when it is an op of that sort.
     fn transaction(&self, op: &Op) -> Option<Place> {
         match op {
-            Op::Put(Resource::Element(it))
-            | Op::Delete(Resource::Element(it))
-            | Op::Change {
-                to: Resource::Element(it),
-                ..
-            } => Some(self.datapath.netfilter_of(it.place())),
+            Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => {
+                let ours = matches!(it, Resource::Element(_) | Resource::Chain(_));
+                ours.then(|| self.datapath.netfilter_of(it.place()))
+            }
             Op::Forget { place, .. } => Some(self.datapath.netfilter_of(place)),
-            _ => None,
         }
     }
 
@@ -93,7 +91,10 @@ impl<'a> Batch<'a> {
             Op::Forget { place, .. } => place,
         };
         if let Op::Put(it) | Op::Change { to: it, .. } = op
-            && matches!(it, Resource::Element(_) | Resource::Table(_))
+            && matches!(
+                it,
+                Resource::Element(_) | Resource::Chain(_) | Resource::Table(_)
+            )
         {
             self.open.insert(place.clone());
         }
@@ -107,8 +108,9 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Elements of one table, in one transaction. If `nft` refuses it, each alone, so that one bad
-    /// element doesn't keep the others out.
+    /// Elements and chains of one table, in one transaction. If `nft` refuses it, what decides
+    /// about connections is refused as a whole, and of the others each is tried alone, so that
+    /// one bad element doesn't keep them out.
     async fn elements(&mut self, place: &Place, ops: &[Op]) {
         let namespace = match self.datapath.namespace(place).await {
             Ok(namespace) => namespace,
@@ -120,13 +122,27 @@ impl<'a> Batch<'a> {
                 return;
             }
         };
-        let all = ops.iter().map(|op| script(op, false)).collect();
-        if nft::apply(&namespace, all).await.is_ok() {
+        if nft::apply(&namespace, script(ops, false)).await.is_ok() {
             return;
         }
-        for op in ops {
-            let result = nft::apply(&namespace, script(op, true)).await;
+        if nft::apply(&namespace, script(ops, true)).await.is_ok() {
+            return;
+        }
+        let (deciding, others): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| decides(op));
+        for op in others {
+            let alone = script(std::slice::from_ref(op), true);
+            let result = nft::apply(&namespace, alone).await;
             self.keep(op, result);
+        }
+        if deciding.is_empty() {
+            return;
+        }
+        let deciding: Vec<Op> = deciding.into_iter().cloned().collect();
+        let Err(error) = nft::apply(&namespace, script(&deciding, true)).await else {
+            return;
+        };
+        for op in &deciding {
+            self.keep(op, Err(copy(&error)));
         }
     }
 
@@ -182,7 +198,7 @@ impl<'a> Batch<'a> {
                 let message = Message::NewNeighbour(messages::fdb(it, index));
                 self.change(&it.place, message, Mode::Replace).await
             }
-            Resource::Element(_) => Ok(()),
+            Resource::Element(_) | Resource::Chain(_) => Ok(()),
             Resource::Up(it) => self.put_up(it).await,
             Resource::Route(it) => {
                 let message = Message::NewRoute(self.route(it).await?);
@@ -196,12 +212,8 @@ impl<'a> Batch<'a> {
             Resource::Domain(it) => self.delete_domain(it).await,
             Resource::Table(it) => {
                 let namespace = self.datapath.namespace(&it.place).await?;
-                let name = crate::resource::TABLE;
-                nft::apply(
-                    &namespace,
-                    format!("add table inet {name}\ndelete table inet {name}\n"),
-                )
-                .await
+                let script = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n");
+                nft::apply(&namespace, script).await
             }
             Resource::Vxlan(Vxlan { place, name, .. })
             | Resource::Veth(Veth { place, name, .. }) => {
@@ -232,7 +244,7 @@ impl<'a> Batch<'a> {
                 let message = Message::DelRoute(self.route(it).await?);
                 self.change(&it.place, message, Mode::Set).await
             }
-            Resource::Sysctl(_) | Resource::Element(_) => Ok(()),
+            Resource::Sysctl(_) | Resource::Element(_) | Resource::Chain(_) => Ok(()),
         }
     }
 
@@ -420,8 +432,60 @@ fn copy(error: &io::Error) -> io::Error {
     }
 }
 
-/// The lines for an op. `nft` refuses to delete what isn't there; `surely` adds it before.
-fn script(op: &Op, surely: bool) -> String {
+fn decides(op: &Op) -> bool {
+    match op {
+        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => match it {
+            Resource::Element(element) => element.decides(),
+            Resource::Chain(_) => true,
+            _ => false,
+        },
+        Op::Forget { .. } => false,
+    }
+}
+
+/// One transaction of these ops, which are in their order. `nft` refuses to delete what isn't
+/// there; `surely` adds it before.
+fn script(ops: &[Op], surely: bool) -> String {
+    let mut script = String::new();
+    let chain =
+        |verb: &str, chain: &RuleChain| format!("{verb} chain inet {TABLE} {}\n", chain.chain.name);
+    // A rule may lead to any of the chains.
+    for op in ops {
+        match op {
+            Op::Put(Resource::Chain(it))
+            | Op::Change {
+                to: Resource::Chain(it),
+                ..
+            } => {
+                script += &chain("add", it);
+            }
+            Op::Delete(Resource::Chain(it)) if surely => script += &chain("add", it),
+            _ => {}
+        }
+    }
+    for op in ops {
+        match op {
+            Op::Put(Resource::Chain(it))
+            | Op::Change {
+                to: Resource::Chain(it),
+                ..
+            } => {
+                script += &it.chain.fill();
+            }
+            Op::Delete(Resource::Chain(it)) => script += &chain("flush", it),
+            _ => script += &line(op, surely),
+        }
+    }
+    for op in ops {
+        if let Op::Delete(Resource::Chain(it)) = op {
+            script += &chain("delete", it);
+        }
+    }
+    script
+}
+
+/// The lines for an element.
+fn line(op: &Op, surely: bool) -> String {
     let gone = |element: &Element| match surely {
         true => element.add() + &element.delete(),
         false => element.delete(),

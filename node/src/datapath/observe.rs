@@ -34,8 +34,8 @@ use super::netlink::Socket;
 use super::netns::Namespace;
 use super::{nft, sysctl};
 use crate::resource::{
-    Address, DNS_ADDRESS, Domain, Fdb, Neighbor, Place, ROUTE_PROTOCOL, Resource, Route,
-    RouteTarget, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    Address, Chain, DNS_ADDRESS, Domain, Fdb, Neighbor, Place, ROUTE_PROTOCOL, Resource, Route,
+    RouteTarget, RuleChain, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
 };
 
 /// The table of a namespace's routes.
@@ -276,9 +276,12 @@ impl View<'_> {
         let Some(listing) = nft::list(self.namespace).await? else {
             return Ok(());
         };
+        let mut rules = listing.rules;
+        let compiled = |chain: &mut Chain| RuleChain::zone_of(&chain.name).is_some();
+        let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
         state.insert(Resource::Table(Table {
             place: self.place.clone(),
-            rules: listing.rules,
+            rules,
         }));
         let raw: Vec<_> = listing
             .elements
@@ -304,6 +307,18 @@ impl View<'_> {
             };
             let place = place.unwrap_or(Place::Host);
             state.insert(Resource::Element(element.at(place)));
+        }
+        for chain in compiled {
+            let place = match &self.place {
+                Place::Domain(_) => Some(self.place.clone()),
+                Place::Host => RuleChain::zone_of(&chain.name)
+                    .and_then(|zone| zones.get(&zone))
+                    .cloned(),
+            };
+            state.insert(Resource::Chain(RuleChain {
+                place: place.unwrap_or(Place::Host),
+                chain: chain.into(),
+            }));
         }
         Ok(())
     }

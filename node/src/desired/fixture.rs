@@ -8,7 +8,7 @@ use bus_schema::{
 };
 use ipnet::IpNet;
 
-use super::{Params, desired, interface_names};
+use super::{Params, Programs, desired, interface_names};
 use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, NodeFact, Projection};
 use crate::resource::State;
@@ -146,7 +146,12 @@ impl Facts {
     }
 
     pub(crate) fn desired(&self, kind: DomainKind) -> State {
-        desired(&self.projection, &self.locals, &params(kind))
+        desired(
+            &self.projection,
+            &self.locals,
+            &params(kind),
+            &mut Programs::default(),
+        )
     }
 }
 

@@ -7,22 +7,28 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod names;
+mod program;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bus_schema::node::DomainKind;
-use bus_schema::{GroupId, MacAddr, NodeName, TenantName};
+use bus_schema::policy::Direction;
+use bus_schema::{GroupId, GroupSpec, MacAddr, NodeName, TenantName};
 use ipnet::IpNet;
 
 use crate::endpoint::{LocalEndpoint, Locals};
-use crate::projection::{NetworkFact, Projection};
+use crate::policy::{Cache, Program};
+use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
     Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Peer, Place, Resource, Route,
-    RouteTarget, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    RouteTarget, RuleChain, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
 };
+
+use program::Writings;
 
 pub use names::{domain_name, interface_names, vxlan_name};
 
@@ -46,11 +52,23 @@ impl Params {
     }
 }
 
+/// What was compiled and written before; it saves work and changes no result.
+#[derive(Debug, Clone, Default)]
+pub struct Programs {
+    compiled: Cache,
+    written: Writings,
+}
+
 /// All of it: the host and every domain.
-pub fn desired(facts: &Projection, locals: &Locals, params: &Params) -> State {
+pub fn desired(
+    facts: &Projection,
+    locals: &Locals,
+    params: &Params,
+    programs: &mut Programs,
+) -> State {
     let mut state = desired_host(facts, params);
     for tenant in tenants(facts, locals, params) {
-        state.extend(desired_domain(facts, &tenant, locals, params));
+        state.extend(desired_domain(facts, &tenant, locals, params, programs));
     }
     state
 }
@@ -98,6 +116,7 @@ pub fn desired_domain(
     tenant: &TenantName,
     locals: &Locals,
     params: &Params,
+    programs: &mut Programs,
 ) -> State {
     let locals = locals.values().map(|it| &**it);
     let locals: Vec<_> = locals.filter(|it| it.tenant == *tenant).collect();
@@ -114,6 +133,7 @@ pub fn desired_domain(
         let network = facts.network(&endpoint.tenant, &endpoint.network);
         domain.endpoint(endpoint, network, &locals);
     }
+    domain.rules(tenant, programs);
     domain.state
 }
 
@@ -124,11 +144,15 @@ struct DomainBuilder<'a> {
     zone: u16,
     /// The device that bears the domain's own addresses.
     loopback: String,
+    /// What the log says of the tenant.
+    fact: Option<&'a TenantFact>,
+    /// The groups with members here.
+    members: BTreeSet<GroupId>,
     state: State,
 }
 
 impl<'a> DomainBuilder<'a> {
-    fn new(facts: &Projection, tenant: &TenantName, params: &'a Params) -> Self {
+    fn new(facts: &'a Projection, tenant: &TenantName, params: &'a Params) -> Self {
         let name = domain_name(params.kind, tenant);
         let place = Place::Domain(name.clone());
         let (loopback, zone, table) = match params.kind {
@@ -140,6 +164,8 @@ impl<'a> DomainBuilder<'a> {
             place: place.clone(),
             zone,
             loopback: loopback.clone(),
+            fact: facts.tenants.get(tenant),
+            members: BTreeSet::new(),
             state: State::default(),
         };
         let kind = params.kind;
@@ -282,19 +308,21 @@ impl<'a> DomainBuilder<'a> {
             })),
         }));
         self.device(&device);
-        let Some(network) = network else { return };
+        let (Some(network), Some(group)) = (network, self.group_of(endpoint)) else {
+            return;
+        };
         let open: Vec<_> = open_addresses(endpoint, network, self.params).collect();
         if open.is_empty() {
             return;
         }
         self.up(&device);
         for address in open {
-            self.endpoint_address(endpoint, network, address);
+            self.endpoint_address(endpoint, group, network, address);
             for other in locals
                 .iter()
                 .filter(|other| same_container(endpoint, other))
             {
-                self.stamp(&other.host_interface, address);
+                self.stamp(&other.host_interface, address, group);
             }
         }
     }
@@ -302,11 +330,19 @@ impl<'a> DomainBuilder<'a> {
     fn endpoint_address(
         &mut self,
         endpoint: &LocalEndpoint,
+        group: GroupId,
         network: &NetworkFact,
         address: IpAddr,
     ) {
         let (place, device) = (self.place.clone(), endpoint.host_interface.clone());
-        self.stamp(&device, address);
+        self.stamp(&device, address, group);
+        self.members.insert(group);
+        self.put(Resource::Element(Element::Member {
+            place: place.clone(),
+            zone: self.zone,
+            address,
+            group,
+        }));
         self.put(Resource::Element(Element::Endpoint {
             place: place.clone(),
             interface: vxlan_name(network.spec.vni),
@@ -326,13 +362,83 @@ impl<'a> DomainBuilder<'a> {
     }
 
     /// Who sends from `address` on `interface` is stamped as what owns the address.
-    fn stamp(&mut self, interface: &str, address: IpAddr) {
+    fn stamp(&mut self, interface: &str, address: IpAddr, stamp: GroupId) {
         self.put(Resource::Element(Element::Stamp {
             place: self.place.clone(),
             interface: interface.to_owned(),
             address,
-            stamp: GroupId::UNGROUPED,
+            stamp,
         }));
+    }
+
+    /// The id of an endpoint's group; `None` when that group isn't there any more.
+    fn group_of(&self, endpoint: &LocalEndpoint) -> Option<GroupId> {
+        match &endpoint.group {
+            None => Some(GroupId::UNGROUPED),
+            Some(group) => Some(self.fact?.groups.get(group)?.spec.id),
+        }
+    }
+
+    /// Who may open connections. A tenant of which newer events tell knows nobody, so none are
+    /// opened.
+    fn rules(&mut self, tenant: &TenantName, programs: &mut Programs) {
+        let Some(fact) = self.fact.filter(|fact| !fact.newer) else {
+            return;
+        };
+        self.decide(|place, zone| Element::Revision {
+            place,
+            zone,
+            revision: fact.ruled.0 as u32,
+        });
+        let ids = fact.groups.values().map(|group| group.spec.id);
+        for group in ids.chain([GroupId::UNGROUPED]) {
+            self.decide(|place, zone| Element::Known { place, zone, group });
+        }
+        for group in fact.groups.values() {
+            let GroupSpec { id, policies, .. } = &group.spec;
+            for direction in [Direction::In, Direction::Out] {
+                // The rules of senders everywhere are decided here, those of receivers only here.
+                if direction == Direction::Out || self.members.contains(id) {
+                    let program = programs
+                        .compiled
+                        .program((tenant, fact), policies, direction);
+                    self.program((*id, direction), &program, &mut programs.written);
+                }
+            }
+        }
+        programs.compiled.sweep(tenant);
+        programs.written.sweep();
+    }
+
+    fn program(
+        &mut self,
+        (group, direction): (GroupId, Direction),
+        program: &Arc<Program>,
+        written: &mut Writings,
+    ) {
+        if program.is_empty() {
+            return;
+        }
+        let written = written.of(self.zone, direction, program);
+        for chain in &written.chains {
+            let (place, chain) = (self.place.clone(), Arc::clone(chain));
+            self.put(Resource::Chain(RuleChain { place, chain }));
+        }
+        for rule in program.rules.keys().copied() {
+            self.decide(|place, zone| Element::Hit { place, zone, rule });
+        }
+        self.decide(|place, zone| Element::Program {
+            place,
+            zone,
+            direction,
+            group,
+            chain: written.entry.clone(),
+        });
+    }
+
+    fn decide(&mut self, element: impl FnOnce(Place, u16) -> Element) {
+        let element = element(self.place.clone(), self.zone);
+        self.put(Resource::Element(element));
     }
 }
 

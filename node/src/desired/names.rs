@@ -65,7 +65,7 @@ fn hash(text: &str) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-fn hex(text: &str, digits: usize) -> String {
+pub(super) fn hex(text: &str, digits: usize) -> String {
     digest(text).simple().to_string()[..digits].to_owned()
 }
 

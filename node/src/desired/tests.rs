@@ -13,7 +13,13 @@ fn the_parts_make_up_the_whole() {
         for kind in kinds() {
             let (facts, locals) = (&scenario.facts.projection, &scenario.facts.locals);
             let mut parts = desired_host(facts, &params(kind));
-            parts.extend(desired_domain(facts, &red(), locals, &params(kind)));
+            parts.extend(desired_domain(
+                facts,
+                &red(),
+                locals,
+                &params(kind),
+                &mut Programs::default(),
+            ));
             assert_eq!(parts, scenario.facts.desired(kind), "{}", scenario.name);
         }
     }

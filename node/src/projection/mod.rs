@@ -53,6 +53,9 @@ pub struct TenantFact {
     pub groups: OrdMap<GroupName, GroupFact>,
     #[serde(default)]
     pub policies: OrdMap<PolicyName, PolicyFact>,
+    /// The last revision that changed groups, policies or rules.
+    #[serde(default)]
+    pub ruled: Revision,
     /// An event about this tenant was written for newer readers only: what it holds is closed for
     /// new connections.
     pub newer: bool,
@@ -298,6 +301,7 @@ impl Projection {
         };
         let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
         tenant.groups.insert(spec.name.clone(), fact);
+        tenant.ruled = self.applied;
         Touched::tenant(&spec.tenant)
     }
 
@@ -305,6 +309,7 @@ impl Projection {
         match self.tenants.get_mut(name) {
             Some(tenant) => {
                 change(tenant);
+                tenant.ruled = self.applied;
                 Touched::tenant(name)
             }
             None => Touched::default(),

@@ -79,20 +79,31 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
 
 /// Puts ops in the order of the specification.
 ///
-/// First what goes, from the outside in: routes before the neighbors they use, the port down
-/// before its firewall's elements, all before the device, the domain last; then connections of
-/// addresses that are free again. Then what comes, from the inside out: the domain, its table,
-/// its settings, devices, addresses; the firewall before a port is up; routes after neighbors.
+/// First what goes, from the outside in: routes before the neighbors they use, the port down, then
+/// devices, the domain last. Then what comes, from the inside out: the domain, its table, its
+/// settings, devices, addresses. Then the firewall of each place, what comes and what goes in one
+/// transaction: chains before the elements that lead to them, and away after those. Then the
+/// connections of addresses that are free again. Last what opens: ports, and routes after
+/// neighbors.
 pub fn order(ops: &mut [Op]) {
     ops.sort_by_cached_key(|op| match op {
-        Op::Delete(resource) => (0, reversed(resource.kind()), Some(resource.key())),
+        Op::Delete(it) => match it.kind() {
+            Kind::Chain => (2, Some(it.place().clone()), 3, Some(it.key())),
+            Kind::Element => (2, Some(it.place().clone()), 1, Some(it.key())),
+            kind => (0, None, reversed(kind), Some(it.key())),
+        },
+        Op::Put(it) | Op::Change { to: it, .. } => match it.kind() {
+            Kind::Chain => (2, Some(it.place().clone()), 0, Some(it.key())),
+            Kind::Element => (2, Some(it.place().clone()), 2, Some(it.key())),
+            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route) => {
+                (4, None, kind as i32, Some(it.key()))
+            }
+            kind => (1, None, kind as i32, Some(it.key())),
+        },
         Op::Forget { place, address, .. } => {
             let id = address.to_string();
             let (place, kind) = (place.clone(), Kind::Route);
-            (1, 0, Some(Key { place, kind, id }))
-        }
-        Op::Put(resource) | Op::Change { to: resource, .. } => {
-            (2, resource.kind() as i32, Some(resource.key()))
+            (3, None, 0, Some(Key { place, kind, id }))
         }
     });
 }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bus_schema::GroupId;
+use bus_schema::policy::Direction;
 use ipnet::IpNet;
 
-use super::{Place, Ruleset, TABLE};
+use super::{Chain, Place, Ruleset, TABLE};
 
 /// Our table and its rules, without the elements of its sets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +20,31 @@ pub struct Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "table inet {TABLE} ({}) in {}", self.rules, self.place)
+    }
+}
+
+/// A chain of compiled rules. Its name says its content, so another content is another chain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleChain {
+    pub place: Place,
+    pub chain: Arc<Chain>,
+}
+
+impl RuleChain {
+    /// Whether a chain of our table is one of these, by its name: a letter, the domain's zone and
+    /// a digest.
+    pub fn zone_of(name: &str) -> Option<u16> {
+        let (kind, rest) = name.split_at_checked(1)?;
+        let (zone, _) = rest.split_once('_')?;
+        let digits = zone.bytes().all(|it| it.is_ascii_digit());
+        (digits && matches!(kind, "p" | "l" | "a" | "m")).then(|| zone.parse().ok())?
+    }
+}
+
+impl fmt::Display for RuleChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Chain { name, rules, .. } = &*self.chain;
+        write!(f, "chain {name} ({} rules) in {}", rules.len(), self.place)
     }
 }
 
@@ -57,6 +84,36 @@ pub enum Element {
         interface: String,
         zone: u16,
     },
+    /// A group that there is: packets of others open no connection.
+    Known {
+        place: Place,
+        zone: u16,
+        group: GroupId,
+    },
+    /// A local endpoint's address, and its group.
+    Member {
+        place: Place,
+        zone: u16,
+        address: IpAddr,
+        group: GroupId,
+    },
+    /// The chain that decides for a group.
+    Program {
+        place: Place,
+        zone: u16,
+        direction: Direction,
+        group: GroupId,
+        chain: String,
+    },
+    /// Counts what a rule decided.
+    Hit { place: Place, zone: u16, rule: u32 },
+    /// The last revision of the log that these rules are of, its low 32 bits: each connection
+    /// carries the one that let it pass.
+    Revision {
+        place: Place,
+        zone: u16,
+        revision: u32,
+    },
 }
 
 impl Element {
@@ -67,7 +124,12 @@ impl Element {
             | Self::Endpoint { place, .. }
             | Self::Gateway { place, .. }
             | Self::Subnet { place, .. }
-            | Self::Zone { place, .. } => place,
+            | Self::Zone { place, .. }
+            | Self::Known { place, .. }
+            | Self::Member { place, .. }
+            | Self::Program { place, .. }
+            | Self::Hit { place, .. }
+            | Self::Revision { place, .. } => place,
         }
     }
 
@@ -85,6 +147,15 @@ impl Element {
             Self::Gateway { .. } => "gateways",
             Self::Subnet { .. } => "subnets",
             Self::Zone { .. } => "zones",
+            Self::Known { .. } => "known",
+            Self::Member { .. } => "members",
+            Self::Program {
+                direction: Direction::In,
+                ..
+            } => "programs_in",
+            Self::Program { .. } => "programs_out",
+            Self::Hit { .. } => "hits",
+            Self::Revision { .. } => "revisions",
         }
     }
 
@@ -105,17 +176,48 @@ impl Element {
             Self::Gateway { zone, address, .. } => format!("{zone} . {address}"),
             Self::Subnet { zone, subnet, .. } => format!("{zone} . {subnet}"),
             Self::Zone { interface, .. } => format!("\"{interface}\""),
+            Self::Member { zone, address, .. } => format!("{zone} . {address}"),
+            Self::Known { zone, group, .. } | Self::Program { zone, group, .. } => {
+                format!("{zone} . {:#x}", group.0)
+            }
+            Self::Hit { zone, rule, .. } => format!("{zone} . {rule:#x}"),
+            Self::Revision { zone, .. } => zone.to_string(),
         }
+    }
+
+    /// What the key is mapped to, as nft writes it; empty for an element of a set.
+    fn value(&self) -> String {
+        match self {
+            Self::Stamp { stamp: group, .. } | Self::Member { group, .. } => {
+                format!(" : {:#x}", group.0)
+            }
+            Self::Zone { zone, .. } => format!(" : {zone}"),
+            Self::Known { group, .. } => format!(" : 0:{:x}", group.0),
+            Self::Program { chain, .. } => format!(" : jump {chain}"),
+            Self::Revision { revision, .. } => format!(" : {revision:#x}"),
+            Self::Peer { .. }
+            | Self::Endpoint { .. }
+            | Self::Gateway { .. }
+            | Self::Subnet { .. }
+            | Self::Hit { .. } => String::new(),
+        }
+    }
+
+    /// Whether connections are decided by it: such elements are right only all together.
+    pub fn decides(&self) -> bool {
+        matches!(
+            self,
+            Self::Known { .. }
+                | Self::Member { .. }
+                | Self::Program { .. }
+                | Self::Hit { .. }
+                | Self::Revision { .. }
+        )
     }
 
     /// The line of an nft script that adds it.
     pub fn add(&self) -> String {
-        let value = match self {
-            Self::Stamp { stamp, .. } => format!(" : {:#x}", stamp.0),
-            Self::Zone { zone, .. } => format!(" : {zone}"),
-            _ => String::new(),
-        };
-        let (set, key) = (self.set(), self.key());
+        let (set, key, value) = (self.set(), self.key(), self.value());
         format!("add element inet {TABLE} {set} {{ {key}{value} }}\n")
     }
 
@@ -128,12 +230,8 @@ impl Element {
 
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "element {} {{ {}", self.set(), self.key())?;
-        match self {
-            Self::Stamp { stamp, .. } => write!(f, " : {:#x}", stamp.0)?,
-            Self::Zone { zone, .. } => write!(f, " : {zone}")?,
-            _ => {}
-        }
+        let (set, key, value) = (self.set(), self.key(), self.value());
+        write!(f, "element {set} {{ {key}{value}")?;
         write!(f, " }} in {}", self.place())
     }
 }

@@ -11,7 +11,7 @@ mod ruleset;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use firewall::{Element, Table};
+pub use firewall::{Element, RuleChain, Table};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sysctl, Up, Veth, Vxlan,
 };
@@ -52,6 +52,7 @@ pub enum Resource {
     Address(Address),
     Neighbor(Neighbor),
     Fdb(Fdb),
+    Chain(RuleChain),
     Element(Element),
     Up(Up),
     Route(Route),
@@ -77,6 +78,7 @@ pub enum Kind {
     Device,
     DeviceSysctl,
     Address,
+    Chain,
     Element,
     /// After the firewall; before neighbors, which the kernel flushes when a device goes down, and
     /// before routes, which it refuses on a device that is down.
@@ -97,6 +99,7 @@ impl Resource {
             Self::Address(it) => &it.place,
             Self::Neighbor(it) => &it.place,
             Self::Fdb(it) => &it.place,
+            Self::Chain(it) => &it.place,
             Self::Element(it) => it.place(),
             Self::Up(it) => &it.place,
             Self::Route(it) => &it.place,
@@ -113,6 +116,7 @@ impl Resource {
             Self::Address(_) => Kind::Address,
             Self::Neighbor(_) => Kind::Neighbor,
             Self::Fdb(_) => Kind::Fdb,
+            Self::Chain(_) => Kind::Chain,
             Self::Element(_) => Kind::Element,
             Self::Up(_) => Kind::Up,
             Self::Route(_) => Kind::Route,
@@ -122,7 +126,7 @@ impl Resource {
     /// The device without which this resource can't be, in its place.
     pub fn device(&self) -> Option<&str> {
         match self {
-            Self::Domain(_) | Self::Table(_) | Self::Element(_) => None,
+            Self::Domain(_) | Self::Table(_) | Self::Chain(_) | Self::Element(_) => None,
             Self::Vxlan(_) | Self::Veth(_) => None,
             Self::Sysctl(it) => it.device.as_deref(),
             Self::Address(it) => Some(&it.device),
@@ -142,6 +146,7 @@ impl Resource {
             Self::Address(it) => format!("{} {}", it.device, it.address),
             Self::Neighbor(it) => format!("{} {}", it.device, it.address),
             Self::Fdb(it) => format!("{} {}", it.device, it.mac),
+            Self::Chain(it) => it.chain.name.clone(),
             Self::Element(it) => it.id(),
             Self::Up(it) => it.device.clone(),
             Self::Route(it) => it.destination.to_string(),
@@ -165,6 +170,7 @@ impl fmt::Display for Resource {
             Self::Address(it) => it.fmt(f),
             Self::Neighbor(it) => it.fmt(f),
             Self::Fdb(it) => it.fmt(f),
+            Self::Chain(it) => it.fmt(f),
             Self::Element(it) => it.fmt(f),
             Self::Up(it) => it.fmt(f),
             Self::Route(it) => it.fmt(f),

@@ -9,7 +9,8 @@ use std::fmt;
 use bus_schema::GroupId;
 use bus_schema::node::DomainKind;
 
-use super::TABLE;
+use super::{RuleChain, TABLE};
+use crate::policy::Value;
 
 /// Where each domain's DNS server is bound, and the host's forwarder.
 pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 53, 53);
@@ -63,6 +64,31 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    pub fn new<'a>(name: &str, rules: impl IntoIterator<Item = &'a str>) -> Self {
+        let rules = rules.into_iter().map(|text| Rule {
+            digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
+            text: Unseen(Some(text.to_owned())),
+        });
+        Self {
+            name: name.to_owned(),
+            base: None,
+            rules: rules.collect(),
+        }
+    }
+
+    /// The lines of an nft script that make its rules these, once the chain is there.
+    pub fn fill(&self) -> String {
+        let name = &self.name;
+        let mut script = format!("flush chain inet {TABLE} {name}\n");
+        for Rule { digest, text } in &self.rules {
+            let text = text.0.as_deref().unwrap_or_default();
+            script += &format!("add rule inet {TABLE} {name} {text} comment \"{digest}\"\n");
+        }
+        script
+    }
+}
+
 /// The rules of a table, without its elements; chains in the order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ruleset {
@@ -80,6 +106,7 @@ impl Ruleset {
         if let Some(kind) = parts.domain {
             rules.ingress(kind);
             rules.dns();
+            rules.opening();
             rules.passing(kind);
         }
         rules.sort();
@@ -190,6 +217,52 @@ impl Ruleset {
         );
     }
 
+    /// Who may open a connection to whom: asked at the end where it arrives, for its first packet.
+    ///
+    /// The sender's id is put aside in the packet's priority, which the map of known ids does; the
+    /// mark is then free for the receiver's id and for a line's result; the best result so far is
+    /// the connection's mark. Read `policy` first.
+    fn opening(&mut self) {
+        self.set("known", "map", "typeof ct zone . meta mark : meta priority");
+        self.set("members", "map", "typeof ct zone . ip daddr : meta mark");
+        self.set("programs_in", "map", "typeof ct zone . meta mark : verdict");
+        self.set(
+            "programs_out",
+            "map",
+            "typeof ct zone . meta mark : verdict",
+        );
+        self.set("hits", "set", "typeof ct zone . ct mark; counter");
+        self.set("revisions", "map", "typeof ct zone : ct mark");
+        let none = format!("ct mark set {:#x}", Value::NONE);
+        let hit = format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER);
+        let denied = format!("ct mark & {:#x} == 0 counter drop", Value::ALLOWS);
+        let nobody = format!("meta mark set {}", GroupId::UNGROUPED.0);
+        self.chain(
+            "opening",
+            &[
+                "meta priority set none",
+                "meta priority set ct zone . meta mark map @known",
+                "meta priority none counter drop",
+                r#"oifname "cx*" meta priority set none accept"#,
+                &none,
+                "ct zone . meta mark vmap @programs_out",
+                &hit,
+                &denied,
+                &none,
+                "meta mark set 0",
+                "meta mark set ct zone . ip daddr map @members",
+                "meta mark 0 counter drop",
+                "ct zone . meta mark vmap @programs_in",
+                &hit,
+                &denied,
+                "ct mark set 0",
+                "ct mark set ct zone map @revisions",
+                &nobody,
+                "meta priority set none",
+            ],
+        );
+    }
+
     /// What passes through the domain, what ends in it and what starts there: the domain's own
     /// errors about a packet bear its sender's stamp (`fwmark_reflect`) or that of no group.
     fn passing(&mut self, kind: DomainKind) {
@@ -206,6 +279,10 @@ impl Ruleset {
             &[
                 r#"iifname "cx*" oifname "cx*" counter drop"#,
                 "ct state invalid counter drop",
+                "ct state established,related accept",
+                "ct state untracked counter drop",
+                "tcp flags & (fin | syn | rst | ack) != syn counter drop",
+                "goto opening",
             ],
         );
         let mut inputs = vec![
@@ -254,23 +331,17 @@ impl Ruleset {
     }
 
     fn chain(&mut self, name: &str, rules: &[&str]) {
-        let rules = rules.iter().map(|text| Rule {
-            digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
-            text: Unseen(Some((*text).to_owned())),
-        });
-        self.chains.push(Chain {
-            name: name.to_owned(),
-            base: None,
-            rules: rules.collect(),
-        });
+        self.chains.push(Chain::new(name, rules.iter().copied()));
     }
 
     /// The script that makes the table's rules these, in one transaction, and leaves the
-    /// elements: `present` are the chains that are there now.
+    /// elements and the compiled rules: `present` are the chains that are there now.
     pub fn script(&self, present: &[String]) -> String {
-        let mut script = format!("add table inet {TABLE}\nflush table inet {TABLE}\n");
-        for chain in present {
-            script += &format!("delete chain inet {TABLE} {chain}\n");
+        let mut script = format!("add table inet {TABLE}\n");
+        for verb in ["flush", "delete"] {
+            for chain in present.iter().filter(|it| RuleChain::zone_of(it).is_none()) {
+                script += &format!("{verb} chain inet {TABLE} {chain}\n");
+            }
         }
         script += &format!("table inet {TABLE} {{\n");
         for (_, Unseen(text)) in &self.sets {

@@ -12,7 +12,7 @@ use bus_schema::{
 };
 use ipnet::IpNet;
 use node::datapath::{Datapath, Options, PeerSetup, Scope};
-use node::desired::{self, Params};
+use node::desired::{self, Params, Programs};
 use node::endpoint::{LocalEndpoint, Locals, Owner};
 use node::projection::{NetworkFact, NodeFact, Projection};
 use node::reconcile::{self, Op};
@@ -218,12 +218,18 @@ impl World {
 
     pub(crate) fn domain(&self, host: usize, of: &str) -> State {
         let it = &self.hosts[host];
-        desired::desired_domain(&self.facts, &tenant(of), &it.locals, &it.params)
+        let mut fresh = Programs::default();
+        desired::desired_domain(&self.facts, &tenant(of), &it.locals, &it.params, &mut fresh)
     }
 
     pub(crate) fn desired(&self, host: usize) -> State {
         let it = &self.hosts[host];
-        desired::desired(&self.facts, &it.locals, &it.params)
+        desired::desired(
+            &self.facts,
+            &it.locals,
+            &it.params,
+            &mut Programs::default(),
+        )
     }
 
     /// The difference between what is and what should be, on one host.
