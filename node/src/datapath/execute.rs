@@ -23,6 +23,12 @@ use crate::resource::{
     Vxlan,
 };
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Together {
+    Nft,
+    Forget,
+}
+
 /// One run over a list of ops.
 pub(super) struct Batch<'a> {
     datapath: &'a Datapath,
@@ -46,17 +52,13 @@ impl<'a> Batch<'a> {
     pub(super) async fn run(mut self, ops: &[Op]) -> Result<(), BatchError> {
         let mut rest = ops;
         while let [op, ..] = rest {
-            let together = match self.transaction(op) {
-                Some(place) => {
-                    let same = |op: &&Op| self.transaction(op) == Some(place.clone());
-                    rest.iter().take_while(same).count()
-                }
-                None => 1,
-            };
-            let (now, later) = rest.split_at(together);
-            match self.transaction(op) {
-                Some(place) if matches!(op, Op::Forget { .. }) => self.forget(&place, now).await,
-                Some(place) => self.elements(&place, now).await,
+            let together = self.transaction(op);
+            let same = |op: &&Op| together.is_some() && self.transaction(op) == together;
+            let count = rest.iter().take_while(same).count().max(1);
+            let (now, later) = rest.split_at(count);
+            match together {
+                Some((Together::Forget, place)) => self.forget(&place, now).await,
+                Some((Together::Nft, place)) => self.elements(&place, now).await,
                 None => {
                     let result = self.one(op).await;
                     self.keep(op, result);
@@ -73,14 +75,14 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// The place whose table (or conntrack) the op changes, when it is an op of that sort.
-    fn transaction(&self, op: &Op) -> Option<Place> {
+    /// What is done together with its like, and where.
+    fn transaction(&self, op: &Op) -> Option<(Together, Place)> {
         match op {
             Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => {
                 let ours = matches!(it, Resource::Element(_) | Resource::Chain(_));
-                ours.then(|| self.datapath.netfilter_of(it.place()))
+                ours.then(|| (Together::Nft, self.datapath.netfilter_of(it.place())))
             }
-            Op::Forget { place, .. } => Some(self.datapath.netfilter_of(place)),
+            Op::Forget { place, .. } => Some((Together::Forget, self.datapath.netfilter_of(place))),
         }
     }
 

@@ -23,10 +23,12 @@ pub(super) struct Written {
     pub(super) chains: Vec<Arc<Chain>>,
 }
 
-/// Programs that were written before, by zone and by the program's place in memory, which is its
-/// own as long as we hold it.
+/// By zone, direction and the program's place in memory, which is its own as long as we hold it.
+type Place = (u16, Direction, usize);
+
+/// Programs that were written before.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Writings(BTreeMap<(u16, Direction, usize), (Arc<Program>, Arc<Written>)>);
+pub(super) struct Writings(BTreeMap<Place, (Arc<Program>, Arc<Written>)>);
 
 impl Writings {
     pub(super) fn of(

@@ -1,6 +1,8 @@
 //! The datapath in real namespaces, by its own API: two hosts, real packets. Needs root.
 
 mod dns;
+mod policy;
+mod traffic;
 mod world;
 
 use bus_schema::node::DomainKind;
@@ -12,7 +14,7 @@ use world::{World, exec, is_silent, pings, run};
 /// Counts what reaches a local endpoint with this mark, in the domain's forward hook.
 fn count_mark(world: &World, host: usize, tenant: &str, mark: u32) {
     let probe = format!(
-        "nft -f - <<'X'\ntable inet probe {{\nchain f {{\ntype filter hook forward priority 10\n\
+        "nft -f - <<'X'\ntable inet probe {{\nchain f {{\ntype filter hook forward priority -10\n\
          oifname \"cv*\" meta mark {mark} counter\n}}\n}}\nX"
     );
     let output = world.in_domain(host, tenant, &probe);

@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bus_schema::event::Settings;
 use bus_schema::node::DomainKind;
+use bus_schema::policy::{Action, Direction, GroupSpec, Peer, PortRange, Priority, Rule, RuleSpec};
 use bus_schema::{
-    EndpointId, MacAddr, MachineId, NetworkName, NetworkSpec, NodeName, Pool, TenantName, Vni,
+    AddressRange, EndpointId, GroupId, GroupName, MacAddr, MachineId, NetworkName, NetworkSpec,
+    NodeName, PolicyName, Pool, RuleId, TenantName, Vni,
 };
 use ipnet::IpNet;
 use node::datapath::{Datapath, Options, PeerSetup, Scope};
 use node::desired::{self, Params, Programs};
 use node::endpoint::{LocalEndpoint, Locals, Owner};
-use node::projection::{NetworkFact, NodeFact, Projection};
+use node::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projection};
 use node::reconcile::{self, Op};
 use node::resource::{Place, State};
 
@@ -174,6 +176,17 @@ impl World {
         name: &str,
         at: &str,
     ) -> String {
+        self.attach_in(host, (of, network, None), name, at).await
+    }
+
+    /// The same for a member of a group.
+    pub(crate) async fn attach_in(
+        &mut self,
+        host: usize,
+        (of, network, group): (&str, &str, Option<&str>),
+        name: &str,
+        at: &str,
+    ) -> String {
         let netns = self.namespace(&format!("{of}-{name}"));
         let id = EndpointId::new(format!("{of}-{name}")).expect("valid");
         let (host_interface, peer_interface) = desired::interface_names(&id);
@@ -181,7 +194,7 @@ impl World {
             id: id.clone(),
             tenant: tenant(of),
             network: NetworkName::new(network).expect("valid"),
-            group: None,
+            group: group.map(|group| GroupName::new(group).expect("valid")),
             addresses: vec![ip(at)],
             mac: MacAddr::of_endpoint(ip(at)),
             host_interface,
@@ -214,6 +227,39 @@ impl World {
         datapath.place_peer(&setup).await.expect("placed");
         datapath.place_peer(&setup).await.expect("placed again");
         netns
+    }
+
+    /// A group of `net` with these policies.
+    pub(crate) fn group(&mut self, of: &str, name: &str, id: u16, policies: &[&str]) {
+        let policies = policies
+            .iter()
+            .map(|it| PolicyName::new(*it).expect("valid"));
+        let spec = GroupSpec {
+            tenant: tenant(of),
+            network: NetworkName::new("net").expect("valid"),
+            name: GroupName::new(name).expect("valid"),
+            id: GroupId(id),
+            policies: policies.collect(),
+            docker_name: None,
+        };
+        let fact = self.facts.tenants.entry(tenant(of)).or_default();
+        fact.ruled.0 += 1;
+        let closing = false;
+        fact.groups
+            .insert(spec.name.clone(), GroupFact { spec, closing });
+    }
+
+    /// These are the policy's rules from now on, in the words of `rule`.
+    pub(crate) fn policy(&mut self, of: &str, name: &str, rules: &[&str]) {
+        let fact = self.facts.tenants.entry(tenant(of)).or_default();
+        fact.ruled.0 += 1;
+        let rules = rules.iter().map(|text| rule(text));
+        let policy = PolicyFact {
+            rules: rules.map(|rule| (rule.id.clone(), rule)).collect(),
+            ..PolicyFact::default()
+        };
+        fact.policies
+            .insert(PolicyName::new(name).expect("valid"), policy);
     }
 
     pub(crate) fn domain(&self, host: usize, of: &str) -> State {
@@ -274,6 +320,63 @@ impl Drop for World {
         for namespace in &self.namespaces {
             sh(&format!("ip netns del {namespace}"));
         }
+    }
+}
+
+/// A rule in the order of `netctl policy rule-add`: `7 in deny tcp 80,443 priority 10 group web`.
+/// Its number is its id.
+pub(crate) fn rule(text: &str) -> Rule {
+    let mut words = text.split_whitespace().peekable();
+    let mut word = || words.next().map(str::to_owned);
+    let id = word().expect("an id");
+    let direction = match word().as_deref() {
+        Some("in") => Direction::In,
+        _ => Direction::Out,
+    };
+    let action = match word().as_deref() {
+        Some("deny") => Action::Deny,
+        _ => Action::Allow,
+    };
+    let mut spec = RuleSpec {
+        direction,
+        priority: Priority::DEFAULT,
+        action,
+        protocol: None,
+        ports: Vec::new(),
+        peer: None,
+    };
+    while let Some(next) = word() {
+        let mut value = || word().expect("a value");
+        match next.as_str() {
+            "priority" => {
+                let priority = value().parse().expect("a number");
+                spec.priority = Priority::new(priority).expect("in range");
+            }
+            "group" => {
+                let group = GroupName::new(value()).expect("valid");
+                spec.peer = Some(Peer::Group { group });
+            }
+            "network" => {
+                let network = NetworkName::new(value()).expect("valid");
+                spec.peer = Some(Peer::Network { network });
+            }
+            "from" | "to" => {
+                let net: ipnet::Ipv4Net = value().parse().expect("a network");
+                let (first, last) = (net.network().into(), net.broadcast().into());
+                let range = AddressRange { first, last };
+                spec.peer = Some(Peer::Addresses { range });
+            }
+            ports if ports.starts_with(|it: char| it.is_ascii_digit()) => {
+                let ranges = ports.split(',').map(|it| it.parse().expect("ports"));
+                spec.ports = PortRange::normalise(ranges.collect());
+            }
+            protocol => spec.protocol = Some(protocol.parse().expect("a protocol")),
+        }
+    }
+    Rule {
+        number: id.parse().expect("a number"),
+        id: RuleId::new(id).expect("valid"),
+        spec,
     }
 }
 

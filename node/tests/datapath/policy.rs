@@ -1,0 +1,130 @@
+//! Groups, policies and rules against real packets.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use crate::traffic::{Echo, echoes, is_dropped, listen, opens};
+use crate::world::{World, is_silent, pings};
+
+/// The quick start's second act: `web` on the first host takes 80 and 443, and nothing else by TCP.
+const PROD_WEB: [&str; 3] = [
+    "1 in deny tcp",
+    "2 in allow tcp 80 priority 10",
+    "3 in allow tcp 443 priority 10",
+];
+
+pub(crate) async fn one_tenant() -> World {
+    let mut world = World::new().await;
+    world.network("red", "net", 1001);
+    world
+}
+
+fn web(group: &str) -> (&'static str, &'static str, Option<&str>) {
+    ("red", "net", Some(group))
+}
+
+/// Whether a connection still carries bytes both ways.
+fn carries(listener: &TcpListener, mut stream: &TcpStream) -> bool {
+    let (mut accepted, _) = listener.accept().expect("a connection");
+    still_carries(&mut accepted, &mut stream)
+}
+
+fn still_carries(one: &mut impl ReadWrite, other: &mut impl ReadWrite) -> bool {
+    let mut bytes = [0; 4];
+    one.write_all(b"ping").expect("sent");
+    other.read_exact(&mut bytes).expect("got");
+    other.write_all(b"pong").expect("sent");
+    one.read_exact(&mut bytes).expect("got");
+    bytes == *b"pong"
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quick_starts_policy_holds_on_one_host_and_across() {
+    let mut world = one_tenant().await;
+    world.policy("red", "prod", &PROD_WEB);
+    world.group("red", "web", 2, &["prod"]);
+    world.sync_all().await;
+    let near = world.attach(0, "red", "net", "near", "20.1.1.2").await;
+    let far = world.attach(1, "red", "net", "far", "20.1.1.129").await;
+    let server = world.attach_in(0, web("web"), "web", "20.1.1.1").await;
+    let listeners: Vec<_> = [80, 443, 8080].map(|it| listen(&server, it)).into();
+    for client in [&near, &far] {
+        assert!(opens(client, "20.1.1.1", 80).is_some());
+        assert!(opens(client, "20.1.1.1", 443).is_some());
+        assert!(is_dropped(client, "20.1.1.1", 8080));
+        assert!(pings(client, "20.1.1.1"), "only TCP is denied");
+    }
+    for (client, at) in [(&near, "20.1.1.2"), (&far, "20.1.1.129")] {
+        let back = listen(client, 9);
+        let stream = opens(&server, at, 9).expect("its own connections");
+        assert!(carries(&back, &stream), "replies come back");
+    }
+    assert_eq!(world.pending(0).await, []);
+    assert_eq!(world.pending(1).await, []);
+    drop(listeners);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_peer_and_protocol_is_decided() {
+    let mut world = one_tenant().await;
+    world.policy(
+        "red",
+        "all",
+        &[
+            "1 in deny",
+            "2 in allow tcp 80 priority 5 group app",
+            "3 in allow tcp 81 priority 5 from 20.1.1.128/25",
+            "4 in allow tcp 82 priority 5 network net",
+            "5 in allow tcp 83,85,87-90,100-200 priority 5",
+            "6 in deny tcp 88 priority 6",
+            "7 in allow udp 53 priority 7 group app",
+            "8 in deny tcp 82 priority 9 from 20.1.1.129/32",
+            "9 in allow icmp priority 3 group app",
+        ],
+    );
+    world.policy("red", "outgoing", &["20 out deny tcp 84 group web"]);
+    world.policy("red", "open", &["21 in allow priority 100"]);
+    world.group("red", "web", 2, &["all"]);
+    world.group("red", "app", 3, &[]);
+    world.group("red", "sad", 4, &["outgoing"]);
+    world.group("red", "any", 5, &["open"]);
+    world.sync_all().await;
+    let app = world.attach_in(1, web("app"), "app", "20.1.1.129").await;
+    let sad = world.attach_in(1, web("sad"), "sad", "20.1.1.130").await;
+    let near = world.attach(0, "red", "net", "near", "20.1.1.2").await;
+    let server = world.attach_in(0, web("web"), "web", "20.1.1.1").await;
+    let any = world.attach_in(0, web("any"), "any", "20.1.1.3").await;
+    let ports = [80, 81, 82, 83, 84, 87, 88, 89, 150, 201];
+    let _listeners: Vec<_> = ports.map(|it| listen(&server, it)).into();
+    let _any = listen(&any, 84);
+    let cases: [(&String, &[u16], &[u16]); 3] = [
+        (&app, &[80, 81, 83, 87, 89, 150], &[82, 84, 88, 201]),
+        (&sad, &[81, 82, 83, 87, 89, 150], &[80, 84, 88, 201]),
+        (&near, &[82, 83, 87, 89, 150], &[80, 81, 84, 88, 201]),
+    ];
+    for (client, open, closed) in cases {
+        for port in open {
+            assert!(
+                opens(client, "20.1.1.1", *port).is_some(),
+                "{client} {port}"
+            );
+        }
+        for port in closed {
+            assert!(is_dropped(client, "20.1.1.1", *port), "{client} {port}");
+        }
+    }
+    assert!(opens(&sad, "20.1.1.3", 84).is_some(), "only towards web");
+    let _echo = [Echo::start(&server, 53), Echo::start(&server, 54)];
+    assert!(echoes(&app, "20.1.1.1", 53));
+    assert!(!echoes(&app, "20.1.1.1", 54));
+    assert!(!echoes(&sad, "20.1.1.1", 53));
+    assert!(pings(&app, "20.1.1.1"));
+    assert!(is_silent(&sad, "20.1.1.1") && is_silent(&near, "20.1.1.1"));
+    assert!(pings(&server, "20.1.1.2"), "its own pings are answered");
+    assert_eq!(world.pending(0).await, []);
+    world.reopen(0).await;
+    assert_eq!(world.pending(0).await, []);
+}

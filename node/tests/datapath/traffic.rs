@@ -1,0 +1,111 @@
+//! Sockets inside namespaces, without a program for each packet.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Longer than a first packet that got lost is sent again, for a busy machine's sake.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What passes answers in less than a millisecond.
+const SILENCE: Duration = Duration::from_millis(400);
+
+/// Runs something on a thread inside a namespace; sockets stay there.
+pub(crate) fn within<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        let file = File::open(format!("/run/netns/{netns}")).expect("the namespace");
+        setns(file, CloneFlags::CLONE_NEWNET).expect("entered");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
+}
+
+/// Listens on a port; the kernel accepts.
+pub(crate) fn listen(netns: &str, port: u16) -> TcpListener {
+    within(netns, || {
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port")
+    })
+}
+
+fn connect(netns: &str, to: (&str, u16), patience: Duration) -> std::io::Result<TcpStream> {
+    let address = SocketAddr::new(to.0.parse().expect("an address"), to.1);
+    within(netns, || TcpStream::connect_timeout(&address, patience))
+}
+
+/// The connection, when it opens.
+pub(crate) fn opens(netns: &str, to: &str, port: u16) -> Option<TcpStream> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match connect(netns, (to, port), left.max(SILENCE)) {
+            Ok(stream) => return Some(stream),
+            // A neighbour that isn't there yet.
+            Err(error) if error.kind() == ErrorKind::HostUnreachable && !left.is_zero() => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whether nothing at all comes back.
+pub(crate) fn is_dropped(netns: &str, to: &str, port: u16) -> bool {
+    let error = connect(netns, (to, port), SILENCE).err();
+    error.is_some_and(|it| matches!(it.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock))
+}
+
+/// Answers each datagram on a port with itself, until it is dropped.
+pub(crate) struct Echo {
+    address: IpAddr,
+    port: u16,
+    netns: String,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Echo {
+    pub(crate) fn start(netns: &str, port: u16) -> Self {
+        let socket = within(netns, || {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port")
+        });
+        let answer = move || {
+            let mut bytes = [0; 64];
+            while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+                if bytes[..length] == *b"end" {
+                    return;
+                }
+                // A sender that is gone is no error of ours.
+                let _ = socket.send_to(&bytes[..length], from);
+            }
+        };
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port,
+            netns: netns.to_owned(),
+            thread: Some(std::thread::spawn(answer)),
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let to = (self.address, self.port);
+        within(&self.netns, || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+            let _ = socket.send_to(b"end", to);
+        });
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether a datagram is answered.
+pub(crate) fn echoes(netns: &str, to: &str, port: u16) -> bool {
+    within(netns, || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+        socket.set_read_timeout(Some(SILENCE)).expect("a time-out");
+        // A network that isn't there yet shows as no answer.
+        let _ = socket.send_to(b"hello", (to, port));
+        socket.recv_from(&mut [0; 64]).is_ok()
+    })
+}
