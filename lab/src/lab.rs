@@ -307,6 +307,7 @@ impl Lab {
             keeper: Pid::of(keeper.id()),
             subnet: 0,
             token: token()?,
+            domain: spec.domain.clone(),
             hosts: BTreeMap::new(),
             processes: BTreeMap::new(),
             workloads: BTreeMap::new(),
@@ -480,6 +481,7 @@ impl Lab {
         let binary = tools::binary("netplugin")?;
         let mut argv = vec![binary, "run".to_owned()];
         argv.extend(["--name", node, "--underlay", underlay].map(str::to_owned));
+        argv.extend(["--domain".to_owned(), self.state.domain.clone()]);
         if !docker {
             argv.extend(["--engine", "none"].map(str::to_owned));
         }

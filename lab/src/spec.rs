@@ -24,6 +24,7 @@ pub struct Spec {
     pub(crate) nodes: u8,
     pub(crate) netmasters: u8,
     pub(crate) daemons: Daemons,
+    pub(crate) domain: String,
     pub(crate) docker: bool,
     pub(crate) docker_bridge: bool,
     pub(crate) loopback_resolver: BTreeSet<u8>,
@@ -32,10 +33,12 @@ pub struct Spec {
 
 impl Spec {
     /// A lab of a test: its name is unique, and it ends with the value or with the test's process.
+    /// `CONTIV_TEST_DOMAIN` names the kind of domain that its nodes make, `vrf` or `netns`.
     pub fn test(nodes: u8) -> Self {
         let name = format!("t{}-{:06x}", std::process::id(), fastrand::u32(..1 << 24));
         Self {
             persistent: false,
+            domain: std::env::var("CONTIV_TEST_DOMAIN").unwrap_or_else(|_| "auto".to_owned()),
             ..Self::named(name, nodes)
         }
     }
@@ -47,6 +50,7 @@ impl Spec {
             nodes,
             netmasters: 1,
             daemons: Daemons::All,
+            domain: "auto".to_owned(),
             docker: false,
             docker_bridge: false,
             loopback_resolver: BTreeSet::new(),

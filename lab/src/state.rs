@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) keeper: Pid,
     pub(crate) subnet: u8,
     pub(crate) token: String,
+    /// The kind of domain that every netplugin is told to make.
+    pub(crate) domain: String,
     pub(crate) hosts: BTreeMap<String, HostState>,
     pub(crate) processes: BTreeMap<String, ProcessState>,
     pub(crate) workloads: BTreeMap<String, WorkloadState>,

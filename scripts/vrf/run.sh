@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Runs test programs of this workspace on Debian's kernel in a VM, where domains are VRF devices:
 #
-#     scripts/vrf/run.sh [PACKAGE/TEST...] [-- ARGUMENTS OF THE TEST PROGRAMS]
+#     scripts/vrf/run.sh [PACKAGE/TEST[:NAME,NAME...]...]
 #
+# such as node/datapath:drift. Without names it's the smoke test: what fits into make test.
 # The VM's only file system is an initrd made of this machine's own programs, ours, and the
 # kernel's modules. A hang is cut after $VRF_TIME_LIMIT seconds; the console's end is then what
 # was printed last.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-suites=(node/datapath)
-arguments=()
-limit=${VRF_TIME_LIMIT:-170}
+suites=(node/datapath chaos-tests/quick_start:tenants_use,workloads_reach,names_outside)
+[[ $# -eq 0 ]] || suites=("$@")
+limit=${VRF_TIME_LIMIT:-300}
 kernel=.tools/linux
 work=target/vrf
 root=$work/root
@@ -20,14 +21,6 @@ fail() {
   echo "vrf: $*" >&2
   exit 1
 }
-
-named=()
-while [[ $# -gt 0 && $1 != -- ]]; do
-  named+=("$1")
-  shift
-done
-[[ $# -eq 0 ]] || arguments=("${@:2}")
-[[ ${#named[@]} -eq 0 ]] || suites=("${named[@]}")
 
 for need in "$kernel/vmlinuz" .tools/nats-server; do
   [[ -e $need ]] || fail "$need is missing: \`make vrf-tools\` fetches it"
@@ -51,7 +44,7 @@ add_ours() {
 
 make_root() {
   rm -rf "$root"
-  mkdir -p "$root"/{dev,proc,sys,run,tmp,root,opt/contiv,tests,etc,var/lib,usr/{bin,sbin,lib,lib64}}
+  mkdir -p "$root"/{dev,proc,sys,run,tmp,root,opt/contiv,tests,names,etc,var/lib,usr/{bin,sbin,lib,lib64}}
   local link
   for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
 
@@ -74,19 +67,20 @@ make_root() {
   printf '127.0.0.1 localhost\n' >"$root/etc/hosts"
   cp -r "$kernel/lib/modules" "$root/usr/lib/"
   install -m 755 scripts/vrf/init "$root/init"
-  printf '%s\n' "${arguments[*]}" >"$root/arguments"
 }
 
 add_tests() {
-  local built suite program number=0
+  local built suite names program number=0
   built=$(cargo test --locked --workspace --no-run --message-format=json \
     | jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.kind == ["test"])
              | (.manifest_path | split("/")[-2]) + "/" + .target.name + " " + .executable')
   for suite in "${suites[@]}"; do
+    IFS=: read -r suite names <<<"$suite"
     program=$(awk -v suite="$suite" '$1 == suite {print $2}' <<<"$built")
     [[ -n $program ]] || fail "there is no test program $suite; there are: $(awk '{print $1}' <<<"$built" | sort | tr '\n' ' ')"
     number=$((number + 1))
     add_ours "$program" "tests/$number-${suite/\//.}"
+    printf '%s\n' "${names//,/ }" >"$root/names/$number-${suite/\//.}"
   done
   for program in netctl netmaster netplugin; do
     add_ours "target/debug/$program" "opt/contiv/$program"

@@ -1,5 +1,6 @@
 //! Two hosts and a stranger on one underlay, as network namespaces, driven by the datapath's API.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -13,6 +14,9 @@ use bus_schema::{
     NodeName, PolicyName, Pool, RuleId, TenantName, Vni,
 };
 use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sched::{CloneFlags, setns};
 use node::datapath::{Datapath, Options, PeerSetup, Scope};
 use node::desired::{self, Params, Programs};
 use node::endpoint::{LocalEndpoint, Locals, Owner};
@@ -225,6 +229,8 @@ impl World {
             mtu: self.hosts[host].params.mtu(),
         };
         datapath.place_peer(&setup).await.expect("placed");
+        let running = self.is_running(host, of, &setup.host.1);
+        assert!(running, "the host sends to {name} once it is placed");
         datapath.place_peer(&setup).await.expect("placed again");
         netns
     }
@@ -287,6 +293,30 @@ impl World {
     pub(crate) async fn sync(&self, host: usize) {
         let ops = self.pending(host).await;
         self.hosts[host].datapath.execute(&ops).await.expect("done");
+    }
+
+    /// Whether a device of a domain has a carrier and sends, looked at without starting a process.
+    pub(crate) fn is_running(&self, host: usize, of: &str, device: &str) -> bool {
+        let it = &self.hosts[host];
+        let netns = match it.params.kind {
+            DomainKind::Netns => it
+                .netns_dir
+                .join(desired::domain_name(it.params.kind, &tenant(of))),
+            DomainKind::Vrf => PathBuf::from("/run/netns").join(&it.netns),
+        };
+        let device = device.to_owned();
+        let look = move || {
+            setns(
+                File::open(netns).expect("its namespace"),
+                CloneFlags::CLONE_NEWNET,
+            )
+            .expect("root");
+            let mut all = getifaddrs().expect("a list");
+            all.any(|it| {
+                it.interface_name == device && it.flags.contains(InterfaceFlags::IFF_RUNNING)
+            })
+        };
+        std::thread::spawn(look).join().expect("no panic")
     }
 
     pub(crate) async fn sync_all(&self) {
