@@ -125,19 +125,19 @@ fn policies(lab: &Lab) -> anyhow::Result<()> {
         ("node-2", "shop", "80"),
         ("node-2", "shop", "443"),
         ("node-2", "shop", "8080"),
-        ("node-1", "web", "9000"),
+        ("node-2", "db", "9000"),
     ] {
         serve(lab, node, container, port)?;
     }
     docker(
         lab,
-        "node-1",
-        &["exec", "web", "nslookup", "-type=a", "web"],
+        "node-2",
+        &["exec", "db", "nslookup", "-type=a", "web"],
     )?;
     connect(lab, "node-1", "web", "shop", "80", true)?;
     connect(lab, "node-1", "web", "shop", "443", true)?;
     connect(lab, "node-1", "web", "shop", "8080", false)?;
-    connect(lab, "node-2", "shop", "web", "9000", true)?;
+    connect(lab, "node-2", "shop", "db", "9000", true)?;
     JUDGE
         .iter()
         .try_for_each(|arguments| netctl(lab, arguments))

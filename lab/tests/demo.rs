@@ -81,7 +81,7 @@ fn the_demo_works_twice_in_a_row_and_leaves_nothing() {
         for line in [
             "hello from shop 80",
             "hello from shop 443",
-            "hello from web 9000",
+            "hello from db 9000",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }
