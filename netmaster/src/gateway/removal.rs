@@ -98,7 +98,7 @@ impl Closing<'_> {
                 Stand::Free(_) if now() >= self.until => {
                     return self.unknown("it is closed, but not yet removed");
                 }
-                Stand::Free(step) => self.finish(step, &mut events).await,
+                Stand::Free(step) => self.finish(*step, &mut events).await,
             }
             let left = self.until.saturating_sub(now()).clamp(10, 200);
             // A change or the time for another look: either way, look.

@@ -1,6 +1,6 @@
 use bus_schema::event::{
-    BlockCeded, BlockLeased, BlockReturned, NetworkClosing, NetworkCreated, NodeJoined,
-    TenantCreated,
+    BlockCeded, BlockLeased, BlockReturned, GroupClosing, GroupCreated, GroupReopened,
+    GroupUpdated, NetworkClosing, NetworkCreated, NodeJoined, PolicyCreated, TenantCreated,
 };
 use bus_schema::node::{DomainKind, EngineStatus, LogState};
 use bus_schema::{Answer, MacAddr, Pool, Query, Rejection, Vni};
@@ -236,4 +236,96 @@ fn the_last_word_on_an_endpoint_counts() {
     };
     publish(&mut view.endpoints, &down);
     assert_eq!(view.users(&tenant(), &web()), []);
+}
+
+fn web_group(policies: &[&str]) -> GroupSpec {
+    let names = policies.iter().map(|name| name.parse().expect("a name"));
+    GroupSpec {
+        tenant: tenant(),
+        network: web(),
+        name: "lb".parse().expect("a name"),
+        id: bus_schema::GroupId(2),
+        policies: names.collect(),
+        docker_name: None,
+    }
+}
+
+#[test]
+fn groups_and_policies_say_how_they_use_each_other() {
+    let policy: PolicyName = "p".parse().expect("a name");
+    let lb: GroupName = "lb".parse().expect("a name");
+    let mut view = view();
+    let start = view.applied.0;
+    let events = [
+        Event::PolicyCreated(PolicyCreated {
+            tenant: tenant(),
+            policy: policy.clone(),
+        }),
+        Event::GroupCreated(GroupCreated {
+            group: web_group(&[]),
+        }),
+        Event::GroupUpdated(GroupUpdated {
+            tenant: tenant(),
+            group: lb.clone(),
+            policies: vec![policy.clone()],
+        }),
+    ];
+    for (revision, event) in (start + 1..).zip(&events) {
+        view.apply(Revision(revision), Some(event));
+    }
+    let query = Query::PolicyList {
+        tenant: None,
+        policy: Some(policy),
+    };
+    let Some(Answer::Policies { policies, .. }) = view.answer(&query, 0) else {
+        panic!("no policies");
+    };
+    assert_eq!(policies[0].groups, std::slice::from_ref(&lb));
+    assert_eq!(policies[0].created, Revision(start + 1));
+    let query = Query::GroupList {
+        tenant: Some(tenant()),
+        group: Some(lb),
+    };
+    let Some(Answer::Groups { groups, .. }) = view.answer(&query, 0) else {
+        panic!("no groups");
+    };
+    assert_eq!(groups[0].spec, web_group(&["p"]));
+    let unknown = Query::GroupList {
+        tenant: None,
+        group: Some("nope".parse().expect("a name")),
+    };
+    let answer = view.answer(&unknown, 0);
+    assert!(matches!(
+        answer,
+        Some(Answer::Rejected {
+            rejection: Rejection::GroupUnknown { .. },
+            ..
+        })
+    ));
+}
+
+#[test]
+fn closings_of_a_group_are_counted() {
+    let lb: GroupName = "lb".parse().expect("a name");
+    let closing = Event::GroupClosing(GroupClosing {
+        tenant: tenant(),
+        group: lb.clone(),
+    });
+    let reopened = Event::GroupReopened(GroupReopened {
+        tenant: tenant(),
+        group: lb.clone(),
+    });
+    let created = Event::GroupCreated(GroupCreated {
+        group: web_group(&[]),
+    });
+    let mut view = view();
+    let start = view.applied.0;
+    for (revision, event) in (start + 1..).zip([&created, &closing, &reopened, &closing]) {
+        view.apply(Revision(revision), Some(event));
+    }
+    let group = view.group(&tenant(), &lb).expect("a group");
+    assert_eq!(
+        (group.closing, group.closings),
+        (Some(Revision(start + 4)), 2)
+    );
 }

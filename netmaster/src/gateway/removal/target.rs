@@ -28,7 +28,7 @@ pub(super) enum Stand {
     /// These hold blocks, or may have endpoints.
     Held(Vec<NodeName>),
     /// Nothing stands in the way: this finishes it.
-    Free(Step),
+    Free(Box<Step>),
 }
 
 /// A command that finishes a removal, and what is told with it.
@@ -138,11 +138,11 @@ impl Target {
                 };
                 match process::finish(cluster, network) {
                     None => Stand::Held(network.holders()),
-                    Some((id, command)) => Stand::Free(Step {
+                    Some((id, command)) => Stand::Free(Box::new(Step {
                         id,
                         command,
                         external: External::default(),
-                    }),
+                    })),
                 }
             }
             Self::Group(tenant, group) => {
@@ -157,14 +157,14 @@ impl Target {
                     return Stand::Held(view.nodes.keys().cloned().collect());
                 }
                 let step = format!("finish group {self} closing at {closing}");
-                Stand::Free(Step {
+                Stand::Free(Box::new(Step {
                     id: CommandId::derive(cluster.0, &step),
                     command: self.command(Removal::Finish),
                     external: External {
                         drained: Some(group.closings),
                         ..External::default()
                     },
-                })
+                }))
             }
         }
     }
