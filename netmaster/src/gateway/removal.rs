@@ -29,6 +29,8 @@ pub(super) use self::target::Target;
 const WAY_BACK: u64 = 300;
 /// How long a node may take to answer, in milliseconds.
 const DRAIN_MS: u64 = 3_000;
+/// Between two questions to a node that can't answer yet.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// `request` closes `target`.
 pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, target: Target) -> Reply {
@@ -58,7 +60,6 @@ struct Closing<'a> {
 }
 
 /// What nodes answered.
-#[derive(Default)]
 struct Answers {
     in_use: Vec<EndpointUse>,
     /// Who didn't answer, or can't.
@@ -130,13 +131,37 @@ impl Closing<'_> {
             .read(|view| nodes.iter().any(|node| view.alive(node, now())))
     }
 
-    /// Asks every node at once about what was closed at `closed`.
+    /// Asks every node at once about what was closed at `closed`. Of a group, those who can't
+    /// answer are asked again for a while: a node that just starts is no reason to wait for the
+    /// operator. A network's go on by the log.
     async fn drain(&self, nodes: &[NodeName], closed: Revision) -> Answers {
         let request = self.target.drain(closed.max(self.revision));
-        let asked = nodes.iter().map(|node| self.ask(node, &request));
-        let mut answers = Answers::default();
-        for (node, answer) in nodes.iter().zip(join_all(asked).await) {
-            let why = match answer {
+        let patience = if self.target.is_group() { DRAIN_MS } else { 0 };
+        let end = now().saturating_add(patience).min(self.until);
+        let mut answers = Answers {
+            in_use: Vec::new(),
+            away: nodes.to_vec(),
+        };
+        loop {
+            self.ask_away(&request, &mut answers).await;
+            let settled = answers.away.is_empty() || !answers.in_use.is_empty();
+            if settled || now() >= end {
+                return answers;
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the pause before a node is asked again: nothing says that it can answer"
+            )]
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn ask_away(&self, request: &NodeRequest, answers: &mut Answers) {
+        let nodes = std::mem::take(&mut answers.away);
+        let asked = nodes.iter().map(|node| self.ask(node, request));
+        let replies = join_all(asked).await;
+        for (node, reply) in nodes.into_iter().zip(replies) {
+            let why = match reply {
                 Ok(NodeReply::InUse { endpoints }) => {
                     answers.in_use.extend(endpoints);
                     continue;
@@ -146,9 +171,8 @@ impl Closing<'_> {
                 Ok(_) => "it answered another question".to_owned(),
             };
             tracing::info!("removing {}: node {node}: {why}", self.target);
-            answers.away.push(node.clone());
+            answers.away.push(node);
         }
-        answers
     }
 
     async fn ask(&self, node: &NodeName, request: &NodeRequest) -> Result<NodeReply, String> {

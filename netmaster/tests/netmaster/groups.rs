@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
 
-use crate::support::{Api, Bus, Master, create, network, node, tenant};
+use crate::support::{Api, Bus, Master, create, network, node, tenant, until};
 
 const ROUNDS: usize = 40;
 
@@ -369,5 +369,24 @@ async fn a_held_group_is_kept_or_forced() {
     assert_eq!(groups(&api, revision).await, ["web"]);
     let (revision, events) = api.accepted(remove("web", Removal::Force)).await;
     assert!(matches!(&events[..], [Event::GroupRemoved(e)] if e.forced));
+    assert_eq!(groups(&api, revision).await, Vec::<String>::new());
+}
+
+/// A node that starts while the group is being removed is waited for.
+#[tokio::test]
+async fn a_node_that_comes_back_in_time_is_asked_again() {
+    let (_bus, _master, api) = with_web().await;
+    play(&api, "n1", NodeReply::Done).await;
+    let removal = {
+        let api = api.clone();
+        tokio::spawn(async move { api.accepted(remove("web", Removal::Close)).await })
+    };
+    until("the group closes", async || {
+        let closing = groups(&api, Revision(0)).await == ["web (closing)"];
+        closing.then_some(())
+    })
+    .await;
+    play(&api, "n2", NodeReply::Done).await;
+    let (revision, _) = removal.await.expect("accepted");
     assert_eq!(groups(&api, revision).await, Vec::<String>::new());
 }
