@@ -129,11 +129,7 @@ fn policies(lab: &Lab) -> anyhow::Result<()> {
     ] {
         serve(lab, node, container, port)?;
     }
-    docker(
-        lab,
-        "node-2",
-        &["exec", "db", "nslookup", "-type=a", "web"],
-    )?;
+    docker(lab, "node-2", &["exec", "db", "nslookup", "-type=a", "web"])?;
     connect(lab, "node-1", "web", "shop", "80", true)?;
     connect(lab, "node-1", "web", "shop", "443", true)?;
     connect(lab, "node-1", "web", "shop", "8080", false)?;

@@ -1,12 +1,13 @@
-//! Forgets the connections of an address, by ctnetlink: `conntrack -D` without the tool.
+//! Lists connections and ends them, by ctnetlink: `conntrack -L` and `-D` without the tool.
 //!
 //! The messages are `enum ctnl_msg_types` and `enum ctattr_type` of
 //! `linux/netfilter/nfnetlink_conntrack.h`. Kernels before 6.9 can't delete by a part of a tuple,
 //! so we dump, and delete each entry by the tuple and the zone that the dump gave.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use bus_schema::policy::Protocol;
 use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::netns::Namespace;
@@ -25,16 +26,62 @@ const AF_INET: u8 = 2;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const MARK: u16 = 8;
 const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const IP_SOURCE: u16 = 1;
+const IP_DESTINATION: u16 = 2;
+const PROTO_NUMBER: u16 = 1;
+const PROTO_SOURCE_PORT: u16 = 2;
+const PROTO_PORT: u16 = 3;
+
+/// A connection of a domain, as its first packet showed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    pub from: Ipv4Addr,
+    pub to: Ipv4Addr,
+    pub protocol: Protocol,
+    pub source_port: u16,
+    pub port: u16,
+    /// The low 32 bits of the revision whose rules let it pass.
+    pub mark: u32,
+    entry: Entry,
+}
+
+/// The connections in a zone.
+pub(super) async fn list(namespace: &Namespace, zone: u16) -> io::Result<Vec<Connection>> {
+    let entries = namespace.run(move || dump(&open()?)).await?;
+    let of_zone = entries.into_iter().filter(|entry| entry.zone == zone);
+    Ok(of_zone.filter_map(Connection::of).collect())
+}
+
+/// Ends connections; how many were there.
+pub(super) async fn end(namespace: &Namespace, these: Vec<Connection>) -> io::Result<usize> {
+    namespace
+        .run(move || {
+            let socket = open()?;
+            let mut ended = 0;
+            for connection in &these {
+                ended += usize::from(delete(&socket, &connection.entry)?);
+            }
+            Ok(ended)
+        })
+        .await
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
 
 /// Deletes every entry in whose tuples one of these addresses is, in its conntrack zone.
 pub(crate) async fn forget(namespace: &Namespace, gone: Vec<(u16, IpAddr)>) -> io::Result<usize> {
     namespace
         .run(move || {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
+            let socket = open()?;
             let entries = dump(&socket)?;
             let concerned = entries
                 .iter()
@@ -49,11 +96,43 @@ pub(crate) async fn forget(namespace: &Namespace, gone: Vec<(u16, IpAddr)>) -> i
 }
 
 /// A connection, as far as we need it; the tuples as the kernel wrote them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Entry {
     orig: Vec<u8>,
     reply: Vec<u8>,
     zone: u16,
+    mark: u32,
+}
+
+impl Connection {
+    fn of(entry: Entry) -> Option<Self> {
+        let part = |kind: u16| {
+            let mut parts = attributes(&entry.orig).filter(move |(it, _)| *it == kind);
+            parts.next().map(|(_, value)| value)
+        };
+        let (ip, proto) = (part(TUPLE_IP)?, part(TUPLE_PROTO)?);
+        let value = |nest, kind| {
+            let mut found = attributes(nest).filter(move |(it, _)| *it == kind);
+            found.next().map(|(_, value)| value)
+        };
+        let address = |kind| {
+            let bytes: [u8; 4] = value(ip, kind)?.try_into().ok()?;
+            Some(Ipv4Addr::from(bytes))
+        };
+        let port = |kind| {
+            let bytes = value(proto, kind).and_then(|it| it.try_into().ok());
+            bytes.map_or(0, u16::from_be_bytes)
+        };
+        Some(Self {
+            from: address(IP_SOURCE)?,
+            to: address(IP_DESTINATION)?,
+            protocol: Protocol(*value(proto, PROTO_NUMBER)?.first()?),
+            source_port: port(PROTO_SOURCE_PORT),
+            port: port(PROTO_PORT),
+            mark: entry.mark,
+            entry,
+        })
+    }
 }
 
 impl Entry {
@@ -63,6 +142,7 @@ impl Entry {
             match kind {
                 TUPLE_ORIG => entry.orig = value.to_vec(),
                 TUPLE_REPLY => entry.reply = value.to_vec(),
+                MARK => entry.mark = u32::from_be_bytes(value.try_into().unwrap_or_default()),
                 ZONE => entry.zone = u16::from_be_bytes(value.try_into().unwrap_or_default()),
                 _ => {}
             }

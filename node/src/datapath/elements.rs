@@ -24,6 +24,7 @@ pub(super) enum Raw {
     Program(u16, Direction, GroupId, String),
     Hit(u16, u32),
     Revision(u16, u32),
+    Revised(u16, String),
 }
 
 /// By what an element's place is found.
@@ -46,7 +47,8 @@ impl Raw {
             | Self::Member(zone, ..)
             | Self::Program(zone, ..)
             | Self::Hit(zone, _)
-            | Self::Revision(zone, _) => Owner::Zone(*zone),
+            | Self::Revision(zone, _)
+            | Self::Revised(zone, _) => Owner::Zone(*zone),
         }
     }
 
@@ -99,6 +101,7 @@ impl Raw {
                 zone,
                 revision,
             },
+            Self::Revised(zone, chain) => Element::Revised { place, zone, chain },
         }
     }
 }
@@ -143,8 +146,12 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
         "programs_out" => program(Direction::Out, value),
         "hits" => hit(value).map(|(zone, rule, _)| Raw::Hit(zone, rule)),
         "revisions" => {
-            let (zone, revision) = pair(value)?;
+            let (zone, revision) = concat(value)?;
             Some(Raw::Revision(number(zone)?, long(revision)?))
+        }
+        "revised" => {
+            let (zone, verdict) = pair(value)?;
+            Some(Raw::Revised(number(zone)?, target(verdict)?))
         }
         _ => None,
     }
@@ -154,8 +161,13 @@ fn program(direction: Direction, value: &Value) -> Option<Raw> {
     let (key, verdict) = pair(value)?;
     let (zone, group) = concat(key)?;
     let (zone, group) = (number(zone)?, GroupId(number(group)?));
-    let chain = verdict.get("jump")?.get("target")?.as_str()?;
-    Some(Raw::Program(zone, direction, group, chain.to_owned()))
+    Some(Raw::Program(zone, direction, group, target(verdict)?))
+}
+
+/// The chain that is jumped to.
+fn target(verdict: &Value) -> Option<String> {
+    let target = verdict.get("jump")?.get("target")?;
+    Some(target.as_str()?.to_owned())
 }
 
 /// Zone, rule and what it counted.

@@ -32,12 +32,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus_schema::MacAddr;
-use bus_schema::node::DomainKind;
+use bus_schema::node::{Counter, DomainKind};
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkFlags;
 use tokio::sync::{Mutex, mpsc};
 
+pub use self::conntrack::Connection;
 use self::execute::Batch;
 use self::monitor::Monitor;
 pub use self::monitor::Sign;
@@ -281,6 +282,37 @@ impl Datapath {
             place: place.clone(),
         };
         view.observe().await
+    }
+
+    /// The connections of a domain, whose conntrack zone is `zone`.
+    pub async fn connections(
+        &self,
+        place: &Place,
+        zone: u16,
+    ) -> Result<Vec<Connection>, DatapathError> {
+        let list = async { conntrack::list(&self.namespace(place).await?, zone).await };
+        list.await.map_err(failure("list connections", place))
+    }
+
+    /// Ends connections of a domain, and says how many there were.
+    pub async fn end(&self, place: &Place, these: Vec<Connection>) -> Result<usize, DatapathError> {
+        let end = async { conntrack::end(&self.namespace(place).await?, these).await };
+        end.await.map_err(failure("end connections", place))
+    }
+
+    /// What each rule of a domain decided, by the rule's number.
+    pub async fn counters(
+        &self,
+        place: &Place,
+        zone: u16,
+    ) -> Result<BTreeMap<u32, Counter>, DatapathError> {
+        let list = async { nft::set(&self.namespace(place).await?, "hits").await };
+        let elements = list.await.map_err(failure("read counters", place))?;
+        let hits = elements.iter().filter_map(elements::hit);
+        Ok(hits
+            .filter(|(of, ..)| *of == zone)
+            .map(|(_, rule, counter)| (rule, counter))
+            .collect())
     }
 
     /// Does the ops in their order. One that fails doesn't keep the others from being done, except

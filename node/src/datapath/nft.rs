@@ -73,6 +73,27 @@ pub(crate) async fn list(namespace: &Namespace) -> io::Result<Option<Listing>> {
     Ok(Some(listing))
 }
 
+/// The elements of one set of our table; none when it isn't there.
+pub(crate) async fn set(namespace: &Namespace, name: &str) -> io::Result<Vec<Value>> {
+    let args = ["-j", "list", "set", "inet", TABLE, name];
+    let text = match run(namespace, &args, String::new()).await {
+        Ok(text) => text,
+        Err(error) if error.to_string().contains("No such file or directory") => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let parsed: Output = serde_json::from_str(&text).map_err(io::Error::other)?;
+    let sets = parsed
+        .nftables
+        .into_iter()
+        .filter_map(|object| match object {
+            Object::Set(set) => Some(set.elem),
+            _ => None,
+        });
+    Ok(sets.flatten().collect())
+}
+
 async fn run(namespace: &Namespace, args: &[&str], input: String) -> io::Result<String> {
     let mut command = Command::new("nft");
     command.args(args).kill_on_drop(true);

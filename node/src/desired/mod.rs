@@ -24,13 +24,13 @@ use crate::endpoint::{LocalEndpoint, Locals};
 use crate::policy::{Cache, Program};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
-    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Peer, Place, Resource, Route,
-    RouteTarget, RuleChain, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    Address, Chain, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Peer, Place, Resource,
+    Route, RouteTarget, RuleChain, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
 };
 
 use program::Writings;
 
-pub use names::{domain_name, interface_names, vxlan_name};
+pub use names::{domain_name, interface_names, vxlan_name, zone};
 
 /// What a node's kernel and underlay are like, and stay while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,14 +155,14 @@ impl<'a> DomainBuilder<'a> {
     fn new(facts: &'a Projection, tenant: &TenantName, params: &'a Params) -> Self {
         let name = domain_name(params.kind, tenant);
         let place = Place::Domain(name.clone());
-        let (loopback, zone, table) = match params.kind {
-            DomainKind::Netns => ("lo".to_owned(), 0, names::MAIN_TABLE),
-            DomainKind::Vrf => (name, names::zone(facts, tenant), names::vrf_table(tenant)),
+        let (loopback, table) = match params.kind {
+            DomainKind::Netns => ("lo".to_owned(), names::MAIN_TABLE),
+            DomainKind::Vrf => (name, names::vrf_table(tenant)),
         };
         let mut builder = Self {
             params,
             place: place.clone(),
-            zone,
+            zone: zone(facts, tenant, params.kind),
             loopback: loopback.clone(),
             fact: facts.tenants.get(tenant),
             members: BTreeSet::new(),
@@ -385,11 +385,20 @@ impl<'a> DomainBuilder<'a> {
         let Some(fact) = self.fact.filter(|fact| !fact.newer) else {
             return;
         };
+        let revision = fact.ruled.0 as u32;
         self.decide(|place, zone| Element::Revision {
             place,
             zone,
-            revision: fact.ruled.0 as u32,
+            revision,
         });
+        let chain: Arc<Chain> = program::revision_chain(self.zone, revision).into();
+        self.decide(|place, zone| Element::Revised {
+            place,
+            zone,
+            chain: chain.name.clone(),
+        });
+        let place = self.place.clone();
+        self.put(Resource::Chain(RuleChain { place, chain }));
         let ids = fact.groups.values().map(|group| group.spec.id);
         for group in ids.chain([GroupId::UNGROUPED]) {
             self.decide(|place, zone| Element::Known { place, zone, group });

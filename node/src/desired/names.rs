@@ -38,10 +38,13 @@ pub(super) fn vrf_table(tenant: &TenantName) -> u32 {
     hash(tenant.as_str()) | 1 << 31
 }
 
-/// A tenant's conntrack zone, the next free one after its hash, never 0. Zones have 16 bits: with
+/// A tenant's conntrack zone: 0 in a namespace, which has it all; in a VRF the next free one after its hash. Zones have 16 bits: with
 /// 100 tenants one in fourteen clusters has a pair with the same hash, where the arrival of one
 /// may give the other a new zone, and its connections are then tracked anew.
-pub(super) fn zone(facts: &Projection, tenant: &TenantName) -> u16 {
+pub fn zone(facts: &Projection, tenant: &TenantName, kind: DomainKind) -> u16 {
+    if kind == DomainKind::Netns {
+        return 0;
+    }
     let slot = |tenant: &TenantName| (hash(tenant.as_str()) % 65_535) as u16 + 1;
     let mut wanted: Vec<_> = facts.tenants.keys().map(|it| (slot(it), it)).collect();
     if !facts.tenants.contains_key(tenant) {

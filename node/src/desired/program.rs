@@ -2,7 +2,8 @@
 //!
 //! A chain's name is its kind, the domain's zone and a digest of its text: `p` a program, `l` a
 //! line, `a` rules about addresses one after another, `m` the comparison of a level. A line leaves
-//! its result in the mark; `m` keeps it in the connection's mark when that holds a worse one.
+//! its result in the mark; `m` keeps it in the connection's mark when that holds a worse one. The
+//! one chain `r` has no digest: it marks connections with the rules' revision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -151,7 +152,7 @@ impl Writer {
             _ => {
                 let key = |protocol: &Protocol| protocol.0.to_string();
                 let of = line.protocols.iter().map(|(it, value)| (key(it), *value));
-                rules.push(self.map("meta l4proto", of.collect()));
+                rules.push(self.map("meta l4proto", &of.collect::<Vec<_>>()));
             }
         }
         if let Some(value) = line.rest {
@@ -174,10 +175,10 @@ impl Writer {
         let of = steps
             .iter()
             .map(|(ports, value)| (ports.to_string(), *value));
-        rules.push(self.map(&format!("{protocol} dport"), of.collect()));
+        rules.push(self.map(&format!("{protocol} dport"), &of.collect::<Vec<_>>()));
     }
 
-    fn map(&self, key: &str, of: Vec<(String, Value)>) -> String {
+    fn map(&self, key: &str, of: &[(String, Value)]) -> String {
         let mut text = format!("meta mark set {key} map {{ ");
         for (index, (key, value)) in of.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
@@ -215,6 +216,11 @@ impl Writer {
         self.chains.insert(name.clone(), chain.into());
         name
     }
+}
+
+pub(super) fn revision_chain(zone: u16, revision: u32) -> Chain {
+    let rule = format!("ct mark set {revision:#x}");
+    Chain::new(&format!("r{zone}_"), [rule.as_str()])
 }
 
 fn level_chain(zone: u16, level: u8) -> String {

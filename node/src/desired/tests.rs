@@ -76,7 +76,10 @@ fn each_vrf_has_a_zone_of_its_own() {
     for tenant in &tenants {
         facts.tenants.insert(tenant.clone(), Default::default());
     }
-    let zones: BTreeSet<_> = tenants.iter().map(|it| names::zone(&facts, it)).collect();
+    let zones: BTreeSet<_> = tenants
+        .iter()
+        .map(|it| zone(&facts, it, DomainKind::Vrf))
+        .collect();
     assert_eq!(zones.len(), tenants.len());
     assert!(!zones.contains(&0));
 }

@@ -27,6 +27,7 @@
 //! So a packet's cost doesn't grow with rules or members, and equal policies share their lines.
 //! A member that comes or goes is an element. Lines and programs are named by a digest of their
 //! text: a change adds new chains, swings an element and drops the old ones, in one transaction.
+//! A packet under way meanwhile that would meet both is dropped (see `Ruleset::opening`).
 //!
 //! # Worst case
 //!

@@ -23,7 +23,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A chain of compiled rules. Its name says its content, so another content is another chain.
+/// A chain of compiled rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleChain {
     pub place: Place,
@@ -37,7 +37,7 @@ impl RuleChain {
         let (kind, rest) = name.split_at_checked(1)?;
         let (zone, _) = rest.split_once('_')?;
         let digits = zone.bytes().all(|it| it.is_ascii_digit());
-        (digits && matches!(kind, "p" | "l" | "a" | "m")).then(|| zone.parse().ok())?
+        (digits && matches!(kind, "p" | "l" | "a" | "m" | "r")).then(|| zone.parse().ok())?
     }
 }
 
@@ -114,6 +114,12 @@ pub enum Element {
         zone: u16,
         revision: u32,
     },
+    /// The chain that marks a connection with that revision.
+    Revised {
+        place: Place,
+        zone: u16,
+        chain: String,
+    },
 }
 
 impl Element {
@@ -129,7 +135,8 @@ impl Element {
             | Self::Member { place, .. }
             | Self::Program { place, .. }
             | Self::Hit { place, .. }
-            | Self::Revision { place, .. } => place,
+            | Self::Revision { place, .. }
+            | Self::Revised { place, .. } => place,
         }
     }
 
@@ -156,6 +163,7 @@ impl Element {
             Self::Program { .. } => "programs_out",
             Self::Hit { .. } => "hits",
             Self::Revision { .. } => "revisions",
+            Self::Revised { .. } => "revised",
         }
     }
 
@@ -181,7 +189,8 @@ impl Element {
                 format!("{zone} . {:#x}", group.0)
             }
             Self::Hit { zone, rule, .. } => format!("{zone} . {rule:#x}"),
-            Self::Revision { zone, .. } => zone.to_string(),
+            Self::Revision { zone, revision, .. } => format!("{zone} . {revision:#x}"),
+            Self::Revised { zone, .. } => zone.to_string(),
         }
     }
 
@@ -193,13 +202,15 @@ impl Element {
             }
             Self::Zone { zone, .. } => format!(" : {zone}"),
             Self::Known { group, .. } => format!(" : 0:{:x}", group.0),
-            Self::Program { chain, .. } => format!(" : jump {chain}"),
-            Self::Revision { revision, .. } => format!(" : {revision:#x}"),
+            Self::Program { chain, .. } | Self::Revised { chain, .. } => {
+                format!(" : jump {chain}")
+            }
             Self::Peer { .. }
             | Self::Endpoint { .. }
             | Self::Gateway { .. }
             | Self::Subnet { .. }
-            | Self::Hit { .. } => String::new(),
+            | Self::Hit { .. }
+            | Self::Revision { .. } => String::new(),
         }
     }
 
@@ -212,6 +223,7 @@ impl Element {
                 | Self::Program { .. }
                 | Self::Hit { .. }
                 | Self::Revision { .. }
+                | Self::Revised { .. }
         )
     }
 

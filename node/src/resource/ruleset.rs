@@ -222,6 +222,12 @@ impl Ruleset {
     /// The sender's id is put aside in the packet's priority, which the map of known ids does; the
     /// mark is then free for the receiver's id and for a line's result; the best result so far is
     /// the connection's mark. Read `policy` first.
+    ///
+    /// The kernel walks the rules of one generation, the one of its first step, but looks each
+    /// element up in the latest (`nft_do_chain`, `nft_genmask_cur`): a packet under way while a
+    /// transaction commits sees rules of before and elements of after. So the revision that it
+    /// ends with comes from a rule, and must be the one in the set; else it is dropped, and its
+    /// sender's next one is decided by the new rules alone.
     fn opening(&mut self) {
         self.set("known", "map", "typeof ct zone . meta mark : meta priority");
         self.set("members", "map", "typeof ct zone . ip daddr : meta mark");
@@ -232,7 +238,8 @@ impl Ruleset {
             "typeof ct zone . meta mark : verdict",
         );
         self.set("hits", "set", "typeof ct zone . ct mark; counter");
-        self.set("revisions", "map", "typeof ct zone : ct mark");
+        self.set("revised", "map", "typeof ct zone : verdict");
+        self.set("revisions", "set", "typeof ct zone . ct mark");
         let none = format!("ct mark set {:#x}", Value::NONE);
         let hit = format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER);
         let denied = format!("ct mark & {:#x} == 0 counter drop", Value::ALLOWS);
@@ -255,8 +262,8 @@ impl Ruleset {
                 "ct zone . meta mark vmap @programs_in",
                 &hit,
                 &denied,
-                "ct mark set 0",
-                "ct mark set ct zone map @revisions",
+                "ct zone vmap @revised",
+                "ct zone . ct mark != @revisions counter drop",
                 &nobody,
                 "meta priority set none",
             ],

@@ -3,8 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use crate::traffic::{Echo, echoes, is_dropped, listen, opens};
-use crate::world::{World, is_silent, pings};
+use bus_schema::policy::Protocol;
+use node::reconcile;
+
+use crate::traffic::{Accepting, Echo, Hammer, echoes, is_dropped, listen, opens};
+use crate::world::{World, is_silent, pings, tenant};
 
 /// The quick start's second act: `web` on the first host takes 80 and 443, and nothing else by TCP.
 const PROD_WEB: [&str; 3] = [
@@ -19,12 +22,12 @@ pub(crate) async fn one_tenant() -> World {
     world
 }
 
-fn web(group: &str) -> (&'static str, &'static str, Option<&str>) {
+pub(crate) fn in_group(group: &str) -> (&'static str, &'static str, Option<&str>) {
     ("red", "net", Some(group))
 }
 
 /// Whether a connection still carries bytes both ways.
-fn carries(listener: &TcpListener, mut stream: &TcpStream) -> bool {
+pub(crate) fn carries(listener: &TcpListener, mut stream: &TcpStream) -> bool {
     let (mut accepted, _) = listener.accept().expect("a connection");
     still_carries(&mut accepted, &mut stream)
 }
@@ -49,7 +52,7 @@ async fn the_quick_starts_policy_holds_on_one_host_and_across() {
     world.sync_all().await;
     let near = world.attach(0, "red", "net", "near", "20.1.1.2").await;
     let far = world.attach(1, "red", "net", "far", "20.1.1.129").await;
-    let server = world.attach_in(0, web("web"), "web", "20.1.1.1").await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
     let listeners: Vec<_> = [80, 443, 8080].map(|it| listen(&server, it)).into();
     for client in [&near, &far] {
         assert!(opens(client, "20.1.1.1", 80).is_some());
@@ -92,11 +95,15 @@ async fn every_kind_of_peer_and_protocol_is_decided() {
     world.group("red", "sad", 4, &["outgoing"]);
     world.group("red", "any", 5, &["open"]);
     world.sync_all().await;
-    let app = world.attach_in(1, web("app"), "app", "20.1.1.129").await;
-    let sad = world.attach_in(1, web("sad"), "sad", "20.1.1.130").await;
+    let app = world
+        .attach_in(1, in_group("app"), "app", "20.1.1.129")
+        .await;
+    let sad = world
+        .attach_in(1, in_group("sad"), "sad", "20.1.1.130")
+        .await;
     let near = world.attach(0, "red", "net", "near", "20.1.1.2").await;
-    let server = world.attach_in(0, web("web"), "web", "20.1.1.1").await;
-    let any = world.attach_in(0, web("any"), "any", "20.1.1.3").await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let any = world.attach_in(0, in_group("any"), "any", "20.1.1.3").await;
     let ports = [80, 81, 82, 83, 84, 87, 88, 89, 150, 201];
     let _listeners: Vec<_> = ports.map(|it| listen(&server, it)).into();
     let _any = listen(&any, 84);
@@ -127,4 +134,130 @@ async fn every_kind_of_peer_and_protocol_is_decided() {
     assert_eq!(world.pending(0).await, []);
     world.reopen(0).await;
     assert_eq!(world.pending(0).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_open_survives_a_new_deny_and_is_ended_when_asked_for() {
+    let mut world = one_tenant().await;
+    world.group("red", "web", 2, &["some"]);
+    world.policy("red", "some", &[]);
+    world.sync_all().await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let client = world.attach(1, "red", "net", "client", "20.1.1.129").await;
+    let listener = listen(&server, 80);
+    let mut stream = opens(&client, "20.1.1.1", 80).expect("allowed as yet");
+    let (mut accepted, _) = listener.accept().expect("it is there");
+    assert!(still_carries(&mut stream, &mut accepted));
+    world.policy("red", "some", &["1 in deny tcp"]);
+    world.sync(0).await;
+    assert!(is_dropped(&client, "20.1.1.1", 80), "new ones are denied");
+    assert!(
+        still_carries(&mut stream, &mut accepted),
+        "the old one isn't"
+    );
+
+    let place = world.place_of(0, "red");
+    let datapath = world.hosts[0].datapath.clone();
+    let all = datapath
+        .connections(&place, world.zone(0, "red"))
+        .await
+        .expect("listed");
+    let mut these = all;
+    these.retain(|it| it.port == 80);
+    assert_eq!(these.len(), 1, "{these:?}");
+    assert_eq!(datapath.end(&place, these).await.expect("ended"), 1);
+    stream.write_all(b"lost").expect("sent");
+    accepted
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .expect("set");
+    assert!(
+        accepted.read(&mut [0; 4]).is_err(),
+        "nothing arrives any more"
+    );
+}
+
+/// Two rule sets that differ at both ends: what one denies, the other allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_is_decided_by_one_rule_set_alone() {
+    const FLIPS: u64 = 500;
+    let mut world = one_tenant().await;
+    world.group("red", "web", 2, &["inwards"]);
+    world.group("red", "app", 3, &["outwards"]);
+    world.policy("red", "inwards", &["1 in deny tcp 80"]);
+    world.policy("red", "outwards", &["2 out allow tcp"]);
+    world.sync_all().await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let near = world
+        .attach_in(0, in_group("app"), "near", "20.1.1.2")
+        .await;
+    let far = world
+        .attach_in(1, in_group("app"), "far", "20.1.1.129")
+        .await;
+    let _listeners = [80, 81].map(|it| Accepting::start(&server, it));
+    let hammers = [&near, &far].map(|it| Hammer::start(it, &["20.1.1.1".to_owned()], &[80, 81]));
+    let revision = |world: &World| world.facts.tenants[&tenant("red")].ruled.0;
+    let first = revision(&world);
+    for flip in 0..FLIPS {
+        let before = world.domain(0, "red");
+        // Both policies are swung by one transaction; revisions go up by two.
+        let (inwards, outwards) = match flip % 2 {
+            0 => ("3 in allow tcp 80", "4 out deny tcp 81"),
+            _ => ("1 in deny tcp 80", "2 out allow tcp"),
+        };
+        world.policy("red", "inwards", &[inwards]);
+        world.policy("red", "outwards", &[outwards]);
+        let ops = reconcile::diff(&before, &world.domain(0, "red"));
+        let datapath = &world.hosts[0].datapath;
+        datapath.execute(&ops).await.expect("flipped");
+    }
+    drop(hammers);
+    let place = world.place_of(0, "red");
+    let datapath = &world.hosts[0].datapath;
+    let all = datapath.connections(&place, world.zone(0, "red")).await;
+    let mut seen = [0; 2];
+    for it in all.expect("listed") {
+        if it.protocol != Protocol::TCP {
+            continue;
+        }
+        let allows_80 = (u64::from(it.mark) - first) / 2 % 2 == 1;
+        match it.port {
+            80 => assert!(allows_80, "{it:?}"),
+            81 => assert!(!allows_80, "{it:?}"),
+            _ => continue,
+        }
+        seen[usize::from(allows_80)] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 50), "{seen:?}");
+    assert_eq!(world.pending(0).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_count_what_they_decided() {
+    let mut world = one_tenant().await;
+    world.policy(
+        "red",
+        "some",
+        &["1 in deny udp 9", "2 in allow udp 10", "3 in deny tcp"],
+    );
+    world.group("red", "web", 2, &["some"]);
+    world.sync_all().await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let client = world.attach(0, "red", "net", "client", "20.1.1.2").await;
+    let _echo = Echo::start(&server, 10);
+    for _ in 0..3 {
+        assert!(!echoes(&client, "20.1.1.1", 9));
+        assert!(echoes(&client, "20.1.1.1", 10));
+    }
+    let place = world.place_of(0, "red");
+    let datapath = &world.hosts[0].datapath;
+    let counters = datapath
+        .counters(&place, world.zone(0, "red"))
+        .await
+        .expect("read");
+    let packets: Vec<_> = counters
+        .iter()
+        .map(|(rule, it)| (*rule, it.packets))
+        .collect();
+    assert_eq!(packets, [(1, 3), (2, 3), (3, 0)]);
+    assert_eq!(counters[&1].bytes, 3 * 33);
 }

@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
@@ -54,12 +57,17 @@ pub(crate) fn is_dropped(netns: &str, to: &str, port: u16) -> bool {
     error.is_some_and(|it| matches!(it.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock))
 }
 
+/// Whether no connection opens, whoever says so.
+pub(crate) fn is_closed(netns: &str, to: &str, port: u16) -> bool {
+    connect(netns, (to, port), SILENCE).is_err()
+}
+
 /// Answers each datagram on a port with itself, until it is dropped.
 pub(crate) struct Echo {
     address: IpAddr,
     port: u16,
     netns: String,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Echo {
@@ -108,4 +116,75 @@ pub(crate) fn echoes(netns: &str, to: &str, port: u16) -> bool {
         let _ = socket.send_to(b"hello", (to, port));
         socket.recv_from(&mut [0; 64]).is_ok()
     })
+}
+
+/// A thread in a namespace that goes on until it is dropped.
+pub(crate) struct Going {
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Going {
+    fn start(netns: &str, step: impl Fn() + Send + Sync + 'static) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let (stop, netns) = (Arc::clone(&done), netns.to_owned());
+        let go = move || {
+            within(&netns, || {
+                while !stop.load(Ordering::Relaxed) {
+                    step();
+                }
+            });
+        };
+        Self {
+            done,
+            thread: Some(std::thread::spawn(go)),
+        }
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sends a datagram and opens a connection to each address and port, again and again.
+pub(crate) struct Hammer;
+
+impl Hammer {
+    pub(crate) fn start(netns: &str, addresses: &[String], ports: &[u16]) -> Going {
+        /// So long a step waits for an answer.
+        const WAIT: Duration = Duration::from_millis(2);
+        let all = addresses.iter().flat_map(|address| {
+            let address: IpAddr = address.parse().expect("an address");
+            ports
+                .iter()
+                .map(move |port| SocketAddr::new(address, *port))
+        });
+        let all: Vec<_> = all.collect();
+        Going::start(netns, move || {
+            for address in &all {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+                // Not being let through is what is tried here.
+                let _ = socket.send_to(b"hello", address);
+                let _ = TcpStream::connect_timeout(address, WAIT);
+            }
+        })
+    }
+}
+
+/// Accepts connections and drops them.
+pub(crate) struct Accepting;
+
+impl Accepting {
+    pub(crate) fn start(netns: &str, port: u16) -> Going {
+        let listener = listen(netns, port);
+        let socket = socket2::SockRef::from(&listener);
+        socket.set_read_timeout(Some(SILENCE)).expect("set");
+        // Nobody came: look whether to go on.
+        Going::start(netns, move || drop(listener.accept()))
+    }
 }

@@ -53,6 +53,10 @@ fn node_name(host: usize) -> NodeName {
     NodeName::new(format!("n{}", host + 1)).expect("valid")
 }
 
+fn endpoint_id(of: &str, name: &str) -> EndpointId {
+    EndpointId::new(format!("{of}-{name}")).expect("valid")
+}
+
 pub(crate) fn tenant(name: &str) -> TenantName {
     TenantName::new(name).expect("valid")
 }
@@ -192,7 +196,24 @@ impl World {
         at: &str,
     ) -> String {
         let netns = self.namespace(&format!("{of}-{name}"));
-        let id = EndpointId::new(format!("{of}-{name}")).expect("valid");
+        let endpoint = self.prepare(host, (of, network, group), name, at);
+        self.open_port(host, of, &endpoint).await;
+        self.place(host, &endpoint, &netns, "eth0").await;
+        let running = self.is_running(host, of, &endpoint.host_interface);
+        assert!(running, "the host sends to {name} once it is placed");
+        self.place(host, &endpoint, &netns, "eth0").await;
+        netns
+    }
+
+    /// Takes an endpoint in; the kernel isn't told yet.
+    pub(crate) fn prepare(
+        &mut self,
+        host: usize,
+        (of, network, group): (&str, &str, Option<&str>),
+        name: &str,
+        at: &str,
+    ) -> LocalEndpoint {
+        let id = endpoint_id(of, name);
         let (host_interface, peer_interface) = desired::interface_names(&id);
         let endpoint = LocalEndpoint {
             id: id.clone(),
@@ -204,35 +225,73 @@ impl World {
             host_interface,
             peer_interface,
             owner: Owner::Namespace {
-                path: format!("/run/netns/{netns}"),
+                path: String::new(),
                 interface: "eth0".to_owned(),
             },
             name: Some(name.to_owned()),
             aliases: Vec::new(),
             container: None,
         };
-        let before = self.domain(host, of);
         self.hosts[host].locals.insert(id, endpoint.clone().into());
-        let ops = reconcile::diff(&before, &self.domain(host, of));
+        endpoint
+    }
+
+    /// Does what a prepared endpoint asks of the kernel.
+    pub(crate) async fn open_port(&mut self, host: usize, of: &str, endpoint: &LocalEndpoint) {
+        let after = self.domain(host, of);
+        let it = self.hosts[host]
+            .locals
+            .remove(&endpoint.id)
+            .expect("prepared");
+        let before = self.domain(host, of);
+        self.hosts[host].locals.insert(endpoint.id.clone(), it);
+        let ops = reconcile::diff(&before, &after);
         let datapath = &self.hosts[host].datapath;
         datapath.execute(&ops).await.expect("attached");
-        let domain = desired::domain_name(self.hosts[host].params.kind, &tenant(of));
+    }
+
+    /// Sets the container's end up in a namespace.
+    pub(crate) async fn place(
+        &self,
+        host: usize,
+        endpoint: &LocalEndpoint,
+        netns: &str,
+        interface: &str,
+    ) {
         let setup = PeerSetup {
-            host: (Place::Domain(domain), endpoint.host_interface.clone()),
+            host: (
+                self.place_of(host, endpoint.tenant.as_str()),
+                endpoint.host_interface.clone(),
+            ),
             peer: endpoint.peer_interface.clone(),
-            netns: PathBuf::from("/run/netns").join(&netns),
-            interface: "eth0".to_owned(),
+            netns: PathBuf::from("/run/netns").join(netns),
+            interface: interface.to_owned(),
             addresses: endpoint.addresses.clone(),
             gateways: vec![ip("20.1.1.254")],
             subnets: vec![net("20.1.1.0/24")],
             mac: endpoint.mac,
             mtu: self.hosts[host].params.mtu(),
         };
-        datapath.place_peer(&setup).await.expect("placed");
-        let running = self.is_running(host, of, &setup.host.1);
-        assert!(running, "the host sends to {name} once it is placed");
-        datapath.place_peer(&setup).await.expect("placed again");
-        netns
+        let placed = self.hosts[host].datapath.place_peer(&setup).await;
+        placed.expect("placed");
+    }
+
+    pub(crate) async fn detach(&mut self, host: usize, of: &str, name: &str) {
+        let before = self.domain(host, of);
+        self.hosts[host].locals.remove(&endpoint_id(of, name));
+        let ops = reconcile::diff(&before, &self.domain(host, of));
+        let datapath = &self.hosts[host].datapath;
+        datapath.execute(&ops).await.expect("detached");
+    }
+
+    pub(crate) fn place_of(&self, host: usize, of: &str) -> Place {
+        let kind = self.hosts[host].params.kind;
+        Place::Domain(desired::domain_name(kind, &tenant(of)))
+    }
+
+    pub(crate) fn zone(&self, host: usize, of: &str) -> u16 {
+        let kind = self.hosts[host].params.kind;
+        desired::zone(&self.facts, &tenant(of), kind)
     }
 
     /// A group of `net` with these policies.
