@@ -375,7 +375,7 @@ async fn a_wiped_log_changes_nothing_until_it_is_accepted() {
 
 /// Nothing, noise, another encoding, a length that lies, depth, and half a message.
 fn garbage() -> Vec<Vec<u8>> {
-    let good = codec::to_bytes(&bus_schema::node::NodeRequest::Status);
+    let good = codec::to_bytes(&NodeRequest::Status);
     vec![
         vec![],
         b"\xff\xfe\x00garbage".to_vec(),
