@@ -26,6 +26,24 @@ fn a_network_with_endpoints_stays_and_they_are_named() -> Outcome {
 }
 
 #[test]
+fn a_workload_that_vanished_is_detached_and_its_address_comes_back() -> Outcome {
+    let mut scene = Scene::open()?;
+    let address = scene.db.address.to_string();
+    scene.lab.vanish_workload("db")?;
+    wait_until("only node-1 has an endpoint", SOON, || {
+        let listed = scene.lab.netctl_ok(&["endpoint", "ls", "-q"]);
+        listed.is_ok_and(|listed| listed.trim() == "web")
+    })?;
+    let arguments = ["--ip", &address];
+    let again = scene
+        .lab
+        .run_workload_with("node-2", "contiv-net", "db2", &arguments)?;
+    assert_eq!(again.address.to_string(), address);
+    assert!(scene.lab.ping("web", &address)?);
+    Ok(())
+}
+
+#[test]
 fn a_removed_networks_blocks_and_kernel_state_are_gone() -> Outcome {
     let mut scene = Scene::open()?;
     scene.lab.remove_workload("web")?;

@@ -78,6 +78,12 @@ impl Lab {
     pub fn remove_workload(&mut self, name: &str) -> Result<()> {
         let WorkloadState { node, id, .. } = self.workload_state(name)?.clone();
         self.run(&node, &["netplugin", "detach", &id])?;
+        self.vanish_workload(name)
+    }
+
+    /// Removes a workload's namespace without a word to netplugin.
+    pub fn vanish_workload(&mut self, name: &str) -> Result<()> {
+        let node = self.workload_state(name)?.node.clone();
         self.drop_namespace(&node, name)?;
         self.state.workloads.remove(name);
         self.state.save()

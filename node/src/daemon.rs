@@ -7,6 +7,7 @@
 //!   │  └─ status ◀── everybody       ▲  └── Kernel ─┐  │
 //!   └─ asks ◀── EndpointsHandle ─────┴─ Snapshot ◀──┴──┴─ local socket
 //!                  └▶ manager's thread ▶ journal      settle: gives blocks back
+//!                                             vanished: detaches what lost its namespace
 //! ```
 //!
 //! All tasks are owned by one set, which ends them when it is dropped; channels between them are
@@ -26,7 +27,7 @@ use crate::bus::{self, BusHandle, Facts, Identity};
 use crate::core::{Core, Progress, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
-use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle};
+use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
 use crate::local::{self, Api};
 use crate::projection::{EndpointsView, Projection};
 use crate::status::{Sources, alarm};
@@ -157,6 +158,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     ));
     let core = Core::new(params, datapath, facts.clone(), kernel, progress, dns);
     tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
+    tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
     tasks.spawn(settle::run(
         endpoints.clone(),
         bus,

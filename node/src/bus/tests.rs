@@ -373,6 +373,19 @@ async fn a_wiped_log_changes_nothing_until_it_is_accepted() {
     assert_eq!(node.facts.borrow().tenants.len(), 9);
 }
 
+/// Nothing, noise, another encoding, a length that lies, depth, and half a message.
+fn garbage() -> Vec<Vec<u8>> {
+    let good = codec::to_bytes(&NodeRequest::Status);
+    vec![
+        vec![],
+        b"\xff\xfe\x00garbage".to_vec(),
+        b"{\"json\": true}".to_vec(),
+        vec![0xdd, 0xff, 0xff, 0xff, 0xff],
+        vec![0x91; 10_000],
+        good[..good.len() / 2].to_vec(),
+    ]
+}
+
 #[tokio::test]
 async fn garbage_on_every_subject_is_passed_over() {
     let store = tempfile::tempdir().unwrap();
@@ -382,16 +395,27 @@ async fn garbage_on_every_subject_is_passed_over() {
     master.serve(None, &mut tasks).await;
     let node = Node::start(server.url(), Projection::default());
     node.in_sync().await;
-    for to in [
-        "contiv.log.blue.intent.network.x",
-        "contiv.endpoint.blue.b.e",
-    ] {
-        master.put(to.to_owned(), b"\xffgarbage".to_vec()).await;
+    for bytes in garbage() {
+        for to in [
+            "contiv.log.blue.intent.network.x",
+            "contiv.log.blue.lease.x",
+            "contiv.log._cluster.node.b",
+            "contiv.log._cluster.vni.7",
+            "contiv.log.nothing",
+            "contiv.endpoint.blue.b.e",
+            "contiv.endpoint.blue.b.e.f.g",
+            "contiv.endpoint.b\u{fc}.b.e",
+        ] {
+            master.put(to.to_owned(), bytes.clone()).await;
+        }
+        for verb in ["status", "drain", "cede", "accept-log", "fly"] {
+            let to = subject::of_node(&me().node, verb);
+            let answer = master.client.request(to, bytes.clone().into()).await;
+            let answer = answer.expect("an answer");
+            let answer: NodeReply = codec::from_bytes(&answer.payload).unwrap();
+            assert!(matches!(answer, NodeReply::Refused { .. }), "{answer:?}");
+        }
     }
-    let to = subject::of_node(&me().node, "drain");
-    let answer = master.client.request(to, "garbage".into()).await.unwrap();
-    let answer: NodeReply = codec::from_bytes(&answer.payload).unwrap();
-    assert!(matches!(answer, NodeReply::Refused { .. }), "{answer:?}");
     node.applies(master.append(tenant("blue")).await).await;
     node.in_sync().await;
     assert!(node.view.borrow().is_empty());

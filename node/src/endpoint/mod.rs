@@ -11,6 +11,7 @@ pub mod pool;
 pub mod settle;
 #[cfg(test)]
 mod tests;
+pub mod vanished;
 
 pub(crate) use journal::replace;
 pub(crate) use manager::now;

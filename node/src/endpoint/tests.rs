@@ -401,3 +401,38 @@ async fn a_group_takes_endpoints_of_its_network_while_it_is_open() {
     );
     assert_eq!(bench.handle.attach(ask("e1")).await.unwrap(), attached);
 }
+
+#[tokio::test]
+async fn what_lost_its_namespace_is_detached_and_nothing_else() {
+    let bench = Bench::new(&BLOCK);
+    let there = bench.folder.path().join("there");
+    std::fs::write(&there, "").unwrap();
+    let owner = |path: &std::path::Path| Owner::Namespace {
+        path: path.display().to_string(),
+        interface: "eth0".to_owned(),
+    };
+    for (id, owner) in [
+        ("stays", owner(&there)),
+        ("gone", owner(&bench.folder.path().join("gone"))),
+        ("docker", attach("docker", None).owner),
+    ] {
+        let ask = Attach {
+            owner,
+            ..attach(id, None)
+        };
+        bench.handle.attach(ask).await.unwrap();
+    }
+    let watch = vanished::run(bench.handle.clone(), Duration::from_millis(5));
+    let watch = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(watch));
+    let mut snapshots = bench.handle.snapshots();
+    let mut left = async |count: usize| -> Vec<String> {
+        let fewer = snapshots.wait_for(|it| it.endpoints.len() == count);
+        let seen = tokio::time::timeout(Duration::from_secs(5), fewer).await;
+        let seen = seen.expect("it is detached").unwrap();
+        seen.endpoints.keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(left(2).await, ["docker", "stays"]);
+    std::fs::remove_file(&there).unwrap();
+    assert_eq!(left(1).await, ["docker"]);
+    drop(watch);
+}
