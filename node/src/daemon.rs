@@ -5,6 +5,7 @@
 //! bus (session) ───┘                  ▼              ▼           ▼
 //!   ▲  ▲   └────▶ EndpointsView ▶   core ──▶ kernel  docker      dns
 //!   │  └─ status ◀── everybody       ▲  └── Kernel ─┐  │
+//!   ├─ questions ─▶ inquiry: counters, traces
 //!   └─ asks ◀── EndpointsHandle ─────┴─ Snapshot ◀──┴──┴─ local socket
 //!                  └▶ manager's thread ▶ journal      settle: gives blocks back
 //!                                             vanished: detaches what lost its namespace
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 
 use bus_schema::node::{Alarm, DomainKind, LogState};
 use bus_schema::{MachineId, NodeName};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::bus::{self, BusHandle, Facts, Identity};
@@ -28,6 +29,7 @@ use crate::core::{Core, Progress, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
 use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
+use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
 use crate::projection::{EndpointsView, Projection};
 use crate::status::{Sources, alarm};
@@ -122,6 +124,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx.clone(),
     )?;
+    let inquiry = Inquiry {
+        params: params.clone(),
+        datapath: datapath.clone(),
+        facts: facts.subscribe(),
+        view: view_rx.clone(),
+    };
     let dns = dns::start(dns::Config::default(), view_rx);
     let sources = Sources {
         dns: dns.clone(),
@@ -148,6 +156,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));
+    let (questions, asked) = mpsc::channel(inquiry::WAITING);
+    tasks.spawn(inquiry.run(asked));
     tasks.spawn(sources.keep(status));
     tasks.spawn(store::keep(saved.clone(), facts.subscribe()));
     tasks.spawn(viewer::keep(
@@ -173,6 +183,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         view,
         log,
         endpoints,
+        questions,
         status: status_rx,
         asks,
     }));
