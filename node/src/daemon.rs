@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::bus::{self, BusHandle, Facts, Identity};
-use crate::core::{Core, Progress, underlay_mtu};
+use crate::core::{Core, Ending, Progress, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
 use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
@@ -113,6 +113,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         trouble: None,
     });
     let (view, view_rx) = watch::channel(EndpointsView::default());
+    let ending = Ending::open(config.state_dir.join("enforced"), view_rx.clone());
     let docker = docker::start(
         docker::Config {
             plugin_dir: config.plugin_dir,
@@ -166,7 +167,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         endpoints.snapshots(),
     ));
-    let core = Core::new(params, datapath, facts.clone(), kernel, progress, dns);
+    let core = Core::new(
+        params,
+        datapath,
+        facts.clone(),
+        kernel,
+        progress,
+        dns,
+        ending,
+    );
     tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
     tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
     tasks.spawn(settle::run(
