@@ -389,7 +389,7 @@ fn what_must_end_is_of_the_policies_groups_and_denied_now() {
         _ => End::Unknown,
     };
     let policies = [named];
-    let mut ends = |from, to, port| {
+    let ends = |from, to, port| {
         let flow = Flow {
             tenant: TenantName::default_tenant(),
             from,
