@@ -5,6 +5,7 @@
 //! bus (session) ───┘                  ▼              ▼           ▼
 //!   ▲  ▲   └────▶ EndpointsView ▶   core ──▶ kernel  docker      dns
 //!   │  └─ status ◀── everybody       ▲  └── Kernel ─┐  │
+//!   ├─ questions ─▶ inquiry: counters, traces
 //!   └─ asks ◀── EndpointsHandle ─────┴─ Snapshot ◀──┴──┴─ local socket
 //!                  └▶ manager's thread ▶ journal      settle: gives blocks back
 //!                                             vanished: detaches what lost its namespace
@@ -20,14 +21,15 @@ use std::path::PathBuf;
 
 use bus_schema::node::{Alarm, DomainKind, LogState};
 use bus_schema::{MachineId, NodeName};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::bus::{self, BusHandle, Facts, Identity};
-use crate::core::{Core, Progress, underlay_mtu};
+use crate::core::{Core, Ending, Progress, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
 use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
+use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
 use crate::projection::{EndpointsView, Projection};
 use crate::status::{Sources, alarm};
@@ -111,6 +113,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         trouble: None,
     });
     let (view, view_rx) = watch::channel(EndpointsView::default());
+    let ending = Ending::open(config.state_dir.join("enforced"), view_rx.clone());
     let docker = docker::start(
         docker::Config {
             plugin_dir: config.plugin_dir,
@@ -122,6 +125,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx.clone(),
     )?;
+    let inquiry = Inquiry {
+        params: params.clone(),
+        datapath: datapath.clone(),
+        facts: facts.subscribe(),
+        view: view_rx.clone(),
+    };
     let dns = dns::start(dns::Config::default(), view_rx);
     let sources = Sources {
         dns: dns.clone(),
@@ -148,6 +157,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));
+    let (questions, asked) = mpsc::channel(inquiry::WAITING);
+    tasks.spawn(inquiry.run(asked));
     tasks.spawn(sources.keep(status));
     tasks.spawn(store::keep(saved.clone(), facts.subscribe()));
     tasks.spawn(viewer::keep(
@@ -156,7 +167,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         endpoints.snapshots(),
     ));
-    let core = Core::new(params, datapath, facts.clone(), kernel, progress, dns);
+    let core = Core::new(
+        params,
+        datapath,
+        facts.clone(),
+        kernel,
+        progress,
+        dns,
+        ending,
+    );
     tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
     tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
     tasks.spawn(settle::run(
@@ -173,6 +192,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         view,
         log,
         endpoints,
+        questions,
         status: status_rx,
         asks,
     }));

@@ -12,6 +12,7 @@ pub mod desired;
 pub mod dns;
 pub mod docker;
 pub mod endpoint;
+pub mod inquiry;
 pub mod local;
 pub mod policy;
 pub mod projection;

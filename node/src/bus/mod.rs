@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::endpoint::EndpointsHandle;
+use crate::inquiry::Question;
 use crate::projection::EndpointsView;
 use connection::Link;
 use serve::Service;
@@ -54,6 +55,8 @@ pub struct Parts {
     pub view: watch::Sender<EndpointsView>,
     pub log: watch::Sender<LogState>,
     pub endpoints: EndpointsHandle,
+    /// What is asked about this node's rules.
+    pub questions: mpsc::Sender<Question>,
     pub status: watch::Receiver<NodeStatus>,
     pub asks: mpsc::Receiver<Ask>,
 }
@@ -84,6 +87,7 @@ pub async fn run(parts: Parts) {
     let service = Service {
         me: parts.me.node.clone(),
         endpoints: parts.endpoints.clone(),
+        questions: parts.questions,
         facts: parts.facts.subscribe(),
         status: parts.status,
         log: parts.log.subscribe(),

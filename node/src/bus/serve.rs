@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::connection::pause;
 use crate::endpoint::{AttachError, EndpointsHandle, LocalEndpoint};
+use crate::inquiry::{self, Question};
 use crate::projection::Projection;
 
 /// Netmaster waits five seconds for a drain.
@@ -27,6 +28,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Service {
     pub me: NodeName,
     pub endpoints: EndpointsHandle,
+    pub questions: mpsc::Sender<Question>,
     pub facts: watch::Receiver<Projection>,
     pub status: watch::Receiver<NodeStatus>,
     pub log: watch::Receiver<LogState>,
@@ -108,9 +110,9 @@ impl Service {
                 group,
                 revision,
             } => self.drain_group(tenant, group, revision).await,
-            NodeRequest::Counters { .. } | NodeRequest::Trace(_) => NodeReply::Refused {
-                reason: "this node enforces no rules yet".to_owned(),
-            },
+            request @ (NodeRequest::Counters { .. } | NodeRequest::Trace(_)) => {
+                inquiry::ask(&self.questions, request).await
+            }
             NodeRequest::Cede {
                 tenant,
                 network,

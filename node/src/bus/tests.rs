@@ -13,7 +13,7 @@ use bus_schema::{
     NodeName, Rejection, Reply, Revision, TenantName, codec, subject,
 };
 use futures::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -265,6 +265,7 @@ impl Node {
             view,
             log,
             endpoints: endpoints.clone(),
+            questions: mpsc::channel(1).0,
             status: status_rx,
             asks,
         }));

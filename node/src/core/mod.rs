@@ -6,6 +6,7 @@
 //! The daemon runs it; nothing else holds the datapath.
 
 mod allowed;
+mod ending;
 mod peer;
 mod servers;
 
@@ -28,6 +29,7 @@ use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff};
 use crate::resource::{Key, Kind, Place, Resource, State};
 use allowed::Allowed;
+pub use ending::Ending;
 use peer::peer_setup;
 use servers::Servers;
 
@@ -60,6 +62,7 @@ pub struct Core {
     wanted: BTreeSet<Key>,
     locals: Locals,
     programs: Programs,
+    ending: Ending,
     pending: Touched,
     failed: BTreeMap<EndpointId, String>,
     /// Everything has to be looked at: at the start, and when a change failed.
@@ -77,6 +80,7 @@ impl Core {
         kernel: watch::Sender<Kernel>,
         progress: watch::Sender<Progress>,
         dns: DnsHandle,
+        ending: Ending,
     ) -> Self {
         Self {
             params,
@@ -89,6 +93,7 @@ impl Core {
             wanted: BTreeSet::new(),
             locals: Locals::default(),
             programs: Programs::default(),
+            ending,
             pending: Touched::default(),
             failed: BTreeMap::new(),
             resync: true,
@@ -209,8 +214,14 @@ impl Core {
             let tenants = self.concerned(facts, touched, &changed);
             self.part(facts, tenants, &allowed).await
         };
+        let mut outcome = outcome;
         if !replaying && outcome.is_ok() {
             self.swept |= in_sync;
+        }
+        if in_sync && outcome.is_ok() {
+            let (locals, params) = (&self.locals, &self.params);
+            outcome = self.ending.run(facts, locals, params, &self.datapath).await;
+            self.resync |= outcome.is_err();
         }
         self.place_peers(facts, &changed).await;
         self.report(facts, snapshot, replaying, outcome);

@@ -10,6 +10,7 @@ mod names;
 mod program;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -31,6 +32,7 @@ use crate::resource::{
 use program::Writings;
 
 pub use names::{domain_name, interface_names, vxlan_name, zone};
+pub use trace::trace;
 
 /// What a node's kernel and underlay are like, and stay while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,6 +39,7 @@
 mod addresses;
 mod cache;
 mod decide;
+mod ending;
 mod line;
 mod program;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod tests;
 pub use addresses::{Addresses, Listed, MAX_STEPS};
 pub use cache::Cache;
 pub use decide::{Deciding, decide};
+pub use ending::{End, must_end};
 pub use line::{Line, PORTED};
 pub use program::Program;
 

@@ -345,3 +345,67 @@ fn what_nobody_changed_is_not_compiled_again() {
     changed.rules.insert(here.id.clone(), here);
     assert!(!std::sync::Arc::ptr_eq(&first, &program(&tenant)));
 }
+
+#[test]
+fn what_must_end_is_of_the_policies_groups_and_denied_now() {
+    let mut tenant = TenantFact::default();
+    let named = PolicyName::new("p").expect("valid");
+    let deny = Rule {
+        id: RuleId::new("1").expect("valid"),
+        number: 1,
+        spec: RuleSpec {
+            direction: Direction::In,
+            priority: Priority::DEFAULT,
+            action: Action::Deny,
+            protocol: Some(Protocol::TCP),
+            ports: vec!["80".parse().expect("a port")],
+            peer: None,
+        },
+    };
+    let mut policy = PolicyFact::default();
+    policy.rules.insert(deny.id.clone(), deny);
+    tenant.policies.insert(named.clone(), policy);
+    for (number, policies) in [(0, vec![named.clone()]), (1, vec![])] {
+        let spec = GroupSpec {
+            tenant: TenantName::default_tenant(),
+            network: network(0),
+            name: group(number),
+            id: GroupId(number as u16 + 2),
+            policies,
+            docker_name: None,
+        };
+        let closing = false;
+        tenant
+            .groups
+            .insert(group(number), GroupFact { spec, closing });
+    }
+    let member = IpAddr::from([10, 0, 0, 1]);
+    let other = IpAddr::from([10, 0, 0, 2]);
+    let stranger = IpAddr::from([10, 0, 0, 3]);
+    let gateway = IpAddr::from([10, 0, 0, 254]);
+    let end = |address| match address {
+        it if it == member => End::Endpoint(Some(group(0))),
+        it if it == other => End::Endpoint(Some(group(1))),
+        _ => End::Unknown,
+    };
+    let policies = [named];
+    let ends = |from, to, port| {
+        let flow = Flow {
+            tenant: TenantName::default_tenant(),
+            from,
+            to,
+            protocol: Protocol::TCP,
+            port: Some(port),
+        };
+        must_end(&tenant, &policies, &flow, end, &mut Cache::default())
+    };
+    assert!(ends(other, member, 80), "denied now");
+    assert!(!ends(other, member, 81), "allowed");
+    assert!(!ends(member, other, 80), "nothing denies it there");
+    assert!(!ends(other, other, 80), "not of the policy's groups");
+    assert!(
+        ends(stranger, member, 81),
+        "as its packets would be dropped"
+    );
+    assert!(!ends(member, gateway, 80), "no endpoint, no rules");
+}

@@ -1,0 +1,134 @@
+//! Connections that a policy doesn't allow any more, ended when an operator asks for it.
+//!
+//! The log says so once (`PolicyApplied`), and each node does it once, when its kernel holds the
+//! rules of that revision: what was done is on disk, told by the cluster and the revision. A node
+//! that has no such file starts with what is in the log by then; it ends nothing for the past.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bus_schema::node::Flow;
+use bus_schema::{ClusterId, PolicyName, Revision, TenantName};
+use tokio::sync::watch;
+
+use crate::datapath::{Connection, Datapath};
+use crate::desired::{Params, domain_name, zone};
+use crate::endpoint::{Locals, replace};
+use crate::policy::{Cache, End, must_end};
+use crate::projection::{EndpointsView, Projection, TenantFact};
+use crate::resource::Place;
+
+/// What was asked for and is done.
+type Done = (ClusterId, Revision);
+
+#[derive(Debug)]
+pub struct Ending {
+    path: PathBuf,
+    view: watch::Receiver<EndpointsView>,
+    done: Option<Done>,
+}
+
+impl Ending {
+    /// Reads what was done before.
+    pub fn open(path: PathBuf, view: watch::Receiver<EndpointsView>) -> Self {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let done = parse(&text);
+        Self { path, view, done }
+    }
+
+    /// Does what is due by now. To be called when the kernel holds the facts' rules.
+    pub(super) async fn run(
+        &mut self,
+        facts: &Projection,
+        locals: &Locals,
+        params: &Params,
+        datapath: &Datapath,
+    ) -> Result<(), String> {
+        let Some(cluster) = facts.cluster else {
+            return Ok(());
+        };
+        let policies = facts.tenants.values().flat_map(|it| it.policies.values());
+        let asked = policies.filter_map(|policy| policy.enforced).max();
+        let asked = asked.unwrap_or(Revision(0));
+        let done = match self.done {
+            Some((of, done)) if of == cluster => done,
+            _ => return self.remember((cluster, asked)),
+        };
+        if asked <= done {
+            return Ok(());
+        }
+        for (name, fact) in &facts.tenants {
+            let due = fact.policies.iter();
+            let due = due.filter(|(_, policy)| policy.enforced.is_some_and(|it| it > done));
+            let due: Vec<_> = due.map(|(name, _)| name.clone()).collect();
+            let here = locals.values().any(|it| it.tenant == *name);
+            if !due.is_empty() && here {
+                let place = Place::Domain(domain_name(params.kind, name));
+                let zone = zone(facts, name, params.kind);
+                let all = datapath.connections(&place, zone).await;
+                let all = all.map_err(|error| error.to_string())?;
+                let these = self.those((name, fact), locals, &due, all);
+                let ended = datapath.end(&place, these).await;
+                let ended = ended.map_err(|error| error.to_string())?;
+                tracing::info!(tenant = %name, ?due, ended, "ended what these policies don't allow");
+            }
+        }
+        self.remember((cluster, asked))
+    }
+
+    /// The connections that must end.
+    fn those(
+        &self,
+        (name, fact): (&TenantName, &TenantFact),
+        locals: &Locals,
+        policies: &[PolicyName],
+        mut all: Vec<Connection>,
+    ) -> Vec<Connection> {
+        let view = self.view.borrow().clone();
+        let own = locals.values().filter(|it| it.tenant == *name);
+        let own = own.flat_map(|it| it.addresses.iter().map(move |address| (*address, it)));
+        let own: BTreeMap<_, _> = own.collect();
+        let end = |address| match (own.get(&address), view.at(name, address)) {
+            (Some(local), _) => End::Endpoint(local.group.clone()),
+            (None, Some(endpoint)) => End::Endpoint(endpoint.group.clone()),
+            (None, None) => End::Unknown,
+        };
+        let mut cache = Cache::default();
+        all.retain(|connection| {
+            let flow = flow(name, connection);
+            must_end(fact, policies, &flow, end, &mut cache)
+        });
+        all
+    }
+
+    fn remember(&mut self, done: Done) -> Result<(), String> {
+        if self.done == Some(done) {
+            return Ok(());
+        }
+        let text = format!("{} {}\n", done.0, done.1);
+        let path = self.path.display();
+        replace(&self.path, text.as_bytes())
+            .map_err(|error| format!("can't write {path}: {error}; make room"))?;
+        self.done = Some(done);
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Option<Done> {
+    let (cluster, revision) = text.trim().split_once(' ')?;
+    Some((
+        ClusterId(cluster.parse().ok()?),
+        Revision(revision.parse().ok()?),
+    ))
+}
+
+fn flow(tenant: &TenantName, connection: &Connection) -> Flow {
+    let Connection { protocol, port, .. } = *connection;
+    Flow {
+        tenant: tenant.clone(),
+        from: connection.from.into(),
+        to: connection.to.into(),
+        protocol,
+        port: protocol.has_ports().then_some(port),
+    }
+}

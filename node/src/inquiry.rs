@@ -1,0 +1,81 @@
+//! What is asked about this node's rules: counters, read from the kernel, and traces, from the
+//! facts. The bus asks.
+
+use bus_schema::TenantName;
+use bus_schema::node::{Flow, NodeReply, NodeRequest};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::datapath::Datapath;
+use crate::desired::{Params, domain_name, trace, zone};
+use crate::projection::{EndpointsView, Projection};
+use crate::resource::Place;
+
+/// Questions that may wait; who asks waits for its answer.
+pub const WAITING: usize = 64;
+
+#[derive(Debug)]
+pub struct Question {
+    pub request: NodeRequest,
+    pub answer: oneshot::Sender<NodeReply>,
+}
+
+/// Asks, and waits for the answer.
+pub async fn ask(questions: &mpsc::Sender<Question>, request: NodeRequest) -> NodeReply {
+    let (answer, answered) = oneshot::channel();
+    let sent = questions.send(Question { request, answer }).await;
+    let reply = match sent {
+        Ok(()) => answered.await.ok(),
+        Err(_) => None,
+    };
+    reply.unwrap_or_else(|| NodeReply::Refused {
+        reason: "netplugin is stopping".to_owned(),
+    })
+}
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub struct Inquiry {
+    pub params: Params,
+    pub datapath: Datapath,
+    pub facts: watch::Receiver<Projection>,
+    pub view: watch::Receiver<EndpointsView>,
+}
+
+impl Inquiry {
+    /// Answers until nobody can ask any more.
+    pub async fn run(self, mut questions: mpsc::Receiver<Question>) {
+        while let Some(Question { request, answer }) = questions.recv().await {
+            let reply = match request {
+                NodeRequest::Counters { tenant } => self.counters(&tenant).await,
+                NodeRequest::Trace(flow) => self.trace(&flow),
+                other => NodeReply::Refused {
+                    reason: format!("the rules don't answer `{}`", other.verb()),
+                },
+            };
+            // Who asked may have gone.
+            let _ = answer.send(reply);
+        }
+    }
+
+    /// What each rule of a tenant decided here.
+    async fn counters(&self, tenant: &TenantName) -> NodeReply {
+        let kind = self.params.kind;
+        let place = Place::Domain(domain_name(kind, tenant));
+        let zone = zone(&self.facts.borrow(), tenant, kind);
+        match self.datapath.counters(&place, zone).await {
+            Ok(rules) => NodeReply::Counters { rules },
+            Err(error) => NodeReply::Refused {
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    fn trace(&self, flow: &Flow) -> NodeReply {
+        let (facts, view) = (self.facts.borrow().clone(), self.view.borrow().clone());
+        let me = (&self.params.node, self.params.kind);
+        match trace(&facts, &view, me, flow) {
+            Ok(trace) => NodeReply::Traced(trace),
+            Err(reason) => NodeReply::Refused { reason },
+        }
+    }
+}
