@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figures for the note on a change: `docker run --rm` of `true` on contiv-net against Docker's
+# Figures for the note on a change: the demo's time, `docker run --rm` of `true` on contiv-net against Docker's
 # bridge and no network at all, in one interleaved run, and what the daemons weigh when idle.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +10,8 @@ name=figures-$$
 work=$(mktemp -d)
 trap '"$lab" down "$name"; rm -rf "$work"' EXIT
 
+"$lab" demo "$name" | sed -n 's/^Done in \(.*\); the cluster.*/demo: \1/p'
+"$lab" down "$name"
 "$lab" up "$name" --nodes 1 --docker --docker-bridge >/dev/null
 on_node() { "$lab" exec "$name" node-1 -- "$@"; }
 "$lab" exec "$name" ctl -- netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254 >/dev/null
