@@ -54,7 +54,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    pub const MAX_NUMBER: u32 = (1 << 24) - 1;
+    /// Nodes keep a number in 24 bits, of which all set means none.
+    pub const MAX_NUMBER: u32 = (1 << 24) - 2;
 }
 
 /// What a rule says.

@@ -82,7 +82,7 @@ fn a_domain_without_its_name_is_made_anew() -> Outcome {
     })
 }
 
-/// Our own changes are no drift: the log says nothing of it however much is attached.
+/// Our own changes are no drift, and neither are others' of what is theirs.
 #[test]
 fn attaching_is_no_drift() -> Outcome {
     let mut scene = Scene::open()?;
@@ -91,6 +91,13 @@ fn attaching_is_no_drift() -> Outcome {
         scene.lab.run_workload("node-1", "contiv-net", &name)?;
         scene.lab.remove_workload(&name)?;
     }
+    // Nor is what others do to what is theirs.
+    let others = "ip link add br9 type bridge && ip link add v9 type veth peer name v9b && \
+                  ip link set v9 master br9 up && ip address add 10.9.9.9/24 dev v9b && \
+                  ip link del v9 && ip link del br9 && \
+                  nft add table inet theirs && nft delete table inet theirs";
+    assert!(sh(&scene.lab, others));
+    scene.lab.run_workload("node-1", "contiv-net", "last")?;
     let log = scene.lab.log_tail("netplugin@node-1");
     assert!(!log.contains("somebody changed"), "{log}");
     Ok(())

@@ -1,14 +1,15 @@
 //! The projection on disk, so that a node starts with its last facts when the bus is away.
 //!
 //! Replaced as a whole, never changed in place. A file that can't be read is kept aside, and the
-//! node starts from the log's first event, saying so.
+//! node starts from the log's first event, saying so. What an older build folded is read for the
+//! cluster's id alone: it skipped what this build knows, and closed the tenants concerned.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bus_schema::codec;
 use bus_schema::node::Alarm;
+use bus_schema::{SCHEMA, codec};
 use tokio::sync::watch;
 
 use crate::bus::pause;
@@ -43,7 +44,7 @@ pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
 }
 
 pub fn save(path: &Path, projection: &Projection) -> io::Result<()> {
-    let body = codec::to_bytes(projection);
+    let body = codec::to_bytes(&(SCHEMA, projection));
     let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
     bytes.extend(body);
     replace(path, &bytes)?;
@@ -55,7 +56,16 @@ fn decode(bytes: &[u8]) -> Option<Projection> {
     if u32::from_le_bytes(*sum) != crc32fast::hash(body) {
         return None;
     }
-    codec::from_bytes(body).ok()
+    let older = match codec::from_bytes::<(u16, Projection)>(body) {
+        Ok((schema, projection)) if schema >= SCHEMA => return Some(projection),
+        Ok((_, projection)) => projection,
+        // Schema 1 didn't say so.
+        Err(_) => codec::from_bytes(body).ok()?,
+    };
+    Some(Projection {
+        cluster: older.cluster,
+        ..Projection::default()
+    })
 }
 
 /// Saves what changed, for ever: the first change at once, since without the cluster's id on disk
@@ -98,6 +108,33 @@ mod tests {
             let (loaded, alarm) = load(&path).unwrap();
             assert_eq!(loaded, Projection::default());
             assert_eq!(alarm.unwrap().code, "state-damaged");
+        }
+    }
+
+    #[test]
+    fn what_an_older_build_folded_is_folded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("projection");
+        let id = Some(ClusterId(Uuid::from_u128(1)));
+        let mut projection = Projection {
+            cluster: id,
+            applied: Revision(9),
+            ..Projection::default()
+        };
+        let newer = crate::projection::TenantFact {
+            newer: true,
+            ..Default::default()
+        };
+        projection.tenants.insert("blue".parse().unwrap(), newer);
+        for body in [
+            codec::to_bytes(&projection),
+            codec::to_bytes(&(SCHEMA - 1, &projection)),
+        ] {
+            let sum = crc32fast::hash(&body).to_le_bytes();
+            std::fs::write(&path, [&sum[..], &body].concat()).unwrap();
+            let (loaded, alarm) = load(&path).unwrap();
+            assert_eq!((loaded.cluster, alarm), (id, None));
+            assert_eq!((loaded.applied, loaded.tenants.len()), (Revision(0), 0));
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Tenant {
     pub policies: BTreeMap<PolicyName, PolicyIntent>,
     /// The highest number that a rule was given.
     last_rule: u32,
+    /// The id that a group was given last.
+    last_group: u16,
     /// Ids of groups that were removed by force: a node that couldn't be asked may still vouch
     /// for senders by them, so nobody else gets them.
     retired: BTreeSet<GroupId>,
@@ -367,6 +369,7 @@ impl Aggregate for Tenant {
             Event::TenantClosed(_) => {
                 *self = Self {
                     last_rule: self.last_rule,
+                    last_group: self.last_group,
                     retired: std::mem::take(&mut self.retired),
                     ..Self::default()
                 }
@@ -384,6 +387,7 @@ impl Aggregate for Tenant {
                 self.networks.remove(&e.network);
             }
             Event::GroupCreated(e) => {
+                self.last_group = e.group.id.0;
                 let intent = GroupIntent::new(e.group.clone());
                 self.groups.insert(e.group.name.clone(), intent);
             }

@@ -30,7 +30,8 @@ pub struct GroupReopened {
     pub group: GroupName,
 }
 
-/// No node has an endpoint of it any more, or the operator forced it; its id is free again.
+/// No node has an endpoint of it any more, or the operator forced it; its id is given again when
+/// no new one is left, after a removal by force never.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRemoved {
     pub tenant: TenantName,

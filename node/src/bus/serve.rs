@@ -193,6 +193,11 @@ impl Service {
         if let Err(reason) = self.reach(revision, until).await {
             return NodeReply::Refused { reason };
         }
+        // Whoever was let in before that revision was applied is in the journal behind this.
+        if let Err(error) = self.endpoints.settled(Vec::new()).await {
+            let reason = error.to_string();
+            return NodeReply::Refused { reason };
+        }
         let endpoints = self.users(|it| it.tenant == tenant && it.group.as_ref() == Some(&group));
         if endpoints.is_empty() {
             return NodeReply::Done;

@@ -17,11 +17,11 @@ use std::time::Duration;
 use bus_schema::node::LogState;
 use bus_schema::{EndpointId, Revision, TenantName};
 use imbl::ordmap::DiffItem;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
-use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign};
+use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
@@ -109,6 +109,7 @@ impl Core {
         drop(endpoints);
         let mut signs = self.datapath.signs().await;
         let mut next_look = Instant::now() + RESYNC;
+        let mut next_glance = Instant::now() + GLANCE;
         loop {
             if Instant::now() >= next_look {
                 self.resync = true;
@@ -123,49 +124,43 @@ impl Core {
             self.step(&state, &projection, &snapshot).await;
             let retry = if self.resync { RETRY } else { RESYNC };
             let retry = next_look.min(Instant::now() + retry);
-            let closed = tokio::select! {
-                changed = facts.changed() => changed.is_err(),
-                changed = snapshots.changed() => changed.is_err(),
-                changed = log.changed() => changed.is_err(),
-                () = self.drift(signs.as_mut()) => {
+            loop {
+                let wake = tokio::select! {
+                    changed = facts.changed() => Wake::of(&changed),
+                    changed = snapshots.changed() => Wake::of(&changed),
+                    changed = log.changed() => Wake::of(&changed),
+                    sign = next(signs.as_mut()) => Wake::Sign(sign),
+                    () = until(next_glance) => Wake::Glance,
+                    () = until(retry) => Wake::Work,
+                };
+                let drifted = match wake {
+                    Wake::Closed => return,
+                    Wake::Work => break,
+                    Wake::Sign(sign) => self.is_drift(&sign).await,
+                    Wake::Glance => {
+                        next_glance = Instant::now() + GLANCE;
+                        self.datapath.lost_a_domain().await
+                    }
+                };
+                if drifted {
+                    tracing::warn!("somebody changed what is ours; putting it right");
                     self.resync = true;
-                    false
+                    // Whoever changes things changes more than one.
+                    if let Some(signs) = &mut signs {
+                        signs.clear();
+                    }
+                    break;
                 }
-                () = pause(retry.saturating_duration_since(Instant::now())) => false,
-            };
-            if closed {
-                return;
             }
         }
     }
 
-    /// Resolves when the kernel doesn't hold any more what we know it to hold.
-    async fn drift(&self, mut signs: Option<&mut mpsc::Receiver<Sign>>) {
-        loop {
-            let sign = match &mut signs {
-                Some(signs) => tokio::select! {
-                    sign = signs.recv() => sign,
-                    () = pause(GLANCE) => None,
-                },
-                None => {
-                    pause(GLANCE).await;
-                    None
-                }
-            };
-            let drifted = match &sign {
-                Some(Sign::Changed) => true,
-                Some(Sign::Gone(device)) => self.lacks(Kind::Device, device).await,
-                Some(Sign::Down(device)) => self.lacks(Kind::Up, device).await,
-                None => self.datapath.lost_a_domain().await,
-            };
-            if drifted {
-                tracing::warn!(?sign, "somebody changed what is ours; putting it right");
-                // Whoever changes things changes more than one.
-                if let Some(signs) = signs {
-                    while signs.try_recv().is_ok() {}
-                }
-                return;
-            }
+    /// Whether the kernel doesn't hold any more what we know it to hold.
+    async fn is_drift(&self, sign: &Sign) -> bool {
+        match sign {
+            Sign::Changed => true,
+            Sign::Gone(device) => self.lacks(Kind::Device, device).await,
+            Sign::Down(device) => self.lacks(Kind::Up, device).await,
         }
     }
 
@@ -406,6 +401,34 @@ impl Core {
             changed
         });
     }
+}
+
+/// What wakes the core.
+enum Wake {
+    Closed,
+    Work,
+    Sign(Sign),
+    Glance,
+}
+
+impl Wake {
+    fn of(changed: &Result<(), watch::error::RecvError>) -> Self {
+        match changed {
+            Ok(()) => Self::Work,
+            Err(_) => Self::Closed,
+        }
+    }
+}
+
+async fn next(signs: Option<&mut Signs>) -> Sign {
+    match signs {
+        Some(signs) => signs.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(when: Instant) {
+    pause(when.saturating_duration_since(Instant::now())).await;
 }
 
 /// What a step has to think over.

@@ -36,12 +36,12 @@ use bus_schema::node::{Counter, DomainKind};
 use ipnet::IpNet;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkFlags;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 
 pub use self::conntrack::Connection;
 use self::execute::Batch;
-use self::monitor::Monitor;
-pub use self::monitor::Sign;
+use self::monitor::{Monitor, Signing};
+pub use self::monitor::{Sign, Signs};
 use self::netlink::{Socket, is_absence};
 use self::netns::Namespace;
 use self::observe::View;
@@ -151,9 +151,9 @@ struct Inner {
     host_socket: Arc<Socket>,
     /// Domains of kind netns in which we work.
     inside: Mutex<BTreeMap<String, Inside>>,
-    signs: mpsc::Sender<Sign>,
+    signing: Signing,
     /// Taken by who looks after them.
-    heard: Mutex<Option<mpsc::Receiver<Sign>>>,
+    signs: Mutex<Option<Signs>>,
     _monitor: Monitor,
 }
 
@@ -185,9 +185,9 @@ impl Datapath {
         };
         let host = Namespace::open(&path).map_err(failed)?;
         let host_socket = Arc::new(Socket::open(&host).await.map_err(failed)?);
-        let (signs, heard) = mpsc::channel(monitor::WAITING);
+        let (signing, signs) = monitor::signs();
         let ours = vec![host_socket.port()];
-        let monitor = Monitor::start(&host, ours, signs.clone())
+        let monitor = Monitor::start(&host, &host_socket, ours, signing.clone())
             .await
             .map_err(failed)?;
         Ok(Self {
@@ -197,8 +197,8 @@ impl Datapath {
                 host,
                 host_socket,
                 inside: Mutex::default(),
-                signs,
-                heard: Mutex::new(Some(heard)),
+                signing,
+                signs: Mutex::new(Some(signs)),
                 _monitor: monitor,
             }),
         })
@@ -209,8 +209,8 @@ impl Datapath {
     }
 
     /// Signs that others changed something of ours; to be had once.
-    pub async fn signs(&self) -> Option<mpsc::Receiver<Sign>> {
-        self.inner.heard.lock().await.take()
+    pub async fn signs(&self) -> Option<Signs> {
+        self.inner.signs.lock().await.take()
     }
 
     /// Whether a domain's namespace lost its name, or another one bears it: nothing tells of that.
@@ -409,7 +409,7 @@ impl Datapath {
         let socket = Arc::new(Socket::open(&namespace).await?);
         // Devices are made from the host's socket.
         let ours = vec![socket.port(), self.inner.host_socket.port()];
-        let monitor = Monitor::start(&namespace, ours, self.inner.signs.clone()).await?;
+        let monitor = Monitor::start(&namespace, &socket, ours, self.inner.signing.clone()).await?;
         let inside = Inside {
             namespace,
             socket: Arc::clone(&socket),

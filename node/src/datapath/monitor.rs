@@ -5,23 +5,31 @@
 //! the core compares with what it knows, and looks at everything when that doesn't fit. What isn't
 //! multicast (settings in `/proc/sys`) is found by the slow resync.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::netlink::Socket;
 use super::netns::Namespace;
 use super::wire::{attributes, messages};
 use super::{nft, observe};
 use crate::resource::{ROUTE_PROTOCOL, TABLE};
 
-/// Signs that wait for the core. When there are more, the last one says so.
-pub(super) const WAITING: usize = 256;
+/// Signs that wait for the core; when there are more, that is a sign as well.
+const WAITING: usize = 256;
+/// Bytes that wait for us: a transaction of ours with ten thousand elements is told of in one go.
+const BUFFER: usize = 8 << 20;
 
 const NETLINK_ROUTE: isize = 0;
 const NETLINK_NETFILTER: isize = 12;
@@ -45,6 +53,65 @@ pub enum Sign {
     Down(String),
 }
 
+/// The listeners' end of [`Signs`].
+#[derive(Debug, Clone)]
+pub(super) struct Signing {
+    signs: mpsc::Sender<Sign>,
+    overflowed: Arc<AtomicBool>,
+}
+
+/// What all listeners heard.
+#[derive(Debug)]
+pub struct Signs {
+    signs: mpsc::Receiver<Sign>,
+    overflowed: Arc<AtomicBool>,
+}
+
+pub(super) fn signs() -> (Signing, Signs) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let overflowed = Arc::new(AtomicBool::new(false));
+    let signing = Signing {
+        signs: sender,
+        overflowed: Arc::clone(&overflowed),
+    };
+    let signs = Signs {
+        signs: receiver,
+        overflowed,
+    };
+    (signing, signs)
+}
+
+impl Signing {
+    /// False: nobody listens any more.
+    fn give(&self, sign: Sign) -> bool {
+        match self.signs.try_send(sign) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.overflowed.store(true, Ordering::Relaxed);
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+impl Signs {
+    /// The next one. Nothing is lost when this is cancelled.
+    pub async fn next(&mut self) -> Sign {
+        match self.signs.recv().await {
+            Some(_) if self.overflowed.swap(false, Ordering::Relaxed) => Sign::Changed,
+            Some(sign) => sign,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Forgets what was heard: whoever looks at everything sees it.
+    pub fn clear(&mut self) {
+        self.overflowed.store(false, Ordering::Relaxed);
+        while self.signs.try_recv().is_ok() {}
+    }
+}
+
 /// Listens in one namespace until it is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
@@ -52,11 +119,12 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// `ours` are the ports of our own rtnetlink sockets.
+    /// `socket` is in the namespace; `ours` are the ports of our rtnetlink sockets.
     pub(super) async fn start(
         namespace: &Namespace,
+        socket: &Socket,
         ours: Vec<u32>,
-        signs: mpsc::Sender<Sign>,
+        signs: Signing,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Handle::current();
         let open = |protocol, groups: &'static [u32]| {
@@ -65,6 +133,7 @@ impl Monitor {
                 let _guard = runtime.enter();
                 let mut socket = TokioSocket::new(protocol)?;
                 socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+                setsockopt(socket.socket_ref(), RcvBufForce, &BUFFER)?;
                 for group in groups {
                     socket.socket_mut().add_membership(*group)?;
                 }
@@ -73,7 +142,14 @@ impl Monitor {
         };
         let route = open(NETLINK_ROUTE, &ROUTE_GROUPS).await?;
         let nft = open(NETLINK_NETFILTER, &NFT_GROUPS).await?;
-        let of_route = move |bytes: &[u8]| route_signs(bytes, &ours);
+        let mut links = Links {
+            ours,
+            names: BTreeMap::new(),
+        };
+        for link in socket.links().await? {
+            links.learn(&link);
+        }
+        let of_route = move |bytes: &[u8]| links.signs(bytes);
         let route = tokio::spawn(listen(route, signs.clone(), of_route));
         let nft = tokio::spawn(listen(nft, signs, nft_signs));
         Ok(Self {
@@ -82,7 +158,7 @@ impl Monitor {
     }
 }
 
-async fn listen(socket: TokioSocket, signs: mpsc::Sender<Sign>, read: impl Fn(&[u8]) -> Vec<Sign>) {
+async fn listen(socket: TokioSocket, signs: Signing, mut read: impl FnMut(&[u8]) -> Vec<Sign>) {
     loop {
         let found = match socket.recv_from_full().await {
             Ok((bytes, _)) => read(&bytes),
@@ -95,57 +171,95 @@ async fn listen(socket: TokioSocket, signs: mpsc::Sender<Sign>, read: impl Fn(&[
                 return;
             }
         };
-        for sign in found {
-            if let Err(mpsc::error::TrySendError::Closed(_)) = signs.try_send(sign) {
-                return;
+        if !found.into_iter().all(|sign| signs.give(sign)) {
+            return;
+        }
+    }
+}
+
+/// What rtnetlink's messages are about.
+struct Links {
+    ours: Vec<u32>,
+    /// Devices of the namespace by their index.
+    names: BTreeMap<u32, String>,
+}
+
+impl Links {
+    fn learn(&mut self, link: &LinkMessage) {
+        if let Some(name) = observe::name(link) {
+            self.names.insert(link.header.index, name.to_owned());
+        }
+    }
+
+    fn signs(&mut self, bytes: &[u8]) -> Vec<Sign> {
+        let mut signs = Vec::new();
+        let mut rest = bytes;
+        while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            let port = message.header.port_number;
+            if let NetlinkPayload::InnerMessage(message) = message.payload {
+                let by_others = port != 0 && !self.ours.contains(&port);
+                signs.extend(self.sign(&message, by_others));
             }
         }
+        signs
     }
-}
 
-fn route_signs(bytes: &[u8], ours: &[u32]) -> Vec<Sign> {
-    let mut signs = Vec::new();
-    let mut rest = bytes;
-    while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
-        let length = (message.header.length as usize).next_multiple_of(4);
-        rest = rest.get(length..).unwrap_or_default();
-        let port = message.header.port_number;
-        if let NetlinkPayload::InnerMessage(message) = message.payload {
-            let by_others = port != 0 && !ours.contains(&port);
-            signs.extend(route_sign(&message, by_others));
+    /// What the kernel does on its own to routes and neighbors follows from what happens to their
+    /// device, which is told as well.
+    fn sign(&mut self, message: &RouteNetlinkMessage, by_others: bool) -> Option<Sign> {
+        use RouteNetlinkMessage::{
+            DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour,
+            NewRoute,
+        };
+        match message {
+            DelLink(link) => {
+                let name = self.names.remove(&link.header.index)?;
+                is_ours(&name).then_some(Sign::Gone(name))
+            }
+            NewLink(link) => self.link(link, by_others),
+            NewRoute(route) | DelRoute(route) => {
+                let ours = route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
+                (ours && by_others).then_some(Sign::Changed)
+            }
+            // VXLAN never says who deletes an FDB entry; we do it seldom, and look once more then.
+            DelNeighbour(entry) if entry.header.family == AddressFamily::Bridge => self
+                .bears_ours(entry.header.ifindex)
+                .then_some(Sign::Changed),
+            // One that is deleted is told of as failed, by who deletes it, and then gone, by
+            // nobody.
+            NewNeighbour(entry) | DelNeighbour(entry) => {
+                (by_others && self.bears_ours(entry.header.ifindex)).then_some(Sign::Changed)
+            }
+            NewAddress(address) | DelAddress(address) => {
+                (by_others && self.bears_ours(address.header.index)).then_some(Sign::Changed)
+            }
+            _ => None,
         }
     }
-    signs
-}
 
-/// What the kernel does on its own to routes and neighbors follows from what happens to their
-/// device, which is told as well.
-fn route_sign(message: &RouteNetlinkMessage, by_others: bool) -> Option<Sign> {
-    use RouteNetlinkMessage::{
-        DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour, NewRoute,
-    };
-    let ours = |link: &LinkMessage| {
-        observe::name(link)
-            .filter(|it| is_ours(it))
-            .map(str::to_owned)
-    };
-    match message {
-        DelLink(link) => ours(link).map(Sign::Gone),
-        NewLink(link) if link.header.flags.contains(LinkFlags::Up) => {
-            ours(link).filter(|_| by_others).map(|_| Sign::Changed)
+    fn link(&mut self, link: &LinkMessage, by_others: bool) -> Option<Sign> {
+        let before = self.names.get(&link.header.index).cloned();
+        self.learn(link);
+        let now = observe::name(link)?;
+        // Renamed.
+        if let Some(before) = before.filter(|it| it != now && is_ours(it)) {
+            return Some(Sign::Gone(before));
         }
-        NewLink(link) => ours(link).map(Sign::Down),
-        NewRoute(route) | DelRoute(route) => {
-            let ours = route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
-            (ours && by_others).then_some(Sign::Changed)
+        if !is_ours(now) {
+            return None;
         }
-        // VXLAN never says who deletes an FDB entry; we do it seldom, and look once more then.
-        DelNeighbour(entry) if entry.header.family == AddressFamily::Bridge => Some(Sign::Changed),
-        // One that is deleted is told of as failed, by who deletes it, and then gone, by nobody.
-        NewNeighbour(_) | DelNeighbour(_) | NewAddress(_) | DelAddress(_) => {
-            by_others.then_some(Sign::Changed)
+        if !link.header.flags.contains(LinkFlags::Up) {
+            return Some(Sign::Down(now.to_owned()));
         }
-        _ => None,
+        by_others.then_some(Sign::Changed)
+    }
+
+    /// Ours, the loopback device that bears addresses of ours, or one that isn't known.
+    fn bears_ours(&self, index: u32) -> bool {
+        let name = self.names.get(&index);
+        name.is_none_or(|name| is_ours(name) || name == "lo")
     }
 }
 

@@ -167,10 +167,15 @@ impl Tenant {
         Ok(policies)
     }
 
+    /// One that nobody bore, as long as there is one: a node that hears nothing any more knows the
+    /// former bearer's rules, and must not take its heir for it.
     fn free_id(&self, tenant: &TenantName) -> Result<GroupId, Rejection> {
         let used = self.groups.values().map(|group| group.spec.id);
         let taken: BTreeSet<GroupId> = used.chain(self.retired.iter().copied()).collect();
-        (GroupId::FIRST.0..=u16::MAX)
+        let first = GroupId::FIRST.0;
+        let fresh = (first..=u16::MAX).filter(|id| *id > self.last_group);
+        fresh
+            .chain(first..=self.last_group)
             .map(GroupId)
             .find(|id| !taken.contains(id))
             .ok_or_else(|| Rejection::GroupIdsExhausted {

@@ -315,7 +315,7 @@ fn an_update_replaces_the_policies() {
 }
 
 #[test]
-fn ids_are_the_lowest_free_and_a_closing_group_keeps_its_own() {
+fn ids_are_new_and_a_closing_group_keeps_its_own() {
     with_web()
         .when(create("front", "lb", &[]), no_facts())
         .then([created("lb", 3, &[])])
@@ -326,14 +326,30 @@ fn ids_are_the_lowest_free_and_a_closing_group_keeps_its_own() {
         .when(remove("web", Removal::Finish), drained(1))
         .then([removed("web", 2, false)])
         .when(create("front", "api", &[]), no_facts())
-        .then([created("api", 2, &[])]);
+        .then([created("api", 5, &[])]);
+}
+
+/// When all have been given, the free one that was given longest ago comes next.
+#[test]
+fn ids_are_given_again_when_none_is_new() {
+    let mut all = with_web();
+    all.state.evolve(&created("last", u16::MAX, &[]));
+    all.when(remove("web", Removal::Close), no_facts())
+        .then([closing("web")])
+        .when(remove("web", Removal::Finish), drained(1))
+        .then([removed("web", 2, false)])
+        .when(create("front", "api", &[]), no_facts())
+        .then([created("api", 2, &[])])
+        .when(create("front", "db", &[]), no_facts())
+        .then([created("db", 3, &[])]);
 }
 
 /// A node that couldn't be asked may still stamp packets with the id.
 #[test]
 fn an_id_that_was_removed_by_force_is_not_given_again() {
-    with_web()
-        .when(remove("web", Removal::Force), no_facts())
+    let mut all = with_web();
+    all.state.evolve(&created("last", u16::MAX, &[]));
+    all.when(remove("web", Removal::Force), no_facts())
         .then([removed("web", 2, true)])
         .when(create("front", "web", &[]), no_facts())
         .then([created("web", 3, &[])]);
