@@ -44,8 +44,8 @@ pub struct Connection {
     pub protocol: Protocol,
     pub source_port: u16,
     pub port: u16,
-    /// The low 32 bits of the revision whose rules let it pass.
-    pub mark: u32,
+    /// The low 16 bits of the revision whose rules let it pass; 0 where another node decided.
+    pub revision: u16,
     entry: Entry,
 }
 
@@ -129,7 +129,7 @@ impl Connection {
             protocol: Protocol(*value(proto, PROTO_NUMBER)?.first()?),
             source_port: port(PROTO_SOURCE_PORT),
             port: port(PROTO_PORT),
-            mark: entry.mark,
+            revision: (entry.mark >> 16) as u16,
             entry,
         })
     }

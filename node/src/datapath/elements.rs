@@ -23,7 +23,9 @@ pub(super) enum Raw {
     Member(u16, IpAddr, GroupId),
     Program(u16, Direction, GroupId, String),
     Hit(u16, u32),
-    Revision(u16, u32),
+    Opener(u16, GroupId),
+    Same(u16, GroupId),
+    Revision(u16, u16),
     Revised(u16, String),
 }
 
@@ -47,6 +49,8 @@ impl Raw {
             | Self::Member(zone, ..)
             | Self::Program(zone, ..)
             | Self::Hit(zone, _)
+            | Self::Opener(zone, _)
+            | Self::Same(zone, _)
             | Self::Revision(zone, _)
             | Self::Revised(zone, _) => Owner::Zone(*zone),
         }
@@ -96,6 +100,8 @@ impl Raw {
                 chain,
             },
             Self::Hit(zone, rule) => Element::Hit { place, zone, rule },
+            Self::Opener(zone, group) => Element::Opener { place, zone, group },
+            Self::Same(zone, group) => Element::Same { place, zone, group },
             Self::Revision(zone, revision) => Element::Revision {
                 place,
                 zone,
@@ -145,9 +151,18 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
         "programs_in" => program(Direction::In, value),
         "programs_out" => program(Direction::Out, value),
         "hits" => hit(value).map(|(zone, rule, _)| Raw::Hit(zone, rule)),
+        "openers" => {
+            let (key, group) = pair(value)?;
+            let (zone, _) = concat(key)?;
+            Some(Raw::Opener(number(zone)?, GroupId(number(group)?)))
+        }
+        "same" => match value.get("concat")?.as_array()?.as_slice() {
+            [zone, group, _] => Some(Raw::Same(number(zone)?, GroupId(number(group)?))),
+            _ => None,
+        },
         "revisions" => {
             let (zone, revision) = concat(value)?;
-            Some(Raw::Revision(number(zone)?, long(revision)?))
+            Some(Raw::Revision(number(zone)?, (long(revision)? >> 16) as u16))
         }
         "revised" => {
             let (zone, verdict) = pair(value)?;

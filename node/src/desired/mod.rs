@@ -381,13 +381,21 @@ impl<'a> DomainBuilder<'a> {
         }
     }
 
-    /// Who may open connections. A tenant of which newer events tell knows nobody, so none are
-    /// opened.
+    /// Who may open connections, and go on with them. A tenant of which newer events tell knows
+    /// nobody, so none are opened.
     fn rules(&mut self, tenant: &TenantName, programs: &mut Programs) {
-        let Some(fact) = self.fact.filter(|fact| !fact.newer) else {
+        let Some(fact) = self.fact else {
             return;
         };
-        let revision = fact.ruled.0 as u32;
+        let groups = fact.groups.values().map(|group| group.spec.id);
+        let groups: Vec<_> = groups.chain([GroupId::UNGROUPED]).collect();
+        for group in groups.iter().copied() {
+            self.decide(|place, zone| Element::Same { place, zone, group });
+        }
+        if fact.newer {
+            return;
+        }
+        let revision = fact.ruled.0 as u16;
         self.decide(|place, zone| Element::Revision {
             place,
             zone,
@@ -401,9 +409,9 @@ impl<'a> DomainBuilder<'a> {
         });
         let place = self.place.clone();
         self.put(Resource::Chain(RuleChain { place, chain }));
-        let ids = fact.groups.values().map(|group| group.spec.id);
-        for group in ids.chain([GroupId::UNGROUPED]) {
+        for group in groups {
             self.decide(|place, zone| Element::Known { place, zone, group });
+            self.decide(|place, zone| Element::Opener { place, zone, group });
         }
         for group in fact.groups.values() {
             let GroupSpec { id, policies, .. } = &group.spec;

@@ -14,7 +14,7 @@ use bus_schema::policy::{Direction, PortRange, Protocol};
 
 use super::names;
 use crate::policy::{Addresses, Line, Program, Value};
-use crate::resource::Chain;
+use crate::resource::{Chain, OPENER};
 
 /// A program's chains.
 #[derive(Debug, Clone)]
@@ -218,8 +218,9 @@ impl Writer {
     }
 }
 
-pub(super) fn revision_chain(zone: u16, revision: u32) -> Chain {
-    let rule = format!("ct mark set {revision:#x}");
+pub(super) fn revision_chain(zone: u16, revision: u16) -> Chain {
+    let revision = u32::from(revision) << 16;
+    let rule = format!("ct mark set ct mark & {OPENER:#x} | {revision:#x}");
     Chain::new(&format!("r{zone}_"), [rule.as_str()])
 }
 

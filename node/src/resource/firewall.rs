@@ -107,12 +107,24 @@ pub enum Element {
     },
     /// Counts what a rule decided.
     Hit { place: Place, zone: u16, rule: u32 },
-    /// The last revision of the log that these rules are of, its low 32 bits: each connection
+    /// What a connection carries of the group that opened it.
+    Opener {
+        place: Place,
+        zone: u16,
+        group: GroupId,
+    },
+    /// A connection of this group goes on with packets of this group only.
+    Same {
+        place: Place,
+        zone: u16,
+        group: GroupId,
+    },
+    /// The last revision of the log that these rules are of, its low 16 bits: each connection
     /// carries the one that let it pass.
     Revision {
         place: Place,
         zone: u16,
-        revision: u32,
+        revision: u16,
     },
     /// The chain that marks a connection with that revision.
     Revised {
@@ -135,6 +147,8 @@ impl Element {
             | Self::Member { place, .. }
             | Self::Program { place, .. }
             | Self::Hit { place, .. }
+            | Self::Opener { place, .. }
+            | Self::Same { place, .. }
             | Self::Revision { place, .. }
             | Self::Revised { place, .. } => place,
         }
@@ -162,6 +176,8 @@ impl Element {
             } => "programs_in",
             Self::Program { .. } => "programs_out",
             Self::Hit { .. } => "hits",
+            Self::Opener { .. } => "openers",
+            Self::Same { .. } => "same",
             Self::Revision { .. } => "revisions",
             Self::Revised { .. } => "revised",
         }
@@ -189,7 +205,11 @@ impl Element {
                 format!("{zone} . {:#x}", group.0)
             }
             Self::Hit { zone, rule, .. } => format!("{zone} . {rule:#x}"),
-            Self::Revision { zone, revision, .. } => format!("{zone} . {revision:#x}"),
+            Self::Opener { zone, group, .. } => format!("{zone} . 0:{:x}", group.0),
+            Self::Same { zone, group, .. } => format!("{zone} . {0:#x} . {0:#x}", group.0),
+            Self::Revision { zone, revision, .. } => {
+                format!("{zone} . {:#x}", u32::from(*revision) << 16)
+            }
             Self::Revised { zone, .. } => zone.to_string(),
         }
     }
@@ -197,9 +217,9 @@ impl Element {
     /// What the key is mapped to, as nft writes it; empty for an element of a set.
     fn value(&self) -> String {
         match self {
-            Self::Stamp { stamp: group, .. } | Self::Member { group, .. } => {
-                format!(" : {:#x}", group.0)
-            }
+            Self::Stamp { stamp: group, .. }
+            | Self::Member { group, .. }
+            | Self::Opener { group, .. } => format!(" : {:#x}", group.0),
             Self::Zone { zone, .. } => format!(" : {zone}"),
             Self::Known { group, .. } => format!(" : 0:{:x}", group.0),
             Self::Program { chain, .. } | Self::Revised { chain, .. } => {
@@ -210,6 +230,7 @@ impl Element {
             | Self::Gateway { .. }
             | Self::Subnet { .. }
             | Self::Hit { .. }
+            | Self::Same { .. }
             | Self::Revision { .. } => String::new(),
         }
     }
@@ -222,6 +243,8 @@ impl Element {
                 | Self::Member { .. }
                 | Self::Program { .. }
                 | Self::Hit { .. }
+                | Self::Opener { .. }
+                | Self::Same { .. }
                 | Self::Revision { .. }
                 | Self::Revised { .. }
         )

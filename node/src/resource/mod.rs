@@ -15,7 +15,7 @@ pub use firewall::{Element, RuleChain, Table};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sysctl, Up, Veth, Vxlan,
 };
-pub use ruleset::{Chain, DNS_ADDRESS, Parts, Rule, Ruleset, Unseen};
+pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen};
 
 /// The route protocol number of our routes: what tells them from others'.
 pub const ROUTE_PROTOCOL: u8 = 201;

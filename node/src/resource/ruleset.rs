@@ -15,6 +15,11 @@ use crate::policy::Value;
 /// Where each domain's DNS server is bound, and the host's forwarder.
 pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 53, 53);
 
+/// The part of a connection's mark that says who opened it, by the group's id.
+pub const OPENER: u32 = 0xffff;
+/// The part that holds the low bits of the revision whose rules let it pass.
+pub(super) const REVISION: u32 = !OPENER;
+
 /// Which rules a table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {
@@ -221,7 +226,8 @@ impl Ruleset {
     ///
     /// The sender's id is put aside in the packet's priority, which the map of known ids does; the
     /// mark is then free for the receiver's id and for a line's result; the best result so far is
-    /// the connection's mark. Read `policy` first.
+    /// the connection's mark, in the end the sender's id and the rules' revision. Read `policy`
+    /// first.
     ///
     /// The kernel walks the rules of one generation, the one of its first step, but looks each
     /// element up in the latest (`nft_do_chain`, `nft_genmask_cur`): a packet under way while a
@@ -240,9 +246,11 @@ impl Ruleset {
         self.set("hits", "set", "typeof ct zone . ct mark; counter");
         self.set("revised", "map", "typeof ct zone : verdict");
         self.set("revisions", "set", "typeof ct zone . ct mark");
+        self.set("openers", "map", "typeof ct zone . meta priority : ct mark");
         let none = format!("ct mark set {:#x}", Value::NONE);
         let hit = format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER);
         let denied = format!("ct mark & {:#x} == 0 counter drop", Value::ALLOWS);
+        let revised = format!("ct zone . ct mark & {REVISION:#x} != @revisions counter drop");
         let nobody = format!("meta mark set {}", GroupId::UNGROUPED.0);
         self.chain(
             "opening",
@@ -250,7 +258,7 @@ impl Ruleset {
                 "meta priority set none",
                 "meta priority set ct zone . meta mark map @known",
                 "meta priority none counter drop",
-                r#"oifname "cx*" meta priority set none accept"#,
+                r#"oifname "cx*" ct mark set meta mark meta priority set none accept"#,
                 &none,
                 "ct zone . meta mark vmap @programs_out",
                 &hit,
@@ -262,8 +270,11 @@ impl Ruleset {
                 "ct zone . meta mark vmap @programs_in",
                 &hit,
                 &denied,
+                "ct mark set 0",
+                "ct mark set ct zone . meta priority map @openers",
+                "ct mark 0 counter drop",
                 "ct zone vmap @revised",
-                "ct zone . ct mark != @revisions counter drop",
+                &revised,
                 &nobody,
                 "meta priority set none",
             ],
@@ -272,7 +283,14 @@ impl Ruleset {
 
     /// What passes through the domain, what ends in it and what starts there: the domain's own
     /// errors about a packet bear its sender's stamp (`fwmark_reflect`) or that of no group.
+    ///
+    /// A connection is its opener's: who has the address next may be of another group and on
+    /// another node, which is all that forgets its connections. Until an answer is seen each of
+    /// its packets is a `new` one for conntrack, but decided once it is confirmed: another look
+    /// would write to a mark that several CPUs share by then.
     fn passing(&mut self, kind: DomainKind) {
+        self.set("same", "set", "typeof ct zone . ct mark . meta mark");
+        let opener = format!("ct zone . ct mark & {OPENER:#x} . meta mark");
         self.base(
             "forward",
             ("filter", "forward", 0),
@@ -286,8 +304,11 @@ impl Ruleset {
             &[
                 r#"iifname "cx*" oifname "cx*" counter drop"#,
                 "ct state invalid counter drop",
-                "ct state established,related accept",
                 "ct state untracked counter drop",
+                "ct state related accept",
+                "ct direction reply accept",
+                &format!("ct status confirmed {opener} @same accept"),
+                "ct status confirmed counter drop",
                 "tcp flags & (fin | syn | rst | ack) != syn counter drop",
                 "goto opening",
             ],

@@ -4,7 +4,7 @@ use node::reconcile::{self, Op};
 use node::resource::{Chain, Resource, RuleChain};
 
 use crate::policy::{carries, in_group, one_tenant};
-use crate::traffic::{Hammer, is_closed, is_dropped, listen, opens};
+use crate::traffic::{Echo, Hammer, echoes_from, is_closed, is_dropped, listen, opens};
 use crate::world::{is_silent, pings, run, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,4 +166,35 @@ async fn not_one_packet_reaches_a_denied_port_while_its_endpoints_come() {
     };
     assert_eq!(denied, 0);
     assert!(allowed > ENDPOINTS as u64, "the hammer hits: {allowed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_owner_of_an_address_inherits_no_connection_on_the_other_node() {
+    let mut world = one_tenant().await;
+    world.policy(
+        "red",
+        "only-app",
+        &["1 in deny", "2 in allow priority 2 group app"],
+    );
+    world.group("red", "web", 2, &["only-app"]);
+    world.group("red", "app", 3, &[]);
+    world.group("red", "evil", 4, &[]);
+    world.sync_all().await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let _echo = Echo::start(&server, 500);
+    let exchange = |from: &str| echoes_from(from, 4500, "20.1.1.1", 500);
+    let good = world
+        .attach_in(1, in_group("app"), "good", "20.1.1.129")
+        .await;
+    assert!(exchange(&good) && exchange(&good));
+    world.detach(1, "red", "good").await;
+    let evil = world
+        .attach_in(1, in_group("evil"), "evil", "20.1.1.129")
+        .await;
+    assert!(!exchange(&evil), "the same ports");
+    world.detach(1, "red", "evil").await;
+    let again = world
+        .attach_in(1, in_group("app"), "again", "20.1.1.129")
+        .await;
+    assert!(exchange(&again), "of the group that opened it");
 }

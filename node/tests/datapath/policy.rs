@@ -6,7 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use bus_schema::policy::Protocol;
 use node::reconcile;
 
-use crate::traffic::{Accepting, Echo, Hammer, echoes, is_dropped, listen, opens};
+use crate::traffic::{
+    Accepting, Echo, Hammer, bind, echoes, is_dropped, listen, opens, send_on_all_cpus,
+};
 use crate::world::{World, is_silent, pings, tenant};
 
 /// The quick start's second act: `web` on the first host takes 80 and 443, and nothing else by TCP.
@@ -219,7 +221,7 @@ async fn each_connection_is_decided_by_one_rule_set_alone() {
         if it.protocol != Protocol::TCP {
             continue;
         }
-        let allows_80 = (u64::from(it.mark) - first) / 2 % 2 == 1;
+        let allows_80 = (u64::from(it.revision) - first) / 2 % 2 == 1;
         match it.port {
             80 => assert!(allows_80, "{it:?}"),
             81 => assert!(!allows_80, "{it:?}"),
@@ -260,4 +262,40 @@ async fn rules_count_what_they_decided() {
         .collect();
     assert_eq!(packets, [(1, 3), (2, 3), (3, 0)]);
     assert_eq!(counters[&1].bytes, 3 * 33);
+}
+
+/// For conntrack each packet of it is a new connection's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_without_answers_is_decided_once_whatever_comes_and_on_every_cpu() {
+    const PACKETS: usize = 20_000;
+    let mut world = one_tenant().await;
+    world.policy("red", "some", &["1 in deny", "2 in allow udp 7 priority 2"]);
+    world.group("red", "web", 2, &["some"]);
+    world.sync_all().await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let client = world.attach(0, "red", "net", "client", "20.1.1.2").await;
+    let _silent = bind(&server, 7);
+    let socket = bind(&client, 0);
+    socket.connect(("20.1.1.1", 7)).expect("connected");
+    let dropped = |world: &World| {
+        let said = ["opening", "passing"].map(|chain| {
+            let list = format!("nft list chain inet contiv {chain}");
+            String::from_utf8(world.in_domain(0, "red", &list).stdout).expect("text")
+        });
+        let counts = said.iter().flat_map(|it| it.split("packets ").skip(1));
+        let counts = counts.map(|it| it.split(' ').next().expect("a number"));
+        counts
+            .map(|it| it.parse::<u64>().expect("a number"))
+            .sum::<u64>()
+    };
+    send_on_all_cpus(&socket, PACKETS);
+    assert_eq!(dropped(&world), 0);
+    world.policy("red", "some", &["1 in deny"]);
+    world.sync(0).await;
+    send_on_all_cpus(&socket, PACKETS);
+    assert_eq!(dropped(&world), 0, "it stands");
+    let other = bind(&client, 0);
+    other.connect(("20.1.1.1", 7)).expect("connected");
+    send_on_all_cpus(&other, PACKETS);
+    assert_ne!(dropped(&world), 0, "another is denied");
 }

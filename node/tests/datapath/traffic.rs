@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::unistd::Pid;
 
 /// Longer than a first packet that got lost is sent again, for a busy machine's sake.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,10 +108,40 @@ impl Drop for Echo {
     }
 }
 
+/// A UDP socket inside a namespace.
+pub(crate) fn bind(netns: &str, port: u16) -> UdpSocket {
+    within(netns, || {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port")
+    })
+}
+
+/// Sends so many datagrams from two CPUs at once; from the one, where there are no two.
+pub(crate) fn send_on_all_cpus(socket: &UdpSocket, each: usize) {
+    std::thread::scope(|scope| {
+        for cpu in 0..2 {
+            scope.spawn(move || {
+                let mut only = CpuSet::new();
+                only.set(cpu).expect("a CPU's number");
+                // One that isn't there makes the test weaker and no less true.
+                let _ = sched_setaffinity(Pid::from_raw(0), &only);
+                for _ in 0..each {
+                    // What a full queue loses was no rule's doing.
+                    let _ = socket.send(b"x");
+                }
+            });
+        }
+    });
+}
+
 /// Whether a datagram is answered.
 pub(crate) fn echoes(netns: &str, to: &str, port: u16) -> bool {
+    echoes_from(netns, 0, to, port)
+}
+
+/// The same from a port of one's own.
+pub(crate) fn echoes_from(netns: &str, from: u16, to: &str, port: u16) -> bool {
     within(netns, || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from)).expect("a socket");
         socket.set_read_timeout(Some(SILENCE)).expect("a time-out");
         // A network that isn't there yet shows as no answer.
         let _ = socket.send_to(b"hello", (to, port));
