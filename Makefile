@@ -41,3 +41,4 @@ check:
 bench: tools
 	cargo build --locked --release --workspace --bins
 	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests
+	cargo bench --locked --package node --bench policy

@@ -1,7 +1,9 @@
 //! Groups, policies and rules on whole clusters: what the product is for.
 
+use std::time::Duration;
+
 use chaos_tests::{Outcome, SOON, create, invariant, two_nodes};
-use lab::{Error, Lab, wait_until};
+use lab::{Error, Lab, Running, wait_until};
 
 const RULES: [&[&str]; 3] = [
     &["1", "-direction=in", "-protocol=tcp", "-action=deny"],
@@ -233,5 +235,68 @@ fn a_killed_netplugin_leaves_the_rules() -> Outcome {
     }
     invariant::converged(&lab)?;
     assert!(lab.connects("client", &web, 80)?);
+    Ok(())
+}
+
+/// A connection that sends a line each tenth of a second to a server that sends it back.
+struct Talk {
+    lines: String,
+    _client: Running,
+}
+
+impl Talk {
+    fn start(lab: &Lab, from: &str, to: &str, port: u16) -> Result<Self, Error> {
+        let lines = format!("/run/talk-{from}-{port}");
+        let script =
+            format!("while echo line; do sleep 0.1; done | busybox nc {to} {port} >{lines}");
+        let client = lab.start_in(from, &["sh", "-c", &script])?;
+        let talk = Self {
+            lines,
+            _client: client,
+        };
+        wait_until("the connection carries data", SOON, || {
+            talk.answers(lab) > 2
+        })?;
+        Ok(talk)
+    }
+
+    fn answers(&self, lab: &Lab) -> usize {
+        let lines = lab.exec("node-1", &["cat", &self.lines]);
+        lines.map_or(0, |output| output.stdout.lines().count())
+    }
+
+    /// Whether more comes back within a second and a half.
+    fn goes_on(&self, lab: &Lab) -> bool {
+        let before = self.answers(lab);
+        let more = || self.answers(lab) > before + 1;
+        wait_until("more answers", Duration::from_millis(1_500), more).is_ok()
+    }
+}
+
+/// A deny lets standing connections stand; asked to, it ends those that it denies, and no others.
+#[test]
+fn a_deny_ends_standing_connections_only_when_asked_to() -> Outcome {
+    let lab = prod_web()?;
+    let web = lab.address_of("web-1")?.to_string();
+    let echo =
+        |port: &str| lab.start_in("web-1", &["busybox", "nc", "-ll", "-p", port, "-e", "cat"]);
+    let _servers = [echo("80")?, echo("443")?];
+    for port in [80, 443] {
+        wait_until("the server answers", SOON, || {
+            lab.exec_in(
+                "client",
+                &["busybox", "nc", "-w", "1", &web, &port.to_string()],
+            )
+            .is_ok_and(|output| output.success())
+        })?;
+    }
+    let kept = Talk::start(&lab, "client", &web, 80)?;
+    let denied = Talk::start(&lab, "client", &web, 443)?;
+    lab.netctl_ok(&["policy", "rule-rm", "prod_web", "3"])?;
+    assert!(denied.goes_on(&lab), "a standing connection survives");
+
+    lab.netctl_ok(&["policy", "apply", "prod_web", "--immediate"])?;
+    wait_until("the denied connection ends", SOON, || !denied.goes_on(&lab))?;
+    assert!(kept.goes_on(&lab), "the allowed one goes on");
     Ok(())
 }

@@ -7,7 +7,7 @@ use bus_schema::policy::Protocol;
 use node::reconcile;
 
 use crate::traffic::{
-    Accepting, Echo, Hammer, bind, echoes, is_dropped, listen, opens, send_on_all_cpus,
+    Accepting, Echo, Hammer, bind, echoes, echoes_all, is_dropped, listen, opens, send_on_all_cpus,
 };
 use crate::world::{World, is_silent, pings, tenant};
 
@@ -298,4 +298,42 @@ async fn a_flow_without_answers_is_decided_once_whatever_comes_and_on_every_cpu(
     other.connect(("20.1.1.1", 7)).expect("connected");
     send_on_all_cpus(&other, PACKETS);
     assert_ne!(dropped(&world), 0, "another is denied");
+}
+
+/// What isn't the beginning of a connection begins none, and what hides its ports is put together.
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_and_stray_segments_are_no_way_around() {
+    let mut world = one_tenant().await;
+    world.policy("red", "some", &["1 in deny udp 9", "2 in deny tcp 81"]);
+    world.group("red", "web", 2, &["some"]);
+    world.sync_all().await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let client = world.attach(1, "red", "net", "client", "20.1.1.129").await;
+    let _echo = [Echo::start(&server, 9), Echo::start(&server, 10)];
+    let big = vec![7; 4_000];
+    assert!(
+        echoes_all(&client, 0, "20.1.1.1", 10, &big),
+        "fragments pass"
+    );
+    assert!(
+        !echoes_all(&client, 0, "20.1.1.1", 9, &big),
+        "but no denied ones"
+    );
+
+    // A connection that conntrack has forgotten isn't picked up in its middle.
+    let listener = listen(&server, 80);
+    let mut stream = opens(&client, "20.1.1.1", 80).expect("allowed");
+    let (mut accepted, _) = listener.accept().expect("it is there");
+    accepted
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .expect("set");
+    for host in 0..2 {
+        let place = world.place_of(host, "red");
+        let (datapath, zone) = (&world.hosts[host].datapath, world.zone(host, "red"));
+        let all = datapath.connections(&place, zone).await.expect("listed");
+        datapath.end(&place, all).await.expect("ended");
+    }
+    stream.write_all(b"more").expect("sent");
+    assert!(accepted.read(&mut [0; 4]).is_err(), "a stray segment");
+    assert!(opens(&client, "20.1.1.1", 80).is_some(), "a new one is one");
 }

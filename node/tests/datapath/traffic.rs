@@ -77,7 +77,7 @@ impl Echo {
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port")
         });
         let answer = move || {
-            let mut bytes = [0; 64];
+            let mut bytes = [0; 8192];
             while let Ok((length, from)) = socket.recv_from(&mut bytes) {
                 if bytes[..length] == *b"end" {
                     return;
@@ -135,17 +135,22 @@ pub(crate) fn send_on_all_cpus(socket: &UdpSocket, each: usize) {
 
 /// Whether a datagram is answered.
 pub(crate) fn echoes(netns: &str, to: &str, port: u16) -> bool {
-    echoes_from(netns, 0, to, port)
+    echoes_all(netns, 0, to, port, b"hello")
 }
 
 /// The same from a port of one's own.
 pub(crate) fn echoes_from(netns: &str, from: u16, to: &str, port: u16) -> bool {
+    echoes_all(netns, from, to, port, b"hello")
+}
+
+/// The same for a datagram of these bytes, which may take several packets.
+pub(crate) fn echoes_all(netns: &str, from: u16, to: &str, port: u16, bytes: &[u8]) -> bool {
     within(netns, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from)).expect("a socket");
         socket.set_read_timeout(Some(SILENCE)).expect("a time-out");
         // A network that isn't there yet shows as no answer.
-        let _ = socket.send_to(b"hello", (to, port));
-        socket.recv_from(&mut [0; 64]).is_ok()
+        let _ = socket.send_to(bytes, (to, port));
+        socket.recv_from(&mut [0; 8192]).is_ok()
     })
 }
 
