@@ -190,3 +190,51 @@ fn removed_containers_give_their_addresses_back_and_the_network_goes() -> Outcom
     }
     Ok(())
 }
+
+/// A move between groups is a `docker network disconnect` and `connect`: the rules that hold for
+/// the container follow at once, with the address that it had or with another.
+#[test]
+fn a_container_moves_between_groups() -> Outcome {
+    let lab = engines()?;
+    lab.netctl_ok(&["policy", "create", "closed"])?;
+    lab.netctl_ok(&[
+        "policy",
+        "rule-add",
+        "closed",
+        "1",
+        "-protocol=icmp",
+        "-action=deny",
+    ])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "shut", "-policy=closed"])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "open"])?;
+    start(&lab, "node-1", "asker", "")?;
+    done(
+        &lab,
+        "node-2",
+        &format!("run -itd --name=box --net=open.contiv-net {IMAGE} /bin/sh"),
+    )?;
+    let open = address(&lab, "node-2", "box", "open.contiv-net")?;
+    assert!(reaches(&lab, "node-1", "asker", &open)?);
+
+    done(&lab, "node-2", "network disconnect open.contiv-net box")?;
+    done(
+        &lab,
+        "node-2",
+        &format!("network connect --ip={open} shut.contiv-net box"),
+    )?;
+    assert!(
+        !reaches(&lab, "node-1", "asker", &open)?,
+        "the same address, another group"
+    );
+    let asker = address(&lab, "node-1", "asker", "contiv-net")?;
+    assert!(
+        reaches(&lab, "node-2", "box", &asker)?,
+        "its own pings are answered"
+    );
+
+    done(&lab, "node-2", "network disconnect shut.contiv-net box")?;
+    done(&lab, "node-2", "network connect open.contiv-net box")?;
+    let back = address(&lab, "node-2", "box", "open.contiv-net")?;
+    assert!(reaches(&lab, "node-1", "asker", &back)?, "back again");
+    Ok(())
+}
