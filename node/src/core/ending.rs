@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bus_schema::node::Flow;
-use bus_schema::{ClusterId, PolicyName, Revision, TenantName};
+use bus_schema::{ClusterId, GroupId, PolicyName, Revision, TenantName};
 use tokio::sync::watch;
 
 use crate::datapath::{Connection, Datapath};
@@ -88,7 +88,7 @@ impl Ending {
         let own = locals.values().filter(|it| it.tenant == *name);
         let own = own.flat_map(|it| it.addresses.iter().map(move |address| (*address, it)));
         let own: BTreeMap<_, _> = own.collect();
-        let end = |address| match (own.get(&address), view.at(name, address)) {
+        let receiver = |address| match (own.get(&address), view.at(name, address)) {
             (Some(local), _) => End::Endpoint(local.group.clone()),
             (None, Some(endpoint)) => End::Endpoint(endpoint.group.clone()),
             (None, None) => End::Unknown,
@@ -96,7 +96,8 @@ impl Ending {
         let mut cache = Cache::default();
         all.retain(|connection| {
             let flow = flow(name, connection);
-            must_end(fact, policies, &flow, end, &mut cache)
+            let ends = (opener(fact, connection.opener), receiver(flow.to));
+            must_end(fact, policies, &flow, ends, &mut cache)
         });
         all
     }
@@ -111,6 +112,15 @@ impl Ending {
             .map_err(|error| format!("can't write {path}: {error}; make room"))?;
         self.done = Some(done);
         Ok(())
+    }
+}
+
+/// The sender as the connection itself tells, which needs no hearsay.
+fn opener(tenant: &TenantFact, id: GroupId) -> End {
+    match tenant.group_of(id) {
+        Some(group) => End::Endpoint(Some(group.spec.name.clone())),
+        None if id == GroupId::UNGROUPED => End::Endpoint(None),
+        None => End::Unknown,
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
+use bus_schema::GroupId;
 use bus_schema::policy::Protocol;
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -44,6 +45,8 @@ pub struct Connection {
     pub protocol: Protocol,
     pub source_port: u16,
     pub port: u16,
+    /// The group of who opened it, whoever has the address now.
+    pub opener: GroupId,
     /// The low 16 bits of the revision whose rules let it pass; 0 where another node decided.
     pub revision: u16,
     entry: Entry,
@@ -129,6 +132,7 @@ impl Connection {
             protocol: Protocol(*value(proto, PROTO_NUMBER)?.first()?),
             source_port: port(PROTO_SOURCE_PORT),
             port: port(PROTO_PORT),
+            opener: GroupId(entry.mark as u16),
             revision: (entry.mark >> 16) as u16,
             entry,
         })

@@ -1,14 +1,12 @@
 //! Which open connections a policy doesn't allow any more.
 
-use std::net::IpAddr;
-
 use bus_schema::node::Flow;
 use bus_schema::{GroupName, PolicyName};
 
 use super::{Cache, Deciding, decide};
 use crate::projection::TenantFact;
 
-/// Who bears an address.
+/// Who is at one end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// An endpoint, perhaps in a group.
@@ -24,10 +22,10 @@ pub fn must_end(
     tenant: &TenantFact,
     policies: &[PolicyName],
     flow: &Flow,
-    end: impl Fn(IpAddr) -> End,
+    (from, to): (End, End),
     cache: &mut Cache,
 ) -> bool {
-    let (from, End::Endpoint(to)) = (end(flow.from), end(flow.to)) else {
+    let End::Endpoint(to) = to else {
         return false;
     };
     let uses = |group: &Option<GroupName>| {

@@ -397,7 +397,8 @@ fn what_must_end_is_of_the_policies_groups_and_denied_now() {
             protocol: Protocol::TCP,
             port: Some(port),
         };
-        must_end(&tenant, &policies, &flow, end, &mut Cache::default())
+        let ends = (end(from), end(to));
+        must_end(&tenant, &policies, &flow, ends, &mut Cache::default())
     };
     assert!(ends(other, member, 80), "denied now");
     assert!(!ends(other, member, 81), "allowed");
