@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+
 use crate::reconcile::Op;
-use crate::resource::Key;
+use crate::resource::{Key, Kind};
 
 /// What may be done now.
 #[derive(Debug)]
@@ -26,12 +28,25 @@ impl Allowed {
             })
             .filter(|key| !deletable(key))
             .collect();
+        let moved: BTreeSet<Key> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Put(it) | Op::Change { to: it, .. } => Some(it.key()),
+                _ => None,
+            })
+            .collect();
+        // An address is forgotten when its route may go or change.
+        let forgotten = |key: &Key| self.changes && (moved.contains(key) || deletable(key));
         ops.into_iter()
             .filter(|op| match op {
                 // A device that must be made anew stays as it is while it may not be deleted.
                 Op::Put(resource) | Op::Delete(resource) => !kept.contains(&resource.key()),
                 Op::Change { .. } => self.changes,
-                Op::Forget { .. } => self.changes && (self.deletes_of_others || kept.is_empty()),
+                Op::Forget { place, address, .. } => forgotten(&Key {
+                    place: place.clone(),
+                    kind: Kind::Route,
+                    id: IpNet::from(*address).to_string(),
+                }),
             })
             .collect()
     }
@@ -39,7 +54,10 @@ impl Allowed {
 
 #[cfg(test)]
 mod tests {
+    use bus_schema::node::DomainKind;
+
     use super::*;
+    use crate::desired::fixture::Facts;
     use crate::reconcile::diff;
     use crate::resource::{Address, Place, Resource, State, Up};
 
@@ -76,6 +94,33 @@ mod tests {
         assert_eq!(ops(true, false, &[]), ["+"]);
         assert_eq!(ops(true, false, &[address("10.0.0.2")]), ["-", "+"]);
         assert_eq!(ops(true, true, &[]), ["-", "+"]);
+    }
+
+    /// Which addresses are forgotten on the way from one state to another, before the first sweep.
+    fn forgotten(from: &Facts, to: &Facts, wanted: &State) -> Vec<String> {
+        let kind = DomainKind::Netns;
+        let allowed = Allowed {
+            changes: true,
+            deletes_of_others: false,
+        };
+        let wanted = wanted.iter().map(|(key, _)| key.clone()).collect();
+        let ops = allowed.of(diff(&from.desired(kind), &to.desired(kind)), &wanted);
+        let forgets = ops.iter().filter_map(|op| match op {
+            Op::Forget { address, .. } => Some(address.to_string()),
+            _ => None,
+        });
+        forgets.collect()
+    }
+
+    #[test]
+    fn an_address_is_forgotten_with_its_own_route_whatever_else_is_kept() {
+        let one = Facts::two_nodes().endpoint("mine", "20.1.1.1");
+        let both = one.clone().endpoint("others", "20.1.1.2");
+        let none = Facts::two_nodes();
+        let wanted = one.desired(DomainKind::Netns);
+        assert_eq!(forgotten(&both, &none, &wanted), ["20.1.1.1"]);
+        let moved = none.endpoint("next", "20.1.1.1");
+        assert_eq!(forgotten(&one, &moved, &State::default()), ["20.1.1.1"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::desired::{Params, Programs, desired, desired_domain, desired_host, te
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::projection::{Projection, Touched};
-use crate::reconcile::{Op, diff};
+use crate::reconcile::{Op, diff, farewells, order};
 use crate::resource::{Key, Kind, Place, Resource, State};
 use allowed::Allowed;
 pub use ending::Ending;
@@ -63,6 +63,8 @@ pub struct Core {
     locals: Locals,
     programs: Programs,
     ending: Ending,
+    /// Farewells that are still to be said: their routes are gone already.
+    owed: Vec<Op>,
     pending: Touched,
     failed: BTreeMap<EndpointId, String>,
     /// Everything has to be looked at: at the start, and when a change failed.
@@ -94,6 +96,7 @@ impl Core {
             locals: Locals::default(),
             programs: Programs::default(),
             ending,
+            owed: Vec::new(),
             pending: Touched::default(),
             failed: BTreeMap::new(),
             resync: true,
@@ -225,11 +228,13 @@ impl Core {
     /// Observes the whole kernel and makes it as it should be.
     async fn everything(&mut self, facts: &Projection, allowed: &Allowed) -> Result<(), String> {
         self.pending = Touched::default();
-        self.known = match self.datapath.observe(&Scope::All).await {
+        let observed = match self.datapath.observe(&Scope::All).await {
             Ok(state) => state,
             Err(error) => return Err(error.to_string()),
         };
+        let before = std::mem::replace(&mut self.known, observed);
         let want = desired(facts, &self.locals, &self.params, &mut self.programs);
+        self.owed.extend(farewells(&before, &self.known, &want));
         for tenant in tenants(facts, &self.locals, &self.params) {
             self.servers.place(self.params.kind, &tenant);
         }
@@ -287,8 +292,12 @@ impl Core {
     async fn apply(&mut self, have: &State, want: &State, allowed: &Allowed) -> Result<(), String> {
         let all = diff(have, want);
         let count = all.len();
-        let ops = allowed.of(all, &self.wanted);
+        let mut ops = allowed.of(all, &self.wanted);
         let complete = ops.len() == count;
+        if allowed.changes && !self.owed.is_empty() {
+            ops.append(&mut self.owed);
+            order(&mut ops);
+        }
         self.incomplete |= !complete;
         let keys = want.iter().map(|(key, _)| key.clone());
         if allowed.changes {
@@ -309,6 +318,9 @@ impl Core {
         match done {
             Ok(()) => Ok(()),
             Err(error) => {
+                let failed = error.failures.iter().map(|it| &it.op);
+                let forgets = failed.filter(|op| matches!(op, Op::Forget { .. }));
+                self.owed.extend(forgets.cloned());
                 self.blame(&error);
                 tracing::error!("{error}");
                 Err(error.to_string())

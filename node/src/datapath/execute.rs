@@ -88,10 +88,7 @@ impl<'a> Batch<'a> {
 
     fn keep(&mut self, op: &Op, result: io::Result<()>) {
         let Err(error) = result else { return };
-        let place = match op {
-            Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => it.place(),
-            Op::Forget { place, .. } => place,
-        };
+        let place = place_of(op);
         if let Op::Put(it) | Op::Change { to: it, .. } = op
             && matches!(
                 it,
@@ -110,9 +107,9 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Elements and chains of one table, in one transaction. If `nft` refuses it, what decides
-    /// about connections is refused as a whole, and of the others each is tried alone, so that
-    /// one bad element doesn't keep them out.
+    /// Elements and chains of one table, in one transaction. If `nft` refuses it, each domain's are
+    /// tried on their own: what decides about connections as a whole, the others in ever smaller
+    /// parts, so that one bad element keeps out no other, and no other tenant.
     async fn elements(&mut self, place: &Place, ops: &[Op]) {
         let namespace = match self.datapath.namespace(place).await {
             Ok(namespace) => namespace,
@@ -130,21 +127,35 @@ impl<'a> Batch<'a> {
         if nft::apply(&namespace, script(ops, true)).await.is_ok() {
             return;
         }
-        let (deciding, others): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| decides(op));
-        for op in others {
-            let alone = script(std::slice::from_ref(op), true);
-            let result = nft::apply(&namespace, alone).await;
-            self.keep(op, result);
+        let mut parts: BTreeMap<(&Place, bool), Vec<Op>> = BTreeMap::new();
+        for op in ops {
+            let part = parts.entry((place_of(op), decides(op))).or_default();
+            part.push(op.clone());
         }
-        if deciding.is_empty() {
-            return;
+        for ((_, deciding), part) in parts {
+            self.apart(&namespace, &part, deciding).await;
         }
-        let deciding: Vec<Op> = deciding.into_iter().cloned().collect();
-        let Err(error) = nft::apply(&namespace, script(&deciding, true)).await else {
-            return;
-        };
-        for op in &deciding {
-            self.keep(op, Err(copy(&error)));
+    }
+
+    /// Ops in one transaction; those that needn't hold all together in halves, down to the bad one.
+    async fn apart(&mut self, namespace: &Namespace, ops: &[Op], together: bool) {
+        /// Finds some bad ones among ten thousand; where most are bad, a part fails whole.
+        const TRIES: usize = 100;
+        let mut waiting = vec![ops];
+        let mut tries = 0;
+        while let Some(ops) = waiting.pop() {
+            tries += 1;
+            let Err(error) = nft::apply(namespace, script(ops, true)).await else {
+                continue;
+            };
+            if together || ops.len() == 1 || tries > TRIES {
+                for op in ops {
+                    self.keep(op, Err(copy(&error)));
+                }
+            } else {
+                let (first, second) = ops.split_at(ops.len() / 2);
+                waiting.extend([second, first]);
+            }
         }
     }
 
@@ -161,8 +172,10 @@ impl<'a> Batch<'a> {
             Err(error) if is_absence(&error) => Ok(()),
             Err(error) => Err(error),
         };
-        if let (Some(op), Err(error)) = (ops.first(), result) {
-            self.keep(op, Err(error));
+        if let Err(error) = result {
+            for op in ops {
+                self.keep(op, Err(copy(&error)));
+            }
         }
     }
 
@@ -420,6 +433,13 @@ impl<'a> Batch<'a> {
         let table = super::observe::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
         self.tables.insert(place.clone(), table);
         Ok(table)
+    }
+}
+
+fn place_of(op: &Op) -> &Place {
+    match op {
+        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => it.place(),
+        Op::Forget { place, .. } => place,
     }
 }
 

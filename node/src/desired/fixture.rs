@@ -83,14 +83,14 @@ impl Facts {
             closing: false,
             blocks: Default::default(),
         };
-        let tenant = self.projection.tenants.entry(red()).or_default();
+        let tenant = self.projection.open(&red());
         tenant.networks.insert(spec.name, fact);
         self
     }
 
     pub(crate) fn block(mut self, network: &str, block: &str, holder: &str) -> Self {
         let block: IpNet = block.parse().expect("a block");
-        let tenant = self.projection.tenants.entry(red()).or_default();
+        let tenant = self.projection.open(&red());
         let network = NetworkName::new(network).expect("valid");
         if let Some(fact) = tenant.networks.get_mut(&network) {
             fact.blocks.insert(block, node(holder));
@@ -99,7 +99,7 @@ impl Facts {
     }
 
     pub(crate) fn without_network(mut self, name: &str) -> Self {
-        let tenant = self.projection.tenants.entry(red()).or_default();
+        let tenant = self.projection.open(&red());
         tenant
             .networks
             .remove(&NetworkName::new(name).expect("valid"));

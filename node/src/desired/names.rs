@@ -2,8 +2,6 @@
 //!
 //! Interface names have 15 bytes at most (`IFNAMSIZ`), so ids and tenants are hashed.
 
-use std::collections::BTreeSet;
-
 use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, TenantName, Vni};
 use uuid::Uuid;
@@ -38,29 +36,13 @@ pub(super) fn vrf_table(tenant: &TenantName) -> u32 {
     hash(tenant.as_str()) | 1 << 31
 }
 
-/// A tenant's conntrack zone: 0 in a namespace, which has it all; in a VRF the next free one after its hash. Zones have 16 bits: with
-/// 100 tenants one in fourteen clusters has a pair with the same hash, where the arrival of one
-/// may give the other a new zone, and its connections are then tracked anew.
+/// A tenant's conntrack zone: 0 in a namespace, which has it all. An unknown tenant has none, and
+/// its endpoints are closed.
 pub fn zone(facts: &Projection, tenant: &TenantName, kind: DomainKind) -> u16 {
-    if kind == DomainKind::Netns {
-        return 0;
+    match kind {
+        DomainKind::Netns => 0,
+        DomainKind::Vrf => facts.tenants.get(tenant).map_or(0, |it| it.zone),
     }
-    let slot = |tenant: &TenantName| (hash(tenant.as_str()) % 65_535) as u16 + 1;
-    let mut wanted: Vec<_> = facts.tenants.keys().map(|it| (slot(it), it)).collect();
-    if !facts.tenants.contains_key(tenant) {
-        wanted.push((slot(tenant), tenant));
-    }
-    wanted.sort();
-    let mut taken = BTreeSet::new();
-    for (mut zone, of) in wanted {
-        while zone == 0 || !taken.insert(zone) {
-            zone = zone.wrapping_add(1);
-        }
-        if of == tenant {
-            return zone;
-        }
-    }
-    0
 }
 
 fn hash(text: &str) -> u32 {

@@ -68,23 +68,6 @@ fn a_closed_endpoint_has_no_route_no_stamp_and_no_port() {
 }
 
 #[test]
-fn each_vrf_has_a_zone_of_its_own() {
-    let mut facts = Projection::default();
-    let tenants: Vec<_> = (0..2000)
-        .map(|number| TenantName::new(format!("t{number}")).expect("valid"))
-        .collect();
-    for tenant in &tenants {
-        facts.tenants.insert(tenant.clone(), Default::default());
-    }
-    let zones: BTreeSet<_> = tenants
-        .iter()
-        .map(|it| zone(&facts, it, DomainKind::Vrf))
-        .collect();
-    assert_eq!(zones.len(), tenants.len());
-    assert!(!zones.contains(&0));
-}
-
-#[test]
 fn names_fit_into_an_interface_name() {
     let long = TenantName::new("x".repeat(63)).expect("valid");
     assert!(domain_name(DomainKind::Vrf, &long).len() <= 15);

@@ -6,7 +6,7 @@ use bus_schema::node::{DomainKind, Flow, Trace};
 use bus_schema::{Endpoint, GroupId, NodeName, TenantName};
 
 use super::{domain_name, vxlan_name};
-use crate::policy::{Cache, Deciding, decide};
+use crate::policy::{Cache, Deciding, End, decide};
 use crate::projection::{EndpointsView, Projection};
 
 /// What the rules say of a connection to an endpoint of `me`; else why there is nothing to say.
@@ -33,8 +33,8 @@ pub fn trace(
     };
     let deciding = Deciding {
         tenant,
-        from: from.group.as_ref(),
-        to: to.group.as_ref(),
+        from: &End::Endpoint(from.group.clone()),
+        to: &End::Endpoint(to.group.clone()),
     };
     let mut trace = decide(&deciding, flow, &mut Cache::default());
     let shut = [from, to].into_iter().find_map(|end| end.closed.clone());

@@ -13,9 +13,17 @@ use crate::projection::TenantFact;
 #[derive(Debug)]
 pub struct Deciding<'a> {
     pub tenant: &'a TenantFact,
-    /// The sender's group; absent: in none.
-    pub from: Option<&'a GroupName>,
-    pub to: Option<&'a GroupName>,
+    pub from: &'a End,
+    pub to: &'a End,
+}
+
+/// Who bears an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// An endpoint, perhaps in a group.
+    Endpoint(Option<GroupName>),
+    /// Nobody that we know.
+    Unknown,
 }
 
 /// What the rules of both ends say; the route is left out.
@@ -30,8 +38,16 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         let newer = "an event about this tenant needs a newer netplugin: upgrade this node";
         return closed(newer.to_owned());
     }
-    let (Some(from), Some(to)) = (id(of.tenant, of.from), id(of.tenant, of.to)) else {
-        let gone = [of.from, of.to].into_iter().flatten();
+    let (End::Endpoint(sender), End::Endpoint(receiver)) = (of.from, of.to) else {
+        let nobodys = match of.from {
+            End::Unknown => flow.from,
+            End::Endpoint(_) => flow.to,
+        };
+        return closed(format!("no endpoint has the address {nobodys}"));
+    };
+    let (sender, receiver) = (sender.as_ref(), receiver.as_ref());
+    let (Some(from), Some(to)) = (id(of.tenant, sender), id(of.tenant, receiver)) else {
+        let gone = [sender, receiver].into_iter().flatten();
         let mut gone = gone.filter(|group| !of.tenant.groups.contains_key(*group));
         let name = gone.next().map(ToString::to_string).unwrap_or_default();
         return closed(format!("group {name} doesn't exist any more"));
@@ -41,8 +57,8 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
     };
     let mut ends = Vec::new();
     for (direction, group, peer) in [
-        (Direction::Out, of.from, (to, destination)),
-        (Direction::In, of.to, (from, source)),
+        (Direction::Out, sender, (to, destination)),
+        (Direction::In, receiver, (from, source)),
     ] {
         let end = say(of.tenant, flow, (direction, group, peer), cache);
         ends.push(end);
@@ -62,10 +78,10 @@ fn id(tenant: &TenantFact, group: Option<&GroupName>) -> Option<GroupId> {
     }
 }
 
-type End<'a> = (Direction, Option<&'a GroupName>, (GroupId, Ipv4Addr));
+type Side<'a> = (Direction, Option<&'a GroupName>, (GroupId, Ipv4Addr));
 
-fn say(tenant: &TenantFact, flow: &Flow, end: End<'_>, cache: &mut Cache) -> TraceEnd {
-    let (direction, group, peer) = end;
+fn say(tenant: &TenantFact, flow: &Flow, side: Side<'_>, cache: &mut Cache) -> TraceEnd {
+    let (direction, group, peer) = side;
     let fact = group.and_then(|name| tenant.groups.get(name));
     let policies = fact.map(|fact| fact.spec.policies.as_slice());
     let program = cache.program(

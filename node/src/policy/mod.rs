@@ -47,8 +47,8 @@ mod tests;
 
 pub use addresses::{Addresses, Listed, MAX_STEPS};
 pub use cache::Cache;
-pub use decide::{Deciding, decide};
-pub use ending::{End, must_end};
+pub use decide::{Deciding, End, decide};
+pub use ending::must_end;
 pub use line::{Line, PORTED};
 pub use program::Program;
 

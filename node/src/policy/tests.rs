@@ -250,8 +250,8 @@ fn the_compiled_rules_say_what_the_first_match_says() {
             let (from, to) = (member(dice), member(dice));
             let deciding = Deciding {
                 tenant: &tenant,
-                from: from.as_ref(),
-                to: to.as_ref(),
+                from: &End::Endpoint(from.clone()),
+                to: &End::Endpoint(to.clone()),
             };
             let trace = decide(&deciding, &flow, &mut cache);
             let out = naive(
@@ -288,6 +288,26 @@ fn the_compiled_rules_say_what_the_first_match_says() {
         }
     }
     assert!(decided.iter().all(|count| *count > 5_000), "{decided:?}");
+}
+
+#[test]
+fn nothing_is_opened_to_or_by_an_address_that_is_nobodys() {
+    let dice = &mut Dice(1);
+    let (flow, member) = (flow(dice), End::Endpoint(None));
+    let tenant = TenantFact::default();
+    for (from, to, nobodys) in [
+        (&member, &End::Unknown, flow.to),
+        (&End::Unknown, &member, flow.from),
+    ] {
+        let deciding = Deciding {
+            tenant: &tenant,
+            from,
+            to,
+        };
+        let trace = decide(&deciding, &flow, &mut Cache::default());
+        let said = format!("no endpoint has the address {nobodys}");
+        assert_eq!((trace.allowed, trace.closed), (false, Some(said)));
+    }
 }
 
 fn listed(rules: u32) -> Vec<Listed> {

@@ -36,6 +36,8 @@ pub struct Projection {
     pub applied_event: Option<EventId>,
     pub nodes: OrdMap<NodeName, NodeFact>,
     pub tenants: OrdMap<TenantName, TenantFact>,
+    /// The conntrack zone that was given last.
+    pub last_zone: u16,
 }
 
 /// Another node, or this one.
@@ -59,6 +61,9 @@ pub struct TenantFact {
     /// An event about this tenant was written for newer readers only: what it holds is closed for
     /// new connections.
     pub newer: bool,
+    /// Its conntrack zone on nodes that have VRFs; never 0, which is the host's. It is given when
+    /// the tenant comes and stays with it: no other tenant's coming or going changes it.
+    pub zone: u16,
 }
 
 /// An endpoint group.
@@ -163,7 +168,7 @@ impl Projection {
                 Touched::node(&e.node)
             }
             Event::TenantCreated(e) => {
-                self.tenants.entry(e.tenant.clone()).or_default();
+                self.open(&e.tenant);
                 Touched::tenant(&e.tenant)
             }
             Event::TenantRemoved(e) => {
@@ -240,7 +245,7 @@ impl Projection {
         };
         let mut touched = Touched::default();
         for name in concerned {
-            self.tenants.entry(name.clone()).or_default().newer = true;
+            self.open(&name).newer = true;
             touched.tenants.insert(name);
         }
         touched
@@ -273,6 +278,32 @@ impl Projection {
             .sum()
     }
 
+    /// A tenant's facts, which begin here if there are none.
+    pub fn open(&mut self, name: &TenantName) -> &mut TenantFact {
+        if !self.tenants.contains_key(name) {
+            self.last_zone = self.free_zone();
+        }
+        let zone = self.last_zone;
+        let new = || TenantFact {
+            zone,
+            ..TenantFact::default()
+        };
+        self.tenants.entry(name.clone()).or_insert_with(new)
+    }
+
+    /// The next zone that no tenant has: who comes after one that went gets another one than it
+    /// had, whose connections may not be forgotten everywhere yet. Beyond 65,535 tenants they are
+    /// shared.
+    fn free_zone(&self) -> u16 {
+        let next = |zone: u16| zone % u16::MAX + 1;
+        let taken = |zone: u16| self.tenants.values().any(|tenant| tenant.zone == zone);
+        let mut zone = next(self.last_zone);
+        while zone != self.last_zone && taken(zone) {
+            zone = next(zone);
+        }
+        zone
+    }
+
     /// False: this revision was folded in before.
     fn advance(&mut self, revision: Revision, id: Option<EventId>) -> bool {
         if revision <= self.applied {
@@ -284,7 +315,7 @@ impl Projection {
     }
 
     fn create_network(&mut self, spec: &NetworkSpec) -> Touched {
-        let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
+        let tenant = self.open(&spec.tenant);
         let fact = NetworkFact {
             spec: spec.clone(),
             closing: false,
@@ -299,9 +330,10 @@ impl Projection {
             spec: spec.clone(),
             closing: false,
         };
-        let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
+        let ruled = self.applied;
+        let tenant = self.open(&spec.tenant);
         tenant.groups.insert(spec.name.clone(), fact);
-        tenant.ruled = self.applied;
+        tenant.ruled = ruled;
         Touched::tenant(&spec.tenant)
     }
 

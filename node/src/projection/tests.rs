@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bus_schema::event::*;
@@ -161,7 +162,60 @@ fn any_legal_order_gives_the_same_facts() {
         let mut other = fold(interleaved(seed));
         assert_eq!(other.applied, straight.applied);
         other.applied_event = straight.applied_event;
+        // Which zone a tenant has tells of the order; that they are its own is another test's.
+        for (name, fact) in &straight.tenants {
+            other.open(name).zone = fact.zone;
+        }
         assert_eq!(other, straight, "seed {seed}");
+    }
+}
+
+fn opened(name: &str) -> Event {
+    Event::TenantCreated(TenantCreated {
+        tenant: tenant(name),
+    })
+}
+
+fn closed(name: &str) -> Event {
+    Event::TenantRemoved(TenantRemoved {
+        tenant: tenant(name),
+    })
+}
+
+#[test]
+fn each_tenant_keeps_a_zone_of_its_own_and_the_next_gets_another() {
+    let names: Vec<_> = (0..2_000).map(|number| format!("t{number}")).collect();
+    let mut projection = Projection::default();
+    let mut at = Revision(0);
+    let mut zones = BTreeMap::new();
+    let mut apply = |projection: &mut Projection, event| {
+        at = at.next();
+        projection.apply(at, event_id(at.0), &event);
+    };
+    for name in &names {
+        apply(&mut projection, opened(name));
+        apply(&mut projection, opened(name));
+        zones.insert(name, projection.tenants[&tenant(name)].zone);
+        let now = names
+            .iter()
+            .map_while(|name| Some((name, projection.tenants.get(&tenant(name))?.zone)));
+        if zones.len() % 100 == 0 {
+            assert_eq!(now.collect::<BTreeMap<_, _>>(), zones, "none has changed");
+        }
+    }
+    let distinct: BTreeSet<_> = zones.values().copied().collect();
+    assert_eq!(distinct.len(), names.len());
+    assert!(!distinct.contains(&0));
+
+    apply(&mut projection, closed("t7"));
+    apply(&mut projection, opened("t7"));
+    let again = projection.tenants[&tenant("t7")].zone;
+    assert!(!distinct.contains(&again), "its old one may be remembered");
+    // At the end it begins anew, with what is free.
+    projection.last_zone = u16::MAX - 1;
+    for zone in [u16::MAX, zones[&names[7]]] {
+        apply(&mut projection, opened(&format!("z{zone}")));
+        assert_eq!(projection.tenants[&tenant(&format!("z{zone}"))].zone, zone);
     }
 }
 

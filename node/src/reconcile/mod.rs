@@ -52,7 +52,9 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     let fresh = lost_with_device(observed, desired);
     let mut ops = Vec::new();
     for (key, want) in desired.iter() {
-        match observed.get(key).filter(|_| !fresh.contains(key)) {
+        let have = observed.get(key);
+        ops.extend(have.and_then(|have| farewell(have, Some(want), observed)));
+        match have.filter(|_| !fresh.contains(key)) {
             None => ops.push(Op::Put(want.clone())),
             Some(have) if have == want => {}
             Some(have) if must_be_recreated(have, want) => {
@@ -67,7 +69,7 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     }
     for (key, have) in observed.iter() {
         if desired.get(key).is_none() {
-            ops.extend(farewell(have, observed));
+            ops.extend(farewell(have, None, observed));
             if !fresh.contains(key) && is_undone(have) {
                 ops.push(Op::Delete(have.clone()));
             }
@@ -158,25 +160,40 @@ fn is_undone(resource: &Resource) -> bool {
     !matches!(resource, Resource::Sysctl(_))
 }
 
-/// What else must happen when a resource goes: the connections of an endpoint's address end.
-fn farewell(resource: &Resource, observed: &State) -> Option<Op> {
-    let Resource::Route(route) = resource else {
+/// The farewells of which [`diff`] can't know: a veth that died took its route along, so of an
+/// endpoint that was `known` and isn't wanted any more nothing is observed.
+pub fn farewells(known: &State, observed: &State, desired: &State) -> Vec<Op> {
+    let routes = known.iter().filter(|(key, _)| key.kind == Kind::Route);
+    let gone = routes.filter(|(key, have)| observed.get(key) != Some(have));
+    let said = gone.filter_map(|(key, have)| farewell(have, desired.get(key), known));
+    said.collect()
+}
+
+/// What else must happen when a resource goes or changes: the connections of an address end when
+/// its endpoint is another one or none.
+fn farewell(have: &Resource, want: Option<&Resource>, known: &State) -> Option<Op> {
+    let Resource::Route(route) = have else {
         return None;
     };
     let RouteTarget::Device(device) = &route.target else {
         return None;
     };
-    let zone = observed.resources().find_map(|it| match it {
-        Resource::Element(Element::Zone {
-            place,
-            interface,
-            zone,
-        }) => (*place == route.place && interface == device).then_some(*zone),
-        _ => None,
-    });
+    if matches!(want, Some(Resource::Route(want)) if want.target == route.target) {
+        return None;
+    }
+    let place = &route.place;
+    let zone = Element::Zone {
+        place: place.clone(),
+        interface: device.clone(),
+        zone: 0,
+    };
+    let zone = match known.get(&Resource::Element(zone).key()) {
+        Some(Resource::Element(Element::Zone { zone, .. })) => *zone,
+        _ => 0,
+    };
     Some(Op::Forget {
-        place: route.place.clone(),
-        zone: zone.unwrap_or_default(),
+        place: place.clone(),
+        zone,
         address: route.destination.addr(),
     })
 }

@@ -111,6 +111,41 @@ fn what_goes_with_its_device_is_not_deleted_twice() {
     }
 }
 
+#[test]
+fn an_address_that_moves_in_one_step_is_forgotten_before_its_route_opens() {
+    let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+    for kind in fixture::kinds() {
+        let zone = desired_zone(&facts, kind);
+        let anew = facts.clone().detach("web").endpoint("db", "20.1.1.1");
+        let both = facts.clone().endpoint("db", "20.1.1.2");
+        let swapped = both.clone().endpoint("db", "20.1.1.1");
+        let swapped = swapped.endpoint("web", "20.1.1.2");
+        for (from, to, verb) in [(&facts, &anew, '+'), (&both, &swapped, '~')] {
+            let said = lines(&diff(&from.desired(kind), &to.desired(kind)));
+            let at = |text: &str| said.find(text).unwrap_or_else(|| panic!("{text}: {said}"));
+            let forgotten = at(&format!("- conntrack 20.1.1.1 zone {zone} "));
+            assert!(forgotten < at(&format!("{verb} route 20.1.1.1/32")));
+        }
+    }
+}
+
+fn desired_zone(facts: &Facts, kind: bus_schema::node::DomainKind) -> u16 {
+    crate::desired::zone(&facts.projection, &fixture::red(), kind)
+}
+
+#[test]
+fn an_address_whose_route_went_with_its_veth_is_forgotten_once_it_is_not_wanted() {
+    let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+    for kind in fixture::kinds() {
+        let known = facts.desired(kind);
+        let without = facts.clone().detach("web").desired(kind);
+        let said = lines(&farewells(&known, &without, &without));
+        assert!(said.contains("- conntrack 20.1.1.1 "), "{said}");
+        assert_eq!(farewells(&known, &without, &known), [], "it comes back");
+        assert_eq!(farewells(&known, &known, &without), [], "diff says it");
+    }
+}
+
 /// Each scenario is a file in the words of `ip` and `nft`; `UPDATE_EXPECT=1` writes it anew.
 #[test]
 fn scenarios() {

@@ -299,10 +299,15 @@ impl Ruleset {
                 r#"oifname "cx*" jump passing"#,
             ],
         );
+        // In a VRF the input is the VRF, and its slave the `sdif`.
+        let from_overlay = match kind {
+            DomainKind::Netns => "iifname",
+            DomainKind::Vrf => "meta sdifname",
+        };
         self.chain(
             "passing",
             &[
-                r#"iifname "cx*" oifname "cx*" counter drop"#,
+                &format!(r#"{from_overlay} "cx*" oifname "cx*" counter drop"#),
                 "ct state invalid counter drop",
                 "ct state untracked counter drop",
                 "ct state related accept",

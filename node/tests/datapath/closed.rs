@@ -1,11 +1,13 @@
 //! What can't be decided, can't be programmed or isn't known is closed.
 
+use bus_schema::{NetworkName, NodeName};
+use node::datapath::Failure;
 use node::reconcile::{self, Op};
-use node::resource::{Chain, Resource, RuleChain};
+use node::resource::{Chain, Element, Resource, RuleChain};
 
 use crate::policy::{carries, in_group, one_tenant};
 use crate::traffic::{Echo, Hammer, echoes_from, is_closed, is_dropped, listen, opens};
-use crate::world::{is_silent, pings, run, tenant};
+use crate::world::{World, is_silent, net, pings, run, tenant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sender_is_known_by_what_its_packets_carry() {
@@ -197,4 +199,77 @@ async fn the_next_owner_of_an_address_inherits_no_connection_on_the_other_node()
         .attach_in(1, in_group("app"), "again", "20.1.1.129")
         .await;
     assert!(exchange(&again), "of the group that opened it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_by_vxlan_never_leaves_by_vxlan() {
+    const ASTRAY: &str = "20.1.1.200";
+    let mut world = one_tenant().await;
+    world.sync_all().await;
+    // The second host takes the address for the first one's, which takes it for the second one's.
+    let name = NetworkName::new("net").expect("valid");
+    let right = world.facts.tenants[&tenant("red")].networks[&name]
+        .blocks
+        .clone();
+    let blocks = |world: &mut World, blocks| {
+        world.facts.tenants[&tenant("red")].networks[&name].blocks = blocks;
+    };
+    let mut wrong = right.clone();
+    wrong.insert(net("20.1.1.200/32"), NodeName::new("n1").expect("valid"));
+    blocks(&mut world, wrong);
+    world.sync(1).await;
+    let client = world.attach(1, "red", "net", "client", "20.1.1.129").await;
+    blocks(&mut world, right);
+    let add = format!("add element inet contiv endpoints {{ \"cx1001\" . {ASTRAY} }}");
+    let added = world.in_domain(0, "red", &format!("nft '{add}'"));
+    assert!(added.status.success(), "{added:?}");
+    assert!(is_silent(&client, ASTRAY));
+    let list = world.in_domain(0, "red", "nft list chain inet contiv passing");
+    let said = String::from_utf8(list.stdout).expect("text");
+    let rule = said.lines().find(|line| line.contains(r#"oifname "cx*""#));
+    let rule = rule.expect("the rule");
+    assert!(!rule.contains("packets 0 "), "{rule}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenants_refused_ruleset_stops_no_other_tenants() {
+    const ADDRESSES: u8 = 100;
+    let mut world = one_tenant().await;
+    world.network("blue", "net", 1002);
+    let mut ops = world.pending(0).await;
+    let red = world.place_of(0, "red");
+    for op in &mut ops {
+        if let Op::Put(Resource::Chain(RuleChain { place, chain })) = op
+            && *place == red
+        {
+            *chain = Chain::new(&chain.name, ["nonsense"]).into();
+        }
+    }
+    // One bad element among many.
+    for last in 0..ADDRESSES {
+        let interface = match last {
+            50 => "a name that is much too long",
+            _ => "cx1002",
+        };
+        ops.push(Op::Put(Resource::Element(Element::Endpoint {
+            place: world.place_of(0, "blue"),
+            interface: interface.to_owned(),
+            address: [20, 1, 1, last].into(),
+        })));
+    }
+    reconcile::order(&mut ops);
+    let datapath = world.hosts[0].datapath.clone();
+    let error = datapath.execute(&ops).await.expect_err("nft refuses two");
+    let blue = world.place_of(0, "blue");
+    let of_blue = |failure: &&Failure| matches!(&failure.op, Op::Put(it) if *it.place() == blue);
+    let failed: Vec<_> = error.failures.iter().filter(of_blue).collect();
+    let elements = failed
+        .iter()
+        .filter(|it| it.op.to_string().contains("too long"));
+    assert_eq!(elements.count(), 1);
+    assert!(!failed.iter().any(|it| it.op.to_string().contains("known")));
+    let listed = world.in_domain(0, "blue", "nft list set inet contiv endpoints");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let there = listed.matches("20.1.1.").count();
+    assert_eq!(there, usize::from(ADDRESSES) - 1, "{listed}");
 }

@@ -171,7 +171,7 @@ impl World {
             closing: false,
             blocks: blocks.into_iter().collect(),
         };
-        let tenant = self.facts.tenants.entry(tenant(of)).or_default();
+        let tenant = self.facts.open(&tenant(of));
         tenant.networks.insert(spec.name, fact);
     }
 
@@ -307,7 +307,7 @@ impl World {
             policies: policies.collect(),
             docker_name: None,
         };
-        let fact = self.facts.tenants.entry(tenant(of)).or_default();
+        let fact = self.facts.open(&tenant(of));
         fact.ruled.0 += 1;
         let closing = false;
         fact.groups
@@ -316,7 +316,7 @@ impl World {
 
     /// These are the policy's rules from now on, in the words of `rule`.
     pub(crate) fn policy(&mut self, of: &str, name: &str, rules: &[&str]) {
-        let fact = self.facts.tenants.entry(tenant(of)).or_default();
+        let fact = self.facts.open(&tenant(of));
         fact.ruled.0 += 1;
         let rules = rules.iter().map(|text| rule(text));
         let policy = PolicyFact {

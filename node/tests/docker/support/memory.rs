@@ -267,7 +267,7 @@ pub(crate) fn add_group(projection: &mut Projection, tenant: &str, network: &str
 }
 
 pub(crate) fn add(projection: &mut Projection, spec: NetworkSpec) {
-    let tenant = projection.tenants.entry(spec.tenant.clone()).or_default();
+    let tenant = projection.open(&spec.tenant);
     let name = spec.name.clone();
     let fact = NetworkFact {
         spec,
