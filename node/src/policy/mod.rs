@@ -1,7 +1,7 @@
 //! What the rules of a group's policies say of a new connection, compiled.
 //!
 //! Pure; knows no nouns of the kernel. `desired` writes a [`Program`] down in words of nft, and
-//! [`decide`] walks the same lines for `netctl trace` and for ending connections.
+//! [`decide()`] walks the same lines for `netctl trace` and for ending connections.
 //!
 //! # The scheme
 //!
