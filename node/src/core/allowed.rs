@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::reconcile::Op;
-use crate::resource::{Key, Kind};
+use crate::resource::{Key, Kind, State};
 
 /// What may be done now.
 #[derive(Debug)]
@@ -16,8 +16,39 @@ pub(super) struct Allowed {
     pub(super) deletes_of_others: bool,
 }
 
+/// What this process has wanted before the first sweep: it may be deleted again before it.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    keys: BTreeSet<Key>,
+    swept: bool,
+}
+
+impl Wanted {
+    /// After the sweep everything may be deleted, and nothing needs to be remembered.
+    pub(super) fn remember(&mut self, want: &State) {
+        if !self.swept {
+            self.keys.extend(want.iter().map(|(key, _)| key.clone()));
+        }
+    }
+
+    pub(super) fn sweep(&mut self) {
+        *self = Self {
+            keys: BTreeSet::new(),
+            swept: true,
+        };
+    }
+
+    pub(super) fn is_swept(&self) -> bool {
+        self.swept
+    }
+
+    fn contains(&self, key: &Key) -> bool {
+        self.keys.contains(key)
+    }
+}
+
 impl Allowed {
-    pub(super) fn of(&self, ops: Vec<Op>, wanted: &BTreeSet<Key>) -> Vec<Op> {
+    pub(super) fn of(&self, ops: Vec<Op>, wanted: &Wanted) -> Vec<Op> {
         let deletable =
             |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
         let kept: BTreeSet<Key> = ops
@@ -59,7 +90,7 @@ mod tests {
     use super::*;
     use crate::desired::fixture::Facts;
     use crate::reconcile::diff;
-    use crate::resource::{Address, Place, Resource, State, Up};
+    use crate::resource::{Address, Place, Resource, Up};
 
     fn address(text: &str) -> Resource {
         Resource::Address(Address {
@@ -82,8 +113,9 @@ mod tests {
             changes,
             deletes_of_others,
         };
-        let wanted = wanted.iter().map(Resource::key).collect();
-        let ops = allowed.of(diff(&observed, &desired), &wanted);
+        let mut before = Wanted::default();
+        before.remember(&wanted.iter().cloned().collect());
+        let ops = allowed.of(diff(&observed, &desired), &before);
         ops.iter()
             .map(|op| op.to_string()[..1].to_owned())
             .collect()
@@ -103,8 +135,9 @@ mod tests {
             changes: true,
             deletes_of_others: false,
         };
-        let wanted = wanted.iter().map(|(key, _)| key.clone()).collect();
-        let ops = allowed.of(diff(&from.desired(kind), &to.desired(kind)), &wanted);
+        let mut before = Wanted::default();
+        before.remember(wanted);
+        let ops = allowed.of(diff(&from.desired(kind), &to.desired(kind)), &before);
         let forgets = ops.iter().filter_map(|op| match op {
             Op::Forget { address, .. } => Some(address.to_string()),
             _ => None,
@@ -126,5 +159,16 @@ mod tests {
     #[test]
     fn while_the_log_is_replayed_things_are_only_added() {
         assert_eq!(ops(false, true, &[address("10.0.0.2")]), ["+"]);
+    }
+
+    #[test]
+    fn nothing_is_remembered_from_the_sweep_on() {
+        let state: State = [address("10.0.0.1")].into_iter().collect();
+        let mut wanted = Wanted::default();
+        wanted.remember(&state);
+        assert!(wanted.contains(&address("10.0.0.1").key()));
+        wanted.sweep();
+        wanted.remember(&state);
+        assert!(wanted.keys.is_empty());
     }
 }

@@ -6,7 +6,9 @@
 //! The daemon runs it; nothing else holds the datapath.
 
 mod allowed;
+mod blame;
 mod ending;
+mod look;
 mod peer;
 mod servers;
 
@@ -27,9 +29,11 @@ use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff, farewells, order};
-use crate::resource::{Key, Kind, Place, Resource, State};
-use allowed::Allowed;
+use crate::resource::{Kind, Place, Resource, State};
+use allowed::{Allowed, Wanted};
+use blame::is_blamed;
 pub use ending::Ending;
+use look::{Look, RETRY};
 use peer::peer_setup;
 use servers::Servers;
 
@@ -37,8 +41,6 @@ use servers::Servers;
 const RESYNC: Duration = Duration::from_secs(30);
 /// Between two looks for what nothing tells of: a namespace that lost its name.
 const GLANCE: Duration = Duration::from_millis(500);
-/// Before a failed change is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What the core tells: how far the kernel follows the log, and what it couldn't do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,8 +60,7 @@ pub struct Core {
     servers: Servers,
     /// What the kernel holds, as far as we know.
     known: State,
-    /// What this process has wanted: it may be deleted again before the first sweep.
-    wanted: BTreeSet<Key>,
+    wanted: Wanted,
     locals: Locals,
     programs: Programs,
     ending: Ending,
@@ -68,10 +69,9 @@ pub struct Core {
     pending: Touched,
     failed: BTreeMap<EndpointId, String>,
     /// Everything has to be looked at: at the start, and when a change failed.
-    resync: bool,
+    look: Look,
     /// Something wasn't allowed yet; all is looked at when the log is in sync.
     incomplete: bool,
-    swept: bool,
 }
 
 impl Core {
@@ -92,16 +92,15 @@ impl Core {
             progress,
             servers: Servers::new(dns),
             known: State::default(),
-            wanted: BTreeSet::new(),
+            wanted: Wanted::default(),
             locals: Locals::default(),
             programs: Programs::default(),
             ending,
             owed: Vec::new(),
             pending: Touched::default(),
             failed: BTreeMap::new(),
-            resync: true,
+            look: Look::wanted(Instant::now()),
             incomplete: false,
-            swept: false,
         }
     }
 
@@ -115,17 +114,17 @@ impl Core {
         let mut next_glance = Instant::now() + GLANCE;
         loop {
             if Instant::now() >= next_look {
-                self.resync = true;
+                self.look.want();
             }
             let state = log.borrow_and_update().clone();
             self.pending.merge(self.facts.take_touched());
             let projection = facts.borrow_and_update().clone();
             let snapshot = snapshots.borrow_and_update().clone();
-            if self.resync {
+            if self.look.is_wanted() {
                 next_look = Instant::now() + RESYNC;
             }
             self.step(&state, &projection, &snapshot).await;
-            let retry = if self.resync { RETRY } else { RESYNC };
+            let retry = if self.look.is_wanted() { RETRY } else { RESYNC };
             let retry = next_look.min(Instant::now() + retry);
             loop {
                 let wake = tokio::select! {
@@ -147,7 +146,7 @@ impl Core {
                 };
                 if drifted {
                     tracing::warn!("somebody changed what is ours; putting it right");
-                    self.resync = true;
+                    self.look.want();
                     // Whoever changes things changes more than one.
                     if let Some(signs) = &mut signs {
                         signs.clear();
@@ -193,15 +192,16 @@ impl Core {
         let in_sync = *log == LogState::InSync;
         let changed = changed(&self.locals, &snapshot.endpoints);
         self.locals = snapshot.endpoints.clone();
-        if in_sync && (!self.swept || self.incomplete) {
-            self.resync = true;
+        if in_sync && (!self.wanted.is_swept() || self.incomplete) {
+            self.look.want();
             self.incomplete = false;
         }
         let allowed = Allowed {
             changes: !replaying,
-            deletes_of_others: self.swept || in_sync,
+            deletes_of_others: self.wanted.is_swept() || in_sync,
         };
-        let outcome = if self.resync && !replaying {
+        let look = !replaying && self.look.is_due(Instant::now());
+        let outcome = if look {
             self.everything(facts, &allowed).await
         } else {
             let touched = if replaying {
@@ -214,12 +214,16 @@ impl Core {
         };
         let mut outcome = outcome;
         if !replaying && outcome.is_ok() {
-            self.swept |= in_sync;
+            if in_sync {
+                self.wanted.sweep();
+            }
         }
         if in_sync && outcome.is_ok() {
             let (locals, params) = (&self.locals, &self.params);
             outcome = self.ending.run(facts, locals, params, &self.datapath).await;
-            self.resync |= outcome.is_err();
+        }
+        if outcome.is_err() {
+            self.look.failed(look, Instant::now());
         }
         self.place_peers(facts, &changed).await;
         self.report(facts, snapshot, replaying, outcome);
@@ -240,9 +244,8 @@ impl Core {
         }
         let have = self.known.clone();
         self.failed.clear();
-        self.resync = false;
+        self.look.begin();
         let done = self.apply(&have, &want, allowed).await;
-        self.resync |= done.is_err();
         self.servers.after(&self.known, &self.datapath);
         done
     }
@@ -255,13 +258,13 @@ impl Core {
     ) -> Result<(), String> {
         let (mut have, mut want) = (State::default(), State::default());
         if concerned.host {
-            have.extend(self.known.of(&Place::Host));
-            want.extend(desired_host(facts, &self.params));
+            have.merge(&self.known.of(&Place::Host));
+            want.merge(&desired_host(facts, &self.params));
         }
         for tenant in &concerned.tenants {
             let place = self.servers.place(self.params.kind, tenant);
-            have.extend(self.known.of(&place));
-            want.extend(desired_domain(
+            have.merge(&self.known.of(&place));
+            want.merge(&desired_domain(
                 facts,
                 tenant,
                 &self.locals,
@@ -269,9 +272,7 @@ impl Core {
                 &mut self.programs,
             ));
         }
-        let done = self.apply(&have, &want, allowed).await;
-        self.resync |= done.is_err();
-        done
+        self.apply(&have, &want, allowed).await
     }
 
     /// Which parts an event and the changed endpoints concern.
@@ -299,11 +300,11 @@ impl Core {
             order(&mut ops);
         }
         self.incomplete |= !complete;
-        let keys = want.iter().map(|(key, _)| key.clone());
         if allowed.changes {
-            self.wanted.extend(keys);
+            self.wanted.remember(want);
         }
         if ops.is_empty() {
+            self.note(&ops, complete.then_some((have, want)));
             return Ok(());
         }
         for op in &ops {
@@ -331,43 +332,29 @@ impl Core {
     /// The kernel as it is after the ops; what failed of them is seen at the next look. When all
     /// was done, its part is as wanted: what went with a device has no op of its own.
     fn note(&mut self, ops: &[Op], complete: Option<(&State, &State)>) {
-        let mut gone = BTreeSet::new();
-        let mut there = Vec::new();
+        if let Some((have, want)) = complete {
+            self.known.replace(have, want);
+            return;
+        }
         for op in ops {
             match op {
-                Op::Put(resource) | Op::Change { to: resource, .. } => there.push(resource.clone()),
-                Op::Delete(resource) => {
-                    gone.insert(resource.key());
+                Op::Put(resource) | Op::Change { to: resource, .. } => {
+                    self.known.insert(resource.clone());
                 }
+                Op::Delete(resource) => self.known.remove(&resource.key()),
                 Op::Forget { .. } => {}
             }
         }
-        if let Some((have, want)) = complete {
-            let keys = have.iter().map(|(key, _)| key);
-            gone.extend(keys.filter(|key| want.get(key).is_none()).cloned());
-        }
-        if !gone.is_empty() {
-            let known = std::mem::take(&mut self.known).into_iter();
-            self.known = known.filter(|it| !gone.contains(&it.key())).collect();
-        }
-        self.known.extend(there);
     }
 
     /// Finds the endpoints whose changes failed.
     fn blame(&mut self, error: &BatchError) {
         for failure in &error.failures {
-            let text = failure.op.to_string();
-            for endpoint in self.locals.values() {
-                let concerned = text.contains(&endpoint.host_interface)
-                    || endpoint
-                        .addresses
-                        .iter()
-                        .any(|it| text.contains(&it.to_string()));
-                if concerned {
-                    self.failed
-                        .insert(endpoint.id.clone(), format!("{text}: {}", failure.error));
-                }
-            }
+            let locals = self.locals.values();
+            let blamed = locals.filter(|it| is_blamed(&failure.op, it, self.params.kind));
+            let text = format!("{}: {}", failure.op, failure.error);
+            self.failed
+                .extend(blamed.map(|it| (it.id.clone(), text.clone())));
         }
     }
 

@@ -240,7 +240,7 @@ impl Datapath {
                 Err(error) if is_absence(&error) && place != Place::Host => State::default(),
                 seen => seen.map_err(failure("observe", &place))?,
             };
-            state.extend(seen);
+            state.merge(&seen);
         }
         Ok(match scope {
             Scope::All => state,

@@ -70,7 +70,7 @@ pub fn desired(
 ) -> State {
     let mut state = desired_host(facts, params);
     for tenant in tenants(facts, locals, params) {
-        state.extend(desired_domain(facts, &tenant, locals, params, programs));
+        state.merge(&desired_domain(facts, &tenant, locals, params, programs));
     }
     state
 }
@@ -387,15 +387,14 @@ impl<'a> DomainBuilder<'a> {
         let Some(fact) = self.fact else {
             return;
         };
-        let groups = fact.groups.values().map(|group| group.spec.id);
-        let groups: Vec<_> = groups.chain([GroupId::UNGROUPED]).collect();
-        for group in groups.iter().copied() {
-            self.decide(|place, zone| Element::Same { place, zone, group });
-        }
+        let known = programs
+            .written
+            .known((&self.place, self.zone), tenant, fact);
+        self.state.add_rules(&self.place, &known);
         if fact.newer {
             return;
         }
-        let revision = fact.ruled.0 as u16;
+        let revision = fact.ruled().0 as u16;
         self.decide(|place, zone| Element::Revision {
             place,
             zone,
@@ -409,12 +408,11 @@ impl<'a> DomainBuilder<'a> {
         });
         let place = self.place.clone();
         self.put(Resource::Chain(RuleChain { place, chain }));
-        for group in groups {
-            self.decide(|place, zone| Element::Known { place, zone, group });
-            self.decide(|place, zone| Element::Opener { place, zone, group });
-        }
         for group in fact.groups.values() {
             let GroupSpec { id, policies, .. } = &group.spec;
+            if policies.is_empty() {
+                continue;
+            }
             for direction in [Direction::In, Direction::Out] {
                 // The rules of senders everywhere are decided here, those of receivers only here.
                 if direction == Direction::Out || self.members.contains(id) {
@@ -438,14 +436,8 @@ impl<'a> DomainBuilder<'a> {
         if program.is_empty() {
             return;
         }
-        let written = written.of(self.zone, direction, program);
-        for chain in &written.chains {
-            let (place, chain) = (self.place.clone(), Arc::clone(chain));
-            self.put(Resource::Chain(RuleChain { place, chain }));
-        }
-        for rule in program.rules.keys().copied() {
-            self.decide(|place, zone| Element::Hit { place, zone, rule });
-        }
+        let written = written.of((&self.place, self.zone), direction, program);
+        self.state.add_rules(&self.place, &written.rules);
         self.decide(|place, zone| Element::Program {
             place,
             zone,

@@ -11,47 +11,120 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bus_schema::policy::{Direction, PortRange, Protocol};
+use bus_schema::{GroupId, GroupName, TenantName};
+use imbl::OrdMap;
 
 use super::names;
-use crate::policy::{Addresses, Line, Program, Value};
-use crate::resource::{Chain, OPENER};
+use crate::policy::{Addresses, Interval, Line, Program, Value};
+use crate::projection::{GroupFact, TenantFact};
+use crate::resource::{Chain, Element, OPENER, Place, Resource, Resources, RuleChain};
 
-/// A program's chains.
+/// A program's chains, and what counts its rules.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
     /// The name of the chain to jump to.
     pub(super) entry: String,
-    pub(super) chains: Vec<Arc<Chain>>,
+    pub(super) rules: Resources,
 }
 
-/// By zone, direction and the program's place in memory, which is its own as long as we hold it.
-type Place = (u16, Direction, usize);
+/// By place, direction and the program's place in memory, which is its own as long as we hold it.
+type Slot = (Place, u16, Direction, usize);
 
-/// Programs that were written before.
+/// What was written before.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Writings(BTreeMap<Place, (Arc<Program>, Arc<Written>)>);
+pub(super) struct Writings {
+    programs: BTreeMap<Slot, (Arc<Program>, Arc<Written>)>,
+    known: BTreeMap<TenantName, Known>,
+}
+
+/// A tenant's groups in words of nft, and what they were written of.
+#[derive(Debug, Clone)]
+struct Known {
+    of: (Place, u16, bool),
+    groups: OrdMap<GroupName, GroupFact>,
+    rules: Resources,
+}
 
 impl Writings {
+    /// The groups that packets may be of.
+    pub(super) fn known(
+        &mut self,
+        (place, zone): (&Place, u16),
+        tenant: &TenantName,
+        fact: &TenantFact,
+    ) -> Resources {
+        let of = (place.clone(), zone, fact.newer);
+        let unchanged = |it: &&Known| it.of == of && it.groups.ptr_eq(&fact.groups);
+        if let Some(known) = self.known.get(tenant).filter(unchanged) {
+            return known.rules.clone();
+        }
+        let groups = fact.groups.values().map(|group| group.spec.id);
+        let elements = groups.chain([GroupId::UNGROUPED]).flat_map(|group| {
+            let place = || place.clone();
+            let same = Element::Same {
+                place: place(),
+                zone,
+                group,
+            };
+            let known = Element::Known {
+                place: place(),
+                zone,
+                group,
+            };
+            let opener = Element::Opener {
+                place: place(),
+                zone,
+                group,
+            };
+            let opening = [known, opener].into_iter().filter(|_| !fact.newer);
+            opening.chain([same])
+        });
+        let elements = elements.map(Resource::Element);
+        let rules: Resources = elements.map(|it| (it.key(), it)).collect();
+        let groups = fact.groups.clone();
+        let known = Known {
+            of,
+            groups,
+            rules: rules.clone(),
+        };
+        self.known.insert(tenant.clone(), known);
+        rules
+    }
+
     pub(super) fn of(
         &mut self,
-        zone: u16,
+        (place, zone): (&Place, u16),
         direction: Direction,
         program: &Arc<Program>,
     ) -> Arc<Written> {
-        let key = (zone, direction, Arc::as_ptr(program).addr());
+        let key = (place.clone(), zone, direction, Arc::as_ptr(program).addr());
         let write = || {
-            let written = Writer::new(zone).write(program, direction);
-            (Arc::clone(program), written.into())
+            let (entry, chains) = Writer::new(zone).write(program, direction);
+            let chain = |chain| {
+                let place = place.clone();
+                Resource::Chain(RuleChain { place, chain })
+            };
+            let hit = |rule: &u32| {
+                let (place, rule) = (place.clone(), *rule);
+                Resource::Element(Element::Hit { place, zone, rule })
+            };
+            let all = chains.into_values().map(chain);
+            let all = all.chain(program.rules.keys().map(hit));
+            let rules = all.map(|it| (it.key(), it)).collect();
+            (Arc::clone(program), Written { entry, rules }.into())
         };
-        Arc::clone(&self.0.entry(key).or_insert_with(write).1)
+        Arc::clone(&self.programs.entry(key).or_insert_with(write).1)
     }
 
     /// Drops what nobody else holds.
     pub(super) fn sweep(&mut self) {
-        self.0
+        self.programs
             .retain(|_, (program, _)| Arc::strong_count(program) > 1);
     }
 }
+
+/// So many elements of a map are written together.
+const CHUNK: u16 = 64;
 
 struct Writer {
     zone: u16,
@@ -69,7 +142,12 @@ impl Writer {
         }
     }
 
-    fn write(mut self, program: &Program, direction: Direction) -> Written {
+    /// The name of the chain to jump to, and all chains by their names.
+    fn write(
+        mut self,
+        program: &Program,
+        direction: Direction,
+    ) -> (String, BTreeMap<String, Arc<Chain>>) {
         for level in program.levels() {
             let name = level_chain(self.zone, level);
             let worse = u32::from(level) << Value::LEVEL | Value::NUMBER;
@@ -77,9 +155,9 @@ impl Writer {
             let chain = Chain::new(&name, [rule.as_str()]);
             self.chains.insert(name, chain.into());
         }
-        let (peer, address) = match direction {
-            Direction::In => ("meta priority", "ip saddr"),
-            Direction::Out => ("meta mark", "ip daddr"),
+        let address = match direction {
+            Direction::In => "ip saddr",
+            Direction::Out => "ip daddr",
         };
         let mut rules = Vec::new();
         if !program.groups.is_empty() {
@@ -87,30 +165,11 @@ impl Writer {
                 rules.push("meta mark set 0".to_owned());
                 rules.push("meta mark set ct zone . ip daddr map @members".to_owned());
             }
-            let elements: Vec<_> = program
-                .groups
-                .iter()
-                .map(|(group, line)| {
-                    let key = match direction {
-                        Direction::In => format!("0:{:x}", group.0),
-                        Direction::Out => format!("{:#x}", group.0),
-                    };
-                    format!("{key} : jump {}", self.line(line))
-                })
-                .collect();
-            rules.push(format!("{peer} vmap {{ {} }}", elements.join(", ")));
+            rules.push(self.groups(&program.groups, direction));
         }
         match &program.addresses {
             Addresses::Classes(classes) if classes.is_empty() => {}
-            Addresses::Classes(classes) => {
-                let elements: Vec<_> = classes
-                    .iter()
-                    .map(|(interval, line)| {
-                        format!("{} : jump {}", range(*interval), self.line(line))
-                    })
-                    .collect();
-                rules.push(format!("{address} vmap {{ {} }}", elements.join(", ")));
-            }
+            Addresses::Classes(classes) => rules.push(self.classes(classes, address)),
             Addresses::List(listed) => {
                 let mut texts = Vec::new();
                 for rule in listed {
@@ -127,10 +186,66 @@ impl Writer {
         if !program.anybody.is_empty() {
             rules.push(format!("jump {}", self.line(&program.anybody)));
         }
-        Written {
-            entry: self.chain('p', &rules),
-            chains: self.chains.into_values().collect(),
+        (self.chain('p', &rules), self.chains)
+    }
+
+    /// The line of a group. Many are looked up in two steps, so that a change writes few anew.
+    fn groups(&mut self, groups: &BTreeMap<GroupId, Arc<Line>>, direction: Direction) -> String {
+        let (peer, key): (_, fn(u16) -> String) = match direction {
+            Direction::In => ("meta priority", |id| format!("0:{id:x}")),
+            Direction::Out => ("meta mark", |id| format!("{id:#x}")),
+        };
+        let mut chunks: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+        for (group, line) in groups {
+            let element = format!("{} : jump {}", key(group.0), self.line(line));
+            chunks
+                .entry(group.0 / CHUNK * CHUNK)
+                .or_default()
+                .push(element);
         }
+        let chunks = chunks.into_iter().map(|(first, elements)| {
+            let map = format!("{peer} vmap {{ {} }}", elements.join(", "));
+            (key(first), map)
+        });
+        let mask = format!("& {:#x}", u32::from(u16::MAX / CHUNK * CHUNK));
+        self.two_steps(&format!("{peer} {mask}"), chunks.collect())
+    }
+
+    /// The line of an address, likewise: a run of intervals ends where their own addresses say so,
+    /// wherever others come and go. `nft` reads each map of plain ranges before it changes any
+    /// element, but none of concatenated ones: hence the zone, which is always the same here.
+    fn classes(&mut self, classes: &[(Interval, Arc<Line>)], address: &str) -> String {
+        let key = format!("ct zone . {address}");
+        let zone = self.zone;
+        let range = |interval| format!("{zone} . {}", range(interval));
+        let ends = |(first, _): Interval| crc32fast::hash(&first.octets()) % u32::from(CHUNK) == 0;
+        let chunks = classes.chunk_by(|_, (next, _)| !ends(*next));
+        let mut maps = Vec::new();
+        for chunk in chunks {
+            let elements = chunk
+                .iter()
+                .map(|(interval, line)| format!("{} : jump {}", range(*interval), self.line(line)));
+            let elements: Vec<_> = elements.collect();
+            let map = format!("{key} vmap {{ {} }}", elements.join(", "));
+            if let [((first, _), _), ..] = chunk
+                && let [.., ((_, last), _)] = chunk
+            {
+                maps.push((range((*first, *last)), map));
+            }
+        }
+        self.two_steps(&key, maps)
+    }
+
+    /// A map of maps; one alone is looked up at once.
+    fn two_steps(&mut self, key: &str, maps: Vec<(String, String)>) -> String {
+        if let [(_, map)] = &maps[..] {
+            return map.clone();
+        }
+        let elements = maps
+            .into_iter()
+            .map(|(of, map)| format!("{of} : jump {}", self.chain('c', &[map])));
+        let elements: Vec<_> = elements.collect();
+        format!("{key} vmap {{ {} }}", elements.join(", "))
     }
 
     fn line(&mut self, line: &Line) -> String {
@@ -163,9 +278,9 @@ impl Writer {
         name
     }
 
-    /// A few steps are as fast one after another as in a tree.
+    /// A few steps are as fast one after another as in a tree, and spare `nft` the map of ranges.
     fn steps(&self, protocol: Protocol, steps: &[(PortRange, Value)], rules: &mut Vec<String>) {
-        const FEW: usize = 2;
+        const FEW: usize = 8;
         if steps.len() <= FEW {
             for (ports, value) in steps {
                 rules.push(format!("{protocol} dport {ports}{}", self.found(*value)));

@@ -1,7 +1,13 @@
+use bus_schema::event::{Event, RuleAdded};
 use bus_schema::node::DomainKind;
+use bus_schema::policy::{Action, Peer, Priority, Protocol, Rule, RuleSpec};
+use bus_schema::{AddressRange, EndpointId, EventId, GroupName, NetworkName, PolicyName, RuleId};
+use uuid::Uuid;
 
 use super::fixture::{Facts, kinds, params, red, scenarios};
 use super::*;
+use crate::projection::{GroupFact, PolicyFact};
+use crate::reconcile::{Op, diff};
 
 fn words(state: &State) -> Vec<String> {
     state.resources().map(ToString::to_string).collect()
@@ -13,13 +19,9 @@ fn the_parts_make_up_the_whole() {
         for kind in kinds() {
             let (facts, locals) = (&scenario.facts.projection, &scenario.facts.locals);
             let mut parts = desired_host(facts, &params(kind));
-            parts.extend(desired_domain(
-                facts,
-                &red(),
-                locals,
-                &params(kind),
-                &mut Programs::default(),
-            ));
+            let mut programs = Programs::default();
+            let domain = desired_domain(facts, &red(), locals, &params(kind), &mut programs);
+            parts.merge(&domain);
             assert_eq!(parts, scenario.facts.desired(kind), "{}", scenario.name);
         }
     }
@@ -51,7 +53,7 @@ fn the_order_of_the_facts_does_not_matter() {
 fn a_closed_endpoint_has_no_route_no_stamp_and_no_port() {
     let open = Facts::two_nodes().endpoint("web", "20.1.1.1");
     let revoked = open.clone().block("net", "20.1.1.1/32", "n2");
-    let (device, _) = interface_names(&bus_schema::EndpointId::new("web").expect("valid"));
+    let (device, _) = interface_names(&EndpointId::new("web").expect("valid"));
     for kind in kinds() {
         for closed in [open.clone().without_network("net"), revoked.clone()] {
             let words = words(&closed.desired(kind));
@@ -72,8 +74,7 @@ fn names_fit_into_an_interface_name() {
     let long = TenantName::new("x".repeat(63)).expect("valid");
     assert!(domain_name(DomainKind::Vrf, &long).len() <= 15);
     assert!(vxlan_name(bus_schema::Vni(bus_schema::Vni::MAX)).len() <= 15);
-    let (host, peer) =
-        interface_names(&bus_schema::EndpointId::new("y".repeat(63)).expect("valid"));
+    let (host, peer) = interface_names(&EndpointId::new("y".repeat(63)).expect("valid"));
     assert!(host.len() <= 15 && peer.len() <= 15);
 }
 
@@ -83,4 +84,119 @@ fn vxlan_takes_its_bytes() {
     let mut params = params(DomainKind::Netns);
     params.vtep = "fd00::1".parse().expect("an address");
     assert_eq!(params.mtu(), 1430);
+}
+
+fn rule(number: u32, peer: Peer) -> Rule {
+    Rule {
+        id: RuleId::new(number.to_string()).expect("valid"),
+        number,
+        spec: RuleSpec {
+            direction: Direction::In,
+            priority: Priority::DEFAULT,
+            action: Action::Deny,
+            protocol: Some(Protocol::TCP),
+            ports: Vec::new(),
+            peer: Some(peer),
+        },
+    }
+}
+
+fn of_address(number: u32) -> Peer {
+    let address = IpAddr::V4((0x0a00_0000 + number * 4_099).into());
+    let range = AddressRange {
+        first: address,
+        last: address,
+    };
+    Peer::Addresses { range }
+}
+
+/// `web` has policy `used` of 2,000 rules; no group has policy `unused`.
+fn ruled() -> Facts {
+    let mut facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+    let tenant = facts.projection.tenants.entry(red()).or_default();
+    let used = PolicyName::new("used").expect("valid");
+    let peers = (0..1_000).map(|number| format!("peer-{number}"));
+    for (id, name) in ["web".to_owned()].into_iter().chain(peers).enumerate() {
+        let name = GroupName::new(name).expect("valid");
+        let spec = GroupSpec {
+            tenant: red(),
+            network: NetworkName::new("net").expect("valid"),
+            name: name.clone(),
+            id: GroupId(id as u16 + 2),
+            policies: if id == 0 {
+                vec![used.clone()]
+            } else {
+                Vec::new()
+            },
+            docker_name: None,
+        };
+        let closing = false;
+        tenant.groups.insert(name, GroupFact { spec, closing });
+    }
+    let web = &mut facts.locals[&EndpointId::new("web").expect("valid")];
+    Arc::make_mut(web).group = Some(GroupName::new("web").expect("valid"));
+    let unused = PolicyName::new("unused").expect("valid");
+    tenant.policies.insert(unused, PolicyFact::default());
+    tenant.policies.insert(used, PolicyFact::default());
+    let groups = (0..1_000).map(|number| Peer::Group {
+        group: GroupName::new(format!("peer-{number}")).expect("valid"),
+    });
+    let addresses = (0..1_000).map(of_address);
+    for (number, peer) in groups.chain(addresses).enumerate() {
+        facts = facts.rule("used", rule(number as u32, peer));
+    }
+    facts
+}
+
+impl Facts {
+    fn rule(mut self, policy: &str, rule: Rule) -> Self {
+        let event = Event::RuleAdded(RuleAdded {
+            tenant: red(),
+            policy: PolicyName::new(policy).expect("valid"),
+            rule,
+        });
+        let revision = self.projection.applied.next();
+        self.projection
+            .apply(revision, EventId(Uuid::nil()), &event);
+        self
+    }
+}
+
+#[test]
+fn a_rule_of_a_policy_that_no_group_has_changes_nothing() {
+    let before = ruled();
+    let unused = before
+        .clone()
+        .rule("unused", rule(9_000, of_address(9_000)));
+    let used = before.clone().rule("used", rule(9_000, of_address(9_000)));
+    for kind in kinds() {
+        assert_eq!(diff(&before.desired(kind), &unused.desired(kind)), []);
+        assert_ne!(diff(&before.desired(kind), &used.desired(kind)), []);
+    }
+}
+
+#[test]
+fn one_rule_more_writes_little_anew_however_many_there_are() {
+    let before = ruled();
+    let group = GroupName::new("peer-7").expect("valid");
+    for peer in [of_address(9_000), Peer::Group { group }] {
+        let after = before.clone().rule("used", rule(9_000, peer));
+        for kind in kinds() {
+            let ops = diff(&before.desired(kind), &after.desired(kind));
+            let text = ops.iter().map(|op| match op {
+                Op::Put(Resource::Chain(it))
+                | Op::Change {
+                    to: Resource::Chain(it),
+                    ..
+                } => it.chain.fill().len(),
+                _ => 0,
+            });
+            let text: usize = text.sum();
+            assert!(
+                ops.len() < 16 && text < 20_000,
+                "{} ops, {text} bytes",
+                ops.len()
+            );
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::{Line, Match, Value};
 pub const MAX_STEPS: usize = 64;
 
 /// First and last address.
-pub(super) type Interval = (Ipv4Addr, Ipv4Addr);
+pub type Interval = (Ipv4Addr, Ipv4Addr);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addresses {
@@ -99,6 +99,7 @@ fn classes(rules: &[Listed], limit: usize) -> Option<Vec<(Interval, Arc<Line>)>>
     let mut steps = 0;
     let mut lines: BTreeMap<Line, Arc<Line>> = BTreeMap::new();
     let mut around: BTreeSet<usize> = BTreeSet::new();
+    let mut around_before: BTreeMap<BTreeSet<usize>, Arc<Line>> = BTreeMap::new();
     let mut classes: Vec<(Interval, Arc<Line>)> = Vec::new();
     let mut edges = edges.into_iter().peekable();
     while let Some((start, (come, go))) = edges.next() {
@@ -114,8 +115,12 @@ fn classes(rules: &[Listed], limit: usize) -> Option<Vec<(Interval, Arc<Line>)>>
         if steps > limit * (rules.len() + limit) {
             return None;
         }
-        let line = Line::new(around.iter().map(|rank| rules[*rank].matched()));
-        let line = lines.entry(line.clone()).or_insert_with(|| line.into());
+        // Behind what lies within others the same rules are around again.
+        let line = around_before.entry(around.clone()).or_insert_with(|| {
+            let line = Line::new(around.iter().map(|rank| rules[*rank].matched()));
+            let shared = lines.entry(line.clone());
+            Arc::clone(shared.or_insert_with(|| line.into()))
+        });
         let (first, last) = (address(start), address(end - 1));
         match classes.last_mut() {
             Some(((_, before), of)) if of == line && u64::from(u32::from(*before)) + 1 == start => {

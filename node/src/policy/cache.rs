@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bus_schema::policy::{Direction, Peer, Rule};
-use bus_schema::{PolicyName, RuleId, TenantName};
+use bus_schema::{GroupName, NetworkName, PolicyName, RuleId, TenantName};
 use imbl::OrdMap;
 
 use super::Program;
 use super::program::{Resolved, resolve};
-use crate::projection::TenantFact;
+use crate::projection::{GroupFact, NetworkFact, TenantFact};
 
 type Key = (TenantName, Vec<PolicyName>, Direction);
 
@@ -23,6 +23,9 @@ pub struct Cache(BTreeMap<Key, Entry>);
 #[derive(Debug, Clone)]
 struct Entry {
     policies: Vec<(PolicyName, OrdMap<RuleId, Rule>)>,
+    /// Whom peers were found among.
+    groups: OrdMap<GroupName, GroupFact>,
+    networks: OrdMap<NetworkName, NetworkFact>,
     peers: BTreeMap<Peer, Resolved>,
     program: Arc<Program>,
     used: bool,
@@ -71,6 +74,8 @@ impl Entry {
         Self {
             program: Program::new(&policies, direction, &peers).into(),
             policies,
+            groups: tenant.groups.clone(),
+            networks: tenant.networks.clone(),
             peers,
             used: true,
         }
@@ -79,13 +84,12 @@ impl Entry {
     fn holds(&self, tenant: &TenantFact) -> bool {
         let unchanged =
             |(name, rules): &(PolicyName, OrdMap<RuleId, Rule>)| match tenant.policies.get(name) {
-                Some(policy) => policy.rules.ptr_eq(rules) || policy.rules == *rules,
+                Some(policy) => policy.rules.ptr_eq(rules),
                 None => rules.is_empty(),
             };
+        let known = self.groups.ptr_eq(&tenant.groups) && self.networks.ptr_eq(&tenant.networks);
+        let mut peers = self.peers.iter();
         self.policies.iter().all(unchanged)
-            && self
-                .peers
-                .iter()
-                .all(|(peer, resolved)| resolve(tenant, peer) == *resolved)
+            && (known || peers.all(|(peer, resolved)| resolve(tenant, peer) == *resolved))
     }
 }

@@ -19,14 +19,15 @@
 //! | look-up | by | in nft |
 //! |---|---|---|
 //! | the program | the group's id | element of `programs_in`, `programs_out` |
-//! | the line of a group | its id | hash map of the program |
-//! | the line of an address | disjoint intervals | interval map of the program |
+//! | the line of a group | its id | hash map of the program, in two steps |
+//! | the line of an address | disjoint intervals | interval map of the program, in two steps |
 //! | the rule | protocol, then disjoint intervals of ports | maps of the line |
 //! | the better of two | level | one comparison in the level's chain |
 //!
 //! So a packet's cost doesn't grow with rules or members, and equal policies share their lines.
 //! A member that comes or goes is an element. Lines and programs are named by a digest of their
-//! text: a change adds new chains, swings an element and drops the old ones, in one transaction.
+//! text: a change adds new chains, swings an element and drops the old ones, in one transaction. Of
+//! a big map it writes one part and the list of parts anew, not all of it.
 //! A packet under way meanwhile that would meet both is dropped (see `Ruleset::opening`).
 //!
 //! # Worst case
@@ -45,7 +46,7 @@ mod program;
 #[cfg(test)]
 mod tests;
 
-pub use addresses::{Addresses, Listed, MAX_STEPS};
+pub use addresses::{Addresses, Interval, Listed, MAX_STEPS};
 pub use cache::Cache;
 pub use decide::{Deciding, End, decide};
 pub use ending::must_end;

@@ -55,7 +55,7 @@ pub struct TenantFact {
     pub groups: OrdMap<GroupName, GroupFact>,
     #[serde(default)]
     pub policies: OrdMap<PolicyName, PolicyFact>,
-    /// The last revision that changed groups, policies or rules.
+    /// The last revision that changed groups, or which policies there are.
     #[serde(default)]
     pub ruled: Revision,
     /// An event about this tenant was written for newer readers only: what it holds is closed for
@@ -78,12 +78,24 @@ pub struct GroupFact {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyFact {
     pub rules: OrdMap<RuleId, Rule>,
+    /// The last revision that changed them.
+    #[serde(default)]
+    pub ruled: Revision,
     /// Where in the log it was last asked to end the connections that it doesn't allow.
     #[serde(default)]
     pub enforced: Option<Revision>,
 }
 
 impl TenantFact {
+    /// The last revision that changed who may open a connection to whom: rules of a policy that no
+    /// group has don't.
+    pub fn ruled(&self) -> Revision {
+        let used = self.groups.values().flat_map(|it| &it.spec.policies);
+        let used = used.filter_map(|policy| self.policies.get(policy));
+        let ruled = used.map(|policy| policy.ruled).max();
+        ruled.unwrap_or_default().max(self.ruled)
+    }
+
     /// The group with this id.
     pub fn group_of(&self, id: GroupId) -> Option<&GroupFact> {
         self.groups.values().find(|group| group.spec.id == id)
@@ -367,11 +379,18 @@ impl Projection {
         policy: &PolicyName,
         change: impl FnOnce(&mut PolicyFact),
     ) -> Touched {
-        self.tenant(tenant, |tenant| {
-            if let Some(policy) = tenant.policies.get_mut(policy) {
-                change(policy);
+        let fact = self
+            .tenants
+            .get_mut(tenant)
+            .and_then(|tenant| tenant.policies.get_mut(policy));
+        match fact {
+            Some(fact) => {
+                change(fact);
+                fact.ruled = self.applied;
+                Touched::tenant(tenant)
             }
-        })
+            None => Touched::default(),
+        }
     }
 
     fn change(

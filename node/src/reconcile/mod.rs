@@ -49,6 +49,7 @@ impl fmt::Display for Op {
 ///
 /// Both must be of the same scope: what only `observed` knows is deleted.
 pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
+    let (observed, desired) = &observed.apart(desired);
     let fresh = lost_with_device(observed, desired);
     let mut ops = Vec::new();
     for (key, want) in desired.iter() {

@@ -37,7 +37,7 @@ impl RuleChain {
         let (kind, rest) = name.split_at_checked(1)?;
         let (zone, _) = rest.split_once('_')?;
         let digits = zone.bytes().all(|it| it.is_ascii_digit());
-        (digits && matches!(kind, "p" | "l" | "a" | "m" | "r")).then(|| zone.parse().ok())?
+        (digits && matches!(kind, "p" | "l" | "c" | "a" | "m" | "r")).then(|| zone.parse().ok())?
     }
 }
 

@@ -8,8 +8,10 @@ mod firewall;
 mod kernel;
 mod ruleset;
 
-use std::collections::BTreeMap;
 use std::fmt;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 pub use firewall::{Element, RuleChain, Table};
 pub use kernel::{
@@ -123,6 +125,15 @@ impl Resource {
         }
     }
 
+    /// Whether connections are decided by it: such resources are right only all together.
+    pub fn decides(&self) -> bool {
+        match self {
+            Self::Chain(_) => true,
+            Self::Element(element) => element.decides(),
+            _ => false,
+        }
+    }
+
     /// The device without which this resource can't be, in its place.
     pub fn device(&self) -> Option<&str> {
         match self {
@@ -179,48 +190,135 @@ impl fmt::Display for Resource {
 }
 
 /// A part of the kernel's configuration that is ours, desired or observed.
+///
+/// A clone is cheap and shares with its origin what neither changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State(BTreeMap<Key, Resource>);
+pub struct State(OrdMap<Place, Part>);
+
+/// Resources by their keys.
+pub type Resources = OrdMap<Key, Resource>;
+
+/// What sits in one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Part {
+    things: Resources,
+    /// What decides about connections: many, and a change is about few of them.
+    rules: Resources,
+}
+
+impl Part {
+    fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
+        self.things.iter().chain(self.rules.iter())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.things.is_empty() && self.rules.is_empty()
+    }
+}
 
 impl State {
     /// Takes the resource in; one with the same key is replaced.
     pub fn insert(&mut self, resource: Resource) {
-        self.0.insert(resource.key(), resource);
+        let part = self.0.entry(resource.place().clone()).or_default();
+        let resources = match resource.decides() {
+            true => &mut part.rules,
+            false => &mut part.things,
+        };
+        resources.insert(resource.key(), resource);
+    }
+
+    /// Takes in rules of `place`, next to those that are there.
+    pub fn add_rules(&mut self, place: &Place, rules: &Resources) {
+        let part = self.0.entry(place.clone()).or_default();
+        // The fewer go to the more, which stay shared.
+        part.rules = std::mem::take(&mut part.rules).union(rules.clone());
+    }
+
+    pub fn remove(&mut self, key: &Key) {
+        if let Some(part) = self.0.get_mut(&key.place)
+            && part.things.remove(key).is_none()
+        {
+            part.rules.remove(key);
+        }
     }
 
     pub fn get(&self, key: &Key) -> Option<&Resource> {
-        self.0.get(key)
+        let part = self.0.get(&key.place)?;
+        part.things.get(key).or_else(|| part.rules.get(key))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
-        self.0.iter()
+        self.0.values().flat_map(Part::iter)
     }
 
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
-        self.0.values()
+        self.iter().map(|(_, resource)| resource)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.values().all(Part::is_empty)
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.iter().count()
     }
 
     /// What of it sits in `place`.
     pub fn of(&self, place: &Place) -> Self {
-        let of = self.0.iter().filter(|(key, _)| key.place == *place);
-        Self(of.map(|(k, r)| (k.clone(), r.clone())).collect())
+        let part = self.0.get(place).cloned();
+        Self(part.map(|it| (place.clone(), it)).into_iter().collect())
+    }
+
+    /// The places of `before` and `now` are as in `now`.
+    pub fn replace(&mut self, before: &Self, now: &Self) {
+        for place in before.0.keys() {
+            self.0.remove(place);
+        }
+        self.merge(now);
+    }
+
+    /// Takes in another one's places; those that both know are as there.
+    pub fn merge(&mut self, other: &Self) {
+        for (place, part) in &other.0 {
+            self.0.insert(place.clone(), part.clone());
+        }
+    }
+
+    /// Both without the rules that both hold: what they share is skipped, not compared.
+    pub fn apart(&self, other: &Self) -> (Self, Self) {
+        let (mut one, mut two) = (self.clone(), other.clone());
+        for (place, part) in &self.0 {
+            if let Some(other) = other.0.get(place) {
+                let (own, others) = differing(&part.rules, &other.rules);
+                one.0[place].rules = own;
+                two.0[place].rules = others;
+            }
+        }
+        (one, two)
     }
 
     /// The domains that it knows.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
-        self.0.values().filter_map(|resource| match resource {
+        let things = self.0.values().flat_map(|part| part.things.values());
+        things.filter_map(|resource| match resource {
             Resource::Domain(domain) => Some(domain),
             _ => None,
         })
     }
+}
+
+fn differing(one: &Resources, other: &Resources) -> (Resources, Resources) {
+    let (mut only_one, mut only_other) = (Resources::new(), Resources::new());
+    for item in one.diff(other) {
+        let (old, new) = match item {
+            DiffItem::Add(key, new) => (None, Some((key, new))),
+            DiffItem::Remove(key, old) => (Some((key, old)), None),
+            DiffItem::Update { old, new } => (Some(old), Some(new)),
+        };
+        only_one.extend(old.map(|(key, it)| (key.clone(), it.clone())));
+        only_other.extend(new.map(|(key, it)| (key.clone(), it.clone())));
+    }
+    (only_one, only_other)
 }
 
 impl Extend<Resource> for State {
@@ -236,14 +334,5 @@ impl FromIterator<Resource> for State {
         let mut state = Self::default();
         state.extend(resources);
         state
-    }
-}
-
-impl IntoIterator for State {
-    type Item = Resource;
-    type IntoIter = std::collections::btree_map::IntoValues<Key, Resource>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_values()
     }
 }

@@ -73,6 +73,55 @@ async fn the_quick_starts_policy_holds_on_one_host_and_across() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_peers_is_found() {
+    let mut world = one_tenant().await;
+    let many = |of: &str, first: usize| -> Vec<String> {
+        let about = |number: usize| {
+            let group = format!("{} {of} deny tcp 90 group g{number}", first + 2 * number);
+            let net = format!("from 10.{}.{}.0/25", number % 7, number);
+            let addresses = format!("{} {of} deny tcp 90 {net}", first + 2 * number + 1);
+            [group, addresses]
+        };
+        (0..200).flat_map(about).collect()
+    };
+    let mut incoming = many("in", 100);
+    incoming.push("1 in deny tcp 80 group app".to_owned());
+    incoming.push("2 in deny tcp 81 from 20.1.1.129/32".to_owned());
+    let mut outgoing = many("out", 1_000);
+    outgoing.push("3 out deny tcp 82 group web".to_owned());
+    outgoing.push("4 out deny tcp 83 from 20.1.1.1/32".to_owned());
+    for (name, rules) in [("incoming", incoming), ("outgoing", outgoing)] {
+        let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+        world.policy("red", name, &rules);
+    }
+    for number in 0..200 {
+        world.group("red", &format!("g{number}"), 100 + number, &[]);
+    }
+    world.group("red", "web", 2, &["incoming"]);
+    world.group("red", "app", 63, &["outgoing"]);
+    world.group("red", "any", 64, &[]);
+    world.sync_all().await;
+    let app = world
+        .attach_in(1, in_group("app"), "app", "20.1.1.129")
+        .await;
+    let any = world
+        .attach_in(1, in_group("any"), "any", "20.1.1.130")
+        .await;
+    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let _listeners: Vec<_> = [80, 81, 82, 83, 84, 90]
+        .map(|it| listen(&server, it))
+        .into();
+    for port in [80, 81, 82, 83] {
+        assert!(is_dropped(&app, "20.1.1.1", port), "{port}");
+        assert!(opens(&any, "20.1.1.1", port).is_some(), "{port}");
+    }
+    for port in [84, 90] {
+        assert!(opens(&app, "20.1.1.1", port).is_some(), "{port}");
+    }
+    assert_eq!(world.pending(0).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_peer_and_protocol_is_decided() {
     let mut world = one_tenant().await;
     world.policy(

@@ -1,0 +1,142 @@
+//! Which endpoints a change that failed is about.
+//!
+//! Pure. What decides about connections fails for all endpoints of its place; the rest is told by
+//! the endpoint's device or address, compared as values.
+
+use std::net::IpAddr;
+
+use bus_schema::node::DomainKind;
+
+use crate::desired::domain_name;
+use crate::endpoint::LocalEndpoint;
+use crate::reconcile::Op;
+use crate::resource::{Element, Place, Resource, RouteTarget};
+
+/// Whom something in a place is about.
+enum About<'a> {
+    Everyone,
+    Device(&'a str),
+    Address(IpAddr),
+    Nobody,
+}
+
+pub(super) fn is_blamed(op: &Op, endpoint: &LocalEndpoint, kind: DomainKind) -> bool {
+    let (place, about) = match op {
+        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => (it.place(), about(it)),
+        Op::Forget { place, address, .. } => (place, About::Address(*address)),
+    };
+    let here = match place {
+        Place::Host => true,
+        Place::Domain(name) => *name == domain_name(kind, &endpoint.tenant),
+    };
+    here && match about {
+        About::Everyone => true,
+        About::Device(device) => device == endpoint.host_interface,
+        About::Address(address) => endpoint.addresses.contains(&address),
+        About::Nobody => false,
+    }
+}
+
+fn about(resource: &Resource) -> About<'_> {
+    match resource {
+        Resource::Domain(_) | Resource::Table(_) | Resource::Chain(_) => About::Everyone,
+        Resource::Element(element) => match element {
+            Element::Peer { .. } => About::Nobody,
+            Element::Stamp { interface, .. } | Element::Zone { interface, .. } => {
+                About::Device(interface)
+            }
+            Element::Endpoint { address, .. } | Element::Member { address, .. } => {
+                About::Address(*address)
+            }
+            _ => About::Everyone,
+        },
+        Resource::Veth(veth) => About::Device(&veth.name),
+        Resource::Route(route) => match &route.target {
+            RouteTarget::Device(device) => About::Device(device),
+            _ => About::Nobody,
+        },
+        other => other.device().map_or(About::Nobody, About::Device),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bus_schema::GroupId;
+
+    use super::*;
+    use crate::desired::fixture::{Facts, red};
+    use crate::desired::interface_names;
+    use crate::resource::{Chain, Route, RuleChain, Up};
+
+    fn blamed(kind: DomainKind, resource: impl FnOnce(Place) -> Resource) -> Vec<String> {
+        let facts = Facts::two_nodes()
+            .endpoint("one", "20.1.1.1")
+            .endpoint("ten", "20.1.1.10");
+        let place = Place::Domain(domain_name(kind, &red()));
+        let op = Op::Put(resource(place));
+        let locals = facts.locals.values();
+        let blamed = locals.filter(|it| is_blamed(&op, it, kind));
+        blamed.map(|it| it.id.to_string()).collect()
+    }
+
+    fn device(endpoint: &str) -> String {
+        interface_names(&bus_schema::EndpointId::new(endpoint).expect("valid")).0
+    }
+
+    #[test]
+    fn an_address_is_its_own_endpoints_alone() {
+        let route = |place| {
+            Resource::Route(Route {
+                place,
+                destination: "20.1.1.1/32".parse().expect("a net"),
+                target: RouteTarget::Device(device("one")),
+            })
+        };
+        assert_eq!(blamed(DomainKind::Netns, route), ["one"]);
+        let member = |place| {
+            Resource::Element(Element::Member {
+                place,
+                zone: 0,
+                address: "20.1.1.1".parse().expect("an address"),
+                group: GroupId(7),
+            })
+        };
+        assert_eq!(blamed(DomainKind::Vrf, member), ["one"]);
+    }
+
+    #[test]
+    fn a_rule_that_fails_fails_for_all_of_its_place_and_for_no_other() {
+        let chain = |place| {
+            Resource::Chain(RuleChain {
+                place,
+                chain: Arc::new(Chain::new("p0_1", [])),
+            })
+        };
+        for kind in [DomainKind::Netns, DomainKind::Vrf] {
+            assert_eq!(blamed(kind, chain), ["one", "ten"]);
+            let elsewhere = |_| chain(Place::Domain("another".to_owned()));
+            assert_eq!(blamed(kind, elsewhere), Vec::<String>::new());
+        }
+        let known = |place| {
+            Resource::Element(Element::Known {
+                place,
+                zone: 0,
+                group: GroupId(7),
+            })
+        };
+        assert_eq!(blamed(DomainKind::Netns, known), ["one", "ten"]);
+    }
+
+    #[test]
+    fn a_networks_device_is_no_endpoints() {
+        let up = |place| {
+            Resource::Up(Up {
+                place,
+                device: "cx1001".to_owned(),
+            })
+        };
+        assert_eq!(blamed(DomainKind::Netns, up), Vec::<String>::new());
+    }
+}
