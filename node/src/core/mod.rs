@@ -213,10 +213,8 @@ impl Core {
             self.part(facts, tenants, &allowed).await
         };
         let mut outcome = outcome;
-        if !replaying && outcome.is_ok() {
-            if in_sync {
-                self.wanted.sweep();
-            }
+        if in_sync && outcome.is_ok() {
+            self.wanted.sweep();
         }
         if in_sync && outcome.is_ok() {
             let (locals, params) = (&self.locals, &self.params);

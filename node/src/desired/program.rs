@@ -218,7 +218,8 @@ impl Writer {
         let key = format!("ct zone . {address}");
         let zone = self.zone;
         let range = |interval| format!("{zone} . {}", range(interval));
-        let ends = |(first, _): Interval| crc32fast::hash(&first.octets()) % u32::from(CHUNK) == 0;
+        let ends =
+            |(first, _): Interval| crc32fast::hash(&first.octets()).is_multiple_of(CHUNK.into());
         let chunks = classes.chunk_by(|_, (next, _)| !ends(*next));
         let mut maps = Vec::new();
         for chunk in chunks {
