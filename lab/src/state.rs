@@ -6,6 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -128,16 +129,20 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// Another lab that ends may remove the shared folder while its first lab moves in.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
-    const TRIES: usize = 100;
+    const PATIENCE: Duration = Duration::from_secs(10);
     let vanished = |made: &std::io::Result<()>| {
         let error = made.as_ref().err().map(std::io::Error::kind);
         // `AlreadyExists`: it was there, and was none any more when it was looked at.
         matches!(error, Some(ErrorKind::NotFound | ErrorKind::AlreadyExists))
     };
-    let mut tries = (0..TRIES).map(|_| fs::create_dir_all(path));
-    let made = tries.find(|made| !vanished(made));
-    made.unwrap_or_else(|| fs::create_dir_all(path))
-        .map_err(Error::file("make", path))
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let made = fs::create_dir_all(path);
+        if !vanished(&made) || Instant::now() > until {
+            return made.map_err(Error::file("make", path));
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Removes a folder with all in it; that there is none is fine.
