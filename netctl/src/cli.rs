@@ -1,13 +1,14 @@
 //! What may be typed. Nouns, verbs and flags are Contiv's where Contiv had them.
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::bus_url::BusUrl;
 use crate::command::{
     cluster, endpoint, events, group, network, node, policy, tenant, trace, wait,
 };
 use crate::failure::Failure;
-use crate::output::Format;
+use crate::output::{self, Format, Table};
 
 const BUS_VARIABLE: &str = "CONTIV_NATS_URL";
 const DEFAULT_BUS: &str = "nats://127.0.0.1:4222";
@@ -118,6 +119,26 @@ impl Listing {
 
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
+    }
+
+    /// The names of what is listed, a table of it, or its documents.
+    pub(crate) fn show<T, N: std::fmt::Display>(
+        &self,
+        all: &[T],
+        name: impl Fn(&T) -> N,
+        table: impl FnOnce(&[T]) -> Table,
+        value: impl Fn(&T) -> Value,
+    ) -> Result<String, Failure> {
+        if self.quiet {
+            return Ok(all.iter().map(|it| format!("{}\n", name(it))).collect());
+        }
+        match self.format() {
+            format @ (Format::Table | Format::Wide) => Ok(table(all).render(format)),
+            format => {
+                let values = all.iter().map(value).collect();
+                output::document(&Value::Array(values), format)
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint, network, 
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, unexpected};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -229,23 +229,12 @@ async fn list(
 }
 
 fn listed(groups: &[GroupInfo], listing: &Listing) -> Result<String, Failure> {
-    if listing.quiet {
-        return Ok(groups
-            .iter()
-            .map(|g| format!("{}\n", g.spec.name))
-            .collect());
-    }
-    match listing.format() {
-        format @ (Format::Table | Format::Wide) => Ok(table(groups).render(format)),
-        format => {
-            let all = groups.iter().map(|info| {
-                let mut value = config(info);
-                value["Oper"] = state(info);
-                value
-            });
-            output::document(&Value::Array(all.collect()), format)
-        }
-    }
+    let value = |info: &GroupInfo| {
+        let mut value = config(info);
+        value["Oper"] = state(info);
+        value
+    };
+    listing.show(groups, |info| info.spec.name.clone(), table, value)
 }
 
 fn table(groups: &[GroupInfo]) -> Table {
@@ -335,6 +324,7 @@ mod tests {
     use bus_schema::{GroupId, GroupSpec, Revision};
 
     use super::*;
+    use crate::output::Format;
 
     fn info() -> GroupInfo {
         GroupInfo {

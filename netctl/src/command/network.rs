@@ -15,7 +15,7 @@ use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint};
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, unexpected};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -201,23 +201,12 @@ pub(crate) async fn list(
 }
 
 fn listed(networks: &[NetworkInfo], listing: &Listing) -> Result<String, Failure> {
-    if listing.quiet {
-        return Ok(networks
-            .iter()
-            .map(|n| format!("{}\n", n.spec.name))
-            .collect());
-    }
-    match listing.format() {
-        format @ (Format::Table | Format::Wide) => Ok(table(networks).render(format)),
-        format => {
-            let all = networks.iter().map(|info| {
-                let mut value = config(info);
-                value["Oper"] = state(info);
-                value
-            });
-            output::document(&Value::Array(all.collect()), format)
-        }
-    }
+    let value = |info: &NetworkInfo| {
+        let mut value = config(info);
+        value["Oper"] = state(info);
+        value
+    };
+    listing.show(networks, |info| info.spec.name.clone(), table, value)
 }
 
 fn table(networks: &[NetworkInfo]) -> Table {
@@ -310,6 +299,7 @@ mod tests {
     use bus_schema::{NetworkSpec, Pool, Revision};
 
     use super::*;
+    use crate::output::Format;
 
     fn info() -> NetworkInfo {
         NetworkInfo {

@@ -11,7 +11,7 @@ use super::COMMAND;
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, unexpected};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -113,16 +113,8 @@ pub(crate) async fn list(
 }
 
 fn listed(nodes: &[NodeInfo], listing: &Listing) -> Result<String, Failure> {
-    if listing.quiet {
-        return Ok(nodes.iter().map(|n| format!("{}\n", n.node)).collect());
-    }
-    match listing.format() {
-        format @ (Format::Table | Format::Wide) => Ok(table(nodes).render(format)),
-        format => {
-            let all = nodes.iter().map(|n| super::flat(&inspected(n))).collect();
-            output::document(&Value::Array(all), format)
-        }
-    }
+    let value = |info: &NodeInfo| super::flat(&inspected(info));
+    listing.show(nodes, |info| info.node.clone(), table, value)
 }
 
 fn table(nodes: &[NodeInfo]) -> Table {

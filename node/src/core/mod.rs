@@ -215,8 +215,6 @@ impl Core {
         let mut outcome = outcome;
         if in_sync && outcome.is_ok() {
             self.wanted.sweep();
-        }
-        if in_sync && outcome.is_ok() {
             let (locals, params) = (&self.locals, &self.params);
             outcome = self.ending.run(facts, locals, params, &self.datapath).await;
         }

@@ -9,8 +9,8 @@ use crate::policy::{carries, in_group, one_tenant};
 use crate::traffic::{Echo, Hammer, echoes_from, is_closed, is_dropped, listen, opens};
 use crate::world::{World, is_silent, net, pings, run, tenant};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_sender_is_known_by_what_its_packets_carry() {
+/// `web` on the first host takes connections of the group `app` only, and none of `evil`.
+async fn only_app() -> (World, String) {
     let mut world = one_tenant().await;
     world.policy(
         "red",
@@ -22,6 +22,12 @@ async fn the_sender_is_known_by_what_its_packets_carry() {
     world.group("red", "evil", 4, &[]);
     world.sync_all().await;
     let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    (world, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sender_is_known_by_what_its_packets_carry() {
+    let (mut world, server) = only_app().await;
     let _listener = listen(&server, 80);
     // The first host hears nothing of the second's endpoints; and an address changes its owner.
     let good = world
@@ -172,17 +178,7 @@ async fn not_one_packet_reaches_a_denied_port_while_its_endpoints_come() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_owner_of_an_address_inherits_no_connection_on_the_other_node() {
-    let mut world = one_tenant().await;
-    world.policy(
-        "red",
-        "only-app",
-        &["1 in deny", "2 in allow priority 2 group app"],
-    );
-    world.group("red", "web", 2, &["only-app"]);
-    world.group("red", "app", 3, &[]);
-    world.group("red", "evil", 4, &[]);
-    world.sync_all().await;
-    let server = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let (mut world, server) = only_app().await;
     let _echo = Echo::start(&server, 500);
     let exchange = |from: &str| echoes_from(from, 4500, "20.1.1.1", 500);
     let good = world
