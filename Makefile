@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools build demo demo-down test vrf-smoke check bench
+.PHONY: tools vrf-tools build demo demo-down test vrf-smoke check bench deb
 
 tools:
 	@scripts/install-deps.sh
@@ -42,3 +42,9 @@ bench: tools
 	cargo build --locked --release --workspace --bins
 	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests
 	cargo bench --locked --package node --bench policy
+
+# Packages for Debian 12 in target/deb: contiv-bus, netmaster, netplugin, netctl.
+deb: tools
+	@scripts/install-deps.sh debhelper
+	cargo build --locked --release --package netmaster --package node --package netctl
+	debian/rules clean binary

@@ -20,6 +20,7 @@ use anyhow::Context;
 use async_nats::connection::State;
 use bus_schema::command::Request;
 use bus_schema::{Command, CommandId, Reply, Revision};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -93,6 +94,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         .map_err(|e| anyhow::anyhow!("serving on the bus: {e}"))?;
     let revision = shared.read(|view| view.applied);
     tracing::info!(name = config.name, %revision, "serving");
+    // Nobody but systemd's Type=notify listens.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     let result = tokio::select! {
         () = &mut stopped => Ok(()),

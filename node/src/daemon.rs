@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 use bus_schema::node::{Alarm, DomainKind, LogState};
 use bus_schema::{MachineId, NodeName};
+use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -196,6 +197,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         status: status_rx,
         asks,
     }));
+    // The sockets answer: an engine may start now (`Before=docker.service`). Without systemd's
+    // Type=notify nobody listens.
+    sd_notify::notify(&[NotifyState::Ready]).ok();
     tokio::select! {
         () = shutdown => tracing::info!("stopping; forwarding goes on"),
         ended = tasks.join_next() => {

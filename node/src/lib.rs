@@ -5,6 +5,7 @@
 //! and the bus all go through `endpoint` and the core; nothing else changes the kernel.
 
 pub mod bus;
+pub mod check;
 pub mod core;
 pub mod daemon;
 pub mod datapath;

@@ -36,6 +36,8 @@ struct Cli {
 enum Command {
     /// Run the daemon of this node
     Run(Run),
+    /// Try out, with the same flags as `run`, whether this machine can be a node; changes nothing
+    Check(Run),
     /// Put a network namespace into a network; prints what it got as JSON
     Attach(AttachArgs),
     /// Take an endpoint away
@@ -144,6 +146,7 @@ fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Run(run) => runtime.block_on(Box::pin(start(run))),
+        Command::Check(run) => runtime.block_on(check(run)),
         Command::Attach(args) => runtime.block_on(attach(args)),
         Command::Detach(args) => {
             let body = Detach { id: args.id };
@@ -177,6 +180,27 @@ async fn start(run: Run) -> ExitCode {
     match daemon::run(config, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(code_of(&error), &error.to_string()),
+    }
+}
+
+async fn check(run: Run) -> ExitCode {
+    // Beside the namespaces that a running netplugin has: there they can be bound.
+    let folder = run
+        .netns_dir
+        .join(format!(".contiv-check-{}", std::process::id()));
+    let config = match config(run) {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &format!("{error:#}")),
+    };
+    match node::check::check(&folder, config.domain).await {
+        Ok(kind) => {
+            let Config { name, vtep, .. } = config;
+            say(&format!(
+                "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were programmed and taken away"
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(USAGE, &error.to_string()),
     }
 }
 
@@ -273,14 +297,17 @@ async fn client<T: serde::Serialize>(
 ) -> ExitCode {
     match ask(&at.run_dir, method, path, body).await {
         Ok(text) => {
-            let mut out = std::io::stdout().lock();
-            // A reader that has gone, as `head` does, is no failure of ours.
-            writeln!(out, "{text}").ok();
+            say(&text);
             ExitCode::SUCCESS
         }
         Err(error @ ClientError::Unreachable { .. }) => fail(UNREACHABLE, &error.to_string()),
         Err(error @ ClientError::Refused(_)) => fail(1, &error.to_string()),
     }
+}
+
+fn say(text: &str) {
+    // A reader that has gone, as `head` does, is no failure of ours.
+    writeln!(std::io::stdout().lock(), "{text}").ok();
 }
 
 fn fail(code: u8, text: &str) -> ExitCode {

@@ -7,10 +7,14 @@ const BINARY: &str = env!("CARGO_BIN_EXE_netplugin");
 
 /// `netplugin run` in a network namespace of its own, where it can start.
 fn run(folder: &Path, before: &str, arguments: &str) -> Output {
+    netplugin("run", folder, before, arguments)
+}
+
+fn netplugin(verb: &str, folder: &Path, before: &str, arguments: &str) -> Output {
     let at = folder.display();
     let script = format!(
         "ip link set lo up && ip address add 198.18.200.1/32 dev lo && \
-         exec {before} {BINARY} run --engine none --state-dir {at}/state --run-dir {at}/run \
+         exec {before} {BINARY} {verb} --engine none --state-dir {at}/state --run-dir {at}/run \
          --plugin-dir {at}/plugins --netns-dir {at}/netns {arguments}"
     );
     Command::new("timeout")
@@ -57,6 +61,27 @@ fn a_bad_configuration_is_a_usage_error() {
     ] {
         refused(&run(folder.path(), "", arguments), says);
     }
+}
+
+#[test]
+fn a_machine_that_can_be_a_node_is_told_so_and_left_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = netplugin("check", folder.path(), "", "--name a --underlay lo");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("a can be a node: packets from 198.18.200.1, domain="));
+    let left = std::fs::read_dir(folder.path().join("netns")).unwrap();
+    assert_eq!(left.count(), 0, "the trial's namespaces");
+}
+
+#[test]
+fn a_machine_that_lacks_nft_is_no_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = "env PATH=/nowhere";
+    let output = netplugin("check", folder.path(), before, "--name a --underlay lo");
+    refused(&output, "can't start `nft`: install nftables");
+    let left = std::fs::read_dir(folder.path().join("netns")).unwrap();
+    assert_eq!(left.count(), 0, "the trial's namespaces");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod netns;
 mod nft;
 mod observe;
 mod peer;
+mod scratch;
 mod sysctl;
 mod wire;
 
@@ -45,6 +46,7 @@ pub use self::monitor::{Sign, Signs};
 use self::netlink::{Socket, is_absence};
 use self::netns::Namespace;
 use self::observe::View;
+pub(crate) use self::scratch::Scratch;
 use crate::reconcile::Op;
 use crate::resource::{Place, State};
 
