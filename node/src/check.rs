@@ -58,7 +58,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
     let wanted = desired::desired(&facts, &locals, &params, &mut Programs::default());
     let before = datapath.observe(&Scope::All).await?;
     let done = datapath.execute(&diff(&before, &wanted)).await;
-    done.map_err(refused)?;
+    done.map_err(|error| refused(&error))?;
     let left = diff(&datapath.observe(&Scope::All).await?, &wanted);
     if !left.is_empty() {
         let left = left.iter().map(ToString::to_string);
@@ -67,7 +67,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
     Ok(params.kind)
 }
 
-fn refused(error: BatchError) -> CheckError {
+fn refused(error: &BatchError) -> CheckError {
     let first = error.failures.first();
     let first = first.map(|it| format!("first of all {}: {}", it.op, it.error));
     CheckError::Refused {
