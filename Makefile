@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools build demo demo-down test vrf-smoke check bench deb
+.PHONY: tools vrf-tools cni-tools build demo demo-down test vrf-smoke check bench deb
 
 tools:
 	@scripts/install-deps.sh
@@ -13,6 +13,10 @@ tools:
 vrf-tools: tools
 	@scripts/install-deps.sh binutils qemu-system-x86
 	@scripts/vrf/fetch-kernel.sh
+
+# Runtimes that call CNI plugins, and plugins to be chained with.
+cni-tools: tools
+	@scripts/install-deps.sh containernetworking-plugins podman
 
 build:
 	cargo build --locked --workspace --bins
@@ -24,7 +28,7 @@ demo: tools build
 demo-down:
 	@if [ -x $(BIN)/lab ]; then $(BIN)/lab down demo; else echo "demo-down: nothing was built, so nothing runs"; fi
 
-test: vrf-tools build
+test: vrf-tools cni-tools build
 	@scripts/test.sh
 
 # The same tests on a kernel that has VRF devices, in a VM.

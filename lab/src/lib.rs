@@ -11,6 +11,7 @@
 mod address;
 mod background;
 mod cgroup;
+mod cni;
 mod docker;
 mod error;
 mod host;

@@ -176,6 +176,7 @@ fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
         owner: Owner::Namespace {
             path: String::new(),
             interface: "eth0".to_owned(),
+            cni: None,
         },
         name: None,
         aliases: Vec::new(),

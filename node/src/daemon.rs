@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::bus::{self, BusHandle, Facts, Identity};
+use crate::cni::Cni;
 use crate::core::{Core, Ending, Progress, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
@@ -154,6 +155,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let api = Api {
         endpoints: endpoints.clone(),
         status: status_rx.clone(),
+        cni: Cni {
+            endpoints: endpoints.clone(),
+            datapath: datapath.clone(),
+            facts: facts.subscribe(),
+            log: log_rx.clone(),
+        },
     };
 
     let mut tasks = JoinSet::new();

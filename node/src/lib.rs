@@ -1,11 +1,12 @@
 //! The daemon of every node: facts → projection → desired resources → diff against observed →
 //! ordered ops → kernel.
 //!
-//! `projection`, `policy`, `resource`, `desired` and `reconcile` are pure. Docker, the local socket, DNS
-//! and the bus all go through `endpoint` and the core; nothing else changes the kernel.
+//! `projection`, `policy`, `resource`, `desired` and `reconcile` are pure. Docker, CNI, the local socket,
+//! DNS and the bus all go through `endpoint` and the core; nothing else changes the kernel.
 
 pub mod bus;
 pub mod check;
+pub mod cni;
 pub mod core;
 pub mod daemon;
 pub mod datapath;

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hyper::Method;
 use node::daemon::{self, Config, StartError};
 use node::datapath::DatapathError;
 use node::endpoint::{Attach, Owner};
@@ -140,22 +139,24 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    match cli.command {
+        Command::Run(run) => in_runtime(Box::pin(start(run))),
+        Command::Check(run) => in_runtime(check(run)),
+        Command::Attach(args) => attach(args),
+        Command::Detach(args) => {
+            let body = Detach { id: args.id };
+            client(&args.at, "POST", "/v1/detach", Some(&body))
+        }
+        Command::Status(at) => client::<Detach>(&at, "GET", "/v1/status", None),
+    }
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("can't start: {error}")),
     };
-    let code = match cli.command {
-        Command::Run(run) => runtime.block_on(Box::pin(start(run))),
-        Command::Check(run) => runtime.block_on(check(run)),
-        Command::Attach(args) => runtime.block_on(attach(args)),
-        Command::Detach(args) => {
-            let body = Detach { id: args.id };
-            runtime.block_on(client(&args.at, Method::POST, "/v1/detach", Some(&body)))
-        }
-        Command::Status(at) => {
-            runtime.block_on(client::<Detach>(&at, Method::GET, "/v1/status", None))
-        }
-    };
+    let code = runtime.block_on(work);
     // Whoever still waits for a blocking call doesn't keep a stopped daemon alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     code
@@ -256,7 +257,7 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn attach(args: AttachArgs) -> ExitCode {
+fn attach(args: AttachArgs) -> ExitCode {
     let path = match std::path::absolute(&args.netns) {
         Ok(path) => path.display().to_string(),
         Err(error) => return fail(USAGE, &format!("--netns: {error}")),
@@ -281,21 +282,18 @@ async fn attach(args: AttachArgs) -> ExitCode {
         owner: Owner::Namespace {
             path: path.clone(),
             interface: args.interface,
+            cni: None,
         },
         name: args.name,
+        aliases: Vec::new(),
         // One namespace is one container, also with endpoints in several networks.
         container: Some(path),
     };
-    client(&args.at, Method::POST, "/v1/attach", Some(&body)).await
+    client(&args.at, "POST", "/v1/attach", Some(&body))
 }
 
-async fn client<T: serde::Serialize>(
-    at: &Where,
-    method: Method,
-    path: &str,
-    body: Option<&T>,
-) -> ExitCode {
-    match ask(&at.run_dir, method, path, body).await {
+fn client<T: serde::Serialize>(at: &Where, method: &str, path: &str, body: Option<&T>) -> ExitCode {
+    match ask(&at.run_dir, method, path, body) {
         Ok(text) => {
             say(&text);
             ExitCode::SUCCESS

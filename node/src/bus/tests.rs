@@ -455,6 +455,7 @@ async fn what_the_journal_does_not_know_is_removed_from_the_bus_and_what_it_know
         addresses: Vec::new(),
         owner: local.owner,
         name: None,
+        aliases: Vec::new(),
         container: None,
     };
     node.endpoints.attach(ask).await.unwrap();

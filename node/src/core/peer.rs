@@ -14,7 +14,10 @@ pub(super) fn peer_setup(
     facts: &Projection,
     params: &Params,
 ) -> Option<PeerSetup> {
-    let Owner::Namespace { path, interface } = &endpoint.owner else {
+    let Owner::Namespace {
+        path, interface, ..
+    } = &endpoint.owner
+    else {
         return None;
     };
     let network = facts.network(&endpoint.tenant, &endpoint.network)?;

@@ -29,7 +29,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bus_schema::MacAddr;
@@ -87,6 +87,27 @@ pub struct PeerSetup {
     pub subnets: Vec<IpNet>,
     pub mac: MacAddr,
     pub mtu: u32,
+}
+
+/// The container's end of an endpoint, as it is in its namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerState {
+    pub mac: MacAddr,
+    pub up: bool,
+    pub addresses: Vec<IpNet>,
+    /// Unicast routes through it, with their gateways.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
+}
+
+/// What a path is that should be a container's network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    Containers,
+    /// The one that we configure ourselves.
+    Hosts,
+    /// There is something else.
+    Other,
+    Gone,
 }
 
 /// An address of the host, with its device.
@@ -333,6 +354,33 @@ impl Datapath {
                 path,
                 reason: error.to_string(),
             })
+    }
+
+    /// What `interface` is in a container's namespace; `None`: there is none of that name.
+    pub async fn peer(
+        &self,
+        netns: &Path,
+        interface: &str,
+    ) -> Result<Option<PeerState>, DatapathError> {
+        let look = peer::look(netns, interface).await;
+        look.map_err(|error| DatapathError::Namespace {
+            path: netns.display().to_string(),
+            reason: error.to_string(),
+        })
+    }
+
+    pub fn sandbox(&self, path: &Path) -> Sandbox {
+        if !path.exists() {
+            return Sandbox::Gone;
+        }
+        if !netns::is_namespace(path) {
+            return Sandbox::Other;
+        }
+        let id = Namespace::open(path).and_then(|it| it.id()).ok();
+        match id == self.inner.host.id().ok() {
+            true => Sandbox::Hosts,
+            false => Sandbox::Containers,
+        }
     }
 
     /// The MTU of the host's device that bears `address`; `None` when no device does.

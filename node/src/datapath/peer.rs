@@ -5,18 +5,20 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::link::{LinkAttribute, State as OperState};
-use netlink_packet_route::route::{RouteAttribute, RouteType};
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, State as OperState};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
 use super::messages;
 use super::netlink::{Mode, Socket, is_presence};
 use super::netns::Namespace;
 use super::observe::{mac, mtu};
-use super::{Datapath, PeerSetup};
+use super::{Datapath, PeerSetup, PeerState};
 use crate::bus::pause;
 use crate::resource::Place;
 
@@ -39,6 +41,56 @@ pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<
         routes(setup, &socket, index, *gateway).await?;
     }
     Ok(())
+}
+
+/// What is there under that name.
+pub(super) async fn look(netns: &Path, interface: &str) -> io::Result<Option<PeerState>> {
+    let namespace = Namespace::open(netns)?;
+    let socket = Socket::open(&namespace).await?;
+    let Some(link) = socket.link(interface).await? else {
+        return Ok(None);
+    };
+    let index = link.header.index;
+    let addresses = socket.addresses().await?;
+    let of_it = addresses.iter().filter(|it| it.header.index == index);
+    let nets = of_it.filter_map(|message| {
+        let ip = message.attributes.iter().find_map(|it| match it {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })?;
+        IpNet::new(ip, message.header.prefix_len).ok()
+    });
+    let through = |it: &RouteAttribute| matches!(it, RouteAttribute::Oif(oif) if *oif == index);
+    let routes = socket.routes().await?;
+    let routes = routes.iter().filter(|route| {
+        route.header.kind == RouteType::Unicast && route.attributes.iter().any(through)
+    });
+    Ok(Some(PeerState {
+        mac: mac(&link),
+        up: link.header.flags.contains(LinkFlags::Up),
+        addresses: nets.collect(),
+        routes: routes.filter_map(destination).collect(),
+    }))
+}
+
+fn destination(route: &RouteMessage) -> Option<(IpNet, Option<IpAddr>)> {
+    let address = |it: &RouteAddress| match it {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    };
+    let (mut to, mut gateway) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(it) => to = address(it),
+            RouteAttribute::Gateway(it) => gateway = address(it),
+            _ => {}
+        }
+    }
+    let all = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+    let length = route.header.destination_prefix_length;
+    let net = IpNet::new(to.unwrap_or(all), length).ok()?;
+    Some((net, gateway))
 }
 
 /// Waits until both ends of the veth send: the kernel starts a device's queue a moment after its
@@ -115,10 +167,7 @@ async fn routes(setup: &PeerSetup, socket: &Socket, index: u32, gateway: IpAddr)
     Ok(())
 }
 
-async fn add(
-    socket: &Socket,
-    message: netlink_packet_route::route::RouteMessage,
-) -> io::Result<()> {
+async fn add(socket: &Socket, message: RouteMessage) -> io::Result<()> {
     match socket
         .change(Message::NewRoute(message), Mode::Create)
         .await

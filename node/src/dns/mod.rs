@@ -29,6 +29,7 @@ use self::handler::Handler;
 use self::socket::{Identity, Sockets};
 pub use self::socket::{SocketError, SocketPlace};
 use self::upstream::Upstream;
+pub use self::zone::SUFFIX;
 use crate::projection::EndpointsView;
 
 /// Between two attempts to open a server's sockets.

@@ -169,6 +169,7 @@ impl<E: Endpoints> Driver<E> {
                     network_id: call.network_id,
                 },
                 name: None,
+                aliases: Vec::new(),
                 container: None,
             })
             .await?;

@@ -18,11 +18,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::journal::{Damage, Journal};
 use super::ledger::{NetworkKey, Record};
-use super::manager::{Answer, Haste, INBOX, Inbox, Manager, Snapshot, Step};
-use super::pool::is_half_full;
+use super::manager::{Answer, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
+use super::pool::{Choice, choose, is_half_full};
 use super::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
 use crate::bus::{AskError, BusHandle};
-use crate::projection::Projection;
+use crate::projection::{NetworkFact, Projection};
 
 /// Everything that one attach, detach or reservation may wait for, together.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -162,6 +162,18 @@ impl EndpointsHandle {
             .values()
             .map(|it| it.as_ref().clone())
             .collect()
+    }
+
+    pub fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
+        let snapshot = self.snapshot.borrow();
+        snapshot.endpoints.get(id).map(|it| it.as_ref().clone())
+    }
+
+    /// Whether an endpoint of the network can be had without asking for a block.
+    pub fn has_free(&self, network: &NetworkFact, key: &NetworkKey) -> bool {
+        let snapshot = self.snapshot.borrow();
+        let usage = snapshot.ledger.usage(key).cloned().unwrap_or_default();
+        choose(network, &usage, &self.me, false, now()) != Choice::None
     }
 
     /// The endpoints of this node, as they change.

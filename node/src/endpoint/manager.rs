@@ -380,7 +380,7 @@ fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>) -> LocalEndpoint {
         peer_interface,
         owner: ask.owner.clone(),
         name: ask.name.clone(),
-        aliases: Vec::new(),
+        aliases: ask.aliases.clone(),
         container: ask.container.clone(),
     }
 }

@@ -57,7 +57,13 @@ pub enum Owner {
     /// The engine moves the peer into the container's namespace.
     Docker { network_id: String },
     /// We moved the peer into this namespace and configured it there under this name.
-    Namespace { path: String, interface: String },
+    Namespace {
+        path: String,
+        interface: String,
+        /// The name of the CNI network configuration that asked; absent: no CNI runtime did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cni: Option<String>,
+    },
 }
 
 /// What an attach asks for.
@@ -74,6 +80,8 @@ pub struct Attach {
     pub owner: Owner,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
 }

@@ -91,6 +91,7 @@ fn attach(id: &str, address: Option<&str>) -> Attach {
             network_id: "n".to_owned(),
         },
         name: None,
+        aliases: Vec::new(),
         container: None,
     }
 }
@@ -410,6 +411,7 @@ async fn what_lost_its_namespace_is_detached_and_nothing_else() {
     let owner = |path: &std::path::Path| Owner::Namespace {
         path: path.display().to_string(),
         interface: "eth0".to_owned(),
+        cni: None,
     };
     for (id, owner) in [
         ("stays", owner(&there)),

@@ -6,6 +6,7 @@
 //! POST /v1/detach   {"id": …}        → {}
 //! GET  /v1/status                    → NodeStatus
 //! GET  /v1/endpoints                 → [LocalEndpoint]
+//! POST /v1/cni      cni::Call        → what CNI answers, or null; an error is cni::Failure
 //! ```
 //!
 //! An error is `{"error": …}` with 409 for what the node refuses, 503 for what may work later.
@@ -15,6 +16,7 @@ pub mod client;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use crate::cni::{Call, Cni, Failure};
 use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
 
 /// The socket's name in the run directory.
@@ -37,6 +40,7 @@ pub const SOCKET: &str = "netplugin.sock";
 pub struct Api {
     pub endpoints: EndpointsHandle,
     pub status: watch::Receiver<NodeStatus>,
+    pub cni: Cni,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,6 +74,7 @@ pub async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/detach", post(detach))
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
+        .route("/v1/cni", post(cni))
         .with_state(api);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the local socket is closed");
@@ -91,6 +96,44 @@ async fn detach(
     let Json(ask) = body?;
     api.endpoints.detach(&ask.id).await?;
     Ok(Json(serde_json::json!({})))
+}
+
+async fn cni(
+    State(api): State<Api>,
+    body: Result<Json<Call>, JsonRejection>,
+) -> Result<Json<serde_json::Value>, CniError> {
+    let Json(call) = body?;
+    let started = Instant::now();
+    let answer = api.cni.answer(&call).await;
+    let (took, command) = (started.elapsed(), call.command);
+    let (container, interface) = (&call.container, &call.interface);
+    match &answer {
+        Ok(_) => tracing::debug!(?command, container, interface, ?took, "CNI call"),
+        Err(error) => {
+            tracing::info!(?command, container, interface, %error, ?took, "CNI call refused");
+        }
+    }
+    Ok(Json(answer.map_err(|it| it.in_version(&call.config))?))
+}
+
+struct CniError(Failure);
+
+impl From<Failure> for CniError {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl From<JsonRejection> for CniError {
+    fn from(error: JsonRejection) -> Self {
+        Self(Failure::new(6, "can't read the call", error.body_text()))
+    }
+}
+
+impl IntoResponse for CniError {
+    fn into_response(self) -> Response {
+        (StatusCode::CONFLICT, Json(self.0)).into_response()
+    }
 }
 
 async fn status(State(api): State<Api>) -> Json<NodeStatus> {

@@ -227,6 +227,7 @@ impl World {
             owner: Owner::Namespace {
                 path: String::new(),
                 interface: "eth0".to_owned(),
+                cni: None,
             },
             name: Some(name.to_owned()),
             aliases: Vec::new(),

@@ -1,0 +1,272 @@
+//! CNI: real runtimes on two hosts, and the specification's calls one by one.
+
+use chaos_tests::{Outcome, SOON, create};
+use lab::{Error, Lab, Output, Signal, Spec, poll, wait_until};
+use serde_json::{Value, json};
+
+const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "contiv-net", "plugins": [
+  {"type": "contiv-cni"},
+  {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}
+]}"#;
+const WEB_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "web.contiv-net", "plugins": [
+  {"type": "contiv-cni"}
+]}"#;
+const LISTS: [(&str, &str); 2] = [("10-net.conflist", LIST), ("20-web.conflist", WEB_LIST)];
+
+/// podman on node-1, containerd on node-2: what they attach is found by name, routed and policed
+/// as Docker's, through a chain with another plugin.
+#[test]
+fn podmans_and_containerds_containers_talk_by_name_and_are_policed() -> Outcome {
+    let mut lab = Lab::up(&Spec::test(2))?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    lab.netctl_ok(&["policy", "create", "quiet"])?;
+    let deny = ["-direction=in", "-protocol=icmp", "-action=deny"];
+    lab.netctl_ok(&[&["policy", "rule-add", "quiet", "1"][..], &deny].concat())?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "web", "-policy=quiet"])?;
+    for node in lab.nodes() {
+        lab.prepare_cni(&node, &LISTS)?;
+    }
+    lab.start_containerd("node-2")?;
+
+    lab.podman_run("node-1", "contiv-net", "front", &["sleep", "1000"])?;
+    lab.podman_run("node-1", "web.contiv-net", "hidden", &["sleep", "1000"])?;
+    lab.ctr_run("node-2", "back", &["/bin/sleep", "1000"])?;
+
+    let inside = |argv: &[&str]| lab.exec("node-1", &[&["podman", "exec"], argv].concat());
+    // containerd says its namespace with the container's name.
+    wait_until("front reaches back by name", SOON, || {
+        inside(&["front", "ping", "-c1", "-W2", "default-back"]).is_ok_and(|it| it.success())
+    })?;
+    let tuned = inside(&["front", "cat", "/proc/sys/net/core/somaxconn"])?;
+    assert_eq!(tuned.stdout.trim(), "500");
+    let back = address(&lab, "default-back")?;
+    let in_ctr = |to: &str| {
+        let ping = ["/bin/ping", "-c1", "-W2", to];
+        let exec = ["ctr", "task", "exec", "--exec-id", "x", "back"];
+        lab.exec("node-2", &[&exec[..], &ping].concat())
+    };
+    assert!(in_ctr(&address(&lab, "front")?)?.success());
+    assert!(!in_ctr(&address(&lab, "hidden")?)?.success(), "denied");
+    assert!(inside(&["hidden", "ping", "-c1", "-W2", &back])?.success());
+
+    lab.run("node-1", &["podman", "rm", "-f", "-t0", "front", "hidden"])?;
+    assert_eq!(lab.status("node-1")?["endpoints"], 0);
+    // `ctr` leaves the network of a container that runs in the background to the node.
+    lab.run("node-2", &["ctr", "task", "rm", "-f", "back"])?;
+    wait_until("what lost its namespace is detached", SOON, || {
+        lab.status("node-2").is_ok_and(|it| it["endpoints"] == 0)
+    })
+}
+
+fn address(lab: &Lab, name: &str) -> Result<String, Error> {
+    poll("the endpoint is listed", SOON, || {
+        let text = lab.netctl_ok(&["endpoint", "ls", "-o", "json"]).ok()?;
+        let all: Vec<Value> = serde_json::from_str(&text).ok()?;
+        let found = all.iter().find(|it| it["Oper"]["containerName"] == name)?;
+        found["Oper"]["ipAddress"][0].as_str().map(str::to_owned)
+    })
+}
+
+/// One container on node-1, whose calls the test makes itself.
+struct Container<'a> {
+    lab: &'a Lab,
+    id: &'a str,
+    config: Value,
+}
+
+impl<'a> Container<'a> {
+    fn new(lab: &'a Lab, id: &'a str) -> Result<Self, Error> {
+        lab.run("node-1", &["ip", "netns", "add", id])?;
+        let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "contiv-cni"});
+        Ok(Self { lab, id, config })
+    }
+
+    fn call(&self, command: &str) -> Result<Output, Error> {
+        self.call_with(command, &self.config)
+    }
+
+    fn call_with(&self, command: &str, config: &Value) -> Result<Output, Error> {
+        let (command, id) = (format!("CNI_COMMAND={command}"), self.id);
+        let script = format!(
+            "printf %s \"$1\" | env {command} CNI_CONTAINERID={id} CNI_IFNAME=eth0 \
+             CNI_NETNS=/run/netns/{id} contiv-cni"
+        );
+        let config = config.to_string();
+        self.lab
+            .exec("node-1", &["sh", "-c", &script, "sh", &config])
+    }
+
+    /// A call that must succeed, and what it printed.
+    fn done(&self, command: &str) -> Result<Value, Error> {
+        let output = self.call(command)?;
+        assert!(output.success(), "{command}: {}", output.text());
+        Ok(serde_json::from_str(&output.stdout).unwrap_or_default())
+    }
+
+    fn code(&self, command: &str) -> Result<u64, Error> {
+        code(&self.call(command)?)
+    }
+
+    fn vanish(&self) -> Outcome {
+        let argv = ["ip", "netns", "del", self.id];
+        self.lab.run("node-1", &argv).map(drop)
+    }
+}
+
+/// The number of a failed call's error; 0: it succeeded.
+fn code(output: &Output) -> Result<u64, Error> {
+    let error: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    assert_eq!(output.success(), error["code"].is_null(), "{output:?}");
+    Ok(error["code"].as_u64().unwrap_or_default())
+}
+
+fn one_node() -> Result<Lab, Error> {
+    let lab = Lab::up(&Spec::test(1))?;
+    create(&lab, "net", "20.1.1.0/24")?;
+    Ok(lab)
+}
+
+#[test]
+fn every_call_can_be_repeated() -> Outcome {
+    let lab = one_node()?;
+    let mut it = Container::new(&lab, "c1")?;
+    it.done("DEL")?;
+    let first = it.done("ADD")?;
+    assert_eq!(it.done("ADD")?, first);
+    it.config["prevResult"] = first.clone();
+    it.done("CHECK")?;
+    it.done("DEL")?;
+    it.done("DEL")?;
+    assert_eq!(it.code("CHECK")?, 3);
+    // The namespace stays, the next container with it gets the interface again.
+    assert_eq!(
+        lab.status("node-1")?["endpoints"],
+        0,
+        "nothing is left of it"
+    );
+    it.config["prevResult"] = Value::Null;
+    assert_ne!(it.done("ADD")?["ips"], first["ips"], "the address rests");
+    // A host that went down called no DEL: the container comes back in a new namespace.
+    it.vanish()?;
+    let mut again = Container::new(&lab, "c1")?;
+    again.config["prevResult"] = again.done("ADD")?;
+    again.done("CHECK")?;
+    assert_eq!(lab.status("node-1")?["endpoints"], 1);
+    Ok(())
+}
+
+#[test]
+fn what_stands_in_the_way_is_told_by_the_specifications_numbers() -> Outcome {
+    let lab = one_node()?;
+    let mut it = Container::new(&lab, "c1")?;
+    let link = [
+        "ip", "-n", "c1", "link", "add", "eth0", "type", "veth", "peer", "name", "x",
+    ];
+    lab.run("node-1", &link)?;
+    assert_eq!(it.code("ADD")?, 4, "the interface is there already");
+    lab.run("node-1", &["ip", "-n", "c1", "link", "del", "eth0"])?;
+    it.config["network"] = "nobodys".into();
+    assert_eq!(it.code("ADD")?, 7);
+    assert_eq!(it.code("STATUS")?, 0, "the tenant is left open");
+    it.config["tenant"] = "default".into();
+    assert_eq!(it.code("STATUS")?, 50);
+    it.config["network"] = "net".into();
+    assert_eq!(it.code("STATUS")?, 0);
+    it.config["group"] = "nobodys".into();
+    assert_eq!(it.code("ADD")?, 7);
+    it.config["cniVersion"] = "0.2.0".into();
+    assert_eq!(it.code("ADD")?, 1);
+    let versions = it.done("VERSION")?;
+    assert_eq!(versions["cniVersion"], "0.2.0");
+    assert_eq!(versions["supportedVersions"], json!(["1.0.0", "1.1.0"]));
+    it.vanish()?;
+    it.config["cniVersion"] = "1.1.0".into();
+    it.config["group"] = Value::Null;
+    assert_eq!(it.code("ADD")?, 3);
+    assert_eq!(lab.status("node-1")?["endpoints"], 0);
+    Ok(())
+}
+
+#[test]
+fn containers_of_many_callers_at_once_each_get_their_own_address() -> Outcome {
+    let lab = one_node()?;
+    let names: Vec<String> = (0..12).map(|number| format!("c{number}")).collect();
+    let containers: Vec<Container> = names
+        .iter()
+        .map(|name| Container::new(&lab, name))
+        .collect::<Result<_, _>>()?;
+    let each = |command: &'static str| -> Result<Vec<Value>, Error> {
+        std::thread::scope(|scope| {
+            let calls: Vec<_> = containers
+                .iter()
+                .map(|it| scope.spawn(move || it.done(command)))
+                .collect();
+            let joined = calls.into_iter().map(|it| it.join().expect("no panic"));
+            joined.collect()
+        })
+    };
+    let results = each("ADD")?;
+    let addresses: std::collections::BTreeSet<&str> = results
+        .iter()
+        .filter_map(|it| it["ips"][0]["address"].as_str())
+        .collect();
+    assert_eq!(addresses.len(), names.len(), "{addresses:?}");
+    each("DEL")?;
+    assert_eq!(lab.status("node-1")?["endpoints"], 0);
+    Ok(())
+}
+
+#[test]
+fn del_is_done_whatever_is_gone_and_else_is_tried_again() -> Outcome {
+    let mut lab = one_node()?;
+    for name in ["lost", "kept", "forced"] {
+        Container::new(&lab, name)?.done("ADD")?;
+    }
+    lab.stop("netplugin@node-1", Signal::Term)?;
+    let of = |lab: &Lab, id: &str, command: &str| {
+        let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "contiv-cni"});
+        let it = Container { lab, id, config };
+        it.code(command)
+    };
+    assert_eq!(of(&lab, "kept", "DEL")?, 11);
+    assert_eq!(of(&lab, "kept", "ADD")?, 11);
+    assert_eq!(of(&lab, "kept", "STATUS")?, 51);
+    lab.run("node-1", &["ip", "netns", "del", "lost"])?;
+    assert_eq!(of(&lab, "lost", "DEL")?, 0);
+    lab.start("netplugin@node-1")?;
+    lab.await_node("node-1")?;
+    wait_until("the lost one is detached", SOON, || {
+        lab.status("node-1").is_ok_and(|it| it["endpoints"] == 2)
+    })?;
+    assert_eq!(of(&lab, "kept", "DEL")?, 0);
+    lab.netctl_ok(&["net", "rm", "net", "--force"])?;
+    lab.run("node-1", &["ip", "netns", "del", "forced"])?;
+    assert_eq!(of(&lab, "forced", "DEL")?, 0);
+    assert_eq!(lab.status("node-1")?["endpoints"], 0);
+    Ok(())
+}
+
+#[test]
+fn gc_detaches_what_its_network_configuration_has_and_nobody_names() -> Outcome {
+    let lab = one_node()?;
+    let valid = Container::new(&lab, "valid")?;
+    let stale = Container::new(&lab, "stale")?;
+    let mut other = Container::new(&lab, "other")?;
+    other.config["network"] = "net".into();
+    other.config["name"] = "another-configuration".into();
+    for it in [&valid, &stale, &other] {
+        it.done("ADD")?;
+    }
+    assert_eq!(valid.code("GC")?, 7, "nobody said what is valid");
+    let mut config = valid.config.clone();
+    config["cni.dev/valid-attachments"] = json!([{"containerID": "valid", "ifname": "eth0"}]);
+    let done = valid.call_with("GC", &config)?;
+    assert_eq!((done.status, done.stdout.as_str()), (0, ""));
+    let left = lab.status("node-1")?["endpoints"].clone();
+    assert_eq!(left, 2);
+    for it in [&valid, &other] {
+        it.done("ADD")?;
+    }
+    assert_eq!(lab.status("node-1")?["endpoints"], 2);
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! CNI: what `contiv-cni` hands over from container runtimes, done as Docker's and the local
+//! socket's attaches are, through `endpoint`.
+//!
+//! ```text
+//! runtime ── environment, stdin ──▶ contiv-cni (plugin) ── POST /v1/cni ──▶ Cni ──▶ endpoints
+//!                                    VERSION; what holds while netplugin is away
+//! ```
+//!
+//! An attachment is an endpoint whose id follows from `CNI_CONTAINERID` and `CNI_IFNAME`, so each
+//! call can be repeated and calls for several containers run side by side.
+
+mod meaning;
+mod outcome;
+pub mod plugin;
+mod protocol;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use bus_schema::node::LogState;
+use bus_schema::{GroupName, Rejection};
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use self::protocol::{Call, Command, Failure};
+
+use self::meaning::{Args, Group, Meaning, endpoint_id};
+use self::outcome::Seen;
+use self::protocol::Config;
+use crate::datapath::{Datapath, PeerState, Sandbox};
+use crate::desired::domain_name;
+use crate::endpoint::{Attach, AttachError, EndpointsHandle, LocalEndpoint, Owner};
+use crate::projection::Projection;
+use crate::resource::Place;
+
+/// What the calls work on. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cni {
+    pub endpoints: EndpointsHandle,
+    /// Only looked through: the core alone changes the kernel.
+    pub datapath: Datapath,
+    pub facts: watch::Receiver<Projection>,
+    pub log: watch::Receiver<LogState>,
+}
+
+impl Cni {
+    /// Does a call; `null` where the specification wants no output.
+    pub async fn answer(&self, call: &Call) -> Result<Value, Failure> {
+        call.check()?;
+        let config = call.config()?;
+        match call.command {
+            Command::Add => self.add(call, &config).await,
+            Command::Del => self.del(call).await.map(|()| Value::Null),
+            Command::Check => self.check(call, &config).await.map(|()| Value::Null),
+            Command::Status => self.status(call, &config).map(|()| Value::Null),
+            Command::Gc => self.gc(&config).await.map(|()| Value::Null),
+            Command::Version => Err(Failure::environment("VERSION asks no netplugin")),
+        }
+    }
+
+    async fn add(&self, call: &Call, config: &Config) -> Result<Value, Failure> {
+        let args = Args::parse(&call.args)?;
+        let meaning = Meaning::of(config, &args, &call.container)?;
+        let id = endpoint_id(&call.container, &call.interface)?;
+        match self.datapath.sandbox(Path::new(&call.netns)) {
+            Sandbox::Containers => {}
+            Sandbox::Gone => return Err(gone(&call.netns)),
+            Sandbox::Hosts => {
+                return Err(Failure::environment(format!(
+                    "CNI_NETNS {} is the host's own network namespace",
+                    call.netns
+                )));
+            }
+            Sandbox::Other => {
+                return Err(Failure::environment(format!(
+                    "CNI_NETNS {} is no network namespace",
+                    call.netns
+                )));
+            }
+        }
+        let known = self.endpoints.endpoint(&id);
+        match (self.peer(call).await?, known) {
+            (None, None) => {}
+            (Some(peer), Some(known)) if peer.mac == known.mac => {}
+            // What an earlier life of the container left: its namespace is another one now.
+            (None, Some(_)) => self.detach(&id).await?,
+            (Some(_), _) => {
+                return Err(Failure::environment(format!(
+                    "CNI_IFNAME: {} has an interface {} already",
+                    call.netns, call.interface
+                )));
+            }
+        }
+        let attach = Attach {
+            id: id.clone(),
+            group: self.group(&meaning),
+            tenant: meaning.tenant,
+            network: meaning.network,
+            addresses: meaning.addresses,
+            owner: Owner::Namespace {
+                path: call.netns.clone(),
+                interface: call.interface.clone(),
+                cni: Some(config.name.clone()),
+            },
+            name: meaning.name,
+            aliases: config.runtime_config.aliases.clone(),
+            container: Some(call.container.clone()),
+        };
+        let attached = self.endpoints.attach(attach).await;
+        let attachment = attached.map_err(|error| self.failure(&error))?;
+        let peer = self.peer(call).await?.ok_or_else(|| gone(&call.netns))?;
+        let place = self.place(&attachment.endpoint);
+        let sandbox = self.datapath.netns_of(&place);
+        let sandbox = sandbox.map_or_else(String::new, |path| path.display().to_string());
+        let success = outcome::success(call, config, &attachment, &sandbox, &peer);
+        serde_json::to_value(success)
+            .map_err(|error| Failure::new(6, "can't write the result", error.to_string()))
+    }
+
+    async fn del(&self, call: &Call) -> Result<(), Failure> {
+        self.detach(&endpoint_id(&call.container, &call.interface)?)
+            .await
+    }
+
+    /// What is gone already is fine: so are its network and its namespace.
+    async fn detach(&self, id: &bus_schema::EndpointId) -> Result<(), Failure> {
+        match self.endpoints.detach(id).await {
+            Ok(()) | Err(AttachError::EndpointUnknown(_)) => Ok(()),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    async fn check(&self, call: &Call, config: &Config) -> Result<(), Failure> {
+        let id = endpoint_id(&call.container, &call.interface)?;
+        let endpoint = self.endpoints.endpoint(&id).ok_or_else(|| {
+            Failure::new(
+                3,
+                "unknown container",
+                format!(
+                    "no ADD of container {} and {} is known on this node",
+                    call.container, call.interface
+                ),
+            )
+        })?;
+        if self.datapath.sandbox(Path::new(&call.netns)) == Sandbox::Gone {
+            return Err(gone(&call.netns));
+        }
+        let peer = self.peer(call).await?;
+        let place = self.place(&endpoint);
+        let host_up = self.datapath.is_up(&place, &endpoint.host_interface).await;
+        let failed = self.endpoints.kernel().borrow().failed.get(&id).cloned();
+        let seen = Seen {
+            endpoint: &endpoint,
+            peer: peer.as_ref(),
+            host_up: host_up.ok().flatten(),
+            failed: failed.as_deref(),
+        };
+        outcome::check(call, config, &seen)
+    }
+
+    /// Whether an ADD would be done now.
+    fn status(&self, call: &Call, config: &Config) -> Result<(), Failure> {
+        let unavailable =
+            |details: String| Failure::new(50, "the plugin is not available", details);
+        let log = self.log.borrow().clone();
+        match &log {
+            LogState::Foreign { reason } | LogState::Refused { reason } => {
+                return Err(unavailable(reason.clone()));
+            }
+            LogState::CatchingUp | LogState::InSync | LogState::Disconnected { .. } => {}
+        }
+        let facts = self.facts.borrow();
+        if facts.cluster.is_none() {
+            return Err(unavailable(
+                "this node hasn't heard of its cluster yet: see `netplugin status`".to_owned(),
+            ));
+        }
+        // Names that a runtime brings at ADD only aren't known here.
+        let Ok(meaning) = Meaning::of(config, &Args::default(), &call.container) else {
+            return Ok(());
+        };
+        match facts.network(&meaning.tenant, &meaning.network) {
+            None if config.network.is_none() || config.tenant.is_none() => Ok(()),
+            None => Err(unavailable(format!(
+                "tenant {} has no network {}: create it with `netctl net create`",
+                meaning.tenant, meaning.network
+            ))),
+            Some(network) if network.closing => Err(unavailable(format!(
+                "network {} is being removed",
+                meaning.network
+            ))),
+            Some(network) => {
+                let key = (meaning.tenant, meaning.network);
+                if log == LogState::InSync || self.endpoints.has_free(network, &key) {
+                    return Ok(());
+                }
+                Err(unavailable(format!(
+                    "this node has no free address of network {} and can't ask for more: the bus doesn't answer",
+                    key.1
+                )))
+            }
+        }
+    }
+
+    /// Detaches what this network configuration attached and the runtime doesn't name. Goes on
+    /// after a failure.
+    async fn gc(&self, config: &Config) -> Result<(), Failure> {
+        let Some(valid) = &config.valid_attachments else {
+            return Err(Failure::config("cni.dev/valid-attachments is missing"));
+        };
+        let mut failures = Vec::new();
+        for endpoint in self.endpoints.list() {
+            let Owner::Namespace { interface, cni, .. } = &endpoint.owner else {
+                continue;
+            };
+            let ours = cni.as_ref() == Some(&config.name);
+            let container = endpoint.container.as_deref().unwrap_or_default();
+            let is_valid = valid
+                .iter()
+                .any(|it| it.container == container && it.interface == *interface);
+            if !ours || is_valid {
+                continue;
+            }
+            tracing::info!(id = %endpoint.id, container, "GC: detaching");
+            if let Err(error) = self.detach(&endpoint.id).await {
+                failures.push(format!("{container}: {}", error.details));
+            }
+        }
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(
+                5,
+                "not all is cleaned up",
+                failures.join("; "),
+            )),
+        }
+    }
+
+    fn group(&self, meaning: &Meaning) -> Option<GroupName> {
+        match &meaning.group {
+            Group::None => None,
+            Group::Named(group) => Some(group.clone()),
+            Group::Hinted(group) => {
+                let facts = self.facts.borrow();
+                let fact = facts.group_fact(&meaning.tenant, group)?;
+                (fact.spec.network == meaning.network).then(|| group.clone())
+            }
+        }
+    }
+
+    async fn peer(&self, call: &Call) -> Result<Option<PeerState>, Failure> {
+        let seen = self
+            .datapath
+            .peer(Path::new(&call.netns), &call.interface)
+            .await;
+        seen.map_err(|error| Failure::new(Failure::KERNEL, "can't look", error.to_string()))
+    }
+
+    fn place(&self, endpoint: &LocalEndpoint) -> Place {
+        Place::Domain(domain_name(self.datapath.kind(), &endpoint.tenant))
+    }
+
+    fn failure(&self, error: &AttachError) -> Failure {
+        let details = error.to_string();
+        match error {
+            // The log may have told netmaster already, and us not yet.
+            AttachError::Rejected(
+                Rejection::NetworkUnknown { .. } | Rejection::GroupUnknown { .. },
+            ) if *self.log.borrow() != LogState::InSync => Failure::try_again(format!(
+                "{details}; this node hasn't caught up with the log"
+            )),
+            AttachError::Rejected(Rejection::PoolExhausted { .. })
+            | AttachError::Unreachable { .. } => Failure::try_again(details),
+            AttachError::Rejected(_) => Failure::config(details),
+            AttachError::AddressInUse(..) | AttachError::NotCeded { .. } => {
+                Failure::new(Failure::ADDRESS_TAKEN, "the address is taken", details)
+            }
+            AttachError::EndpointDiffers(_) => Failure::environment(format!(
+                "CNI_CONTAINERID, CNI_IFNAME: this container has the interface with other settings: DEL it first ({details})"
+            )),
+            AttachError::EndpointUnknown(_) => Failure::new(3, "unknown container", details),
+            AttachError::Journal { .. } => Failure::new(5, "I/O failure", details),
+            AttachError::Datapath(_) => {
+                Failure::new(Failure::KERNEL, "can't configure the kernel", details)
+            }
+        }
+    }
+}
+
+fn gone(netns: &str) -> Failure {
+    Failure::new(
+        3,
+        "unknown container",
+        format!("network namespace {netns} doesn't exist"),
+    )
+}

@@ -1,0 +1,320 @@
+//! The words of the CNI specification (1.1.0, <https://www.cni.dev/docs/spec/>): what a runtime
+//! says, what it is answered, and the numbers of errors. Pure.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Of the specification; the newest last.
+pub(super) const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
+
+/// Interface names have 15 bytes and a zero at most (`IFNAMSIZ`).
+const LONGEST_INTERFACE: usize = 15;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Command {
+    Add,
+    Del,
+    Check,
+    Status,
+    Gc,
+    Version,
+}
+
+impl std::str::FromStr for Command {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        Ok(match text {
+            "ADD" => Self::Add,
+            "DEL" => Self::Del,
+            "CHECK" => Self::Check,
+            "STATUS" => Self::Status,
+            "GC" => Self::Gc,
+            "VERSION" => Self::Version,
+            other => {
+                return Err(Failure::environment(format!(
+                    "CNI_COMMAND is `{other}`: it must be ADD, DEL, CHECK, STATUS, GC or VERSION; container runtimes start this program, see README"
+                )));
+            }
+        })
+    }
+}
+
+/// One call of a runtime: its environment, and the configuration from its standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    pub command: Command,
+    /// `CNI_CONTAINERID`, and so on; empty: not given.
+    #[serde(default)]
+    pub container: String,
+    #[serde(default)]
+    pub netns: String,
+    #[serde(default)]
+    pub interface: String,
+    #[serde(default)]
+    pub args: String,
+    pub config: Value,
+}
+
+impl Call {
+    /// Refuses what the specification forbids in the environment, naming every bad variable.
+    pub fn check(&self) -> Result<(), Failure> {
+        let mut bad = Vec::new();
+        let of_attachment = matches!(self.command, Command::Add | Command::Del | Command::Check);
+        if of_attachment && !is_container_id(&self.container) {
+            bad.push(format!(
+                "CNI_CONTAINERID (`{}`: a letter or a digit, then letters, digits, `_`, `.` or `-`)",
+                self.container
+            ));
+        }
+        if of_attachment && !is_interface(&self.interface) {
+            bad.push(format!(
+                "CNI_IFNAME (`{}`: 1 to {LONGEST_INTERFACE} bytes, no `/`, `:` or space, not `.` or `..`)",
+                self.interface
+            ));
+        }
+        if matches!(self.command, Command::Add | Command::Check) && self.netns.is_empty() {
+            bad.push("CNI_NETNS (missing)".to_owned());
+        }
+        match bad.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::environment(bad.join(", "))),
+        }
+    }
+
+    /// The configuration, read; of a version that we speak.
+    pub fn config(&self) -> Result<Config, Failure> {
+        let config = Config::deserialize(&self.config).map_err(|error| {
+            Failure::new(6, "can't read the network configuration", error.to_string())
+        })?;
+        if VERSIONS.contains(&config.cni_version.as_str()) {
+            return Ok(config);
+        }
+        Err(Failure::new(
+            1,
+            "incompatible CNI version",
+            format!(
+                "cniVersion is `{}`: set one of {}",
+                config.cni_version,
+                VERSIONS.join(", ")
+            ),
+        ))
+    }
+}
+
+fn is_container_id(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+fn is_interface(text: &str) -> bool {
+    !matches!(text, "" | "." | "..")
+        && text.len() <= LONGEST_INTERFACE
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
+}
+
+/// The network configuration; fields that nobody here reads are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    #[serde(default)]
+    pub cni_version: String,
+    /// Also the network's, when `network` names none.
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// `NETWORK` or `GROUP.NETWORK`.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Empty: in none, whatever the runtime says.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// What the container answers to, for configurations that are made for one.
+    #[serde(default)]
+    pub container_name: Option<String>,
+    /// Of netplugin, when it isn't the default.
+    #[serde(default)]
+    pub run_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub dns: Dns,
+    #[serde(default)]
+    pub runtime_config: RuntimeConfig,
+    #[serde(default)]
+    pub args: Args,
+    #[serde(default)]
+    pub ip_masq: Option<Value>,
+    #[serde(default)]
+    pub ipam: Option<Value>,
+    #[serde(default)]
+    pub prev_result: Option<Success>,
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    pub valid_attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// What a runtime hands over for capabilities that the configuration declares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    #[serde(default)]
+    pub ips: Vec<String>,
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub mac: Option<Value>,
+    #[serde(default)]
+    pub port_mappings: Option<Value>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Args {
+    #[serde(default)]
+    pub cni: CniArgs,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct CniArgs {
+    #[serde(default)]
+    pub ips: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    pub container: String,
+    #[serde(rename = "ifname")]
+    pub interface: String,
+}
+
+/// What a successful ADD answers. Fields of others' results that we don't know pass through.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Success {
+    #[serde(default)]
+    pub cni_version: String,
+    #[serde(default)]
+    pub interfaces: Vec<Interface>,
+    #[serde(default)]
+    pub ips: Vec<Ip>,
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    #[serde(default)]
+    pub dns: Dns,
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mac: String,
+    /// Since 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The namespace's path; empty: the host's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sandbox: String,
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ip {
+    pub address: IpNet,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// Of `interfaces`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<usize>,
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub dst: IpNet,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw: Option<IpAddr>,
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+/// Why a call failed, as the specification numbers it; 100 and more are ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+#[error("{msg}: {details}")]
+pub struct Failure {
+    #[serde(default)]
+    pub cni_version: String,
+    pub code: u32,
+    pub msg: String,
+    /// What is wrong and what to do.
+    #[serde(default)]
+    pub details: String,
+}
+
+impl Failure {
+    /// The address that was asked for is somebody else's.
+    pub const ADDRESS_TAKEN: u32 = 100;
+    /// The kernel didn't do what was asked of it.
+    pub const KERNEL: u32 = 101;
+    /// CHECK found the container's network not as it was made.
+    pub const NOT_AS_MADE: u32 = 102;
+
+    pub fn new(code: u32, msg: &str, details: impl Into<String>) -> Self {
+        Self {
+            cni_version: String::new(),
+            code,
+            msg: msg.to_owned(),
+            details: details.into(),
+        }
+    }
+
+    pub fn environment(details: impl Into<String>) -> Self {
+        Self::new(4, "invalid environment variables", details)
+    }
+
+    pub fn config(details: impl Into<String>) -> Self {
+        Self::new(7, "invalid network configuration", details)
+    }
+
+    pub fn unsupported(key: &str, value: &Value, instead: &str) -> Self {
+        Self::new(
+            2,
+            "unsupported field in the network configuration",
+            format!("{key}: {value}: {instead}"),
+        )
+    }
+
+    pub fn try_again(details: impl Into<String>) -> Self {
+        Self::new(11, "try again later", details)
+    }
+
+    /// In words of the version that the runtime speaks.
+    pub fn in_version(mut self, config: &Value) -> Self {
+        let asked = config.get("cniVersion").and_then(Value::as_str);
+        let spoken = asked.filter(|version| VERSIONS.contains(version));
+        self.cni_version = spoken.unwrap_or(VERSIONS[VERSIONS.len() - 1]).to_owned();
+        self
+    }
+}

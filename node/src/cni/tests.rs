@@ -1,0 +1,358 @@
+//! What a call means and is answered, as the specification says.
+
+use serde_json::{Value, json};
+
+use super::meaning::{Args, Group, Meaning, endpoint_id};
+use super::outcome::{self, Seen};
+use super::protocol::{Call, Command, Config, Failure};
+use crate::datapath::PeerState;
+use crate::endpoint::Attachment;
+use crate::endpoint::fixture::{endpoint, ip};
+
+fn call(config: Value) -> Call {
+    let mut config = config;
+    config["cniVersion"] = json!("1.1.0");
+    if config.get("name").is_none() {
+        config["name"] = json!("web");
+    }
+    Call {
+        command: Command::Add,
+        container: "c1".to_owned(),
+        netns: "/run/netns/c1".to_owned(),
+        interface: "eth0".to_owned(),
+        args: String::new(),
+        config,
+    }
+}
+
+fn config(config: Value) -> Config {
+    call(config).config().unwrap()
+}
+
+fn meaning(of: Value, args: &str) -> Result<Meaning, Failure> {
+    Meaning::of(&config(of), &Args::parse(args)?, "c1")
+}
+
+/// `TENANT/NETWORK GROUP NAME`.
+fn said(of: Value, args: &str) -> String {
+    let meaning = meaning(of, args).unwrap();
+    let group = match meaning.group {
+        Group::None => "-".to_owned(),
+        Group::Named(group) => group.to_string(),
+        Group::Hinted(group) => format!("{group}?"),
+    };
+    let name = meaning.name.unwrap_or_default();
+    format!("{}/{} {group} {name}", meaning.tenant, meaning.network)
+}
+
+#[test]
+fn the_configuration_says_what_is_meant_and_cni_args_fill_in_the_rest() {
+    let k8s =
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1";
+    let nomad = "IgnoreUnknown=true;NOMAD_NAMESPACE=blue;NOMAD_GROUP_NAME=api;NOMAD_JOB_ID=j";
+    let own = "CONTIV_TENANT=red;CONTIV_NETWORK=db;CONTIV_GROUP=g;CONTIV_NAME=n";
+    for (of, args, is) in [
+        (json!({}), "", "default/web - c1"),
+        (json!({"name": "front.web"}), "", "default/web front c1"),
+        (
+            json!({"network": "db", "group": "g"}),
+            "",
+            "default/db g c1",
+        ),
+        (
+            json!({"tenant": "red", "containerName": "n"}),
+            "",
+            "red/web - n",
+        ),
+        (json!({"network": null}), own, "red/db g n"),
+        (
+            json!({"network": "db", "tenant": "red", "group": "g"}),
+            own,
+            "red/db g n",
+        ),
+        (json!({}), k8s, "blue/web - web-0"),
+        (json!({"tenant": "red"}), k8s, "red/web - web-0"),
+        (json!({}), nomad, "blue/web api? api"),
+        (json!({"group": ""}), nomad, "blue/web - api"),
+        (json!({"group": "g"}), nomad, "blue/web g api"),
+    ] {
+        assert_eq!(said(of.clone(), args), is, "{of} {args}");
+    }
+}
+
+#[test]
+fn what_the_configuration_states_nobody_changes() {
+    for (of, args, names) in [
+        (
+            json!({"tenant": "blue"}),
+            "CONTIV_TENANT=red",
+            "CONTIV_TENANT",
+        ),
+        (
+            json!({"network": "web"}),
+            "CONTIV_NETWORK=db",
+            "CONTIV_NETWORK",
+        ),
+        (
+            json!({"name": "front.web"}),
+            "CONTIV_GROUP=g",
+            "CONTIV_GROUP",
+        ),
+        (json!({"group": ""}), "CONTIV_GROUP=g", "CONTIV_GROUP"),
+    ] {
+        let failure = meaning(of, args).unwrap_err();
+        assert_eq!(failure.code, 4, "{failure}");
+        assert!(failure.details.contains(names), "{failure}");
+    }
+}
+
+#[test]
+fn bad_calls_are_numbered_as_the_specification_says() {
+    let of = |change: fn(&mut Call)| {
+        let mut call = call(json!({}));
+        change(&mut call);
+        let checked = call.check().and_then(|()| call.config());
+        let failure = checked.and_then(|it| Args::parse(&call.args).map(|_| it));
+        failure.map(|_| ()).unwrap_err()
+    };
+    for (failure, code, says) in [
+        (
+            of(|it| it.container = "/etc".into()),
+            4,
+            vec!["CNI_CONTAINERID"],
+        ),
+        (
+            of(|it| {
+                it.container.clear();
+                it.netns.clear();
+                it.interface = "longer-than-fifteen".into();
+            }),
+            4,
+            vec!["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
+        ),
+        (of(|it| it.interface = "a/b".into()), 4, vec!["CNI_IFNAME"]),
+        (
+            of(|it| it.config["cniVersion"] = "0.3.1".into()),
+            1,
+            vec!["0.3.1", "1.1.0"],
+        ),
+        (
+            of(|it| it.config["runtimeConfig"] = 3.into()),
+            6,
+            vec!["invalid type"],
+        ),
+        (
+            of(|it| it.args = "FOO=1".into()),
+            4,
+            vec!["CNI_ARGS", "FOO"],
+        ),
+        (of(|it| it.args = "FOO".into()), 4, vec!["CNI_ARGS", "FOO"]),
+        (
+            of(|it| it.args = "IgnoreUnknown=x".into()),
+            4,
+            vec!["IgnoreUnknown"],
+        ),
+    ] {
+        assert_eq!(failure.code, code, "{failure}");
+        for part in says {
+            assert!(failure.details.contains(part), "{failure}");
+        }
+    }
+    let mut bare = call(json!({}));
+    (bare.command, bare.netns) = (Command::Del, String::new());
+    bare.check().unwrap();
+}
+
+#[test]
+fn what_contiv_does_otherwise_is_refused_with_key_and_value() {
+    for (of, says) in [
+        (
+            json!({"ipam": {"type": "host-local"}}),
+            r#"ipam: {"type":"host-local"}"#,
+        ),
+        (json!({"ipMasq": true}), "ipMasq: true"),
+        (
+            json!({"runtimeConfig": {"mac": "02:00:00:00:00:09"}}),
+            "runtimeConfig.mac: ",
+        ),
+        (
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 80}]}}),
+            r#"runtimeConfig.portMappings: [{"hostPort":80}]"#,
+        ),
+    ] {
+        let failure = meaning(of, "").unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.details.contains(says), "{failure}");
+    }
+    for fine in [
+        json!({"ipam": {}, "ipMasq": false}),
+        json!({"runtimeConfig": {"portMappings": []}, "unknown": 1}),
+    ] {
+        meaning(fine, "").unwrap();
+    }
+    assert_eq!(meaning(json!({"network": "a b"}), "").unwrap_err().code, 7);
+}
+
+#[test]
+fn an_address_is_asked_for_by_capability_then_args_then_cni_args() {
+    let capability = json!({"ips": ["10.0.0.7/24"]});
+    let args = json!({"cni": {"ips": ["10.0.0.8"]}});
+    for (of, is) in [
+        (
+            json!({"runtimeConfig": capability, "args": args}),
+            "10.0.0.7",
+        ),
+        (json!({"args": args}), "10.0.0.8"),
+        (json!({}), "10.0.0.9"),
+    ] {
+        let meaning = meaning(of, "IP=10.0.0.9/24").unwrap();
+        assert_eq!(meaning.addresses, [ip(is)]);
+    }
+    let failure = meaning(json!({}), "IP=here").unwrap_err();
+    assert_eq!(failure.code, 7);
+}
+
+#[test]
+fn an_attachment_is_its_container_and_interface() {
+    let id = |container, interface| endpoint_id(container, interface).unwrap();
+    assert_eq!(id("c1", "eth0"), id("c1", "eth0"));
+    assert_ne!(id("c1", "eth0"), id("c1", "eth1"));
+    assert_ne!(id("c1", "eth0"), id("c2", "eth0"));
+}
+
+fn peer() -> PeerState {
+    let host = "10.0.0.20/32".parse().unwrap();
+    PeerState {
+        mac: endpoint("e1", "10.0.0.20").mac,
+        up: true,
+        addresses: vec![host],
+        routes: vec![
+            ("10.0.0.1/32".parse().unwrap(), None),
+            ("0.0.0.0/0".parse().unwrap(), Some(ip("10.0.0.1"))),
+        ],
+    }
+}
+
+fn success(of: Value) -> Value {
+    let call = call(of);
+    let attachment = Attachment {
+        endpoint: endpoint("e1", "10.0.0.20"),
+        gateways: vec![ip("10.0.0.1")],
+        mtu: 1450,
+    };
+    let config = call.config().unwrap();
+    let success = outcome::success(&call, &config, &attachment, "/run/netns/d", &peer());
+    serde_json::to_value(success).unwrap()
+}
+
+#[test]
+fn an_add_answers_interfaces_addresses_routes_and_dns() {
+    let made = endpoint("e1", "10.0.0.20");
+    assert_eq!(
+        success(json!({})),
+        json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": made.host_interface, "mac": "02:01:00:00:00:01", "mtu": 1450,
+                 "sandbox": "/run/netns/d"},
+                {"name": "eth0", "mac": made.mac.to_string(), "mtu": 1450,
+                 "sandbox": "/run/netns/c1"},
+            ],
+            "ips": [{"address": "10.0.0.20/32", "gateway": "10.0.0.1", "interface": 1}],
+            "routes": [
+                {"dst": "10.0.0.1/32"},
+                {"dst": "0.0.0.0/0", "gw": "10.0.0.1"},
+            ],
+            "dns": {"nameservers": ["10.0.0.1"], "search": ["contiv.local"]},
+        })
+    );
+    let dns = json!({"nameservers": ["9.9.9.9"], "search": ["a.b"], "options": ["ndots:5"]});
+    assert_eq!(success(json!({"dns": dns}))["dns"], dns);
+}
+
+#[test]
+fn what_was_made_before_in_the_chain_is_passed_on() {
+    let before = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "lo", "sandbox": "/run/netns/c1", "pciID": "p"}],
+        "ips": [{"address": "127.0.0.1/8", "interface": 0, "version": "4"}],
+        "routes": [{"dst": "10.9.0.0/16", "priority": 9}],
+        "dns": {"nameservers": ["9.9.9.9"]},
+        "newer": {"a": 1},
+    });
+    let all = success(json!({"prevResult": before}));
+    for (list, ours) in [("interfaces", 2), ("ips", 1), ("routes", 2)] {
+        assert_eq!(all[list][0], before[list][0]);
+        assert_eq!(all[list].as_array().map(Vec::len), Some(1 + ours));
+    }
+    assert_eq!(all["ips"][1]["interface"], 2);
+    assert_eq!(all["newer"], before["newer"]);
+    assert_eq!(all["dns"]["nameservers"], json!(["10.0.0.1", "9.9.9.9"]));
+}
+
+#[test]
+fn a_check_finds_each_thing_that_is_missing_and_accepts_what_a_later_plugin_changed() {
+    let endpoint = endpoint("e1", "10.0.0.20");
+    let mut peer = peer();
+    let mut result = success(json!({}));
+    let check = |peer: Option<&PeerState>, result: &Value, host_up| {
+        let call = call(json!({"prevResult": result}));
+        let seen = Seen {
+            endpoint: &endpoint,
+            peer,
+            host_up,
+            failed: None,
+        };
+        outcome::check(&call, &call.config().unwrap(), &seen)
+    };
+    check(Some(&peer), &result, Some(true)).unwrap();
+    for (peer, host_up, says) in [
+        (None, Some(true), "no interface eth0"),
+        (Some(peer.clone()), None, "is gone"),
+        (Some(peer.clone()), Some(false), "is down"),
+        (
+            Some(PeerState {
+                up: false,
+                ..peer.clone()
+            }),
+            Some(true),
+            "eth0 is down",
+        ),
+        (
+            Some(PeerState {
+                addresses: Vec::new(),
+                ..peer.clone()
+            }),
+            Some(true),
+            "lacks the address 10.0.0.20",
+        ),
+        (
+            Some(PeerState {
+                routes: Vec::new(),
+                ..peer.clone()
+            }),
+            Some(true),
+            "no route",
+        ),
+    ] {
+        let failure = check(peer.as_ref(), &result, host_up).unwrap_err();
+        assert_eq!(failure.code, Failure::NOT_AS_MADE);
+        assert!(failure.details.contains(says), "{failure}");
+    }
+    peer.mac = bus_schema::MacAddr([2, 9, 9, 9, 9, 9]);
+    assert!(check(Some(&peer), &result, Some(true)).is_err());
+    result["interfaces"][1]["mac"] = peer.mac.to_string().into();
+    check(Some(&peer), &result, Some(true)).unwrap();
+    result["ips"] = json!([]);
+    assert!(check(Some(&peer), &result, Some(true)).is_err());
+
+    let without = call(json!({}));
+    let seen = Seen {
+        endpoint: &endpoint,
+        peer: Some(&peer),
+        host_up: Some(true),
+        failed: None,
+    };
+    let failure = outcome::check(&without, &without.config().unwrap(), &seen).unwrap_err();
+    assert_eq!(failure.code, 7, "{failure}");
+}
