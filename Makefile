@@ -26,7 +26,7 @@ demo: tools build
 	@$(BIN)/lab demo
 
 demo-down:
-	@if [ -x $(BIN)/lab ]; then $(BIN)/lab down demo; else echo "demo-down: nothing was built, so nothing runs"; fi
+	@if [ -x $(BIN)/lab ]; then $(BIN)/lab down --lab demo; else echo "demo-down: nothing was built, so nothing runs"; fi
 
 test: vrf-tools cni-tools build
 	@scripts/test.sh

@@ -6,15 +6,15 @@ cd "$(dirname "$0")/.."
 
 runs=${1:-21}
 lab=target/debug/lab
-name=figures-$$
+export CONTIV_LAB=figures-$$
 work=$(mktemp -d)
-trap '"$lab" down "$name"; rm -rf "$work"' EXIT
+trap '"$lab" down; rm -rf "$work"' EXIT
 
-"$lab" demo "$name" | sed -n 's/^Done in \(.*\); the cluster.*/demo: \1/p'
-"$lab" down "$name"
-"$lab" up "$name" --nodes 1 --docker --docker-bridge >/dev/null
-on_node() { "$lab" exec "$name" node-1 -- "$@"; }
-"$lab" exec "$name" ctl -- netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254 >/dev/null
+"$lab" demo | sed -n 's/^Done in \(.*\); the cluster.*/demo: \1/p'
+"$lab" down
+"$lab" up --nodes 1 --docker --docker-bridge >/dev/null
+on_node() { "$lab" exec node-1 -- "$@"; }
+"$lab" exec ctl -- netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254 >/dev/null
 
 for network in contiv-net bridge none; do
   on_node docker run --rm --net="$network" contiv/busybox true
@@ -32,7 +32,7 @@ for network in contiv-net bridge none; do
   echo "docker run --rm --net=$network true: median $median ms of $runs"
 done
 
-"$lab" ps "$name" | while read -r process pid _; do
+"$lab" status | while read -r process pid _; do
   case $process in
     nats | netmaster-* | netplugin@*) echo "$process: $(awk '/^VmRSS/ {print $2}' "/proc/$pid/status") kB resident" ;;
   esac

@@ -8,8 +8,9 @@ pub(crate) fn machine(subnet: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, subnet, 254)
 }
 
-pub(crate) fn ctl(subnet: u8) -> Ipv4Addr {
-    Ipv4Addr::new(198, 18, subnet, 2)
+/// `number` counts from 1, up to 3.
+pub(crate) fn ctl(subnet: u8, number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, subnet, 1 + number)
 }
 
 /// `number` counts from 1.

@@ -250,7 +250,7 @@ fn farewell(name: &str, start: Instant) {
         stop = if name == "demo" {
             "make demo-down".to_owned()
         } else {
-            format!("{me} down {name}")
+            format!("{me} down --lab {name}")
         },
         bin = me.trim_end_matches("lab").to_owned() + "netctl",
     ));

@@ -14,7 +14,7 @@ pub enum Error {
     Missing { program: String, hint: &'static str },
     #[error("`{name}` is not a lab's name: 1 to 32 lower-case letters, digits and `-`")]
     BadName { name: String },
-    #[error("lab `{name}` is up; `lab down {name}` ends it")]
+    #[error("lab `{name}` is up; `lab down --lab {name}` ends it")]
     IsUp { name: String },
     #[error("no lab `{name}` is up; `lab list` shows those that are")]
     NotUp { name: String },

@@ -10,10 +10,18 @@ use std::process::{Child, Command, Stdio};
 use crate::state::HostState;
 use crate::{Error, Result, namespace, tools};
 
-/// The host of nats-server and netmaster.
+/// The host of nats-server and netmaster; the first of them where there are three.
 pub const CTL: &str = "ctl";
 /// The host that stands for the network between the others: a bridge, and nothing else.
 pub(crate) const UNDERLAY: &str = "underlay";
+
+/// The hosts of `servers` nats-servers: `ctl`, `ctl-2`, `ctl-3`.
+pub(crate) fn ctl_names(servers: u8) -> impl Iterator<Item = String> {
+    (1..=servers).map(|number| match number {
+        1 => CTL.to_owned(),
+        _ => format!("{CTL}-{number}"),
+    })
+}
 
 /// `node-1` for 1, and so on.
 pub fn node_name(number: u8) -> String {

@@ -21,7 +21,9 @@ pub(crate) fn removes(name: &str) -> anyhow::Result<()> {
         say::complain(&format!("lab: interrupted, removing `{name}`"));
         Lab::refuse_starts();
         if let Err(error) = Lab::remove(&name) {
-            say::complain(&format!("lab: {error}; `lab down {name}` tries again"));
+            say::complain(&format!(
+                "lab: {error}; `lab down --lab {name}` tries again"
+            ));
         }
         leave();
     })

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! machine ──contivlabN── underlay (br0) ──eth0── ctl     nats · netmaster-1 · resolver@ctl
+//!                                       ├─eth0── ctl-2   nats-2 · netmaster-2, of three servers
 //!                                       ├─eth0── node-1  netplugin@node-1 · dockerd@node-1
 //!                                       └─eth0── node-2  …
 //! ```
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::Ipv4Addr;
 use std::process::Child;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -17,14 +18,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::host::{self, CTL, Output, Plan, UNDERLAY, node_name};
+use crate::host::{self, CTL, Output, Plan, UNDERLAY, ctl_names, node_name};
 use crate::namespace::{self, STOPPING};
 use crate::spec::{Daemons, Spec};
 use crate::state::{self, HostState, Pid, State, disk_dir, make_dir, remove_dir, run_dir};
-use crate::{Error, Result, address, cgroup, process, tools, underlay, wait};
+use crate::{Error, Result, address, cgroup, process, tools, underlay, wait, workload};
 
-const NATS_PORT: u16 = 4222;
-const START: Duration = Duration::from_secs(30);
+pub(crate) const START: Duration = Duration::from_secs(30);
 
 /// A running lab. One that isn't persistent ends with this value.
 #[derive(Debug)]
@@ -105,12 +105,6 @@ impl Lab {
         &self.state.name
     }
 
-    /// `nats://TOKEN@HOST:PORT`, which the machine itself reaches too.
-    pub fn nats_url(&self) -> String {
-        let State { token, subnet, .. } = &self.state;
-        format!("nats://{token}@{}:{NATS_PORT}", address::ctl(*subnet))
-    }
-
     pub fn host_names(&self) -> Vec<String> {
         let hosts = self.state.hosts.keys();
         hosts.filter(|h| *h != UNDERLAY).cloned().collect()
@@ -147,11 +141,19 @@ impl Lab {
         self.check(host, &argv.join(" "), output)
     }
 
-    /// Runs a command on a host with this process's own terminal; returns its exit status.
-    pub fn exec_here(&self, host: &str, argv: &[String]) -> Result<i32> {
-        let mut command = host::command(argv, &self.environment());
+    /// Runs a command on a host, or in a workload, with this process's own terminal; returns its
+    /// exit status.
+    pub fn exec_here(&self, place: &str, argv: &[String]) -> Result<i32> {
+        let (host, argv) = match self.workload_node(place) {
+            Ok(node) if !self.state.hosts.contains_key(place) => {
+                let enter = ["ip", "netns", "exec", &workload::netns(place)].map(str::to_owned);
+                (node, enter.iter().chain(argv).cloned().collect())
+            }
+            _ => (place.to_owned(), argv.to_vec()),
+        };
+        let mut command = host::command(&argv, &self.environment());
         command.env("HOME", "/root");
-        let mut child = self.host(host)?.spawn(command)?;
+        let mut child = self.host(&host)?.spawn(command)?;
         let status = child.wait().map_err(Error::system("wait for a command"))?;
         Ok(host::exit_code(status))
     }
@@ -177,15 +179,18 @@ impl Lab {
 
     /// Cuts every packet between the two groups of hosts, until [`Lab::repair`].
     pub fn partition(&self, these: &[&str], those: &[&str]) -> Result<()> {
-        let addresses = |hosts: &[&str]| -> Result<Vec<Ipv4Addr>> {
-            hosts.iter().map(|h| self.address(h)).collect()
-        };
-        for (group, peers) in [(these, addresses(those)?), (those, addresses(these)?)] {
-            for name in group {
-                underlay::cut(self.host(name)?, &peers)?;
-            }
-        }
-        Ok(())
+        self.cut(these, those)?;
+        self.cut(those, these)
+    }
+
+    /// Cuts every packet that the first hosts send to the second ones, until [`Lab::repair`].
+    pub fn cut(&self, from: &[&str], to: &[&str]) -> Result<()> {
+        let from: Vec<Ipv4Addr> = from
+            .iter()
+            .map(|h| self.address(h))
+            .collect::<Result<_>>()?;
+        to.iter()
+            .try_for_each(|name| underlay::cut(self.host(name)?, &from))
     }
 
     /// Cuts a host off from all others.
@@ -213,25 +218,6 @@ impl Lab {
     pub fn set_link(&self, host: &str, up: bool) -> Result<()> {
         self.host(host)?;
         underlay::set_link(self.host(UNDERLAY)?.holder.pid, host, up)
-    }
-
-    /// Empties the bus's disk, as a lost volume would: nats must be stopped.
-    pub fn wipe_bus(&self) -> Result<()> {
-        self.run(CTL, &["find", "/var/lib/nats", "-mindepth", "1", "-delete"])
-            .map(drop)
-    }
-
-    /// Waits until the bus takes connections, after it was started again.
-    pub fn await_bus(&self) -> Result<()> {
-        let target = SocketAddr::from((address::ctl(self.state.subnet), NATS_PORT));
-        self.await_process("nats", "nats-server listens", START, || {
-            TcpStream::connect_timeout(&target, Duration::from_millis(200)).is_ok()
-        })
-    }
-
-    /// `netmaster init`: makes the cluster's log on an empty bus.
-    pub fn init_cluster(&self) -> Result<String> {
-        self.run(CTL, &["netmaster", "init"]).map(|o| o.stdout)
     }
 
     /// Waits until some netmaster answers.
@@ -308,6 +294,7 @@ impl Lab {
             subnet: 0,
             token: token()?,
             domain: spec.domain.clone(),
+            servers: spec.servers,
             hosts: BTreeMap::new(),
             processes: BTreeMap::new(),
             workloads: BTreeMap::new(),
@@ -370,14 +357,17 @@ impl Lab {
         self.state.hosts.insert(UNDERLAY.to_owned(), underlay);
         self.state.save()?;
 
-        self.make_host(CTL, address::ctl(subnet), address::ctl(subnet), "{}")?;
+        let resolver = address::ctl(subnet, 1);
+        for (name, number) in ctl_names(spec.servers).zip(1..) {
+            self.make_host(&name, address::ctl(subnet, number), resolver, "{}")?;
+        }
         for number in 1..=spec.nodes {
             // Docker forwards what it doesn't know past us when the host's resolver is a
             // loopback address, unless its own setting names another.
             let (nameserver, json) = if spec.loopback_resolver.contains(&number) {
                 (LOOPBACK_RESOLVER, r#"{"dns": ["169.254.53.53"]}"#)
             } else {
-                (address::ctl(subnet), "{}")
+                (resolver, "{}")
             };
             self.make_host(
                 &node_name(number),
@@ -423,7 +413,7 @@ impl Lab {
     }
 
     fn start_resolvers(&mut self, spec: &Spec) -> Result<()> {
-        let ctl = address::ctl(self.state.subnet);
+        let ctl = address::ctl(self.state.subnet, 1);
         let machine = address::machine(self.state.subnet);
         let upstream = resolver(ctl, &[&format!("--host-record=machine.lab,{machine}")]);
         self.launch("resolver@ctl", CTL, upstream, BTreeMap::new())?;
@@ -435,36 +425,15 @@ impl Lab {
         Ok(())
     }
 
-    fn start_bus(&mut self) -> Result<()> {
-        let server = tools::nats_server()?;
-        let conf = run_dir(&self.state.name).join("nats.conf");
-        std::fs::write(&conf, tools::NATS_CONF).map_err(Error::file("write", &conf))?;
-        // The host has its own /run: hand the file over.
-        let copy = format!("cat >/etc/nats.conf <<'EOF'\n{}\nEOF", tools::NATS_CONF);
-        self.run(CTL, &["sh", "-c", &copy])?;
-        let env = [
-            (
-                "CONTIV_NATS_HOST",
-                address::ctl(self.state.subnet).to_string(),
-            ),
-            ("CONTIV_NATS_PORT", NATS_PORT.to_string()),
-            ("CONTIV_NATS_TOKEN", self.state.token.clone()),
-            ("CONTIV_NATS_STORE", "/var/lib/nats".to_owned()),
-        ];
-        let env = env.map(|(key, value)| (key.to_owned(), value)).into();
-        let argv = vec![server, "-c".to_owned(), "/etc/nats.conf".to_owned()];
-        self.launch("nats", CTL, argv, env)?;
-        self.await_bus()
-    }
-
     fn start_netmasters(&mut self, number: u8) -> Result<()> {
         tools::binary("netctl")?;
         let binary = tools::binary("netmaster")?;
         self.init_cluster()?;
-        for i in 1..=number {
+        let hosts: Vec<String> = ctl_names(self.state.servers).collect();
+        for (i, host) in (1..=number).zip(hosts.iter().cycle()) {
             let name = format!("netmaster-{i}");
             let argv = [&binary, "run", "--name", &name].map(str::to_owned);
-            self.launch(&name, CTL, argv.into(), BTreeMap::new())?;
+            self.launch(&name, host, argv.into(), BTreeMap::new())?;
         }
         (1..=number).try_for_each(|i| self.await_netmaster(&format!("netmaster-{i}")))
     }

@@ -10,6 +10,7 @@
 
 mod address;
 mod background;
+mod bus;
 mod cgroup;
 mod cni;
 mod docker;

@@ -17,11 +17,12 @@ pub enum Daemons {
     None,
 }
 
-/// A cluster to bring up: one `ctl` host with the bus and netmaster, and nodes `node-1`, `node-2`…
+/// A cluster to bring up: `ctl` hosts with the bus and netmaster, and nodes `node-1`, `node-2`…
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub(crate) name: String,
     pub(crate) nodes: u8,
+    pub(crate) servers: u8,
     pub(crate) netmasters: u8,
     pub(crate) daemons: Daemons,
     pub(crate) domain: String,
@@ -43,11 +44,12 @@ impl Spec {
         }
     }
 
-    /// A lab that outlives the command; `lab down NAME` ends it.
+    /// A lab that outlives the command; `lab down` ends it.
     pub fn named(name: impl Into<String>, nodes: u8) -> Self {
         Self {
             name: name.into(),
             nodes,
+            servers: 1,
             netmasters: 1,
             daemons: Daemons::All,
             domain: "auto".to_owned(),
@@ -60,6 +62,12 @@ impl Spec {
 
     pub fn daemons(self, daemons: Daemons) -> Self {
         Self { daemons, ..self }
+    }
+
+    /// How many nats-servers carry the log: 1, or 3, each on a host of its own (`ctl`, `ctl-2`,
+    /// `ctl-3`), which the netmasters share.
+    pub fn servers(self, servers: u8) -> Self {
+        Self { servers, ..self }
     }
 
     pub fn netmasters(self, netmasters: u8) -> Self {

@@ -23,6 +23,8 @@ pub(crate) struct State {
     pub(crate) token: String,
     /// The kind of domain that every netplugin is told to make.
     pub(crate) domain: String,
+    /// How many nats-servers are the bus.
+    pub(crate) servers: u8,
     pub(crate) hosts: BTreeMap<String, HostState>,
     pub(crate) processes: BTreeMap<String, ProcessState>,
     pub(crate) workloads: BTreeMap<String, WorkloadState>,
@@ -167,7 +169,7 @@ pub(crate) fn remove_shared_dirs() {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
-    /// `false`: only leftovers of it are there; `lab down NAME` clears them.
+    /// `false`: only leftovers of it are there; `lab down` clears them.
     pub up: bool,
     pub subnet: String,
     pub hosts: Vec<String>,

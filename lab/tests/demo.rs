@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn demo(name: &str) -> String {
     let output = Command::new(LAB)
-        .args(["demo", name])
+        .args(["--lab", name, "demo"])
         .output()
         .expect("lab runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -97,7 +97,7 @@ fn a_demo_interrupted_while_it_makes_an_image_cleans_up() {
     let name = format!("y{}", std::process::id());
     let folder = tempfile::tempdir().expect("a folder");
     let mut child = Command::new(LAB)
-        .args(["demo", &name])
+        .args(["--lab", &name, "demo"])
         .env("TMPDIR", folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -123,7 +123,7 @@ fn a_demo_interrupted_while_it_makes_an_image_cleans_up() {
 fn an_interrupted_demo_cleans_up() {
     let name = format!("x{}", std::process::id());
     let mut child = Command::new(LAB)
-        .args(["demo", &name])
+        .args(["--lab", &name, "demo"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

@@ -56,6 +56,25 @@ fn a_partition_cuts_both_ways_and_repair_mends() -> Outcome {
     Ok(())
 }
 
+/// Echo requests that a host has received.
+fn echoes(lab: &Lab, host: &str) -> Result<String, Error> {
+    let counted = lab.run(host, &["nstat", "-asz", "IcmpInEchos"])?;
+    let value = counted.stdout.lines().last().unwrap_or_default().to_owned();
+    Ok(value)
+}
+
+#[test]
+fn a_cut_in_one_way_lets_the_other_way_pass() -> Outcome {
+    let lab = empty(2)?;
+    lab.cut(&["node-1"], &["node-2"])?;
+    let before = [echoes(&lab, "node-1")?, echoes(&lab, "node-2")?];
+    assert!(!reaches(&lab, "node-1", "node-2"), "the request is cut");
+    assert!(!reaches(&lab, "node-2", "node-1"), "the answer is cut");
+    assert_ne!(echoes(&lab, "node-1")?, before[0], "node-2's request came");
+    assert_eq!(echoes(&lab, "node-2")?, before[1], "node-1's didn't");
+    Ok(())
+}
+
 #[test]
 fn a_pulled_cable_can_be_plugged_in_again() -> Outcome {
     let lab = empty(2)?;
@@ -158,7 +177,7 @@ fn a_lab_whose_owner_is_killed_ends_and_the_next_of_its_name_clears_up() -> Outc
     let lab = env!("CARGO_BIN_EXE_lab");
     let up = || {
         Command::new(lab)
-            .args(["up", &name, "--nodes", "1", "--daemons", "bus"])
+            .args(["up", "--name", &name, "--nodes", "1", "--daemons", "bus"])
             .stdout(Stdio::null())
             .status()
     };
@@ -199,7 +218,7 @@ fn an_interrupted_command_cleans_up() -> Outcome {
     let name = format!("i{}", std::process::id());
     let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
         // A server that never listens keeps `up` waiting.
-        .args(["up", &name, "--nodes", "1", "--daemons", "bus"])
+        .args(["up", "--name", &name, "--nodes", "1", "--daemons", "bus"])
         .env("CONTIV_NATS_SERVER", "/bin/cat")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -228,7 +247,7 @@ fn an_interrupted_command_cleans_up() -> Outcome {
 fn a_process_that_ends_at_once_is_reported_with_its_log() {
     let name = format!("e{}", std::process::id());
     let up = Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["up", &name, "--nodes", "0", "--daemons", "bus"])
+        .args(["up", "--name", &name, "--nodes", "0", "--daemons", "bus"])
         .env("CONTIV_NATS_SERVER", "/bin/false")
         .output()
         .expect("lab runs");

@@ -1,0 +1,145 @@
+//! Three nats-servers and three netmasters: any one of them may go, and nothing is lost.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chaos_tests::{Outcome, Scene, create, invariant};
+use lab::{Error, Lab, Spec, wait_until};
+use serde_json::Value;
+
+/// Servers that lost their leader choose another one in 4 to 14 seconds.
+const ELECTION: Duration = Duration::from_secs(60);
+
+fn three() -> Result<Scene, Error> {
+    let mut lab = Lab::up(&Spec::test(2).servers(3).netmasters(3))?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    let web = lab.run_workload("node-1", "contiv-net", "web")?;
+    let db = lab.run_workload("node-2", "contiv-net", "db")?;
+    Ok(Scene { lab, web, db })
+}
+
+/// What an operator was told of each network that it asked for.
+type Told = BTreeMap<String, i32>;
+
+/// Asks for one network after another until `stop`, whatever happens.
+fn ask(lab: &Lab, stop: &AtomicBool) -> Result<Told, Error> {
+    let mut told = Told::new();
+    for number in 0_u16.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let name = format!("n{number}");
+        let subnet = format!("--subnet=10.{}.{}.0/24", number / 256, number % 256);
+        let asked = lab.netctl(&["net", "create", &name, &subnet, "--no-wait"])?;
+        told.insert(name, asked.status);
+    }
+    Ok(told)
+}
+
+/// How often the log says that a network was made.
+fn created(lab: &Lab) -> Result<BTreeMap<String, usize>, Error> {
+    let mut times = BTreeMap::new();
+    for line in lab
+        .netctl_ok(&["events", "--since", "1", "-o", "json"])?
+        .lines()
+    {
+        let event: Value = serde_json::from_str(line).unwrap_or_default();
+        let body = &event["event"];
+        // Made in one batch with the network.
+        if body["type"] == "leases-opened" {
+            let name = body["network"].as_str().unwrap_or_default().to_owned();
+            *times.entry(name).or_default() += 1;
+        }
+    }
+    Ok(times)
+}
+
+fn decides(lab: &Lab, network: &str, third: u8) -> Outcome {
+    let subnet = format!("--subnet=20.2.{third}.0/24");
+    wait_until("the other two decide", ELECTION, || {
+        let made = lab.netctl(&["net", "create", network, &subnet, "--no-wait"]);
+        // Another try of a success is refused because the name is taken.
+        made.is_ok_and(|made| made.success() || made.text().contains("exists"))
+    })
+}
+
+#[test]
+fn the_same_intent_survives_the_loss_of_any_one_server_and_master() -> Outcome {
+    let mut scene = three()?;
+    let operator = Lab::open(scene.lab.name())?;
+    let stop = AtomicBool::new(false);
+    let pinging = scene.lab.start_ping("web", &scene.db.address.to_string())?;
+    let told = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&operator, &stop));
+        let lost = (1..=3).try_for_each(|number: u8| {
+            let (server, master) = (format!("nats-{number}"), format!("netmaster-{number}"));
+            scene.lab.kill(&server)?;
+            scene.lab.kill(&master)?;
+            decides(&scene.lab, &format!("without-{number}"), number)?;
+            scene.lab.start(&server)?;
+            scene.lab.start(&master)?;
+            scene.lab.await_bus()?;
+            invariant::converged_within(&scene.lab, ELECTION)
+        });
+        stop.store(true, Ordering::Relaxed);
+        let told = asking.join().expect("the operator doesn't panic");
+        lost.and(told)
+    })?;
+    let pings = pinging.stop()?;
+    assert_eq!(pings.lost(), 0, "forwarding needs none of them: {pings:?}");
+
+    let created = created(&scene.lab)?;
+    let is = |accepted| told.values().any(|status| (*status == 0) == accepted);
+    assert!(
+        is(true) && is(false),
+        "asked before, in and after the outages: {told:?}"
+    );
+    for (name, status) in &told {
+        let times = created.get(name).copied().unwrap_or_default();
+        match status {
+            0 => assert_eq!(times, 1, "{name} was acknowledged"),
+            // Unreachable: nobody took it. Unknown: once at most.
+            2 => assert_eq!(times, 0, "{name} was never handed over"),
+            3 => assert!(times <= 1, "{name}: outcome unknown"),
+            other => panic!("{name}: exit status {other}"),
+        }
+    }
+    let networks = scene.lab.netctl_ok(&["net", "ls", "-o", "json"])?;
+    for name in created.keys() {
+        assert!(networks.contains(&format!("\"{name}\"")), "{name} is gone");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_cut_off_acknowledges_nothing_and_catches_up() -> Outcome {
+    let scene = three()?;
+    scene.lab.isolate("ctl")?;
+    // Only its own netmaster can hear this, which has no majority behind it.
+    let alone = format!(
+        "CONTIV_NATS_URL={} timeout 30 netctl net create alone --subnet=10.9.9.0/24 --no-wait",
+        scene.lab.nats_url().split(',').next().unwrap_or_default()
+    );
+    let alone = scene.lab.exec("ctl", &["sh", "-c", &alone])?;
+    assert_ne!(alone.status, 0, "a minority decided: {alone:?}");
+    wait_until("the other two decide", ELECTION, || {
+        let create = ["net", "create", "most", "--subnet=10.9.8.0/24", "--no-wait"];
+        let made = scene.lab.netctl_from("ctl-2", &create);
+        made.is_ok_and(|made| made.success() || made.text().contains("exists"))
+    })?;
+    assert!(scene.talks()?, "the nodes go on");
+    wait_until("they serve what they decided", ELECTION, || {
+        let listed = scene.lab.netctl_from("ctl-2", &["net", "ls"]);
+        listed.is_ok_and(|listed| listed.stdout.contains("most"))
+    })?;
+    scene.lab.repair()?;
+    invariant::converged_within(&scene.lab, ELECTION)?;
+    wait_until("the one that was cut off knows it too", ELECTION, || {
+        scene
+            .lab
+            .netctl_ok(&["net", "ls"])
+            .is_ok_and(|all| all.contains("most"))
+    })?;
+    Ok(())
+}
