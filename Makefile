@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools cni-tools build demo demo-down test vrf-smoke check bench deb
+.PHONY: tools vrf-tools cni-tools build demo demo-down test vrf-smoke check bench deb test-upgrade
 
 tools:
 	@scripts/install-deps.sh
@@ -52,3 +52,10 @@ deb: tools
 	@scripts/install-deps.sh debhelper
 	cargo build --locked --release --package netmaster --package node --package netctl
 	debian/rules clean binary
+
+# From the packages of another commit, by default the one before, to these, under running workloads.
+FROM ?= HEAD^
+test-upgrade: deb
+	cargo build --locked --package lab
+	@scripts/packages-of.sh $(FROM) target/upgrade/deb
+	@scripts/upgrade.sh target/upgrade/deb target/deb
