@@ -27,11 +27,11 @@ pub use id::{
     ClusterId, CommandId, EndpointId, EventId, GroupId, GroupName, InvalidName, MachineId, Name,
     NetworkName, NodeName, PolicyName, Revision, RuleId, TenantName, Vni,
 };
-pub use net::{AddressRange, MacAddr, NetworkSpec, Pool};
+pub use net::{AddressRange, MacAddr, NetworkSpec, Pool, PoolKey};
 pub use policy::{GroupSpec, Rule, RuleSpec};
 pub use query::Query;
 pub use rejection::Rejection;
 pub use reply::{Answer, Reply};
 
 /// The version of the schema that this build writes and reads in full.
-pub const SCHEMA: u16 = 2;
+pub const SCHEMA: u16 = 3;

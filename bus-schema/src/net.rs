@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkName, TenantName, Vni};
+use crate::{GroupName, NetworkName, TenantName, Vni};
 
 /// An inclusive range of addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,6 +19,20 @@ pub struct AddressRange {
 impl AddressRange {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && (self.first..=self.last).contains(&address)
+    }
+
+    /// Whether an address lies in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+}
+
+impl From<IpNet> for AddressRange {
+    fn from(net: IpNet) -> Self {
+        Self {
+            first: net.network(),
+            last: net.broadcast(),
+        }
     }
 }
 
@@ -58,10 +72,70 @@ impl Pool {
             && self.range.is_none_or(|range| range.contains(address))
     }
 
-    /// The prefix length of this pool's blocks: a sixteenth of the subnet, at most 64 addresses.
+    /// The addresses that it gives out, and what of them can't be an endpoint's.
+    pub fn span(&self) -> AddressRange {
+        self.range.unwrap_or_else(|| self.subnet.into())
+    }
+
+    /// The shortest prefix of this pool's blocks: a sixteenth of its addresses, at most 64.
     pub fn block_prefix(&self) -> u8 {
         let max = self.subnet.max_prefix_len();
-        (self.subnet.prefix_len() + 4).clamp(max - 6, max)
+        let prefix = match self.range.map(|range| (range.first, range.last)) {
+            Some((IpAddr::V4(first), IpAddr::V4(last))) => {
+                let size = u64::from(last.to_bits().saturating_sub(first.to_bits())) + 1;
+                // Of a range that is no power of two the sixteenth is rounded down.
+                max - u8::try_from(size.ilog2()).unwrap_or(max)
+            }
+            _ => self.subnet.prefix_len(),
+        };
+        (prefix + 4).clamp(max - 6, max)
+    }
+
+    /// The block with `address` in it: a range is cut into the largest subnets that fit.
+    pub fn block_at(&self, address: IpAddr) -> IpNet {
+        let span = self.span();
+        let single = IpNet::from(address);
+        (self.block_prefix()..=single.max_prefix_len())
+            .filter_map(|prefix| IpNet::new(address, prefix).ok())
+            .map(|block| block.trunc())
+            .find(|block| span.contains(block.network()) && span.contains(block.broadcast()))
+            .unwrap_or(single)
+    }
+}
+
+/// Whose blocks: a network's, or those of a group's own pool in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PoolKey {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+}
+
+impl PoolKey {
+    pub fn of_network(tenant: &TenantName, network: &NetworkName) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            group: None,
+        }
+    }
+
+    pub fn of_group(tenant: &TenantName, network: &NetworkName, group: &GroupName) -> Self {
+        Self {
+            group: Some(group.clone()),
+            ..Self::of_network(tenant, network)
+        }
+    }
+}
+
+impl fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.network)?;
+        match &self.group {
+            None => Ok(()),
+            Some(group) => write!(f, "/{group}"),
+        }
     }
 }
 

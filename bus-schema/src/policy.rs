@@ -26,6 +26,9 @@ pub struct GroupSpec {
     /// The name of the Docker network, when it isn't `GROUP.NET` or `GROUP.NET/TENANT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_name: Option<String>,
+    /// Its members' addresses, and nobody else's; absent: they get the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<AddressRange>,
 }
 
 impl GroupSpec {

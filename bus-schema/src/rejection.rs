@@ -174,6 +174,35 @@ pub enum Rejection {
         group: GroupName,
         nodes: Vec<NodeName>,
     },
+    #[error("pool {pool} overlaps {other} of group {group}: choose another range")]
+    PoolOverlaps {
+        pool: AddressRange,
+        group: GroupName,
+        other: AddressRange,
+    },
+    #[error("pool {pool} doesn't lie inside {inside} of network {network}: give one that does")]
+    PoolOutside {
+        pool: AddressRange,
+        network: NetworkName,
+        inside: AddressRange,
+    },
+    #[error(
+        "pool {pool} holds {address}, which is no endpoint's: it is the gateway's, the network's or the broadcast address of network {network}; leave it out"
+    )]
+    PoolHoldsReserved {
+        pool: AddressRange,
+        address: IpAddr,
+        network: NetworkName,
+    },
+    #[error(
+        "pool {pool} overlaps what is leased of network {network} already: {}; choose a range outside of it",
+        list(blocks)
+    )]
+    PoolLeased {
+        pool: AddressRange,
+        network: NetworkName,
+        blocks: Vec<BlockUse>,
+    },
     #[error("tenant {tenant} has no group id left: remove a group first")]
     GroupIdsExhausted { tenant: TenantName },
     #[error(
@@ -262,6 +291,31 @@ pub enum Rejection {
         network: NetworkName,
         subnet: IpNet,
     },
+    #[error(
+        "the pool {pool} of group {group} is used up, every block of it is leased to a node: remove endpoints, or create a group with a larger pool"
+    )]
+    GroupPoolExhausted {
+        tenant: TenantName,
+        network: NetworkName,
+        group: GroupName,
+        pool: AddressRange,
+    },
+    #[error(
+        "address {address} doesn't lie in the pool {pool} of group {group}: ask for one that does, or for none"
+    )]
+    AddressOutsidePool {
+        address: IpAddr,
+        group: GroupName,
+        pool: AddressRange,
+    },
+    #[error(
+        "address {address} lies in the pool {pool} of group {group}: only its members get it, ask for another or for none"
+    )]
+    AddressInPool {
+        address: IpAddr,
+        group: GroupName,
+        pool: AddressRange,
+    },
     #[error("address {address} lies in block {block} of node {node}, which must cede it")]
     AddressHeld {
         address: IpAddr,
@@ -290,6 +344,19 @@ impl std::fmt::Display for EndpointUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = self.name.as_deref().unwrap_or(self.endpoint.as_str());
         write!(f, "{name} ({}) on {}", self.address, self.node)
+    }
+}
+
+/// A block that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BlockUse {
+    pub block: IpNet,
+    pub node: NodeName,
+}
+
+impl std::fmt::Display for BlockUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on {}", self.block, self.node)
     }
 }
 

@@ -4,7 +4,7 @@
 //! contiv.log._cluster.cluster                    the log (stream LOG): what spans tenants
 //! contiv.log._cluster.{tenant,node,vni}.<name>
 //! contiv.log.<tenant>.intent.<kind>.<name>       a tenant's intent
-//! contiv.log.<tenant>.lease.<network>            a network's blocks
+//! contiv.log.<tenant>.lease.<network>[.<group>]  a network's blocks, or a group's pool's
 //! contiv.endpoint.<tenant>.<node>.<id>           endpoints (stream ENDPOINTS)
 //! contiv.events.<what follows contiv.>           both, republished after commit: the public tail
 //! contiv.api.v1.<noun>.<verb>                    requests to netmaster
@@ -12,7 +12,9 @@
 //! contiv.status.<node>                           a node's status
 //! ```
 
-use crate::{AggregateId, Command, Endpoint, Event, NodeName, Query, TenantName};
+use crate::{
+    AggregateId, Command, Endpoint, Event, GroupName, NetworkName, NodeName, Query, TenantName,
+};
 
 /// The stream of the log.
 pub const LOG: &str = "LOG";
@@ -67,14 +69,16 @@ pub fn of_event(event: &Event) -> Option<String> {
         Event::RuleAdded(e) => intent(&e.tenant, "policy", &e.policy),
         Event::RuleRemoved(e) => intent(&e.tenant, "policy", &e.policy),
 
-        Event::LeasesOpened(e) => lease(&e.tenant, &e.network),
-        Event::LeasesClosing(e) => lease(&e.tenant, &e.network),
-        Event::LeasesReopened(e) => lease(&e.tenant, &e.network),
-        Event::LeasesClosed(e) => lease(&e.tenant, &e.network),
-        Event::BlockLeased(e) => lease(&e.tenant, &e.network),
-        Event::BlockReturned(e) => lease(&e.tenant, &e.network),
-        Event::BlockCeded(e) => lease(&e.tenant, &e.network),
-        Event::BlockRevoked(e) => lease(&e.tenant, &e.network),
+        Event::LeasesOpened(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::LeasesClosing(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::LeasesReopened(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::LeasesClosed(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::BlockLeased(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::BlockReturned(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::BlockCeded(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::BlockRevoked(e) => lease(&e.tenant, &e.network, e.group.as_ref()),
+        Event::PoolReserved(e) => lease(&e.tenant, &e.network, None),
+        Event::PoolReleased(e) => lease(&e.tenant, &e.network, None),
 
         Event::Unknown => return None,
     })
@@ -84,8 +88,11 @@ fn intent(tenant: &TenantName, kind: &str, name: &dyn std::fmt::Display) -> Stri
     format!("contiv.log.{tenant}.intent.{kind}.{name}")
 }
 
-fn lease(tenant: &TenantName, network: &dyn std::fmt::Display) -> String {
-    format!("contiv.log.{tenant}.lease.{network}")
+fn lease(tenant: &TenantName, network: &NetworkName, group: Option<&GroupName>) -> String {
+    match group {
+        None => format!("contiv.log.{tenant}.lease.{network}"),
+        Some(group) => format!("contiv.log.{tenant}.lease.{network}.{group}"),
+    }
 }
 
 /// The subjects that an aggregate owns: what its fold reads and its appends are fenced on.
@@ -93,7 +100,7 @@ pub fn of_aggregate(aggregate: &AggregateId) -> String {
     match aggregate {
         AggregateId::Cluster => format!("contiv.log.{CLUSTER}.>"),
         AggregateId::Tenant(tenant) => format!("contiv.log.{tenant}.intent.>"),
-        AggregateId::Network(tenant, network) => lease(tenant, network),
+        AggregateId::Leases(pool) => lease(&pool.tenant, &pool.network, pool.group.as_ref()),
     }
 }
 

@@ -98,6 +98,14 @@ fn events() {
     );
 }
 
+#[test]
+fn events_of_groups_with_a_pool_need_a_reader_that_knows_of_them() {
+    let events = samples::pooled_events();
+    assert!(events.iter().all(|event| event.min_reader() == 3));
+    let enveloped = events.into_iter().map(samples::enveloped);
+    check("event-of-a-pool", enveloped.collect());
+}
+
 /// `kind()` matches without a wildcard, so a new variant stands in it.
 #[test]
 fn every_event_has_a_golden_file_named_by_its_kind() {

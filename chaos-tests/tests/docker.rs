@@ -238,3 +238,73 @@ fn a_container_moves_between_groups() -> Outcome {
     assert!(reaches(&lab, "node-1", "asker", &back)?, "back again");
     Ok(())
 }
+
+/// A group with addresses of its own: its containers on both nodes get them, and nobody else does.
+#[test]
+fn a_group_with_a_pool_gives_its_containers_addresses_of_it() -> Outcome {
+    let lab = engines()?;
+    let pool = "--ip-pool=20.1.1.64-20.1.1.69";
+    lab.netctl_ok(&["group", "create", "contiv-net", "db", pool])?;
+    let run = |node: &str, name: &str, more: &str| {
+        let line = format!("run -itd --name={name} --net=db.contiv-net{more} {IMAGE} /bin/sh");
+        docker(&lab, node, &line)
+    };
+    let mut given = Vec::new();
+    for (node, name) in [
+        ("node-1", "db1"),
+        ("node-2", "db2"),
+        ("node-1", "db3"),
+        ("node-2", "db4"),
+    ] {
+        let started = run(node, name, "")?;
+        assert!(started.success(), "{started:?}");
+        given.push(address(&lab, node, name, "db.contiv-net")?);
+    }
+    given.sort();
+    given.dedup();
+    let of_pool = |it: &String| ("20.1.1.64".."20.1.1.70").contains(&it.as_str());
+    assert!(given.len() == 4 && given.iter().all(of_pool), "{given:?}");
+    let far = address(&lab, "node-2", "db2", "db.contiv-net")?;
+    assert!(reaches(&lab, "node-1", "db1", &far)?, "across hosts");
+
+    start(&lab, "node-1", "plain", "")?;
+    let plain = address(&lab, "node-1", "plain", "contiv-net")?;
+    assert!(!of_pool(&plain), "{plain}");
+    assert!(reaches(&lab, "node-1", "plain", &far)?);
+    let line = format!("run -d --name=thief --net=contiv-net --ip=20.1.1.69 {IMAGE} sh");
+    let thief = docker(&lab, "node-2", &line)?;
+    assert!(
+        thief
+            .stderr
+            .contains("pool 20.1.1.64-20.1.1.69 of group db"),
+        "{thief:?}"
+    );
+    let outside = run("node-1", "outside", " --ip=20.1.1.9")?;
+    assert!(
+        outside.stderr.contains("doesn't lie in the pool"),
+        "{outside:?}"
+    );
+
+    // Every address is given out, then the pool says that it is used up.
+    let mut refused = None;
+    for n in 0..4 {
+        let more = run("node-2", &format!("more{n}"), "")?;
+        if !more.success() {
+            refused = Some(more);
+            break;
+        }
+    }
+    let refused = refused.map(|it| it.stderr).unwrap_or_default();
+    assert!(refused.contains("is used up"), "{refused}");
+
+    let shown = lab.netctl_ok(&["group", "inspect", "db"])?;
+    assert!(shown.contains("20.1.1.64-20.1.1.69"), "{shown}");
+    for node in ["node-1", "node-2"] {
+        let all = done(&lab, node, "ps -aq --filter network=db.contiv-net")?;
+        let all = all.split_whitespace().collect::<Vec<_>>().join(" ");
+        done(&lab, node, &format!("rm -f {all}"))?;
+    }
+    lab.netctl_ok(&["group", "rm", "db"])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "new", pool])?;
+    Ok(())
+}

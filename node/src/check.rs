@@ -17,6 +17,7 @@ use bus_schema::{
     EndpointId, GroupId, GroupName, InvalidName, MacAddr, MachineId, NetworkName, NetworkSpec,
     NodeName, PolicyName, Pool, RuleId, TenantName, Vni,
 };
+use imbl::OrdMap;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::datapath::{BatchError, DatapathError, Scope, Scratch};
@@ -123,6 +124,7 @@ fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
             ]
             .into_iter()
             .collect(),
+            pools: OrdMap::new(),
         },
     );
     of.groups.insert(
@@ -135,6 +137,7 @@ fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
                 id: GroupId(2),
                 policies: [policy.clone()].into_iter().collect(),
                 docker_name: None,
+                pool: None,
             },
             closing: false,
         },

@@ -5,16 +5,16 @@
 //! other aggregates come as snapshots; the shell fences the append on those that a batch writes.
 
 mod cluster;
-mod network;
+mod leases;
 mod tenant;
 
 pub use cluster::{Cluster, ClusterCommand, ClusterFacts, Member};
-pub use network::{LeaseState, Network, NetworkCommand, NetworkFacts};
+pub use leases::{LeaseState, Leases, LeasesCommand, LeasesFacts};
 pub use tenant::{
     Drained, GroupIntent, NetworkIntent, PolicyIntent, Tenant, TenantCommand, TenantFacts,
 };
 
-use bus_schema::{Command, Event, NetworkName, Rejection, TenantName};
+use bus_schema::{Command, Event, PoolKey, Rejection, TenantName};
 
 /// A fold of one aggregate's events that decides about commands.
 pub trait Aggregate: Clone + Default + std::fmt::Debug + Send + Sync + Unpin + 'static {
@@ -36,15 +36,12 @@ pub trait Aggregate: Clone + Default + std::fmt::Debug + Send + Sync + Unpin + '
 pub enum Routed {
     Cluster(ClusterCommand),
     Tenant(TenantName, TenantCommand),
-    Network(TenantName, NetworkName, NetworkCommand),
+    Leases(PoolKey, LeasesCommand),
 }
 
 /// Says who decides about a command.
 pub fn route(command: Command) -> Routed {
     let of_tenant = |tenant: &TenantName, command| Routed::Tenant(tenant.clone(), command);
-    let of_network = |tenant: &TenantName, network: &NetworkName, command| {
-        Routed::Network(tenant.clone(), network.clone(), command)
-    };
     match command {
         Command::NodeJoin(c) => Routed::Cluster(ClusterCommand::NodeJoin(c)),
         Command::NodeRemove(c) => Routed::Cluster(ClusterCommand::NodeRemove(c)),
@@ -60,25 +57,9 @@ pub fn route(command: Command) -> Routed {
         Command::PolicyApply(c) => of_tenant(&c.tenant.clone(), TenantCommand::PolicyApply(c)),
         Command::RuleAdd(c) => of_tenant(&c.tenant.clone(), TenantCommand::RuleAdd(c)),
         Command::RuleRemove(c) => of_tenant(&c.tenant.clone(), TenantCommand::RuleRemove(c)),
-        Command::BlockLease(c) => of_network(
-            &c.tenant.clone(),
-            &c.network.clone(),
-            NetworkCommand::Lease(c),
-        ),
-        Command::BlockReturn(c) => of_network(
-            &c.tenant.clone(),
-            &c.network.clone(),
-            NetworkCommand::Return(c),
-        ),
-        Command::BlockCede(c) => of_network(
-            &c.tenant.clone(),
-            &c.network.clone(),
-            NetworkCommand::Cede(c),
-        ),
-        Command::BlockRevoke(c) => of_network(
-            &c.tenant.clone(),
-            &c.network.clone(),
-            NetworkCommand::Revoke(c),
-        ),
+        Command::BlockLease(c) => Routed::Leases(c.pool(), LeasesCommand::Lease(c)),
+        Command::BlockReturn(c) => Routed::Leases(c.pool(), LeasesCommand::Return(c)),
+        Command::BlockCede(c) => Routed::Leases(c.pool(), LeasesCommand::Cede(c)),
+        Command::BlockRevoke(c) => Routed::Leases(c.pool(), LeasesCommand::Revoke(c)),
     }
 }

@@ -14,14 +14,17 @@ use bus_schema::event::{
     VniAssigned, VniReleased,
 };
 use bus_schema::policy::Peer;
+use bus_schema::rejection::BlockUse;
 use bus_schema::{
-    Event, GroupId, GroupName, NetworkName, NetworkSpec, PolicyName, Rejection, TenantName,
+    Event, GroupId, GroupName, NetworkName, NetworkSpec, NodeName, PolicyName, PoolKey, Rejection,
+    TenantName,
 };
 
-use super::{Aggregate, Cluster, Network};
+use super::{Aggregate, Cluster, Leases};
 
 mod group;
 mod policy;
+mod pool;
 mod subnet;
 
 pub use group::GroupIntent;
@@ -66,17 +69,6 @@ pub enum TenantCommand {
     RuleRemove(RuleRemove),
 }
 
-impl TenantCommand {
-    /// The network whose leases the command changes, if one.
-    pub fn network(&self) -> Option<(&TenantName, &NetworkName)> {
-        match self {
-            Self::NetworkCreate(c) => Some((&c.tenant, &c.network)),
-            Self::NetworkRemove(c) => Some((&c.tenant, &c.network)),
-            _ => None,
-        }
-    }
-}
-
 /// Which closing of a group, counted from 1, all nodes have answered that they hold none of it.
 /// Not in the log: netmaster asked them.
 pub type Drained = Option<u32>;
@@ -84,12 +76,45 @@ pub type Drained = Option<u32>;
 #[derive(Debug, Clone, Default)]
 pub struct TenantFacts {
     pub cluster: Arc<Cluster>,
-    /// The leases of the network that the command is about.
-    pub network: Arc<Network>,
+    /// The leases that the command is about: see [`Tenant::pools_of`].
+    pub leases: BTreeMap<PoolKey, Arc<Leases>>,
     pub drained: Drained,
 }
 
+impl TenantFacts {
+    /// What is leased of it.
+    fn blocks(&self, pool: &PoolKey) -> Vec<BlockUse> {
+        let blocks = self.leases.get(pool).map(|leases| &leases.blocks);
+        let blocks = blocks.into_iter().flatten();
+        blocks
+            .map(|(block, node)| BlockUse {
+                block: *block,
+                node: node.clone(),
+            })
+            .collect()
+    }
+
+    /// Who holds some of it, each once, by name.
+    fn holders(&self, pool: &PoolKey) -> Vec<NodeName> {
+        self.leases.get(pool).map_or(vec![], |it| it.holders())
+    }
+}
+
 impl Tenant {
+    /// The pools whose leases the command changes, or depends on.
+    pub fn pools_of(&self, command: &TenantCommand) -> Vec<PoolKey> {
+        match command {
+            TenantCommand::NetworkCreate(c) => vec![PoolKey::of_network(&c.tenant, &c.network)],
+            TenantCommand::NetworkRemove(c) => vec![PoolKey::of_network(&c.tenant, &c.network)],
+            TenantCommand::GroupCreate(c) if c.ip_pool.is_some() => vec![
+                PoolKey::of_network(&c.tenant, &c.network),
+                PoolKey::of_group(&c.tenant, &c.network, &c.group),
+            ],
+            TenantCommand::GroupRemove(c) => self.pools_of_group(&c.tenant, &c.group),
+            _ => vec![],
+        }
+    }
+
     fn create(&self, c: &TenantCreate) -> Vec<Event> {
         if self.open {
             return vec![];
@@ -159,6 +184,7 @@ impl Tenant {
             Event::LeasesOpened(LeasesOpened {
                 tenant,
                 network,
+                group: None,
                 v4: pool,
                 v6: None,
             }),
@@ -191,6 +217,7 @@ impl Tenant {
                 },
             )?;
         }
+        let holders = facts.holders(&PoolKey::of_network(&tenant, &network));
         match c.mode {
             Removal::Close if intent.closing => Ok(vec![]),
             Removal::Close => Ok(closing(tenant, network)),
@@ -198,14 +225,12 @@ impl Tenant {
                 Err(Rejection::NetworkNotClosing { tenant, network })
             }
             Removal::Abort => Ok(reopened(tenant, network)),
-            Removal::Finish if !facts.network.blocks.is_empty() => Err(Rejection::NetworkHeld {
+            Removal::Finish if !holders.is_empty() => Err(Rejection::NetworkHeld {
                 tenant,
                 network,
-                nodes: facts.network.holders(),
+                nodes: holders,
             }),
-            Removal::Finish | Removal::Force => {
-                Ok(removed(&intent.spec, !facts.network.blocks.is_empty()))
-            }
+            Removal::Finish | Removal::Force => Ok(removed(&intent.spec, !holders.is_empty())),
         }
     }
 
@@ -305,7 +330,11 @@ fn closing(tenant: TenantName, network: NetworkName) -> Vec<Event> {
             tenant: tenant.clone(),
             network: network.clone(),
         }),
-        Event::LeasesClosing(LeasesClosing { tenant, network }),
+        Event::LeasesClosing(LeasesClosing {
+            tenant,
+            network,
+            group: None,
+        }),
     ]
 }
 
@@ -315,7 +344,11 @@ fn reopened(tenant: TenantName, network: NetworkName) -> Vec<Event> {
             tenant: tenant.clone(),
             network: network.clone(),
         }),
-        Event::LeasesReopened(LeasesReopened { tenant, network }),
+        Event::LeasesReopened(LeasesReopened {
+            tenant,
+            network,
+            group: None,
+        }),
     ]
 }
 
@@ -333,7 +366,11 @@ fn removed(spec: &NetworkSpec, forced: bool) -> Vec<Event> {
             tenant: tenant.clone(),
             network: network.clone(),
         }),
-        Event::LeasesClosed(LeasesClosed { tenant, network }),
+        Event::LeasesClosed(LeasesClosed {
+            tenant,
+            network,
+            group: None,
+        }),
     ]
 }
 
@@ -351,9 +388,9 @@ impl Aggregate for Tenant {
             TenantCommand::Remove(c) => self.remove(c),
             TenantCommand::NetworkCreate(c) => self.network_create(c, facts),
             TenantCommand::NetworkRemove(c) => self.network_remove(c, facts),
-            TenantCommand::GroupCreate(c) => self.group_create(c),
+            TenantCommand::GroupCreate(c) => self.group_create(c, facts),
             TenantCommand::GroupUpdate(c) => self.group_update(c),
-            TenantCommand::GroupRemove(c) => self.group_remove(c, facts.drained),
+            TenantCommand::GroupRemove(c) => self.group_remove(c, facts),
             TenantCommand::PolicyCreate(c) => self.policy_create(c),
             TenantCommand::PolicyRemove(c) => self.policy_remove(c),
             TenantCommand::PolicyApply(c) => self.policy_apply(c),

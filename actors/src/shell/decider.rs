@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
@@ -234,6 +235,7 @@ impl<A: Gather> Decider<A> {
         }
         let gathered = A::gather(
             Rc::clone(&self.registry),
+            Arc::clone(&self.fold.state),
             ask.command.clone(),
             ask.external.clone(),
             freshness,

@@ -1,5 +1,6 @@
 //! Which snapshots of others an aggregate needs to decide, and where commands come in.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::decider::{Decider, Freshness, Snap, Trouble};
 use super::registry::Registry;
 use super::supervise::Supervised;
 use crate::aggregate::{
-    Aggregate, Cluster, ClusterFacts, Drained, Network, NetworkFacts, Tenant, TenantFacts,
+    Aggregate, Cluster, ClusterFacts, Drained, Leases, LeasesFacts, Tenant, TenantFacts,
 };
 
 /// Another aggregate's state, and up to where it reaches.
@@ -33,8 +34,10 @@ pub(super) trait Gather: Aggregate {
     /// What a command brings along that isn't in the log.
     type External: Clone + Send + 'static;
 
+    /// `state`: what the aggregate will decide on.
     fn gather(
         registry: Rc<Registry>,
+        state: Arc<Self>,
         command: Self::Command,
         external: Self::External,
         freshness: Freshness,
@@ -58,6 +61,7 @@ impl Gather for Cluster {
 
     fn gather(
         _: Rc<Registry>,
+        _: Arc<Self>,
         _: Self::Command,
         facts: ClusterFacts,
         _: Freshness,
@@ -72,6 +76,7 @@ impl Gather for Tenant {
 
     fn gather(
         registry: Rc<Registry>,
+        state: Arc<Self>,
         command: Self::Command,
         drained: Drained,
         freshness: Freshness,
@@ -80,15 +85,14 @@ impl Gather for Tenant {
             let cluster = snapshot(registry.cluster(), freshness).await?;
             let mut facts = TenantFacts {
                 cluster: cluster.state,
-                network: Arc::default(),
+                leases: BTreeMap::new(),
                 drained,
             };
             let mut fences = vec![(AggregateId::Cluster, cluster.revision)];
-            if let Some((tenant, network)) = command.network() {
-                let leases = snapshot(registry.network(tenant, network), freshness).await?;
-                facts.network = leases.state;
-                let id = AggregateId::Network(tenant.clone(), network.clone());
-                fences.push((id, leases.revision));
+            for pool in state.pools_of(&command) {
+                let leases = snapshot(registry.leases(&pool), freshness).await?;
+                facts.leases.insert(pool.clone(), leases.state);
+                fences.push((AggregateId::Leases(pool), leases.revision));
             }
             Ok(Gathered { facts, fences })
         }
@@ -96,18 +100,19 @@ impl Gather for Tenant {
     }
 }
 
-impl Gather for Network {
+impl Gather for Leases {
     type External = ();
 
     fn gather(
         registry: Rc<Registry>,
+        _: Arc<Self>,
         _: Self::Command,
         (): (),
         freshness: Freshness,
-    ) -> LocalBoxFuture<'static, Result<Gathered<NetworkFacts>, Trouble>> {
+    ) -> LocalBoxFuture<'static, Result<Gathered<LeasesFacts>, Trouble>> {
         async move {
             let cluster = snapshot(registry.cluster(), freshness).await?;
-            let facts = NetworkFacts {
+            let facts = LeasesFacts {
                 cluster: cluster.state,
             };
             let fences = vec![];

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bus_schema::command::Request;
-use bus_schema::{AggregateId, Command, CommandId, NetworkName, Reply, Revision, TenantName};
+use bus_schema::{AggregateId, Command, CommandId, PoolKey, Reply, Revision, TenantName};
 
 use super::decider::{Appended, Decider, Execute};
 use super::facts::Gather;
 use super::supervise::{Supervised, supervise};
-use crate::aggregate::{Cluster, ClusterFacts, Drained, Network, Routed, Tenant, route};
+use crate::aggregate::{Cluster, ClusterFacts, Drained, Leases, Routed, Tenant, route};
 use crate::journal::Journal;
 
 /// Commands and questions that wait for one actor. Beyond, they are answered "busy".
@@ -71,7 +71,7 @@ pub struct Registry {
     settings: Settings,
     cluster: RefCell<Option<Supervised<Decider<Cluster>>>>,
     tenants: RefCell<Shelf<TenantName, Tenant>>,
-    networks: RefCell<Shelf<(TenantName, NetworkName), Network>>,
+    leases: RefCell<Shelf<PoolKey, Leases>>,
     given_up: Cell<bool>,
 }
 
@@ -82,7 +82,7 @@ impl Registry {
             settings,
             cluster: RefCell::default(),
             tenants: RefCell::default(),
-            networks: RefCell::default(),
+            leases: RefCell::default(),
             given_up: Cell::new(false),
         })
     }
@@ -102,9 +102,7 @@ impl Registry {
                 ask.put(self.tenant(&tenant), command, external.drained)
                     .await
             }
-            Routed::Network(tenant, network, command) => {
-                ask.put(self.network(&tenant, &network), command, ()).await
-            }
+            Routed::Leases(pool, command) => ask.put(self.leases(&pool), command, ()).await,
         }
     }
 
@@ -140,16 +138,10 @@ impl Registry {
         shelf.take(tenant.clone(), || self.build("tenant", id))
     }
 
-    pub(super) fn network(
-        self: &Rc<Self>,
-        tenant: &TenantName,
-        network: &NetworkName,
-    ) -> Supervised<Decider<Network>> {
-        let id = AggregateId::Network(tenant.clone(), network.clone());
-        let mut shelf = self.networks.borrow_mut();
-        shelf.take((tenant.clone(), network.clone()), || {
-            self.build("network", id)
-        })
+    pub(super) fn leases(self: &Rc<Self>, pool: &PoolKey) -> Supervised<Decider<Leases>> {
+        let id = AggregateId::Leases(pool.clone());
+        let mut shelf = self.leases.borrow_mut();
+        shelf.take(pool.clone(), || self.build("leases", id))
     }
 
     /// Hands an actor that runs what was appended for it; one that misses it folds later.
@@ -157,10 +149,7 @@ impl Registry {
         let told = match id {
             AggregateId::Cluster => self.cluster.borrow().as_ref().map(|a| a.tell(appended)),
             AggregateId::Tenant(t) => self.tenants.borrow().get(t).map(|a| a.tell(appended)),
-            AggregateId::Network(t, n) => {
-                let key = (t.clone(), n.clone());
-                self.networks.borrow().get(&key).map(|a| a.tell(appended))
-            }
+            AggregateId::Leases(pool) => self.leases.borrow().get(pool).map(|a| a.tell(appended)),
         };
         if let Some(Err(busy)) = told {
             tracing::debug!("{busy}: it folds the log when it is asked next");

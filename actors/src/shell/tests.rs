@@ -295,6 +295,7 @@ impl Gather for Fussy {
 
     fn gather(
         _: Rc<Registry>,
+        _: Arc<Self>,
         _: String,
         (): (),
         _: Freshness,

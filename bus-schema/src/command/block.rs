@@ -3,13 +3,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkName, NodeName, TenantName};
+use crate::{GroupName, NetworkName, NodeName, PoolKey, TenantName};
 
-/// A node asks for a block of a network, or for one address of it.
+/// A node asks for a block of a network or of a group's pool, or for one address of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockLease {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub node: NodeName,
     /// The block that holds this address (`docker run --ip`); rejected with
     /// [`crate::Rejection::AddressHeld`] when another node holds it, who can cede it.
@@ -25,6 +28,9 @@ pub struct BlockLease {
 pub struct BlockReturn {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub block: IpNet,
     pub node: NodeName,
 }
@@ -34,15 +40,38 @@ pub struct BlockReturn {
 pub struct BlockCede {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub address: IpAddr,
     pub from: NodeName,
     pub to: NodeName,
 }
 
-/// Takes every block of the network from a node that was removed as lost.
+/// Takes every block of the pool from a node that was removed as lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockRevoke {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub node: NodeName,
 }
+
+macro_rules! keyed {
+    ($($command:ident),*) => {$(
+        impl $command {
+            /// Whose blocks it is about.
+            pub fn pool(&self) -> PoolKey {
+                PoolKey {
+                    tenant: self.tenant.clone(),
+                    network: self.network.clone(),
+                    group: self.group.clone(),
+                }
+            }
+        }
+    )*};
+}
+
+keyed!(BlockLease, BlockReturn, BlockCede, BlockRevoke);

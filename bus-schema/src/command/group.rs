@@ -11,6 +11,7 @@ pub struct GroupCreate {
     pub group: GroupName,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyName>,
+    /// Members get addresses of this range, and nobody else does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_pool: Option<AddressRange>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,13 +3,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkName, NodeName, Pool, TenantName};
+use crate::{AddressRange, GroupName, NetworkName, NodeName, Pool, TenantName};
 
 /// Blocks may be leased from these pools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeasesOpened {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub v4: Pool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v6: Option<Pool>,
@@ -20,6 +23,9 @@ pub struct LeasesOpened {
 pub struct LeasesClosing {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 /// The removal was given up: blocks are leased again.
@@ -27,13 +33,19 @@ pub struct LeasesClosing {
 pub struct LeasesReopened {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
-/// The network is gone; the last event of its leases, and a fence against late ones.
+/// The network or the group is gone; the last event of these leases, and a fence against late ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeasesClosed {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
 }
 
 /// The node alone gives out the addresses of this block, less those ceded.
@@ -41,6 +53,9 @@ pub struct LeasesClosed {
 pub struct BlockLeased {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub block: IpNet,
     pub node: NodeName,
 }
@@ -51,6 +66,9 @@ pub struct BlockLeased {
 pub struct BlockReturned {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub block: IpNet,
     pub node: NodeName,
 }
@@ -60,6 +78,9 @@ pub struct BlockReturned {
 pub struct BlockCeded {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub address: IpAddr,
     pub from: NodeName,
     pub to: NodeName,
@@ -70,6 +91,27 @@ pub struct BlockCeded {
 pub struct BlockRevoked {
     pub tenant: TenantName,
     pub network: NetworkName,
+    /// Of this group\'s own pool; absent: of the network\'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     pub block: IpNet,
     pub node: NodeName,
+}
+
+/// A group's pool begins: its addresses aren't the network's to give out any more, and no block of
+/// the network holds one of them that an endpoint could have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReserved {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    pub group: GroupName,
+    pub range: AddressRange,
+}
+
+/// The group is gone: its addresses are the network's again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReleased {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    pub group: GroupName,
 }

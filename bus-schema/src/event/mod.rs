@@ -21,7 +21,7 @@ pub use tenant::*;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkName, TenantName};
+use crate::{GroupName, NetworkName, PoolKey, TenantName};
 
 /// One event of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,8 @@ pub enum Event {
     BlockReturned(BlockReturned),
     BlockCeded(BlockCeded),
     BlockRevoked(BlockRevoked),
+    PoolReserved(PoolReserved),
+    PoolReleased(PoolReleased),
 
     /// An event that this build doesn't know and whose writer says that it may be skipped.
     #[serde(other)]
@@ -80,14 +82,28 @@ pub enum AggregateId {
     Cluster,
     /// A tenant's intent.
     Tenant(TenantName),
-    /// A network's blocks.
-    Network(TenantName, NetworkName),
+    /// The blocks of a network, or of a group's pool in it.
+    Leases(PoolKey),
+}
+
+impl AggregateId {
+    /// Whether it is the blocks of a group's own pool.
+    fn is_of_group(&self) -> bool {
+        matches!(self, Self::Leases(pool) if pool.group.is_some())
+    }
 }
 
 impl Event {
     /// Whose fold this event belongs to; `None` for what this build doesn't know.
     pub fn aggregate(&self) -> Option<AggregateId> {
-        use AggregateId::{Cluster, Network, Tenant};
+        use AggregateId::{Cluster, Leases, Tenant};
+        let leases = |tenant: &TenantName, network: &NetworkName, group: Option<&GroupName>| {
+            Leases(PoolKey {
+                tenant: tenant.clone(),
+                network: network.clone(),
+                group: group.cloned(),
+            })
+        };
         Some(match self {
             Self::ClusterCreated(_)
             | Self::Barrier
@@ -116,23 +132,29 @@ impl Event {
             Self::RuleAdded(e) => Tenant(e.tenant.clone()),
             Self::RuleRemoved(e) => Tenant(e.tenant.clone()),
 
-            Self::LeasesOpened(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::LeasesClosing(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::LeasesReopened(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::LeasesClosed(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::BlockLeased(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::BlockReturned(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::BlockCeded(e) => Network(e.tenant.clone(), e.network.clone()),
-            Self::BlockRevoked(e) => Network(e.tenant.clone(), e.network.clone()),
+            Self::LeasesOpened(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::LeasesClosing(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::LeasesReopened(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::LeasesClosed(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::BlockLeased(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::BlockReturned(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::BlockCeded(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::BlockRevoked(e) => leases(&e.tenant, &e.network, e.group.as_ref()),
+            Self::PoolReserved(e) => leases(&e.tenant, &e.network, None),
+            Self::PoolReleased(e) => leases(&e.tenant, &e.network, None),
 
             Self::Unknown => return None,
         })
     }
 
     /// The oldest schema whose reader may act on the event or skip it: a node that skipped a
-    /// group or a rule would let pass what it denies.
+    /// group or a rule would let pass what it denies, and one that didn't know of a group's pool
+    /// would give its addresses to others.
     pub fn min_reader(&self) -> u16 {
         match self {
+            Self::GroupCreated(e) if e.group.pool.is_some() => 3,
+            Self::PoolReserved(_) | Self::PoolReleased(_) => 3,
+            _ if self.aggregate().is_some_and(|it| it.is_of_group()) => 3,
             Self::GroupCreated(_)
             | Self::GroupUpdated(_)
             | Self::GroupClosing(_)
@@ -182,6 +204,8 @@ impl Event {
             Self::BlockReturned(_) => "block-returned",
             Self::BlockCeded(_) => "block-ceded",
             Self::BlockRevoked(_) => "block-revoked",
+            Self::PoolReserved(_) => "pool-reserved",
+            Self::PoolReleased(_) => "pool-released",
             Self::Unknown => "unknown",
         }
     }

@@ -3,6 +3,7 @@
 mod policy;
 mod rejection;
 
+pub(crate) use policy::pooled_events;
 pub(crate) use rejection::rejections;
 
 use std::net::IpAddr;
@@ -229,45 +230,64 @@ fn first_events() -> Vec<Event> {
         Event::LeasesOpened(event::LeasesOpened {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             v4: v4(),
             v6: Some(v6()),
         }),
         Event::LeasesClosing(event::LeasesClosing {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
         }),
         Event::LeasesReopened(event::LeasesReopened {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
         }),
         Event::LeasesClosed(event::LeasesClosed {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
         }),
         Event::BlockLeased(event::BlockLeased {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             block,
             node: node1.clone(),
         }),
         Event::BlockReturned(event::BlockReturned {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             block,
             node: node1.clone(),
         }),
         Event::BlockCeded(event::BlockCeded {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             address: ip("20.1.1.17"),
             from: node1.clone(),
             to: node("node2"),
         }),
         Event::BlockRevoked(event::BlockRevoked {
-            tenant,
-            network,
+            tenant: tenant.clone(),
+            network: network.clone(),
+            group: None,
             block,
             node: node1,
+        }),
+        Event::PoolReserved(event::PoolReserved {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            group: policy::group(),
+            range: v4().span(),
+        }),
+        Event::PoolReleased(event::PoolReleased {
+            tenant,
+            network,
+            group: policy::group(),
         }),
     ]
 }
@@ -310,6 +330,7 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
         Command::BlockLease(BlockLease {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             node: node1.clone(),
             address: Some(ip("20.1.1.17")),
             v6: false,
@@ -317,12 +338,14 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
         Command::BlockReturn(BlockReturn {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             block: subnet("20.1.1.16/28"),
             node: node1.clone(),
         }),
         Command::BlockCede(BlockCede {
             tenant: tenant.clone(),
             network: network.clone(),
+            group: None,
             address: ip("20.1.1.17"),
             from: node1.clone(),
             to: node("node2"),
@@ -330,6 +353,7 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
         Command::BlockRevoke(BlockRevoke {
             tenant,
             network,
+            group: None,
             node: node1,
         }),
     ];

@@ -11,8 +11,9 @@ use bus_schema::{
     Answer, Command, Event, GroupId, GroupName, GroupSpec, PolicyName, Query, Revision, Rule,
     RuleId, RuleSpec, event,
 };
+use ipnet::IpNet;
 
-use super::{ip, network, tenant, v4};
+use super::{ip, network, node, tenant, v4};
 
 pub(super) fn group() -> GroupName {
     GroupName::new("prod_db").expect("name")
@@ -72,6 +73,7 @@ fn spec() -> GroupSpec {
         id: GroupId(300),
         policies: vec![policy()],
         docker_name: Some("dbs".to_owned()),
+        pool: None,
     }
 }
 
@@ -119,6 +121,33 @@ pub(super) fn events() -> Vec<Event> {
             tenant,
             policy,
             rule: rule().id,
+        }),
+    ]
+}
+
+/// What there is of groups with addresses of their own.
+pub(crate) fn pooled_events() -> Vec<Event> {
+    let pool = v4();
+    let block = IpNet::new(ip("20.1.1.16"), 28).expect("a block");
+    let spec = GroupSpec {
+        pool: pool.range,
+        ..spec()
+    };
+    vec![
+        Event::GroupCreated(event::GroupCreated { group: spec }),
+        Event::LeasesOpened(event::LeasesOpened {
+            tenant: tenant(),
+            network: network(),
+            group: Some(group()),
+            v4: pool,
+            v6: None,
+        }),
+        Event::BlockLeased(event::BlockLeased {
+            tenant: tenant(),
+            network: network(),
+            group: Some(group()),
+            block,
+            node: node("node1"),
         }),
     ]
 }

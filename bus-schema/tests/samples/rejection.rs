@@ -1,6 +1,6 @@
 //! One sample of every rejection.
 
-use bus_schema::rejection::RuleUse;
+use bus_schema::rejection::{BlockUse, RuleUse};
 use bus_schema::{AddressRange, Rejection, Revision, Vni};
 
 use super::policy::{group, policy, rule};
@@ -9,6 +9,7 @@ use super::{endpoint_use, ip, network, node, subnet, tenant};
 pub(crate) fn rejections() -> Vec<Rejection> {
     let mut all = of_networks();
     all.extend(of_policies());
+    all.extend(of_pools());
     all
 }
 
@@ -216,6 +217,55 @@ fn of_networks() -> Vec<Rejection> {
             block: subnet("20.1.1.16/28"),
             network,
             node: node1,
+        },
+    ]
+}
+
+fn of_pools() -> Vec<Rejection> {
+    let (tenant, network, node1) = (tenant(), network(), node("node1"));
+    let pool = AddressRange {
+        first: ip("20.1.1.10"),
+        last: ip("20.1.1.20"),
+    };
+    vec![
+        Rejection::PoolOverlaps {
+            pool,
+            group: group(),
+            other: pool,
+        },
+        Rejection::PoolOutside {
+            pool,
+            network: network.clone(),
+            inside: subnet("20.1.1.0/24").into(),
+        },
+        Rejection::PoolHoldsReserved {
+            pool,
+            address: ip("20.1.1.20"),
+            network: network.clone(),
+        },
+        Rejection::PoolLeased {
+            pool,
+            network: network.clone(),
+            blocks: vec![BlockUse {
+                block: subnet("20.1.1.16/28"),
+                node: node1,
+            }],
+        },
+        Rejection::GroupPoolExhausted {
+            tenant,
+            network,
+            group: group(),
+            pool,
+        },
+        Rejection::AddressOutsidePool {
+            address: ip("20.1.1.5"),
+            group: group(),
+            pool,
+        },
+        Rejection::AddressInPool {
+            address: ip("20.1.1.20"),
+            group: group(),
+            pool,
         },
     ]
 }

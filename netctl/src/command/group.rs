@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate};
 use bus_schema::query::{GroupInfo, NetworkInfo};
 use bus_schema::{
-    AddressRange, Answer, Command, Endpoint, GroupName, NetworkName, PolicyName, Query, Rejection,
-    TenantName,
+    AddressRange, Answer, Command, Endpoint, GroupName, GroupSpec, NetworkName, PolicyName, Pool,
+    Query, Rejection, TenantName,
 };
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ use crate::output::{self, Table};
 pub(crate) enum Verb {
     /// Create a group in a network, and wait until the nodes have it
     #[command(
-        after_help = "On every node it is the Docker network GROUP.NETWORK. The same again is fine; another\nlist of policies is refused, `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  docker run --net web.contiv-net IMAGE"
+        after_help = "On every node it is the Docker network GROUP.NETWORK. The same again is fine; another\nlist of policies is refused, `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  netctl group create contiv-net db --ip-pool=20.1.1.16-20.1.1.63\n  docker run --net web.contiv-net IMAGE"
     )]
     Create(Box<Create>),
     /// Say which policies a group has from here on
@@ -258,7 +258,7 @@ fn table(groups: &[GroupInfo]) -> Table {
             spec.tenant.to_string(),
             spec.name.to_string(),
             spec.network.to_string(),
-            String::new(),
+            ip_pool(spec),
             spec.docker_name.clone().unwrap_or_default(),
             policies.join(","),
             String::new(),
@@ -272,6 +272,11 @@ fn table(groups: &[GroupInfo]) -> Table {
     table
 }
 
+/// The addresses that its members alone have; empty: they get the network's.
+fn ip_pool(spec: &GroupSpec) -> String {
+    spec.pool.map(|range| range.to_string()).unwrap_or_default()
+}
+
 /// A group's intent with Contiv's keys.
 fn config(info: &GroupInfo) -> Value {
     let spec = &info.spec;
@@ -281,7 +286,7 @@ fn config(info: &GroupInfo) -> Value {
         "tenantName": spec.tenant,
         "networkName": spec.network,
         "policies": spec.policies,
-        "ipPool": "",
+        "ipPool": ip_pool(spec),
         "netProfile": "",
         "cfgdTag": spec.docker_name.as_deref().unwrap_or_default(),
     })
@@ -313,7 +318,12 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
     if let Some(network) = network {
         let neighbours = of_tenant.iter().filter(|e| e.network == info.spec.network);
         let used = neighbours.flat_map(Endpoint::addresses);
-        oper["availableIPAddresses"] = json!(pool::available(&network.spec.v4, used));
+        let of_network = &network.spec.v4;
+        let pool = Pool {
+            range: info.spec.pool.or(of_network.range),
+            ..of_network.clone()
+        };
+        oper["availableIPAddresses"] = json!(pool::available(&pool, used));
         oper["pktTag"] = json!(network.spec.vni);
     }
     json!({ "Config": config(info), "Oper": oper })
@@ -321,7 +331,7 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
 
 #[cfg(test)]
 mod tests {
-    use bus_schema::{GroupId, GroupSpec, Revision};
+    use bus_schema::{GroupId, NetworkSpec, Revision, Vni};
 
     use super::*;
     use crate::output::Format;
@@ -335,6 +345,7 @@ mod tests {
                 id: GroupId(2),
                 policies: vec!["base".parse().unwrap(), "prod_web".parse().unwrap()],
                 docker_name: None,
+                pool: None,
             },
             created: Revision(9),
             closing: false,
@@ -352,6 +363,40 @@ Tenant   Group  Network     IP Pool  CfgdTag  Policies       Network profile  St
 default  web    contiv-net                    base,prod_web                   active
 "
         );
+    }
+
+    #[test]
+    fn a_pool_is_shown_and_what_is_free_of_it() {
+        let mut info = info();
+        info.spec.pool = Some(pool::range("20.1.1.1-20.1.1.3").unwrap());
+        let shown = table(std::slice::from_ref(&info)).render(Format::Table);
+        assert!(shown.contains("  20.1.1.1-20.1.1.3  "), "{shown}");
+        let network = NetworkInfo {
+            spec: NetworkSpec {
+                tenant: TenantName::default_tenant(),
+                name: "contiv-net".parse().unwrap(),
+                vni: Vni(1),
+                v4: Pool {
+                    subnet: "20.1.1.0/24".parse().unwrap(),
+                    gateway: "20.1.1.254".parse().unwrap(),
+                    range: None,
+                },
+                v6: None,
+                docker_name: None,
+            },
+            created: Revision(1),
+            closing: false,
+            blocks: Default::default(),
+            endpoints: 1,
+        };
+        let member = Endpoint {
+            group: Some("web".parse().unwrap()),
+            network: "contiv-net".parse().unwrap(),
+            ..endpoint::tests::endpoint("e1", "db")
+        };
+        let value = inspected(&info, Some(&network), &[member]);
+        assert_eq!(value["Config"]["ipPool"], "20.1.1.1-20.1.1.3");
+        assert_eq!(value["Oper"]["availableIPAddresses"], "20.1.1.2-20.1.1.3");
     }
 
     #[test]

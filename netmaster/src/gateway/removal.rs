@@ -74,7 +74,7 @@ impl Closing<'_> {
         // Before the nodes are asked: it counts for this closing alone.
         let closing = self.desk.shared.read(|view| self.target.closing(view));
         let mut drained = None;
-        if let Stand::Held(nodes) = self.stand(None) {
+        if let Stand::Unasked(nodes) | Stand::Held(nodes) = self.stand(None) {
             let answers = self.drain(&nodes, closing.unwrap_or_default().0).await;
             if !answers.in_use.is_empty() {
                 return self.abort(answers.in_use).await;
@@ -90,9 +90,8 @@ impl Closing<'_> {
             match self.stand(drained) {
                 Stand::Gone(revision) => return Reply::Accepted { revision, events },
                 Stand::Open => return self.reopened(),
-                Stand::Held(nodes)
-                    if self.target.is_group() || now() >= self.until || !self.any_alive(&nodes) =>
-                {
+                Stand::Unasked(nodes) => return self.held(nodes),
+                Stand::Held(nodes) if now() >= self.until || !self.any_alive(&nodes) => {
                     return self.held(nodes);
                 }
                 Stand::Held(_) => {}

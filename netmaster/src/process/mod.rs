@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bus_schema::command::{BlockRevoke, NetworkRemove, Removal};
-use bus_schema::{ClusterId, Command, CommandId, NodeName, Revision};
+use bus_schema::{ClusterId, Command, CommandId, GroupName, NodeName, Revision};
 
 use crate::view::{NetworkView, View};
 
@@ -43,24 +43,27 @@ pub(crate) fn finish(cluster: ClusterId, network: &NetworkView) -> Option<(Comma
 /// Who no longer belongs to the cluster loses its blocks. The id names the newest of them: a
 /// lease that raced with the removal makes it due again under another id.
 fn revoke(cluster: ClusterId, view: &View, network: &NetworkView) -> Vec<(CommandId, Command)> {
-    let mut strangers: BTreeMap<&NodeName, Revision> = BTreeMap::new();
-    for (node, leased) in network.blocks.values() {
-        if !view.nodes.contains_key(node) {
-            let newest = strangers.entry(node).or_default();
-            *newest = (*newest).max(*leased);
+    let mut strangers: BTreeMap<(&NodeName, Option<&GroupName>), Revision> = BTreeMap::new();
+    for held in network.blocks.values() {
+        if !view.nodes.contains_key(&held.node) {
+            let pool = (&held.node, held.group.as_ref());
+            let newest = strangers.entry(pool).or_default();
+            *newest = (*newest).max(held.since);
         }
     }
     let (tenant, name) = (&network.spec.tenant, &network.spec.name);
     strangers
         .into_iter()
-        .map(|(node, newest)| {
-            let step = format!("revoke {tenant}/{name} of {node} up to {newest}");
-            let command = Command::BlockRevoke(BlockRevoke {
+        .map(|((node, group), newest)| {
+            let command = BlockRevoke {
                 tenant: tenant.clone(),
                 network: name.clone(),
+                group: group.cloned(),
                 node: node.clone(),
-            });
-            (CommandId::derive(cluster.0, &step), command)
+            };
+            let step = format!("revoke {} of {node} up to {newest}", command.pool());
+            let id = CommandId::derive(cluster.0, &step);
+            (id, Command::BlockRevoke(command))
         })
         .collect()
 }
@@ -121,6 +124,7 @@ mod tests {
         Event::BlockLeased(BlockLeased {
             tenant: tenant(),
             network: "web".parse().expect("a name"),
+            group: None,
             block: block.parse().expect("a subnet"),
             node: "n1".parse().expect("a name"),
         })
@@ -131,6 +135,16 @@ mod tests {
             tenant: tenant(),
             network: "web".parse().expect("a name"),
         })
+    }
+
+    fn of_group(event: Event) -> Event {
+        match event {
+            Event::BlockLeased(leased) => Event::BlockLeased(BlockLeased {
+                group: Some("db".parse().expect("a name")),
+                ..leased
+            }),
+            other => other,
+        }
     }
 
     fn gone() -> Event {
@@ -156,6 +170,7 @@ mod tests {
         let returned = Event::BlockReturned(BlockReturned {
             tenant: tenant(),
             network: "web".parse().expect("a name"),
+            group: None,
             block: "20.1.1.0/28".parse().expect("a subnet"),
             node: "n1".parse().expect("a name"),
         });
@@ -194,5 +209,18 @@ mod tests {
             leased("20.1.1.16/28"),
         ]));
         assert_ne!(before[0].0, after[0].0);
+    }
+
+    #[test]
+    fn a_removed_node_loses_the_blocks_of_groups_by_a_command_of_their_own() {
+        let pool = of_group(leased("20.1.1.16/28"));
+        let due = due(&with([leased("20.1.1.0/28"), pool, gone()]));
+        let groups = due.iter().map(|(_, command)| match command {
+            Command::BlockRevoke(revoke) => revoke.group.as_ref().map(ToString::to_string),
+            other => panic!("{other:?}"),
+        });
+        let groups: Vec<Option<String>> = groups.collect();
+        assert_eq!(groups, [None, Some("db".to_owned())]);
+        assert_ne!(due[0].0, due[1].0);
     }
 }

@@ -103,7 +103,7 @@ impl View {
             created: network.created,
             closing: network.closing.is_some(),
             blocks: blocks
-                .map(|(block, (node, _))| (*block, node.clone()))
+                .map(|(block, held)| (*block, held.node.clone()))
                 .collect(),
             endpoints: count(endpoints),
         }

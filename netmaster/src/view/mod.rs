@@ -47,8 +47,17 @@ pub(crate) struct NetworkView {
     pub(crate) created: Revision,
     /// Where its removal began.
     pub(crate) closing: Option<Revision>,
-    /// Who gives out which addresses, and since when.
-    pub(crate) blocks: BTreeMap<IpNet, (NodeName, Revision)>,
+    /// Who gives out which addresses, those of its groups' pools included.
+    pub(crate) blocks: BTreeMap<IpNet, Held>,
+}
+
+/// A leased block.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) node: NodeName,
+    pub(crate) since: Revision,
+    /// Of this group's own pool.
+    pub(crate) group: Option<GroupName>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -121,11 +130,20 @@ impl View {
             }
             Event::NetworkReopened(e) => self.change(&e.tenant, &e.network, |n| n.closing = None),
             Event::BlockLeased(e) => self.change(&e.tenant, &e.network, |n| {
-                n.blocks.insert(e.block, (e.node.clone(), revision));
+                let held = Held {
+                    node: e.node.clone(),
+                    since: revision,
+                    group: e.group.clone(),
+                };
+                n.blocks.insert(e.block, held);
             }),
             Event::BlockCeded(e) => self.change(&e.tenant, &e.network, |n| {
-                let block = IpNet::from(e.address);
-                n.blocks.insert(block, (e.to.clone(), revision));
+                let held = Held {
+                    node: e.to.clone(),
+                    since: revision,
+                    group: e.group.clone(),
+                };
+                n.blocks.insert(IpNet::from(e.address), held);
             }),
             Event::BlockReturned(e) => self.change(&e.tenant, &e.network, |n| {
                 n.blocks.remove(&e.block);
@@ -152,6 +170,8 @@ impl View {
             | Event::LeasesClosing(_)
             | Event::LeasesReopened(_)
             | Event::LeasesClosed(_)
+            | Event::PoolReserved(_)
+            | Event::PoolReleased(_)
             | Event::Unknown => {}
         }
     }
@@ -197,6 +217,12 @@ impl View {
             Event::GroupRemoved(e) => {
                 if let Some(tenant) = self.tenants.get_mut(&e.tenant) {
                     tenant.groups.remove(&e.group);
+                    for network in tenant.networks.values_mut() {
+                        let group = Some(&e.group);
+                        network
+                            .blocks
+                            .retain(|_, held| held.group.as_ref() != group);
+                    }
                 }
             }
             _ => {}
@@ -292,16 +318,18 @@ impl View {
     /// Networks of which a node holds blocks.
     pub(crate) fn held_by(&self, node: &NodeName) -> Vec<NetworkName> {
         self.networks()
-            .filter(|network| network.blocks.values().any(|(holder, _)| holder == node))
+            .filter(|network| network.blocks.values().any(|held| held.node == *node))
             .map(|network| network.spec.name.clone())
             .collect()
     }
 }
 
 impl NetworkView {
-    /// Who holds blocks, each once.
-    pub(crate) fn holders(&self) -> Vec<NodeName> {
-        let mut nodes: Vec<NodeName> = self.blocks.values().map(|(node, _)| node.clone()).collect();
+    /// Who holds blocks, each once; those of a group's pool alone, or all.
+    pub(crate) fn holders(&self, group: Option<&GroupName>) -> Vec<NodeName> {
+        let held = self.blocks.values();
+        let held = held.filter(|it| group.is_none() || it.group.as_ref() == group);
+        let mut nodes: Vec<NodeName> = held.map(|it| it.node.clone()).collect();
         nodes.sort();
         nodes.dedup();
         nodes

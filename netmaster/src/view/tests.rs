@@ -56,12 +56,14 @@ fn events() -> Vec<Event> {
         Event::BlockLeased(BlockLeased {
             tenant: tenant(),
             network: web(),
+            group: None,
             block: net("20.1.1.0/28"),
             node: node("n1"),
         }),
         Event::BlockCeded(BlockCeded {
             tenant: tenant(),
             network: web(),
+            group: None,
             address: ip("20.1.1.7"),
             from: node("n1"),
             to: node("n2"),
@@ -138,13 +140,14 @@ fn a_returned_block_is_gone_and_a_closing_network_says_so() {
         Some(&Event::BlockReturned(BlockReturned {
             tenant: tenant(),
             network: web(),
+            group: None,
             block: net("20.1.1.0/28"),
             node: node("n1"),
         })),
     );
     let network = view.network(&tenant(), &web()).expect("there");
     assert_eq!(network.closing, Some(Revision(7)));
-    assert_eq!(network.holders(), [node("n2")]);
+    assert_eq!(network.holders(None), [node("n2")]);
     assert_eq!(view.held_by(&node("n1")), []);
 }
 
@@ -247,6 +250,7 @@ fn web_group(policies: &[&str]) -> GroupSpec {
         id: bus_schema::GroupId(2),
         policies: names.collect(),
         docker_name: None,
+        pool: None,
     }
 }
 

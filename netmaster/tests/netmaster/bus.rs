@@ -319,6 +319,7 @@ async fn an_event_for_newer_netmasters_closes_its_whole_tenant_and_no_other() {
     let lease = Command::BlockLease(BlockLease {
         tenant: tenant("blue"),
         network: network("web"),
+        group: None,
         node: node("n1"),
         address: None,
         v6: false,

@@ -20,7 +20,7 @@ use crate::support::{Api, Bus, Master, create, network, node, tenant, until};
 
 const ROUNDS: usize = 40;
 
-fn group(name: &str) -> GroupName {
+pub(crate) fn group(name: &str) -> GroupName {
     name.parse().expect("a name")
 }
 
@@ -28,7 +28,7 @@ fn policy(name: &str) -> PolicyName {
     name.parse().expect("a name")
 }
 
-fn create_group(name: &str) -> Command {
+pub(crate) fn create_group(name: &str) -> Command {
     Command::GroupCreate(GroupCreate {
         tenant: tenant("default"),
         network: network("front"),
@@ -39,7 +39,7 @@ fn create_group(name: &str) -> Command {
     })
 }
 
-fn remove(name: &str, mode: Removal) -> Command {
+pub(crate) fn remove(name: &str, mode: Removal) -> Command {
     Command::GroupRemove(GroupRemove {
         tenant: tenant("default"),
         group: group(name),
@@ -72,7 +72,7 @@ fn add(of: &str, id: &str, action: Action, peer: Option<Peer>) -> Command {
 }
 
 /// A cluster with network front.
-async fn with_front() -> (Bus, Api) {
+pub(crate) async fn with_front() -> (Bus, Api) {
     let bus = Bus::cluster().await;
     let first = bus.master("first").await;
     let api = bus.client().await;
@@ -82,7 +82,7 @@ async fn with_front() -> (Bus, Api) {
     (bus, api)
 }
 
-async fn two(bus: &Bus) -> (Master, Master) {
+pub(crate) async fn two(bus: &Bus) -> (Master, Master) {
     (bus.master("m1").await, bus.master("m2").await)
 }
 
@@ -258,7 +258,7 @@ async fn lists_show_what_was_just_written() {
 }
 
 /// Answers as a node what it is asked.
-async fn play(api: &Api, name: &str, reply: NodeReply) {
+pub(crate) async fn play(api: &Api, name: &str, reply: NodeReply) {
     let to = subject::of_node(&node(name), "drain-group");
     let mut asked = api.client.subscribe(to).await.expect("connected");
     api.client.flush().await.expect("connected");
@@ -288,7 +288,7 @@ async fn with_web() -> (Bus, Master, Api) {
 }
 
 /// The names of all groups, with a mark on those that close.
-async fn groups(api: &Api, seen: Revision) -> Vec<String> {
+pub(crate) async fn groups(api: &Api, seen: Revision) -> Vec<String> {
     let query = Query::GroupList {
         tenant: None,
         group: None,

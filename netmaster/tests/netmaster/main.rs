@@ -5,5 +5,6 @@ mod groups;
 mod init;
 mod journal;
 mod masters;
+mod pools;
 mod removal;
 mod support;

@@ -32,6 +32,7 @@ async fn lease(api: &Api, holder: &str) -> IpNet {
     let command = Command::BlockLease(BlockLease {
         tenant: tenant("default"),
         network: network("web"),
+        group: None,
         node: node(holder),
         address: None,
         v6: false,
@@ -46,6 +47,7 @@ async fn give_back(api: &Api, holder: &str, block: IpNet) {
     let command = Command::BlockReturn(BlockReturn {
         tenant: tenant("default"),
         network: network("web"),
+        group: None,
         block,
         node: node(holder),
     });

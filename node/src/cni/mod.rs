@@ -192,7 +192,11 @@ impl Cni {
             ))),
             Some(network) => {
                 let key = (meaning.tenant, meaning.network);
-                if log == LogState::InSync || self.endpoints.has_free(network, &key) {
+                let group = match &meaning.group {
+                    Group::Named(group) => Some(group),
+                    Group::None | Group::Hinted(_) => None,
+                };
+                if log == LogState::InSync || self.endpoints.has_free(network, &key, group) {
                     return Ok(());
                 }
                 Err(unavailable(format!(

@@ -81,6 +81,7 @@ impl Facts {
         let fact = NetworkFact {
             spec: spec.clone(),
             closing: false,
+            pools: Default::default(),
             blocks: Default::default(),
         };
         let tenant = self.projection.open(&red());

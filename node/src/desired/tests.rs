@@ -129,6 +129,7 @@ fn ruled() -> Facts {
                 Vec::new()
             },
             docker_name: None,
+            pool: None,
         };
         let closing = false;
         tenant.groups.insert(name, GroupFact { spec, closing });

@@ -5,7 +5,10 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 
-use bus_schema::{EndpointId, MacAddr, NetworkName, NetworkSpec, NodeName, Pool, TenantName, Vni};
+use bus_schema::{
+    AddressRange, EndpointId, GroupId, GroupName, GroupSpec, MacAddr, NetworkName, NetworkSpec,
+    NodeName, Pool, TenantName, Vni,
+};
 use imbl::OrdMap;
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -49,10 +52,24 @@ pub(crate) fn network(blocks: &[(&str, &str)]) -> NetworkFact {
             docker_name: None,
         },
         closing: false,
+        pools: Default::default(),
         blocks: blocks
             .iter()
             .map(|(block, holder)| (block.parse::<IpNet>().unwrap(), node(holder)))
             .collect(),
+    }
+}
+
+/// A group of the network, with these addresses for its members.
+pub(crate) fn group(name: &GroupName, pool: Option<AddressRange>) -> GroupSpec {
+    GroupSpec {
+        tenant: tenant(),
+        network: net(),
+        name: name.clone(),
+        id: GroupId::FIRST,
+        policies: Vec::new(),
+        docker_name: None,
+        pool,
     }
 }
 

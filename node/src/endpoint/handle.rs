@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bus_schema::command::{BlockCede, BlockLease};
 use bus_schema::node::{NodeReply, NodeRequest};
-use bus_schema::{Command, EndpointId, NetworkName, NodeName, Rejection, TenantName};
+use bus_schema::{
+    Command, EndpointId, GroupName, NetworkName, NodeName, PoolKey, Rejection, TenantName,
+};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::journal::{Damage, Journal};
 use super::ledger::{NetworkKey, Record};
 use super::manager::{Answer, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
-use super::pool::{Choice, choose, is_half_full};
+use super::pool::{Choice, For, choose, is_half_full};
 use super::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
 use crate::bus::{AskError, BusHandle};
 use crate::projection::{NetworkFact, Projection};
@@ -58,9 +60,9 @@ pub struct EndpointsHandle {
     facts: watch::Receiver<Projection>,
     kernel: watch::Receiver<Kernel>,
     bus: BusHandle,
-    /// Networks for which somebody asks for a block right now: one request is enough for all.
-    leasing: Arc<Mutex<BTreeMap<NetworkKey, Arc<tokio::sync::Mutex<()>>>>>,
-    ahead: Arc<Mutex<BTreeSet<NetworkKey>>>,
+    /// Pools for which somebody asks for a block right now: one request is enough for all.
+    leasing: Arc<Mutex<BTreeMap<PoolKey, Arc<tokio::sync::Mutex<()>>>>>,
+    ahead: Arc<Mutex<BTreeSet<PoolKey>>>,
 }
 
 impl EndpointsHandle {
@@ -104,7 +106,7 @@ impl EndpointsHandle {
 
     /// Takes an address before its endpoint exists. The same address again is fine.
     pub async fn reserve(&self, ask: Reserve) -> Result<IpAddr, AttachError> {
-        let key = (ask.tenant.clone(), ask.network.clone());
+        let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
         let ask = |haste, answer| Inbox::Reserve(ask.clone(), haste, answer);
         let deadline = Instant::now() + DEADLINE;
         let address = self.with_block(&key, deadline, ask).await?;
@@ -125,7 +127,7 @@ impl EndpointsHandle {
 
     /// Returns when the kernel has the endpoint. The same again gives the same answer.
     pub async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
-        let key = (ask.tenant.clone(), ask.network.clone());
+        let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
         let deadline = Instant::now() + DEADLINE;
         let message = |haste, answer| Inbox::Attach(ask.clone(), haste, answer);
         let attached = self.with_block(&key, deadline, message).await?;
@@ -169,11 +171,18 @@ impl EndpointsHandle {
         snapshot.endpoints.get(id).map(|it| it.as_ref().clone())
     }
 
-    /// Whether an endpoint of the network can be had without asking for a block.
-    pub fn has_free(&self, network: &NetworkFact, key: &NetworkKey) -> bool {
+    /// Whether an endpoint of the network, or of the group in it, can be had without asking for a
+    /// block.
+    pub fn has_free(
+        &self,
+        network: &NetworkFact,
+        key: &NetworkKey,
+        group: Option<&GroupName>,
+    ) -> bool {
         let snapshot = self.snapshot.borrow();
         let usage = snapshot.ledger.usage(key).cloned().unwrap_or_default();
-        choose(network, &usage, &self.me, false, now()) != Choice::None
+        let whom = For { group, v6: false };
+        choose(network, &usage, &self.me, whom, now()) != Choice::None
     }
 
     /// The endpoints of this node, as they change.
@@ -198,6 +207,7 @@ impl EndpointsHandle {
         let command = Command::BlockCede(BlockCede {
             tenant: key.0.clone(),
             network: key.1.clone(),
+            group: pool_of(&self.facts.borrow(), &key, address),
             address,
             from: self.me.clone(),
             to,
@@ -239,7 +249,7 @@ impl EndpointsHandle {
     /// Asks the manager until it needs no further block.
     async fn with_block<T>(
         &self,
-        key: &NetworkKey,
+        key: &PoolKey,
         deadline: Instant,
         message: impl Fn(Haste, Answer<Step<T>>) -> Inbox,
     ) -> Result<T, AttachError> {
@@ -274,15 +284,32 @@ impl EndpointsHandle {
         Err(unreachable(key, "the blocks leased hold no free address"))
     }
 
-    fn turn(&self, key: &NetworkKey) -> Arc<tokio::sync::Mutex<()>> {
+    /// Whose blocks an endpoint gets its address from.
+    fn pool_key(
+        &self,
+        tenant: &TenantName,
+        network: &NetworkName,
+        group: Option<&GroupName>,
+    ) -> PoolKey {
+        let facts = self.facts.borrow();
+        let fact = facts.network(tenant, network);
+        PoolKey {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            group: fact.and_then(|fact| fact.pool_group(group)),
+        }
+    }
+
+    fn turn(&self, key: &PoolKey) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
         turns.entry(key.clone()).or_default().clone()
     }
 
     /// An address that is on its way back to the pool can be leased when it has arrived there.
-    async fn until_returned(&self, key: &NetworkKey, address: IpAddr) -> Result<(), AttachError> {
+    async fn until_returned(&self, key: &PoolKey, address: IpAddr) -> Result<(), AttachError> {
+        let network = (key.tenant.clone(), key.network.clone());
         let arrived = |snapshot: &Snapshot| {
-            let usage = snapshot.ledger.usage(key);
+            let usage = snapshot.ledger.usage(&network);
             usage.is_none_or(|usage| !usage.returning.iter().any(|it| it.contains(&address)))
         };
         let mut snapshots = self.snapshot.clone();
@@ -292,13 +319,14 @@ impl EndpointsHandle {
     }
 
     /// Has a block leased to this node, or one address ceded, and waits for the log to say so.
-    async fn lease(&self, key: &NetworkKey, address: Option<IpAddr>) -> Result<(), AttachError> {
+    async fn lease(&self, key: &PoolKey, address: Option<IpAddr>) -> Result<(), AttachError> {
         if let Some(address) = address {
             self.until_returned(key, address).await?;
         }
         let command = Command::BlockLease(BlockLease {
-            tenant: key.0.clone(),
-            network: key.1.clone(),
+            tenant: key.tenant.clone(),
+            network: key.network.clone(),
+            group: key.group.clone(),
             node: self.me.clone(),
             address,
             v6: false,
@@ -320,7 +348,7 @@ impl EndpointsHandle {
 
     async fn ask_holder(
         &self,
-        key: &NetworkKey,
+        key: &PoolKey,
         address: IpAddr,
         holder: NodeName,
     ) -> Result<(), AttachError> {
@@ -333,8 +361,8 @@ impl EndpointsHandle {
             return Err(not_ceded("is giving its block back; try again".to_owned()));
         }
         let request = NodeRequest::Cede {
-            tenant: key.0.clone(),
-            network: key.1.clone(),
+            tenant: key.tenant.clone(),
+            network: key.network.clone(),
             address,
             to: self.me.clone(),
         };
@@ -353,7 +381,7 @@ impl EndpointsHandle {
             Err(error) => return Err(not_ceded(format!("can't be asked: {error}"))),
         }
         let ours = |facts: &Projection| {
-            let network = facts.network(&key.0, &key.1);
+            let network = facts.network(&key.tenant, &key.network);
             network.is_none_or(|it| it.is_held_by(address, &self.me))
         };
         let mut facts = self.facts.clone();
@@ -363,13 +391,19 @@ impl EndpointsHandle {
     }
 
     /// Asks for the next block when half of ours is taken, without anybody waiting for it.
-    fn lease_ahead(&self, key: &NetworkKey) {
+    fn lease_ahead(&self, key: &PoolKey) {
         let due = {
             let facts = self.facts.borrow();
             let snapshot = self.snapshot.borrow();
-            let usage = snapshot.ledger.usage(key).cloned().unwrap_or_default();
-            let network = facts.network(&key.0, &key.1);
-            network.is_some_and(|it| is_half_full(it, &usage, &self.me, false))
+            let network = (key.tenant.clone(), key.network.clone());
+            let usage = snapshot.ledger.usage(&network);
+            let usage = usage.cloned().unwrap_or_default();
+            let whom = For {
+                group: key.group.as_ref(),
+                v6: false,
+            };
+            let network = facts.network(&key.tenant, &key.network);
+            network.is_some_and(|it| is_half_full(it, &usage, &self.me, whom))
         };
         let started = due && locked(&self.ahead).insert(key.clone());
         if !started {
@@ -381,7 +415,7 @@ impl EndpointsHandle {
             let _turn = turn.lock().await;
             let leased = tokio::time::timeout(DEADLINE, handle.lease(&key, None)).await;
             if let Ok(Err(error)) = leased {
-                tracing::debug!(network = %key.1, %error, "no further block yet");
+                tracing::debug!(pool = %key, %error, "no further block yet");
             }
             locked(&handle.ahead).remove(&key);
         });
@@ -426,9 +460,15 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unreachable((_, network): &NetworkKey, reason: &str) -> AttachError {
+/// The group whose pool the address is of.
+pub(super) fn pool_of(facts: &Projection, key: &NetworkKey, address: IpAddr) -> Option<GroupName> {
+    let network = facts.network(&key.0, &key.1)?;
+    network.pool_of(address).map(|(group, _)| group.clone())
+}
+
+fn unreachable(key: &PoolKey, reason: &str) -> AttachError {
     AttachError::Unreachable {
-        network: network.clone(),
+        network: key.network.clone(),
         reason: reason.to_owned(),
     }
 }

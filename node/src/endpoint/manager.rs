@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
-use super::pool::{self, Choice};
+use super::pool::{self, Choice, For};
 use super::{Attach, AttachError, Description, LocalEndpoint, Reserve};
 use crate::desired::interface_names;
 use crate::projection::{NetworkFact, Projection};
@@ -124,11 +124,14 @@ impl Manager {
         self.must_be_open(&key, ask.group.as_ref())?;
         let usage = self.usage(&key);
         let address = match ask.address {
-            Some(address) => match self.claim(&network, &usage, address, None)? {
-                Step::Lease(_) => return Ok(Step::Lease(Some(address))),
-                Step::Done(()) => address,
-            },
-            None => match self.next(&network, &usage, haste) {
+            Some(address) => {
+                must_be_for(&network, address, ask.group.as_ref())?;
+                match self.claim(&network, &usage, address, None)? {
+                    Step::Lease(_) => return Ok(Step::Lease(Some(address))),
+                    Step::Done(()) => address,
+                }
+            }
+            None => match self.next(&network, &usage, ask.group.as_ref(), haste) {
                 Some(address) => address,
                 None => return Ok(Step::Lease(None)),
             },
@@ -157,12 +160,13 @@ impl Manager {
         let usage = self.usage(&key);
         let mut addresses = ask.addresses.clone();
         for address in &addresses {
+            must_be_for(&network, *address, ask.group.as_ref())?;
             if let Step::Lease(_) = self.claim(&network, &usage, *address, Some(&ask.id))? {
                 return Ok(Step::Lease(Some(*address)));
             }
         }
         if addresses.is_empty() {
-            match self.next(&network, &usage, haste) {
+            match self.next(&network, &usage, ask.group.as_ref(), haste) {
                 Some(address) => addresses.push(address),
                 None => return Ok(Step::Lease(None)),
             }
@@ -295,8 +299,15 @@ impl Manager {
         }
     }
 
-    fn next(&self, network: &NetworkFact, usage: &Usage, haste: Haste) -> Option<IpAddr> {
-        match pool::choose(network, usage, &self.me, false, now()) {
+    fn next(
+        &self,
+        network: &NetworkFact,
+        usage: &Usage,
+        group: Option<&GroupName>,
+        haste: Haste,
+    ) -> Option<IpAddr> {
+        let whom = For { group, v6: false };
+        match pool::choose(network, usage, &self.me, whom, now()) {
             Choice::Rested(address) => Some(address),
             Choice::Recent(address) if haste == Haste::Any => Some(address),
             Choice::Recent(_) | Choice::None => None,
@@ -364,6 +375,29 @@ impl Manager {
             snapshot.endpoints = self.ledger.endpoints().clone();
             snapshot.ledger = std::sync::Arc::new(self.ledger.clone());
         });
+    }
+}
+
+/// A pool's addresses are for the members of its group alone, and they get no others.
+fn must_be_for(
+    network: &NetworkFact,
+    address: IpAddr,
+    group: Option<&GroupName>,
+) -> Result<(), Rejection> {
+    let own = group.and_then(|it| Some((it, *network.pools.get(it)?)));
+    match (network.pool_of(address), own) {
+        (Some((owner, _)), Some((group, _))) if owner == group => Ok(()),
+        (_, Some((group, pool))) => Err(Rejection::AddressOutsidePool {
+            address,
+            group: group.clone(),
+            pool,
+        }),
+        (Some((owner, pool)), None) => Err(Rejection::AddressInPool {
+            address,
+            group: owner.clone(),
+            pool,
+        }),
+        (None, None) => Ok(()),
     }
 }
 

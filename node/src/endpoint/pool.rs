@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use bus_schema::{NodeName, Pool};
+use bus_schema::{GroupName, NodeName, Pool};
 use ipnet::IpNet;
 
 use super::ledger::Usage;
@@ -25,14 +25,28 @@ pub enum Choice {
     None,
 }
 
+/// Whose address is chosen: a member's of a group, if its group has a pool of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct For<'a> {
+    pub group: Option<&'a GroupName>,
+    pub v6: bool,
+}
+
 /// Picks an address out of `me`'s blocks.
-pub fn choose(network: &NetworkFact, usage: &Usage, me: &NodeName, v6: bool, now: u64) -> Choice {
-    let Some(pool) = pool_of(network, v6) else {
+pub fn choose(
+    network: &NetworkFact,
+    usage: &Usage,
+    me: &NodeName,
+    whom: For<'_>,
+    now: u64,
+) -> Choice {
+    let Some(pool) = network.pool(whom.group, whom.v6) else {
         return Choice::None;
     };
-    let free = own_blocks(network, pool, usage, me)
+    let free = own_blocks(network, &pool, usage, me, whom)
         .flat_map(|block| block.hosts_of())
         .filter(|address| pool.is_assignable(*address) && !usage.is_taken(*address))
+        .filter(|address| is_for(network, *address, whom.group))
         .filter(|address| network.is_held_by(*address, me));
     let best =
         free.min_by_key(|address| (usage.freed.get(address).copied().unwrap_or(0), *address));
@@ -46,36 +60,32 @@ pub fn choose(network: &NetworkFact, usage: &Usage, me: &NodeName, v6: bool, now
 }
 
 /// Whether half of what `me` may give out is taken: time to ask for the next block.
-pub fn is_half_full(network: &NetworkFact, usage: &Usage, me: &NodeName, v6: bool) -> bool {
-    let Some(pool) = pool_of(network, v6) else {
+pub fn is_half_full(network: &NetworkFact, usage: &Usage, me: &NodeName, whom: For<'_>) -> bool {
+    let Some(pool) = network.pool(whom.group, whom.v6) else {
         return false;
     };
     let (mut taken, mut all) = (0, 0);
-    for block in own_blocks(network, pool, usage, me) {
+    for block in own_blocks(network, &pool, usage, me, whom) {
         let assignable = block.hosts_of().filter(|it| pool.is_assignable(*it));
+        let assignable = assignable.filter(|it| is_for(network, *it, whom.group));
         all += assignable.count();
         taken += usage.taken_in(block);
     }
     taken * 2 >= all
 }
 
-/// The addresses of one family.
-pub fn pool_of(network: &NetworkFact, v6: bool) -> Option<&Pool> {
-    if v6 {
-        network.spec.v6.as_ref()
-    } else {
-        Some(&network.spec.v4)
-    }
+/// Whether an address is one for members of the group, or for those of none with a pool.
+fn is_for(network: &NetworkFact, address: IpAddr, group: Option<&GroupName>) -> bool {
+    let of = network.pool_of(address).map(|(group, _)| group);
+    of == group.filter(|it| network.pools.contains_key(*it))
 }
 
 /// Whether a block is one address that its holder ceded, not a block of the pool's own size.
 pub fn is_ceded(network: &NetworkFact, block: IpNet) -> bool {
-    let pool = network
-        .spec
-        .pools()
-        .find(|pool| pool.subnet.contains(&block));
+    let group = network.pool_of(block.addr()).map(|(group, _)| group);
+    let pool = network.pool(group, block.addr().is_ipv6());
     block.prefix_len() == block.max_prefix_len()
-        && pool.is_some_and(|pool| pool.block_prefix() != block.max_prefix_len())
+        && pool.is_some_and(|pool| pool.block_at(block.addr()) != block)
 }
 
 /// The blocks that ordinary endpoints get their addresses from. An address that was ceded to this
@@ -85,9 +95,12 @@ fn own_blocks<'a>(
     pool: &'a Pool,
     usage: &'a Usage,
     me: &'a NodeName,
+    whom: For<'a>,
 ) -> impl Iterator<Item = IpNet> + 'a {
+    let own = whom.group.filter(|it| network.pools.contains_key(*it));
     network.blocks_of(me).filter(move |block| {
         pool.subnet.contains(block)
+            && network.pool_around(*block) == own
             && !usage.returning.contains(block)
             && !is_ceded(network, *block)
     })

@@ -2,6 +2,10 @@ use super::*;
 use crate::endpoint::fixture::{endpoint, ip, key, network, node};
 use crate::endpoint::{Ledger, Record};
 
+const ANY: For<'_> = For {
+    group: None,
+    v6: false,
+};
 const NOW: u64 = 1_000_000;
 
 fn usage(records: &[Record]) -> Usage {
@@ -25,7 +29,7 @@ fn freed(address: &str, at: u64) -> Record {
 }
 
 fn next(blocks: &[(&str, &str)], records: &[Record]) -> Choice {
-    choose(&network(blocks), &usage(records), &node("a"), false, NOW)
+    choose(&network(blocks), &usage(records), &node("a"), ANY, NOW)
 }
 
 #[test]
@@ -88,8 +92,47 @@ fn half_is_when_the_next_block_is_asked_for() {
         let records: Vec<Record> = (0..count)
             .map(|n| attached(&format!("e{n}"), &format!("10.0.0.{}", 16 + n)))
             .collect();
-        is_half_full(&network, &usage(&records), &node("a"), false)
+        is_half_full(&network, &usage(&records), &node("a"), ANY)
     };
     assert_eq!([0, 3, 4, 8].map(taken), [false, false, true, true]);
-    assert!(is_half_full(&network, &usage(&[]), &node("b"), false));
+    assert!(is_half_full(&network, &usage(&[]), &node("b"), ANY));
+}
+
+/// Group `db` has these addresses for its members.
+fn pooled(range: (&str, &str), blocks: &[(&str, &str)]) -> NetworkFact {
+    let mut network = network(blocks);
+    let (first, last) = (ip(range.0), ip(range.1));
+    let db: GroupName = "db".parse().unwrap();
+    let range = bus_schema::AddressRange { first, last };
+    network.pools.insert(db, range);
+    network
+}
+
+#[test]
+fn a_pool_is_for_its_group_alone() {
+    // The network's block holds addresses of the pool, and a block of the pool lies in it.
+    let blocks = [("10.0.0.0/28", "a"), ("10.0.0.8/30", "a")];
+    let network = pooled(("10.0.0.2", "10.0.0.11"), &blocks);
+    let next = |group: &str| {
+        let group: GroupName = group.parse().unwrap();
+        let whom = For {
+            group: Some(&group),
+            v6: false,
+        };
+        choose(&network, &usage(&[]), &node("a"), whom, NOW)
+    };
+    assert_eq!(next("db"), Choice::Rested(ip("10.0.0.8")));
+    // A group without a pool has its network's.
+    assert_eq!(next("web"), Choice::Rested(ip("10.0.0.12")));
+    let other = choose(&network, &usage(&[]), &node("a"), ANY, NOW);
+    assert_eq!(other, Choice::Rested(ip("10.0.0.12")));
+}
+
+#[test]
+fn a_single_address_of_a_pool_is_no_ceded_one() {
+    let network = pooled(("10.0.0.8", "10.0.0.11"), &[("10.0.0.9/32", "a")]);
+    assert!(!is_ceded(&network, "10.0.0.9/32".parse().unwrap()));
+    assert!(is_ceded(&network, "10.0.0.13/32".parse().unwrap()));
+    let large = pooled(("10.0.0.128", "10.0.0.255"), &[]);
+    assert!(is_ceded(&large, "10.0.0.129/32".parse().unwrap()));
 }

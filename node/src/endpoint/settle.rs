@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bus_schema::command::{BlockCede, BlockReturn};
 use bus_schema::node::LogState;
-use bus_schema::{Command, NodeName};
+use bus_schema::{Command, GroupName, NodeName};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use super::handle::pool_of;
 use super::ledger::{Ledger, NetworkKey, Record};
 use super::pool::is_ceded;
 use super::{EndpointsHandle, Snapshot};
@@ -68,7 +69,10 @@ pub fn due(facts: &Projection, ledger: &Ledger, me: &NodeName) -> Due {
         let usage = usages.remove(&key).unwrap_or_default();
         for block in network.blocks_of(me) {
             let in_use = usage.in_use.keys().any(|address| block.contains(address));
+            let group = network.pool_around(block);
+            let group = group.and_then(|group| facts.group_fact(tenant, group));
             let spare = network.closing
+                || group.is_some_and(|group| group.closing)
                 || is_ceded(network, block)
                     && usage.freed.contains_key(&block.addr())
                     && !usage.is_taken(block.addr());
@@ -95,7 +99,14 @@ pub async fn run(
         let ledger = snapshots.borrow_and_update().ledger.clone();
         let mut left = false;
         if ready {
-            left = !work(&endpoints, &bus, &me, due(&projection, &ledger, &me)).await;
+            left = !work(
+                &endpoints,
+                &bus,
+                &me,
+                &projection,
+                due(&projection, &ledger, &me),
+            )
+            .await;
         }
         let again = async {
             if left {
@@ -117,7 +128,13 @@ pub async fn run(
 }
 
 /// False: something has to be tried again.
-async fn work(endpoints: &EndpointsHandle, bus: &BusHandle, me: &NodeName, due: Due) -> bool {
+async fn work(
+    endpoints: &EndpointsHandle,
+    bus: &BusHandle,
+    me: &NodeName,
+    facts: &Projection,
+    due: Due,
+) -> bool {
     let mut done = true;
     let mut settled = due.settled;
     let mut returning = due.returning;
@@ -134,6 +151,7 @@ async fn work(endpoints: &EndpointsHandle, bus: &BusHandle, me: &NodeName, due: 
         let command = Command::BlockReturn(BlockReturn {
             tenant: key.0.clone(),
             network: key.1.clone(),
+            group: pool_around(facts, &key, block),
             block,
             node: me.clone(),
         });
@@ -154,6 +172,7 @@ async fn work(endpoints: &EndpointsHandle, bus: &BusHandle, me: &NodeName, due: 
         let command = Command::BlockCede(BlockCede {
             tenant: key.0.clone(),
             network: key.1.clone(),
+            group: pool_of(facts, &key, address),
             address,
             from: me.clone(),
             to,
@@ -170,10 +189,18 @@ async fn work(endpoints: &EndpointsHandle, bus: &BusHandle, me: &NodeName, due: 
     done
 }
 
+/// The group whose pool the block is of.
+fn pool_around(facts: &Projection, key: &NetworkKey, block: IpNet) -> Option<GroupName> {
+    facts.network(&key.0, &key.1)?.pool_around(block).cloned()
+}
+
 #[cfg(test)]
 mod tests {
+    use bus_schema::AddressRange;
+
     use super::*;
-    use crate::endpoint::fixture::{endpoint, facts, ip, key, network, node};
+    use crate::endpoint::fixture::{endpoint, facts, group, ip, key, network, node};
+    use crate::projection::GroupFact;
 
     const MINE: &str = "10.0.0.16/28";
 
@@ -253,5 +280,34 @@ mod tests {
             .iter()
             .for_each(|record| settled.apply(record));
         assert_eq!(settled, Ledger::default());
+    }
+
+    #[test]
+    fn a_closing_group_gets_its_pools_blocks_back_and_no_others() {
+        let db: GroupName = "db".parse().unwrap();
+        let mut network = network(&[(MINE, "a"), ("10.0.0.20/30", "a"), ("10.0.0.24/30", "a")]);
+        let range = AddressRange {
+            first: ip("10.0.0.20"),
+            last: ip("10.0.0.27"),
+        };
+        network.pools.insert(db.clone(), range);
+        let mut facts = facts(network);
+        let closing = |facts: &mut Projection, closing| {
+            let spec = group(&db, Some(range));
+            let tenant = facts.tenants.get_mut(&key().0).unwrap();
+            tenant
+                .groups
+                .insert(db.clone(), GroupFact { spec, closing });
+        };
+        let used = [Record::Attached {
+            endpoint: Box::new(endpoint("e1", "10.0.0.20")),
+        }];
+        closing(&mut facts, false);
+        assert!(unused(&facts, &used).is_empty());
+        closing(&mut facts, true);
+        assert_eq!(unused(&facts, &used), ["10.0.0.24/30"]);
+        assert_eq!(unused(&facts, &[]), ["10.0.0.20/30", "10.0.0.24/30"]);
+        let pool = |block: &str| pool_around(&facts, &key(), block.parse().unwrap());
+        assert_eq!([pool(MINE), pool("10.0.0.20/30")], [None, Some(db.clone())]);
     }
 }

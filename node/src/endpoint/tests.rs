@@ -351,6 +351,7 @@ async fn a_group_takes_endpoints_of_its_network_while_it_is_open() {
             id: bus_schema::GroupId::FIRST,
             policies: Vec::new(),
             docker_name: None,
+            pool: None,
         },
         closing,
     };
@@ -437,4 +438,85 @@ async fn what_lost_its_namespace_is_detached_and_nothing_else() {
     std::fs::remove_file(&there).unwrap();
     assert_eq!(left(1).await, ["docker"]);
     drop(watch);
+}
+
+/// Group `db` has 10.0.0.8 and 10.0.0.9 for its members.
+#[tokio::test]
+async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
+    let mut bench = Bench::new(&[("10.0.0.0/28", "a")]);
+    let db: GroupName = "db".parse().unwrap();
+    let range = bus_schema::AddressRange {
+        first: ip("10.0.0.8"),
+        last: ip("10.0.0.9"),
+    };
+    let facts = bench.facts.clone();
+    let hold = |blocks: &[(&str, &str)]| {
+        facts.send_modify(|facts| {
+            let tenant = facts.tenants.get_mut(&tenant()).unwrap();
+            let mut network = network(blocks);
+            network.pools.insert(db.clone(), range);
+            tenant.networks.insert(net(), network);
+            let spec = fixture::group(&db, Some(range));
+            let closing = false;
+            tenant
+                .groups
+                .insert(db.clone(), GroupFact { spec, closing });
+            facts.applied = facts.applied.next();
+        });
+    };
+    hold(&[("10.0.0.0/28", "a")]);
+    let member = |id: &str, address| Attach {
+        group: Some(db.clone()),
+        ..attach(id, address)
+    };
+    let attaching = bench.handle.clone();
+    let ask = member("e1", None);
+    let first = tokio::spawn(async move { attaching.attach(ask).await });
+    let Ask::Command { command, answer } = bench.asked().await else {
+        panic!("a lease")
+    };
+    let Command::BlockLease(lease) = &command else {
+        panic!("{command:?}")
+    };
+    assert_eq!((&lease.group, lease.address), (&Some(db.clone()), None));
+    hold(&[("10.0.0.0/28", "a"), ("10.0.0.8/32", "a")]);
+    answer.send(Ok(Revision(1))).unwrap();
+    let first = first.await.unwrap().unwrap();
+    assert_eq!(first.endpoint.addresses, [ip("10.0.0.8")]);
+    // The block ahead: it has come before anybody needs it.
+    let Ask::Command { answer, .. } = bench.asked().await else {
+        panic!("a lease")
+    };
+    let exhausted = Rejection::GroupPoolExhausted {
+        tenant: tenant(),
+        network: net(),
+        group: db.clone(),
+        pool: range,
+    };
+    answer
+        .send(Err(AskError::Rejected(exhausted.clone())))
+        .unwrap();
+
+    let attaching = bench.handle.clone();
+    let ask = member("e2", None);
+    let second = tokio::spawn(async move { attaching.attach(ask).await });
+    let Ask::Command { answer, .. } = bench.asked().await else {
+        panic!("a lease")
+    };
+    answer.send(Err(AskError::Rejected(exhausted))).unwrap();
+    let error = second.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("is used up"), "{error}");
+
+    for (ask, why) in [
+        (attach("e3", Some("10.0.0.9")), "only its members"),
+        (member("e3", Some("10.0.0.5")), "doesn't lie in the pool"),
+    ] {
+        let error = bench.handle.attach(ask).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    for n in 0..12 {
+        let ask = attach(&format!("o{n}"), None);
+        let given = bench.handle.attach(ask).await.unwrap();
+        assert!(!range.contains(given.endpoint.addresses[0]), "{given:?}");
+    }
 }

@@ -137,6 +137,7 @@ fn tenant(dice: &mut Dice) -> TenantFact {
         let fact = NetworkFact {
             spec,
             closing: false,
+            pools: Default::default(),
             blocks: Default::default(),
         };
         tenant.networks.insert(network(number), fact);
@@ -160,6 +161,7 @@ fn tenant(dice: &mut Dice) -> TenantFact {
             id: GroupId(name as u16 + 2),
             policies: policies.collect(),
             docker_name: None,
+            pool: None,
         };
         tenant.groups.insert(
             group(name),
@@ -393,6 +395,7 @@ fn what_must_end_is_of_the_policies_groups_and_denied_now() {
             id: GroupId(number as u16 + 2),
             policies,
             docker_name: None,
+            pool: None,
         };
         let closing = false;
         tenant

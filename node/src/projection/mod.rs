@@ -16,8 +16,8 @@ pub use view::EndpointsView;
 
 use bus_schema::event::Settings;
 use bus_schema::{
-    ClusterId, Event, EventId, GroupId, GroupName, GroupSpec, MachineId, NetworkName, NetworkSpec,
-    NodeName, PolicyName, Revision, Rule, RuleId, TenantName, subject,
+    AddressRange, ClusterId, Event, EventId, GroupId, GroupName, GroupSpec, MachineId, NetworkName,
+    NetworkSpec, NodeName, PolicyName, Pool, Revision, Rule, RuleId, TenantName, subject,
 };
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -96,6 +96,23 @@ impl TenantFact {
         ruled.unwrap_or_default().max(self.ruled)
     }
 
+    /// The group's addresses are its network's again; what is leased of them isn't any more.
+    fn release_pool(&mut self, group: &GroupName) {
+        for (name, network) in self.networks.clone() {
+            if !network.pools.contains_key(group) {
+                continue;
+            }
+            let blocks = network.blocks.iter();
+            let blocks = blocks.filter(|(block, _)| network.pool_around(**block) != Some(group));
+            let mut released = NetworkFact {
+                blocks: blocks.map(|(block, node)| (*block, node.clone())).collect(),
+                ..network.clone()
+            };
+            released.pools.remove(group);
+            self.networks.insert(name, released);
+        }
+    }
+
     /// The group with this id.
     pub fn group_of(&self, id: GroupId) -> Option<&GroupFact> {
         self.groups.values().find(|group| group.spec.id == id)
@@ -110,33 +127,60 @@ pub struct NetworkFact {
     pub closing: bool,
     /// A ceded address is a /32 (or a /128) here, inside the block of its former holder.
     pub blocks: OrdMap<IpNet, NodeName>,
+    /// What its groups have for their members alone.
+    #[serde(default)]
+    pub pools: OrdMap<GroupName, AddressRange>,
 }
 
 impl NetworkFact {
-    /// The block that `address` belongs to, and its holder: a ceded address before the block
-    /// around it.
+    /// The group that has the address for its members alone.
+    pub fn pool_of(&self, address: IpAddr) -> Option<(&GroupName, AddressRange)> {
+        let mut pools = self.pools.iter().map(|(group, range)| (group, *range));
+        pools.find(|(_, range)| range.contains(address))
+    }
+
+    /// The group whose pool the block is of; none: it is one of the network's, which may hold
+    /// addresses of pools among others.
+    pub fn pool_around(&self, block: IpNet) -> Option<&GroupName> {
+        let inside =
+            |it: &AddressRange| it.contains(block.network()) && it.contains(block.broadcast());
+        let mut pools = self.pools.iter();
+        pools.find(|(_, range)| inside(range)).map(|it| it.0)
+    }
+
+    /// What the members of the group get addresses of, or everybody else; of this family.
+    pub fn pool(&self, group: Option<&GroupName>, v6: bool) -> Option<Pool> {
+        let of_network = if v6 {
+            self.spec.v6.as_ref()?
+        } else {
+            &self.spec.v4
+        };
+        let own = group.and_then(|group| self.pools.get(group));
+        let own = own.filter(|range| range.first.is_ipv6() == v6);
+        Some(Pool {
+            range: own.copied().or(of_network.range),
+            ..of_network.clone()
+        })
+    }
+
+    /// The group whose blocks its members get addresses of; none: the network's.
+    pub fn pool_group(&self, group: Option<&GroupName>) -> Option<GroupName> {
+        group.filter(|it| self.pools.contains_key(*it)).cloned()
+    }
+
+    /// The block that `address` belongs to, and its holder: a ceded address, or a block of a
+    /// group's pool, before the network's block around it.
     pub fn block_of(&self, address: IpAddr) -> Option<(IpNet, &NodeName)> {
         let pool = self
             .spec
             .pools()
             .find(|pool| pool.subnet.contains(&address))?;
-        let whole = IpNet::from(address);
-        [
-            whole.prefix_len(),
-            pool.block_prefix(),
-            pool.subnet.prefix_len(),
-        ]
-        .into_iter()
-        .filter_map(|length| IpNet::new(address, length).ok())
-        .find_map(|net| self.blocks.get_key_value(&net.trunc()))
-        .map(|(block, node)| (*block, node))
-        .or_else(|| {
-            self.blocks
-                .iter()
-                .filter(|(block, _)| block.contains(&address))
-                .max_by_key(|(block, _)| block.prefix_len())
-                .map(|(block, node)| (*block, node))
-        })
+        let longest = pool.subnet.max_prefix_len();
+        (pool.subnet.prefix_len()..=longest)
+            .rev()
+            .filter_map(|length| IpNet::new(address, length).ok())
+            .find_map(|net| self.blocks.get_key_value(&net.trunc()))
+            .map(|(block, node)| (*block, node))
     }
 
     /// Whether `node` alone gives out `address`.
@@ -202,6 +246,7 @@ impl Projection {
             Event::GroupReopened(e) => self.group(&e.tenant, &e.group, |g| g.closing = false),
             Event::GroupRemoved(e) => self.tenant(&e.tenant, |tenant| {
                 tenant.groups.remove(&e.group);
+                tenant.release_pool(&e.group);
             }),
             Event::PolicyCreated(e) => self.tenant(&e.tenant, |tenant| {
                 tenant.policies.entry(e.policy.clone()).or_default();
@@ -240,7 +285,9 @@ impl Projection {
             | Event::LeasesOpened(_)
             | Event::LeasesClosing(_)
             | Event::LeasesReopened(_)
-            | Event::LeasesClosed(_) => Touched::default(),
+            | Event::LeasesClosed(_)
+            | Event::PoolReserved(_)
+            | Event::PoolReleased(_) => Touched::default(),
             Event::Barrier | Event::Unknown => Touched::default(),
         }
     }
@@ -332,6 +379,7 @@ impl Projection {
             spec: spec.clone(),
             closing: false,
             blocks: OrdMap::new(),
+            pools: OrdMap::new(),
         };
         tenant.networks.insert(spec.name.clone(), fact);
         Touched::network(&spec.tenant, &spec.name)
@@ -345,6 +393,10 @@ impl Projection {
         let ruled = self.applied;
         let tenant = self.open(&spec.tenant);
         tenant.groups.insert(spec.name.clone(), fact);
+        let network = tenant.networks.get_mut(&spec.network);
+        if let (Some(pool), Some(network)) = (spec.pool, network) {
+            network.pools.insert(spec.name.clone(), pool);
+        }
         tenant.ruled = ruled;
         Touched::tenant(&spec.tenant)
     }

@@ -62,6 +62,7 @@ fn leased(of: &str, name: &str, block: &str, to: &str) -> Event {
     Event::BlockLeased(BlockLeased {
         tenant: tenant(of),
         network: net(name),
+        group: None,
         block: block.parse().unwrap(),
         node: node(to),
     })
@@ -71,6 +72,7 @@ fn returned(of: &str, name: &str, block: &str, by: &str) -> Event {
     Event::BlockReturned(BlockReturned {
         tenant: tenant(of),
         network: net(name),
+        group: None,
         block: block.parse().unwrap(),
         node: node(by),
     })
@@ -112,6 +114,7 @@ fn histories() -> Vec<Vec<Event>> {
             Event::BlockCeded(BlockCeded {
                 tenant: tenant("blue"),
                 network: net("web"),
+                group: None,
                 address: "10.0.0.20".parse().unwrap(),
                 from: node("a"),
                 to: node("b"),
@@ -305,6 +308,7 @@ fn group(of: &str, name: &str, id: u16, policies: &[&str]) -> GroupSpec {
         id: GroupId(id),
         policies: policies.iter().map(|it| it.parse().unwrap()).collect(),
         docker_name: None,
+        pool: None,
     }
 }
 

@@ -169,6 +169,7 @@ impl World {
         let fact = NetworkFact {
             spec: spec.clone(),
             closing: false,
+            pools: Default::default(),
             blocks: blocks.into_iter().collect(),
         };
         let tenant = self.facts.open(&tenant(of));
@@ -307,6 +308,7 @@ impl World {
             id: GroupId(id),
             policies: policies.collect(),
             docker_name: None,
+            pool: None,
         };
         let fact = self.facts.open(&tenant(of));
         fact.ruled.0 += 1;

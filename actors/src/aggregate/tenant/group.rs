@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate, Removal};
 use bus_schema::event::{GroupClosing, GroupCreated, GroupRemoved, GroupReopened, GroupUpdated};
 use bus_schema::policy::Peer;
-use bus_schema::{Event, GroupId, GroupName, GroupSpec, PolicyName, Rejection, TenantName};
+use bus_schema::{
+    Event, GroupId, GroupName, GroupSpec, NetworkSpec, PolicyName, Rejection, TenantName,
+};
 
-use super::{Drained, Tenant, subnet};
+use super::{Tenant, TenantFacts, pool, subnet};
 
 /// A group as its tenant wants it.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,21 +36,23 @@ impl GroupIntent {
 }
 
 impl Tenant {
-    pub(super) fn group_create(&self, c: &GroupCreate) -> Result<Vec<Event>, Rejection> {
+    pub(super) fn group_create(
+        &self,
+        c: &GroupCreate,
+        facts: &TenantFacts,
+    ) -> Result<Vec<Event>, Rejection> {
         self.must_be_open(&c.tenant)?;
-        if c.ip_pool.is_some() {
-            return Err(Rejection::Unsupported {
-                what: "--ip-pool".to_owned(),
-                instead: "leave it out, members get addresses of the network".to_owned(),
-            });
-        }
         subnet::docker_name(c.docker_name.as_deref())?;
         let policies = self.attachable(&c.tenant, &c.policies)?;
         if let Some(existing) = self.groups.get(&c.group) {
             return same_again(existing, c, &policies).map(|()| vec![]);
         }
         self.must_be_no_network(&c.tenant, &c.group)?;
-        self.must_take_groups(c)?;
+        let network = self.must_take_groups(c)?;
+        let pool = match c.ip_pool {
+            None => None,
+            Some(range) => Some(self.pool(range, network, facts)?),
+        };
         let spec = GroupSpec {
             tenant: c.tenant.clone(),
             network: c.network.clone(),
@@ -56,9 +60,12 @@ impl Tenant {
             id: self.free_id(&c.tenant)?,
             policies,
             docker_name: c.docker_name.clone(),
+            pool: c.ip_pool,
         };
         self.must_not_share_docker_name(&c.tenant, &spec.docker_network(), "--epg-tag")?;
-        Ok(vec![Event::GroupCreated(GroupCreated { group: spec })])
+        let opened = pool.map_or(vec![], |pool| pool::opened(&spec, pool));
+        let created = Event::GroupCreated(GroupCreated { group: spec });
+        Ok(std::iter::once(created).chain(opened).collect())
     }
 
     pub(super) fn group_update(&self, c: &GroupUpdate) -> Result<Vec<Event>, Rejection> {
@@ -84,7 +91,7 @@ impl Tenant {
     pub(super) fn group_remove(
         &self,
         c: &GroupRemove,
-        drained: Drained,
+        facts: &TenantFacts,
     ) -> Result<Vec<Event>, Rejection> {
         self.must_be_open(&c.tenant)?;
         let (tenant, group) = (c.tenant.clone(), c.group.clone());
@@ -104,26 +111,46 @@ impl Tenant {
             };
             self.must_not_be_named(what, &peer)?;
         }
-        let id = intent.spec.id;
+        let spec = &intent.spec;
+        let id = spec.id;
         let removed = |forced| {
-            vec![Event::GroupRemoved(GroupRemoved {
+            let removed = Event::GroupRemoved(GroupRemoved {
                 tenant: c.tenant.clone(),
                 group: c.group.clone(),
                 id,
                 forced,
-            })]
+            });
+            std::iter::once(removed).chain(pool::closed(spec)).collect()
         };
+        let holders = pool::key(spec).map_or(vec![], |key| facts.holders(&key));
         match c.mode {
             Removal::Close if intent.closing => Ok(vec![]),
-            Removal::Close => Ok(vec![Event::GroupClosing(GroupClosing { tenant, group })]),
+            Removal::Close => {
+                let closing = Event::GroupClosing(GroupClosing { tenant, group });
+                Ok(std::iter::once(closing)
+                    .chain(pool::closing(spec))
+                    .collect())
+            }
             Removal::Abort | Removal::Finish if !intent.closing => {
                 Err(Rejection::GroupNotClosing { tenant, group })
             }
-            Removal::Abort => Ok(vec![Event::GroupReopened(GroupReopened { tenant, group })]),
+            Removal::Abort => {
+                let reopened = Event::GroupReopened(GroupReopened { tenant, group });
+                Ok(std::iter::once(reopened)
+                    .chain(pool::reopened(spec))
+                    .collect())
+            }
             // Opened and closed again since the nodes answered: they may hold some again.
-            Removal::Finish if drained != Some(intent.closings) => Err(Rejection::Unsupported {
-                what: "finishing a group's removal without its nodes' answers".to_owned(),
-                instead: format!("ask again with `netctl group rm {group} -t {tenant}`"),
+            Removal::Finish if facts.drained != Some(intent.closings) => {
+                Err(Rejection::Unsupported {
+                    what: "finishing a group's removal without its nodes' answers".to_owned(),
+                    instead: format!("ask again with `netctl group rm {group} -t {tenant}`"),
+                })
+            }
+            Removal::Finish if !holders.is_empty() => Err(Rejection::GroupHeld {
+                tenant,
+                group,
+                nodes: holders,
             }),
             Removal::Finish => Ok(removed(false)),
             Removal::Force => Ok(removed(true)),
@@ -140,12 +167,12 @@ impl Tenant {
         })
     }
 
-    fn must_take_groups(&self, c: &GroupCreate) -> Result<(), Rejection> {
+    fn must_take_groups(&self, c: &GroupCreate) -> Result<&NetworkSpec, Rejection> {
         let (tenant, network) = (c.tenant.clone(), c.network.clone());
         match self.networks.get(&c.network) {
             None => Err(Rejection::NetworkUnknown { tenant, network }),
             Some(intent) if intent.closing => Err(Rejection::NetworkClosing { tenant, network }),
-            Some(_) => Ok(()),
+            Some(intent) => Ok(&intent.spec),
         }
     }
 
@@ -199,6 +226,7 @@ fn same_again(
         (spec.network != c.network, "network"),
         (spec.policies != policies, "list of policies"),
         (spec.docker_name != c.docker_name, "Docker name"),
+        (spec.pool != c.ip_pool, "pool"),
     ];
     match differences.iter().find(|(differs, _)| *differs) {
         None => Ok(()),

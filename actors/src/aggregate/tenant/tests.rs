@@ -73,6 +73,7 @@ fn created(network: &str, subnet: &str, gateway: &str, vni: u32) -> [Event; 3] {
         Event::LeasesOpened(LeasesOpened {
             tenant: tenant(),
             network: name(network),
+            group: None,
             v4: pool,
             v6: None,
         }),
@@ -116,15 +117,20 @@ fn tags(taken: &[u32]) -> TenantFacts {
 }
 
 fn held_by(node: &str) -> TenantFacts {
-    let mut network = Network::default();
-    network.evolve(&Event::BlockLeased(BlockLeased {
+    let mut leases = Leases::default();
+    leases.evolve(&Event::BlockLeased(BlockLeased {
         tenant: tenant(),
         network: name("web"),
+        group: None,
         block: net("20.1.1.0/28"),
         node: node.parse().expect("a name"),
     }));
     TenantFacts {
-        network: Arc::new(network),
+        leases: [(
+            PoolKey::of_network(&tenant(), &name("web")),
+            Arc::new(leases),
+        )]
+        .into(),
         ..TenantFacts::default()
     }
 }
@@ -463,6 +469,7 @@ fn a_network_is_removed_in_two_steps() {
             Event::LeasesClosed(LeasesClosed {
                 tenant: tenant(),
                 network: name("web"),
+                group: None,
             }),
         ])
         .when(remove("web", Removal::Finish), no_facts())

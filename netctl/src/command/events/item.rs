@@ -3,7 +3,7 @@
 use async_nats::{HeaderMap, Message, header, jetstream};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::{
-    EndpointEvent, Envelope, Event, Header, PolicyName, Revision, TenantName, subject,
+    AggregateId, EndpointEvent, Envelope, Event, Header, PolicyName, Revision, TenantName, subject,
 };
 use serde_json::{Value, json};
 
@@ -274,6 +274,18 @@ fn type_of(payload: &[u8]) -> String {
     }
 }
 
+/// Whose blocks it is about: `TENANT:NETWORK`, or `TENANT:NETWORK/GROUP`.
+fn pool_of(event: &Event) -> String {
+    let Some(AggregateId::Leases(pool)) = event.aggregate() else {
+        return String::new();
+    };
+    let network = format!("{}:{}", pool.tenant, pool.network);
+    match pool.group {
+        None => network,
+        Some(group) => format!("{network}/{group}"),
+    }
+}
+
 fn log_text(event: &Event) -> String {
     match event {
         Event::ClusterCreated(e) => format!("cluster {}", e.cluster),
@@ -303,7 +315,9 @@ fn log_text(event: &Event) -> String {
         Event::GroupCreated(e) => {
             let spec = &e.group;
             let name = format!("{}:{} in {}", spec.tenant, spec.name, spec.network);
-            format!("{name} id {}{}", spec.id.0, under(&spec.policies))
+            let pool = spec.pool.map(|range| format!(" pool {range}"));
+            let pool = pool.unwrap_or_default();
+            format!("{name} id {}{pool}{}", spec.id.0, under(&spec.policies))
         }
         Event::GroupUpdated(e) => format!("{}:{}{}", e.tenant, e.group, under(&e.policies)),
         Event::GroupClosing(e) => format!("{}:{}", e.tenant, e.group),
@@ -318,14 +332,16 @@ fn log_text(event: &Event) -> String {
             format!("{}:{} {}: {rule}", e.tenant, e.policy, e.rule.id)
         }
         Event::RuleRemoved(e) => format!("{}:{} {}", e.tenant, e.policy, e.rule),
-        Event::LeasesOpened(e) => format!("{}:{}", e.tenant, e.network),
-        Event::LeasesClosing(e) => format!("{}:{}", e.tenant, e.network),
-        Event::LeasesReopened(e) => format!("{}:{}", e.tenant, e.network),
-        Event::LeasesClosed(e) => format!("{}:{}", e.tenant, e.network),
-        Event::BlockLeased(e) => format!("{}:{} {} to {}", e.tenant, e.network, e.block, e.node),
-        Event::BlockReturned(e) => format!("{}:{} {} by {}", e.tenant, e.network, e.block, e.node),
+        Event::LeasesOpened(_)
+        | Event::LeasesClosing(_)
+        | Event::LeasesReopened(_)
+        | Event::LeasesClosed(_) => pool_of(event),
+        Event::BlockLeased(e) => format!("{} {} to {}", pool_of(event), e.block, e.node),
+        Event::BlockReturned(e) => format!("{} {} by {}", pool_of(event), e.block, e.node),
+        Event::PoolReserved(e) => format!("{}:{} {} for {}", e.tenant, e.network, e.range, e.group),
+        Event::PoolReleased(e) => format!("{}:{} of {}", e.tenant, e.network, e.group),
         Event::BlockCeded(e) => {
-            let address = format!("{}:{} {}", e.tenant, e.network, e.address);
+            let address = format!("{} {}", pool_of(event), e.address);
             format!("{address} by {} to {}", e.from, e.to)
         }
         Event::BlockRevoked(e) => {

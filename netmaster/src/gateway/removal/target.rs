@@ -25,7 +25,9 @@ pub(super) enum Stand {
     Gone(Revision),
     /// Not being removed any more.
     Open,
-    /// These hold blocks, or may have endpoints.
+    /// These may have endpoints, and haven't said that they don't.
+    Unasked(Vec<NodeName>),
+    /// These hold blocks.
     Held(Vec<NodeName>),
     /// Nothing stands in the way: this finishes it.
     Free(Box<Step>),
@@ -137,7 +139,7 @@ impl Target {
                     return Stand::Open;
                 };
                 match process::finish(cluster, network) {
-                    None => Stand::Held(network.holders()),
+                    None => Stand::Held(network.holders(None)),
                     Some((id, command)) => Stand::Free(Box::new(Step {
                         id,
                         command,
@@ -154,7 +156,12 @@ impl Target {
                     return Stand::Open;
                 };
                 if drained != Some(group.closings) && !view.nodes.is_empty() {
-                    return Stand::Held(view.nodes.keys().cloned().collect());
+                    return Stand::Unasked(view.nodes.keys().cloned().collect());
+                }
+                let network = view.network(&group.spec.tenant, &group.spec.network);
+                let holders = network.map_or(vec![], |it| it.holders(Some(&group.spec.name)));
+                if !holders.is_empty() {
+                    return Stand::Held(holders);
                 }
                 let step = format!("finish group {self} closing at {closing}");
                 Stand::Free(Box::new(Step {

@@ -258,6 +258,7 @@ pub(crate) fn add_group(projection: &mut Projection, tenant: &str, network: &str
         id: GroupId::FIRST,
         policies: Vec::new(),
         docker_name: None,
+        pool: None,
     };
     let tenant = projection.tenants.get_mut(&spec.tenant);
     let groups = &mut tenant.expect("the tenant is there").groups;
@@ -272,6 +273,7 @@ pub(crate) fn add(projection: &mut Projection, spec: NetworkSpec) {
     let fact = NetworkFact {
         spec,
         closing: false,
+        pools: Default::default(),
         blocks: Default::default(),
     };
     tenant.networks.insert(name, fact);

@@ -1,6 +1,6 @@
 use bus_schema::command::{NetworkCreate, NetworkRemove, PolicyRemove, TenantRemove};
 use bus_schema::event::TenantOpened;
-use bus_schema::{AddressRange, NetworkName, NetworkSpec, Pool, Vni};
+use bus_schema::{NetworkName, NetworkSpec, Pool, Vni};
 
 use super::super::{TenantCommand, TenantFacts};
 use super::*;
@@ -109,6 +109,7 @@ fn created(name: &str, id: u16, of: &[&str]) -> Event {
             id: GroupId(id),
             policies: policies(of),
             docker_name: None,
+            pool: None,
         },
     })
 }
@@ -259,23 +260,6 @@ fn docker_networks_of_one_name_are_refused() {
         .to_string();
     assert!(taken.contains("group web"), "{taken}");
     blue().when(tag("lb", "a b"), no_facts()).rejection();
-}
-
-#[test]
-fn a_pool_of_its_own_is_not_supported() {
-    let address = |text: &str| text.parse().expect("an address");
-    let pooled = TenantCommand::GroupCreate(GroupCreate {
-        ip_pool: Some(AddressRange {
-            first: address("20.1.1.10"),
-            last: address("20.1.1.20"),
-        }),
-        ..ask("front", "web", &[])
-    });
-    let rejection = blue().when(pooled, no_facts()).rejection();
-    assert!(
-        matches!(rejection, Rejection::Unsupported { .. }),
-        "{rejection}"
-    );
 }
 
 #[test]
@@ -489,3 +473,5 @@ fn a_tenant_says_all_that_is_left_of_it() {
         "tenant blue still has groups web, policies p, q, networks front; remove them first"
     );
 }
+
+mod pools;

@@ -55,6 +55,7 @@ fn events() -> Vec<Event> {
         id: GroupId(2),
         policies: vec![],
         docker_name: None,
+        pool: None,
     };
     vec![
         Event::TenantOpened(TenantOpened { tenant: tenant() }),

@@ -1,8 +1,10 @@
-//! A network's addresses: which block of them is leased to which node.
+//! The addresses of a network, or of a group's own pool in it: which block of them is leased to
+//! which node.
 //!
-//! The hot path of attaching: a lease contends with leases of the same network only. A ceded
+//! The hot path of attaching: a lease contends with leases of the same pool only. A ceded
 //! address is a block of one address inside another; the most specific block says who gives an
-//! address out.
+//! address out. A network leases blocks that hold addresses of a group's pool for the sake of the
+//! others in them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,24 +12,26 @@ use std::sync::Arc;
 
 use bus_schema::command::{BlockCede, BlockLease, BlockReturn, BlockRevoke};
 use bus_schema::event::{BlockCeded, BlockLeased, BlockReturned, BlockRevoked};
-use bus_schema::{Event, NetworkName, NodeName, Pool, Rejection, TenantName};
+use bus_schema::{AddressRange, Event, GroupName, NodeName, Pool, PoolKey, Rejection};
 use ipnet::IpNet;
 
 use super::{Aggregate, Cluster};
 
-/// The fold of `contiv.log.<tenant>.lease.<network>`.
+/// The fold of `contiv.log.<tenant>.lease.<network>`, or of `….<network>.<group>`.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Network {
+pub struct Leases {
     pub state: LeaseState,
     pub v4: Option<Pool>,
     pub v6: Option<Pool>,
     pub blocks: BTreeMap<IpNet, NodeName>,
+    /// Of a network: what its groups have for their members alone.
+    pub pools: BTreeMap<GroupName, AddressRange>,
 }
 
 /// Whether blocks are given out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LeaseState {
-    /// No such network, or not any more.
+    /// No such network or group, or not any more.
     #[default]
     Closed,
     Open,
@@ -36,7 +40,7 @@ pub enum LeaseState {
 }
 
 #[derive(Debug, Clone)]
-pub enum NetworkCommand {
+pub enum LeasesCommand {
     Lease(BlockLease),
     Return(BlockReturn),
     Cede(BlockCede),
@@ -44,11 +48,11 @@ pub enum NetworkCommand {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct NetworkFacts {
+pub struct LeasesFacts {
     pub cluster: Arc<Cluster>,
 }
 
-impl Network {
+impl Leases {
     /// Who holds blocks, each once, by name.
     pub fn holders(&self) -> Vec<NodeName> {
         let mut nodes: Vec<NodeName> = self.blocks.values().cloned().collect();
@@ -74,8 +78,9 @@ impl Network {
         }
     }
 
-    fn lease(&self, c: &BlockLease, facts: &NetworkFacts) -> Result<Vec<Event>, Rejection> {
-        self.must_be_open(&c.tenant, &c.network)?;
+    fn lease(&self, c: &BlockLease, facts: &LeasesFacts) -> Result<Vec<Event>, Rejection> {
+        let key = c.pool();
+        self.must_be_open(&key)?;
         must_be_member(&c.node, facts)?;
         let v6 = c.address.map_or(c.v6, |address| address.is_ipv6());
         let pool = self.pool(v6).ok_or_else(|| Rejection::Unsupported {
@@ -89,15 +94,12 @@ impl Network {
             },
             None => self
                 .lowest_free(pool)
-                .ok_or_else(|| Rejection::PoolExhausted {
-                    tenant: c.tenant.clone(),
-                    network: c.network.clone(),
-                    subnet: pool.subnet,
-                })?,
+                .ok_or_else(|| exhausted(&key, pool))?,
         };
         Ok(vec![Event::BlockLeased(BlockLeased {
             tenant: c.tenant.clone(),
             network: c.network.clone(),
+            group: c.group.clone(),
             block,
             node: c.node.clone(),
         })])
@@ -110,7 +112,7 @@ impl Network {
         address: IpAddr,
         c: &BlockLease,
     ) -> Result<Option<IpNet>, Rejection> {
-        must_be_assignable(pool, address, &c.network)?;
+        self.must_be_assignable(pool, address, &c.pool())?;
         match self.holder(address) {
             Some((_, node)) if *node == c.node => Ok(None),
             Some((block, node)) => Err(Rejection::AddressHeld {
@@ -118,49 +120,94 @@ impl Network {
                 block,
                 node: node.clone(),
             }),
-            None => Ok(Some(aligned(address, pool.block_prefix()))),
+            None => Ok(Some(pool.block_at(address))),
         }
     }
 
     fn lowest_free(&self, pool: &Pool) -> Option<IpNet> {
-        let (first, last) = match pool.range {
-            Some(range) => (range.first, range.last),
-            None => (pool.subnet.network(), pool.subnet.broadcast()),
-        };
-        let prefix = pool.block_prefix();
-        let end = number(last);
-        let mut block = aligned(first, prefix);
+        let span = pool.span();
+        let end = number(span.last);
+        let mut block = pool.block_at(span.first);
         loop {
-            if !self.blocks.contains_key(&block) && self.has_free_address(pool, block) {
+            if !self.is_leased(block) && self.has_free_address(pool, block) {
                 return Some(block);
             }
             let next = number(block.broadcast()).checked_add(1)?;
             if next > end {
                 return None;
             }
-            block = aligned(address(next, pool.subnet), prefix);
+            block = pool.block_at(address(next, pool.subnet));
         }
+    }
+
+    /// Whether somebody holds all of the block, ceded addresses aside.
+    fn is_leased(&self, block: IpNet) -> bool {
+        (0..=block.prefix_len())
+            .filter_map(|prefix| IpNet::new(block.addr(), prefix).ok())
+            .any(|around| self.blocks.contains_key(&around.trunc()))
     }
 
     fn has_free_address(&self, pool: &Pool, block: IpNet) -> bool {
         (number(block.network())..=number(block.broadcast()))
             .map(|n| address(n, block))
-            .any(|a| pool.is_assignable(a) && !self.blocks.contains_key(&single(a)))
+            .any(|a| {
+                pool.is_assignable(a)
+                    && self.pool_of(a).is_none()
+                    && !self.blocks.contains_key(&single(a))
+            })
+    }
+
+    /// The group that has the address for its members alone.
+    fn pool_of(&self, address: IpAddr) -> Option<(&GroupName, &AddressRange)> {
+        self.pools.iter().find(|(_, range)| range.contains(address))
+    }
+
+    fn must_be_assignable(
+        &self,
+        pool: &Pool,
+        address: IpAddr,
+        key: &PoolKey,
+    ) -> Result<(), Rejection> {
+        if let Some((group, range)) = self.pool_of(address) {
+            return Err(Rejection::AddressInPool {
+                address,
+                group: group.clone(),
+                pool: *range,
+            });
+        }
+        if pool.is_assignable(address) {
+            return Ok(());
+        }
+        Err(match &key.group {
+            None => Rejection::AddressNotAssignable {
+                address,
+                network: key.network.clone(),
+                subnet: pool.subnet,
+            },
+            Some(group) => Rejection::AddressOutsidePool {
+                address,
+                group: group.clone(),
+                pool: pool.span(),
+            },
+        })
     }
 
     fn give_back(&self, c: &BlockReturn) -> Result<Vec<Event>, Rejection> {
-        self.must_exist(&c.tenant, &c.network)?;
-        self.must_hold(c.block, &c.node, &c.network)?;
+        let key = c.pool();
+        self.must_exist(&key)?;
+        self.must_hold(c.block, &c.node, &key)?;
         Ok(vec![Event::BlockReturned(BlockReturned {
             tenant: c.tenant.clone(),
             network: c.network.clone(),
+            group: c.group.clone(),
             block: c.block,
             node: c.node.clone(),
         })])
     }
 
-    fn cede(&self, c: &BlockCede, facts: &NetworkFacts) -> Result<Vec<Event>, Rejection> {
-        self.must_be_open(&c.tenant, &c.network)?;
+    fn cede(&self, c: &BlockCede, facts: &LeasesFacts) -> Result<Vec<Event>, Rejection> {
+        let key = c.pool();
+        self.must_be_open(&key)?;
         must_be_member(&c.to, facts)?;
         let block = single(c.address);
         let not_held = || Rejection::BlockNotHeld {
@@ -169,12 +216,13 @@ impl Network {
             node: c.from.clone(),
         };
         let pool = self.pool(c.address.is_ipv6()).ok_or_else(not_held)?;
-        must_be_assignable(pool, c.address, &c.network)?;
+        self.must_be_assignable(pool, c.address, &key)?;
         match self.holder(c.address) {
             Some((_, node)) if *node == c.to => Ok(vec![]),
             Some((_, node)) if *node == c.from => Ok(vec![Event::BlockCeded(BlockCeded {
                 tenant: c.tenant.clone(),
                 network: c.network.clone(),
+                group: c.group.clone(),
                 address: c.address,
                 from: c.from.clone(),
                 to: c.to.clone(),
@@ -183,7 +231,7 @@ impl Network {
         }
     }
 
-    fn revoke(&self, c: &BlockRevoke, facts: &NetworkFacts) -> Result<Vec<Event>, Rejection> {
+    fn revoke(&self, c: &BlockRevoke, facts: &LeasesFacts) -> Result<Vec<Event>, Rejection> {
         if facts.cluster.nodes.contains_key(&c.node) {
             let node = c.node.clone();
             return Err(Rejection::NodeAlive { node });
@@ -196,6 +244,7 @@ impl Network {
                 Event::BlockRevoked(BlockRevoked {
                     tenant: c.tenant.clone(),
                     network: c.network.clone(),
+                    group: c.group.clone(),
                     block: *block,
                     node: node.clone(),
                 })
@@ -203,74 +252,76 @@ impl Network {
             .collect())
     }
 
-    fn must_exist(&self, tenant: &TenantName, network: &NetworkName) -> Result<(), Rejection> {
+    fn must_exist(&self, key: &PoolKey) -> Result<(), Rejection> {
         match self.state {
             LeaseState::Open | LeaseState::Closing => Ok(()),
-            LeaseState::Closed => Err(Rejection::NetworkUnknown {
-                tenant: tenant.clone(),
-                network: network.clone(),
-            }),
+            LeaseState::Closed => Err(unknown(key)),
         }
     }
 
-    fn must_be_open(&self, tenant: &TenantName, network: &NetworkName) -> Result<(), Rejection> {
-        self.must_exist(tenant, network)?;
+    fn must_be_open(&self, key: &PoolKey) -> Result<(), Rejection> {
         match self.state {
-            LeaseState::Closing => Err(Rejection::NetworkClosing {
-                tenant: tenant.clone(),
-                network: network.clone(),
-            }),
-            LeaseState::Open | LeaseState::Closed => Ok(()),
+            LeaseState::Open => Ok(()),
+            LeaseState::Closing => Err(closing(key)),
+            LeaseState::Closed => Err(unknown(key)),
         }
     }
 
-    fn must_hold(
-        &self,
-        block: IpNet,
-        node: &NodeName,
-        network: &NetworkName,
-    ) -> Result<(), Rejection> {
+    fn must_hold(&self, block: IpNet, node: &NodeName, key: &PoolKey) -> Result<(), Rejection> {
         if self.blocks.get(&block) == Some(node) {
             return Ok(());
         }
         Err(Rejection::BlockNotHeld {
             block,
-            network: network.clone(),
+            network: key.network.clone(),
             node: node.clone(),
         })
     }
 }
 
-fn must_be_member(node: &NodeName, facts: &NetworkFacts) -> Result<(), Rejection> {
+fn unknown(key: &PoolKey) -> Rejection {
+    let (tenant, network) = (key.tenant.clone(), key.network.clone());
+    match key.group.clone() {
+        None => Rejection::NetworkUnknown { tenant, network },
+        Some(group) => Rejection::GroupUnknown { tenant, group },
+    }
+}
+
+fn closing(key: &PoolKey) -> Rejection {
+    let (tenant, network) = (key.tenant.clone(), key.network.clone());
+    match key.group.clone() {
+        None => Rejection::NetworkClosing { tenant, network },
+        Some(group) => Rejection::GroupClosing { tenant, group },
+    }
+}
+
+fn exhausted(key: &PoolKey, pool: &Pool) -> Rejection {
+    let (tenant, network) = (key.tenant.clone(), key.network.clone());
+    match key.group.clone() {
+        None => Rejection::PoolExhausted {
+            tenant,
+            network,
+            subnet: pool.subnet,
+        },
+        Some(group) => Rejection::GroupPoolExhausted {
+            tenant,
+            network,
+            group,
+            pool: pool.span(),
+        },
+    }
+}
+
+fn must_be_member(node: &NodeName, facts: &LeasesFacts) -> Result<(), Rejection> {
     if facts.cluster.nodes.contains_key(node) {
         return Ok(());
     }
     Err(Rejection::NodeUnknown { node: node.clone() })
 }
 
-fn must_be_assignable(
-    pool: &Pool,
-    address: IpAddr,
-    network: &NetworkName,
-) -> Result<(), Rejection> {
-    if pool.is_assignable(address) {
-        return Ok(());
-    }
-    Err(Rejection::AddressNotAssignable {
-        address,
-        network: network.clone(),
-        subnet: pool.subnet,
-    })
-}
-
 /// The block of one address.
 fn single(address: IpAddr) -> IpNet {
     IpNet::from(address)
-}
-
-/// The block of this prefix length with the address in it.
-fn aligned(address: IpAddr, prefix: u8) -> IpNet {
-    IpNet::new(address, prefix).map_or(single(address), |net| net.trunc())
 }
 
 fn number(address: IpAddr) -> u128 {
@@ -288,20 +339,20 @@ fn address(number: u128, like: IpNet) -> IpAddr {
     }
 }
 
-impl Aggregate for Network {
-    type Command = NetworkCommand;
-    type Facts = NetworkFacts;
+impl Aggregate for Leases {
+    type Command = LeasesCommand;
+    type Facts = LeasesFacts;
 
     fn decide(
         &self,
-        command: &NetworkCommand,
-        facts: &NetworkFacts,
+        command: &LeasesCommand,
+        facts: &LeasesFacts,
     ) -> Result<Vec<Event>, Rejection> {
         match command {
-            NetworkCommand::Lease(c) => self.lease(c, facts),
-            NetworkCommand::Return(c) => self.give_back(c),
-            NetworkCommand::Cede(c) => self.cede(c, facts),
-            NetworkCommand::Revoke(c) => self.revoke(c, facts),
+            LeasesCommand::Lease(c) => self.lease(c, facts),
+            LeasesCommand::Return(c) => self.give_back(c),
+            LeasesCommand::Cede(c) => self.cede(c, facts),
+            LeasesCommand::Revoke(c) => self.revoke(c, facts),
         }
     }
 
@@ -312,7 +363,7 @@ impl Aggregate for Network {
                     state: LeaseState::Open,
                     v4: Some(e.v4.clone()),
                     v6: e.v6.clone(),
-                    blocks: BTreeMap::new(),
+                    ..Self::default()
                 };
             }
             Event::LeasesClosing(_) => self.state = LeaseState::Closing,
@@ -329,6 +380,12 @@ impl Aggregate for Network {
             }
             Event::BlockRevoked(e) => {
                 self.blocks.remove(&e.block);
+            }
+            Event::PoolReserved(e) => {
+                self.pools.insert(e.group.clone(), e.range);
+            }
+            Event::PoolReleased(e) => {
+                self.pools.remove(&e.group);
             }
             _ => {}
         }

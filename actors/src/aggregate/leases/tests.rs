@@ -1,5 +1,5 @@
 use bus_schema::event::{LeasesClosed, LeasesClosing, LeasesOpened, LeasesReopened};
-use bus_schema::{AddressRange, MachineId};
+use bus_schema::{MachineId, NetworkName, TenantName};
 
 use super::super::Member;
 use super::*;
@@ -37,6 +37,7 @@ fn opened(v4: Pool) -> Event {
     Event::LeasesOpened(LeasesOpened {
         tenant: tenant(),
         network: web(),
+        group: None,
         v4,
         v6: None,
     })
@@ -51,6 +52,7 @@ fn closing() -> Event {
     Event::LeasesClosing(LeasesClosing {
         tenant: tenant(),
         network: web(),
+        group: None,
     })
 }
 
@@ -58,6 +60,7 @@ fn leased(block: &str, holder: &str) -> Event {
     Event::BlockLeased(BlockLeased {
         tenant: tenant(),
         network: web(),
+        group: None,
         block: net(block),
         node: node(holder),
     })
@@ -67,6 +70,7 @@ fn returned(block: &str, holder: &str) -> Event {
     Event::BlockReturned(BlockReturned {
         tenant: tenant(),
         network: web(),
+        group: None,
         block: net(block),
         node: node(holder),
     })
@@ -76,50 +80,55 @@ fn ceded(address: &str, from: &str, to: &str) -> Event {
     Event::BlockCeded(BlockCeded {
         tenant: tenant(),
         network: web(),
+        group: None,
         address: ip(address),
         from: node(from),
         to: node(to),
     })
 }
 
-fn lease(name: &str, address: Option<&str>) -> NetworkCommand {
-    NetworkCommand::Lease(BlockLease {
+fn lease(name: &str, address: Option<&str>) -> LeasesCommand {
+    LeasesCommand::Lease(BlockLease {
         tenant: tenant(),
         network: web(),
+        group: None,
         node: node(name),
         address: address.map(ip),
         v6: false,
     })
 }
 
-fn give_back(block: &str, holder: &str) -> NetworkCommand {
-    NetworkCommand::Return(BlockReturn {
+fn give_back(block: &str, holder: &str) -> LeasesCommand {
+    LeasesCommand::Return(BlockReturn {
         tenant: tenant(),
         network: web(),
+        group: None,
         block: net(block),
         node: node(holder),
     })
 }
 
-fn cede(address: &str, from: &str, to: &str) -> NetworkCommand {
-    NetworkCommand::Cede(BlockCede {
+fn cede(address: &str, from: &str, to: &str) -> LeasesCommand {
+    LeasesCommand::Cede(BlockCede {
         tenant: tenant(),
         network: web(),
+        group: None,
         address: ip(address),
         from: node(from),
         to: node(to),
     })
 }
 
-fn revoke(name: &str) -> NetworkCommand {
-    NetworkCommand::Revoke(BlockRevoke {
+fn revoke(name: &str) -> LeasesCommand {
+    LeasesCommand::Revoke(BlockRevoke {
         tenant: tenant(),
         network: web(),
+        group: None,
         node: node(name),
     })
 }
 
-fn members(names: &[&str]) -> NetworkFacts {
+fn members(names: &[&str]) -> LeasesFacts {
     let mut cluster = Cluster::default();
     for (i, name) in names.iter().enumerate() {
         let member = Member {
@@ -128,12 +137,12 @@ fn members(names: &[&str]) -> NetworkFacts {
         };
         cluster.nodes.insert(node(name), member);
     }
-    NetworkFacts {
+    LeasesFacts {
         cluster: Arc::new(cluster),
     }
 }
 
-fn both() -> NetworkFacts {
+fn both() -> LeasesFacts {
     members(&["n1", "n2"])
 }
 
@@ -153,7 +162,7 @@ fn is_closing() -> Rejection {
 
 #[test]
 fn the_lowest_free_block_is_leased() {
-    given::<Network>([open()])
+    given::<Leases>([open()])
         .when(lease("n1", None), both())
         .then([leased("20.1.1.0/28", "n1")])
         .when(lease("n2", None), both())
@@ -167,7 +176,7 @@ fn the_lowest_free_block_is_leased() {
 #[test]
 fn a_block_without_assignable_addresses_is_passed_over() {
     // Blocks of one address: .0 and .15 are reserved, .1 is the gateway.
-    given::<Network>([opened(pool("20.1.1.0/28", "20.1.1.1"))])
+    given::<Leases>([opened(pool("20.1.1.0/28", "20.1.1.1"))])
         .when(lease("n1", None), both())
         .then([leased("20.1.1.2/32", "n1")]);
 }
@@ -175,18 +184,24 @@ fn a_block_without_assignable_addresses_is_passed_over() {
 #[test]
 fn blocks_come_from_the_range() {
     let range = AddressRange {
-        first: ip("20.1.1.40"),
-        last: ip("20.1.1.50"),
+        first: ip("20.1.1.94"),
+        last: ip("20.1.1.98"),
     };
     let ranged = Pool {
         range: Some(range),
         ..pool("20.1.1.0/24", "20.1.1.254")
     };
-    let rejection = given::<Network>([opened(ranged)])
+    let rejection = given::<Leases>([opened(ranged)])
         .when(lease("n1", None), both())
-        .then([leased("20.1.1.32/28", "n1")])
+        .then([leased("20.1.1.94/32", "n1")])
         .when(lease("n2", None), both())
-        .then([leased("20.1.1.48/28", "n2")])
+        .then([leased("20.1.1.95/32", "n2")])
+        .when(lease("n2", Some("20.1.1.98")), both())
+        .then([leased("20.1.1.98/32", "n2")])
+        .when(lease("n2", None), both())
+        .then([leased("20.1.1.96/32", "n2")])
+        .when(lease("n2", None), both())
+        .then([leased("20.1.1.97/32", "n2")])
         .when(lease("n2", None), both())
         .rejection();
     assert_eq!(
@@ -202,7 +217,7 @@ fn blocks_come_from_the_range() {
 #[test]
 fn the_last_block_of_the_address_space_ends_the_search() {
     let last = pool("255.255.255.254/31", "255.255.255.254");
-    given::<Network>([opened(last)])
+    given::<Leases>([opened(last)])
         .when(lease("n1", None), both())
         .then([leased("255.255.255.255/32", "n1")])
         .when(lease("n1", None), both())
@@ -211,7 +226,7 @@ fn the_last_block_of_the_address_space_ends_the_search() {
 
 #[test]
 fn an_address_brings_its_block() {
-    given::<Network>([open()])
+    given::<Leases>([open()])
         .when(lease("n1", Some("20.1.1.77")), both())
         .then([leased("20.1.1.64/28", "n1")])
         .when(lease("n1", Some("20.1.1.78")), both())
@@ -220,7 +235,7 @@ fn an_address_brings_its_block() {
 
 #[test]
 fn an_address_in_another_nodes_block_names_it() {
-    given::<Network>([open(), leased("20.1.1.64/28", "n1")])
+    given::<Leases>([open(), leased("20.1.1.64/28", "n1")])
         .when(lease("n2", Some("20.1.1.77")), both())
         .rejected(Rejection::AddressHeld {
             address: ip("20.1.1.77"),
@@ -232,7 +247,7 @@ fn an_address_in_another_nodes_block_names_it() {
 #[test]
 fn reserved_addresses_are_not_leased() {
     for address in ["20.1.1.0", "20.1.1.254", "20.1.1.255", "20.1.2.1"] {
-        given::<Network>([open()])
+        given::<Leases>([open()])
             .when(lease("n1", Some(address)), both())
             .rejected(Rejection::AddressNotAssignable {
                 address: ip(address),
@@ -244,7 +259,7 @@ fn reserved_addresses_are_not_leased() {
 
 #[test]
 fn a_ceded_address_is_a_block_of_its_own() {
-    given::<Network>([open(), leased("20.1.1.0/28", "n1")])
+    given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
         .when(cede("20.1.1.7", "n1", "n2"), both())
         .then([ceded("20.1.1.7", "n1", "n2")])
         .when(cede("20.1.1.7", "n1", "n2"), both())
@@ -255,7 +270,7 @@ fn a_ceded_address_is_a_block_of_its_own() {
 
 #[test]
 fn a_returned_ceded_address_falls_back_to_the_block_around_it() {
-    given::<Network>([
+    given::<Leases>([
         open(),
         leased("20.1.1.0/28", "n1"),
         ceded("20.1.1.7", "n1", "n2"),
@@ -272,7 +287,7 @@ fn a_returned_ceded_address_falls_back_to_the_block_around_it() {
 
 #[test]
 fn only_the_holder_cedes() {
-    given::<Network>([open(), leased("20.1.1.0/28", "n1")])
+    given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
         .when(cede("20.1.1.20", "n1", "n2"), both())
         .rejected(Rejection::BlockNotHeld {
             block: net("20.1.1.20/32"),
@@ -288,10 +303,10 @@ fn only_the_holder_returns_a_block_and_once() {
         network: web(),
         node: node(name),
     };
-    given::<Network>([open(), leased("20.1.1.0/28", "n1")])
+    given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
         .when(give_back("20.1.1.0/28", "n2"), both())
         .rejected(not_held("n2"));
-    given::<Network>([
+    given::<Leases>([
         open(),
         leased("20.1.1.0/28", "n1"),
         returned("20.1.1.0/28", "n1"),
@@ -302,7 +317,7 @@ fn only_the_holder_returns_a_block_and_once() {
 
 #[test]
 fn a_closing_network_takes_blocks_back_and_leases_none() {
-    let closed = || given::<Network>([open(), leased("20.1.1.0/28", "n1"), closing()]);
+    let closed = || given::<Leases>([open(), leased("20.1.1.0/28", "n1"), closing()]);
     closed()
         .when(lease("n2", None), both())
         .rejected(is_closing());
@@ -319,8 +334,9 @@ fn a_reopened_network_leases_again() {
     let reopened = Event::LeasesReopened(LeasesReopened {
         tenant: tenant(),
         network: web(),
+        group: None,
     });
-    given::<Network>([open(), closing(), reopened])
+    given::<Leases>([open(), closing(), reopened])
         .when(lease("n1", None), both())
         .accepted();
 }
@@ -330,18 +346,19 @@ fn what_is_removed_or_never_was_is_unknown() {
     let gone = Event::LeasesClosed(LeasesClosed {
         tenant: tenant(),
         network: web(),
+        group: None,
     });
-    given::<Network>([open(), leased("20.1.1.0/28", "n1"), gone])
+    given::<Leases>([open(), leased("20.1.1.0/28", "n1"), gone])
         .when(give_back("20.1.1.0/28", "n1"), both())
         .rejected(unknown());
-    given::<Network>([])
+    given::<Leases>([])
         .when(lease("n1", None), both())
         .rejected(unknown());
 }
 
 #[test]
 fn a_stranger_gets_no_block() {
-    given::<Network>([open()])
+    given::<Leases>([open()])
         .when(lease("n9", None), both())
         .rejected(Rejection::NodeUnknown { node: node("n9") });
 }
@@ -358,11 +375,12 @@ fn every_block_of_a_lost_node_is_revoked() {
         Event::BlockRevoked(BlockRevoked {
             tenant: tenant(),
             network: web(),
+            group: None,
             block: net(block),
             node: node("n1"),
         })
     };
-    given::<Network>(events)
+    given::<Leases>(events)
         .when(revoke("n1"), members(&["n2"]))
         .then([revoked("20.1.1.0/28"), revoked("20.1.1.20/32")])
         .when(revoke("n1"), members(&["n2"]))
@@ -371,7 +389,9 @@ fn every_block_of_a_lost_node_is_revoked() {
 
 #[test]
 fn a_member_keeps_its_blocks() {
-    given::<Network>([open(), leased("20.1.1.0/28", "n1")])
+    given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
         .when(revoke("n1"), both())
         .rejected(Rejection::NodeAlive { node: node("n1") });
 }
+
+mod pools;

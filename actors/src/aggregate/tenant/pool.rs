@@ -1,0 +1,162 @@
+//! A group's own pool: whether a range of its network can be one, and the leases that go with it.
+
+use std::net::IpAddr;
+
+use bus_schema::event::{
+    LeasesClosed, LeasesClosing, LeasesOpened, LeasesReopened, PoolReleased, PoolReserved,
+};
+use bus_schema::{
+    AddressRange, Event, GroupName, GroupSpec, NetworkSpec, Pool, PoolKey, Rejection, TenantName,
+};
+use ipnet::IpNet;
+
+use super::{Tenant, TenantFacts};
+
+impl Tenant {
+    /// The pool of this range. A group being removed still counts: its addresses are in use until
+    /// it is gone.
+    pub(super) fn pool(
+        &self,
+        range: AddressRange,
+        network: &NetworkSpec,
+        facts: &TenantFacts,
+    ) -> Result<Pool, Rejection> {
+        let of_network = &network.v4;
+        let inside = of_network.span();
+        let fits = range.first <= range.last
+            && inside.contains(range.first)
+            && inside.contains(range.last);
+        if !fits {
+            return Err(Rejection::PoolOutside {
+                pool: range,
+                network: network.name.clone(),
+                inside,
+            });
+        }
+        if let Some(address) = reserved(range, of_network) {
+            return Err(Rejection::PoolHoldsReserved {
+                pool: range,
+                address,
+                network: network.name.clone(),
+            });
+        }
+        self.must_not_overlap_pools(range, network)?;
+        let mut leased = facts.blocks(&PoolKey::of_network(&network.tenant, &network.name));
+        leased.retain(|it| range.overlaps(&it.block.into()));
+        if !leased.is_empty() {
+            return Err(Rejection::PoolLeased {
+                pool: range,
+                network: network.name.clone(),
+                blocks: leased,
+            });
+        }
+        Ok(Pool {
+            range: Some(range),
+            ..of_network.clone()
+        })
+    }
+
+    fn must_not_overlap_pools(
+        &self,
+        range: AddressRange,
+        network: &NetworkSpec,
+    ) -> Result<(), Rejection> {
+        let groups = self.groups.values().map(|group| &group.spec);
+        let mut others = groups
+            .filter(|spec| spec.network == network.name)
+            .filter_map(|spec| Some((&spec.name, spec.pool?)));
+        match others.find(|(_, other)| other.overlaps(&range)) {
+            None => Ok(()),
+            Some((group, other)) => Err(Rejection::PoolOverlaps {
+                pool: range,
+                group: group.clone(),
+                other,
+            }),
+        }
+    }
+
+    /// The pools that a group's removal is about: none, if it has no addresses of its own.
+    pub(super) fn pools_of_group(&self, tenant: &TenantName, group: &GroupName) -> Vec<PoolKey> {
+        let spec = self.groups.get(group).map(|group| &group.spec);
+        let Some(own) = spec.and_then(key) else {
+            return vec![];
+        };
+        vec![PoolKey::of_network(tenant, &own.network), own]
+    }
+}
+
+/// The first address of the range that no endpoint can have.
+fn reserved(range: AddressRange, network: &Pool) -> Option<IpAddr> {
+    let edges = match network.subnet {
+        IpNet::V4(net) => vec![IpAddr::V4(net.network()), IpAddr::V4(net.broadcast())],
+        IpNet::V6(net) => vec![IpAddr::V6(net.network())],
+    };
+    let candidates = std::iter::once(network.gateway).chain(edges);
+    let mut reserved = candidates.filter(|it| range.contains(*it) && !network.is_assignable(*it));
+    reserved.next()
+}
+
+/// Whose blocks a group's members get their addresses from, when it has a pool.
+pub(super) fn key(spec: &GroupSpec) -> Option<PoolKey> {
+    spec.pool?;
+    Some(PoolKey::of_group(&spec.tenant, &spec.network, &spec.name))
+}
+
+/// With the group's creation.
+pub(super) fn opened(spec: &GroupSpec, pool: Pool) -> Vec<Event> {
+    let range = pool.span();
+    vec![
+        Event::PoolReserved(PoolReserved {
+            tenant: spec.tenant.clone(),
+            network: spec.network.clone(),
+            group: spec.name.clone(),
+            range,
+        }),
+        Event::LeasesOpened(LeasesOpened {
+            tenant: spec.tenant.clone(),
+            network: spec.network.clone(),
+            group: Some(spec.name.clone()),
+            v4: pool,
+            v6: None,
+        }),
+    ]
+}
+
+/// With the beginning of its removal.
+pub(super) fn closing(spec: &GroupSpec) -> Option<Event> {
+    let key = key(spec)?;
+    Some(Event::LeasesClosing(LeasesClosing {
+        tenant: key.tenant,
+        network: key.network,
+        group: key.group,
+    }))
+}
+
+/// When its removal is given up.
+pub(super) fn reopened(spec: &GroupSpec) -> Option<Event> {
+    let key = key(spec)?;
+    Some(Event::LeasesReopened(LeasesReopened {
+        tenant: key.tenant,
+        network: key.network,
+        group: key.group,
+    }))
+}
+
+/// When it is gone.
+pub(super) fn closed(spec: &GroupSpec) -> Vec<Event> {
+    let Some(key) = key(spec) else {
+        return vec![];
+    };
+    vec![
+        Event::LeasesClosed(LeasesClosed {
+            tenant: key.tenant.clone(),
+            network: key.network.clone(),
+            group: key.group,
+        }),
+        Event::PoolReleased(PoolReleased {
+            tenant: key.tenant,
+            network: key.network,
+            group: spec.name.clone(),
+        }),
+    ]
+}
