@@ -142,6 +142,11 @@ pub fn of_status(node: &NodeName) -> String {
     format!("contiv.status.{node}")
 }
 
+/// Whose status a subject is for; `None`: it is none of ours.
+pub fn node_of_status(subject: &str) -> Option<NodeName> {
+    subject.strip_prefix("contiv.status.")?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +157,13 @@ mod tests {
         assert_eq!(tenant.map(|t| t.to_string()).as_deref(), Some("blue"));
         assert_eq!(tenant_of("contiv.log._cluster.vni.7"), None);
         assert_eq!(tenant_of("something.else"), None);
+    }
+
+    #[test]
+    fn statuses_name_their_node() {
+        let node = "n-1".parse().unwrap();
+        assert_eq!(node_of_status(&of_status(&node)), Some(node));
+        assert_eq!(node_of_status("contiv.status.a.b"), None);
+        assert_eq!(node_of_status("contiv.node.n-1.status"), None);
     }
 }

@@ -2,6 +2,8 @@
 //! they share. Only the real binaries run; nothing of them is linked.
 
 pub mod invariant;
+mod names;
 mod scene;
 
+pub use names::{Asker, Told};
 pub use scene::{Outcome, SOON, Scene, create, two_nodes};

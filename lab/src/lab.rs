@@ -415,7 +415,9 @@ impl Lab {
     fn start_resolvers(&mut self, spec: &Spec) -> Result<()> {
         let ctl = address::ctl(self.state.subnet, 1);
         let machine = address::machine(self.state.subnet);
-        let upstream = resolver(ctl, &[&format!("--host-record=machine.lab,{machine}")]);
+        // What it doesn't know doesn't exist, as the Internet's resolvers say of most names.
+        let known = format!("--host-record=machine.lab,{machine}");
+        let upstream = resolver(ctl, &[&known, "--local=/#/"]);
         self.launch("resolver@ctl", CTL, upstream, BTreeMap::new())?;
         for number in &spec.loopback_resolver {
             let node = node_name(*number);

@@ -20,6 +20,7 @@ mod lab;
 mod namespace;
 mod ping;
 mod process;
+mod socket;
 mod spec;
 mod state;
 mod tcp;

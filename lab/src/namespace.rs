@@ -76,6 +76,28 @@ pub(crate) fn spawn_in_network(holder: i32, command: Command) -> Result<Child> {
     in_thread(command, move || files.enter())
 }
 
+/// Opens something inside a network namespace, given by its path on the host that `holder` holds.
+pub(crate) fn open_in<T: Send + 'static>(
+    holder: i32,
+    netns: &str,
+    open: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let files = Files::open(holder, &["mnt"])?;
+    let netns = netns.to_owned();
+    let opened = std::thread::spawn(move || {
+        let enter = |errno: nix::Error| Error::system("enter a namespace")(errno.into());
+        files.enter().map_err(enter)?;
+        let file = File::open(&netns).map_err(Error::file("open", &netns))?;
+        setns(file, CloneFlags::CLONE_NEWNET).map_err(enter)?;
+        open().map_err(Error::system(format!("open a socket in {netns}")))
+    });
+    opened.join().unwrap_or_else(|_| {
+        Err(Error::system("open a socket")(std::io::Error::other(
+            "the thread panicked",
+        )))
+    })
+}
+
 /// A terminal's Ctrl-C goes to its foreground group; what a lab runs must not be in it.
 pub(crate) fn detach(command: &mut Command) {
     use std::os::unix::process::CommandExt;

@@ -25,7 +25,7 @@ use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::bus::{self, BusHandle, Facts, Identity};
+use crate::bus::{self, BusHandle, Facts, Farewell, Identity};
 use crate::cni::Cni;
 use crate::core::{Core, Ending, Progress, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
@@ -114,7 +114,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         applied: bus_schema::Revision(0),
         trouble: None,
     });
-    let (view, view_rx) = watch::channel(EndpointsView::default());
+    let neighbors = config.state_dir.join("neighbors");
+    let mut known = EndpointsView::default();
+    known.await_stream(true);
+    known.recall(store::load_endpoints(&neighbors));
+    let (view, view_rx) = watch::channel(known);
+    let farewell = Farewell::default();
     let ending = Ending::open(config.state_dir.join("enforced"), view_rx.clone());
     let docker = docker::start(
         docker::Config {
@@ -154,6 +159,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     })?;
     let api = Api {
         endpoints: endpoints.clone(),
+        farewell: farewell.clone(),
         status: status_rx.clone(),
         cni: Cni {
             endpoints: endpoints.clone(),
@@ -174,6 +180,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         view.clone(),
         facts.subscribe(),
         endpoints.snapshots(),
+        log_rx.clone(),
+    ));
+    tasks.spawn(store::keep_endpoints(
+        neighbors.clone(),
+        me.node.clone(),
+        view.subscribe(),
     ));
     let core = Core::new(
         params,
@@ -193,6 +205,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx,
     ));
+    let last_view = view.subscribe();
+    let name = me.node.clone();
     tasks.spawn(bus::run(bus::Parts {
         url: config.nats,
         me,
@@ -200,6 +214,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         view,
         log,
         endpoints,
+        farewell,
         questions,
         status: status_rx,
         asks,
@@ -217,6 +232,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     drop(tasks);
     if let Err(error) = store::save(&saved, &facts.snapshot()) {
         tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
+    }
+    let others = last_view.borrow().of_others(&name);
+    if let Err(error) = store::save_endpoints(&neighbors, &others) {
+        tracing::error!(%error, "can't save the endpoints; the bus tells them anew");
     }
     Ok(())
 }

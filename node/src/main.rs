@@ -41,6 +41,9 @@ enum Command {
     Attach(AttachArgs),
     /// Take an endpoint away
     Detach(DetachArgs),
+    /// Say goodbye before this node is taken away: other nodes forget its containers' names at
+    /// once, until netplugin starts again. What runs and what is forwarded goes on.
+    Leave(Where),
     /// Say how the daemon is, as JSON
     Status(Where),
 }
@@ -147,6 +150,7 @@ fn main() -> ExitCode {
             let body = Detach { id: args.id };
             client(&args.at, "POST", "/v1/detach", Some(&body))
         }
+        Command::Leave(at) => client::<Detach>(&at, "POST", "/v1/leave", None),
         Command::Status(at) => client::<Detach>(&at, "GET", "/v1/status", None),
     }
 }

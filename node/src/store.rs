@@ -1,4 +1,5 @@
-//! The projection on disk, so that a node starts with its last facts when the bus is away.
+//! The projection on disk, so that a node starts with its last facts when the bus is away, and
+//! others' endpoints, so that their names go on resolving.
 //!
 //! Replaced as a whole, never changed in place. A file that can't be read is kept aside, and the
 //! node starts from the log's first event, saying so. What an older build folded is read for the
@@ -9,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bus_schema::node::Alarm;
-use bus_schema::{SCHEMA, codec};
+use bus_schema::{NodeName, SCHEMA, codec};
 use tokio::sync::watch;
 
 use crate::bus::pause;
 use crate::endpoint::replace;
-use crate::projection::Projection;
+use crate::projection::{EndpointsView, Projection, Remembered};
 
 /// Between two saves; what a crash costs is replayed from the log.
 const EVERY: Duration = Duration::from_secs(3);
@@ -44,18 +45,34 @@ pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
 }
 
 pub fn save(path: &Path, projection: &Projection) -> io::Result<()> {
-    let body = codec::to_bytes(&(SCHEMA, projection));
+    write(path, codec::to_bytes(&(SCHEMA, projection)))
+}
+
+/// What other nodes published; nothing, when it can't be read: the bus tells it anew.
+pub fn load_endpoints(path: &Path) -> Remembered {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let known = whole(&bytes).and_then(|body| codec::from_bytes(body).ok());
+    known.unwrap_or_default()
+}
+
+pub fn save_endpoints(path: &Path, known: &Remembered) -> io::Result<()> {
+    write(path, codec::to_bytes(known))
+}
+
+fn write(path: &Path, body: Vec<u8>) -> io::Result<()> {
     let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
     bytes.extend(body);
     replace(path, &bytes)?;
     Ok(())
 }
 
-fn decode(bytes: &[u8]) -> Option<Projection> {
+fn whole(bytes: &[u8]) -> Option<&[u8]> {
     let (sum, body) = bytes.split_first_chunk::<4>()?;
-    if u32::from_le_bytes(*sum) != crc32fast::hash(body) {
-        return None;
-    }
+    (u32::from_le_bytes(*sum) == crc32fast::hash(body)).then_some(body)
+}
+
+fn decode(bytes: &[u8]) -> Option<Projection> {
+    let body = whole(bytes)?;
     let older = match codec::from_bytes::<(u16, Projection)>(body) {
         Ok((schema, projection)) if schema >= SCHEMA => return Some(projection),
         Ok((_, projection)) => projection,
@@ -77,6 +94,24 @@ pub async fn keep(path: PathBuf, mut facts: watch::Receiver<Projection>) {
         if let Ok(Err(error)) = saved {
             tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
         }
+        pause(EVERY).await;
+    }
+}
+
+/// Saves what others published, now and then, for ever.
+pub async fn keep_endpoints(path: PathBuf, me: NodeName, mut view: watch::Receiver<EndpointsView>) {
+    let mut saved = Remembered::default();
+    while view.changed().await.is_ok() {
+        let snapshot = view.borrow_and_update().clone();
+        let known = snapshot.of_others(&me);
+        if known != saved {
+            let (path, known) = (path.clone(), known.clone());
+            let done = tokio::task::spawn_blocking(move || save_endpoints(&path, &known)).await;
+            if let Ok(Err(error)) = done {
+                tracing::error!(%error, "can't save the endpoints; without the bus a restart forgets names");
+            }
+        }
+        saved = known;
         pause(EVERY).await;
     }
 }

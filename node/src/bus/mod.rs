@@ -5,6 +5,7 @@
 //!     ▲              └── publish ◀── journal's endpoints; everybody's ▶ EndpointsView (watch)
 //!  watchdog          serve: contiv.node.<me>.{status,drain,cede,accept-log}
 //!                    asks ◀── BusHandle              status ▶ contiv.status.<me>
+//!                    hearing: contiv.status.* ▶ EndpointsView: who is silent
 //! ```
 //!
 //! Nothing is published while disconnected. The daemon starts it; dropping the tasks ends it.
@@ -12,8 +13,10 @@
 mod asks;
 mod connection;
 mod facts;
+mod farewell;
 mod feed;
 mod handle;
+mod hearing;
 mod publish;
 mod recognise;
 mod serve;
@@ -25,6 +28,7 @@ mod tests;
 
 pub use connection::pause;
 pub use facts::Facts;
+pub use farewell::{Farewell, NotSaid};
 pub use handle::{Ask, AskError, BusHandle};
 pub use publish::public;
 pub use recognise::{LogFacts, Verdict, recognise};
@@ -55,6 +59,7 @@ pub struct Parts {
     pub view: watch::Sender<EndpointsView>,
     pub log: watch::Sender<LogState>,
     pub endpoints: EndpointsHandle,
+    pub farewell: Farewell,
     /// What is asked about this node's rules.
     pub questions: mpsc::Sender<Question>,
     pub status: watch::Receiver<NodeStatus>,
@@ -83,6 +88,12 @@ pub async fn run(parts: Parts) {
         parts.status.clone(),
         linked.clone(),
     ));
+    tasks.spawn(hearing::run(
+        client.clone(),
+        parts.me.node.clone(),
+        parts.facts.subscribe(),
+        parts.view.clone(),
+    ));
     let (accept, accepted) = mpsc::channel(ACCEPTS);
     let service = Service {
         me: parts.me.node.clone(),
@@ -100,6 +111,7 @@ pub async fn run(parts: Parts) {
         view: parts.view,
         log: parts.log,
         endpoints: parts.endpoints,
+        farewell: parts.farewell,
         accept: accepted,
     };
     loop {

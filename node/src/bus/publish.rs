@@ -16,6 +16,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::Identity;
+use super::farewell::Farewell;
 use super::feed::FeedError;
 use crate::endpoint::{Kernel, LocalEndpoint, Snapshot};
 use crate::projection::{EndpointsView, Projection};
@@ -192,8 +193,11 @@ pub(super) async fn publish(
     mut snapshots: watch::Receiver<Snapshot>,
     mut kernel: watch::Receiver<Kernel>,
     facts: watch::Receiver<Projection>,
+    farewell: &Farewell,
 ) -> FeedError {
+    let mut leaving = farewell.asked();
     loop {
+        let left = *leaving.borrow_and_update();
         let endpoints = snapshots.borrow_and_update().endpoints.clone();
         let failed = kernel.borrow_and_update().failed.clone();
         let say_of = |(id, endpoint): (&EndpointId, &Arc<LocalEndpoint>)| {
@@ -201,7 +205,7 @@ pub(super) async fn publish(
             public.closed = failed.get(id).cloned();
             (id.clone(), public)
         };
-        let journal = endpoints.iter().map(say_of).collect();
+        let journal = endpoints.iter().filter(|_| !left).map(say_of).collect();
         for (id, due) in difference(&on_bus, &journal) {
             let applied = facts.borrow().applied;
             let was = on_bus.get(&id).cloned().flatten();
@@ -211,9 +215,13 @@ pub(super) async fn publish(
             on_bus.insert(id, due);
         }
         on_bus.retain(|_, said| said.is_some());
+        if left {
+            farewell.is_said();
+        }
         let closed = tokio::select! {
             changed = snapshots.changed() => changed.is_err(),
             changed = kernel.wait_for(|kernel| kernel.failed != failed) => changed.is_err(),
+            changed = leaving.changed() => changed.is_err(),
         };
         if closed {
             return FeedError::read("netplugin is stopping");

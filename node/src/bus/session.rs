@@ -15,6 +15,7 @@ use bus_schema::{ClusterId, Command, MachineId, NodeName, subject};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::connection::{pause, refusal};
+use super::farewell::Farewell;
 use super::feed::{self, FeedError};
 use super::recognise::{Verdict, recognise};
 use super::serve::Accept;
@@ -41,6 +42,7 @@ pub(super) struct Session {
     pub view: watch::Sender<EndpointsView>,
     pub log: watch::Sender<LogState>,
     pub endpoints: EndpointsHandle,
+    pub farewell: Farewell,
     pub accept: mpsc::Receiver<Accept>,
 }
 
@@ -152,7 +154,11 @@ impl Session {
             let snapshots = self.endpoints.snapshots();
             let facts = self.facts.subscribe();
             let kernel = self.endpoints.kernel();
-            publish::publish(context, &self.me, on_bus, snapshots, kernel, facts).await
+            let farewell = &self.farewell;
+            publish::publish(
+                context, &self.me, on_bus, snapshots, kernel, facts, farewell,
+            )
+            .await
         };
         tokio::select! {
             error = reader => error,

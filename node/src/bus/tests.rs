@@ -265,6 +265,7 @@ impl Node {
             view,
             log,
             endpoints: endpoints.clone(),
+            farewell: Farewell::default(),
             questions: mpsc::channel(1).0,
             status: status_rx,
             asks,

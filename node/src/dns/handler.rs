@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bus_schema::TenantName;
 use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, OpCode, ResponseCode};
@@ -13,9 +13,10 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use super::upstream::{Transport, Upstream};
-use super::zone::{self, Answer, Question};
+use super::zone::{self, Answer, Found, Question};
 use crate::projection::EndpointsView;
 
 /// Seconds that an answer may be remembered: containers come and go.
@@ -26,6 +27,9 @@ const UDP_MAX: u16 = 1232;
 /// one tenant's flood takes neither memory nor sockets from the others.
 const IN_FLIGHT: usize = 128;
 
+/// How long a question waits for what isn't known yet, right after a start.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Answers the queries of one domain, or of the host.
 #[derive(Debug, Clone)]
 pub(super) struct Handler {
@@ -33,7 +37,6 @@ pub(super) struct Handler {
     view: watch::Receiver<EndpointsView>,
     upstream: Arc<Upstream>,
     in_flight: Arc<Semaphore>,
-    turn: Arc<AtomicUsize>,
 }
 
 /// What goes back, beside the question.
@@ -56,7 +59,6 @@ impl Handler {
             view,
             upstream,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-            turn: Arc::default(),
         }
     }
 
@@ -81,9 +83,10 @@ impl Handler {
                 RecordType::PTR => Question::Ptr,
                 _ => Question::Other,
             };
-            match self.look_up(request.src().ip(), &name, question) {
-                Answer::Addresses(found) => {
-                    return ours(request, query.name(), self.rotated(found).map(data_of));
+            match self.known(request.src().ip(), &name, question).await {
+                Answer::Addresses(Found { live, silent }) => {
+                    let all = rotated(live).chain(rotated(silent));
+                    return ours(request, query.name(), all.map(data_of));
                 }
                 Answer::Name(name) => {
                     let pointer = Name::from_ascii(format!("{name}."));
@@ -91,20 +94,26 @@ impl Handler {
                     return ours(request, query.name(), pointer.into_iter());
                 }
                 Answer::Nobody => return empty(request, ResponseCode::NXDomain),
+                Answer::Later => return empty(request, ResponseCode::ServFail),
                 Answer::Forward => {}
             }
         }
         self.forward(request).await
     }
 
-    /// Each answer begins with the next address, so that who takes the first one takes each of
-    /// them equally often.
-    fn rotated(&self, mut addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
-        if !addresses.is_empty() {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
-            addresses.rotate_left(turn);
+    /// What is said to a question; while not everything is known it waits for that.
+    async fn known(&self, asker: IpAddr, name: &str, question: Question) -> Answer {
+        let mut answer = self.look_up(asker, name, question);
+        if answer == Answer::Later
+            && let Ok(_permit) = self.in_flight.try_acquire()
+        {
+            let mut view = self.view.clone();
+            let complete = view.wait_for(EndpointsView::is_complete);
+            if timeout(PATIENCE, complete).await.is_ok() {
+                answer = self.look_up(asker, name, question);
+            }
         }
-        addresses.into_iter()
+        answer
     }
 
     fn look_up(&self, asker: IpAddr, name: &str, question: Question) -> Answer {
@@ -190,6 +199,16 @@ fn text(name: &Name) -> Option<String> {
         text += label;
     }
     Some(text)
+}
+
+/// From a random member on, so that who takes the first one takes each equally often, whatever
+/// other names are asked for in between.
+fn rotated(mut addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
+    if !addresses.is_empty() {
+        let first = fastrand::usize(..addresses.len());
+        addresses.rotate_left(first);
+    }
+    addresses.into_iter()
 }
 
 fn empty(request: &Request, code: ResponseCode) -> Outcome {

@@ -3,14 +3,14 @@
 //! `NAME` and `GROUP` are looked up in the networks of the asker, who is known by its source
 //! address: that of one of its endpoints. `NAME.NETWORK` and `GROUP.NETWORK` mean the same from
 //! everywhere in the tenant, and so does every name with [`SUFFIX`] behind it. Another tenant's
-//! names don't exist, since a look-up stays in one tenant.
+//! names don't exist, since a look-up stays in one tenant. Who is on a node that has fallen silent
+//! stands behind the others.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use bus_schema::{Endpoint, NetworkName, TenantName};
+use bus_schema::{Endpoint, TenantName};
 
-use crate::projection::EndpointsView;
+use crate::projection::{EndpointsView, full_name};
 
 /// May stand behind every name of ours; whatever else ends so is nobody's.
 pub const SUFFIX: &str = "contiv.local";
@@ -33,13 +33,23 @@ pub enum Question {
 pub enum Answer {
     /// The name is ours, with these addresses. None: it has no record of that type, which is
     /// NOERROR and never NXDOMAIN (RFC 4074 §4.2; musl gives up otherwise).
-    Addresses(Vec<IpAddr>),
+    Addresses(Found),
     /// The name of the address that was asked about.
     Name(String),
     /// The name would be ours, and nobody bears it.
     Nobody,
     /// Not ours: the host's resolvers know.
     Forward,
+    /// Nobody bears the name as far as is known, but not everything is known yet.
+    Later,
+}
+
+/// The addresses behind a name, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    pub live: Vec<IpAddr>,
+    /// Of nodes that have fallen silent.
+    pub silent: Vec<IpAddr>,
 }
 
 /// Looks `name` up, without its last dot and in any case, for who has the address `asker`.
@@ -50,11 +60,18 @@ pub fn answer(
     name: &str,
     question: Question,
 ) -> Answer {
+    let unknown = |answer| {
+        if view.is_complete() {
+            answer
+        } else {
+            Answer::Later
+        }
+    };
     if let Some(address) = reverse(name) {
         return match (view.at(tenant, address), question) {
-            (None, _) => Answer::Forward,
-            (Some(endpoint), Question::Ptr | Question::Any) => Answer::Name(full_name(endpoint)),
-            (Some(_), _) => Answer::Addresses(Vec::new()),
+            (None, _) => unknown(Answer::Forward),
+            (Some(endpoint), Question::Ptr | Question::Any) => Answer::Name(name_of(endpoint)),
+            (Some(_), _) => Answer::Addresses(Found::default()),
         };
     }
     let name = name.to_ascii_lowercase();
@@ -66,13 +83,13 @@ pub fn answer(
         },
         None => (name.as_str(), false),
     };
-    let found = look_up(view, tenant, asker, name);
-    if found.is_empty() {
-        return if ours {
+    let bearers = look_up(view, tenant, asker, name);
+    if bearers.is_empty() {
+        return unknown(if ours {
             Answer::Nobody
         } else {
             Answer::Forward
-        };
+        });
     }
     let wanted = |address: &IpAddr| match question {
         Question::A => address.is_ipv4(),
@@ -80,24 +97,36 @@ pub fn answer(
         Question::Any => true,
         Question::Ptr | Question::Other => false,
     };
-    Answer::Addresses(found.into_iter().filter(wanted).collect())
+    let mut found = Found::default();
+    for (address, bearer) in bearers.into_iter().filter(|(address, _)| wanted(address)) {
+        match view.is_silent(bearer) {
+            false => found.live.push(address),
+            true => found.silent.push(address),
+        }
+    }
+    Answer::Addresses(found)
 }
 
 /// A name of the asker's networks before the same as `NAME.NETWORK`: containers' names may have
-/// dots.
-fn look_up(
-    view: &EndpointsView,
+/// dots. `name` is in lower case.
+fn look_up<'a>(
+    view: &'a EndpointsView,
     tenant: &TenantName,
     asker: IpAddr,
     name: &str,
-) -> BTreeSet<IpAddr> {
-    let near: BTreeSet<IpAddr> = networks_of(view, tenant, asker)
-        .into_iter()
-        .flat_map(|network| view.resolve(tenant, Some(network), name))
-        .collect();
-    if near.is_empty() {
-        return view.resolve(tenant, None, name).collect();
+) -> Vec<(IpAddr, &'a Endpoint)> {
+    let mut near = Vec::new();
+    if let Some(asker) = view.at(tenant, asker) {
+        // Its container's other endpoints count too, as its queries leave by one interface.
+        for endpoint in view.beside(asker).filter(|it| it.tenant == *tenant) {
+            near.extend(view.resolve(tenant, &full_name(name, endpoint.network.as_str())));
+        }
     }
+    if near.is_empty() {
+        near.extend(view.resolve(tenant, name));
+    }
+    near.sort_by_key(|(address, _)| *address);
+    near.dedup_by_key(|(address, _)| *address);
     near
 }
 
@@ -122,24 +151,9 @@ fn reverse(name: &str) -> Option<IpAddr> {
 }
 
 /// What an endpoint is called from everywhere in its tenant.
-fn full_name(endpoint: &Endpoint) -> String {
+fn name_of(endpoint: &Endpoint) -> String {
     let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
     format!("{name}.{}.{SUFFIX}", endpoint.network)
-}
-
-/// The networks that the asker is in: its container's other endpoints count too, as its queries
-/// leave by one interface.
-fn networks_of<'a>(
-    view: &'a EndpointsView,
-    tenant: &TenantName,
-    asker: IpAddr,
-) -> BTreeSet<&'a NetworkName> {
-    view.at(tenant, asker)
-        .into_iter()
-        .flat_map(|endpoint| view.beside(endpoint))
-        .filter(|endpoint| endpoint.tenant == *tenant)
-        .map(|endpoint| &endpoint.network)
-        .collect()
 }
 
 #[cfg(test)]
@@ -150,12 +164,13 @@ mod tests {
 
     use super::*;
 
-    /// `TENANT NETWORK NAME ADDRESS…`, with `NAME@CONTAINER` for a container of several endpoints
-    /// and `NETWORK/GROUP` for a member of a group.
+    /// `TENANT NETWORK NAME ADDRESS…`, with `NAME@CONTAINER` for a container of several endpoints,
+    /// `NETWORK/GROUP` for a member of a group, and `TENANT%NODE` where it isn't on n1.
     fn view(lines: &[&str]) -> EndpointsView {
         let mut view = EndpointsView::default();
         for (number, line) in lines.iter().enumerate() {
             let words: Vec<&str> = line.split(' ').collect();
+            let (tenant, node) = words[0].split_once('%').unwrap_or((words[0], "n1"));
             let (name, container) = match words[2].split_once('@') {
                 Some((name, container)) => (name, Some(container.to_owned())),
                 None => (words[2], None),
@@ -167,10 +182,10 @@ mod tests {
             let addresses: Vec<IpAddr> = words[3..].iter().map(|a| a.parse().unwrap()).collect();
             view.show(Arc::new(Endpoint {
                 id: format!("e{number}").parse().unwrap(),
-                tenant: words[0].parse().unwrap(),
+                tenant: tenant.parse().unwrap(),
                 network: network.parse().unwrap(),
                 group: group.map(|group| group.parse().unwrap()),
-                node: "n1".parse().unwrap(),
+                node: node.parse().unwrap(),
                 v4: addresses.iter().find_map(|a| match a {
                     IpAddr::V4(v4) => Some(*v4),
                     IpAddr::V6(_) => None,
@@ -199,10 +214,17 @@ mod tests {
         let shown = match answer {
             Answer::Forward => "forward".to_owned(),
             Answer::Nobody => "nobody".to_owned(),
+            Answer::Later => "later".to_owned(),
             Answer::Name(name) => name,
-            Answer::Addresses(found) => {
-                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-                format!("[{}]", found.join(" "))
+            Answer::Addresses(Found { live, silent }) => {
+                let shown = |addresses: &[IpAddr]| {
+                    let words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                    words.join(" ")
+                };
+                match silent.is_empty() {
+                    true => format!("[{}]", shown(&live)),
+                    false => format!("[{} | {}]", shown(&live), shown(&silent)),
+                }
             }
         };
         assert_eq!(shown, expected, "{name} for {asker}");
@@ -288,6 +310,37 @@ mod tests {
         check(&view, "default/20.2.1.1", "web", Question::A, "[20.2.1.1]");
         check(&view, "blue/20.1.1.1", "web", Question::A, "[20.1.1.1]");
         check(&view, "blue/20.1.1.1", "web.back", Question::A, "forward");
+    }
+
+    #[test]
+    fn who_is_on_a_silent_node_stands_behind() {
+        let mut view = view(&[
+            "default%n2 front/web one 20.1.1.1",
+            "default front/web two 20.1.1.2",
+            "default front client 20.1.1.3",
+        ]);
+        let client = "default/20.1.1.3";
+        view.set_silent(["n2".parse().unwrap()].into_iter().collect());
+        check(&view, client, "web", Question::A, "[20.1.1.2 | 20.1.1.1]");
+        check(&view, client, "one", Question::A, "[ | 20.1.1.1]");
+        view.set_silent(imbl::OrdSet::new());
+        check(&view, client, "web", Question::A, "[20.1.1.1 20.1.1.2]");
+    }
+
+    #[test]
+    fn what_may_still_come_is_not_denied() {
+        let mut view = view(&["default front web 20.1.1.1"]);
+        let web = "default/20.1.1.1";
+        view.await_stream(true);
+        check(&view, web, "web", Question::A, "[20.1.1.1]");
+        check(&view, web, "web", Question::Aaaa, "[]");
+        for name in ["db", "db.front", "db.contiv.local", "example.org"] {
+            check(&view, web, name, Question::A, "later");
+        }
+        check(&view, web, "9.1.1.20.in-addr.arpa", Question::Ptr, "later");
+        view.await_stream(false);
+        check(&view, web, "db", Question::A, "forward");
+        check(&view, web, "db.contiv.local", Question::A, "nobody");
     }
 
     #[test]

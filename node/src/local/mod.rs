@@ -4,6 +4,7 @@
 //! ```text
 //! POST /v1/attach   endpoint::Attach → endpoint::Attachment
 //! POST /v1/detach   {"id": …}        → {}
+//! POST /v1/leave                     → {}, when the bus has it
 //! GET  /v1/status                    → NodeStatus
 //! GET  /v1/endpoints                 → [LocalEndpoint]
 //! POST /v1/cni      cni::Call        → what CNI answers, or null; an error is cni::Failure
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
+use crate::bus::{Farewell, NotSaid};
 use crate::cni::{Call, Cni, Failure};
 use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
 
@@ -39,6 +41,7 @@ pub const SOCKET: &str = "netplugin.sock";
 #[derive(Debug, Clone)]
 pub struct Api {
     pub endpoints: EndpointsHandle,
+    pub farewell: Farewell,
     pub status: watch::Receiver<NodeStatus>,
     pub cni: Cni,
 }
@@ -72,6 +75,7 @@ pub async fn serve(listener: UnixListener, api: Api) {
     let router = Router::new()
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
+        .route("/v1/leave", post(leave))
         .route("/v1/status", get(status))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/cni", post(cni))
@@ -136,6 +140,11 @@ impl IntoResponse for CniError {
     }
 }
 
+async fn leave(State(api): State<Api>) -> Result<Json<serde_json::Value>, ApiError> {
+    api.farewell.say().await?;
+    Ok(Json(serde_json::json!({})))
+}
+
 async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     Json(api.status.borrow().clone())
 }
@@ -147,6 +156,13 @@ async fn endpoints(State(api): State<Api>) -> Json<Vec<LocalEndpoint>> {
 enum ApiError {
     Attach(AttachError),
     Body(JsonRejection),
+    NotSaid(NotSaid),
+}
+
+impl From<NotSaid> for ApiError {
+    fn from(error: NotSaid) -> Self {
+        Self::NotSaid(error)
+    }
 }
 
 impl From<AttachError> for ApiError {
@@ -165,6 +181,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (code, error) = match self {
             Self::Body(error) => (StatusCode::BAD_REQUEST, error.body_text()),
+            Self::NotSaid(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             Self::Attach(error) => (status_of(&error), error.to_string()),
         };
         (code, Json(Failed { error })).into_response()

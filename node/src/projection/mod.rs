@@ -5,14 +5,16 @@
 //! cluster. An event that was folded in before changes nothing. The bus feeds it; the core, the
 //! endpoints, Docker and DNS read snapshots.
 
+mod pulse;
 mod touched;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use pulse::Pulse;
 pub use touched::Touched;
-pub use view::EndpointsView;
+pub use view::{EndpointsView, Remembered, full_name};
 
 use bus_schema::event::Settings;
 use bus_schema::{

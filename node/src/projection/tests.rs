@@ -450,9 +450,18 @@ fn down(of: &Endpoint) -> EndpointEvent {
 }
 
 fn resolve(view: &EndpointsView, name: &str) -> Vec<String> {
-    let (tenant, network) = (tenant("blue"), net("web"));
-    let found = view.resolve(&tenant, Some(&network), name);
-    found.map(|it| it.to_string()).collect()
+    let (tenant, name) = (tenant("blue"), full_name(name, "web"));
+    let found = view.resolve(&tenant, &name);
+    found.map(|(address, _)| address.to_string()).collect()
+}
+
+fn members(names: &[&str]) -> OrdMap<NodeName, NodeFact> {
+    let fact = |name: &&str| {
+        let machine = MachineId((*name).to_owned());
+        let vtep = "198.18.0.1".parse().unwrap();
+        (node(name), NodeFact { machine, vtep })
+    };
+    names.iter().map(fact).collect()
 }
 
 #[test]
@@ -490,14 +499,15 @@ fn names_and_addresses_follow_the_endpoints() {
 fn what_is_ahead_of_the_log_is_held_back() {
     let mut view = EndpointsView::default();
     view.hear(up(endpoint("e1", "db", "10.0.0.20", "a"), 5));
-    view.advance(Revision(4));
+    let nodes = members(&["a"]);
+    view.advance(Revision(4), &nodes);
     assert!(resolve(&view, "db").is_empty());
-    view.advance(Revision(5));
+    view.advance(Revision(5), &nodes);
     assert_eq!(resolve(&view, "db"), ["10.0.0.20"]);
     let gone = endpoint("e2", "web", "10.0.0.21", "a");
     view.hear(up(gone.clone(), 9));
     view.hear(down(&gone));
-    view.advance(Revision(9));
+    view.advance(Revision(9), &nodes);
     assert!(resolve(&view, "web").is_empty());
 }
 
@@ -510,7 +520,60 @@ fn what_was_not_heard_again_is_pruned_but_not_our_own() {
     view.hear(up(endpoint("e4", "e4", "10.0.0.22", "b"), 7));
     let heard = [EndpointId::new("e3").unwrap()].into();
     view.prune(&heard, &node("me"));
-    view.advance(Revision(7));
+    view.advance(Revision(7), &members(&["me", "b"]));
     let left: Vec<_> = view.iter().map(|it| it.id.to_string()).collect();
     assert_eq!(left, ["e1", "e3"]);
+}
+
+#[test]
+fn what_a_removed_node_published_is_shown_when_it_is_back() {
+    let mut view = EndpointsView::default();
+    let both = members(&["a", "b"]);
+    view.advance(Revision(1), &both);
+    view.hear(up(endpoint("e1", "db", "10.0.0.20", "b"), 1));
+    view.advance(Revision(2), &members(&["a"]));
+    assert!(resolve(&view, "db").is_empty());
+    // The stream still holds it.
+    view.hear(up(endpoint("e1", "db", "10.0.0.20", "b"), 1));
+    assert!(resolve(&view, "db").is_empty());
+    view.advance(Revision(3), &both);
+    assert_eq!(resolve(&view, "db"), ["10.0.0.20"]);
+}
+
+#[test]
+fn what_others_published_is_recalled_after_a_restart() {
+    let mut before = EndpointsView::default();
+    let nodes = members(&["me", "b"]);
+    before.advance(Revision(3), &nodes);
+    before.hear(up(endpoint("e1", "mine", "10.0.0.20", "me"), 1));
+    before.hear(up(endpoint("e2", "db", "10.0.0.21", "b"), 1));
+    before.hear(up(endpoint("e3", "ahead", "10.0.0.22", "b"), 4));
+    let mut view = EndpointsView::default();
+    view.await_stream(true);
+    view.recall(before.of_others(&node("me")));
+    // The facts were saved earlier, when b was no member yet.
+    view.advance(Revision(2), &members(&["me"]));
+    assert_eq!(resolve(&view, "db"), ["10.0.0.21"]);
+    view.advance(Revision(3), &nodes);
+    assert_eq!(resolve(&view, "db"), ["10.0.0.21"]);
+    assert!(resolve(&view, "mine").is_empty() && resolve(&view, "ahead").is_empty());
+    assert!(!view.is_complete());
+    // Heard from its start: what isn't there any more is gone, and what is missing doesn't exist.
+    view.prune(&[EndpointId::new("e3").unwrap()].into(), &node("me"));
+    view.await_stream(true);
+    assert!(view.is_complete() && resolve(&view, "db").is_empty());
+    view.advance(Revision(4), &nodes);
+    assert_eq!(resolve(&view, "ahead"), ["10.0.0.22"]);
+}
+
+#[test]
+fn what_was_recalled_of_another_log_is_hidden() {
+    let mut before = EndpointsView::default();
+    before.advance(Revision(9), &members(&["me", "b"]));
+    before.hear(up(endpoint("e2", "db", "10.0.0.21", "b"), 1));
+    let mut view = EndpointsView::default();
+    view.recall(before.of_others(&node("me")));
+    view.is_of_no_log();
+    view.advance(Revision(0), &members(&[]));
+    assert!(resolve(&view, "db").is_empty());
 }

@@ -2,53 +2,83 @@
 //!
 //! Pure; a snapshot is a cheap clone. Holds what other nodes published and what this node's own
 //! journal knows. An endpoint that says more than the log has told us yet is held back until the
-//! log gets there. The bus and the endpoints' manager feed it; DNS, Docker and `status` read it.
+//! log gets there, and one of a node that is no member until it is. The bus and the endpoints'
+//! manager feed it; DNS, Docker and `status` read it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bus_schema::{
-    Endpoint, EndpointEvent, EndpointId, NetworkName, NodeName, Revision, TenantName,
-};
+use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, TenantName};
 use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
 
-/// A name in a network, or `NAME.NETWORK` in the whole tenant.
-type NameKey = (TenantName, Option<NetworkName>, String);
+use super::NodeFact;
 
-/// Endpoints by id, by name in their network, and by address in their tenant.
+/// Endpoints by id, and in their tenant by name and by address.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointsView {
     applied: Revision,
     shown: OrdMap<EndpointId, Arc<Endpoint>>,
     held: OrdMap<EndpointId, (Revision, Arc<Endpoint>)>,
-    /// Names in lower case: DNS compares without case (RFC 4343).
-    names: OrdMap<NameKey, OrdSet<(IpAddr, EndpointId)>>,
-    addresses: OrdMap<(TenantName, IpAddr), EndpointId>,
+    tenants: OrdMap<TenantName, Index>,
     /// Endpoints of one container, which lives on one node.
     containers: OrdMap<(NodeName, String), OrdSet<EndpointId>>,
+    /// How far the log was known when what was recalled was saved.
+    recalled: Revision,
+    /// Whose endpoints are shown; absent: everybody's.
+    members: Option<OrdMap<NodeName, NodeFact>>,
+    /// Members that nobody has heard of for a while.
+    silent: OrdSet<NodeName>,
+    completeness: Completeness,
+}
+
+/// The names and addresses of one tenant.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Index {
+    /// By `NAME.NETWORK` in lower case: DNS compares without case (RFC 4343). As no network's name
+    /// holds a dot, it says the same as the two of them apart.
+    names: OrdMap<String, OrdMap<(IpAddr, EndpointId), Arc<Endpoint>>>,
+    addresses: OrdMap<IpAddr, Arc<Endpoint>>,
+}
+
+/// What a view holds of other nodes, with how far the log was known then.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Remembered {
+    applied: Revision,
+    /// Each with what the log must tell before it is shown.
+    endpoints: Vec<(Revision, Endpoint)>,
+}
+
+/// Whether what is missing from a view is missing from the cluster, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Completeness {
+    /// What is known is all there is to know.
+    #[default]
+    Complete,
+    /// The stream is still to be read for the first time.
+    Awaited,
+    /// Read from its start to its end once.
+    Read,
 }
 
 impl EndpointsView {
-    /// The addresses behind a name, an alias or a group of a network, or, without a network,
-    /// behind `NAME.NETWORK`; no item: nobody bears it.
+    /// Who bears a name, an alias or a group of a network, given as `NAME.NETWORK` in lower case,
+    /// and the addresses under which it does; no item: nobody.
     pub fn resolve(
         &self,
         tenant: &TenantName,
-        network: Option<&NetworkName>,
         name: &str,
-    ) -> impl Iterator<Item = IpAddr> {
-        let key = (tenant.clone(), network.cloned(), name.to_lowercase());
-        self.names
-            .get(&key)
-            .into_iter()
-            .flat_map(|found| found.iter().map(|(address, _)| *address))
+    ) -> impl Iterator<Item = (IpAddr, &Endpoint)> {
+        let bearers = self.tenants.get(tenant).and_then(|it| it.names.get(name));
+        let bearers = bearers.into_iter().flatten();
+        bearers.map(|((address, _), endpoint)| (*address, endpoint.as_ref()))
     }
 
     /// Who bears an address: the asker of a question, or what a PTR question is about.
     pub fn at(&self, tenant: &TenantName, address: IpAddr) -> Option<&Endpoint> {
-        let id = self.addresses.get(&(tenant.clone(), address))?;
-        self.shown.get(id).map(AsRef::as_ref)
+        let index = self.tenants.get(tenant)?;
+        index.addresses.get(&address).map(AsRef::as_ref)
     }
 
     /// The endpoint itself and the others of its container.
@@ -74,14 +104,46 @@ impl EndpointsView {
         self.shown.is_empty()
     }
 
+    /// Whether a member that published this has been silent for too long.
+    pub fn is_silent(&self, endpoint: &Endpoint) -> bool {
+        !self.silent.is_empty() && self.silent.contains(&endpoint.node)
+    }
+
+    /// False: a name that isn't here may exist all the same.
+    pub fn is_complete(&self) -> bool {
+        self.completeness != Completeness::Awaited
+    }
+
+    /// Says whether the stream is about to be read for the first time; once it was, what is
+    /// missing then is gone.
+    pub fn await_stream(&mut self, awaited: bool) {
+        if self.completeness != Completeness::Read {
+            self.completeness = match awaited {
+                true => Completeness::Awaited,
+                false => Completeness::Complete,
+            };
+        }
+    }
+
+    pub fn silent(&self) -> &OrdSet<NodeName> {
+        &self.silent
+    }
+
+    pub fn set_silent(&mut self, silent: OrdSet<NodeName>) {
+        self.silent = silent;
+    }
+
     /// Takes in what a node says of one of its endpoints.
     pub fn hear(&mut self, event: EndpointEvent) {
         match event {
-            EndpointEvent::Up { endpoint, applied } if applied > self.applied => {
-                self.held
-                    .insert(endpoint.id.clone(), (applied, Arc::new(endpoint)));
+            EndpointEvent::Up { endpoint, applied } => {
+                let endpoint = Arc::new(endpoint);
+                if applied <= self.applied && self.is_member(&endpoint.node) {
+                    self.show(endpoint);
+                } else {
+                    self.hold(applied, endpoint);
+                }
             }
-            EndpointEvent::Up { endpoint, .. } => self.show(Arc::new(endpoint)),
             EndpointEvent::Down { id, node, .. } => self.remove(&id, &node),
             EndpointEvent::Unknown => {}
         }
@@ -91,15 +153,15 @@ impl EndpointsView {
     pub fn show(&mut self, endpoint: Arc<Endpoint>) {
         self.hide(&endpoint.id);
         self.held.remove(&endpoint.id);
-        for key in names_of(&endpoint) {
-            let bearers = self.names.entry(key).or_default();
+        let index = self.tenants.entry(endpoint.tenant.clone()).or_default();
+        for name in names_of(&endpoint) {
+            let bearers = index.names.entry(name).or_default();
             for address in endpoint.addresses() {
-                bearers.insert((address, endpoint.id.clone()));
+                bearers.insert((address, endpoint.id.clone()), endpoint.clone());
             }
         }
         for address in endpoint.addresses() {
-            self.addresses
-                .insert((endpoint.tenant.clone(), address), endpoint.id.clone());
+            index.addresses.insert(address, endpoint.clone());
         }
         if let Some(key) = container_of(&endpoint) {
             let endpoints = self.containers.entry(key).or_default();
@@ -118,21 +180,58 @@ impl EndpointsView {
         }
     }
 
-    /// The log has got here: shows what was held back for it.
-    pub fn advance(&mut self, applied: Revision) {
+    /// The log has got here, with these nodes: shows what was held back for it, and hides what
+    /// nodes published that were removed.
+    pub fn advance(&mut self, applied: Revision, members: &OrdMap<NodeName, NodeFact>) {
         self.applied = applied;
-        let due: Vec<Arc<Endpoint>> = self
-            .held
-            .values()
-            .filter(|(needs, _)| *needs <= applied)
-            .map(|(_, endpoint)| endpoint.clone())
-            .collect();
+        let known = self.members.as_ref();
+        // Facts older than what was recalled don't know who was a member then.
+        let current = applied >= self.recalled;
+        if current && !known.is_some_and(|known| known.ptr_eq(members)) {
+            self.members = Some(members.clone());
+            let all = self.shown.values();
+            let gone = all.filter(|endpoint| !members.contains_key(&endpoint.node));
+            for endpoint in gone.cloned().collect::<Vec<_>>() {
+                self.hide(&endpoint.id);
+                self.hold(Revision(0), endpoint);
+            }
+        }
+        let held = self.held.values();
+        let due = held.filter(|(needs, it)| *needs <= applied && self.is_member(&it.node));
+        let due: Vec<Arc<Endpoint>> = due.map(|(_, endpoint)| endpoint.clone()).collect();
         for endpoint in due {
             self.show(endpoint);
         }
     }
 
+    /// What other nodes published, to be kept over a restart.
+    pub fn of_others(&self, me: &NodeName) -> Remembered {
+        let shown = self.shown.values().map(|endpoint| (Revision(0), endpoint));
+        let held = self.held.values().map(|(needs, it)| (*needs, it));
+        let others = shown.chain(held).filter(|(_, it)| it.node != *me);
+        Remembered {
+            applied: self.applied.max(self.recalled),
+            endpoints: others
+                .map(|(needs, endpoint)| (needs, Endpoint::clone(endpoint)))
+                .collect(),
+        }
+    }
+
+    /// What [`Self::of_others`] said before a restart.
+    pub fn recall(&mut self, before: Remembered) {
+        self.recalled = before.applied;
+        for (needs, endpoint) in before.endpoints {
+            self.hold(needs, Arc::new(endpoint));
+        }
+    }
+
+    /// What was recalled was of another log.
+    pub fn is_of_no_log(&mut self) {
+        self.recalled = Revision(0);
+    }
+
     /// After hearing the stream from its start: removes what other nodes don't publish any more.
+    /// Now nothing is missing.
     pub fn prune(&mut self, heard: &BTreeSet<EndpointId>, me: &NodeName) {
         let gone: Vec<(EndpointId, NodeName)> = self
             .shown
@@ -144,26 +243,26 @@ impl EndpointsView {
         for (id, node) in gone {
             self.remove(&id, &node);
         }
+        self.completeness = Completeness::Read;
+    }
+
+    fn is_member(&self, node: &NodeName) -> bool {
+        let members = self.members.as_ref();
+        members.is_none_or(|members| members.contains_key(node))
+    }
+
+    fn hold(&mut self, needs: Revision, endpoint: Arc<Endpoint>) {
+        self.held.insert(endpoint.id.clone(), (needs, endpoint));
     }
 
     fn hide(&mut self, id: &EndpointId) {
         let Some(endpoint) = self.shown.remove(id) else {
             return;
         };
-        for key in names_of(&endpoint) {
-            if let Some(bearers) = self.names.get_mut(&key) {
-                for address in endpoint.addresses() {
-                    bearers.remove(&(address, id.clone()));
-                }
-                if bearers.is_empty() {
-                    self.names.remove(&key);
-                }
-            }
-        }
-        for address in endpoint.addresses() {
-            let key = (endpoint.tenant.clone(), address);
-            if self.addresses.get(&key) == Some(id) {
-                self.addresses.remove(&key);
+        if let Some(index) = self.tenants.get_mut(&endpoint.tenant) {
+            index.remove(&endpoint);
+            if index.addresses.is_empty() && index.names.is_empty() {
+                self.tenants.remove(&endpoint.tenant);
             }
         }
         if let Some(key) = container_of(&endpoint)
@@ -177,26 +276,48 @@ impl EndpointsView {
     }
 }
 
+impl Index {
+    fn remove(&mut self, endpoint: &Endpoint) {
+        for name in names_of(endpoint) {
+            let Some(bearers) = self.names.get_mut(&name) else {
+                continue;
+            };
+            for address in endpoint.addresses() {
+                bearers.remove(&(address, endpoint.id.clone()));
+            }
+            if bearers.is_empty() {
+                self.names.remove(&name);
+            }
+        }
+        for address in endpoint.addresses() {
+            let bearer = self.addresses.get(&address);
+            if bearer.is_some_and(|bearer| bearer.id == endpoint.id) {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+}
+
 fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {
     let container = endpoint.container.clone()?;
     Some((endpoint.node.clone(), container))
 }
 
-fn names_of(endpoint: &Endpoint) -> BTreeSet<NameKey> {
+/// Every name that an endpoint answers to, with its network's.
+fn names_of(endpoint: &Endpoint) -> BTreeSet<String> {
     let names = endpoint.name.iter().chain(&endpoint.aliases);
     let group = endpoint.group.iter().map(|group| group.as_str());
-    let (tenant, network) = (&endpoint.tenant, &endpoint.network);
-    let in_lower_case = names
-        .map(String::as_str)
-        .chain(group)
-        .map(str::to_lowercase);
-    in_lower_case
-        .flat_map(|name| {
-            let everywhere = format!("{name}.{}", network.as_str().to_lowercase());
-            [
-                (tenant.clone(), Some(network.clone()), name),
-                (tenant.clone(), None, everywhere),
-            ]
-        })
+    let all = names.map(String::as_str).chain(group);
+    all.map(|name| full_name(name, endpoint.network.as_str()))
         .collect()
+}
+
+/// `NAME.NETWORK`, as the index has it.
+pub fn full_name(name: &str, network: &str) -> String {
+    let mut full = String::with_capacity(name.len() + 1 + network.len());
+    full += name;
+    full.push('.');
+    full += network;
+    full.make_ascii_lowercase();
+    full
 }

@@ -1,0 +1,185 @@
+//! What names cost: `make bench`. Asked by `dnsperf` from inside a container's namespace, against
+//! dnsmasq and Docker's embedded resolver with the same names; they take turns within each round,
+//! and medians are compared, so that a machine whose speed drifts doesn't decide.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+mod perf;
+mod probe;
+mod zone;
+
+use std::path::Path;
+
+use lab::{IMAGE, Lab, Spec};
+
+use crate::perf::{Figures, Target};
+
+/// Names in the zone.
+const NAMES: usize = 10_000;
+const ROUNDS: usize = 5;
+/// Changes of one name, timed one after another.
+const CHANGES: usize = 40;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|it| it != "--bench")
+        .collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["probe", name, said] = words[..] {
+        return probe::until_answered(name, Path::new(said));
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut lab = Lab::up(&Spec::test(2).docker(true))?;
+    let folder = tempfile::tempdir()?;
+    lab.netctl_ok(&["net", "create", "net", "--subnet=20.0.0.0/12"])?;
+    let client = lab.run_workload("node-1", "net", "client")?;
+    // Its endpoints are ours to publish now.
+    lab.kill("netplugin@node-2")?;
+    let bus = runtime.block_on(zone::Publisher::connect(
+        &lab.nats_url(),
+        lab.address("node-2")?,
+    ))?;
+    runtime.block_on(bus.publish_all(NAMES))?;
+    dnsmasq(&lab, &folder.path().join("hosts"))?;
+    let docker = embedded(&lab)?;
+
+    let names: Vec<String> = (0..NAMES).map(zone::name).collect();
+    let ask = folder.path().join("names");
+    perf::write_questions(&ask, &names)?;
+    let last = &names[NAMES - 1];
+    let local = [
+        Target::new(
+            "contiv",
+            &["ip", "netns", "exec", "w-client"],
+            "169.254.53.53",
+            &ask,
+        ),
+        Target::new(
+            "dnsmasq",
+            &["ip", "netns", "exec", "asker"],
+            "10.9.9.2",
+            &ask,
+        ),
+        Target::new(
+            "Docker's",
+            &["nsenter", "-t", &docker, "-n"],
+            "127.0.0.11",
+            &ask,
+        ),
+    ];
+    for target in &local {
+        target.await_answer(&lab, last)?;
+    }
+    println!(
+        "{} {NAMES} names; medians of {ROUNDS} rounds",
+        perf::machine()
+    );
+    compare(&lab, &local)?;
+
+    let upstream = lab.address("ctl")?.to_string();
+    let ask = folder.path().join("forwarded");
+    perf::write_questions(&ask, &["machine.lab".to_owned()])?;
+    let forwarded = [
+        Target::new(
+            "forwarded",
+            &["ip", "netns", "exec", "w-client"],
+            "169.254.53.53",
+            &ask,
+        ),
+        Target::new("direct", &[], &upstream, &ask),
+    ];
+    compare(&lab, &forwarded)?;
+    changes(&lab, &runtime, &bus, &client.name, folder.path())
+}
+
+/// Figures of targets that take turns, with their ratios to the last of them.
+fn compare(lab: &Lab, targets: &[Target]) -> anyhow::Result<()> {
+    let mut figures: Vec<Figures> = targets.iter().map(|_| Figures::default()).collect();
+    for _ in 0..ROUNDS {
+        for (target, figures) in targets.iter().zip(&mut figures) {
+            figures.add(target.flood(lab)?, target.pace(lab)?);
+        }
+    }
+    println!(
+        "{:>12}{:>12}{:>14}{:>14}{:>24}",
+        "", "queries/s", "median, µs", "p99, µs", "lost"
+    );
+    for (target, of) in targets.iter().zip(&figures) {
+        println!("{:>12}{of}", target.label);
+    }
+    let first = &figures[0];
+    for (target, of) in targets.iter().zip(&figures).skip(1) {
+        println!(
+            "{} to {}: {:.2} of its queries/s, {:.2} of its p99",
+            targets[0].label,
+            target.label,
+            first.rate() / of.rate(),
+            first.p99() / of.p99()
+        );
+    }
+    Ok(())
+}
+
+/// dnsmasq in a namespace of its own, one veth away from who asks.
+fn dnsmasq(lab: &Lab, hosts: &Path) -> anyhow::Result<()> {
+    let lines: String = (0..NAMES)
+        .map(|n| format!("{} {}\n", zone::address(n), zone::name(n)))
+        .collect();
+    std::fs::write(hosts, lines)?;
+    let hosts = hosts.display();
+    let script = format!(
+        "set -e
+for n in asker server; do ip netns add $n; ip -n $n link set lo up; done
+ip -n asker link add eth0 type veth peer name eth0 netns server
+ip -n asker addr add 10.9.9.1/24 dev eth0; ip -n server addr add 10.9.9.2/24 dev eth0
+ip -n asker link set eth0 up; ip -n server link set eth0 up
+ip netns exec server dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --user=root --pid-file= --log-facility=- --addn-hosts={hosts} --cache-size={NAMES} --local-ttl=5"
+    );
+    lab.run("node-1", &["sh", "-c", &script])?;
+    Ok(())
+}
+
+/// A container on a bridge of Docker's own, with the names as its aliases; its process.
+fn embedded(lab: &Lab) -> anyhow::Result<String> {
+    lab.import_image("node-1")?;
+    lab.run("node-1", &["docker", "network", "create", "plain"])?;
+    let aliases: Vec<String> = (0..NAMES)
+        .map(|n| format!("--network-alias={}", zone::name(n)))
+        .collect();
+    let mut argv = vec!["docker", "run", "-d", "--name=plain", "--net=plain"];
+    argv.extend(aliases.iter().map(String::as_str));
+    argv.extend([IMAGE, "sleep", "1000000"]);
+    lab.run("node-1", &argv)?;
+    let inspect = ["docker", "inspect", "-f", "{{.State.Pid}}", "plain"];
+    Ok(lab.run("node-1", &inspect)?.stdout.trim().to_owned())
+}
+
+/// One name more where ten thousand are, from its publication to the first answer.
+fn changes(
+    lab: &Lab,
+    runtime: &tokio::runtime::Runtime,
+    bus: &zone::Publisher,
+    client: &str,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let me = std::env::current_exe()?.display().to_string();
+    let mut took = Vec::new();
+    for number in NAMES..NAMES + CHANGES {
+        let name = zone::name(number);
+        let said = folder.join(&name);
+        let _probe = lab.start_in(client, &[&me, "probe", &name, &said.display().to_string()])?;
+        probe::wait_for(&said.with_extension("ready"))?;
+        let since = probe::now();
+        runtime.block_on(bus.publish(number))?;
+        probe::wait_for(&said)?;
+        let at: f64 = std::fs::read_to_string(&said)?.parse()?;
+        took.push((at - since) * 1e3);
+    }
+    println!(
+        "one name more, from its publication to its answer: median {:.1} ms, p99 {:.1} ms of {CHANGES}",
+        perf::quantile(&took, 0.5),
+        perf::quantile(&took, 0.99)
+    );
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! `dnsperf` on a node, and what it says.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use lab::Lab;
+
+/// Seconds of each run.
+const EACH: &str = "2";
+/// Queries a second when the time of each counts: about a third of what the slowest can do.
+const PACE: &str = "5000";
+const SOON: Duration = Duration::from_secs(60);
+
+/// Whom to ask, from where, and for what.
+pub(crate) struct Target {
+    pub(crate) label: &'static str,
+    enter: Vec<String>,
+    server: String,
+    questions: String,
+}
+
+/// What was measured, round after round.
+#[derive(Default)]
+pub(crate) struct Figures {
+    rates: Vec<f64>,
+    medians: Vec<f64>,
+    p99s: Vec<f64>,
+    lost: u64,
+}
+
+/// One run as fast as it goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Flood {
+    rate: f64,
+    lost: u64,
+}
+
+/// One run at a set pace: microseconds that answers took.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    median: f64,
+    p99: f64,
+}
+
+impl Figures {
+    pub(crate) fn add(&mut self, flood: Flood, pace: Pace) {
+        self.rates.push(flood.rate);
+        self.lost += flood.lost;
+        self.medians.push(pace.median);
+        self.p99s.push(pace.p99);
+    }
+
+    pub(crate) fn rate(&self) -> f64 {
+        quantile(&self.rates, 0.5)
+    }
+
+    pub(crate) fn p99(&self) -> f64 {
+        quantile(&self.p99s, 0.5)
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let median = quantile(&self.medians, 0.5);
+        write!(
+            f,
+            "{:>12.0}{median:>14.0}{:>14.0}{:>8}",
+            self.rate(),
+            self.p99(),
+            self.lost
+        )
+    }
+}
+
+impl Target {
+    pub(crate) fn new(label: &'static str, enter: &[&str], server: &str, questions: &Path) -> Self {
+        Self {
+            label,
+            enter: enter.iter().map(|word| (*word).to_owned()).collect(),
+            server: server.to_owned(),
+            questions: questions.display().to_string(),
+        }
+    }
+
+    /// Waits until the server knows a name.
+    pub(crate) fn await_answer(&self, lab: &Lab, name: &str) -> anyhow::Result<()> {
+        let at = format!("@{}", self.server);
+        lab::wait_until(&format!("{} knows {name}", self.label), SOON, || {
+            let asked = self.run(lab, &["dig", &at, name, "+short", "+time=1", "+tries=1"]);
+            asked.is_ok_and(|answer| answer.starts_with("20."))
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn flood(&self, lab: &Lab) -> anyhow::Result<Flood> {
+        let text = self.perf(lab, &["-c", "8", "-q", "200"])?;
+        let after = |what: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(what));
+            let word = line.and_then(|line| line.split_whitespace().next());
+            word.with_context(|| format!("no `{what}` in {text}"))
+        };
+        Ok(Flood {
+            rate: after("Queries per second:")?.parse()?,
+            lost: after("Queries lost:")?.parse()?,
+        })
+    }
+
+    pub(crate) fn pace(&self, lab: &Lab) -> anyhow::Result<Pace> {
+        let text = self.perf(lab, &["-c", "8", "-Q", PACE, "-v"])?;
+        let mut took = Vec::new();
+        for line in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("> NOERROR"))
+        {
+            let seconds: f64 = line.split_whitespace().next_back().unwrap_or("").parse()?;
+            took.push(seconds * 1e6);
+        }
+        anyhow::ensure!(!took.is_empty(), "{} answers nothing: {text}", self.label);
+        Ok(Pace {
+            median: quantile(&took, 0.5),
+            p99: quantile(&took, 0.99),
+        })
+    }
+
+    fn perf(&self, lab: &Lab, more: &[&str]) -> anyhow::Result<String> {
+        let asked = [
+            "dnsperf",
+            "-s",
+            &self.server,
+            "-d",
+            &self.questions,
+            "-l",
+            EACH,
+        ];
+        let argv: Vec<&str> = asked.iter().chain(more).copied().collect();
+        self.run(lab, &argv)
+    }
+
+    fn run(&self, lab: &Lab, argv: &[&str]) -> anyhow::Result<String> {
+        let enter = self.enter.iter().map(String::as_str);
+        let argv: Vec<&str> = enter.chain(argv.iter().copied()).collect();
+        Ok(lab.run("node-1", &argv)?.stdout)
+    }
+}
+
+pub(crate) fn write_questions(path: &Path, names: &[String]) -> anyhow::Result<()> {
+    let lines: String = names.iter().map(|name| format!("{name} A\n")).collect();
+    Ok(std::fs::write(path, lines)?)
+}
+
+pub(crate) fn quantile(figures: &[f64], which: f64) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    let at = (sorted.len() as f64 * which) as usize;
+    sorted.get(at.min(last)).copied().unwrap_or_default()
+}
+
+pub(crate) fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown processor", |it| {
+        it.trim_start_matches([' ', '\t', ':'])
+    });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "{model}, {cores} cores, Linux {}",
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}

@@ -1,0 +1,88 @@
+//! Names on the bus, as a node publishes them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use async_nats::jetstream;
+use bus_schema::{
+    Endpoint, EndpointEvent, EndpointId, MacAddr, NetworkName, NodeName, Revision, TenantName,
+    codec, subject,
+};
+
+/// Acknowledgements that are waited for at once.
+const AT_ONCE: usize = 256;
+
+pub(crate) fn name(number: usize) -> String {
+    format!("h{number}")
+}
+
+/// Far from what the cluster gives out by itself.
+pub(crate) fn address(number: usize) -> Ipv4Addr {
+    let number = u32::try_from(number).unwrap_or(u32::MAX) % (1 << 17);
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 8, 0, 0)) + number)
+}
+
+pub(crate) struct Publisher {
+    bus: jetstream::Context,
+    vtep: IpAddr,
+}
+
+impl Publisher {
+    /// `nats://TOKEN@HOST:PORT`; the endpoints are said to be behind `vtep`.
+    pub(crate) async fn connect(url: &str, vtep: Ipv4Addr) -> anyhow::Result<Self> {
+        let rest = url.trim_start_matches("nats://");
+        let (token, host) = rest.split_once('@').unwrap_or(("", rest));
+        let options = async_nats::ConnectOptions::with_token(token.to_owned());
+        let bus = jetstream::new(options.connect(host).await?);
+        Ok(Self {
+            bus,
+            vtep: vtep.into(),
+        })
+    }
+
+    pub(crate) async fn publish(&self, number: usize) -> anyhow::Result<()> {
+        let (to, payload) = self.message(number)?;
+        self.bus.publish(to, payload.into()).await?.await?;
+        Ok(())
+    }
+
+    pub(crate) async fn publish_all(&self, names: usize) -> anyhow::Result<()> {
+        let numbers: Vec<usize> = (0..names).collect();
+        for some in numbers.chunks(AT_ONCE) {
+            let mut acknowledged = Vec::new();
+            for number in some {
+                let (to, payload) = self.message(*number)?;
+                acknowledged.push(self.bus.publish(to, payload.into()).await?);
+            }
+            for acknowledgement in acknowledged {
+                acknowledgement.await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&self, number: usize) -> anyhow::Result<(String, Vec<u8>)> {
+        let address = address(number);
+        let endpoint = Endpoint {
+            id: EndpointId::new(format!("bench-{number}"))?,
+            tenant: TenantName::default_tenant(),
+            network: NetworkName::new("net")?,
+            group: None,
+            node: NodeName::new("node-2")?,
+            v4: Some(address),
+            v6: None,
+            mac: MacAddr::of_endpoint(address.into()),
+            name: Some(name(number)),
+            aliases: Vec::new(),
+            container: None,
+            interface: "cv0".to_owned(),
+            closed: None,
+            vtep: self.vtep,
+        };
+        let to = subject::of_endpoint(&endpoint);
+        let up = EndpointEvent::Up {
+            endpoint,
+            applied: Revision(0),
+        };
+        Ok((to, codec::to_bytes(&up)))
+    }
+}

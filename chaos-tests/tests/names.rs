@@ -1,0 +1,283 @@
+//! Names while nodes come and go, are silent or are cut off.
+
+use std::time::{Duration, Instant};
+
+use chaos_tests::{Asker, Outcome, SOON, Scene, Told, create, invariant};
+use lab::{Lab, Signal, Workload, wait_until};
+
+/// The promise for what stops or says goodbye, with what a busy machine adds.
+const A_SECOND: Duration = Duration::from_secs(1);
+
+fn address(workload: &Workload) -> String {
+    workload.address.to_string()
+}
+
+/// How long until `holds`, which is looked at all the time.
+fn until(what: &str, holds: impl FnMut() -> bool) -> Result<Duration, lab::Error> {
+    let since = Instant::now();
+    wait_until(what, SOON, holds)?;
+    Ok(since.elapsed())
+}
+
+#[test]
+fn a_node_that_says_goodbye_takes_its_names_along_and_nothing_else() -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?;
+    assert_eq!(web.addresses("db"), [address(&scene.db)]);
+    scene.lab.run("node-2", &["netplugin", "leave"])?;
+    let took = until("the name is gone", || web.ask("db") == Told::NotThere)?;
+    assert!(took < A_SECOND, "{took:?}");
+    assert!(scene.talks()?, "containers that still run are reached");
+
+    scene.lab.restart("netplugin@node-2", Signal::Term)?;
+    wait_until("a start takes it back", SOON, || {
+        web.addresses("db") == [address(&scene.db)]
+    })
+}
+
+#[test]
+fn a_restart_of_another_node_withdraws_no_name() -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?;
+    for how in [Signal::Term, Signal::Kill] {
+        scene.lab.stop("netplugin@node-2", how)?;
+        // Longer than until it counts as silent.
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(5) {
+            assert_eq!(web.addresses("db"), [address(&scene.db)]);
+        }
+        scene.lab.start("netplugin@node-2")?;
+        scene.lab.await_node("node-2")?;
+        assert_eq!(web.addresses("db"), [address(&scene.db)]);
+    }
+    Ok(())
+}
+
+#[test]
+fn members_of_a_silent_node_stand_behind_until_it_is_removed() -> Outcome {
+    let mut scene = Scene::open()?;
+    let lab = &mut scene.lab;
+    lab.netctl_ok(&["group", "create", "contiv-net", "pool"])?;
+    let one = lab.run_workload_with("node-1", "contiv-net", "one", &["--group", "pool"])?;
+    let two = lab.run_workload_with("node-2", "contiv-net", "two", &["--group", "pool"])?;
+    let web = Asker::new(lab, "web")?;
+    let first = || web.addresses("pool").first().cloned();
+    // Some twenty answers in a row that begin with the same member are no chance.
+    let always_first = |of: &Workload| (0..20).all(|_| first() == Some(address(of)));
+    wait_until("both are members", SOON, || {
+        web.addresses("pool").len() == 2
+    })?;
+    assert!(!always_first(&one) && !always_first(&two));
+
+    lab.kill("netplugin@node-2")?;
+    let took = until("the silent one's stand behind", || always_first(&one))?;
+    let due = Duration::from_millis(2_000)..Duration::from_secs(5);
+    assert!(due.contains(&took), "{took:?}");
+    assert_eq!(web.addresses("pool"), [address(&one), address(&two)]);
+    assert_eq!(web.addresses("db"), [address(&scene.db)]);
+
+    let removed = || lab.netctl(&["node", "rm", "node-2", "--lost"]);
+    wait_until("the node is removed", SOON, || {
+        removed().is_ok_and(|it| it.success())
+    })?;
+    wait_until("its names are gone", SOON, || {
+        web.addresses("pool") == [address(&one)] && web.ask("db") == Told::NotThere
+    })
+}
+
+#[test]
+fn a_node_that_is_heard_again_stands_with_the_others() -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?;
+    scene
+        .lab
+        .netctl_ok(&["group", "create", "contiv-net", "pool"])?;
+    for (node, name) in [("node-1", "one"), ("node-2", "two")] {
+        scene
+            .lab
+            .run_workload_with(node, "contiv-net", name, &["--group", "pool"])?;
+    }
+    wait_until("both are members", SOON, || {
+        web.addresses("pool").len() == 2
+    })?;
+    let firsts = || {
+        let firsts = (0..40).filter_map(|_| web.addresses("pool").first().cloned());
+        firsts.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    scene.lab.partition(&["node-2"], &["ctl"])?;
+    wait_until("node-2 is silent", SOON, || firsts() == 1)?;
+    scene.lab.repair()?;
+    wait_until("node-2 is heard again", SOON, || firsts() == 2)
+}
+
+/// Asks without a pause while `meanwhile` runs; how long nothing was told at most. What is told is
+/// always right.
+fn asked_while(
+    asker: &Asker,
+    names: &[(&str, String)],
+    meanwhile: impl FnOnce() -> Outcome + Send,
+) -> Result<Duration, lab::Error> {
+    std::thread::scope(|scope| {
+        let work = scope.spawn(meanwhile);
+        let (mut told, mut gap) = (Instant::now(), Duration::ZERO);
+        // One more round after the end: the last gap is closed.
+        let mut more = 2;
+        while more > 0 {
+            more -= usize::from(work.is_finished());
+            for (name, right) in names {
+                match asker.ask(name) {
+                    Told::Addresses(found) => {
+                        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+                        assert_eq!(&found, std::slice::from_ref(right), "{name}");
+                        gap = gap.max(told.elapsed());
+                        told = Instant::now();
+                    }
+                    Told::NotThere => panic!(
+                        "{name} was denied {:?} after it was told last",
+                        told.elapsed()
+                    ),
+                    Told::Nothing => {}
+                }
+            }
+        }
+        gap = gap.max(told.elapsed());
+        let done = work
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done.map(|()| gap)
+    })
+}
+
+fn restarted(how: Signal, bus: bool) -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?;
+    let names = [("db", address(&scene.db)), ("web", address(&scene.web))];
+    wait_until("both are known", SOON, || {
+        names
+            .iter()
+            .all(|(name, right)| web.addresses(name) == [right.clone()])
+    })?;
+    if !bus {
+        wait_until("what others published is saved", SOON, || {
+            let saved = ["grep", "-q", "db", "/var/lib/contiv/neighbors"];
+            scene
+                .lab
+                .exec("node-1", &saved)
+                .is_ok_and(|it| it.success())
+        })?;
+        scene.lab.kill("nats")?;
+    }
+    let gap = asked_while(&web, &names, || {
+        scene.lab.restart("netplugin@node-1", how)?;
+        if bus {
+            return scene.lab.await_node("node-1");
+        }
+        wait_until("it is up", SOON, || scene.lab.log_state("node-1").is_ok())
+    })?;
+    assert!(gap < A_SECOND, "{gap:?} without an answer");
+    Ok(())
+}
+
+#[test]
+fn a_restart_of_netplugin_leaves_at_most_a_second_without_answers() -> Outcome {
+    restarted(Signal::Term, true)?;
+    restarted(Signal::Kill, true)
+}
+
+#[test]
+fn so_does_one_while_the_bus_is_away() -> Outcome {
+    restarted(Signal::Term, false)?;
+    restarted(Signal::Kill, false)
+}
+
+#[test]
+fn a_cut_leaves_no_stale_name_behind() -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?;
+    assert_eq!(web.addresses("db"), [address(&scene.db)]);
+    scene.lab.partition(&["node-1"], &["ctl"])?;
+    let cut = Instant::now();
+    wait_until("node-1 notices", SOON, || {
+        scene
+            .lab
+            .log_state("node-1")
+            .is_ok_and(|state| state == "disconnected")
+    })?;
+    assert_eq!(web.addresses("db"), [address(&scene.db)], "names go on");
+    scene.lab.remove_workload("db")?;
+    let more = scene.lab.run_workload("node-2", "contiv-net", "more")?;
+    let mine = scene.lab.run_workload("node-1", "contiv-net", "mine")?;
+    while cut.elapsed() < Duration::from_secs(12) {
+        assert_eq!(web.addresses("mine"), [address(&mine)]);
+    }
+    scene.lab.repair()?;
+    wait_until("what came is known, what went is gone", SOON, || {
+        web.addresses("more") == [address(&more)] && web.ask("db") == Told::NotThere
+    })?;
+    invariant::converged(&scene.lab)?;
+    assert_eq!(web.ask("db"), Told::NotThere);
+    Ok(())
+}
+
+#[test]
+fn without_netmaster_and_bus_names_go_on() -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?;
+    for process in ["netmaster-1", "nats"] {
+        scene.lab.kill(process)?;
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(5) {
+            assert_eq!(web.addresses("db"), [address(&scene.db)]);
+        }
+    }
+    Ok(())
+}
+
+/// The same network, group, names and addresses in both.
+#[test]
+fn two_tenants_side_by_side_know_nothing_of_each_other() -> Outcome {
+    let mut lab: Lab = chaos_tests::two_nodes()?;
+    lab.netctl_ok(&["tenant", "create", "blue"])?;
+    create(&lab, "net", "20.1.1.0/24")?;
+    lab.netctl_ok(&["net", "create", "net", "-t", "blue", "--subnet=20.1.1.0/24"])?;
+    for tenant in ["default", "blue"] {
+        lab.netctl_ok(&["group", "create", "net", "web", "-t", tenant])?;
+        // One more in blue: then answers tell whose they are.
+        let members: &[&str] = if tenant == "blue" {
+            &["20.1.1.11", "20.1.1.12"]
+        } else {
+            &["20.1.1.11"]
+        };
+        for (number, ip) in members.iter().enumerate() {
+            let name = format!("{tenant}-{number}");
+            let more = ["--group", "web", "--ip", ip, "--tenant", tenant];
+            lab.run_workload_with("node-1", "net", &name, &more)?;
+        }
+        let asker = format!("{tenant}-asker");
+        lab.run_workload_with(
+            "node-2",
+            "net",
+            &asker,
+            &["--ip", "20.1.1.99", "--tenant", tenant],
+        )?;
+    }
+    let (red, blue) = (
+        Asker::new(&lab, "default-asker")?,
+        Asker::new(&lab, "blue-asker")?,
+    );
+    wait_until("blue sees both of its members", SOON, || {
+        blue.addresses("web").len() == 2
+    })?;
+    for name in ["web", "web.net", "web.net.contiv.local"] {
+        wait_until("default sees its own", SOON, || {
+            red.addresses(name) == ["20.1.1.11"]
+        })?;
+        assert_eq!(blue.addresses(name).len(), 2, "{name}");
+    }
+    for name in ["blue-0", "blue-1.net", "blue-asker.net.contiv.local"] {
+        assert_eq!(red.ask(name), Told::NotThere, "{name}");
+    }
+    assert_eq!(red.addresses("default-asker"), ["20.1.1.99"]);
+    assert_eq!(blue.addresses("blue-asker"), ["20.1.1.99"]);
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! Sockets in namespaces of a lab's hosts, for tests that ask from there themselves.
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use crate::lab::Lab;
+use crate::workload::netns;
+use crate::{Result, namespace};
+
+impl Lab {
+    /// A UDP socket inside a workload.
+    pub fn udp_in(&self, workload: &str) -> Result<UdpSocket> {
+        let node = self.workload_node(workload)?;
+        self.udp_at(&node, &format!("/run/netns/{}", netns(workload)))
+    }
+
+    /// A UDP socket inside a network namespace, given by its path on a host.
+    pub fn udp_at(&self, host: &str, netns: &str) -> Result<UdpSocket> {
+        let holder = self.host(host)?.holder.pid;
+        namespace::open_in(holder, netns, || {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        })
+    }
+}
