@@ -13,7 +13,8 @@
 //! ```
 
 use crate::{
-    AggregateId, Command, Endpoint, Event, GroupName, NetworkName, NodeName, Query, TenantName,
+    AggregateId, Command, Endpoint, Event, GroupName, NetworkName, NodeName, PolicyName, Query,
+    TenantName,
 };
 
 /// The stream of the log.
@@ -110,6 +111,32 @@ pub fn tenant_of(subject: &str) -> Option<TenantName> {
     token.parse().ok()
 }
 
+/// What an event is about, as far as its subject alone tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Concerned {
+    Group(TenantName, GroupName),
+    Policy(TenantName, PolicyName),
+    /// Anything of the tenant.
+    Tenant(TenantName),
+    /// Anything.
+    All,
+}
+
+/// Whom an event of this subject of the log concerns.
+pub fn concerned(subject: &str) -> Concerned {
+    let Some(tenant) = tenant_of(subject) else {
+        return Concerned::All;
+    };
+    let tokens: Vec<&str> = subject.split('.').skip(3).collect();
+    let of = || tenant.clone();
+    let found = match tokens[..] {
+        ["intent", "group", name] => name.parse().map(|it| Concerned::Group(of(), it)).ok(),
+        ["intent", "policy", name] => name.parse().map(|it| Concerned::Policy(of(), it)).ok(),
+        _ => None,
+    };
+    found.unwrap_or(Concerned::Tenant(tenant))
+}
+
 pub fn of_endpoint(endpoint: &Endpoint) -> String {
     endpoint_of(&endpoint.tenant, &endpoint.node, &endpoint.id)
 }
@@ -165,5 +192,25 @@ mod tests {
         assert_eq!(node_of_status(&of_status(&node)), Some(node));
         assert_eq!(node_of_status("contiv.status.a.b"), None);
         assert_eq!(node_of_status("contiv.node.n-1.status"), None);
+    }
+
+    #[test]
+    fn subjects_tell_whom_an_event_concerns() {
+        let blue: TenantName = "blue".parse().expect("a name");
+        let of = |rest: &str| concerned(&format!("contiv.log.blue.{rest}"));
+        let web = Concerned::Group(blue.clone(), "web".parse().expect("a name"));
+        assert_eq!(of("intent.group.web"), web);
+        let p = Concerned::Policy(blue.clone(), "p".parse().expect("a name"));
+        assert_eq!(of("intent.policy.p"), p);
+        for rest in [
+            "intent.network.web",
+            "lease.web.db",
+            "intent.group",
+            "intent.group.web.more",
+            "intent.group.-",
+        ] {
+            assert_eq!(of(rest), Concerned::Tenant(blue.clone()), "{rest}");
+        }
+        assert_eq!(concerned("contiv.log._cluster.vni.7"), Concerned::All);
     }
 }

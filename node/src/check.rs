@@ -140,6 +140,7 @@ fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
                 pool: None,
             },
             closing: false,
+            newer: false,
         },
     );
     let deny = Rule {

@@ -100,11 +100,18 @@ fn log_alarm(log: &LogState) -> Option<Alarm> {
 }
 
 fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
-    let newer = facts.tenants.iter().filter(|(_, tenant)| tenant.newer);
-    newer.map(|(tenant, _)| {
+    let newer = facts.tenants.iter().flat_map(|(name, tenant)| {
+        let groups = tenant.groups.values().filter(|it| it.newer);
+        let groups = groups.map(move |it| format!("group {} of tenant {name}", it.spec.name));
+        let policies = tenant.policies.iter().filter(|(_, it)| it.newer);
+        let policies = policies.map(move |(it, _)| format!("policy {it} of tenant {name}"));
+        let whole = tenant.newer.then(|| format!("tenant {name}"));
+        whole.into_iter().chain(groups).chain(policies)
+    });
+    newer.map(|what| {
         alarm(
             "older-than-log",
-            format!("tenant {tenant} uses what this netplugin doesn't know: upgrade it"),
+            format!("{what} uses what this netplugin doesn't know: upgrade it"),
         )
     })
 }

@@ -148,6 +148,8 @@ struct DomainBuilder<'a> {
     loopback: String,
     /// What the log says of the tenant.
     fact: Option<&'a TenantFact>,
+    /// The groups to whose members no connections are opened.
+    closed: BTreeSet<GroupId>,
     /// The groups with members here.
     members: BTreeSet<GroupId>,
     state: State,
@@ -161,12 +163,14 @@ impl<'a> DomainBuilder<'a> {
             DomainKind::Netns => ("lo".to_owned(), names::MAIN_TABLE),
             DomainKind::Vrf => (name, names::vrf_table(tenant)),
         };
+        let fact = facts.tenants.get(tenant);
         let mut builder = Self {
             params,
             place: place.clone(),
             zone: zone(facts, tenant, params.kind),
             loopback: loopback.clone(),
-            fact: facts.tenants.get(tenant),
+            fact,
+            closed: fact.map(TenantFact::closed_groups).unwrap_or_default(),
             members: BTreeSet::new(),
             state: State::default(),
         };
@@ -339,12 +343,14 @@ impl<'a> DomainBuilder<'a> {
         let (place, device) = (self.place.clone(), endpoint.host_interface.clone());
         self.stamp(&device, address, group);
         self.members.insert(group);
-        self.put(Resource::Element(Element::Member {
-            place: place.clone(),
-            zone: self.zone,
-            address,
-            group,
-        }));
+        if !self.closed.contains(&group) {
+            self.put(Resource::Element(Element::Member {
+                place: place.clone(),
+                zone: self.zone,
+                address,
+                group,
+            }));
+        }
         self.put(Resource::Element(Element::Endpoint {
             place: place.clone(),
             interface: vxlan_name(network.spec.vni),

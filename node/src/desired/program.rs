@@ -40,7 +40,9 @@ pub(super) struct Writings {
 /// A tenant's groups in words of nft, and what they were written of.
 #[derive(Debug, Clone)]
 struct Known {
-    of: (Place, u16, bool),
+    of: (Place, u16),
+    /// Those left out; absent: all.
+    closed: Option<BTreeSet<GroupId>>,
     groups: OrdMap<GroupName, GroupFact>,
     rules: Resources,
 }
@@ -53,8 +55,10 @@ impl Writings {
         tenant: &TenantName,
         fact: &TenantFact,
     ) -> Resources {
-        let of = (place.clone(), zone, fact.newer);
-        let unchanged = |it: &&Known| it.of == of && it.groups.ptr_eq(&fact.groups);
+        let of = (place.clone(), zone);
+        let closed = (!fact.newer).then(|| fact.closed_groups());
+        let unchanged =
+            |it: &&Known| it.of == of && it.closed == closed && it.groups.ptr_eq(&fact.groups);
         if let Some(known) = self.known.get(tenant).filter(unchanged) {
             return known.rules.clone();
         }
@@ -76,7 +80,8 @@ impl Writings {
                 zone,
                 group,
             };
-            let opening = [known, opener].into_iter().filter(|_| !fact.newer);
+            let open = closed.as_ref().is_some_and(|it| !it.contains(&group));
+            let opening = [known, opener].into_iter().filter(move |_| open);
             opening.chain([same])
         });
         let elements = elements.map(Resource::Element);
@@ -84,6 +89,7 @@ impl Writings {
         let groups = fact.groups.clone();
         let known = Known {
             of,
+            closed,
             groups,
             rules: rules.clone(),
         };

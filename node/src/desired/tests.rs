@@ -132,7 +132,14 @@ fn ruled() -> Facts {
             pool: None,
         };
         let closing = false;
-        tenant.groups.insert(name, GroupFact { spec, closing });
+        tenant.groups.insert(
+            name,
+            GroupFact {
+                spec,
+                closing,
+                newer: false,
+            },
+        );
     }
     let web = &mut facts.locals[&EndpointId::new("web").expect("valid")];
     Arc::make_mut(web).group = Some(GroupName::new("web").expect("valid"));

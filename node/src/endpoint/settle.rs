@@ -295,9 +295,14 @@ mod tests {
         let closing = |facts: &mut Projection, closing| {
             let spec = group(&db, Some(range));
             let tenant = facts.tenants.get_mut(&key().0).unwrap();
-            tenant
-                .groups
-                .insert(db.clone(), GroupFact { spec, closing });
+            tenant.groups.insert(
+                db.clone(),
+                GroupFact {
+                    spec,
+                    closing,
+                    newer: false,
+                },
+            );
         };
         let used = [Record::Attached {
             endpoint: Box::new(endpoint("e1", "10.0.0.20")),

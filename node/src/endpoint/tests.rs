@@ -354,6 +354,7 @@ async fn a_group_takes_endpoints_of_its_network_while_it_is_open() {
             pool: None,
         },
         closing,
+        newer: false,
     };
     let set = |fact: Option<GroupFact>| {
         bench.facts.send_modify(|facts| {
@@ -458,9 +459,14 @@ async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
             tenant.networks.insert(net(), network);
             let spec = fixture::group(&db, Some(range));
             let closing = false;
-            tenant
-                .groups
-                .insert(db.clone(), GroupFact { spec, closing });
+            tenant.groups.insert(
+                db.clone(),
+                GroupFact {
+                    spec,
+                    closing,
+                    newer: false,
+                },
+            );
             facts.applied = facts.applied.next();
         });
     };

@@ -52,6 +52,14 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         let name = gone.next().map(ToString::to_string).unwrap_or_default();
         return closed(format!("group {name} doesn't exist any more"));
     };
+    let closed_groups = of.tenant.closed_groups();
+    let ends = [(from, sender), (to, receiver)];
+    let shut = ends.iter().find(|(id, _)| closed_groups.contains(id));
+    if let Some((_, Some(group))) = shut {
+        return closed(format!(
+            "an event about group {group} or a policy of it needs a newer netplugin: upgrade this node"
+        ));
+    }
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.from, flow.to) else {
         return closed("IPv6 isn't carried".to_owned());
     };

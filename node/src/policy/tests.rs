@@ -168,6 +168,7 @@ fn tenant(dice: &mut Dice) -> TenantFact {
             GroupFact {
                 spec,
                 closing: false,
+                newer: false,
             },
         );
     }
@@ -398,9 +399,14 @@ fn what_must_end_is_of_the_policies_groups_and_denied_now() {
             pool: None,
         };
         let closing = false;
-        tenant
-            .groups
-            .insert(group(number), GroupFact { spec, closing });
+        tenant.groups.insert(
+            group(number),
+            GroupFact {
+                spec,
+                closing,
+                newer: false,
+            },
+        );
     }
     let member = IpAddr::from([10, 0, 0, 1]);
     let other = IpAddr::from([10, 0, 0, 2]);

@@ -17,6 +17,7 @@ pub use touched::Touched;
 pub use view::{EndpointsView, Remembered, full_name};
 
 use bus_schema::event::Settings;
+use bus_schema::subject::Concerned;
 use bus_schema::{
     AddressRange, ClusterId, Event, EventId, GroupId, GroupName, GroupSpec, MachineId, NetworkName,
     NetworkSpec, NodeName, PolicyName, Pool, Revision, Rule, RuleId, TenantName, subject,
@@ -24,6 +25,7 @@ use bus_schema::{
 use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Everything that the log has told this node.
@@ -60,7 +62,7 @@ pub struct TenantFact {
     /// The last revision that changed groups, or which policies there are.
     #[serde(default)]
     pub ruled: Revision,
-    /// An event about this tenant was written for newer readers only: what it holds is closed for
+    /// An event about anything of this tenant was written for newer readers only: what it holds is closed for
     /// new connections.
     pub newer: bool,
     /// Its conntrack zone on nodes that have VRFs; never 0, which is the host's. It is given when
@@ -74,6 +76,9 @@ pub struct GroupFact {
     pub spec: GroupSpec,
     /// It is being removed: no attaches.
     pub closing: bool,
+    /// An event about it was written for newer readers only.
+    #[serde(default)]
+    pub newer: bool,
 }
 
 /// A policy.
@@ -86,6 +91,9 @@ pub struct PolicyFact {
     /// Where in the log it was last asked to end the connections that it doesn't allow.
     #[serde(default)]
     pub enforced: Option<Revision>,
+    /// An event about it was written for newer readers only.
+    #[serde(default)]
+    pub newer: bool,
 }
 
 impl TenantFact {
@@ -113,6 +121,16 @@ impl TenantFact {
             released.pools.remove(group);
             self.networks.insert(name, released);
         }
+    }
+
+    /// The groups whose members open no connections and to whom none are opened: what newer events
+    /// say of them, or of a policy of theirs, isn't guessed at.
+    pub fn closed_groups(&self) -> BTreeSet<GroupId> {
+        let newer = |name: &PolicyName| self.policies.get(name).is_some_and(|it| it.newer);
+        let any = self.policies.values().any(|policy| policy.newer);
+        let groups = self.groups.values();
+        let closed = groups.filter(|it| it.newer || any && it.spec.policies.iter().any(newer));
+        closed.map(|group| group.spec.id).collect()
     }
 
     /// The group with this id.
@@ -251,7 +269,8 @@ impl Projection {
                 tenant.release_pool(&e.group);
             }),
             Event::PolicyCreated(e) => self.tenant(&e.tenant, |tenant| {
-                tenant.policies.entry(e.policy.clone()).or_default();
+                let fresh = PolicyFact::default();
+                tenant.policies.insert(e.policy.clone(), fresh);
             }),
             Event::PolicyRemoved(e) => self.tenant(&e.tenant, |tenant| {
                 tenant.policies.remove(&e.policy);
@@ -295,21 +314,33 @@ impl Projection {
     }
 
     /// Folds in an event that was written for newer readers only: it isn't guessed at, and what
-    /// its subject names is closed; what spans tenants closes them all.
+    /// its subject names is closed: a group, the groups of a policy, else a tenant; what spans
+    /// tenants closes them all.
     pub fn apply_newer(&mut self, revision: Revision, id: EventId, of: &str) -> Touched {
         if !self.advance(revision, Some(id)) {
             return Touched::default();
         }
-        let concerned: Vec<TenantName> = match subject::tenant_of(of) {
-            Some(tenant) => vec![tenant],
-            None => self.tenants.keys().cloned().collect(),
-        };
-        let mut touched = Touched::default();
-        for name in concerned {
-            self.open(&name).newer = true;
-            touched.tenants.insert(name);
+        match subject::concerned(of) {
+            // Who is in a group that isn't known here is closed anyway.
+            Concerned::Group(tenant, group) => self.group(&tenant, &group, |it| it.newer = true),
+            Concerned::Policy(tenant, policy) => {
+                let policies = &mut self.open(&tenant).policies;
+                policies.entry(policy.clone()).or_default();
+                self.policy(&tenant, &policy, |it| it.newer = true)
+            }
+            Concerned::Tenant(tenant) => {
+                self.open(&tenant).newer = true;
+                Touched::tenant(&tenant)
+            }
+            Concerned::All => {
+                let mut touched = Touched::default();
+                for name in self.tenants.keys().cloned().collect::<Vec<_>>() {
+                    self.open(&name).newer = true;
+                    touched.tenants.insert(name);
+                }
+                touched
+            }
         }
-        touched
     }
 
     /// Passes a message that holds no event at all; nobody who decides wrote it.
@@ -391,6 +422,7 @@ impl Projection {
         let fact = GroupFact {
             spec: spec.clone(),
             closing: false,
+            newer: false,
         };
         let ruled = self.applied;
         let tenant = self.open(&spec.tenant);

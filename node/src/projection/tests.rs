@@ -283,23 +283,6 @@ fn everything_created_and_removed_leaves_nothing() {
     assert!(projection.tenants.is_empty() && projection.nodes.is_empty());
 }
 
-#[test]
-fn a_newer_event_closes_its_tenant_or_all() {
-    let mut projection = fold(histories().concat());
-    let at = projection.applied.next();
-    let touched = projection.apply_newer(at, event_id(at.0), "contiv.log.blue.intent.group.web");
-    assert_eq!(touched, Touched::tenant(&tenant("blue")));
-    let newer = |projection: &Projection, name| projection.tenants[&tenant(name)].newer;
-    assert!(newer(&projection, "blue") && !newer(&projection, "red"));
-    let at = at.next();
-    projection.apply_newer(at, event_id(at.0), "contiv.log._cluster.settings");
-    assert!(newer(&projection, "red"));
-    assert_eq!(
-        (projection.applied, projection.applied_event),
-        (at, Some(event_id(at.0)))
-    );
-}
-
 fn group(of: &str, name: &str, id: u16, policies: &[&str]) -> GroupSpec {
     GroupSpec {
         tenant: tenant(of),
@@ -577,3 +560,5 @@ fn what_was_recalled_of_another_log_is_hidden() {
     view.advance(Revision(0), &members(&[]));
     assert!(resolve(&view, "db").is_empty());
 }
+
+mod newer;

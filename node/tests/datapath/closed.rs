@@ -1,6 +1,6 @@
 //! What can't be decided, can't be programmed or isn't known is closed.
 
-use bus_schema::{NetworkName, NodeName};
+use bus_schema::{NetworkName, NodeName, PolicyName};
 use node::datapath::Failure;
 use node::reconcile::{self, Op};
 use node::resource::{Chain, Element, Resource, RuleChain};
@@ -112,6 +112,34 @@ async fn what_newer_events_concern_is_closed_for_new_connections() {
     assert!(is_dropped(&far, "20.1.1.1", 80), "inwards");
     assert!(is_dropped(&near, "20.1.1.129", 80), "outwards");
     assert!(carries(&listeners[1], &stream), "what is open stays");
+    assert_eq!(world.pending(0).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_newer_events_say_of_a_policy_closes_its_groups_alone() {
+    let mut world = one_tenant().await;
+    world.policy("red", "p", &["1 in deny tcp 81"]);
+    world.group("red", "web", 2, &["p"]);
+    world.group("red", "app", 3, &[]);
+    world.sync_all().await;
+    let web = world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let app = world.attach_in(0, in_group("app"), "app", "20.1.1.2").await;
+    let far = world
+        .attach_in(1, in_group("app"), "far", "20.1.1.129")
+        .await;
+    let _listeners = [listen(&web, 80), listen(&app, 80)];
+    let listener = listen(&far, 80);
+    let stream = opens(&web, "20.1.1.129", 80).expect("open as yet");
+    let policy: PolicyName = "p".parse().expect("a name");
+    world.facts.tenants[&tenant("red")].policies[&policy].newer = true;
+    world.sync(0).await;
+    assert!(is_dropped(&far, "20.1.1.1", 80), "inwards");
+    assert!(is_dropped(&app, "20.1.1.1", 80), "inwards from here");
+    assert!(is_dropped(&web, "20.1.1.129", 80), "outwards");
+    assert!(is_dropped(&web, "20.1.1.2", 80), "outwards to here");
+    assert!(carries(&listener, &stream), "what is open stays");
+    assert!(opens(&far, "20.1.1.2", 80).is_some(), "another group");
+    assert!(opens(&app, "20.1.1.129", 80).is_some(), "another group");
     assert_eq!(world.pending(0).await, []);
 }
 

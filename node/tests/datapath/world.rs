@@ -313,8 +313,14 @@ impl World {
         let fact = self.facts.open(&tenant(of));
         fact.ruled.0 += 1;
         let closing = false;
-        fact.groups
-            .insert(spec.name.clone(), GroupFact { spec, closing });
+        fact.groups.insert(
+            spec.name.clone(),
+            GroupFact {
+                spec,
+                closing,
+                newer: false,
+            },
+        );
     }
 
     /// These are the policy's rules from now on, in the words of `rule`.

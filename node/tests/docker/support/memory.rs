@@ -263,7 +263,14 @@ pub(crate) fn add_group(projection: &mut Projection, tenant: &str, network: &str
     let tenant = projection.tenants.get_mut(&spec.tenant);
     let groups = &mut tenant.expect("the tenant is there").groups;
     let (name, closing) = (spec.name.clone(), false);
-    groups.insert(name, GroupFact { spec, closing });
+    groups.insert(
+        name,
+        GroupFact {
+            spec,
+            closing,
+            newer: false,
+        },
+    );
     projection.applied = projection.applied.next();
 }
 
