@@ -144,6 +144,8 @@ pub enum NodeRequest {
         address: IpAddr,
         to: NodeName,
     },
+    /// Looks at its machine, and at the way to the other nodes; takes some seconds.
+    Examine,
     /// Follow the log of this cluster from its start, whatever was followed before.
     AcceptLog {
         cluster: ClusterId,
@@ -159,6 +161,7 @@ impl NodeRequest {
             Self::Counters { .. } => "counters",
             Self::Trace(_) => "trace",
             Self::Cede { .. } => "cede",
+            Self::Examine => "examine",
             Self::AcceptLog { .. } => "accept-log",
         }
     }
@@ -176,6 +179,7 @@ pub enum NodeReply {
         rules: BTreeMap<u32, Counter>,
     },
     Traced(Trace),
+    Examined(Examination),
     /// Endpoints stand in the way.
     InUse {
         endpoints: Vec<EndpointUse>,
@@ -184,6 +188,56 @@ pub enum NodeReply {
     Refused {
         reason: String,
     },
+}
+
+/// What a node found out about its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// Milliseconds since 1970-01-01 UTC by the node's clock, when it answered.
+    pub at: u64,
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Finding {
+    pub grade: Grade,
+    /// What it is about, for scripts: `kernel`, `underlay`, `firewall`, …
+    pub about: String,
+    /// What is so, and what to do when it is wrong.
+    pub text: String,
+}
+
+impl Finding {
+    pub fn new(grade: Grade, about: &str, text: impl Into<String>) -> Self {
+        Self {
+            grade,
+            about: about.to_owned(),
+            text: text.into(),
+        }
+    }
+}
+
+/// The worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    Wrong,
+    Warning,
+    /// It couldn't be found out.
+    Unknown,
+    Fine,
+}
+
+impl std::fmt::Display for Grade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Wrong => "wrong",
+            Self::Warning => "warning",
+            Self::Unknown => "unknown",
+            Self::Fine => "fine",
+        })
+    }
 }
 
 /// What passed by a rule's decision: the first packets of connections.

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::bus_url::BusUrl;
 use crate::command::{
-    cluster, endpoint, events, group, network, node, policy, tenant, trace, wait,
+    cluster, doctor, endpoint, events, group, network, node, policy, status, tenant, trace,
+    version, wait,
 };
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
@@ -92,6 +93,12 @@ pub(crate) enum Noun {
     Trace(trace::Options),
     /// Wait until nodes have applied what was asked
     Wait(wait::Options),
+    /// Whether all is converged, and what lags
+    Status(status::Options),
+    /// Find what is wrong, and what to do about it
+    Doctor(doctor::Options),
+    /// The versions of what runs
+    Version(version::Options),
 }
 
 /// How `ls` prints.

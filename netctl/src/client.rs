@@ -96,6 +96,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// There is a bus, and no netmaster on it.
+pub(crate) fn nobody(url: &BusUrl) -> Failure {
+    Failure::Unreachable(format!(
+        "no netmaster answers on the bus at {url}: start one there with `netmaster run`"
+    ))
+}
+
 /// Milliseconds since 1970-01-01 UTC, by this machine's clock.
 pub(crate) fn now() -> u64 {
     SystemTime::now()
@@ -279,10 +286,11 @@ impl Session {
     }
 
     fn nobody(&self) -> Failure {
-        Failure::Unreachable(format!(
-            "no netmaster answers on the bus at {}: start one there with `netmaster run`",
-            self.url
-        ))
+        nobody(&self.url)
+    }
+
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
     }
 
     async fn request<T: Serialize>(

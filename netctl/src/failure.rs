@@ -26,9 +26,9 @@ pub(crate) enum Failure {
     /// Something of this machine: its clock, its terminal.
     #[error("{0}")]
     Local(String),
-    /// The connection that was traced; the output says why.
-    #[error("denied")]
-    Denied,
+    /// The answer is no, and the output says why: a connection is denied, a cluster isn't converged.
+    #[error("no")]
+    Negative,
     #[error("nobody reads the output any more")]
     ClosedPipe,
 }
@@ -36,7 +36,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Rejected(_) | Self::Refused(_) | Self::Local(_) | Self::Denied => REJECTED,
+            Self::Rejected(_) | Self::Refused(_) | Self::Local(_) | Self::Negative => REJECTED,
             Self::Unreachable(_) | Self::Behind(_) => UNREACHABLE,
             Self::Unknown { .. } => UNKNOWN,
             Self::Usage(_) => USAGE,

@@ -12,6 +12,7 @@ mod command;
 mod failure;
 mod output;
 mod seen;
+mod survey;
 
 use std::process::ExitCode;
 
@@ -68,7 +69,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn failed(failure: &Failure, argv: &[String]) -> ExitCode {
-    if !matches!(failure, Failure::ClosedPipe | Failure::Denied) {
+    if !matches!(failure, Failure::ClosedPipe | Failure::Negative) {
         output::note(&format!("netctl: {failure}"));
     }
     if let Failure::Unknown { id, .. } = failure {

@@ -89,7 +89,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     tasks.spawn_local(react(Rc::clone(&registry), shared.clone(), client.clone()));
     let desk = Rc::new(Desk::new(client.clone(), registry, shared.clone(), since));
-    let gateway = gateway::serve(desk)
+    let gateway = gateway::serve(desk, config.name.clone())
         .await
         .map_err(|e| anyhow::anyhow!("serving on the bus: {e}"))?;
     let revision = shared.read(|view| view.applied);

@@ -1,12 +1,14 @@
-//! What is asked about this node's rules: counters, read from the kernel, and traces, from the
-//! facts. The bus asks.
+//! What is asked about this node: its rules' counters, read from the kernel, traces, from the
+//! facts, and its machine's state of health. The bus asks.
 
 use bus_schema::TenantName;
 use bus_schema::node::{Flow, NodeReply, NodeRequest};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::datapath::Datapath;
 use crate::desired::{Params, domain_name, trace, zone};
+use crate::doctor;
 use crate::projection::{EndpointsView, Projection};
 use crate::resource::Place;
 
@@ -44,8 +46,13 @@ pub struct Inquiry {
 impl Inquiry {
     /// Answers until nobody can ask any more.
     pub async fn run(self, mut questions: mpsc::Receiver<Question>) {
+        let mut examinations = JoinSet::new();
         while let Some(Question { request, answer }) = questions.recv().await {
             let reply = match request {
+                NodeRequest::Examine => {
+                    self.examine(&mut examinations, answer);
+                    continue;
+                }
                 NodeRequest::Counters { tenant } => self.counters(&tenant).await,
                 NodeRequest::Trace(flow) => self.trace(&flow),
                 other => NodeReply::Refused {
@@ -55,6 +62,22 @@ impl Inquiry {
             // Who asked may have gone.
             let _ = answer.send(reply);
         }
+    }
+
+    /// Takes seconds, so nobody else waits for it; two at once would get in each other's way.
+    fn examine(&self, running: &mut JoinSet<()>, answer: oneshot::Sender<NodeReply>) {
+        while running.try_join_next().is_some() {}
+        if !running.is_empty() {
+            let reason = "it is being examined right now; try again".to_owned();
+            let _ = answer.send(NodeReply::Refused { reason });
+            return;
+        }
+        let (params, datapath) = (self.params.clone(), self.datapath.clone());
+        let facts = self.facts.borrow().clone();
+        running.spawn(async move {
+            let examination = doctor::examine(&params, &datapath, &facts).await;
+            let _ = answer.send(NodeReply::Examined(examination));
+        });
     }
 
     /// What each rule of a tenant decided here.

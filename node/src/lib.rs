@@ -13,6 +13,7 @@ pub mod datapath;
 pub mod desired;
 pub mod dns;
 pub mod docker;
+pub mod doctor;
 pub mod endpoint;
 pub mod inquiry;
 pub mod local;

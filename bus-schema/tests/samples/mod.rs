@@ -14,7 +14,8 @@ use bus_schema::command::{
 };
 use bus_schema::event::{self, Settings};
 use bus_schema::node::{
-    Alarm, DomainKind, EngineStatus, LogState, NodeReply, NodeRequest, NodeStatus,
+    Alarm, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply, NodeRequest,
+    NodeStatus,
 };
 use bus_schema::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
 use bus_schema::rejection::EndpointUse;
@@ -505,6 +506,7 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
         NodeRequest::AcceptLog {
             cluster: ClusterId(id(1)),
         },
+        NodeRequest::Examine,
     ];
     all.extend(policy::node_requests());
     all
@@ -520,6 +522,14 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
         NodeReply::Refused {
             reason: "not in sync yet".to_owned(),
         },
+        NodeReply::Examined(Examination {
+            at: 1_700_000_000_000,
+            findings: vec![Finding::new(
+                Grade::Wrong,
+                "underlay",
+                "packets of 1500 bytes don't arrive",
+            )],
+        }),
     ];
     all.extend(policy::node_replies());
     all

@@ -1,6 +1,7 @@
 //! One file per noun: its verbs, their flags, what they ask and how the answer looks.
 
 pub(crate) mod cluster;
+pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod events;
 pub(crate) mod group;
@@ -9,9 +10,11 @@ pub(crate) mod node;
 pub(crate) mod policy;
 mod pool;
 mod rule;
+pub(crate) mod status;
 pub(crate) mod tenant;
 mod time;
 pub(crate) mod trace;
+pub(crate) mod version;
 pub(crate) mod wait;
 
 use std::time::Duration;
@@ -38,6 +41,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.noun {
         // Reads streams only, so it works without a netmaster.
         Noun::Events(options) => Box::pin(events::run(&url, options)).await,
+        // They say themselves who isn't there.
+        Noun::Status(options) => Box::pin(status::run(url, options)).await,
+        Noun::Version(options) => version::run(&url, options).await,
+        Noun::Doctor(options) => Box::pin(doctor::run(url, options)).await,
         noun => {
             noun.check()?;
             let mut session = Session::open(url).await?;
@@ -51,7 +58,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
                 Noun::Node(verb) => node::run(&mut session, verb).await,
                 Noun::Cluster(verb) => cluster::run(&mut session, verb).await,
                 Noun::Wait(options) => wait::run(&mut session, options).await,
-                Noun::Events(_) => Ok(()),
+                Noun::Events(_) | Noun::Status(_) | Noun::Version(_) | Noun::Doctor(_) => Ok(()),
             }
         }
     }

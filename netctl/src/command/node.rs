@@ -160,7 +160,7 @@ fn table(nodes: &[NodeInfo]) -> Table {
     table
 }
 
-fn state(info: &NodeInfo) -> String {
+pub(super) fn state(info: &NodeInfo) -> String {
     match (info.alive, info.age) {
         (true, _) => "alive".to_owned(),
         (false, Some(age)) => format!("silent {}s", age / 1_000),
@@ -168,7 +168,7 @@ fn state(info: &NodeInfo) -> String {
     }
 }
 
-fn log(state: &LogState) -> &'static str {
+pub(super) fn log(state: &LogState) -> &'static str {
     match state {
         LogState::CatchingUp => "catching up",
         LogState::InSync => "in sync",

@@ -79,7 +79,7 @@ pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), F
     output::print(&text)?;
     match trace.allowed {
         true => Ok(()),
-        false => Err(Failure::Denied),
+        false => Err(Failure::Negative),
     }
 }
 

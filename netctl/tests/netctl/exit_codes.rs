@@ -37,6 +37,9 @@ fn usage_errors_end_with_64_and_need_no_bus() {
         assert_eq!(ran.code, 64, "{typed}: {ran:?}");
         assert!(!ran.err.is_empty(), "{typed}");
     }
+    let version = netctl(&nowhere, "version -o json");
+    assert_eq!(version.code, 2, "{version:?}");
+    assert!(version.out.contains("netctl"), "{version:?}");
     // What the environment gives isn't shown as missing, and what is missing is shown.
     let create = netctl(&nowhere, "net create n");
     assert!(create.err.contains("--subnet <SUBNET>"), "{create:?}");

@@ -105,6 +105,20 @@ fn the_quick_start_is_typed_as_in_contiv() {
 }
 
 #[test]
+fn status_and_version_name_what_runs() {
+    let cluster = Cluster::start();
+    cluster.done(QUICK_START);
+    let status: Value = serde_json::from_str(&cluster.done("status -o json")).unwrap();
+    assert_eq!(status["converged"], true, "{status}");
+    assert_eq!(status["netmasters"][0]["name"], "m1", "{status}");
+    assert_eq!(status["netmasters"][0]["revision"], status["revision"]);
+    assert!(cluster.done("status").contains(": converged\n"));
+    assert_eq!(cluster.done("status -q"), "");
+    let version: Value = serde_json::from_str(&cluster.done("version -o json")).unwrap();
+    assert_eq!(version["netmasters"][0]["version"], version["netctl"]);
+}
+
+#[test]
 fn what_is_refused_says_what_to_do() {
     let cluster = Cluster::start();
     cluster.done(QUICK_START);

@@ -21,12 +21,14 @@ use bus_schema::command::Request;
 use bus_schema::{Answer, Command, CommandId, Query, Rejection, Reply, Revision, subject};
 use bytes::Bytes;
 use futures::StreamExt;
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::feed::Shared;
+use crate::init::now;
 
 /// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
 /// is some seconds of what one log takes.
@@ -106,11 +108,16 @@ enum Kind {
     Query,
 }
 
-/// Starts to serve. Must run inside an actix `System`.
-pub(crate) async fn serve(desk: Rc<Desk>) -> Result<Gateway, Error> {
+/// Starts to serve, as `name`. Must run inside an actix `System`.
+pub(crate) async fn serve(desk: Rc<Desk>, name: String) -> Result<Gateway, Error> {
+    let read = desk.shared.changes();
     let service = desk
         .client
         .service_builder()
+        // In the statistics of each endpoint: which netmaster this is, and how far it has read.
+        .stats_handler(
+            move |_, _| json!({"netmaster": name, "revision": *read.borrow(), "at": now()}),
+        )
         .description("Contiv: intent, addresses and nodes of a cluster")
         .queue_group(subject::SERVICE)
         .start(subject::SERVICE, env!("CARGO_PKG_VERSION"))

@@ -110,9 +110,9 @@ impl Service {
                 group,
                 revision,
             } => self.drain_group(tenant, group, revision).await,
-            request @ (NodeRequest::Counters { .. } | NodeRequest::Trace(_)) => {
-                inquiry::ask(&self.questions, request).await
-            }
+            request @ (NodeRequest::Counters { .. }
+            | NodeRequest::Trace(_)
+            | NodeRequest::Examine) => inquiry::ask(&self.questions, request).await,
             NodeRequest::Cede {
                 tenant,
                 network,

@@ -338,6 +338,17 @@ impl Datapath {
             .collect())
     }
 
+    /// Everybody's chains on the host, as `nft` lists them in JSON.
+    pub async fn host_chains(&self) -> Result<String, DatapathError> {
+        let list = nft::chains(&self.inner.host).await;
+        list.map_err(failure("list chains", &Place::Host))
+    }
+
+    /// Where namespaces can be bound.
+    pub fn netns_dir(&self) -> &Path {
+        &self.inner.netns_dir
+    }
+
     /// Does the ops in their order. One that fails doesn't keep the others from being done, except
     /// that a port isn't brought up when its firewall failed.
     pub async fn execute(&self, ops: &[Op]) -> Result<(), BatchError> {

@@ -94,6 +94,11 @@ pub(crate) async fn set(namespace: &Namespace, name: &str) -> io::Result<Vec<Val
     Ok(sets.flatten().collect())
 }
 
+/// The chains of all tables, as `nft -j list chains` prints them.
+pub(crate) async fn chains(namespace: &Namespace) -> io::Result<String> {
+    run(namespace, &["-j", "list", "chains"], String::new()).await
+}
+
 async fn run(namespace: &Namespace, args: &[&str], input: String) -> io::Result<String> {
     let mut command = Command::new("nft");
     command.args(args).kill_on_drop(true);

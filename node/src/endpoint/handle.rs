@@ -375,7 +375,12 @@ impl EndpointsHandle {
             Ok(NodeReply::Refused { reason }) => {
                 return Err(not_ceded(format!("doesn't cede it: {reason}")));
             }
-            Ok(NodeReply::Status(_) | NodeReply::Counters { .. } | NodeReply::Traced(_)) => {
+            Ok(
+                NodeReply::Status(_)
+                | NodeReply::Counters { .. }
+                | NodeReply::Traced(_)
+                | NodeReply::Examined(_),
+            ) => {
                 return Err(not_ceded("misunderstood".to_owned()));
             }
             Err(error) => return Err(not_ceded(format!("can't be asked: {error}"))),

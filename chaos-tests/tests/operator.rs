@@ -1,0 +1,79 @@
+//! What an operator asks of a cluster: its status, and what is wrong.
+
+use chaos_tests::{Outcome, SOON, create, two_nodes};
+use lab::{Error, Lab, Signal, wait_until};
+use serde_json::Value;
+
+fn status(lab: &Lab) -> Result<(i32, Value), Error> {
+    let output = lab.netctl(&["status", "-o", "json"])?;
+    let value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    Ok((output.status, value))
+}
+
+#[test]
+fn status_says_whether_all_is_converged_and_who_lags() -> Outcome {
+    let mut lab = two_nodes()?;
+    create(&lab, "net", "20.1.1.0/24")?;
+    let (code, value) = status(&lab)?;
+    assert_eq!(
+        (code, &value["converged"]),
+        (0, &Value::Bool(true)),
+        "{value}"
+    );
+    for list in ["servers", "netmasters", "nodes"] {
+        assert!(!value[list][0]["name"].is_null(), "{list}: {value}");
+    }
+    lab.isolate("node-2")?;
+    wait_until("the silent node is told", SOON, || {
+        status(&lab).is_ok_and(|(code, value)| {
+            let lag = value["lags"][0].as_str().unwrap_or_default();
+            code == 1 && lag.starts_with("node node-2: nothing heard for")
+        })
+    })?;
+    create(&lab, "other", "20.1.2.0/24")?;
+    lab.repair()?;
+    wait_until("it has caught up", SOON, || {
+        status(&lab).is_ok_and(|(code, _)| code == 0)
+    })?;
+    lab.stop("netmaster-1", Signal::Kill)?;
+    assert_eq!(lab.netctl(&["status"])?.status, 2);
+    Ok(())
+}
+
+/// The lines of doctor that aren't fine.
+fn complaints(lab: &Lab) -> Result<(i32, String), Error> {
+    let output = lab.netctl(&["doctor", "-q"])?;
+    Ok((output.status, output.stdout))
+}
+
+#[test]
+fn doctor_measures_the_underlay_and_finds_what_is_missing() -> Outcome {
+    let mut lab = two_nodes()?;
+    let (code, text) = complaints(&lab)?;
+    assert_eq!(code, 0, "{text}");
+    for fine in ["underlay", "kernel", "firewall", "clock"] {
+        assert!(!text.contains(fine), "{text}");
+    }
+    // Somebody's switch carries less than both ends promise.
+    lab.run("underlay", &["ip", "link", "set", "node-2", "mtu", "1400"])?;
+    let drop = "add table inet mine; \
+         add chain inet mine in { type filter hook input priority 0; policy drop; }; \
+         add rule inet mine in accept";
+    lab.run("node-1", &["nft", drop])?;
+    let (code, text) = complaints(&lab)?;
+    assert_eq!(code, 1, "{text}");
+    for says in [
+        "wrong    node node-1 underlay: packets of 1500 bytes",
+        "to node-2",
+        "1400 bytes do",
+        "warning  node node-1 firewall: chain inet mine in",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    lab.stop("netplugin@node-2", Signal::Kill)?;
+    wait_until("the silent node is told", SOON, || {
+        complaints(&lab).is_ok_and(|(code, text)| {
+            code == 1 && text.contains("wrong    node node-2: nothing is heard of it")
+        })
+    })
+}

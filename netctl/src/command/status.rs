@@ -1,0 +1,344 @@
+//! `netctl status`: what there is, what lags and why, whether all is converged.
+
+use std::time::{Duration, Instant};
+
+use bus_schema::Revision;
+use bus_schema::node::{LogState, NodeReply, NodeRequest, NodeStatus};
+use bus_schema::query::NodeInfo;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::bus_url::BusUrl;
+use crate::cli::Listing;
+use crate::client::{self, Session};
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+use crate::survey::{self, Log, Master};
+
+/// What changes all the time is converged a moment later.
+const MOMENT: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 converged, 1 not (the output says what lags), 2 unreachable.\n\nExamples:\n  netctl status\n  netctl status -q || echo not yet\n  netctl status -o json"
+)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+/// All that is known at one moment.
+#[derive(Debug)]
+struct Status {
+    cluster: String,
+    log: Log,
+    masters: Vec<Master>,
+    nodes: Vec<NodeInfo>,
+}
+
+pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
+    let bus = client::connect(&url).await?;
+    let until = Instant::now() + MOMENT;
+    let status = loop {
+        // The log's end first: who has applied at least that has applied all there was.
+        let log = survey::log(&bus).await.map_err(Failure::Unreachable)?;
+        let masters = survey::masters(&bus).await?;
+        let mut session = Session::open(url.clone()).await?;
+        let mut nodes = survey::nodes(&mut session).await?;
+        refresh(&session, &mut nodes, log.revision).await;
+        let status = Status {
+            cluster: session
+                .cluster()
+                .map_or_else(String::new, |it| it.to_string()),
+            log,
+            masters,
+            nodes,
+        };
+        if lags(&status).is_empty() || Instant::now() >= until {
+            break status;
+        }
+        pause().await;
+    };
+    let lags = lags(&status);
+    output::print(&shown(&status, &lags, &options.listing)?)?;
+    match lags.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Negative),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+async fn pause() {
+    tokio::time::sleep(AGAIN).await;
+}
+
+/// What netmaster heard may be a second old; a node that seems behind is asked itself.
+async fn refresh(session: &Session, nodes: &mut [NodeInfo], revision: Revision) {
+    for info in nodes.iter_mut().filter(|info| info.alive) {
+        let seems = info
+            .status
+            .as_ref()
+            .is_some_and(|it| lag(it, revision).is_none());
+        if seems {
+            continue;
+        }
+        if let Ok(NodeReply::Status(status)) = session.node(&info.node, &NodeRequest::Status).await
+        {
+            info.status = Some(status);
+        }
+    }
+}
+
+/// What isn't where the log is, and why; empty: converged.
+fn lags(status: &Status) -> Vec<String> {
+    let revision = status.log.revision;
+    let mut lags = Vec::new();
+    if !status.log.has_quorum() {
+        lags.push(
+            "the log has no leader, or no majority of its servers: nothing is decided".to_owned(),
+        );
+    }
+    for server in &status.log.servers {
+        let behind = server.behind.as_ref();
+        lags.extend(behind.map(|why| format!("server {}: {why}", server.name)));
+    }
+    if status.masters.is_empty() {
+        lags.push("no netmaster answers".to_owned());
+    }
+    for master in &status.masters {
+        match master.revision {
+            Some(read) if read < revision => lags.push(format!(
+                "netmaster {} has read the log up to {read}",
+                master.name
+            )),
+            Some(_) | None => {}
+        }
+    }
+    for info in &status.nodes {
+        if let Some(why) = node_lag(info, revision) {
+            lags.push(format!("node {}: {why}", info.node));
+        }
+    }
+    lags
+}
+
+fn node_lag(info: &NodeInfo, revision: Revision) -> Option<String> {
+    match (&info.status, info.alive, info.age) {
+        (Some(status), true, _) => lag(status, revision),
+        (_, _, Some(age)) => Some(format!("nothing heard for {} s", age / 1_000)),
+        (_, _, None) => Some("nothing heard of it".to_owned()),
+    }
+}
+
+fn lag(status: &NodeStatus, revision: Revision) -> Option<String> {
+    let why = match &status.log {
+        LogState::InSync if status.has_applied(revision) => return None,
+        LogState::InSync => None,
+        LogState::CatchingUp => Some("it is reading the log".to_owned()),
+        LogState::Disconnected { reason } => Some(format!("it lost the bus: {reason}")),
+        LogState::Foreign { reason } => Some(format!("it doesn't follow this log: {reason}")),
+        LogState::Refused { reason } => Some(format!("it isn't let in: {reason}")),
+    };
+    let datapath = || {
+        let alarm = status.alarms.iter().find(|it| it.code == "datapath");
+        alarm.map(|it| it.text.clone())
+    };
+    let engine = || {
+        let engine = status.engine.as_ref()?;
+        (engine.answers && engine.applied < revision)
+            .then(|| format!("its engine's networks are at {}", engine.applied))
+    };
+    let why = why.or_else(datapath).or_else(engine);
+    let why = why.map_or_else(String::new, |why| format!(", {why}"));
+    Some(format!("at {} of {revision}{why}", status.applied))
+}
+
+fn shown(status: &Status, lags: &[String], listing: &Listing) -> Result<String, Failure> {
+    if listing.quiet {
+        return Ok(lags.iter().map(|lag| format!("{lag}\n")).collect());
+    }
+    match listing.format() {
+        format @ (Format::Table | Format::Wide) => Ok(text(status, lags, format)),
+        format => output::document(&value(status, lags), format),
+    }
+}
+
+fn text(status: &Status, lags: &[String], format: Format) -> String {
+    let converged = match lags.is_empty() {
+        true => "converged",
+        false => "not converged",
+    };
+    let mut text = format!(
+        "Cluster {} at revision {}: {converged}\n",
+        status.cluster, status.log.revision
+    );
+    text.extend(lags.iter().map(|lag| format!("  {lag}\n")));
+    let mut servers = Table::new(&["Server", "Log"], &[]);
+    for server in &status.log.servers {
+        let state = match (&server.behind, server.leads) {
+            (Some(why), _) => why.clone(),
+            (None, true) => "leads".to_owned(),
+            (None, false) => "follows".to_owned(),
+        };
+        servers.row(vec![server.name.clone(), state]);
+    }
+    let mut masters = Table::new(&["Netmaster", "Read", "Version"], &[]);
+    for master in &status.masters {
+        let read = master.revision.map(|it| it.to_string());
+        let (name, version) = (master.name.clone(), master.version.clone());
+        masters.row(vec![name, read.unwrap_or_default(), version]);
+    }
+    let mut nodes = Table::new(&["Node", "State", "Applied", "Version", "Alarms"], &["Log"]);
+    for info in &status.nodes {
+        let of = |cell: fn(&NodeStatus) -> String| info.status.as_ref().map(cell);
+        nodes.row(vec![
+            info.node.to_string(),
+            super::node::state(info),
+            of(|it| it.applied.to_string()).unwrap_or_default(),
+            of(|it| it.version.clone()).unwrap_or_default(),
+            of(|it| {
+                let codes: Vec<&str> = it.alarms.iter().map(|it| it.code.as_str()).collect();
+                codes.join(",")
+            })
+            .unwrap_or_default(),
+            of(|it| super::node::log(&it.log).to_owned()).unwrap_or_default(),
+        ]);
+    }
+    for table in [servers, masters, nodes] {
+        text += "\n";
+        text += &table.render(format);
+    }
+    text
+}
+
+fn value(status: &Status, lags: &[String]) -> Value {
+    let nodes = status.nodes.iter().map(|info| {
+        json!({
+            "name": info.node,
+            "alive": info.alive,
+            "lag": node_lag(info, status.log.revision),
+            "status": info.status,
+        })
+    });
+    json!({
+        "cluster": status.cluster,
+        "revision": status.log.revision,
+        "converged": lags.is_empty(),
+        "lags": lags,
+        "servers": status.log.servers.iter().map(survey::Server::value).collect::<Vec<_>>(),
+        "netmasters": status.masters.iter().map(Master::value).collect::<Vec<_>>(),
+        "nodes": nodes.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::node::{Alarm, DomainKind, EngineStatus};
+    use bus_schema::{MachineId, NodeName};
+
+    use super::*;
+    use crate::survey::Server;
+
+    fn node(applied: u64, log: LogState) -> NodeInfo {
+        let node = NodeName::new("n1").unwrap();
+        let vtep = "10.0.0.1".parse().unwrap();
+        let machine = MachineId("m".to_owned());
+        NodeInfo {
+            node: node.clone(),
+            machine: machine.clone(),
+            vtep,
+            status: Some(NodeStatus {
+                node,
+                machine,
+                vtep,
+                version: "1".to_owned(),
+                applied: Revision(applied),
+                log,
+                engine: None,
+                domain: DomainKind::Vrf,
+                endpoints: 0,
+                blocks: 0,
+                alarms: Vec::new(),
+            }),
+            age: Some(100),
+            alive: true,
+        }
+    }
+
+    fn status(nodes: Vec<NodeInfo>) -> Status {
+        let server = Server {
+            name: "s".to_owned(),
+            leads: true,
+            behind: None,
+        };
+        Status {
+            cluster: "c".to_owned(),
+            log: Log {
+                revision: Revision(9),
+                replicas: 1,
+                servers: vec![server],
+                clock: None,
+                config: Value::Null,
+            },
+            masters: vec![Master {
+                name: "m".to_owned(),
+                version: "1".to_owned(),
+                revision: Some(Revision(9)),
+                clock: None,
+            }],
+            nodes,
+        }
+    }
+
+    #[test]
+    fn who_has_applied_the_logs_end_does_not_lag() {
+        assert!(lags(&status(Vec::new())).is_empty());
+        assert!(lags(&status(vec![node(9, LogState::InSync)])).is_empty());
+        assert!(lags(&status(vec![node(12, LogState::InSync)])).is_empty());
+    }
+
+    #[test]
+    fn each_that_lags_is_named_with_its_reason() {
+        let reason = || "gone".to_owned();
+        let mut silent = node(9, LogState::InSync);
+        (silent.alive, silent.age) = (false, Some(12_000));
+        let mut alarmed = node(8, LogState::InSync);
+        if let Some(status) = &mut alarmed.status {
+            status.alarms = vec![Alarm {
+                code: "datapath".to_owned(),
+                text: "no room".to_owned(),
+            }];
+        }
+        let mut engine = node(9, LogState::InSync);
+        if let Some(status) = &mut engine.status {
+            status.engine = Some(EngineStatus {
+                answers: true,
+                applied: Revision(7),
+                version: None,
+            });
+        }
+        for (info, says) in [
+            (node(8, LogState::InSync), "node n1: at 8 of 9"),
+            (node(9, LogState::CatchingUp), "reading the log"),
+            (node(9, LogState::Disconnected { reason: reason() }), "gone"),
+            (node(9, LogState::Foreign { reason: reason() }), "gone"),
+            (silent, "nothing heard for 12 s"),
+            (alarmed, "no room"),
+            (engine, "its engine's networks are at 7"),
+        ] {
+            let lags = lags(&status(vec![info]));
+            assert!(
+                lags.len() == 1 && lags[0].contains(says),
+                "{says}: {lags:?}"
+            );
+        }
+        let mut all = status(Vec::new());
+        all.masters[0].revision = Some(Revision(8));
+        all.log.servers[0].behind = Some("offline".to_owned());
+        all.log.servers[0].leads = false;
+        assert_eq!(lags(&all).len(), 3, "{:?}", lags(&all));
+        all.masters.clear();
+        assert!(lags(&all).contains(&"no netmaster answers".to_owned()));
+    }
+}

@@ -1,0 +1,287 @@
+//! What there is and how far it is: netmasters, the bus's servers, the log and the nodes, as far
+//! as each can be asked. For `status`, `version` and `doctor`.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use bus_schema::query::NodeInfo;
+use bus_schema::{Answer, Query, Revision, subject};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::client::{self, Session, unexpected};
+use crate::failure::Failure;
+
+/// Every netmaster answers at once, so who hasn't by then is away.
+const ALL_ANSWER: Duration = Duration::from_millis(800);
+/// After one answer, how long others are waited for.
+const MORE: Duration = Duration::from_millis(200);
+const ASK: Duration = Duration::from_secs(3);
+
+/// A netmaster, by the NATS services protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Master {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// How far it has read the log.
+    pub(crate) revision: Option<Revision>,
+    pub(crate) clock: Option<Clock>,
+}
+
+/// Somebody else's time, and when we asked and heard of it; milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Clock {
+    pub(crate) asked: u64,
+    pub(crate) says: u64,
+    pub(crate) heard: u64,
+}
+
+impl Clock {
+    /// By how much it is ahead of ours for certain, in milliseconds; negative: behind.
+    pub(crate) fn skew(self) -> i64 {
+        let ms = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
+        match (self.says > self.heard, self.says < self.asked) {
+            (true, _) => ms(self.says - self.heard),
+            (_, true) => -ms(self.asked - self.says),
+            _ => 0,
+        }
+    }
+}
+
+/// A server that carries the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) leads: bool,
+    /// Absent: it has the log whole. Else what keeps it.
+    pub(crate) behind: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) revision: Revision,
+    pub(crate) replicas: usize,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) clock: Option<Clock>,
+    /// The stream's configuration as the server has it.
+    pub(crate) config: Value,
+}
+
+impl Log {
+    /// Whether a majority of the replicas is there: without it nothing is appended.
+    pub(crate) fn has_quorum(&self) -> bool {
+        let whole = self.servers.iter().filter(|it| it.behind.is_none());
+        self.servers.iter().any(|it| it.leads) && whole.count() * 2 > self.replicas
+    }
+}
+
+/// Asks all netmasters for their statistics; empty: nobody answers.
+pub(crate) async fn masters(bus: &Client) -> Result<Vec<Master>, Failure> {
+    let lost = |error: &dyn std::fmt::Display| Failure::Unreachable(format!("the bus: {error}"));
+    let inbox = bus.new_inbox();
+    let mut answers = bus.subscribe(inbox.clone()).await.map_err(|e| lost(&e))?;
+    let to = format!("$SRV.STATS.{}", subject::SERVICE);
+    let asked = client::now();
+    bus.publish_with_reply(to, inbox, "".into())
+        .await
+        .map_err(|e| lost(&e))?;
+    let mut found = Vec::new();
+    let mut patience = ALL_ANSWER;
+    while let Ok(Some(message)) = tokio::time::timeout(patience, answers.next()).await {
+        if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+            break;
+        }
+        let heard = client::now();
+        if let Some(master) = master(&message.payload, asked, heard) {
+            found.push(master);
+            patience = MORE;
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn master(payload: &[u8], asked: u64, heard: u64) -> Option<Master> {
+    #[derive(Deserialize)]
+    struct Stats {
+        id: String,
+        version: String,
+        endpoints: Vec<Endpoint>,
+    }
+    #[derive(Deserialize)]
+    struct Endpoint {
+        #[serde(default)]
+        data: Option<Data>,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        netmaster: String,
+        revision: Revision,
+        at: u64,
+    }
+    let stats: Stats = serde_json::from_slice(payload).ok()?;
+    let data = stats.endpoints.into_iter().find_map(|it| it.data);
+    Some(Master {
+        name: data.as_ref().map_or(stats.id, |it| it.netmaster.clone()),
+        version: stats.version,
+        revision: data.as_ref().map(|it| it.revision),
+        clock: data.map(|it| Clock {
+            asked,
+            says: it.at,
+            heard,
+        }),
+    })
+}
+
+/// What the bus says of the log's stream. An error says why there is none.
+pub(crate) async fn log(bus: &Client) -> Result<Log, String> {
+    let to = format!("$JS.API.STREAM.INFO.{}", subject::LOG);
+    let asked = client::now();
+    let request = async_nats::Request::new().timeout(Some(ASK));
+    let answer = bus.send_request(to, request).await;
+    let heard = client::now();
+    let message = answer.map_err(|error| format!("JetStream doesn't answer: {error}"))?;
+    let info: Value = serde_json::from_slice(&message.payload)
+        .map_err(|error| format!("JetStream's answer can't be read: {error}"))?;
+    if let Some(error) = info.get("error") {
+        let text = error["description"].as_str().unwrap_or("an error");
+        return Err(format!("the log can't be asked: {text}"));
+    }
+    Ok(log_of(&info, &bus.server_info().server_name, asked, heard))
+}
+
+fn log_of(info: &Value, server: &str, asked: u64, heard: u64) -> Log {
+    let cluster = &info["cluster"];
+    let leader = cluster["leader"].as_str().filter(|it| !it.is_empty());
+    let mut servers = Vec::new();
+    match (leader, cluster["replicas"].as_array()) {
+        (None, None) => servers.push(Server {
+            name: server.to_owned(),
+            leads: true,
+            behind: None,
+        }),
+        (leader, followers) => {
+            servers.extend(leader.map(|name| Server {
+                name: name.to_owned(),
+                leads: true,
+                behind: None,
+            }));
+            let followers = followers.into_iter().flatten();
+            servers.extend(followers.map(follower));
+        }
+    }
+    let at = info["ts"].as_str().and_then(|ts| ts.parse().ok());
+    let at = at.map(jiff::Timestamp::as_millisecond);
+    Log {
+        revision: Revision(info["state"]["last_seq"].as_u64().unwrap_or_default()),
+        replicas: info["config"]["num_replicas"].as_u64().unwrap_or(1) as usize,
+        servers,
+        clock: at
+            .and_then(|at| u64::try_from(at).ok())
+            .map(|says| Clock { asked, says, heard }),
+        config: info["config"].clone(),
+    }
+}
+
+fn follower(info: &Value) -> Server {
+    let lag = info["lag"].as_u64().unwrap_or_default();
+    let behind = if info["offline"].as_bool() == Some(true) {
+        Some("offline".to_owned())
+    } else if lag > 0 {
+        Some(format!("{lag} messages behind"))
+    } else if info["current"].as_bool() == Some(false) {
+        Some("not current".to_owned())
+    } else {
+        None
+    };
+    Server {
+        name: info["name"].as_str().unwrap_or("?").to_owned(),
+        leads: false,
+        behind,
+    }
+}
+
+pub(crate) async fn nodes(session: &mut Session) -> Result<Vec<NodeInfo>, Failure> {
+    match session.ask(Query::NodeList { node: None }).await? {
+        Answer::Nodes { nodes, .. } => Ok(nodes),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+impl Master {
+    pub(crate) fn value(&self) -> Value {
+        json!({"name": self.name, "version": self.version, "revision": self.revision})
+    }
+}
+
+impl Server {
+    pub(crate) fn value(&self) -> Value {
+        json!({"name": self.name, "leads": self.leads, "behind": self.behind})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_wrong_by_what_the_way_there_and_back_does_not_explain() {
+        let skew = |says| {
+            let (asked, heard) = (1_000, 1_100);
+            Clock { asked, says, heard }.skew()
+        };
+        assert_eq!((skew(1_050), skew(1_000), skew(1_100)), (0, 0, 0));
+        assert_eq!((skew(1_300), skew(900)), (200, -100));
+    }
+
+    #[test]
+    fn the_logs_servers_are_its_leader_and_who_follows() {
+        let info = json!({
+            "config": {"num_replicas": 3},
+            "state": {"last_seq": 17},
+            "ts": "2026-01-02T03:04:05.5Z",
+            "cluster": {"leader": "b", "replicas": [
+                {"name": "a", "current": true, "lag": 0},
+                {"name": "c", "current": false, "offline": true},
+            ]},
+        });
+        let log = log_of(&info, "a", 0, 1);
+        let seen: Vec<_> = log
+            .servers
+            .iter()
+            .map(|it| (it.name.as_str(), it.leads, it.behind.as_deref()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("b", true, None),
+                ("a", false, None),
+                ("c", false, Some("offline"))
+            ]
+        );
+        assert_eq!((log.revision, log.replicas), (Revision(17), 3));
+        assert_eq!(log.clock.map(|it| it.says), Some(1_767_323_045_500));
+        assert!(log.has_quorum());
+        let mut leaderless = info;
+        leaderless["cluster"]["leader"] = "".into();
+        assert!(!log_of(&leaderless, "a", 0, 1).has_quorum());
+        let alone = log_of(&json!({"config": {"num_replicas": 1}}), "me", 0, 1);
+        assert!(alone.has_quorum());
+    }
+
+    #[test]
+    fn a_netmaster_says_its_name_and_revision() {
+        let stats = json!({"id": "x", "version": "1.2.3", "endpoints": [
+            {"name": "e", "data": {"netmaster": "m1", "revision": 7, "at": 12}},
+        ]});
+        let found = master(stats.to_string().as_bytes(), 10, 20).unwrap();
+        assert_eq!(
+            (found.name.as_str(), found.revision),
+            ("m1", Some(Revision(7)))
+        );
+        let older = json!({"id": "x", "version": "0", "endpoints": [{"name": "e"}]});
+        let older = master(older.to_string().as_bytes(), 10, 20).unwrap();
+        assert_eq!((older.name.as_str(), older.revision), ("x", None));
+    }
+}
