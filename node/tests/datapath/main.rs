@@ -2,6 +2,7 @@
 
 mod closed;
 mod dns;
+mod frames;
 mod policy;
 mod traffic;
 mod world;
