@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::feed::{self, Shared};
 use crate::gateway::{self, Desk};
 use crate::init::now;
-use crate::{bus, process};
+use crate::{bus, metrics, process};
 
 /// How long a reaction may take before it is due anew.
 const REACTION_MS: u64 = 5_000;
@@ -50,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) nats: String,
     /// Who writes the events.
     pub(crate) name: String,
+    /// Absent: no metrics.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) pause_after_append: Option<Duration>,
 }
 
@@ -63,6 +66,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     tokio::pin!(stopped);
+    if let Some(at) = config.metrics {
+        metrics::serve(at);
+    }
     let title = format!("netmaster {}", config.name);
     let client = tokio::select! {
         client = bus::connect(&config.nats, &title) => client?,

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::init::now;
+use crate::metrics;
 use crate::view::{self, View};
 
 /// How often the server must be heard on a pull.
@@ -58,6 +59,7 @@ impl Shared {
             how(&mut view);
             view.applied
         };
+        metrics::applied(applied);
         self.changed.send_replace(applied);
     }
 

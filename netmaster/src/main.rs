@@ -13,6 +13,7 @@ mod daemon;
 mod feed;
 mod gateway;
 mod init;
+mod metrics;
 mod process;
 mod stream;
 mod view;
@@ -20,7 +21,7 @@ mod view;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Bad usage, see sysexits(3).
 const USAGE: u8 = 64;
@@ -36,6 +37,22 @@ const SOFTWARE: u8 = 70;
 struct Cli {
     #[command(subcommand)]
     command: Verb,
+    /// How a line of the log looks
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "CONTIV_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    /// One object a line
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,9 +91,19 @@ struct RunArgs {
     /// This netmaster's name in events and logs [default: netmaster-PID]
     #[arg(long)]
     name: Option<String>,
+    /// Where Prometheus may read metrics, or none
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9467", value_parser = metrics_at)]
+    metrics: MetricsAt,
     /// For tests: milliseconds between an append and its reply
     #[arg(long, env = "CONTIV_TEST_PAUSE_AFTER_APPEND", hide = true)]
     pause_after_append: Option<u64>,
+}
+
+/// Absent: nowhere.
+type MetricsAt = Option<std::net::SocketAddr>;
+
+fn metrics_at(text: &str) -> Result<MetricsAt, String> {
+    metrics::address(text)
 }
 
 fn replicas(text: &str) -> Result<usize, String> {
@@ -97,14 +124,17 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("CONTIV_LOG")
                 .unwrap_or_else(|_| "info,async_nats=off".into()),
         )
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let system = actix::System::new();
     let result = system.block_on(async move {
         match cli.command {
@@ -147,6 +177,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = daemon::Config {
         nats: args.bus.nats,
         name,
+        metrics: args.metrics,
         pause_after_append: args.pause_after_append.map(Duration::from_millis),
     };
     Box::pin(daemon::run(config)).await

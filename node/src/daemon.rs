@@ -16,7 +16,7 @@
 //! the engine are there.
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bus_schema::node::{Alarm, DomainKind, LogState};
@@ -33,6 +33,7 @@ use crate::desired::Params;
 use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
 use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
+use crate::metrics;
 use crate::projection::{EndpointsView, Projection};
 use crate::status::{Sources, alarm};
 use crate::{dns, docker, store, viewer};
@@ -52,6 +53,8 @@ pub struct Config {
     /// Absent: no engine is served.
     pub engine: Option<PathBuf>,
     pub plugin_dir: PathBuf,
+    /// Where Prometheus may read metrics; absent: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why the daemon can't start.
@@ -169,6 +172,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         },
     };
 
+    if let Some(at) = config.metrics {
+        metrics::serve(at);
+    }
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));
     let (questions, asked) = mpsc::channel(inquiry::WAITING);

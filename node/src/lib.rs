@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod endpoint;
 pub mod inquiry;
 pub mod local;
+pub mod metrics;
 pub mod policy;
 pub mod projection;
 pub mod reconcile;

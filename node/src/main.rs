@@ -79,9 +79,29 @@ struct Run {
     plugin_dir: PathBuf,
     #[arg(long, default_value = "/etc/machine-id")]
     machine_id_file: PathBuf,
+    /// Where Prometheus may read metrics, or none
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9466", value_parser = metrics_at)]
+    metrics: MetricsAt,
+    /// How a line of the log looks
+    #[arg(long, value_enum, default_value = "text", env = "CONTIV_LOG_FORMAT")]
+    log_format: LogFormat,
     /// Where network namespaces are bound
     #[arg(long, default_value = "/run/netns", hide = true)]
     netns_dir: PathBuf,
+}
+
+/// Absent: nowhere.
+type MetricsAt = Option<std::net::SocketAddr>;
+
+fn metrics_at(text: &str) -> Result<MetricsAt, String> {
+    node::metrics::address(text)
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    /// One object a line
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -170,10 +190,13 @@ async fn start(run: Run) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("info,async_nats=warn,hickory_server=warn")
     });
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    match run.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let config = match config(run) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &format!("{error:#}")),
@@ -247,6 +270,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         netns_dir: run.netns_dir,
         engine: (run.engine != "none").then(|| run.engine.into()),
         plugin_dir: run.plugin_dir,
+        metrics: run.metrics,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::bus::{Identity, pause};
 use crate::core::Progress;
 use crate::dns::DnsHandle;
 use crate::endpoint::{LocalEndpoint, Locals, Snapshot};
+use crate::metrics;
 use crate::projection::Projection;
 
 /// Where the parts come from.
@@ -62,6 +63,7 @@ impl Sources {
     pub async fn keep(mut self, status: watch::Sender<NodeStatus>) {
         loop {
             let now = self.status();
+            metrics::status(&now);
             status.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;

@@ -9,7 +9,7 @@ mod query;
 mod removal;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actors::shell::Registry;
 use async_nats::connection::State;
@@ -25,10 +25,13 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::feed::Shared;
 use crate::init::now;
+
+use crate::metrics;
 
 /// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
 /// is some seconds of what one log takes.
@@ -180,10 +183,33 @@ async fn command(desk: &Rc<Desk>, incoming: &Incoming) -> Reply {
     };
     match codec::from_bytes::<Request<Command>>(bytes) {
         Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => {
-            command::carry_out(desk, request).await
+            let (id, (noun, verb)) = (request.id, request.body.verb());
+            let started = Instant::now();
+            // Whatever is logged on the way tells which command it was for.
+            let span = tracing::info_span!("command", command = %id, noun, verb);
+            let reply = command::carry_out(desk, request)
+                .instrument(span.clone())
+                .await;
+            let took = started.elapsed();
+            metrics::command((noun, verb), &reply, took);
+            span.in_scope(|| report(&reply, took));
+            reply
         }
         Ok(request) => rejected(elsewhere(&subject::of_command(&request.body))),
         Err(e) => rejected(malformed(&e)),
+    }
+}
+
+fn report(reply: &Reply, took: Duration) {
+    match reply {
+        Reply::Accepted { revision, .. } => tracing::info!(%revision, ?took, "accepted"),
+        Reply::Rejected {
+            rejection,
+            revision,
+        } => {
+            tracing::info!(%revision, ?took, reason = %rejection, "rejected");
+        }
+        Reply::Unknown { reason, .. } => tracing::warn!(?took, reason, "outcome unknown"),
     }
 }
 
@@ -195,7 +221,10 @@ async fn query(desk: &Desk, incoming: &Incoming) -> Answer {
     };
     match codec::from_bytes::<Request<Query>>(bytes) {
         Ok(request) if subject::of_query(&request.body) == *incoming.message.subject => {
-            query::answer(desk, request).await
+            let started = Instant::now();
+            let answer = query::answer(desk, request).await;
+            metrics::query(started.elapsed());
+            answer
         }
         Ok(request) => rejected(elsewhere(&subject::of_query(&request.body))),
         Err(e) => rejected(malformed(&e)),

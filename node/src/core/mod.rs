@@ -27,6 +27,7 @@ use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
+use crate::metrics;
 use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff, farewells, order};
 use crate::resource::{Kind, Place, Resource, State};
@@ -146,6 +147,7 @@ impl Core {
                 };
                 if drifted {
                     tracing::warn!("somebody changed what is ours; putting it right");
+                    metrics::drift();
                     self.look.want();
                     // Whoever changes things changes more than one.
                     if let Some(signs) = &mut signs {
@@ -308,6 +310,8 @@ impl Core {
         }
         self.servers.before(&ops);
         let done = self.datapath.execute(&ops).await;
+        let failed = done.as_ref().err().map_or(0, |error| error.failures.len());
+        metrics::kernel_ops(ops.len(), failed);
         self.note(&ops, complete.then_some((have, want)));
         if ops.iter().any(is_of_domain) {
             self.servers.after(&self.known, &self.datapath);

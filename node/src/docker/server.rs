@@ -13,6 +13,7 @@ use axum::extract::{Path as UrlPath, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use metrics::histogram;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -79,6 +80,16 @@ async fn answer<E: Endpoints>(
     let started = Instant::now();
     let result = tokio::time::timeout(CALL_LIMIT, dispatch(&driver, &call, &body)).await;
     let took = started.elapsed();
+    let outcome = match &result {
+        Ok(Ok(_)) => "done",
+        Ok(Err(_)) => "refused",
+        Err(_) => "timed-out",
+    };
+    // What isn't a call of the protocol makes no series of its own.
+    if !matches!(&result, Ok(Err(DriverError::UnknownCall(_)))) {
+        histogram!("contiv_docker_call_seconds", "call" => call.clone(), "result" => outcome)
+            .record(took);
+    }
     let (status, value) = match result {
         Ok(Ok(value)) => {
             tracing::debug!(call, request = %text(&body), answer = %value, ?took, "engine call");

@@ -27,6 +27,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bus_schema::EndpointId;
 use bus_schema::node::NodeStatus;
+use metrics::histogram;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -111,6 +112,9 @@ async fn cni(
     let answer = api.cni.answer(&call).await;
     let (took, command) = (started.elapsed(), call.command);
     let (container, interface) = (&call.container, &call.interface);
+    let result = if answer.is_ok() { "done" } else { "refused" };
+    histogram!("contiv_cni_call_seconds", "command" => format!("{command:?}").to_uppercase(), "result" => result)
+        .record(took);
     match &answer {
         Ok(_) => tracing::debug!(?command, container, interface, ?took, "CNI call"),
         Err(error) => {

@@ -1,0 +1,97 @@
+//! What a monitoring system reads of the daemons, and how a command is found in their logs.
+
+use chaos_tests::{Outcome, SOON, Scene};
+use lab::{CTL, Error, Lab, wait_until};
+use serde_json::Value;
+
+const NETPLUGIN: &str = "9466";
+const NETMASTER: &str = "9467";
+
+/// The sum of a metric's series whose labels contain `labels`.
+fn metric(lab: &Lab, host: &str, port: &str, name: &str, labels: &str) -> Result<f64, Error> {
+    let get = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let text = lab.run(host, &["bash", "-c", &get])?.stdout;
+    let of = |line: &str| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, has) = series.split_once('{').unwrap_or((series, ""));
+        (found == name && has.contains(labels)).then(|| value.parse::<f64>().ok())?
+    };
+    Ok(text.lines().filter_map(of).sum())
+}
+
+#[test]
+fn what_happens_is_counted_where_it_happens() -> Outcome {
+    let scene = Scene::open()?;
+    let lab = &scene.lab;
+    let on_node = |name| metric(lab, "node-1", NETPLUGIN, name, "");
+    let created = |result: &str| {
+        let labels = format!(r#"noun="net",verb="create",result="{result}""#);
+        metric(
+            lab,
+            CTL,
+            NETMASTER,
+            "contiv_master_command_seconds_count",
+            &labels,
+        )
+    };
+    assert_eq!(created("accepted")?, 1.0);
+    let refused = lab.netctl(&["net", "create", "other", "--subnet=20.1.1.0/25"])?;
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert_eq!(created("rejected")?, 1.0);
+
+    wait_until("the status is told", SOON, || {
+        on_node("contiv_node_endpoints").is_ok_and(|it| it == 1.0)
+    })?;
+    assert_eq!(on_node("contiv_node_in_sync")?, 1.0);
+    assert_eq!(
+        on_node("contiv_node_drift_total")?,
+        0.0,
+        "our own changes are no drift"
+    );
+    let end = metric(lab, CTL, NETMASTER, "contiv_master_applied_revision", "")?;
+    wait_until("the node has applied what netmaster has read", SOON, || {
+        on_node("contiv_node_applied_revision").is_ok_and(|it| it >= end)
+    })?;
+
+    let delete = "for n in /run/netns/contiv-*; do nsenter --net=$n ip route flush proto 201; done; \
+                  ip route flush table all proto 201; true";
+    lab.run("node-1", &["sh", "-c", delete])?;
+    wait_until("the drift is counted", SOON, || {
+        on_node("contiv_node_drift_total").is_ok_and(|it| it > 0.0)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_command_is_found_in_the_log_by_its_id() -> Outcome {
+    let mut scene = Scene::open()?;
+    let arguments = ["run", "--name", "netmaster-1", "--log-format", "json"];
+    scene
+        .lab
+        .set_arguments("netmaster-1", arguments.map(str::to_owned).to_vec())?;
+    scene.lab.restart("netmaster-1", lab::Signal::Term)?;
+    scene.lab.await_netmaster("netmaster-1")?;
+    let id = "7f2c1bfe-0f3a-4c36-9d6e-4c1f0b8f6a11";
+    let create = [
+        "net",
+        "create",
+        "other",
+        "--subnet=20.1.2.0/24",
+        "--command-id",
+        id,
+    ];
+    scene.lab.netctl_ok(&create)?;
+    let log = scene.lab.log("netmaster-1")?;
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let told: Vec<Value> = lines.filter(|line| line["span"]["command"] == id).collect();
+    assert!(
+        told.iter()
+            .any(|line| line["message"] == "accepted" && line["revision"].is_string()),
+        "{log}"
+    );
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What Prometheus reads of a node, on a loopback port.
+//!
+//! Names and units as prometheus.io/docs/practices/naming advises. Callers record where it
+//! happens, with the macros of `metrics`; here is what the names mean.
+
+use std::net::SocketAddr;
+
+use bus_schema::node::{LogState, NodeStatus};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+
+/// From what a warm cache takes to what an operator notices.
+const SECONDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// Lets whoever can connect to `at` read them, until the process ends. A daemon that does its
+/// work isn't stopped by a port that is taken: it says so.
+pub fn serve(at: SocketAddr) {
+    let builder = PrometheusBuilder::new().with_http_listener(at);
+    let built = builder
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(PrometheusBuilder::build);
+    match built {
+        Ok((recorder, exporter)) => {
+            // A second daemon in one process (tests) adds to the first one's.
+            let _ = metrics::set_global_recorder(recorder);
+            describe();
+            tokio::spawn(async move {
+                if let Err(error) = exporter.await {
+                    tracing::warn!(%at, ?error, "no metrics: name another address with --metrics");
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%at, %error, "no metrics"),
+    }
+}
+
+/// `ADDRESS:PORT`, or `none`.
+pub fn address(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "none" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            format!("`{text}` is no ADDRESS:PORT, such as 127.0.0.1:9466, nor `none`")
+        }),
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "contiv_node_applied_revision",
+        "The kernel reflects the log up to here."
+    );
+    describe_gauge!(
+        "contiv_node_in_sync",
+        "1 while the node follows its log, else 0."
+    );
+    describe_gauge!("contiv_node_endpoints", "Endpoints on this node.");
+    describe_gauge!(
+        "contiv_node_blocks",
+        "Blocks of addresses leased to this node."
+    );
+    describe_gauge!("contiv_node_alarms", "What `netctl node inspect` warns of.");
+    describe_counter!(
+        "contiv_node_drift_total",
+        "How often others changed what is ours, and it was put right."
+    );
+    describe_counter!(
+        "contiv_node_kernel_ops_total",
+        "Changes made in the kernel, by result."
+    );
+    // What hasn't happened yet is a zero, not a gap.
+    counter!("contiv_node_drift_total").increment(0);
+    describe_histogram!(
+        "contiv_docker_call_seconds",
+        "The engine's calls to the driver."
+    );
+    describe_histogram!("contiv_cni_call_seconds", "CNI runtimes' calls.");
+}
+
+/// What the node says of itself on the bus, as numbers.
+#[expect(clippy::cast_precision_loss, reason = "revisions beyond 2^53 are none")]
+pub fn status(status: &NodeStatus) {
+    gauge!("contiv_node_applied_revision").set(status.applied.0 as f64);
+    gauge!("contiv_node_in_sync").set(f64::from(status.log == LogState::InSync));
+    gauge!("contiv_node_endpoints").set(status.endpoints as f64);
+    gauge!("contiv_node_blocks").set(status.blocks as f64);
+    gauge!("contiv_node_alarms").set(status.alarms.len() as f64);
+}
+
+/// A batch of changes that was tried.
+pub fn kernel_ops(attempted: usize, failed: usize) {
+    let done = attempted.saturating_sub(failed);
+    counter!("contiv_node_kernel_ops_total", "result" => "done").increment(done as u64);
+    counter!("contiv_node_kernel_ops_total", "result" => "failed").increment(failed as u64);
+}
+
+pub fn drift() {
+    counter!("contiv_node_drift_total").increment(1);
+}
