@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::bus_url::BusUrl;
 use crate::command::{
-    cluster, doctor, endpoint, events, group, network, node, policy, status, tenant, trace,
+    apply, cluster, doctor, endpoint, events, group, network, node, policy, status, tenant, trace,
     version, wait,
 };
 use crate::failure::Failure;
@@ -93,6 +93,12 @@ pub(crate) enum Noun {
     Trace(trace::Options),
     /// Wait until nodes have applied what was asked
     Wait(wait::Options),
+    /// Make everything as a file says
+    Apply(apply::Apply),
+    /// What `apply` would do
+    Diff(apply::Diff),
+    /// Write everything down, for `apply`
+    Export,
     /// Whether all is converged, and what lags
     Status(status::Options),
     /// Find what is wrong, and what to do about it

@@ -10,6 +10,7 @@ mod cli;
 mod client;
 mod command;
 mod failure;
+mod intent;
 mod output;
 mod seen;
 mod survey;

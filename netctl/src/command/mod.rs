@@ -1,5 +1,6 @@
 //! One file per noun: its verbs, their flags, what they ask and how the answer looks.
 
+pub(crate) mod apply;
 pub(crate) mod cluster;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
@@ -8,8 +9,8 @@ pub(crate) mod group;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod policy;
-mod pool;
-mod rule;
+pub(crate) mod pool;
+pub(crate) mod rule;
 pub(crate) mod status;
 pub(crate) mod tenant;
 mod time;
@@ -58,6 +59,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
                 Noun::Node(verb) => node::run(&mut session, verb).await,
                 Noun::Cluster(verb) => cluster::run(&mut session, verb).await,
                 Noun::Wait(options) => wait::run(&mut session, options).await,
+                Noun::Apply(options) => Box::pin(apply::apply(&mut session, options)).await,
+                Noun::Diff(options) => Box::pin(apply::diff(&mut session, options)).await,
+                Noun::Export => apply::export(&mut session).await,
                 Noun::Events(_) | Noun::Status(_) | Noun::Version(_) | Noun::Doctor(_) => Ok(()),
             }
         }
@@ -70,6 +74,8 @@ impl Noun {
         match self {
             Self::Policy(verb) => verb.check(),
             Self::Trace(options) => options.check(),
+            Self::Apply(options) => options.source.check(),
+            Self::Diff(options) => options.source.check(),
             _ => Ok(()),
         }
     }

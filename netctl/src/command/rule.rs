@@ -335,13 +335,18 @@ pub(crate) fn tables(rules: &[Rule]) -> String {
 
 /// A rule with Contiv's keys.
 pub(crate) fn config(tenant: &TenantName, policy: &PolicyName, rule: &Rule) -> Value {
-    let spec = &rule.spec;
+    let mut value = keys(&rule.spec);
+    value["key"] = json!(format!("{tenant}:{policy}:{}", rule.id));
+    value["ruleId"] = json!(rule.id);
+    value["policyName"] = json!(policy);
+    value["tenantName"] = json!(tenant);
+    value
+}
+
+/// What a rule says, with Contiv's keys.
+pub(crate) fn keys(spec: &RuleSpec) -> Value {
     let [group, network, addresses] = peer_cells(spec);
     let mut value = json!({
-        "key": format!("{tenant}:{policy}:{}", rule.id),
-        "ruleId": rule.id,
-        "policyName": policy,
-        "tenantName": tenant,
         "direction": spec.direction,
         "priority": spec.priority,
         "fromEndpointGroup": "",

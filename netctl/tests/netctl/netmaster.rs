@@ -118,6 +118,79 @@ fn status_and_version_name_what_runs() {
     assert_eq!(version["netmasters"][0]["version"], version["netctl"]);
 }
 
+const INTENT: &str = r#"
+tenants:
+- tenantName: default
+  networks:
+  - {networkName: contiv-net, subnet: 20.1.1.0/24, gateway: 20.1.1.254, pktTag: 1001}
+  policies:
+  - policyName: prod_web
+    rules:
+    - {ruleId: 1, protocol: tcp, action: deny}
+    - {ruleId: 2, protocol: tcp, port: 80, priority: 10, fromEndpointGroup: lb}
+  groups:
+  - {groupName: web, networkName: contiv-net, policies: [prod_web]}
+  - {groupName: lb, networkName: contiv-net}
+- tenantName: blue
+  networks:
+  - {networkName: front, subnet: 10.1.1.0/24}
+"#;
+
+#[test]
+fn a_whole_intent_is_applied_compared_exported_and_pruned() {
+    let cluster = Cluster::start();
+    let file = cluster.home.path().join("intent.yaml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let with = |verb: &str| format!("{verb} -f {}", file.display());
+    write(INTENT);
+    let differs = cluster.run(&with("diff"));
+    assert_eq!(differs.code, 1, "{differs:?}");
+    assert_eq!(differs.out.lines().next(), Some("+ tenant blue"));
+    assert_eq!(
+        cluster.done("tenant ls -q"),
+        "default\n",
+        "diff changes nothing"
+    );
+
+    let done = cluster.done(&with("apply"));
+    assert!(done.starts_with(&differs.out), "{done}");
+    assert_eq!(cluster.done(&with("apply")), "unchanged\n");
+    assert_eq!(cluster.done(&with("diff --prune")), "");
+    let rules = cluster.done("policy rule-ls prod_web");
+    assert!(rules.contains("lb"), "{rules}");
+
+    // What was exported is the same, down to what wasn't said.
+    let exported = cluster.done("export");
+    write(&exported);
+    assert_eq!(cluster.done(&with("diff --prune")), "");
+    assert!(exported.contains("gateway: 10.1.1.1\n"), "{exported}");
+
+    write(
+        &INTENT
+            .replace("port: 80,", "port: 443,")
+            .replace("policies: [prod_web]", "policies: []"),
+    );
+    cluster.done(&with("apply"));
+    assert_eq!(cluster.done(&with("diff")), "");
+
+    write("tenants: [{tenantName: default}]");
+    assert_eq!(cluster.done(&with("apply")), "unchanged\n");
+    cluster.done(&with("apply --prune"));
+    assert_eq!(cluster.done("export"), "tenants:\n- tenantName: default\n");
+
+    write(INTENT);
+    cluster.done(&with("apply"));
+    write(&INTENT.replace("20.1.1.0/24", "20.1.0.0/16"));
+    cluster.rejected(
+        &with("apply"),
+        "subnet 20.1.1.0/24, which can't become 20.1.0.0/16",
+    );
+    write("tenants: [{tenantName: a, netwrks: []}]");
+    assert_eq!(cluster.run(&with("apply")).code, 64);
+    write("{}");
+    assert_eq!(cluster.run(&with("apply --prune")).code, 64);
+}
+
 #[test]
 fn what_is_refused_says_what_to_do() {
     let cluster = Cluster::start();

@@ -1,0 +1,149 @@
+//! `netctl apply`, `diff` and `export`: the whole intent in one file.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use bus_schema::{Answer, Command, Query};
+use clap::Args;
+
+use super::wait::Waiting;
+use super::{COMMAND, REMOVAL};
+use crate::client::{Accepted, Session, unexpected};
+use crate::failure::Failure;
+use crate::intent::plan::{Step, plan};
+use crate::intent::{Intent, file};
+use crate::output;
+
+const STDIN: &str = "-";
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Source {
+    /// YAML or JSON, as `netctl export` writes it; `-`: standard input
+    #[arg(long, short, value_name = "FILE")]
+    file: PathBuf,
+    /// Also remove what the file doesn't name, whole tenants too
+    #[arg(long)]
+    prune: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What is so already stays untouched. Policies have the rules that the file says and no others;\nwhat it doesn't name stays, unless --prune. Networks can't be changed, only made and removed.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
+)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(super) source: Source,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 all is so already, 1 not (the output says what apply would do).\n\nExample:\n  netctl diff -f intent.yaml --prune"
+)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(super) source: Source,
+}
+
+impl Source {
+    /// Standard input can be read once only.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match self.file == Path::new(STDIN) {
+            true => Ok(()),
+            false => self.read().map(drop),
+        }
+    }
+
+    fn read(&self) -> Result<Intent, Failure> {
+        let shown = self.file.display();
+        let text = text(&self.file)
+            .map_err(|error| Failure::Usage(format!("can't read {shown}: {error}")))?;
+        let intent =
+            file::read(&text).map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
+        if self.prune && intent.tenants.is_empty() {
+            return Err(Failure::Usage(format!(
+                "{shown} names no tenant, and --prune would remove everything: leave --prune out"
+            )));
+        }
+        Ok(intent)
+    }
+
+    async fn steps(&self, session: &mut Session) -> Result<Vec<Step>, Failure> {
+        let wanted = self.read()?;
+        let current = current(session).await?;
+        plan(&current, &wanted, self.prune).map_err(|why| Failure::Refused(why.join("\n")))
+    }
+}
+
+fn text(path: &Path) -> std::io::Result<String> {
+    if path != Path::new(STDIN) {
+        return std::fs::read_to_string(path);
+    }
+    let mut text = String::new();
+    std::io::stdin().lock().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Stops at what is refused: what is printed before is done, and the same again goes on.
+pub(crate) async fn apply(session: &mut Session, apply: Apply) -> Result<(), Failure> {
+    let steps = apply.source.steps(session).await?;
+    if steps.is_empty() {
+        return output::print("unchanged\n");
+    }
+    let mut last: Option<Accepted> = None;
+    for step in steps {
+        let within = match step.command {
+            Command::NetworkRemove(_) | Command::GroupRemove(_) => REMOVAL,
+            _ => COMMAND,
+        };
+        if let Some(text) = &step.text {
+            output::print(&format!("{text}\n"))?;
+        }
+        last = Some(session.command(step.command, None, within).await?);
+    }
+    if let Some(accepted) = last {
+        output::print(&accepted.to_string())?;
+        apply.waiting.applied(session, &accepted).await;
+    }
+    Ok(())
+}
+
+pub(crate) async fn diff(session: &mut Session, diff: Diff) -> Result<(), Failure> {
+    let steps = diff.source.steps(session).await?;
+    let lines = steps.iter().filter_map(|it| it.text.as_ref());
+    output::print(&lines.map(|it| format!("{it}\n")).collect::<String>())?;
+    match steps.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Negative),
+    }
+}
+
+pub(crate) async fn export(session: &mut Session) -> Result<(), Failure> {
+    output::print(&file::write(&current(session).await?)?)
+}
+
+async fn current(session: &mut Session) -> Result<Intent, Failure> {
+    let tenants = match session.ask(Query::TenantList).await? {
+        Answer::Tenants { tenants, .. } => tenants,
+        answer => return Err(unexpected(&answer)),
+    };
+    let networks = super::network::list(session, None, None).await?;
+    let everything = Query::PolicyList {
+        tenant: None,
+        policy: None,
+    };
+    let policies = match session.ask(everything).await? {
+        Answer::Policies { policies, .. } => policies,
+        answer => return Err(unexpected(&answer)),
+    };
+    let everything = Query::GroupList {
+        tenant: None,
+        group: None,
+    };
+    let groups = match session.ask(everything).await? {
+        Answer::Groups { groups, .. } => groups,
+        answer => return Err(unexpected(&answer)),
+    };
+    Ok(Intent::of(&tenants, &networks, &policies, &groups))
+}

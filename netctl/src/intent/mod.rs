@@ -1,0 +1,99 @@
+//! The whole intent as one value: read from a file, folded from what netmaster answers, compared,
+//! written down. No I/O.
+//!
+//! `file` is how it is written, `plan` what leads from one to another.
+
+pub(crate) mod file;
+pub(crate) mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bus_schema::query::{GroupInfo, NetworkInfo, PolicyInfo, TenantInfo};
+use bus_schema::{
+    AddressRange, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName, Vni,
+};
+use ipnet::IpNet;
+
+/// What is wanted, or what is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Intent {
+    pub(crate) tenants: BTreeMap<TenantName, Tenant>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tenant {
+    pub(crate) networks: BTreeMap<NetworkName, Network>,
+    pub(crate) policies: BTreeMap<PolicyName, BTreeMap<RuleId, RuleSpec>>,
+    pub(crate) groups: BTreeMap<GroupName, Group>,
+}
+
+/// What isn't said is left as it is, or given when it is created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Network {
+    pub(crate) subnet: IpNet,
+    pub(crate) range: Option<AddressRange>,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) subnet6: Option<IpNet>,
+    pub(crate) gateway6: Option<IpAddr>,
+    pub(crate) vni: Option<Vni>,
+    pub(crate) docker_name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) network: NetworkName,
+    /// All of them, in the order of their names.
+    pub(crate) policies: Vec<PolicyName>,
+    pub(crate) pool: Option<AddressRange>,
+    pub(crate) docker_name: Option<String>,
+}
+
+impl Intent {
+    /// What netmaster says is.
+    pub(crate) fn of(
+        tenants: &[TenantInfo],
+        networks: &[NetworkInfo],
+        policies: &[PolicyInfo],
+        groups: &[GroupInfo],
+    ) -> Self {
+        let mut intent = Self::default();
+        for info in tenants {
+            intent.tenants.entry(info.tenant.clone()).or_default();
+        }
+        for info in networks {
+            let (spec, v6) = (&info.spec, info.spec.v6.as_ref());
+            let network = Network {
+                subnet: spec.v4.subnet,
+                range: spec.v4.range,
+                gateway: Some(spec.v4.gateway),
+                subnet6: v6.map(|pool| pool.subnet),
+                gateway6: v6.map(|pool| pool.gateway),
+                vni: Some(spec.vni),
+                docker_name: spec.docker_name.clone(),
+            };
+            let tenant = intent.tenants.entry(spec.tenant.clone()).or_default();
+            tenant.networks.insert(spec.name.clone(), network);
+        }
+        for info in policies {
+            let rules = info.rules.iter();
+            let rules = rules.map(|rule| (rule.id.clone(), rule.spec.clone()));
+            let tenant = intent.tenants.entry(info.tenant.clone()).or_default();
+            tenant.policies.insert(info.policy.clone(), rules.collect());
+        }
+        for info in groups {
+            let spec = &info.spec;
+            let group = Group {
+                network: spec.network.clone(),
+                policies: spec.policies.clone(),
+                pool: spec.pool,
+                docker_name: spec.docker_name.clone(),
+            };
+            let tenant = intent.tenants.entry(spec.tenant.clone()).or_default();
+            tenant.groups.insert(spec.name.clone(), group);
+        }
+        intent
+    }
+}

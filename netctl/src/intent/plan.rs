@@ -1,0 +1,361 @@
+//! The commands that lead from what is to what is wanted, in the order in which each finds what it
+//! needs, and so that no packet passes in between that neither state allows.
+//!
+//! Tenants, networks, policies, rules, groups, and rules that name new groups; then other policies
+//! of groups, then what goes, the other way round. A rule that changes is beside its successor for
+//! a moment, under another id, so that there is always one of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use bus_schema::command::{
+    GroupCreate, GroupRemove, GroupUpdate, NetworkCreate, NetworkRemove, PolicyCreate,
+    PolicyRemove, Removal, RuleAdd, RuleRemove, TenantCreate, TenantRemove,
+};
+use bus_schema::policy::Peer;
+use bus_schema::{Command, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName};
+
+use super::{Group, Intent, Network, Tenant};
+use crate::command::rule;
+
+/// One command, and what to say of it; nothing: it belongs to the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) command: Command,
+    /// `+`, `-` or `~`, and what is created, removed or changed.
+    pub(crate) text: Option<String>,
+}
+
+/// The steps, or what can't be led there and why. `prune`: what isn't wanted goes.
+pub(crate) fn plan(
+    current: &Intent,
+    wanted: &Intent,
+    prune: bool,
+) -> Result<Vec<Step>, Vec<String>> {
+    let mut plan = Plan::default();
+    let nothing = Tenant::default();
+    for (name, want) in &wanted.tenants {
+        let have = current.tenants.get(name);
+        if have.is_none() {
+            let tenant = name.clone();
+            let command = Command::TenantCreate(TenantCreate { tenant });
+            plan.add(Phase::Tenants, command, format!("+ tenant {name}"));
+        }
+        plan.tenant(name, have.unwrap_or(&nothing), want, prune);
+    }
+    if prune {
+        for (name, have) in &current.tenants {
+            if !wanted.tenants.contains_key(name) {
+                plan.tenant(name, have, &nothing, true);
+                plan.remove_tenant(name);
+            }
+        }
+    }
+    plan.steps.sort_by_key(|(phase, _)| *phase);
+    match plan.impossible.is_empty() {
+        true => Ok(plan.steps.into_iter().map(|(_, step)| step).collect()),
+        false => Err(plan.impossible),
+    }
+}
+
+/// The order of it all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Tenants,
+    Networks,
+    Policies,
+    Rules,
+    Groups,
+    RulesOfNewGroups,
+    GroupUpdates,
+    RuleRemovals,
+    GroupRemovals,
+    PolicyRemovals,
+    NetworkRemovals,
+    TenantRemovals,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    steps: Vec<(Phase, Step)>,
+    impossible: Vec<String>,
+}
+
+impl Plan {
+    fn add(&mut self, phase: Phase, command: Command, text: impl Into<Option<String>>) {
+        let text = text.into();
+        self.steps.push((phase, Step { command, text }));
+    }
+
+    fn tenant(&mut self, of: &TenantName, have: &Tenant, want: &Tenant, prune: bool) {
+        for (name, network) in &want.networks {
+            match have.networks.get(name) {
+                None => self.create_network(of, name, network),
+                Some(is) => self.same_network(of, name, is, network),
+            }
+        }
+        for (name, rules) in &want.policies {
+            let known = have.policies.get(name);
+            if known.is_none() {
+                let (tenant, policy) = (of.clone(), name.clone());
+                let command = Command::PolicyCreate(PolicyCreate { tenant, policy });
+                self.add(Phase::Policies, command, format!("+ policy {of}:{name}"));
+            }
+            let nothing = BTreeMap::new();
+            self.rules(of, name, (known.unwrap_or(&nothing), rules), have);
+        }
+        for (name, group) in &want.groups {
+            match have.groups.get(name) {
+                None => self.create_group(of, name, group),
+                Some(is) => self.update_group(of, name, is, group),
+            }
+        }
+        if prune {
+            self.prune(of, have, want);
+        }
+    }
+
+    fn create_network(&mut self, of: &TenantName, name: &NetworkName, network: &Network) {
+        let command = Command::NetworkCreate(NetworkCreate {
+            tenant: of.clone(),
+            network: name.clone(),
+            subnet: network.subnet,
+            range: network.range,
+            gateway: network.gateway,
+            subnet6: network.subnet6,
+            gateway6: network.gateway6,
+            vni: network.vni,
+            docker_name: network.docker_name.clone(),
+        });
+        let text = format!("+ network {of}:{name} {}", network.subnet);
+        self.add(Phase::Networks, command, text);
+    }
+
+    fn same_network(&mut self, of: &TenantName, name: &NetworkName, is: &Network, want: &Network) {
+        let what = format!("network {of}:{name}");
+        self.fixed(&what, "subnet", &is.subnet, &want.subnet);
+        if is.range != want.range {
+            let shown = |network: &Network| {
+                network
+                    .range
+                    .map_or("the whole subnet".to_owned(), |it| it.to_string())
+            };
+            self.fixed(&what, "range", &shown(is), &shown(want));
+        }
+        self.fixed_if_said(&what, "gateway", is.gateway.as_ref(), want.gateway.as_ref());
+        self.fixed_if_said(&what, "pktTag", is.vni.as_ref(), want.vni.as_ref());
+        self.fixed_if_said(
+            &what,
+            "ipv6Subnet",
+            is.subnet6.as_ref(),
+            want.subnet6.as_ref(),
+        );
+        self.fixed_if_said(
+            &what,
+            "ipv6Gateway",
+            is.gateway6.as_ref(),
+            want.gateway6.as_ref(),
+        );
+        let (is, want) = (is.docker_name.as_ref(), want.docker_name.as_ref());
+        self.fixed_if_said(&what, "cfgdTag", is, want);
+    }
+
+    fn fixed<T: PartialEq + Display>(&mut self, what: &str, key: &str, is: &T, want: &T) {
+        if is != want {
+            self.impossible.push(format!(
+                "{what} has {key} {is}, which can't become {want}: remove it first, or write {is}"
+            ));
+        }
+    }
+
+    fn fixed_if_said<T: PartialEq + Display>(
+        &mut self,
+        what: &str,
+        key: &str,
+        is: Option<&T>,
+        want: Option<&T>,
+    ) {
+        match (is, want) {
+            (_, None) => {}
+            (Some(is), Some(want)) => self.fixed(what, key, is, want),
+            (None, Some(want)) => self.impossible.push(format!(
+                "{what} has no {key}, which can't become {want}: remove it first, or leave {key} out"
+            )),
+        }
+    }
+
+    fn rules(
+        &mut self,
+        of: &TenantName,
+        policy: &PolicyName,
+        (have, want): (&BTreeMap<RuleId, RuleSpec>, &BTreeMap<RuleId, RuleSpec>),
+        tenant: &Tenant,
+    ) {
+        for (id, spec) in want {
+            // A rule can't name a group that isn't there yet.
+            let phase = match &spec.peer {
+                Some(Peer::Group { group }) if !tenant.groups.contains_key(group) => {
+                    Phase::RulesOfNewGroups
+                }
+                _ => Phase::Rules,
+            };
+            let at = format!("rule {of}:{policy}:{id}");
+            match have.get(id) {
+                None => {
+                    let text = format!("+ {at}: {}", rule::say(spec));
+                    self.add(phase, add(of, policy, id, spec), text);
+                }
+                Some(is) if is == spec => {}
+                Some(is) => {
+                    let spare = spare(id, have, want);
+                    let text = format!("~ {at}: {} (was {})", rule::say(spec), rule::say(is));
+                    self.add(phase, add(of, policy, &spare, spec), text);
+                    self.add(phase, remove(of, policy, id), None);
+                    self.add(phase, add(of, policy, id, spec), None);
+                    self.add(phase, remove(of, policy, &spare), None);
+                }
+            }
+        }
+        for (id, spec) in have {
+            if !want.contains_key(id) {
+                let text = format!("- rule {of}:{policy}:{id}: {}", rule::say(spec));
+                self.add(Phase::RuleRemovals, remove(of, policy, id), text);
+            }
+        }
+    }
+
+    fn create_group(&mut self, of: &TenantName, name: &GroupName, group: &Group) {
+        let command = Command::GroupCreate(GroupCreate {
+            tenant: of.clone(),
+            network: group.network.clone(),
+            group: name.clone(),
+            policies: group.policies.clone(),
+            ip_pool: group.pool,
+            docker_name: group.docker_name.clone(),
+        });
+        let text = format!(
+            "+ group {of}:{name} in {}{}",
+            group.network,
+            policies(group)
+        );
+        self.add(Phase::Groups, command, text);
+    }
+
+    fn update_group(&mut self, of: &TenantName, name: &GroupName, is: &Group, want: &Group) {
+        let what = format!("group {of}:{name}");
+        self.fixed(&what, "networkName", &is.network, &want.network);
+        self.fixed_if_said(&what, "ipPool", is.pool.as_ref(), want.pool.as_ref());
+        let tags = (is.docker_name.as_ref(), want.docker_name.as_ref());
+        self.fixed_if_said(&what, "cfgdTag", tags.0, tags.1);
+        if is.policies == want.policies {
+            return;
+        }
+        let command = Command::GroupUpdate(GroupUpdate {
+            tenant: of.clone(),
+            group: name.clone(),
+            policies: want.policies.clone(),
+        });
+        let text = format!("~ {what}{} (was{})", policies(want), policies(is));
+        self.add(Phase::GroupUpdates, command, text);
+    }
+
+    fn prune(&mut self, of: &TenantName, have: &Tenant, want: &Tenant) {
+        for name in have
+            .groups
+            .keys()
+            .filter(|it| !want.groups.contains_key(it))
+        {
+            let command = Command::GroupRemove(GroupRemove {
+                tenant: of.clone(),
+                group: name.clone(),
+                mode: Removal::Close,
+            });
+            self.add(
+                Phase::GroupRemovals,
+                command,
+                format!("- group {of}:{name}"),
+            );
+        }
+        let policies = have.policies.iter();
+        for (name, rules) in policies.filter(|(it, _)| !want.policies.contains_key(it)) {
+            // A rule that names a group would keep the group.
+            for (id, spec) in rules {
+                if matches!(spec.peer, Some(Peer::Group { .. })) {
+                    self.add(Phase::RuleRemovals, remove(of, name, id), None);
+                }
+            }
+            let (tenant, policy) = (of.clone(), name.clone());
+            let command = Command::PolicyRemove(PolicyRemove { tenant, policy });
+            self.add(
+                Phase::PolicyRemovals,
+                command,
+                format!("- policy {of}:{name}"),
+            );
+        }
+        for name in have
+            .networks
+            .keys()
+            .filter(|it| !want.networks.contains_key(it))
+        {
+            let command = Command::NetworkRemove(NetworkRemove {
+                tenant: of.clone(),
+                network: name.clone(),
+                mode: Removal::Close,
+            });
+            self.add(
+                Phase::NetworkRemovals,
+                command,
+                format!("- network {of}:{name}"),
+            );
+        }
+    }
+
+    /// The tenant `default` is always there.
+    fn remove_tenant(&mut self, name: &TenantName) {
+        if *name == TenantName::default_tenant() {
+            return;
+        }
+        let tenant = name.clone();
+        let command = Command::TenantRemove(TenantRemove { tenant });
+        self.add(Phase::TenantRemovals, command, format!("- tenant {name}"));
+    }
+}
+
+fn policies(group: &Group) -> String {
+    let names: Vec<&str> = group.policies.iter().map(PolicyName::as_str).collect();
+    match names.is_empty() {
+        true => " without a policy".to_owned(),
+        false => format!(" with {}", names.join(",")),
+    }
+}
+
+/// An id that no rule of the policy has.
+fn spare(
+    id: &RuleId,
+    have: &BTreeMap<RuleId, RuleSpec>,
+    want: &BTreeMap<RuleId, RuleSpec>,
+) -> RuleId {
+    let taken: BTreeSet<&RuleId> = have.keys().chain(want.keys()).collect();
+    let ids = (0_u64..).filter_map(|number| RuleId::new(format!("next-{number}")).ok());
+    let mut free = ids.filter(|it| !taken.contains(it));
+    free.next().unwrap_or_else(|| id.clone())
+}
+
+fn add(of: &TenantName, policy: &PolicyName, id: &RuleId, spec: &RuleSpec) -> Command {
+    Command::RuleAdd(RuleAdd {
+        tenant: of.clone(),
+        policy: policy.clone(),
+        rule: id.clone(),
+        spec: spec.clone(),
+        immediate: false,
+    })
+}
+
+fn remove(of: &TenantName, policy: &PolicyName, id: &RuleId) -> Command {
+    Command::RuleRemove(RuleRemove {
+        tenant: of.clone(),
+        policy: policy.clone(),
+        rule: id.clone(),
+        immediate: false,
+    })
+}
