@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools cni-tools build demo demo-down test vrf-smoke check bench deb test-upgrade
+.PHONY: tools vrf-tools cni-tools build demo demo-down test test-vrf test-vrf-long check bench deb test-upgrade
 
 tools:
 	@scripts/install-deps.sh
@@ -31,9 +31,12 @@ demo-down:
 test: vrf-tools cni-tools build
 	@scripts/test.sh
 
-# The same tests on a kernel that has VRF devices, in a VM.
-vrf-smoke: vrf-tools build
+# The same tests on a kernel that has VRF devices, in a VM: what make test has of them, or all.
+test-vrf: vrf-tools build
 	@scripts/vrf/run.sh
+
+test-vrf-long: vrf-tools build
+	@scripts/vrf/run.sh --long
 
 check:
 	cargo fmt --all --check

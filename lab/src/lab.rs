@@ -258,6 +258,12 @@ impl Lab {
             .to_owned())
     }
 
+    /// The kind of the node's domains: `vrf` or `netns`.
+    pub fn domain(&self, node: &str) -> Result<String> {
+        let status = self.status(node)?;
+        Ok(status["domain"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// The codes of the node's alarms.
     pub fn alarms(&self, node: &str) -> Result<Vec<String>> {
         let status = self.status(node)?;

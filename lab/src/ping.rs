@@ -4,7 +4,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use crate::background::Background;
-use crate::{Error, Output, Result, wait};
+use crate::{Error, Output, Result, underlay, wait};
 
 /// Packets 20 ms apart, until [`Ping::stop`] or drop.
 #[derive(Debug)]
@@ -22,6 +22,13 @@ pub struct PingReport {
 impl PingReport {
     pub fn lost(self) -> u32 {
         self.sent - self.received.min(self.sent)
+    }
+
+    /// Whether no more are lost than the underlay loses: none, or one in ten where
+    /// `CONTIV_TEST_NETEM` makes it lose some and late.
+    pub fn is_whole(self) -> bool {
+        let lossy = underlay::netem().is_some();
+        self.lost() <= if lossy { self.sent / 10 } else { 0 }
     }
 }
 

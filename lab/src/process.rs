@@ -139,6 +139,20 @@ impl Lab {
         self.state.save()
     }
 
+    /// A node makes domains of this kind from the next start of its netplugin on: `auto`, `vrf` or
+    /// `netns`.
+    pub fn set_domain(&mut self, node: &str, kind: &str) -> Result<()> {
+        let name = format!("netplugin@{node}");
+        self.process(&name)?;
+        if let Some(process) = self.state.processes.get_mut(&name) {
+            let mut arguments = process.argv.iter_mut();
+            if let Some(value) = arguments.find(|it| *it == "--domain").and(arguments.next()) {
+                kind.clone_into(value);
+            }
+        }
+        self.state.save()
+    }
+
     /// Waits for `condition` while `name` runs; a failure carries the end of its log.
     pub(crate) fn await_process(
         &self,

@@ -6,10 +6,13 @@ use std::time::Duration;
 use crate::background::Background;
 use crate::lab::Lab;
 use crate::workload::netns;
-use crate::{Result, host, namespace, wait};
+use crate::{Result, host, namespace, underlay, wait};
 
 /// Longer than a connection takes on a busy machine; one that is dropped takes all of it.
-const PATIENCE: &str = "1";
+fn patience() -> &'static str {
+    // A first packet that got lost is sent again after a second, and after two more.
+    underlay::netem().map_or("1", |_| "4")
+}
 
 /// A program in a workload, until it is dropped.
 #[derive(Debug)]
@@ -57,7 +60,14 @@ impl Lab {
         let output = self.exec_in(
             workload,
             &[
-                "timeout", "3", "busybox", "nc", "-w", PATIENCE, target, &port,
+                "timeout",
+                "6",
+                "busybox",
+                "nc",
+                "-w",
+                patience(),
+                target,
+                &port,
             ],
         )?;
         Ok(output.stdout.contains("hello"))

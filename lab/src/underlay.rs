@@ -30,6 +30,13 @@ pub(crate) fn claim_subnet(underlay: i32) -> Result<u8> {
     Err(last)
 }
 
+/// What the underlay does to each packet that a host sends, in the words of tc-netem(8).
+pub(crate) fn netem() -> Option<String> {
+    std::env::var("CONTIV_TEST_NETEM")
+        .ok()
+        .filter(|it| !it.is_empty())
+}
+
 /// Joins the machine and `hosts` with the bridge.
 pub(crate) fn connect(underlay: i32, subnet: u8, hosts: &[(&str, &HostState)]) -> Result<()> {
     let mut bridge = "link add name br0 type bridge\nlink set br0 up\n\
@@ -46,6 +53,11 @@ pub(crate) fn connect(underlay: i32, subnet: u8, hosts: &[(&str, &HostState)]) -
     for (_, host) in hosts {
         let up = format!("addr add {}/24 dev eth0\nlink set eth0 up\n", host.address);
         feed(Some(host.holder.pid), &["ip", "-batch", "-"], &up)?;
+        if let Some(netem) = netem() {
+            let words = ["tc", "qdisc", "add", "dev", "eth0", "root", "netem"];
+            let words: Vec<&str> = words.into_iter().chain(netem.split(' ')).collect();
+            feed(Some(host.holder.pid), &words, "")?;
+        }
     }
     let interface = address::interface(subnet);
     let machine = address::machine(subnet);

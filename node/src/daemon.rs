@@ -113,10 +113,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         reason: "connecting to the bus".to_owned(),
     };
     let (log, log_rx) = watch::channel(connecting);
-    let (progress, progress_rx) = watch::channel(Progress {
-        applied: bus_schema::Revision(0),
-        trouble: None,
-    });
+    let (progress, progress_rx) = watch::channel(Progress::default());
     let neighbors = config.state_dir.join("neighbors");
     let mut known = EndpointsView::default();
     known.await_stream(true);

@@ -38,6 +38,8 @@ impl Sources {
         let mut alarms: Vec<Alarm> = log_alarm(&log).into_iter().collect();
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
         alarms.extend(progress.trouble.map(|text| alarm("datapath", text)));
+        let hindrances = progress.hindrances.iter();
+        alarms.extend(hindrances.map(|it| alarm("host-firewall", it.to_string())));
         alarms.extend(newer(&facts));
         let deaf = self.dns.troubles().into_iter();
         alarms

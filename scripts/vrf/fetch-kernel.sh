@@ -9,7 +9,7 @@ target=.tools/linux
 
 arch=$(dpkg --print-architecture)
 if [[ $arch != amd64 ]]; then
-  echo "fetch-kernel: the VM is amd64's, this machine is $arch: run make vrf-smoke on an amd64 one" >&2
+  echo "fetch-kernel: the VM is amd64's, this machine is $arch: run make test-vrf on an amd64 one" >&2
   exit 1
 fi
 

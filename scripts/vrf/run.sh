@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs test programs of this workspace on Debian's kernel in a VM, where domains are VRF devices:
 #
-#     scripts/vrf/run.sh [PACKAGE/TEST[:NAME,NAME...]...]
+#     scripts/vrf/run.sh [PACKAGE/TEST[+netem][:NAME,NAME...]...] | --long
 #
-# such as node/datapath:drift. Without names it's the smoke test: what fits into make test.
+# such as node/datapath:drift. Without names it's what fits into make test; --long is all of it.
+# With +netem the underlay loses one packet in a hundred, and each is 20 ms under way.
 # The VM's only file system is an initrd made of this machine's own programs, ours, and the
 # kernel's modules. A hang is cut after $VRF_TIME_LIMIT seconds; the console's end is then what
 # was printed last.
@@ -13,10 +14,27 @@ cd "$(dirname "$0")/../.."
 # Those that say what a VRF does differently; floods and hammers take minutes under emulation.
 datapath=endpoints_reach,the_senders_stamp,the_outer_port,full_packets,what_is_there,drift_is_named
 datapath+=,connections_end,nothing_is_left,any_resolver,the_quick_starts_policy,the_sender_is_known
-datapath+=,the_next_owner,what_came_by_vxlan
-suites=("node/datapath:$datapath" chaos-tests/quick_start:tenants_use,workloads_reach,names_outside)
-[[ $# -eq 0 ]] || suites=("$@")
+datapath+=,the_next_owner,what_came_by_vxlan,ours_pass,no_address_and_no_socket,the_hosts_settings
+suites=(
+  "node/datapath:$datapath" chaos-tests/quick_start:tenants_use,names_outside
+  chaos-tests/restart:a_killed_netplugin chaos-tests/host_firewall:an_engines
+  chaos-tests/domains:a_node_moves
+)
 limit=${VRF_TIME_LIMIT:-600}
+case ${1-} in
+  "") ;;
+  --long)
+    # What needs an engine isn't in it, nor what speaks of namespaces by their names.
+    suites=(
+      node/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
+      chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
+      chaos-tests/foreign_log chaos-tests/unreachable chaos-tests/restart+netem
+      chaos-tests/policy+netem
+    )
+    limit=${VRF_TIME_LIMIT:-5400}
+    ;;
+  *) suites=("$@") ;;
+esac
 kernel=.tools/linux
 work=target/vrf
 root=$work/root
@@ -48,16 +66,18 @@ add_ours() {
 
 make_root() {
   rm -rf "$root"
-  mkdir -p "$root"/{dev,proc,sys,run,tmp,root,opt/contiv,tests,names,etc,var/lib,usr/{bin,sbin,lib,lib64}}
+  mkdir -p "$root"/{dev,proc,sys,run,tmp,root,opt/contiv,tests,names,netem,etc,var/lib,usr/{bin,sbin,lib,lib64}}
   local link
   for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
 
   # What busybox has too but does in its own way, and what it doesn't have.
   local name path
-  for name in bash conntrack dig dnsmasq find getent hostname ip mount nft nsenter ping setsid sh sleep ss tc umount; do
+  for name in bash conntrack dig dnsmasq find getent hostname ip iptables iptables-nft iptables-nft-restore iptables-restore mount nft nsenter ping setsid sh sleep ss sysctl tc umount; do
     path=$(command -v "$name") || fail "this machine has no program $name: \`make tools\` installs it"
     add "$path"
   done
+  # iptables loads what it knows of matches and targets.
+  add /usr/lib/x86_64-linux-gnu/xtables/*.so
   add "$(command -v busybox)"
   for name in $(busybox --list); do
     [[ -e $root/usr/bin/$name || -e $root/usr/sbin/$name ]] || ln -s busybox "$root/usr/bin/$name"
@@ -80,11 +100,15 @@ add_tests() {
              | (.manifest_path | split("/")[-2]) + "/" + .target.name + " " + .executable')
   for suite in "${suites[@]}"; do
     IFS=: read -r suite names <<<"$suite"
+    netem=""
+    [[ $suite != *+netem ]] || netem="loss 1% delay 20ms"
+    suite=${suite%+netem}
     program=$(awk -v suite="$suite" '$1 == suite {print $2}' <<<"$built")
     [[ -n $program ]] || fail "there is no test program $suite; there are: $(awk '{print $1}' <<<"$built" | sort | tr '\n' ' ')"
     number=$((number + 1))
     add_ours "$program" "tests/$number-${suite/\//.}"
     printf '%s\n' "${names//,/ }" >"$root/names/$number-${suite/\//.}"
+    printf '%s\n' "$netem" >"$root/netem/$number-${suite/\//.}"
   done
   for program in netctl netmaster netplugin; do
     add_ours "target/debug/$program" "opt/contiv/$program"

@@ -7,8 +7,10 @@
 
 mod allowed;
 mod blame;
+mod drift;
 mod ending;
 mod look;
+mod neighbours;
 mod peer;
 mod servers;
 
@@ -23,18 +25,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
-use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
+use crate::datapath::{BatchError, Datapath, DatapathError, Hindrance, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::metrics;
 use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff, farewells, order};
-use crate::resource::{Kind, Place, Resource, State};
+use crate::resource::{Place, Resource, State};
 use allowed::{Allowed, Wanted};
 use blame::is_blamed;
 pub use ending::Ending;
 use look::{Look, RETRY};
+use neighbours::Neighbours;
 use peer::peer_setup;
 use servers::Servers;
 
@@ -49,6 +52,8 @@ pub struct Progress {
     pub applied: Revision,
     /// Absent: all is as desired.
     pub trouble: Option<String>,
+    /// Others' firewalls that drop what is ours.
+    pub hindrances: Vec<Hindrance>,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,11 @@ pub struct Core {
     locals: Locals,
     programs: Programs,
     ending: Ending,
+    neighbours: Neighbours,
+    /// What is of no tenant has to be thought over.
+    host_drifted: bool,
+    /// Whether the domains are of the other kind; unknown until it was looked.
+    other_kind: Option<bool>,
     /// Farewells that are still to be said: their routes are gone already.
     owed: Vec<Op>,
     pending: Touched,
@@ -85,8 +95,12 @@ impl Core {
         dns: DnsHandle,
         ending: Ending,
     ) -> Self {
+        let now = Instant::now();
         Self {
             params,
+            neighbours: Neighbours::new(datapath.clone(), now),
+            host_drifted: false,
+            other_kind: None,
             datapath,
             facts,
             kernel,
@@ -100,7 +114,7 @@ impl Core {
             owed: Vec::new(),
             pending: Touched::default(),
             failed: BTreeMap::new(),
-            look: Look::wanted(Instant::now()),
+            look: Look::wanted(now),
             incomplete: false,
         }
     }
@@ -139,9 +153,17 @@ impl Core {
                 let drifted = match wake {
                     Wake::Closed => return,
                     Wake::Work => break,
+                    Wake::Sign(Sign::Neighbour) => {
+                        self.neighbours.heard();
+                        next_glance = next_glance.min(Instant::now() + neighbours::SETTLE);
+                        false
+                    }
                     Wake::Sign(sign) => self.is_drift(&sign).await,
                     Wake::Glance => {
                         next_glance = Instant::now() + GLANCE;
+                        if self.glance().await {
+                            break;
+                        }
                         self.datapath.lost_a_domain().await
                     }
                 };
@@ -159,28 +181,6 @@ impl Core {
         }
     }
 
-    /// Whether the kernel doesn't hold any more what we know it to hold.
-    async fn is_drift(&self, sign: &Sign) -> bool {
-        match sign {
-            Sign::Changed => true,
-            Sign::Gone(device) => self.lacks(Kind::Device, device).await,
-            Sign::Down(device) => self.lacks(Kind::Up, device).await,
-        }
-    }
-
-    /// Whether the kernel's device isn't as we know it: what was said of it may be over.
-    async fn lacks(&self, kind: Kind, device: &str) -> bool {
-        let mut keys = self.known.iter().map(|(key, _)| key);
-        let known = keys.find(|key| key.kind == kind && key.id == device);
-        match known {
-            Some(key) => match self.datapath.is_up(&key.place, device).await {
-                Ok(Some(up)) => kind == Kind::Up && !up,
-                Ok(None) | Err(_) => true,
-            },
-            None => false,
-        }
-    }
-
     async fn step(&mut self, log: &LogState, facts: &Projection, snapshot: &Snapshot) {
         // Nothing is known yet: neither what to want nor what is ours to keep.
         if facts.cluster.is_none() {
@@ -192,6 +192,12 @@ impl Core {
         }
         let replaying = *log == LogState::CatchingUp;
         let in_sync = *log == LogState::InSync;
+        if self.waits_to_move(in_sync).await {
+            let waiting = "this node's tenants are in domains of the other kind; they move when it is in sync with the log";
+            self.progress
+                .send_modify(|progress| progress.trouble = Some(waiting.to_owned()));
+            return;
+        }
         let changed = changed(&self.locals, &snapshot.endpoints);
         self.locals = snapshot.endpoints.clone();
         if in_sync && (!self.wanted.is_swept() || self.incomplete) {
@@ -211,8 +217,9 @@ impl Core {
             } else {
                 std::mem::take(&mut self.pending)
             };
-            let tenants = self.concerned(facts, touched, &changed);
-            self.part(facts, tenants, &allowed).await
+            let mut concerned = self.concerned(facts, touched, &changed);
+            concerned.host |= !replaying && std::mem::take(&mut self.host_drifted);
+            self.part(facts, concerned, &allowed).await
         };
         let mut outcome = outcome;
         if in_sync && outcome.is_ok() {
@@ -230,6 +237,7 @@ impl Core {
     /// Observes the whole kernel and makes it as it should be.
     async fn everything(&mut self, facts: &Projection, allowed: &Allowed) -> Result<(), String> {
         self.pending = Touched::default();
+        self.host_drifted = false;
         let observed = match self.datapath.observe(&Scope::All).await {
             Ok(state) => state,
             Err(error) => return Err(error.to_string()),
@@ -394,7 +402,12 @@ impl Core {
             } else {
                 facts.applied
             };
-            let now = Progress { applied, trouble };
+            let hindrances = self.neighbours.hindrances().to_vec();
+            let now = Progress {
+                applied,
+                trouble,
+                hindrances,
+            };
             let changed = *progress != now;
             *progress = now;
             changed

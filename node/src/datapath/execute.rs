@@ -16,17 +16,16 @@ use super::messages::{self, Home};
 use super::netlink::{Mode, is_absence, is_presence};
 use super::netns::Namespace;
 use super::observe::MAIN_TABLE;
-use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, sysctl};
+use super::script::script;
+use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, passage, sysctl};
 use crate::reconcile::Op;
-use crate::resource::{
-    Chain, Domain, Element, Neighbor, Place, Resource, Route, RuleChain, TABLE, Table, Up, Veth,
-    Vxlan,
-};
+use crate::resource::{Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Together {
     Nft,
     Forget,
+    Passage,
 }
 
 /// One run over a list of ops.
@@ -58,6 +57,7 @@ impl<'a> Batch<'a> {
             let (now, later) = rest.split_at(count);
             match together {
                 Some((Together::Forget, place)) => self.forget(&place, now).await,
+                Some((Together::Passage, place)) => self.passages(&place, now).await,
                 Some((Together::Nft, place)) => self.elements(&place, now).await,
                 None => {
                     let result = self.one(op).await;
@@ -79,10 +79,14 @@ impl<'a> Batch<'a> {
     fn transaction(&self, op: &Op) -> Option<(Together, Place)> {
         match op {
             Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => {
-                let ours = matches!(it, Resource::Element(_) | Resource::Chain(_));
-                ours.then(|| (Together::Nft, self.datapath.netfilter_of(it.place())))
+                let together = match it {
+                    Resource::Element(_) | Resource::Chain(_) => Together::Nft,
+                    Resource::Passage(_) => Together::Passage,
+                    _ => return None,
+                };
+                Some((together, it.place().netfilter()))
             }
-            Op::Forget { place, .. } => Some((Together::Forget, self.datapath.netfilter_of(place))),
+            Op::Forget { place, .. } => Some((Together::Forget, place.netfilter())),
         }
     }
 
@@ -159,6 +163,26 @@ impl<'a> Batch<'a> {
         }
     }
 
+    async fn passages(&mut self, place: &Place, ops: &[Op]) {
+        let (mut put, mut gone) = (Vec::new(), Vec::new());
+        for op in ops {
+            match op {
+                Op::Delete(Resource::Passage(it)) => gone.push(it),
+                Op::Put(Resource::Passage(it)) => put.push(it),
+                _ => {}
+            }
+        }
+        let result = match self.datapath.namespace(place).await {
+            Ok(namespace) => passage::change(&namespace, &put, &gone).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            for op in ops {
+                self.keep(op, Err(copy(&error)));
+            }
+        }
+    }
+
     async fn forget(&mut self, place: &Place, ops: &[Op]) {
         let gone: Vec<(u16, IpAddr)> = ops
             .iter()
@@ -213,7 +237,7 @@ impl<'a> Batch<'a> {
                 let message = Message::NewNeighbour(messages::fdb(it, index));
                 self.change(&it.place, message, Mode::Replace).await
             }
-            Resource::Element(_) | Resource::Chain(_) => Ok(()),
+            Resource::Element(_) | Resource::Chain(_) | Resource::Passage(_) => Ok(()),
             Resource::Up(it) => self.put_up(it).await,
             Resource::Route(it) => {
                 let message = Message::NewRoute(self.route(it).await?);
@@ -259,7 +283,8 @@ impl<'a> Batch<'a> {
                 let message = Message::DelRoute(self.route(it).await?);
                 self.change(&it.place, message, Mode::Set).await
             }
-            Resource::Sysctl(_) | Resource::Element(_) | Resource::Chain(_) => Ok(()),
+            Resource::Sysctl(_) | Resource::Element(_) => Ok(()),
+            Resource::Chain(_) | Resource::Passage(_) => Ok(()),
         }
     }
 
@@ -327,15 +352,13 @@ impl<'a> Batch<'a> {
     async fn put_table(&mut self, table: &Table) -> io::Result<()> {
         let namespace = self.datapath.namespace(&table.place).await?;
         let present = nft::list(&namespace).await?.unwrap_or_default();
-        let name = |chain: Chain| chain.name;
-        let chains: Vec<_> = present.rules.chains.into_iter().map(name).collect();
-        nft::apply(&namespace, table.rules.script(&chains)).await
+        nft::apply(&namespace, table.rules.script(&present.rules)).await
     }
 
     /// Where a new device of `place` goes.
     async fn home(&self, place: &Place) -> io::Result<(Home, Option<Namespace>)> {
-        match (self.datapath.kind(), place) {
-            (DomainKind::Vrf, Place::Domain(name)) => {
+        match place {
+            Place::Domain(name) if place.own_namespace().is_none() => {
                 let index = self.index(&Place::Host, name).await?;
                 Ok((Home::Master(index), None))
             }
@@ -396,7 +419,7 @@ impl<'a> Batch<'a> {
     }
 
     async fn put_up(&mut self, up: &Up) -> io::Result<()> {
-        let netfilter = self.datapath.netfilter_of(&up.place);
+        let netfilter = up.place.netfilter();
         if self.open.contains(&up.place) || self.open.contains(&netfilter) {
             let reason = "its firewall isn't in place, so the port stays down";
             return Err(io::Error::other(reason));
@@ -422,7 +445,7 @@ impl<'a> Batch<'a> {
         let Place::Domain(name) = place else {
             return Ok(MAIN_TABLE);
         };
-        if self.datapath.kind() == DomainKind::Netns {
+        if place.own_namespace().is_some() {
             return Ok(MAIN_TABLE);
         }
         if let Some(table) = self.tables.get(place) {
@@ -462,63 +485,5 @@ fn decides(op: &Op) -> bool {
             _ => false,
         },
         Op::Forget { .. } => false,
-    }
-}
-
-/// One transaction of these ops, which are in their order. `nft` refuses to delete what isn't
-/// there; `surely` adds it before.
-fn script(ops: &[Op], surely: bool) -> String {
-    let mut script = String::new();
-    let chain =
-        |verb: &str, chain: &RuleChain| format!("{verb} chain inet {TABLE} {}\n", chain.chain.name);
-    // A rule may lead to any of the chains.
-    for op in ops {
-        match op {
-            Op::Put(Resource::Chain(it))
-            | Op::Change {
-                to: Resource::Chain(it),
-                ..
-            } => {
-                script += &chain("add", it);
-            }
-            Op::Delete(Resource::Chain(it)) if surely => script += &chain("add", it),
-            _ => {}
-        }
-    }
-    for op in ops {
-        match op {
-            Op::Put(Resource::Chain(it))
-            | Op::Change {
-                to: Resource::Chain(it),
-                ..
-            } => {
-                script += &it.chain.fill();
-            }
-            Op::Delete(Resource::Chain(it)) => script += &chain("flush", it),
-            _ => script += &line(op, surely),
-        }
-    }
-    for op in ops {
-        if let Op::Delete(Resource::Chain(it)) = op {
-            script += &chain("delete", it);
-        }
-    }
-    script
-}
-
-/// The lines for an element.
-fn line(op: &Op, surely: bool) -> String {
-    let gone = |element: &Element| match surely {
-        true => element.add() + &element.delete(),
-        false => element.delete(),
-    };
-    match op {
-        Op::Put(Resource::Element(it)) => it.add(),
-        Op::Delete(Resource::Element(it)) => gone(it),
-        Op::Change {
-            from: Resource::Element(from),
-            to: Resource::Element(to),
-        } => gone(from) + &to.add(),
-        _ => String::new(),
     }
 }

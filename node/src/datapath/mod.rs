@@ -7,6 +7,7 @@
 //! - [`Datapath::open`] → capabilities checked, `domain=auto` decided; [`Datapath::kind`].
 //! - [`Datapath::observe`] → [`State`] of what bears our marks, all or one [`Scope`].
 //! - [`Datapath::execute`] ← ops of [`diff`](crate::reconcile::diff); every failure is reported.
+//! - [`Datapath::passages`], [`Datapath::hindrances`] → how others' firewalls treat our packets.
 //! - [`Datapath::place_peer`] for endpoints of bare namespaces.
 //! - An attach is `execute(&diff(&before, &desired_domain(…)))`: the veth is created with the rest,
 //!   its peer waits in the host's namespace under `peer_interface`.
@@ -15,14 +16,18 @@ mod capabilities;
 mod conntrack;
 mod elements;
 mod execute;
+mod hindrance;
 mod messages;
 mod monitor;
 mod netlink;
 mod netns;
 mod nft;
 mod observe;
+mod passage;
 mod peer;
+mod program;
 mod scratch;
+mod script;
 mod sysctl;
 mod wire;
 
@@ -41,6 +46,7 @@ use tokio::sync::Mutex;
 
 pub use self::conntrack::Connection;
 use self::execute::Batch;
+pub use self::hindrance::{Hindrance, Hook};
 use self::monitor::{Monitor, Signing};
 pub use self::monitor::{Sign, Signs};
 use self::netlink::{Socket, is_absence};
@@ -252,6 +258,20 @@ impl Datapath {
         Ok(link.map(|link| link.header.flags.contains(LinkFlags::Up)))
     }
 
+    /// Whether there are domains of the other kind: the node was of that kind before.
+    pub async fn has_other_kind(&self) -> Result<bool, DatapathError> {
+        let look = async {
+            if self.kind() == DomainKind::Vrf {
+                return Ok(!self.netns_domains()?.is_empty());
+            }
+            let links = self.inner.host_socket.links().await?;
+            let is_domain = |name: &str| name.starts_with("cd");
+            let mut vrfs = links.iter().filter(|it| observe::vrf_table(it).is_some());
+            Ok(vrfs.any(|link| observe::name(link).is_some_and(is_domain)))
+        };
+        look.await.map_err(failure("list domains", &Place::Host))
+    }
+
     /// What is in the kernel and ours.
     pub async fn observe(&self, scope: &Scope) -> Result<State, DatapathError> {
         let mut state = State::default();
@@ -271,12 +291,12 @@ impl Datapath {
         })
     }
 
-    /// The places that have a namespace of their own.
+    /// The places that have a namespace of their own; of either kind, as the node may have been of
+    /// the other one.
     fn places(&self, scope: &Scope) -> io::Result<Vec<Place>> {
-        match (self.kind(), scope) {
-            (DomainKind::Vrf, _) => Ok(vec![Place::Host]),
-            (DomainKind::Netns, Scope::Of(place)) => Ok(vec![place.clone()]),
-            (DomainKind::Netns, Scope::All) => {
+        match scope {
+            Scope::Of(place) => Ok(vec![place.netfilter()]),
+            Scope::All => {
                 let mut places = vec![Place::Host];
                 places.extend(self.netns_domains()?.into_iter().map(Place::Domain));
                 Ok(places)
@@ -291,7 +311,9 @@ impl Datapath {
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         Ok(names
-            .filter(|name| name.starts_with("contiv-") && netns::is_namespace(&self.path_of(name)))
+            .filter(|name| {
+                name.starts_with(Place::NAMESPACE) && netns::is_namespace(&self.path_of(name))
+            })
             .collect())
     }
 
@@ -301,7 +323,10 @@ impl Datapath {
         let view = View {
             namespace: &namespace,
             socket: &socket,
-            kind: self.kind(),
+            kind: match place.own_namespace() {
+                Some(_) => DomainKind::Netns,
+                None => self.kind(),
+            },
             place: place.clone(),
         };
         view.observe().await
@@ -429,22 +454,11 @@ impl Datapath {
     /// The path of a domain's namespace, for sockets that must be opened in it; `None` for a VRF,
     /// where they are bound to the device of the domain's name instead.
     pub fn netns_of(&self, place: &Place) -> Option<PathBuf> {
-        match (self.kind(), place) {
-            (DomainKind::Netns, Place::Domain(name)) => Some(self.path_of(name)),
-            _ => None,
-        }
+        place.own_namespace().map(|name| self.path_of(name))
     }
 
     fn path_of(&self, domain: &str) -> PathBuf {
         self.inner.netns_dir.join(domain)
-    }
-
-    /// The place whose namespace's netfilter, and so whose table, serves `place`.
-    fn netfilter_of(&self, place: &Place) -> Place {
-        match self.kind() {
-            DomainKind::Vrf => Place::Host,
-            DomainKind::Netns => place.clone(),
-        }
     }
 
     async fn namespace(&self, place: &Place) -> io::Result<Namespace> {
@@ -457,7 +471,7 @@ impl Datapath {
 
     /// The socket in a place's namespace; another one when the namespace was made anew.
     async fn socket(&self, place: &Place) -> io::Result<Arc<Socket>> {
-        let (DomainKind::Netns, Place::Domain(name)) = (self.kind(), place) else {
+        let Some(name) = place.own_namespace() else {
             return Ok(Arc::clone(&self.inner.host_socket));
         };
         let namespace = self.namespace(place).await?;
@@ -476,7 +490,7 @@ impl Datapath {
             socket: Arc::clone(&socket),
             _monitor: monitor,
         };
-        all.insert(name.clone(), inside);
+        all.insert(name.to_owned(), inside);
         Ok(socket)
     }
 

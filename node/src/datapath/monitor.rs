@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::netlink::Socket;
 use super::netns::Namespace;
 use super::wire::{attributes, messages};
-use super::{nft, observe};
+use super::{observe, program};
 use crate::resource::{ROUTE_PROTOCOL, TABLE};
 
 /// Signs that wait for the core; when there are more, that is a sign as well.
@@ -40,6 +40,9 @@ const NFT_GROUPS: [u32; 1] = [7];
 /// The subsystem of nftables; its messages name their table in their first attribute.
 const NFT: u16 = 10;
 const TABLE_NAME: u16 = 1;
+/// `NFT_MSG_` `NEWTABLE`, `DELTABLE`, `NEWCHAIN`, `DELCHAIN`, `NEWRULE`, `DELRULE` of
+/// `linux/netfilter/nf_tables.h`.
+const NFT_RULES: [u16; 6] = [0, 2, 3, 5, 6, 8];
 
 /// What may be a change of something of ours by somebody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub enum Sign {
     /// Somebody changed a route, a neighbor, an address or a rule of ours, or more happened than
     /// could be heard.
     Changed,
+    /// Somebody changed rules that aren't ours, and may let our packets pass or not.
+    Neighbour,
     /// A device with a name of ours was gone when this was said.
     Gone(String),
     /// A device with a name of ours was down when this was said.
@@ -270,14 +275,22 @@ fn is_ours(name: &str) -> bool {
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// What another process than an `nft` of ours did to our table.
+/// What another process than one of ours did to our table, or to somebody's rules.
 fn nft_signs(bytes: &[u8]) -> Vec<Sign> {
-    let ours = messages(bytes).filter(|message| message.kind >> 8 == NFT);
-    let foreign = ours.filter(|message| {
+    let (mut ours, mut others) = (false, false);
+    for message in messages(bytes) {
+        if message.kind >> 8 != NFT || program::is_ours(message.port) {
+            continue;
+        }
         let body = message.payload.get(4..).unwrap_or_default();
         let table = attributes(body).find(|(kind, _)| *kind == TABLE_NAME);
         let table = table.and_then(|(_, name)| name.strip_suffix(&[0]));
-        table == Some(TABLE.as_bytes()) && !nft::is_ours(message.port)
-    });
-    foreign.take(1).map(|_| Sign::Changed).collect()
+        match table {
+            Some(table) if table == TABLE.as_bytes() => ours = true,
+            _ => others |= NFT_RULES.contains(&(message.kind & 0xff)),
+        }
+    }
+    let signs = [(ours, Sign::Changed), (others, Sign::Neighbour)];
+    let signs = signs.into_iter().filter(|(is, _)| *is);
+    signs.map(|(_, sign)| sign).collect()
 }

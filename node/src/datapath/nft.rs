@@ -3,41 +3,14 @@
 //! A script is one transaction: it is done whole or refused whole. Listing the elements costs in
 //! proportion to them, so it happens on a full observation only, never for an attach.
 
-use std::collections::VecDeque;
 use std::io;
-use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use super::netns::Namespace;
+use super::program;
 use crate::resource::{Chain, Rule, Ruleset, TABLE, Unseen};
-
-/// Tens of thousands of elements take less than a second; beyond this the process is stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The latest `nft` processes of ours: the kernel names a change's author by its process id, which
-/// is the port that it gives the process's first netlink socket.
-static OURS: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
-const REMEMBERED: usize = 64;
-
-/// Whether an `nft` that this process started lately is the author with this port.
-pub(super) fn is_ours(port: u32) -> bool {
-    OURS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .contains(&port)
-}
-
-fn remember(pid: Option<u32>) {
-    let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
-    ours.extend(pid);
-    let excess = ours.len().saturating_sub(REMEMBERED);
-    ours.drain(..excess);
-}
 
 /// Our table as `nft` lists it: its rules, and each set's elements as JSON.
 #[derive(Debug, Default)]
@@ -73,6 +46,50 @@ pub(crate) async fn list(namespace: &Namespace) -> io::Result<Option<Listing>> {
     Ok(Some(listing))
 }
 
+/// A table of somebody else's: whose chains are looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Foreign {
+    pub(crate) family: String,
+    pub(crate) name: String,
+    /// The objects of libnftables-json(5); sets without their elements.
+    pub(crate) objects: Vec<Value>,
+}
+
+/// The others' tables that IPv4 packets pass.
+pub(crate) async fn foreign(namespace: &Namespace) -> io::Result<Vec<Foreign>> {
+    let listed = run(namespace, &["-j", "list", "tables"], String::new()).await?;
+    let mut tables = Vec::new();
+    for object in objects(&listed)? {
+        let word = |key: &str| object["table"][key].as_str().unwrap_or_default().to_owned();
+        let (family, name) = (word("family"), word("name"));
+        let concerns = matches!(family.as_str(), "ip" | "inet");
+        if !concerns || (family == "inet" && name == TABLE) {
+            continue;
+        }
+        let args = ["-j", "-t", "list", "table", &family, &name];
+        match run(namespace, &args, String::new()).await {
+            Ok(text) => tables.push(Foreign {
+                objects: objects(&text)?,
+                family,
+                name,
+            }),
+            // Gone in the meantime.
+            Err(error) if error.to_string().contains("No such file or directory") => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(tables)
+}
+
+fn objects(text: &str) -> io::Result<Vec<Value>> {
+    #[derive(Deserialize)]
+    struct Listed {
+        nftables: Vec<Value>,
+    }
+    let listed: Listed = serde_json::from_str(text).map_err(io::Error::other)?;
+    Ok(listed.nftables)
+}
+
 /// The elements of one set of our table; none when it isn't there.
 pub(crate) async fn set(namespace: &Namespace, name: &str) -> io::Result<Vec<Value>> {
     let args = ["-j", "list", "set", "inet", TABLE, name];
@@ -100,32 +117,14 @@ pub(crate) async fn chains(namespace: &Namespace) -> io::Result<String> {
 }
 
 async fn run(namespace: &Namespace, args: &[&str], input: String) -> io::Result<String> {
-    let mut command = Command::new("nft");
-    command.args(args).kill_on_drop(true);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let runtime = tokio::runtime::Handle::current();
-    let spawn = move || {
-        let _guard = runtime.enter();
-        command.spawn()
-    };
-    let mut child = namespace.run(spawn).await.map_err(|error| {
-        let hint = "can't start `nft`: install nftables 1.0 or newer";
-        io::Error::new(error.kind(), format!("{hint} ({error})"))
-    })?;
-    // It changes nothing before it has read its script.
-    remember(child.id());
-    let exchange = async {
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes()).await?;
+    let output = program::run(namespace, "nft", args, input).await;
+    let output = output.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let hint = "can't start `nft`: install nftables 1.0 or newer";
+            io::Error::new(error.kind(), format!("{hint} ({error})"))
         }
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(PATIENCE, exchange)
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "`nft` doesn't end"))??;
+        _ => error,
+    })?;
     if output.status.success() {
         return String::from_utf8(output.stdout).map_err(io::Error::other);
     }

@@ -8,6 +8,7 @@
 //! | route | protocol 201, in a domain's table |
 //! | neighbor, FDB entry | permanent, on a device of ours |
 //! | rules, elements | table `inet contiv` |
+//! | passages | the very rule in `DOCKER-USER` |
 //!
 //! A device or an element that belongs to no domain any more is put at the host, where nobody
 //! wants it, so a full difference deletes it.
@@ -32,7 +33,7 @@ use netlink_packet_route::route::{
 use super::elements;
 use super::netlink::Socket;
 use super::netns::Namespace;
-use super::{nft, sysctl};
+use super::{nft, passage, sysctl};
 use crate::resource::{
     Address, Chain, DNS_ADDRESS, Domain, Fdb, Neighbor, Place, ROUTE_PROTOCOL, Resource, Route,
     RouteTarget, RuleChain, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
@@ -85,6 +86,7 @@ impl View<'_> {
         self.fdb(&owners, &mut state).await?;
         self.sysctls(&owners, &mut state).await?;
         self.firewall(&owners, &mut state).await?;
+        state.extend(self.passages().await?);
         Ok(state)
     }
 
@@ -270,6 +272,16 @@ impl View<'_> {
         let found = self.namespace.run(read).await?;
         state.extend(found.into_iter().flatten().map(Resource::Sysctl));
         Ok(())
+    }
+
+    /// What lets VRFs' packets through Docker's firewall.
+    pub(super) async fn passages(&self) -> io::Result<impl Iterator<Item = Resource> + use<>> {
+        let granted = self.kind == DomainKind::Vrf;
+        let passages = match self.place {
+            Place::Host => passage::observe(self.namespace, &self.place, granted).await?,
+            Place::Domain(_) => Vec::new(),
+        };
+        Ok(passages.into_iter().map(Resource::Passage))
     }
 
     async fn firewall(&self, owners: &Owners, state: &mut State) -> io::Result<()> {

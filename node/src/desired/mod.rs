@@ -25,8 +25,9 @@ use crate::endpoint::{LocalEndpoint, Locals};
 use crate::policy::{Cache, Program};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
-    Address, Chain, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Peer, Place, Resource,
-    Route, RouteTarget, RuleChain, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    Address, Chain, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Passage, Peer, Place,
+    Resource, Route, RouteTarget, RuleChain, Ruleset, State, Sysctl, Table, Unseen, Up, Veth,
+    Vxlan,
 };
 
 use program::Writings;
@@ -92,7 +93,8 @@ fn holds_block(network: &NetworkFact, params: &Params) -> bool {
     network.blocks.values().any(|node| *node == params.node)
 }
 
-/// What is of no tenant: the outer port and who may reach it, and the forwarder's address.
+/// What is of no tenant: the outer port and who may reach it, the forwarder's address, and what
+/// lets VRFs' packets through the host's own firewall.
 pub fn desired_host(facts: &Projection, params: &Params) -> State {
     let parts = Parts {
         outer_port: Some(facts.settings.vxlan_port),
@@ -109,7 +111,11 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
         device: "lo".to_owned(),
         address: DNS_ADDRESS.into(),
     });
-    [table, forwarder].into_iter().chain(peers).collect()
+    // A namespace has a netfilter of its own, where nobody else drops.
+    let passages = (params.kind == DomainKind::Vrf).then(|| Passage::all(&Place::Host));
+    let passages = passages.into_iter().flatten().map(Resource::Passage);
+    let all = [table, forwarder].into_iter().chain(peers);
+    all.chain(passages).collect()
 }
 
 /// A tenant's domain; empty when it has none here.

@@ -7,6 +7,7 @@ use bus_schema::{EndpointId, TenantName, Vni};
 use uuid::Uuid;
 
 use crate::projection::Projection;
+use crate::resource::Place;
 
 /// The table of a namespace's routes, `RT_TABLE_MAIN`.
 pub(super) const MAIN_TABLE: u32 = 254;
@@ -25,7 +26,7 @@ pub fn interface_names(endpoint: &EndpointId) -> (String, String) {
 /// A domain's namespace, or its VRF device.
 pub fn domain_name(kind: DomainKind, tenant: &TenantName) -> String {
     match kind {
-        DomainKind::Netns => format!("contiv-{tenant}"),
+        DomainKind::Netns => format!("{}{tenant}", Place::NAMESPACE),
         DomainKind::Vrf => format!("cd{}", hex(tenant.as_str(), 8)),
     }
 }

@@ -9,13 +9,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use bus_schema::node::DomainKind;
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::oneshot;
 
-use crate::resource::DNS_ADDRESS;
+use crate::resource::{DNS_ADDRESS, dns_port};
 
-const PORT: u16 = 53;
 const BACKLOG: i32 = 64;
 
 /// Where a server listens on [`DNS_ADDRESS`].
@@ -35,9 +35,13 @@ pub enum SocketError {
     #[error("can't enter the namespace {path}: {error}")]
     Namespace { path: String, error: io::Error },
     #[error(
-        "can't listen on {DNS_ADDRESS}:{PORT}{place}: {error}; another program there may listen on port 53 of every address"
+        "can't listen on {DNS_ADDRESS}:{port}{place}: {error}; another program there may listen on port {port} of every address"
     )]
-    Bind { place: String, error: io::Error },
+    Bind {
+        place: String,
+        port: u16,
+        error: io::Error,
+    },
     #[error("can't start a thread: {0}")]
     Thread(io::Error),
 }
@@ -56,6 +60,14 @@ pub(super) struct Sockets {
 }
 
 impl SocketPlace {
+    /// The port that its server listens on.
+    fn port(&self) -> u16 {
+        match self {
+            Self::Host | Self::Namespace(_) => dns_port(DomainKind::Netns),
+            Self::Vrf(_) => dns_port(DomainKind::Vrf),
+        }
+    }
+
     pub(super) fn identity(&self) -> Option<Identity> {
         let path = match self {
             Self::Host => return None,
@@ -131,7 +143,7 @@ fn bound(place: &SocketPlace, kind: Type, protocol: Protocol) -> io::Result<Sock
     if let SocketPlace::Vrf(device) = place {
         socket.bind_device(Some(device.as_bytes()))?;
     }
-    socket.bind(&SocketAddr::from((DNS_ADDRESS, PORT)).into())?;
+    socket.bind(&SocketAddr::from((DNS_ADDRESS, place.port())).into())?;
     Ok(socket)
 }
 
@@ -142,6 +154,7 @@ fn bind_error(place: &SocketPlace, error: io::Error) -> SocketError {
             SocketPlace::Namespace(path) => format!(" in {}", path.display()),
             SocketPlace::Vrf(device) => format!(" on {device}"),
         },
+        port: place.port(),
         error,
     }
 }

@@ -86,8 +86,8 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
 /// devices, the domain last. Then what comes, from the inside out: the domain, its table, its
 /// settings, devices, addresses. Then the firewall of each place, what comes and what goes in one
 /// transaction: chains before the elements that lead to them, and away after those. Then the
-/// connections of addresses that are free again. Last what opens: ports, and routes after
-/// neighbors.
+/// connections of addresses that are free again. Last what opens: ports, routes after neighbors,
+/// and the way through others' firewalls.
 pub fn order(ops: &mut [Op]) {
     ops.sort_by_cached_key(|op| match op {
         Op::Delete(it) => match it.kind() {
@@ -98,7 +98,7 @@ pub fn order(ops: &mut [Op]) {
         Op::Put(it) | Op::Change { to: it, .. } => match it.kind() {
             Kind::Chain => (2, Some(it.place().clone()), 0, Some(it.key())),
             Kind::Element => (2, Some(it.place().clone()), 2, Some(it.key())),
-            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route) => {
+            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route | Kind::Passage) => {
                 (4, None, kind as i32, Some(it.key()))
             }
             kind => (1, None, kind as i32, Some(it.key())),
@@ -115,7 +115,8 @@ fn reversed(kind: Kind) -> i32 {
     -(kind as i32)
 }
 
-/// The keys whose resources go away with a device or a domain that is deleted or made anew.
+/// The keys whose resources go away with a device, a domain or a table that is deleted or made
+/// anew.
 fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
     let goes = |key: &Key, have: &Resource| match desired.get(key) {
         None => true,
@@ -123,10 +124,17 @@ fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
     };
     let mut devices = BTreeSet::new();
     let mut domains = BTreeSet::new();
+    let mut tables = BTreeSet::new();
     for (key, have) in observed.iter() {
         match have {
             Resource::Vxlan(_) | Resource::Veth(_) if goes(key, have) => {
                 devices.insert((&key.place, key.id.as_str()));
+            }
+            Resource::Table(have) => {
+                let want = desired.get(key);
+                if matches!(want, Some(Resource::Table(want)) if want.rules.empties(&have.rules)) {
+                    tables.insert(key.place.clone());
+                }
             }
             Resource::Domain(_) if goes(key, have) => {
                 domains.insert(&key.place);
@@ -134,10 +142,14 @@ fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
             _ => {}
         }
     }
+    let emptied = |key: &Key| {
+        matches!(key.kind, Kind::Chain | Kind::Element) && tables.contains(&key.place.netfilter())
+    };
     let lost = |key: &Key, resource: &Resource| {
-        resource.device().is_some_and(|device| {
-            domains.contains(&key.place) || devices.contains(&(&key.place, device))
-        })
+        emptied(key)
+            || resource.device().is_some_and(|device| {
+                domains.contains(&key.place) || devices.contains(&(&key.place, device))
+            })
     };
     let lost = observed
         .iter()

@@ -14,6 +14,14 @@ fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resour
     for op in ops {
         match op {
             Op::Put(it) | Op::Change { to: it, .. } => {
+                if let (Op::Change { from, .. }, Resource::Table(to)) = (op, it)
+                    && matches!(from, Resource::Table(from) if to.rules.empties(&from.rules))
+                {
+                    state.retain(|key, _| {
+                        !matches!(key.kind, Kind::Chain | Kind::Element)
+                            || key.place.netfilter() != to.place
+                    });
+                }
                 state.insert(it.key(), it.clone());
             }
             Op::Delete(gone) => {

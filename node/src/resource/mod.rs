@@ -6,6 +6,7 @@
 
 mod firewall;
 mod kernel;
+mod passage;
 mod ruleset;
 
 use std::fmt;
@@ -17,7 +18,8 @@ pub use firewall::{Element, RuleChain, Table};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sysctl, Up, Veth, Vxlan,
 };
-pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen};
+pub use passage::{Passage, Slaves};
+pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
 
 /// The route protocol number of our routes: what tells them from others'.
 pub const ROUTE_PROTOCOL: u8 = 201;
@@ -32,6 +34,27 @@ pub enum Place {
     Host,
     /// A domain by its name in the kernel: a namespace's file name or a VRF device's name.
     Domain(String),
+}
+
+impl Place {
+    /// What the name of every namespace of ours begins with; a VRF device's is shorter.
+    pub const NAMESPACE: &str = "contiv-";
+
+    /// The name of the namespace that it is; `None`: it is in the host's.
+    pub fn own_namespace(&self) -> Option<&str> {
+        match self {
+            Self::Domain(name) if name.starts_with(Self::NAMESPACE) => Some(name),
+            Self::Host | Self::Domain(_) => None,
+        }
+    }
+
+    /// The place whose netfilter it has, and so whose table.
+    pub fn netfilter(&self) -> Self {
+        match self.own_namespace() {
+            Some(_) => self.clone(),
+            None => Self::Host,
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -58,6 +81,7 @@ pub enum Resource {
     Element(Element),
     Up(Up),
     Route(Route),
+    Passage(Passage),
 }
 
 /// What makes two resources the same one, perhaps with other settings.
@@ -88,6 +112,7 @@ pub enum Kind {
     Neighbor,
     Fdb,
     Route,
+    Passage,
 }
 
 impl Resource {
@@ -105,6 +130,7 @@ impl Resource {
             Self::Element(it) => it.place(),
             Self::Up(it) => &it.place,
             Self::Route(it) => &it.place,
+            Self::Passage(it) => &it.place,
         }
     }
 
@@ -122,6 +148,7 @@ impl Resource {
             Self::Element(_) => Kind::Element,
             Self::Up(_) => Kind::Up,
             Self::Route(_) => Kind::Route,
+            Self::Passage(_) => Kind::Passage,
         }
     }
 
@@ -138,7 +165,7 @@ impl Resource {
     pub fn device(&self) -> Option<&str> {
         match self {
             Self::Domain(_) | Self::Table(_) | Self::Chain(_) | Self::Element(_) => None,
-            Self::Vxlan(_) | Self::Veth(_) => None,
+            Self::Vxlan(_) | Self::Veth(_) | Self::Passage(_) => None,
             Self::Sysctl(it) => it.device.as_deref(),
             Self::Address(it) => Some(&it.device),
             Self::Neighbor(it) => Some(&it.device),
@@ -161,6 +188,7 @@ impl Resource {
             Self::Element(it) => it.id(),
             Self::Up(it) => it.device.clone(),
             Self::Route(it) => it.destination.to_string(),
+            Self::Passage(it) => it.rule().to_owned(),
         };
         Key {
             place: self.place().clone(),
@@ -185,6 +213,7 @@ impl fmt::Display for Resource {
             Self::Element(it) => it.fmt(f),
             Self::Up(it) => it.fmt(f),
             Self::Route(it) => it.fmt(f),
+            Self::Passage(it) => it.fmt(f),
         }
     }
 }

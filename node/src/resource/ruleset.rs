@@ -15,10 +15,22 @@ use crate::policy::Value;
 /// Where each domain's DNS server is bound, and the host's forwarder.
 pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 53, 53);
 
+/// The port of each domain's DNS server; asked is 53. VRFs share their ports with the host, on
+/// which somebody's server may listen on 53 of every address.
+pub const fn dns_port(kind: DomainKind) -> u16 {
+    match kind {
+        DomainKind::Netns => 53,
+        DomainKind::Vrf => 14_753,
+    }
+}
+
 /// The part of a connection's mark that says who opened it, by the group's id.
 pub const OPENER: u32 = 0xffff;
 /// The part that holds the low bits of the revision whose rules let it pass.
 pub(super) const REVISION: u32 = !OPENER;
+
+/// Before the host's own `dstnat`, of -100, and so that another chain fits in between.
+const BEFORE_DNAT: i32 = -102;
 
 /// Which rules a table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +122,10 @@ impl Ruleset {
         }
         if let Some(kind) = parts.domain {
             rules.ingress(kind);
-            rules.dns();
+            rules.dns(kind);
+            if kind == DomainKind::Vrf {
+                rules.no_foreign_nat();
+            }
             rules.opening();
             rules.passing(kind);
         }
@@ -199,7 +214,7 @@ impl Ruleset {
     }
 
     /// What an endpoint asks any resolver outside its tenant is answered by its domain's.
-    fn dns(&mut self) {
+    fn dns(&mut self, kind: DomainKind) {
         self.set("gateways", "set", "typeof ct zone . ip daddr");
         self.set(
             "subnets",
@@ -208,10 +223,11 @@ impl Ruleset {
         );
         self.base(
             "dns_in",
-            ("nat", "prerouting", -100),
+            ("nat", "prerouting", BEFORE_DNAT),
             &[r#"iifname "cv*" meta l4proto { tcp, udp } th dport 53 jump dns"#],
         );
-        let catch = format!("dnat ip to {DNS_ADDRESS}");
+        let port = dns_port(kind);
+        let catch = format!("meta l4proto {{ tcp, udp }} dnat ip to {DNS_ADDRESS}:{port}");
         self.chain(
             "dns",
             &[
@@ -220,6 +236,20 @@ impl Ruleset {
                 &catch,
             ],
         );
+    }
+
+    /// The host's NAT is not for VRFs' packets, whose addresses may be the same as its own: Docker
+    /// masquerades its bridges' subnets, which may be a tenant's as well. The first chain of a hook
+    /// that says what becomes of an address has said it (`nf_nat_inet_fn`).
+    fn no_foreign_nat(&mut self) {
+        let to = r#"iifname "c[vx]*" dnat ip to ip daddr"#;
+        let from = r#"oifname "c[vx]*" snat ip to ip saddr"#;
+        let both = |rule: &str| ["cv*", "cx*"].map(|it| rule.replace("c[vx]*", it));
+        let [to, from] = [to, from].map(both);
+        let hook = ("nat", "prerouting", BEFORE_DNAT + 1);
+        self.base("nat_in", hook, &[&to[0], &to[1]]);
+        let hook = ("nat", "postrouting", 99);
+        self.base("nat_out", hook, &[&from[0], &from[1]]);
     }
 
     /// Who may open a connection to whom: asked at the end where it arrives, for its first packet.
@@ -326,12 +356,15 @@ impl Ruleset {
             inputs.push(r#"iifname "cd*" jump to_domain"#);
         }
         self.base("input", ("filter", "input", 0), &inputs);
+        let port = dns_port(kind);
         self.chain(
             "to_domain",
             &[
                 "ct state invalid counter drop",
                 "ct state established,related accept",
-                &format!("ip daddr {DNS_ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 accept"),
+                &format!(
+                    "ip daddr {DNS_ADDRESS} meta l4proto {{ tcp, udp }} th dport {port} accept"
+                ),
                 "icmp type echo-request ct zone . ip daddr @gateways accept",
                 "counter drop",
             ],
@@ -351,6 +384,13 @@ impl Ruleset {
         );
     }
 
+    /// Whether elements and compiled rules are gone after the change: rules may lead to a set that
+    /// isn't wanted any more, so the table is made anew, closed until it is filled.
+    pub fn empties(&self, present: &Self) -> bool {
+        let wanted = |name: &str| self.sets.iter().any(|(it, _)| it == name);
+        present.sets.iter().any(|(name, _)| !wanted(name))
+    }
+
     fn set(&mut self, name: &str, keyword: &str, body: &str) {
         let text = format!("{keyword} {name} {{ {body}; }}");
         self.sets.push((name.to_owned(), Unseen(Some(text))));
@@ -368,12 +408,18 @@ impl Ruleset {
     }
 
     /// The script that makes the table's rules these, in one transaction, and leaves the
-    /// elements and the compiled rules: `present` are the chains that are there now.
-    pub fn script(&self, present: &[String]) -> String {
+    /// elements and the compiled rules, unless it [`empties`](Self::empties) the table: `present`
+    /// is what is there now.
+    pub fn script(&self, present: &Self) -> String {
         let mut script = format!("add table inet {TABLE}\n");
-        for verb in ["flush", "delete"] {
-            for chain in present.iter().filter(|it| RuleChain::zone_of(it).is_none()) {
-                script += &format!("{verb} chain inet {TABLE} {chain}\n");
+        if self.empties(present) {
+            script += &format!("delete table inet {TABLE}\n");
+        } else {
+            for verb in ["flush", "delete"] {
+                let names = present.chains.iter().map(|chain| &chain.name);
+                for chain in names.filter(|it| RuleChain::zone_of(it).is_none()) {
+                    script += &format!("{verb} chain inet {TABLE} {chain}\n");
+                }
             }
         }
         script += &format!("table inet {TABLE} {{\n");

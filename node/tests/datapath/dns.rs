@@ -9,6 +9,7 @@ use std::time::Duration;
 use bus_schema::node::DomainKind;
 use nix::sched::{CloneFlags, setns};
 use node::desired::domain_name;
+use node::resource::dns_port;
 use socket2::{Domain, Socket, Type};
 
 use crate::world::{World, tenant};
@@ -33,10 +34,10 @@ fn udp(netns: &Path, bind: &str, device: Option<&str>) -> UdpSocket {
 fn server(world: &World, host: usize, of: &str) -> UdpSocket {
     let it = &world.hosts[host];
     let name = domain_name(it.params.kind, &tenant(of));
-    let at = "169.254.53.53:53";
+    let at = format!("169.254.53.53:{}", dns_port(it.params.kind));
     match it.params.kind {
-        DomainKind::Netns => udp(&it.netns_dir.join(name), at, None),
-        DomainKind::Vrf => udp(&named(&it.netns), at, Some(&name)),
+        DomainKind::Netns => udp(&it.netns_dir.join(name), &at, None),
+        DomainKind::Vrf => udp(&named(&it.netns), &at, Some(&name)),
     }
 }
 
@@ -64,6 +65,8 @@ async fn any_resolver_outside_the_tenant_is_the_domains_own_and_it_knows_who_ask
         world.network(of, "net", vni);
     }
     world.sync_all().await;
+    // Another's server on every address of the host, with no word on sharing its port.
+    let _others = [0, 1].map(|host| udp(&named(&world.hosts[host].netns), "0.0.0.0:53", None));
     for of in ["red", "blue"] {
         let web = world.attach(0, of, "net", "web", "20.1.1.1").await;
         let db = world.attach(1, of, "net", "db", "20.1.1.129").await;

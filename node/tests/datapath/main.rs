@@ -3,7 +3,9 @@
 mod closed;
 mod dns;
 mod frames;
+mod neighbours;
 mod policy;
+mod reach;
 mod traffic;
 mod world;
 

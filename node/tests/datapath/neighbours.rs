@@ -1,0 +1,155 @@
+//! Docker's own firewall on the host, from a recording: ours pass it, and nothing else does.
+
+use bus_schema::node::DomainKind;
+
+use crate::world::{World, exec, is_silent, net, pings, run, tenant};
+
+const DOCKER: &str = include_str!("../../../lab/recordings/docker-20.10.iptables");
+
+fn start_docker(netns: &str) {
+    // The engine has its bridge before its rules.
+    run(&format!("ip -n {netns} link add docker0 type bridge"));
+    run(&format!(
+        "ip netns exec {netns} iptables-restore <<'X'\n{DOCKER}X"
+    ));
+}
+
+/// Two namespaces that the host would forward for: is it done?
+fn forwards_for_others(world: &mut World, host: usize) -> bool {
+    let netns = world.hosts[host].netns.clone();
+    run(&format!(
+        "ip netns exec {netns} sysctl -qw net.ipv4.ip_forward=1"
+    ));
+    let ends = ["others-a", "others-b"].map(|name| world.namespace(name));
+    for (number, end) in ends.iter().enumerate() {
+        let subnet = format!("10.77.{number}");
+        for command in [
+            format!("-n {netns} link add o{number} type veth peer name eth0 netns {end}"),
+            format!("-n {netns} addr add {subnet}.1/24 dev o{number}"),
+            format!("-n {netns} link set o{number} up"),
+            format!("-n {end} addr add {subnet}.2/24 dev eth0"),
+            format!("-n {end} link set eth0 up"),
+            format!("-n {end} route add default via {subnet}.1"),
+        ] {
+            run(&format!("ip {command}"));
+        }
+    }
+    assert!(pings(&ends[0], "10.77.0.1"), "the host itself");
+    !is_silent(&ends[0], "10.77.1.2")
+}
+
+async fn pending(world: &World) -> Vec<String> {
+    let pending = world.pending(0).await;
+    pending.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ours_pass_dockers_firewall_and_nothing_else_does() {
+    let mut world = World::new().await;
+    world.network("red", "net", 1001);
+    for host in 0..2 {
+        start_docker(&world.hosts[host].netns);
+    }
+    world.sync_all().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    world.attach(0, "red", "net", "app", "20.1.1.2").await;
+    world.attach(1, "red", "net", "db", "20.1.1.129").await;
+    assert!(pings(&web, "20.1.1.129"), "across hosts");
+    assert!(pings(&web, "20.1.1.2"), "on one host");
+    assert!(!forwards_for_others(&mut world, 0));
+    assert_eq!(pending(&world).await, Vec::<String>::new());
+
+    let netns = world.hosts[0].netns.clone();
+    let listed = || run(&format!("ip netns exec {netns} iptables -S DOCKER-USER"));
+    if world.hosts[0].params.kind == DomainKind::Netns {
+        assert!(!listed().contains("contiv"), "{}", listed());
+        return;
+    }
+    exec(
+        &netns,
+        "iptables -I DOCKER-USER -i eth0 -s 192.0.2.1 -j DROP",
+    );
+    let rule = "-i cd+ -o cv+ -m comment --comment contiv -j ACCEPT";
+    exec(&netns, &format!("iptables -D DOCKER-USER {rule}"));
+    let put = format!("+ iptables DOCKER-USER {rule} in host");
+    assert_eq!(pending(&world).await, [put], "the one that is gone");
+    world.sync(0).await;
+    exec(&netns, "iptables -F DOCKER-USER");
+    assert_eq!(pending(&world).await.len(), 2);
+    assert!(
+        is_silent(&web, "20.1.1.2"),
+        "Docker drops what we don't let through"
+    );
+    world.sync(0).await;
+    assert!(pings(&web, "20.1.1.2"));
+    // Without its chain there is nothing to do.
+    exec(&netns, "iptables -F FORWARD");
+    exec(&netns, "iptables -F DOCKER-USER");
+    exec(&netns, "iptables -X DOCKER-USER");
+    assert_eq!(pending(&world).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_may_have_the_subnet_of_dockers_bridge() {
+    let mut world = World::new().await;
+    world.network("red", "net", 1001);
+    let networks = &mut world.facts.tenants[&tenant("red")].networks;
+    let name = bus_schema::NetworkName::new("net").expect("valid");
+    let network = networks.get_mut(&name).expect("its network");
+    network.spec.v4.subnet = net("172.17.0.0/16");
+    network.blocks = [("172.17.0.0/25", "n1"), ("172.17.0.128/25", "n2")]
+        .map(|(block, node)| (net(block), node.parse().expect("valid")))
+        .into_iter()
+        .collect();
+    for host in 0..2 {
+        start_docker(&world.hosts[host].netns);
+    }
+    world.sync_all().await;
+    let web = world.attach(0, "red", "net", "web", "172.17.0.1").await;
+    let db = world.attach(1, "red", "net", "db", "172.17.0.129").await;
+    assert!(pings(&web, "172.17.0.129") && pings(&db, "172.17.0.1"));
+    let echo = crate::traffic::Echo::start(&db, 7);
+    assert!(crate::traffic::echoes(&web, "172.17.0.129", 7));
+    drop(echo);
+    // By whom it was sent is seen there.
+    let seen = world.in_domain(1, "red", "conntrack -L -p udp --dport 7");
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(seen.contains("src=172.17.0.1 dst=172.17.0.129"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_firewall_that_drops_ours_is_named_with_the_line_that_helps() {
+    let mut world = World::new().await;
+    world.network("red", "net", 1001);
+    world.sync_all().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    world.attach(0, "red", "net", "app", "20.1.1.2").await;
+    let netns = world.hosts[0].netns.clone();
+    let hindrances = async || {
+        let seen = world.hosts[0].datapath.hindrances().await;
+        let seen = seen.expect("listed");
+        seen.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(hindrances().await, Vec::<String>::new());
+    run(&format!(
+        "ip netns exec {netns} nft -f - <<'X'\ntable inet fw {{\nchain guard {{\n\
+         type filter hook forward priority 10; policy drop;\nct state established accept\n}}\n}}\nX"
+    ));
+    let found = hindrances().await;
+    if world.hosts[0].params.kind == DomainKind::Netns {
+        assert_eq!(found, Vec::<String>::new());
+        assert!(pings(&web, "20.1.1.2"));
+        return;
+    }
+    assert!(is_silent(&web, "20.1.1.2"));
+    let [said] = &found[..] else {
+        panic!("{found:?}");
+    };
+    let (_, line) = said.split_once("configuration: ").expect("a line to type");
+    run(&format!(
+        "ip netns exec {netns} {}",
+        line.replacen("nft ", "nft '", 1) + "'"
+    ));
+    assert!(pings(&web, "20.1.1.2"));
+    assert_eq!(hindrances().await, Vec::<String>::new());
+}
