@@ -308,3 +308,27 @@ fn a_group_with_a_pool_gives_its_containers_addresses_of_it() -> Outcome {
     lab.netctl_ok(&["group", "create", "contiv-net", "new", pool])?;
     Ok(())
 }
+
+/// An engine with a bridge of its own drops what the host forwards, unless it is let through.
+#[test]
+fn the_engines_own_bridge_and_firewall_are_no_hindrance() -> Outcome {
+    let mut lab = Lab::up(&Spec::test(2).docker(true).docker_bridge(true))?;
+    for node in lab.nodes() {
+        lab.import_image(&node)?;
+    }
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    start(&lab, "node-1", "web", "")?;
+    start(&lab, "node-2", "db", "")?;
+    assert!(reaches(&lab, "node-1", "web", "db")?);
+    lab.restart("dockerd@node-1", Signal::Term)?;
+    lab.await_engine("node-1")?;
+    start(&lab, "node-1", "again", "")?;
+    assert!(reaches(&lab, "node-1", "again", "db")?);
+    let policy = lab.run("node-1", &["iptables", "-S", "FORWARD"])?;
+    assert!(
+        policy.stdout.contains("-P FORWARD DROP"),
+        "{}",
+        policy.stdout
+    );
+    Ok(())
+}

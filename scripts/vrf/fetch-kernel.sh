@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Puts Debian's cloud kernel, which has VRF devices, into .tools/linux: vmlinuz and the modules of
-# networking. The package is unpacked, never installed: the machine's own boot isn't touched.
+# networking and of a disk. The package is unpacked, never installed: the machine's own boot isn't touched.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 target=.tools/linux
-[[ ! -e $target/vmlinuz ]] || exit 0
+# One of before has no disk.
+! compgen -G "$target/lib/modules/*/kernel/drivers/virtio" >/dev/null || exit 0
 
 arch=$(dpkg --print-architecture)
 if [[ $arch != amd64 ]]; then
@@ -37,7 +38,8 @@ from=("$work"/all/lib/modules/*)
 modules=$work/linux/lib/modules/${from[0]##*/}
 mkdir -p "$modules/kernel"
 mv "${from[0]}"/modules.* "$modules"
-for part in arch/x86/crypto crypto drivers/net fs/overlayfs lib net; do
+for part in arch/x86/crypto crypto drivers/block/virtio_blk.ko drivers/net drivers/virtio fs/overlayfs \
+  lib net; do
   mkdir -p "$modules/kernel/$(dirname "$part")"
   mv "${from[0]}/kernel/$part" "$modules/kernel/$part"
 done

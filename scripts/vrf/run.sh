@@ -6,8 +6,9 @@
 # such as node/datapath:drift. Without names it's what fits into make test; --long is all of it.
 # With +netem the underlay loses one packet in a hundred, and each is 20 ms under way.
 # The VM's only file system is an initrd made of this machine's own programs, ours, and the
-# kernel's modules. A hang is cut after $VRF_TIME_LIMIT seconds; the console's end is then what
-# was printed last.
+# kernel's modules; with a suite chaos-tests/docker… in it a disk, since an engine's containers
+# can't leave an initrd (pivot_root(2)). A hang is cut after $VRF_TIME_LIMIT seconds; the console's
+# end is then what was printed last. $VRF_WORK is the folder of one VM, of which several may run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,24 +21,26 @@ suites=(
   chaos-tests/restart:a_killed_netplugin chaos-tests/host_firewall:an_engines
   chaos-tests/domains:a_node_moves
 )
-limit=${VRF_TIME_LIMIT:-600}
+limit=${VRF_TIME_LIMIT:-900}
 case ${1-} in
   "") ;;
   --long)
-    # What needs an engine isn't in it, nor what speaks of namespaces by their names.
+    # What speaks of namespaces by their names isn't in it.
     suites=(
       node/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
       chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
       chaos-tests/foreign_log chaos-tests/unreachable chaos-tests/restart+netem
-      chaos-tests/policy+netem
+      chaos-tests/policy+netem chaos-tests/docker
     )
     limit=${VRF_TIME_LIMIT:-5400}
     ;;
   *) suites=("$@") ;;
 esac
 kernel=.tools/linux
-work=target/vrf
+work=${VRF_WORK:-target/vrf}
 root=$work/root
+engine=false
+[[ ${suites[*]} != *chaos-tests/docker* ]] || engine=true
 
 fail() {
   echo "vrf: $*" >&2
@@ -76,6 +79,9 @@ make_root() {
     path=$(command -v "$name") || fail "this machine has no program $name: \`make tools\` installs it"
     add "$path"
   done
+  if $engine; then
+    add /usr/bin/{containerd,containerd-shim-runc-v2,docker,docker-init} /usr/sbin/{dockerd,docker-proxy,runc}
+  fi
   # iptables loads what it knows of matches and targets.
   add /usr/lib/x86_64-linux-gnu/xtables/*.so
   add "$(command -v busybox)"
@@ -116,15 +122,36 @@ add_tests() {
   cp .tools/nats-server "$root/opt/contiv/"
 }
 
+pack() {
+  (cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd"
+}
+
 make_root
 add_tests
-(cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd"
+machine=(-m 1024)
+if $engine; then
+  rm -f "$work/disk"
+  truncate -s 6G "$work/disk"
+  mke2fs -q -t ext4 -E root_owner=0:0 -d "$root" "$work/disk"
+  machine=(-m 2048 -drive "if=virtio,format=raw,cache=unsafe,file=$work/disk")
+  rm -rf "$work/boot"
+  mkdir -p "$work"/boot/{dev,proc,root,usr/bin,usr/lib}
+  for name in bin sbin lib lib64; do ln -s "usr/$name" "$work/boot/$name"; done
+  ln -s bin "$work/boot/usr/sbin"
+  cp "$root/usr/bin/busybox" "$work/boot/usr/bin/"
+  for name in mount umount modprobe sh switch_root; do ln -s busybox "$work/boot/usr/bin/$name"; done
+  cp -r "$kernel/lib/modules" "$work/boot/usr/lib/"
+  install -m 755 scripts/vrf/init-disk "$work/boot/init"
+  pack "$work/boot"
+else
+  pack "$root"
+fi
 
 # Emulated even where /dev/kvm is: in a virtual machine's virtual machine it may be there and hang.
 # The machine type q35 has the timer that the kernel's delay calibration waits for; microvm hasn't.
 rm -f "$work/status"
 started=$SECONDS
-timeout --foreground "$limit" qemu-system-x86_64 -accel tcg -M q35 -cpu max -smp 2 -m 1024 \
+timeout --foreground "$limit" qemu-system-x86_64 -accel tcg -M q35 -cpu max -smp 2 "${machine[@]}" \
   -nodefaults -display none -no-reboot -serial stdio -serial "file:$work/status" \
   -kernel "$kernel/vmlinuz" -initrd "$work/initrd" -append "console=ttyS0 panic=-1 quiet" </dev/null \
   | sed -u 's/\r$//' || true

@@ -2,6 +2,7 @@
 
 mod closed;
 mod dns;
+mod figures;
 mod frames;
 mod neighbours;
 mod policy;

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use bus_schema::node::DomainKind;
 use node::desired::domain_name;
 
-use crate::traffic::{Echo, echoes, is_closed, listen, within};
+use crate::traffic::{Echo, echoes, echoes_from, is_closed, listen, within};
 use crate::world::{World, exec, is_silent, pings, run, tenant};
 
 async fn one_endpoint() -> (World, String) {
@@ -100,4 +100,36 @@ async fn the_hosts_settings_stay_as_they_are() {
     within(&host, || {
         UdpSocket::bind("0.0.0.0:53").expect("nobody of ours is left there")
     });
+}
+
+/// The kernel's own `nft_zones_many.sh`, with whole domains.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tenants_have_the_same_addresses_and_connections() {
+    const TENANTS: u32 = 12;
+    let mut world = World::new().await;
+    let names: Vec<String> = (0..TENANTS).map(|number| format!("t{number}")).collect();
+    for (name, vni) in names.iter().zip(2_000..) {
+        world.network(name, "net", vni);
+    }
+    world.sync(0).await;
+    let mut echoes = Vec::new();
+    for name in &names {
+        let web = world.attach(0, name, "net", "web", "20.1.1.1").await;
+        let app = world.attach(0, name, "net", "app", "20.1.1.2").await;
+        echoes.push((web, Echo::start(&app, 7)));
+    }
+    // The same source port in all of them, one after the other and once more.
+    for _ in 0..2 {
+        for (web, _echo) in &echoes {
+            assert!(echoes_from(web, 4_000, "20.1.1.2", 7), "{web}");
+        }
+    }
+    if world.hosts[0].params.kind == DomainKind::Vrf {
+        let host = &world.hosts[0].netns;
+        let listed = run(&format!(
+            "ip netns exec {host} conntrack -L -p udp --sport 4000"
+        ));
+        let zones = listed.lines().filter(|line| line.contains("zone="));
+        assert_eq!(zones.count(), TENANTS as usize, "{listed}");
+    }
 }

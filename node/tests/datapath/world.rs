@@ -41,6 +41,7 @@ pub(crate) struct World {
     pub(crate) facts: Projection,
     pub(crate) hosts: Vec<Host>,
     namespaces: Vec<String>,
+    kind: Option<DomainKind>,
     _folder: tempfile::TempDir,
 }
 
@@ -64,6 +65,11 @@ pub(crate) fn tenant(name: &str) -> TenantName {
 impl World {
     /// Hosts `n1`, `n2` and a third namespace on the same underlay that is no node.
     pub(crate) async fn new() -> Self {
+        Self::of(kind()).await
+    }
+
+    /// With domains of this kind; absent: what the kernel has.
+    pub(crate) async fn of(kind: Option<DomainKind>) -> Self {
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("dp{}-{number}", std::process::id());
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -75,6 +81,7 @@ impl World {
             },
             hosts: Vec::new(),
             namespaces: Vec::new(),
+            kind,
             _folder: folder,
         };
         let switch = world.namespace("sw");
@@ -119,7 +126,7 @@ impl World {
         let datapath = Datapath::open(Options {
             host: Some(PathBuf::from("/run/netns").join(&netns)),
             netns_dir: netns_dir.clone(),
-            kind: kind(),
+            kind: self.kind,
         });
         let datapath = datapath.await.expect("root, and a kernel with VXLAN");
         Host {
