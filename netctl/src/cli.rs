@@ -5,9 +5,10 @@ use serde_json::Value;
 
 use crate::bus_url::BusUrl;
 use crate::command::{
-    apply, cluster, doctor, endpoint, events, group, network, node, policy, status, tenant, trace,
-    version, wait,
+    apply, cluster, context, doctor, endpoint, events, group, network, node, policy, status,
+    tenant, trace, version, wait,
 };
+use crate::contexts::Contexts;
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
@@ -44,9 +45,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Globals {
     /// Address of the bus: nats://TOKEN@HOST:PORT, several joined by commas [default:
-    /// $CONTIV_NATS_URL, or nats://127.0.0.1:4222]
+    /// $CONTIV_NATS_URL, the current context's, or nats://127.0.0.1:4222]
     #[arg(long, global = true, value_name = "URL")]
     netmaster: Option<BusUrl>,
+    /// The cluster of this context; see `netctl context`
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
     /// Accepted for scripts written for Contiv; has no effect
     #[arg(long, global = true)]
     pub(crate) insecure: bool,
@@ -58,9 +62,26 @@ impl Globals {
         if let Some(typed) = &self.netmaster {
             return Ok(typed.clone());
         }
-        let set = std::env::var(BUS_VARIABLE).ok().filter(|it| !it.is_empty());
-        let url = set.as_deref().unwrap_or(DEFAULT_BUS).parse();
-        url.map_err(|error| Failure::Usage(format!("{BUS_VARIABLE}: {error}")))
+        if let Some(name) = &self.context {
+            return Contexts::load()?.url(name);
+        }
+        bus_by_default()
+    }
+}
+
+/// The bus when no flag names one: the variable's, the current context's, or this machine's.
+pub(crate) fn bus_by_default() -> Result<BusUrl, Failure> {
+    let set = std::env::var(BUS_VARIABLE).ok().filter(|it| !it.is_empty());
+    if let Some(set) = set {
+        let url = set.parse();
+        return url.map_err(|error| Failure::Usage(format!("{BUS_VARIABLE}: {error}")));
+    }
+    let contexts = Contexts::load()?;
+    match contexts.current() {
+        Some(name) => contexts.url(name),
+        None => DEFAULT_BUS
+            .parse()
+            .map_err(|error| Failure::Usage(format!("{DEFAULT_BUS}: {error}"))),
     }
 }
 
@@ -105,6 +126,12 @@ pub(crate) enum Noun {
     Doctor(doctor::Options),
     /// The versions of what runs
     Version(version::Options),
+    /// Contexts: the clusters of this user, by name
+    #[command(subcommand)]
+    Context(context::Verb),
+    /// Write man pages
+    #[command(hide = true)]
+    Man { folder: std::path::PathBuf },
 }
 
 /// How `ls` prints.

@@ -50,11 +50,15 @@ impl Seen {
 }
 
 fn state_file() -> Option<PathBuf> {
-    let dir = match std::env::var_os("XDG_STATE_HOME") {
-        Some(dir) if Path::new(&dir).is_absolute() => PathBuf::from(dir),
-        _ => PathBuf::from(std::env::var_os("HOME")?).join(".local/state"),
-    };
-    Some(dir.join("contiv/seen.json"))
+    base("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("contiv/seen.json"))
+}
+
+/// A folder of the XDG base directory specification, by its variable and its place at home.
+pub(crate) fn base(variable: &str, at_home: &str) -> Option<PathBuf> {
+    match std::env::var_os(variable) {
+        Some(dir) if Path::new(&dir).is_absolute() => Some(PathBuf::from(dir)),
+        _ => Some(PathBuf::from(std::env::var_os("HOME")?).join(at_home)),
+    }
 }
 
 fn read(path: &Path) -> BTreeMap<String, u64> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod cluster;
+pub(crate) mod context;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod events;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use bus_schema::TenantName;
 use bus_schema::command::Removal;
-use clap::Args;
+use clap::{Args, CommandFactory};
 
 use crate::cli::{Cli, Noun};
 use crate::client::Session;
@@ -35,11 +36,17 @@ const COMMAND: Duration = Duration::from_secs(10);
 const REMOVAL: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let noun = match cli.noun {
+        // Neither asks any bus.
+        Noun::Context(verb) => return context::run(verb),
+        Noun::Man { folder } => return man(&folder),
+        noun => noun,
+    };
     let url = cli.globals.bus()?;
     if cli.globals.insecure {
         output::note("note: --insecure has no effect here");
     }
-    match cli.noun {
+    match noun {
         // Reads streams only, so it works without a netmaster.
         Noun::Events(options) => Box::pin(events::run(&url, options)).await,
         // They say themselves who isn't there.
@@ -62,10 +69,23 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
                 Noun::Apply(options) => Box::pin(apply::apply(&mut session, options)).await,
                 Noun::Diff(options) => Box::pin(apply::diff(&mut session, options)).await,
                 Noun::Export => apply::export(&mut session).await,
-                Noun::Events(_) | Noun::Status(_) | Noun::Version(_) | Noun::Doctor(_) => Ok(()),
+                Noun::Events(_)
+                | Noun::Status(_)
+                | Noun::Version(_)
+                | Noun::Doctor(_)
+                | Noun::Context(_)
+                | Noun::Man { .. } => Ok(()),
             }
         }
     }
+}
+
+/// One page for each verb, for packages.
+fn man(folder: &std::path::Path) -> Result<(), Failure> {
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    let shown = folder.display();
+    written.map_err(|error| Failure::Local(format!("can't write man pages to {shown}: {error}")))
 }
 
 impl Noun {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod contexts;
 mod events;
 mod exit_codes;
 mod netmaster;

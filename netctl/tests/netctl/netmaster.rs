@@ -191,6 +191,46 @@ fn a_whole_intent_is_applied_compared_exported_and_pruned() {
     assert_eq!(cluster.run(&with("apply --prune")).code, 64);
 }
 
+/// What a shell offers behind `line`.
+fn offered(cluster: &Cluster, line: &str) -> Vec<String> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let output = crate::support::command(cluster.home.path(), &cluster.bus.url, "--")
+        .args(&words)
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string())
+        .env("_CLAP_IFS", "\n")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_offers_the_names_that_there_are() {
+    let cluster = Cluster::start();
+    cluster.done(QUICK_START);
+    cluster.done("net create back -s 10.1.1.0/24");
+    cluster.done("tenant create blue");
+    cluster.done("policy create prod_web");
+    cluster.done("group create contiv-net web -p prod_web");
+    for (line, offers) in [
+        ("netctl net inspect ", &["back", "contiv-net"][..]),
+        ("netctl net rm con", &["contiv-net"]),
+        ("netctl group create b", &["back"]),
+        ("netctl group inspect ", &["web"]),
+        ("netctl group update web --policy=p", &["--policy=prod_web"]),
+        ("netctl policy rule-add p", &["prod_web"]),
+        ("netctl net ls -t bl", &["blue"]),
+    ] {
+        let mut offered = offered(&cluster, line);
+        offered.retain(|it| !it.starts_with('-') || line.ends_with("=p"));
+        assert_eq!(offered, offers, "{line}");
+    }
+    // A new network has a new name.
+    let offered = offered(&cluster, "netctl net create con");
+    assert!(offered.is_empty(), "{offered:?}");
+}
+
 #[test]
 fn what_is_refused_says_what_to_do() {
     let cluster = Cluster::start();

@@ -125,6 +125,7 @@ pub(crate) fn command(home: &Path, url: &str, typed: &str) -> Command {
         .args(typed.split(' ').filter(|word| !word.is_empty()))
         .env("CONTIV_NATS_URL", url)
         .env("HOME", home)
+        .env_remove("XDG_CONFIG_HOME")
         .env_remove("XDG_STATE_HOME");
     command
 }

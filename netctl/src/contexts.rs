@@ -1,0 +1,123 @@
+//! The clusters of this user by name, and which is meant when none is named:
+//! `$XDG_CONFIG_HOME/contiv/contexts.yaml`, for its owner alone, since addresses hold tokens.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bus_url::BusUrl;
+use crate::failure::Failure;
+use crate::seen;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    current: Option<String>,
+    /// Addresses of the bus, with their tokens.
+    #[serde(default)]
+    contexts: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Contexts {
+    path: Option<PathBuf>,
+    saved: Saved,
+}
+
+impl Contexts {
+    /// None are none; a file that can't be read is an error, or another cluster would be meant.
+    pub(crate) fn load() -> Result<Self, Failure> {
+        let path = seen::base("XDG_CONFIG_HOME", ".config");
+        let path = path.map(|dir| dir.join("contiv/contexts.yaml"));
+        let saved = match &path {
+            Some(path) => read(path)?,
+            None => Saved::default(),
+        };
+        Ok(Self { path, saved })
+    }
+
+    pub(crate) fn current(&self) -> Option<&str> {
+        self.saved.current.as_deref()
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.saved.contexts.keys().map(String::as_str)
+    }
+
+    pub(crate) fn url(&self, name: &str) -> Result<BusUrl, Failure> {
+        let url = self.saved.contexts.get(name).ok_or_else(|| unknown(name))?;
+        url.parse()
+            .map_err(|error| Failure::Usage(format!("context {name}: {error}")))
+    }
+
+    /// The first one is the current one.
+    pub(crate) fn add(&mut self, name: &str, url: &str) {
+        self.saved.contexts.insert(name.to_owned(), url.to_owned());
+        self.saved.current.get_or_insert_with(|| name.to_owned());
+    }
+
+    pub(crate) fn choose(&mut self, name: &str) -> Result<(), Failure> {
+        if !self.saved.contexts.contains_key(name) {
+            return Err(unknown(name));
+        }
+        self.saved.current = Some(name.to_owned());
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) -> Result<(), Failure> {
+        self.saved
+            .contexts
+            .remove(name)
+            .ok_or_else(|| unknown(name))?;
+        if self.current() == Some(name) {
+            self.saved.current = None;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save(&self) -> Result<(), Failure> {
+        let Some(path) = &self.path else {
+            return Err(Failure::Local(
+                "there is no place for contexts: set HOME or XDG_CONFIG_HOME".to_owned(),
+            ));
+        };
+        write(path, &self.saved)
+            .map_err(|error| Failure::Local(format!("can't write {}: {error}", path.display())))
+    }
+}
+
+fn unknown(name: &str) -> Failure {
+    Failure::Usage(format!(
+        "there is no context {name}: see `netctl context ls`, or `netctl context add {name} nats://TOKEN@HOST:PORT`"
+    ))
+}
+
+fn read(path: &Path) -> Result<Saved, Failure> {
+    let shown = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Saved::default()),
+        text => text.map_err(|error| Failure::Local(format!("can't read {shown}: {error}")))?,
+    };
+    serde_yaml_ng::from_str(&text)
+        .map_err(|error| Failure::Usage(format!("{shown}: {error}; put it right or remove it")))
+}
+
+fn write(path: &Path, saved: &Saved) -> std::io::Result<()> {
+    let text = serde_yaml_ng::to_string(saved).map_err(std::io::Error::other)?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)
+}
