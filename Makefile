@@ -46,6 +46,7 @@ check:
 
 # Figures need the machine for themselves, and daemons built for speed.
 bench: tools
+	@scripts/install-deps.sh dnsperf
 	cargo build --locked --release --workspace --bins
 	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests
 	cargo bench --locked --package node --bench policy

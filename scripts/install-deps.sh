@@ -14,8 +14,10 @@ packages=(
   iptables
   iputils-ping
   jq
+  libc-ares-dev    # resolvers that containers bring along: c-ares' and musl's
   libc6-dev
   make
+  musl-tools
   nftables
   util-linux
   "$@"

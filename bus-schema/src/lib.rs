@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod envelope;
 pub mod event;
 pub mod id;
+pub mod lookup;
 pub mod net;
 pub mod node;
 pub mod policy;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lookup::{Lookup, Resolution};
 use crate::policy::{Action, Direction, Protocol};
 use crate::rejection::EndpointUse;
 use crate::{
@@ -40,6 +41,22 @@ pub struct NodeStatus {
     /// What an operator should know, worst first.
     #[serde(default)]
     pub alarms: Vec<Alarm>,
+    /// What its name servers did since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsCounters>,
+}
+
+/// What became of the messages that a node's name servers got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsCounters {
+    /// From what the cluster knows.
+    pub answered: u64,
+    /// By the host's resolvers.
+    pub forwarded: u64,
+    /// No resolver of the host answered, or too many queries were waiting for one.
+    pub failed: u64,
+    /// No DNS question; dropped.
+    pub malformed: u64,
 }
 
 impl NodeStatus {
@@ -137,6 +154,8 @@ pub enum NodeRequest {
     },
     /// What this node's rules say of a connection to one of its endpoints.
     Trace(Flow),
+    /// What this node tells one of its containers about a name.
+    Resolve(Lookup),
     /// Another node wants this address of a block that the asked one holds.
     Cede {
         tenant: TenantName,
@@ -160,6 +179,7 @@ impl NodeRequest {
             Self::DrainGroup { .. } => "drain-group",
             Self::Counters { .. } => "counters",
             Self::Trace(_) => "trace",
+            Self::Resolve(_) => "resolve",
             Self::Cede { .. } => "cede",
             Self::Examine => "examine",
             Self::AcceptLog { .. } => "accept-log",
@@ -180,6 +200,7 @@ pub enum NodeReply {
     },
     Traced(Trace),
     Examined(Examination),
+    Resolved(Resolution),
     /// Endpoints stand in the way.
     InUse {
         endpoints: Vec<EndpointUse>,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::bus_url::BusUrl;
 use crate::command::{
-    apply, cluster, context, doctor, endpoint, events, group, network, node, policy, status,
+    apply, cluster, context, dns, doctor, endpoint, events, group, network, node, policy, status,
     tenant, trace, version, wait,
 };
 use crate::contexts::Contexts;
@@ -110,6 +110,9 @@ pub(crate) enum Noun {
     Cluster(cluster::Verb),
     /// What happened, and what happens
     Events(events::Options),
+    /// Names: what there is, and what a container is told
+    #[command(subcommand)]
+    Dns(dns::Verb),
     /// What becomes of a connection, which rule says so, and the way it takes
     Trace(trace::Options),
     /// Wait until nodes have applied what was asked

@@ -26,7 +26,8 @@ pub(crate) enum Failure {
     /// Something of this machine: its clock, its terminal.
     #[error("{0}")]
     Local(String),
-    /// The answer is no, and the output says why: a connection is denied, a cluster isn't converged.
+    /// The answer is no, and the output says why: a connection is denied, a name isn't there, a
+    /// cluster isn't converged.
     #[error("no")]
     Negative,
     #[error("nobody reads the output any more")]

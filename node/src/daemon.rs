@@ -55,6 +55,7 @@ pub struct Config {
     pub plugin_dir: PathBuf,
     /// Where Prometheus may read metrics; absent: nowhere.
     pub metrics: Option<SocketAddr>,
+    pub dns: dns::Config,
 }
 
 /// Why the daemon can't start.
@@ -132,13 +133,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx.clone(),
     )?;
+    let dns = dns::start(config.dns, view_rx.clone());
     let inquiry = Inquiry {
         params: params.clone(),
         datapath: datapath.clone(),
         facts: facts.subscribe(),
-        view: view_rx.clone(),
+        view: view_rx,
+        dns: dns.clone(),
     };
-    let dns = dns::start(dns::Config::default(), view_rx);
     let sources = Sources {
         dns: dns.clone(),
         me: me.clone(),

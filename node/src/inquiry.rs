@@ -1,5 +1,6 @@
 //! What is asked about this node: its rules' counters, read from the kernel, traces, from the
-//! facts, and its machine's state of health. The bus asks.
+//! facts, what its containers are told about a name, and its machine's state of health. The bus
+//! asks.
 
 use bus_schema::TenantName;
 use bus_schema::node::{Flow, NodeReply, NodeRequest};
@@ -8,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::datapath::Datapath;
 use crate::desired::{Params, domain_name, trace, zone};
+use crate::dns::DnsHandle;
 use crate::doctor;
 use crate::projection::{EndpointsView, Projection};
 use crate::resource::Place;
@@ -41,6 +43,7 @@ pub struct Inquiry {
     pub datapath: Datapath,
     pub facts: watch::Receiver<Projection>,
     pub view: watch::Receiver<EndpointsView>,
+    pub dns: DnsHandle,
 }
 
 impl Inquiry {
@@ -55,8 +58,9 @@ impl Inquiry {
                 }
                 NodeRequest::Counters { tenant } => self.counters(&tenant).await,
                 NodeRequest::Trace(flow) => self.trace(&flow),
+                NodeRequest::Resolve(lookup) => NodeReply::Resolved(self.dns.explain(&lookup)),
                 other => NodeReply::Refused {
-                    reason: format!("the rules don't answer `{}`", other.verb()),
+                    reason: format!("nobody here answers `{}`", other.verb()),
                 },
             };
             // Who asked may have gone.

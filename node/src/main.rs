@@ -9,6 +9,7 @@ use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, Tenant
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::daemon::{self, Config, StartError};
 use node::datapath::DatapathError;
+use node::dns;
 use node::endpoint::{Attach, Owner};
 use node::local::Detach;
 use node::local::client::{ClientError, ask};
@@ -77,6 +78,13 @@ struct Run {
     /// Where the engine looks for plugins
     #[arg(long, default_value = "/run/docker/plugins")]
     plugin_dir: PathBuf,
+    /// Seconds that a name's answer may be remembered, also that there is none; the same on all
+    /// nodes
+    #[arg(long, default_value_t = dns::Config::default().ttl, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    dns_ttl: u32,
+    /// What may stand behind every name; the same on all nodes
+    #[arg(long, default_value = dns::zone::SUFFIX, value_parser = dns::zone::suffix)]
+    dns_suffix: String,
     #[arg(long, default_value = "/etc/machine-id")]
     machine_id_file: PathBuf,
     /// Where Prometheus may read metrics, or none
@@ -187,9 +195,8 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 async fn start(run: Run) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,async_nats=warn,hickory_server=warn")
-    });
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_nats=warn"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -271,6 +278,11 @@ fn config(run: Run) -> anyhow::Result<Config> {
         engine: (run.engine != "none").then(|| run.engine.into()),
         plugin_dir: run.plugin_dir,
         metrics: run.metrics,
+        dns: dns::Config {
+            suffix: run.dns_suffix,
+            ttl: run.dns_ttl,
+            ..dns::Config::default()
+        },
     })
 }
 

@@ -58,6 +58,7 @@ impl Sources {
             endpoints: endpoints.len() as u64,
             blocks: facts.blocks_of(&self.me.node) as u64,
             alarms,
+            dns: Some(self.dns.counters()),
         }
     }
 

@@ -172,6 +172,10 @@ struct World {
 
 impl World {
     async fn new(resolvers: &[Ipv4Addr]) -> Self {
+        Self::with(resolvers, dns::Config::default()).await
+    }
+
+    async fn with(resolvers: &[Ipv4Addr], config: dns::Config) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let resolv_conf = dir.path().join("resolv.conf");
         write_resolvers(&resolv_conf, resolvers);
@@ -184,6 +188,7 @@ impl World {
         let (view, receiver) = watch::channel(view);
         let config = dns::Config {
             resolv_conf: resolv_conf.clone(),
+            ..config
         };
         let world = Self {
             view,
@@ -357,6 +362,95 @@ async fn dead_resolvers_are_told_of_soon_and_a_new_file_counts_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_resolver_slows_no_name_of_ours() {
+    let silent_at = unused_loopback();
+    let _silent = std::net::UdpSocket::bind((silent_at, 53)).unwrap();
+    let world = World::new(&[silent_at]).await;
+    // More than may wait, all of them from the tenant that asks for its own names, too.
+    let script = r"
+        exec 3<>/dev/udp/169.254.53.53/53
+        for n in $(seq 1000); do
+            printf '\0\0\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1' >&3
+        done
+        exec sleep 30
+    ";
+    let mut flood = Command::new("ip")
+        .args(["netns", "exec", &world.default.0, "bash", "-c", script])
+        .spawn()
+        .unwrap();
+    until("queries fail", || world.dns.counters().failed > 0).await;
+    for tenant in [&world.default, &world.blue] {
+        let reply = tenant.dig("20.1.1.1", &["web"]);
+        assert!(reply.contains("ANSWER: 1"), "{reply}");
+        let time = reply.split("Query time: ").nth(1).unwrap_or_default();
+        let time: u32 = time.split(' ').next().unwrap_or_default().parse().unwrap();
+        assert!(time < 100, "{time} ms");
+    }
+    flood.kill().unwrap();
+    flood.wait().unwrap();
+    // Once it was waited for, its silence is remembered: the next question is told of it sooner.
+    world.blue.dig("20.1.1.1", &["www.example.test"]);
+    let asked = Instant::now();
+    let reply = world.blue.dig("20.1.1.1", &["www.example.test"]);
+    assert!(reply.contains("status: SERVFAIL"), "{reply}");
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        asked.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_remembered_for_as_long_as_was_set_and_denials_too() {
+    let resolver = Resolver::start().await;
+    let config = dns::Config {
+        suffix: "svc.example".to_owned(),
+        ttl: 3,
+        ..dns::Config::default()
+    };
+    let world = World::with(&[resolver.address], config).await;
+    let asked = |words: &[&str]| {
+        let words: Vec<&str> = [words, &["+noall", "+answer", "+authority"]].concat();
+        world.default.dig("20.1.1.1", &words).replace('\t', " ")
+    };
+    let fields = |text: String| -> Vec<String> {
+        let line = text
+            .lines()
+            .rfind(|line| !line.starts_with(';') && !line.is_empty());
+        line.unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()
+    };
+    for (words, owner, kind) in [
+        (&["prod_db"][..], "prod_db.", "A"),
+        (
+            &["prod_db.front.svc.example"],
+            "prod_db.front.svc.example.",
+            "A",
+        ),
+        (&["prod_db", "AAAA"], "prod_db.", "SOA"),
+        (&["nobody.front.svc.example"], "svc.example.", "SOA"),
+        (&["svc.example"], "svc.example.", "SOA"),
+    ] {
+        let fields = fields(asked(words));
+        assert_eq!(fields[..4], [owner, "3", "IN", kind], "{words:?}");
+        if kind == "SOA" {
+            assert_eq!(fields.last().map(String::as_str), Some("3"), "{words:?}");
+        }
+    }
+    assert_eq!(
+        world.default.short("20.1.1.1", &["-x", "20.1.1.2"]),
+        "prod_db.front.svc.example."
+    );
+    // The former suffix is nobody's.
+    let former = world
+        .default
+        .dig("20.1.1.1", &["prod_db.front.contiv.local"]);
+    assert!(former.contains("ANSWER: 0"), "{former}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_harms_nobody() {
     let world = World::new(&[]).await;
     let script = r"
@@ -371,6 +465,9 @@ async fn garbage_harms_nobody() {
         .args(["netns", "exec", &world.default.0, "bash", "-c", script])
         .stderr(Stdio::null())
         .status();
+    // Random bytes are an answer half of the time, which is dropped, else another kind of question.
+    let malformed = world.dns.counters().malformed;
+    assert!((60..=150).contains(&malformed), "{malformed}");
     for more in ["+notcp", "+tcp"] {
         assert_eq!(
             world.default.short("20.1.1.1", &["prod_db", more]),

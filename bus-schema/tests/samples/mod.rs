@@ -14,8 +14,8 @@ use bus_schema::command::{
 };
 use bus_schema::event::{self, Settings};
 use bus_schema::node::{
-    Alarm, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply, NodeRequest,
-    NodeStatus,
+    Alarm, DnsCounters, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply,
+    NodeRequest, NodeStatus,
 };
 use bus_schema::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
 use bus_schema::rejection::EndpointUse;
@@ -132,6 +132,12 @@ pub(crate) fn status() -> NodeStatus {
             code: "foreign-log".to_owned(),
             text: "the log is another cluster's".to_owned(),
         }],
+        dns: Some(DnsCounters {
+            answered: 70,
+            forwarded: 8,
+            failed: 1,
+            malformed: 2,
+        }),
     }
 }
 

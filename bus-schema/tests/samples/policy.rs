@@ -4,12 +4,13 @@ use bus_schema::command::{
     GroupCreate, GroupRemove, GroupUpdate, PolicyApply, PolicyCreate, PolicyRemove, Removal,
     RuleAdd, RuleRemove,
 };
+use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution, Resolved};
 use bus_schema::node::{Counter, Flow, NodeReply, NodeRequest, Trace, TraceEnd};
 use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
 use bus_schema::query::{GroupInfo, PolicyInfo};
 use bus_schema::{
-    Answer, Command, Event, GroupId, GroupName, GroupSpec, PolicyName, Query, Revision, Rule,
-    RuleId, RuleSpec, event,
+    Answer, Command, EndpointId, Event, GroupId, GroupName, GroupSpec, NodeName, PolicyName, Query,
+    Revision, Rule, RuleId, RuleSpec, event,
 };
 use ipnet::IpNet;
 
@@ -239,8 +240,14 @@ pub(super) fn answers() -> [Answer; 2] {
     ]
 }
 
-pub(super) fn node_requests() -> [NodeRequest; 3] {
+pub(super) fn node_requests() -> [NodeRequest; 4] {
     [
+        NodeRequest::Resolve(Lookup {
+            tenant: tenant(),
+            from: ip("20.1.1.17"),
+            name: "db.contiv-net".to_owned(),
+            record: RecordKind::Aaaa,
+        }),
         NodeRequest::DrainGroup {
             tenant: tenant(),
             group: group(),
@@ -257,12 +264,25 @@ pub(super) fn node_requests() -> [NodeRequest; 3] {
     ]
 }
 
-pub(super) fn node_replies() -> [NodeReply; 2] {
+pub(super) fn node_replies() -> [NodeReply; 3] {
     let counter = Counter {
         packets: 3,
         bytes: 180,
     };
     [
+        NodeReply::Resolved(Resolution {
+            outcome: Outcome::Forwarded {
+                resolvers: vec![ip("10.0.0.2")],
+            },
+            records: vec![Resolved {
+                data: "20.1.1.18".to_owned(),
+                endpoint: EndpointId::new("e1").expect("id"),
+                node: NodeName::new("node2").expect("name"),
+                silent: true,
+            }],
+            ttl: 5,
+            because: vec!["nobody bears it".to_owned()],
+        }),
         NodeReply::Counters {
             rules: [(70_000, counter)].into(),
         },

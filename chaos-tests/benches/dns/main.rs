@@ -134,7 +134,7 @@ for n in asker server; do ip netns add $n; ip -n $n link set lo up; done
 ip -n asker link add eth0 type veth peer name eth0 netns server
 ip -n asker addr add 10.9.9.1/24 dev eth0; ip -n server addr add 10.9.9.2/24 dev eth0
 ip -n asker link set eth0 up; ip -n server link set eth0 up
-ip netns exec server dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --user=root --pid-file= --log-facility=- --addn-hosts={hosts} --cache-size={NAMES} --local-ttl=5"
+ip netns exec server dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --user=root --pid-file= --log-facility=/dev/null --addn-hosts={hosts} --cache-size={NAMES} --local-ttl=5 </dev/null >/dev/null 2>&1"
     );
     lab.run("node-1", &["sh", "-c", &script])?;
     Ok(())

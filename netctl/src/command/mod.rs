@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod cluster;
 pub(crate) mod context;
+pub(crate) mod dns;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod events;
@@ -60,6 +61,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
                 Noun::Network(verb) => Box::pin(network::run(&mut session, verb)).await,
                 Noun::Group(verb) => Box::pin(group::run(&mut session, verb)).await,
                 Noun::Policy(verb) => Box::pin(policy::run(&mut session, verb)).await,
+                Noun::Dns(verb) => Box::pin(dns::run(&mut session, verb)).await,
                 Noun::Trace(options) => Box::pin(trace::run(&mut session, options)).await,
                 Noun::Tenant(verb) => tenant::run(&mut session, verb).await,
                 Noun::Endpoint(verb) => endpoint::run(&mut session, verb).await,

@@ -260,6 +260,7 @@ mod tests {
                 endpoints: 0,
                 blocks: 0,
                 alarms: Vec::new(),
+                dns: None,
             }),
             age: Some(100),
             alive: true,

@@ -92,6 +92,7 @@ fn status(name: &str, applied: u64) -> NodeStatus {
         endpoints: 0,
         blocks: 0,
         alarms: vec![],
+        dns: None,
     }
 }
 

@@ -400,6 +400,7 @@ impl Api {
             endpoints: 0,
             blocks: 0,
             alarms: vec![],
+            dns: None,
         };
         let to = subject::of_status(&status.node);
         let bytes = Bytes::from(codec::to_bytes(&status));

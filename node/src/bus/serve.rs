@@ -112,6 +112,7 @@ impl Service {
             } => self.drain_group(tenant, group, revision).await,
             request @ (NodeRequest::Counters { .. }
             | NodeRequest::Trace(_)
+            | NodeRequest::Resolve(_)
             | NodeRequest::Examine) => inquiry::ask(&self.questions, request).await,
             NodeRequest::Cede {
                 tenant,

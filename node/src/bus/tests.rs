@@ -256,6 +256,7 @@ impl Node {
             endpoints: 0,
             blocks: 0,
             alarms: Vec::new(),
+            dns: None,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(run(Parts {

@@ -1,260 +1,213 @@
-//! Between hickory and the zone: DNS messages in and out.
+//! Between the sockets and the zone: questions in, answers out.
+//!
+//! What is ours is answered at once, within the socket's loop; what must wait, for the host's
+//! resolvers or for what isn't known yet, becomes a task, of which a domain has [`IN_FLIGHT`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bus_schema::TenantName;
-use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::PTR;
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_server::net::runtime::Time;
-use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
-use super::upstream::{Transport, Upstream};
-use super::zone::{self, Answer, Found, Question};
+use super::counters::Counters;
+use super::upstream::Upstream;
+use super::wire::{self, Code, Data, Parsed, Query, Said, Transport};
+use super::zone::{self, Answer, Asked, Question};
 use crate::projection::EndpointsView;
 
-/// Seconds that an answer may be remembered: containers come and go.
-const TTL: u32 = 5;
-/// Bytes of a UDP answer: what passes any path unfragmented (DNS flag day 2020).
-const UDP_MAX: u16 = 1232;
-/// Queries of one domain that wait for the host's resolvers; more are told to try again, so that
-/// one tenant's flood takes neither memory nor sockets from the others.
-const IN_FLIGHT: usize = 128;
-
+/// Queries of one domain that wait; more are told to try again, so that one tenant's flood takes
+/// neither memory nor sockets from the others.
+const IN_FLIGHT: usize = 256;
 /// How long a question waits for what isn't known yet, right after a start.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Answers the queries of one domain, or of the host.
+/// How names are answered, everywhere on this node.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub view: watch::Receiver<EndpointsView>,
+    pub upstream: Upstream,
+    pub counters: Counters,
+    /// In lower case, without dots around it.
+    pub suffix: String,
+    /// Seconds.
+    pub ttl: u32,
+}
+
+/// Answers the queries of one domain, or of the host. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Handler {
     tenant: Option<TenantName>,
-    view: watch::Receiver<EndpointsView>,
-    upstream: Arc<Upstream>,
+    shared: Arc<Shared>,
     in_flight: Arc<Semaphore>,
 }
 
-/// What goes back, beside the question.
-struct Outcome {
-    metadata: Metadata,
-    answers: Vec<Record>,
-    authorities: Vec<Record>,
-    additionals: Vec<Record>,
-    edns: Option<Edns>,
+/// What becomes of a message.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// The answer is written.
+    Answered,
+    /// It gets none.
+    Dropped,
+    /// It waits in [`Handler::finish`].
+    Waits(OwnedSemaphorePermit),
 }
 
 impl Handler {
-    pub(super) fn new(
-        tenant: Option<TenantName>,
-        view: watch::Receiver<EndpointsView>,
-        upstream: Arc<Upstream>,
-    ) -> Self {
+    pub(super) fn new(tenant: Option<TenantName>, shared: Arc<Shared>) -> Self {
         Self {
             tenant,
-            view,
-            upstream,
+            shared,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
         }
     }
 
-    async fn answer(&self, request: &Request) -> Outcome {
-        if request.metadata.op_code != OpCode::Query {
-            return empty(request, ResponseCode::NotImp);
-        }
-        let [query] = request.queries.queries() else {
-            return empty(request, ResponseCode::FormErr);
+    /// Answers over `out` what can be answered now.
+    pub(super) fn answer(
+        &self,
+        bytes: &[u8],
+        asker: IpAddr,
+        by: Transport,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        let counters = &self.shared.counters;
+        let query = match wire::parse(bytes) {
+            Parsed::Query(query) => query,
+            Parsed::Wrong(query, code) => {
+                self.say(&query, code, by, out);
+                return Step::Answered;
+            }
+            Parsed::Garbage => {
+                counters.malformed.fetch_add(1, Ordering::Relaxed);
+                return Step::Dropped;
+            }
         };
-        if request.version() > 0 {
-            return empty(request, ResponseCode::BADVERS);
+        if self.known(&query, asker, by, out) {
+            counters.answered.fetch_add(1, Ordering::Relaxed);
+            return Step::Answered;
         }
-        let query = query.original();
-        if query.query_class() == DNSClass::IN
-            && let Some(name) = text(query.name())
-        {
-            let question = match query.query_type() {
-                RecordType::A => Question::A,
-                RecordType::AAAA => Question::Aaaa,
-                RecordType::ANY => Question::Any,
-                RecordType::PTR => Question::Ptr,
-                _ => Question::Other,
-            };
-            match self.known(request.src().ip(), &name, question).await {
-                Answer::Addresses(Found { live, silent }) => {
-                    let all = rotated(live).chain(rotated(silent));
-                    return ours(request, query.name(), all.map(data_of));
-                }
-                Answer::Name(name) => {
-                    let pointer = Name::from_ascii(format!("{name}."));
-                    let pointer = pointer.map(|name| RData::PTR(PTR(name)));
-                    return ours(request, query.name(), pointer.into_iter());
-                }
-                Answer::Nobody => return empty(request, ResponseCode::NXDomain),
-                Answer::Later => return empty(request, ResponseCode::ServFail),
-                Answer::Forward => {}
+        match self.in_flight.clone().try_acquire_owned() {
+            Ok(permit) => Step::Waits(permit),
+            Err(_) => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                self.say(&query, Code::ServFail, by, out);
+                Step::Answered
             }
-        }
-        self.forward(request).await
-    }
-
-    /// What is said to a question; while not everything is known it waits for that.
-    async fn known(&self, asker: IpAddr, name: &str, question: Question) -> Answer {
-        let mut answer = self.look_up(asker, name, question);
-        if answer == Answer::Later
-            && let Ok(_permit) = self.in_flight.try_acquire()
-        {
-            let mut view = self.view.clone();
-            let complete = view.wait_for(EndpointsView::is_complete);
-            if timeout(PATIENCE, complete).await.is_ok() {
-                answer = self.look_up(asker, name, question);
-            }
-        }
-        answer
-    }
-
-    fn look_up(&self, asker: IpAddr, name: &str, question: Question) -> Answer {
-        match &self.tenant {
-            Some(tenant) => {
-                // A snapshot: the sender must not wait for us.
-                let view = self.view.borrow().clone();
-                zone::answer(&view, tenant, asker.to_canonical(), name, question)
-            }
-            None => Answer::Forward,
         }
     }
 
-    async fn forward(&self, request: &Request) -> Outcome {
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return empty(request, ResponseCode::ServFail);
+    /// Answers what had to wait: by the host's resolvers, or once everything is known.
+    pub(super) async fn finish(
+        &self,
+        bytes: &[u8],
+        asker: IpAddr,
+        by: Transport,
+        _permit: OwnedSemaphorePermit,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Parsed::Query(query) = wire::parse(bytes) else {
+            return out;
         };
-        let transport = match request.protocol() {
-            Protocol::Udp => Transport::Udp,
-            _ => Transport::Tcp,
-        };
-        match self.upstream.ask(request.as_slice(), transport).await {
-            Ok(reply) => relayed(request, reply),
+        let mut view = self.shared.view.clone();
+        if self.tenant.is_some() && !view.borrow().is_complete() {
+            let complete = timeout(PATIENCE, view.wait_for(EndpointsView::is_complete));
+            if complete.await.is_err() {
+                self.failed(&query, by, &mut out);
+                return out;
+            }
+            if self.known(&query, asker, by, &mut out) {
+                return out;
+            }
+        }
+        match self.shared.upstream.ask(query.bytes(), by).await {
+            Ok(mut reply) => {
+                self.shared
+                    .counters
+                    .forwarded
+                    .fetch_add(1, Ordering::Relaxed);
+                wire::relay(&query, &mut reply, self.shared.ttl, by);
+                reply
+            }
             Err(error) => {
                 tracing::debug!(%error, "not forwarded");
-                empty(request, ResponseCode::ServFail)
+                self.failed(&query, by, &mut out);
+                out
             }
         }
     }
-}
 
-#[async_trait::async_trait]
-impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        mut responder: R,
-    ) -> ResponseInfo {
-        let mut outcome = self.answer(request).await;
-        outcome.edns = request.edns.as_ref().map(|asked| {
-            let mut edns = outcome.edns.take().unwrap_or_default();
-            edns.set_max_payload(asked.max_payload().clamp(512, UDP_MAX));
-            edns
-        });
-        let metadata = outcome.metadata;
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &outcome.edns {
-            builder.edns(edns);
-        }
-        let response = builder.build(
-            metadata,
-            &outcome.answers,
-            &outcome.authorities,
-            [],
-            &outcome.additionals,
-        );
-        match responder.send_response(response).await {
-            Ok(info) => info,
-            Err(error) => {
-                // Who asked is gone; a client asks again.
-                tracing::debug!(%error, "answer not sent");
-                Header {
-                    metadata,
-                    counts: HeaderCounts::default(),
-                }
-                .into()
+    /// False: it isn't for us to say, or not yet.
+    fn known(&self, query: &Query<'_>, asker: IpAddr, by: Transport, out: &mut Vec<u8>) -> bool {
+        let (Some(tenant), Some(name), wire::IN) = (&self.tenant, query.name(), query.class) else {
+            return false;
+        };
+        let question = match query.kind {
+            wire::A => Question::A,
+            wire::AAAA => Question::Aaaa,
+            wire::ANY => Question::Any,
+            wire::PTR => Question::Ptr,
+            _ => Question::Other,
+        };
+        let suffix = self.shared.suffix.as_str();
+        let asked = Asked {
+            tenant,
+            asker,
+            name,
+            suffix,
+        };
+        // The lock is held while one name is looked up, no longer.
+        let answer = zone::answer(&self.shared.view.borrow(), &asked, question);
+        // A name is a zone of its own, but for those that our own zone's name ends.
+        let zone = match name.ends_with(suffix) {
+            true => suffix.len() + 2,
+            false => usize::MAX,
+        };
+        let said = Said {
+            code: Code::NoError,
+            authoritative: true,
+            ttl: self.shared.ttl,
+            zone: Some(zone),
+        };
+        match answer {
+            Answer::Addresses(mut found) => {
+                rotate(&mut found.live);
+                rotate(&mut found.silent);
+                let all = found.live.into_iter().chain(found.silent);
+                query.answer(said, all.map(Data::Address), by, out);
             }
+            Answer::Name(name) => query.answer(said, [Data::Name(&name)].into_iter(), by, out),
+            Answer::Nobody => {
+                let code = Code::NxDomain;
+                query.answer(Said { code, ..said }, std::iter::empty(), by, out);
+            }
+            Answer::Forward | Answer::Later => return false,
         }
+        true
     }
-}
 
-/// A name as people write it, without the last dot; `None`: none that an endpoint could bear.
-fn text(name: &Name) -> Option<String> {
-    let mut text = String::new();
-    for label in name.iter() {
-        let label = std::str::from_utf8(label).ok()?;
-        if label.contains('.') {
-            return None;
-        }
-        if !text.is_empty() {
-            text.push('.');
-        }
-        text += label;
+    fn failed(&self, query: &Query<'_>, by: Transport, out: &mut Vec<u8>) {
+        self.shared.counters.failed.fetch_add(1, Ordering::Relaxed);
+        self.say(query, Code::ServFail, by, out);
     }
-    Some(text)
+
+    fn say(&self, query: &Query<'_>, code: Code, by: Transport, out: &mut Vec<u8>) {
+        let said = Said {
+            code,
+            authoritative: false,
+            ttl: self.shared.ttl,
+            zone: None,
+        };
+        query.answer(said, std::iter::empty(), by, out);
+    }
 }
 
 /// From a random member on, so that who takes the first one takes each equally often, whatever
 /// other names are asked for in between.
-fn rotated(mut addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
-    if !addresses.is_empty() {
+fn rotate(addresses: &mut [IpAddr]) {
+    if addresses.len() > 1 {
         let first = fastrand::usize(..addresses.len());
         addresses.rotate_left(first);
-    }
-    addresses.into_iter()
-}
-
-fn empty(request: &Request, code: ResponseCode) -> Outcome {
-    let mut metadata = Metadata::response_from_request(&request.metadata);
-    metadata.recursion_available = true;
-    metadata.response_code = code;
-    let mut edns = None;
-    if code == ResponseCode::BADVERS {
-        // Its upper bits travel in the OPT record (RFC 6891 §6.1.3).
-        let mut opt = Edns::new();
-        opt.set_rcode_high(code.high());
-        edns = Some(opt);
-    }
-    Outcome {
-        metadata,
-        answers: Vec::new(),
-        authorities: Vec::new(),
-        additionals: Vec::new(),
-        edns,
-    }
-}
-
-fn data_of(address: IpAddr) -> RData {
-    match address {
-        IpAddr::V4(v4) => RData::A(v4.into()),
-        IpAddr::V6(v6) => RData::AAAA(v6.into()),
-    }
-}
-
-fn ours(request: &Request, name: &Name, data: impl Iterator<Item = RData>) -> Outcome {
-    let mut outcome = empty(request, ResponseCode::NoError);
-    outcome.metadata.authoritative = true;
-    outcome.answers = data
-        .map(|data| Record::from_rdata(name.clone(), TTL, data))
-        .collect();
-    outcome
-}
-
-fn relayed(request: &Request, reply: Message) -> Outcome {
-    let mut metadata = reply.metadata;
-    metadata.id = request.metadata.id;
-    Outcome {
-        metadata,
-        answers: reply.answers,
-        authorities: reply.authorities,
-        additionals: reply.additionals,
-        edns: reply.edns,
     }
 }

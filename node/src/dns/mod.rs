@@ -1,18 +1,23 @@
 //! Names: one server per domain, and a plain forwarder in the host's namespace.
 //!
 //! ```text
-//! socket (in the domain) ─▶ hickory, tcp ─▶ handler ─▶ zone [pure]: the asker's network knows the name
-//!                                              └─────▶ upstream: everything else, from the host
+//! socket (in the domain) ─▶ udp, tcp ─▶ wire [pure] ─▶ handler ─▶ zone [pure]: the asker's network knows the name
+//!                                                         └─────▶ upstream: everything else, from the host
 //! ```
 //!
 //! The asker is known by its source address, so a server answers the askers of its own domain
 //! only. Dropping the handle stops every server. The daemon calls `serve_domain` when a domain is
 //! in the kernel and `drop_domain` before it goes.
 
+mod counters;
+mod explain;
 mod handler;
+mod pool;
 mod socket;
 mod tcp;
+mod udp;
 mod upstream;
+mod wire;
 pub mod zone;
 
 use std::collections::BTreeMap;
@@ -21,17 +26,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bus_schema::TenantName;
-use hickory_server::Server;
+use bus_schema::lookup::{Lookup, Resolution};
+use bus_schema::node::DnsCounters;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::handler::Handler;
+use self::counters::Counters;
+use self::handler::{Handler, Shared};
 use self::socket::{Identity, Sockets};
 pub use self::socket::{SocketError, SocketPlace};
 use self::upstream::Upstream;
 pub use self::zone::SUFFIX;
 use crate::projection::EndpointsView;
 
+/// Seconds.
+const TTL: u32 = 5;
 /// Between two attempts to open a server's sockets.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -39,12 +48,19 @@ const AGAIN: Duration = Duration::from_millis(300);
 pub struct Config {
     /// The host's resolvers; read again when it changes. Usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// May stand behind every name of ours, in lower case.
+    pub suffix: String,
+    /// Seconds that an answer may be remembered, also that there is nothing: containers come and
+    /// go.
+    pub ttl: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            suffix: SUFFIX.to_owned(),
+            ttl: TTL,
         }
     }
 }
@@ -52,14 +68,13 @@ impl Default for Config {
 /// The servers. Cheap to clone; they stop with the last handle.
 #[derive(Debug, Clone)]
 pub struct DnsHandle {
-    shared: Arc<Shared>,
+    running: Arc<Running>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    view: watch::Receiver<EndpointsView>,
-    upstream: Arc<Upstream>,
-    servers: Mutex<BTreeMap<Key, Running>>,
+struct Running {
+    answers: Arc<Shared>,
+    servers: Mutex<BTreeMap<Key, Server>>,
     troubles: Arc<Mutex<BTreeMap<Key, String>>>,
 }
 
@@ -67,7 +82,7 @@ struct Shared {
 type Key = Option<TenantName>;
 
 #[derive(Debug)]
-struct Running {
+struct Server {
     place: SocketPlace,
     identity: Option<Identity>,
     /// Stops the server when dropped.
@@ -78,9 +93,14 @@ struct Running {
 /// namespace: what is forwarded is sent from there.
 pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> DnsHandle {
     DnsHandle {
-        shared: Arc::new(Shared {
-            view,
-            upstream: Arc::new(Upstream::new(config.resolv_conf)),
+        running: Arc::new(Running {
+            answers: Arc::new(Shared {
+                view,
+                upstream: Upstream::new(config.resolv_conf),
+                counters: Counters::default(),
+                suffix: config.suffix,
+                ttl: config.ttl,
+            }),
             servers: Mutex::default(),
             troubles: Arc::default(),
         }),
@@ -106,9 +126,26 @@ impl DnsHandle {
         self.serve(None, SocketPlace::Host);
     }
 
+    /// What became of the messages so far.
+    pub fn counters(&self) -> DnsCounters {
+        self.running.answers.counters.read()
+    }
+
+    /// What a container of this node is told about a name, and why.
+    pub fn explain(&self, lookup: &Lookup) -> Resolution {
+        let Shared {
+            view,
+            suffix,
+            upstream,
+            ttl,
+            ..
+        } = &*self.running.answers;
+        explain::resolution(&view.borrow(), lookup, suffix, &upstream.addresses(), *ttl)
+    }
+
     /// Servers that can't be opened now, and why; the host's under `host`.
     pub fn troubles(&self) -> BTreeMap<String, String> {
-        lock(&self.shared.troubles)
+        lock(&self.running.troubles)
             .iter()
             .map(|(key, reason)| (shown(key), reason.clone()))
             .collect()
@@ -116,7 +153,7 @@ impl DnsHandle {
 
     fn serve(&self, key: Key, place: SocketPlace) {
         let identity = place.identity();
-        let mut servers = lock(&self.shared.servers);
+        let mut servers = lock(&self.running.servers);
         if servers
             .get(&key)
             .is_some_and(|it| it.place == place && it.identity == identity)
@@ -126,28 +163,24 @@ impl DnsHandle {
         // The old one gives its port back first, when it is the same namespace.
         servers.remove(&key);
         let stop = CancellationToken::new();
-        let server = Serving {
+        let serving = Serving {
             key: key.clone(),
             place: place.clone(),
-            handler: Handler::new(
-                key.clone(),
-                self.shared.view.clone(),
-                self.shared.upstream.clone(),
-            ),
-            troubles: self.shared.troubles.clone(),
+            handler: Handler::new(key.clone(), self.running.answers.clone()),
+            troubles: self.running.troubles.clone(),
         };
-        tokio::spawn(server.run(stop.clone()));
-        let running = Running {
+        tokio::spawn(serving.run(stop.clone()));
+        let server = Server {
             place,
             identity,
             _stop: stop.drop_guard(),
         };
-        servers.insert(key, running);
+        servers.insert(key, server);
     }
 
     fn stop(&self, key: &Key) {
-        lock(&self.shared.servers).remove(key);
-        lock(&self.shared.troubles).remove(key);
+        lock(&self.running.servers).remove(key);
+        lock(&self.running.troubles).remove(key);
     }
 }
 
@@ -187,13 +220,8 @@ impl Serving {
 
     /// Serves until told to stop, or until a socket fails; returns why.
     async fn serve(&self, sockets: Sockets, stop: &CancellationToken) -> String {
-        let mut server = Server::new(self.handler.clone());
-        server.register_socket(sockets.udp);
         tokio::select! {
-            ended = server.block_until_done() => match ended {
-                Ok(()) => "its sockets closed".to_owned(),
-                Err(error) => error.to_string(),
-            },
+            error = udp::serve(sockets.udp, self.handler.clone()) => error.to_string(),
             () = tcp::serve(sockets.tcp, self.handler.clone()) => "its listener ended".to_owned(),
             () = stop.cancelled() => String::new(),
         }

@@ -1,29 +1,21 @@
 //! DNS over TCP, with a bound on its connections.
 //!
-//! hickory's own listener accepts without limit, and spins when the process has no file
-//! descriptor left: one container could take the daemon's from everybody. Here a domain has
-//! [`CONNECTIONS`] of them; more wait in the kernel's backlog until one falls silent or ends.
+//! Without one, one container could take the daemon's file descriptors from everybody. A domain
+//! has [`CONNECTIONS`] of them; more wait in the kernel's backlog until one falls silent or ends.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::MessageType;
-use hickory_proto::rr::Record;
-use hickory_proto::serialize::binary::BinEncoder;
-use hickory_server::net::NetError;
-use hickory_server::net::runtime::TokioTime;
-use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponse;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::handler::Handler;
+use super::handler::{Handler, Step};
+use super::wire::Transport;
 
 /// Connections of one domain at once.
 const CONNECTIONS: usize = 64;
@@ -62,17 +54,22 @@ pub(super) async fn serve(listener: TcpListener, handler: Handler) {
 
 /// Answers one query after another, until the asker ends, is silent or says nonsense.
 async fn converse(mut stream: TcpStream, asker: SocketAddr, handler: &Handler) -> io::Result<()> {
+    let asker = asker.ip().to_canonical();
+    let mut answer = Vec::new();
     loop {
         let query = timeout(IDLE, receive(&mut stream)).await??;
-        let request = Request::from_bytes(query, asker, Protocol::Tcp).map_err(io::Error::other)?;
-        if request.metadata.message_type == MessageType::Response {
-            return Ok(());
+        match handler.answer(&query, asker, Transport::Tcp, &mut answer) {
+            Step::Answered => {}
+            Step::Dropped => return Ok(()),
+            Step::Waits(permit) => {
+                answer = handler.finish(&query, asker, Transport::Tcp, permit).await;
+            }
         }
-        let written = Written::default();
-        handler
-            .handle_request::<_, TokioTime>(&request, written.clone())
-            .await;
-        timeout(IDLE, stream.write_all(&written.framed()?)).await??;
+        // Behind its length (RFC 1035 §4.2.2).
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend_from_slice(&answer);
+        timeout(IDLE, stream.write_all(&framed)).await??;
     }
 }
 
@@ -81,41 +78,4 @@ async fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut query = vec![0; usize::from(length)];
     stream.read_exact(&mut query).await?;
     Ok(query)
-}
-
-/// The encoded answer, for who sends it.
-#[derive(Debug, Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Written {
-    /// Behind its length, as TCP wants it (RFC 1035 §4.2.2).
-    fn framed(&self) -> io::Result<Vec<u8>> {
-        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        let mut framed = length.to_be_bytes().to_vec();
-        framed.extend_from_slice(&answer);
-        Ok(framed)
-    }
-}
-
-#[async_trait::async_trait]
-impl ResponseHandler for Written {
-    async fn send_response<'a>(
-        &mut self,
-        response: MessageResponse<
-            '_,
-            'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-        >,
-    ) -> Result<ResponseInfo, NetError> {
-        let mut bytes = Vec::with_capacity(512);
-        let mut encoder = BinEncoder::new(&mut bytes);
-        encoder.set_max_size(u16::MAX);
-        let info = response.destructive_emit(&mut encoder)?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
-        Ok(info)
-    }
 }

@@ -1,38 +1,37 @@
 //! The host's resolvers: everything that isn't ours is asked there, from the host's namespace.
 //!
-//! Each query has a socket of its own, connected, so that only the asked resolver's reply to this
-//! id and this question counts. Whoever asks hears within [`PATIENCE`], whatever the resolvers do.
+//! Whoever asks hears within [`PATIENCE`], whatever the resolvers do. A resolver that was silent is
+//! asked last for a while; when all of them were, they are asked at once and waited for briefly.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::pool::Pool;
+use super::wire::{self, Code, Transport};
 use crate::resource::DNS_ADDRESS;
 
 /// For an answer of any resolver. Clients ask again after 5 s (resolv.conf(5)), Docker after 3 s.
 const PATIENCE: Duration = Duration::from_millis(1_800);
+/// The same, when all of them have just been silent.
+const BRIEF: Duration = Duration::from_millis(300);
 /// After this silence the next resolver is asked too, or the only one again.
 const NEXT: Duration = Duration::from_millis(500);
+/// How long a resolver's silence is remembered.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Resolvers that are asked; more are ignored, as resolv.conf(5) has it.
 const RESOLVERS: usize = 3;
 /// Times that resolvers are asked about one query.
 const ATTEMPTS: usize = 3;
 const PORT: u16 = 53;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    Udp,
-    Tcp,
-}
 
 /// Why a query has no reply.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +53,20 @@ pub(super) struct Upstream {
 #[derive(Debug, Default)]
 struct Known {
     stamp: Option<Stamp>,
-    resolvers: Arc<[SocketAddr]>,
+    resolvers: Arc<[Resolver]>,
+}
+
+#[derive(Debug)]
+struct Resolver {
+    address: SocketAddr,
+    pool: Pool,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    answered: Option<Instant>,
+    silent_until: Option<Instant>,
 }
 
 /// Tells a file from a changed one; who writes it may replace it within one tick of its clock.
@@ -68,27 +80,30 @@ impl Upstream {
         }
     }
 
-    /// Forwards a query, byte for byte but for its id; the reply is the first good one.
-    pub(super) async fn ask(
-        &self,
-        query: &[u8],
-        transport: Transport,
-    ) -> Result<Message, ForwardError> {
+    /// Forwards a query, byte for byte but for its id; the reply, of at least a header, is the
+    /// first good one.
+    pub(super) async fn ask(&self, query: &[u8], by: Transport) -> Result<Vec<u8>, ForwardError> {
         let resolvers = self.resolvers();
         if resolvers.is_empty() {
             let path = self.resolv_conf.display().to_string();
             return Err(ForwardError::NoResolver(path));
         }
-        race(&resolvers, query, transport).await
+        race(&resolvers, query, by).await
+    }
+
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        let resolvers = self.resolvers();
+        resolvers.iter().map(|it| it.address.ip()).collect()
     }
 
     /// The resolvers as the file names them now.
-    fn resolvers(&self) -> Arc<[SocketAddr]> {
+    fn resolvers(&self) -> Arc<[Resolver]> {
         let stamp = stamp(&self.resolv_conf);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.stamp != stamp || stamp.is_none() {
             let text = std::fs::read(&self.resolv_conf).unwrap_or_default();
-            known.resolvers = parse(&String::from_utf8_lossy(&text)).into();
+            let addresses = parse(&String::from_utf8_lossy(&text));
+            known.resolvers = addresses.into_iter().map(Resolver::new).collect();
             known.stamp = stamp;
         }
         known.resolvers.clone()
@@ -129,25 +144,37 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 /// Asks one resolver after another, without giving up on those asked before.
 async fn race(
-    resolvers: &[SocketAddr],
+    resolvers: &[Resolver],
     query: &[u8],
-    transport: Transport,
-) -> Result<Message, ForwardError> {
-    let deadline = Instant::now() + PATIENCE;
-    let attempts = ATTEMPTS.max(resolvers.len());
-    let mut next = resolvers.iter().cycle().take(attempts).peekable();
+    by: Transport,
+) -> Result<Vec<u8>, ForwardError> {
+    let begin = Instant::now();
+    let mut order: Vec<&Resolver> = resolvers.iter().collect();
+    order.sort_by_key(|resolver| resolver.is_silent(begin));
+    let hopeless = order.iter().all(|resolver| resolver.is_silent(begin));
+    let (patience, pause) = match hopeless {
+        true => (BRIEF, Duration::ZERO),
+        false => (PATIENCE, NEXT),
+    };
+    let deadline = begin + patience;
+    let attempts = if hopeless {
+        order.len()
+    } else {
+        ATTEMPTS.max(order.len())
+    };
+    let mut next = order.iter().cycle().take(attempts).peekable();
     let mut asked = FuturesUnordered::new();
     let mut worst = ForwardError::Silent;
     let mut unhelpful = None;
     while Instant::now() < deadline {
         match next.next() {
-            Some(resolver) => asked.push(one(*resolver, query, transport)),
+            Some(resolver) => asked.push(resolver.ask(query, by)),
             None if asked.is_empty() => break,
             None => {}
         }
         let until = match next.peek() {
             None => deadline,
-            Some(_) => deadline.min(Instant::now() + NEXT),
+            Some(_) => deadline.min(Instant::now() + pause),
         };
         match timeout_at(until, asked.next()).await {
             Ok(Some(Ok(reply))) if helpful(&reply) => return Ok(reply),
@@ -160,62 +187,71 @@ async fn race(
 }
 
 /// Another resolver may know better than one that fails or refuses.
-fn helpful(reply: &Message) -> bool {
-    !matches!(
-        reply.metadata.response_code,
-        ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp
-    )
+fn helpful(reply: &[u8]) -> bool {
+    let code = wire::code_of(reply);
+    ![Code::ServFail, Code::Refused, Code::NotImp]
+        .iter()
+        .any(|it| *it as u8 == code)
 }
 
-async fn one(resolver: SocketAddr, query: &[u8], transport: Transport) -> io::Result<Message> {
-    let mut query = query.to_vec();
-    let asked = Message::from_vec(&query).map_err(io::Error::other)?;
-    // Unguessable, as the port is, so that nobody off the path can answer.
-    let [a, b, ..] = *uuid::Uuid::new_v4().as_bytes();
-    let id = u16::from_be_bytes([a, b]);
-    if let Some(place) = query.get_mut(..2) {
-        place.copy_from_slice(&[a, b]);
+impl Resolver {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            pool: Pool::new(address),
+            health: Mutex::default(),
+        }
     }
-    let answers = |reply: &Message| {
-        reply.metadata.id == id
-            && reply.metadata.message_type == MessageType::Response
-            && reply.queries == asked.queries
-    };
-    match transport {
-        Transport::Udp => by_udp(resolver, &query, answers).await,
-        Transport::Tcp => by_tcp(resolver, &query, answers).await,
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.health().silent_until.is_some_and(|until| now < until)
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, query: &[u8], by: Transport) -> io::Result<Vec<u8>> {
+        // Until it answers it counts as silent, from the moment when the next one is asked.
+        let mut asked = Unanswered {
+            resolver: self,
+            since: Some(Instant::now()),
+        };
+        let reply = match by {
+            Transport::Udp => self.pool.ask(query).await,
+            Transport::Tcp => by_tcp(self.address, query).await,
+        };
+        // Also a word that nobody listens there comes at once, and costs nobody time.
+        asked.since = None;
+        if reply.is_ok() {
+            *self.health() = Health {
+                answered: Some(Instant::now()),
+                silent_until: None,
+            };
+        }
+        reply
     }
 }
 
-async fn by_udp(
-    resolver: SocketAddr,
-    query: &[u8],
-    answers: impl Fn(&Message) -> bool,
-) -> io::Result<Message> {
-    let any: IpAddr = match resolver {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(resolver).await?;
-    socket.send(query).await?;
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        let reply = Message::from_vec(&buffer[..length]);
-        if let Ok(reply) = reply
-            && answers(&reply)
-        {
-            return Ok(reply);
+/// Notes a resolver's silence when its query is given up.
+struct Unanswered<'a> {
+    resolver: &'a Resolver,
+    since: Option<Instant>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let (now, Some(since)) = (Instant::now(), self.since) else {
+            return;
+        };
+        let mut health = self.resolver.health();
+        if now >= since + BRIEF && health.answered.is_none_or(|answered| answered < since) {
+            health.silent_until = Some(now + SILENCE);
         }
     }
 }
 
-async fn by_tcp(
-    resolver: SocketAddr,
-    query: &[u8],
-    answers: impl Fn(&Message) -> bool,
-) -> io::Result<Message> {
+async fn by_tcp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(resolver).await?;
     let mut message = length.to_be_bytes().to_vec();
@@ -223,8 +259,7 @@ async fn by_tcp(
     stream.write_all(&message).await?;
     let mut reply = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut reply).await?;
-    let reply = Message::from_vec(&reply).map_err(io::Error::other)?;
-    if answers(&reply) {
+    if reply.len() >= wire::HEADER && reply[..2] == query[..2] && wire::is_reply_to(&reply, query) {
         Ok(reply)
     } else {
         Err(io::Error::other("the reply is to another question"))
@@ -257,6 +292,6 @@ mod tests {
         let other = dir.path().join("other");
         std::fs::write(&other, "nameserver 10.0.0.2\n").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert_eq!(upstream.resolvers()[0].ip().to_string(), "10.0.0.2");
+        assert_eq!(upstream.resolvers()[0].address.ip().to_string(), "10.0.0.2");
     }
 }

@@ -15,6 +15,31 @@ use crate::projection::{EndpointsView, full_name};
 /// May stand behind every name of ours; whatever else ends so is nobody's.
 pub const SUFFIX: &str = "contiv.local";
 
+/// A suffix as people write it, with or without dots around it.
+pub fn suffix(text: &str) -> Result<String, String> {
+    let suffix = text.trim_matches('.').to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        (1..=63).contains(&label.len()) && label.chars().all(known)
+    };
+    // A container's name and a network's stand before it, in 255 bytes.
+    if suffix.len() > 100 || !suffix.split('.').all(is_label) {
+        return Err("labels of letters, digits, `-` and `_` joined by dots, up to 100 characters, such as contiv.local".to_owned());
+    }
+    Ok(suffix)
+}
+
+/// A name, and who asks for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub tenant: &'a TenantName,
+    pub asker: IpAddr,
+    /// In lower case, without its last dot.
+    pub name: &'a str,
+    /// The node's own [`SUFFIX`].
+    pub suffix: &'a str,
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
@@ -52,14 +77,14 @@ pub struct Found {
     pub silent: Vec<IpAddr>,
 }
 
-/// Looks `name` up, without its last dot and in any case, for who has the address `asker`.
-pub fn answer(
-    view: &EndpointsView,
-    tenant: &TenantName,
-    asker: IpAddr,
-    name: &str,
-    question: Question,
-) -> Answer {
+/// Looks a name up.
+pub fn answer(view: &EndpointsView, asked: &Asked<'_>, question: Question) -> Answer {
+    let Asked {
+        tenant,
+        asker,
+        name,
+        suffix,
+    } = *asked;
     let unknown = |answer| {
         if view.is_complete() {
             answer
@@ -70,18 +95,16 @@ pub fn answer(
     if let Some(address) = reverse(name) {
         return match (view.at(tenant, address), question) {
             (None, _) => unknown(Answer::Forward),
-            (Some(endpoint), Question::Ptr | Question::Any) => Answer::Name(name_of(endpoint)),
+            (Some(endpoint), Question::Ptr | Question::Any) => {
+                Answer::Name(name_of(endpoint, suffix))
+            }
             (Some(_), _) => Answer::Addresses(Found::default()),
         };
     }
-    let name = name.to_ascii_lowercase();
-    let (name, ours) = match name.strip_suffix(SUFFIX) {
-        Some("") => return Answer::Nobody,
-        Some(rest) => match rest.strip_suffix('.') {
-            Some(name) => (name, true),
-            None => (name.as_str(), false),
-        },
-        None => (name.as_str(), false),
+    let (name, ours) = match without_suffix(name, suffix) {
+        Some("") => return Answer::Addresses(Found::default()),
+        Some(name) => (name, true),
+        None => (name, false),
     };
     let bearers = look_up(view, tenant, asker, name);
     if bearers.is_empty() {
@@ -107,9 +130,17 @@ pub fn answer(
     Answer::Addresses(found)
 }
 
+/// What stands before the suffix; `None`: it isn't there.
+pub(super) fn without_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+    match name.strip_suffix(suffix)? {
+        "" => Some(""),
+        rest => rest.strip_suffix('.'),
+    }
+}
+
 /// A name of the asker's networks before the same as `NAME.NETWORK`: containers' names may have
 /// dots. `name` is in lower case.
-fn look_up<'a>(
+pub(super) fn look_up<'a>(
     view: &'a EndpointsView,
     tenant: &TenantName,
     asker: IpAddr,
@@ -131,8 +162,7 @@ fn look_up<'a>(
 }
 
 /// The address that a name of `in-addr.arpa` or `ip6.arpa` stands for.
-fn reverse(name: &str) -> Option<IpAddr> {
-    let name = name.to_ascii_lowercase();
+pub(super) fn reverse(name: &str) -> Option<IpAddr> {
     if let Some(octets) = name.strip_suffix(".in-addr.arpa") {
         let octets: Vec<&str> = octets.rsplit('.').collect();
         return octets.join(".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
@@ -151,13 +181,13 @@ fn reverse(name: &str) -> Option<IpAddr> {
 }
 
 /// What an endpoint is called from everywhere in its tenant.
-fn name_of(endpoint: &Endpoint) -> String {
+fn name_of(endpoint: &Endpoint, suffix: &str) -> String {
     let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
-    format!("{name}.{}.{SUFFIX}", endpoint.network)
+    format!("{name}.{}.{suffix}", endpoint.network)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use bus_schema::MacAddr;
@@ -166,7 +196,7 @@ mod tests {
 
     /// `TENANT NETWORK NAME ADDRESS…`, with `NAME@CONTAINER` for a container of several endpoints,
     /// `NETWORK/GROUP` for a member of a group, and `TENANT%NODE` where it isn't on n1.
-    fn view(lines: &[&str]) -> EndpointsView {
+    pub(in crate::dns) fn view(lines: &[&str]) -> EndpointsView {
         let mut view = EndpointsView::default();
         for (number, line) in lines.iter().enumerate() {
             let words: Vec<&str> = line.split(' ').collect();
@@ -210,7 +240,13 @@ mod tests {
     fn check(view: &EndpointsView, asker: &str, name: &str, question: Question, expected: &str) {
         let (tenant, asker) = asker.split_once('/').unwrap();
         let tenant = tenant.parse().unwrap();
-        let answer = answer(view, &tenant, asker.parse().unwrap(), name, question);
+        let asked = Asked {
+            tenant: &tenant,
+            asker: asker.parse().unwrap(),
+            name: &name.to_lowercase(),
+            suffix: SUFFIX,
+        };
+        let answer = answer(view, &asked, question);
         let shown = match answer {
             Answer::Forward => "forward".to_owned(),
             Answer::Nobody => "nobody".to_owned(),
@@ -373,8 +409,16 @@ mod tests {
             Question::A,
             "nobody",
         );
-        check(&view, web, "contiv.local", Question::A, "nobody");
+        check(&view, web, "contiv.local", Question::A, "[]");
         check(&view, web, "notcontiv.local", Question::A, "forward");
+    }
+
+    #[test]
+    fn a_suffix_is_taken_with_or_without_its_dots() {
+        assert_eq!(suffix(".Svc.Example."), Ok("svc.example".to_owned()));
+        for wrong in ["", ".", "a..b", "a b", &"x".repeat(64), &"x.".repeat(60)] {
+            assert!(suffix(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

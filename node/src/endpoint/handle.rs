@@ -379,6 +379,7 @@ impl EndpointsHandle {
                 NodeReply::Status(_)
                 | NodeReply::Counters { .. }
                 | NodeReply::Traced(_)
+                | NodeReply::Resolved(_)
                 | NodeReply::Examined(_),
             ) => {
                 return Err(not_ceded("misunderstood".to_owned()));

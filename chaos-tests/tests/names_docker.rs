@@ -1,0 +1,181 @@
+//! Names of real containers in real engines on two nodes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use chaos_tests::{Asker, Outcome, SOON, Told, create};
+use lab::{Error, IMAGE, Lab, Spec, wait_until};
+
+const A_SECOND: Duration = Duration::from_secs(1);
+
+fn engines() -> Result<Lab, Error> {
+    let lab = Lab::up(&Spec::test(2).docker(true))?;
+    for node in lab.nodes() {
+        lab.import_image(&node)?;
+    }
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    Ok(lab)
+}
+
+/// `docker LINE` that must succeed; its output, trimmed.
+fn done(lab: &Lab, node: &str, line: &str) -> Result<String, Error> {
+    let line: Vec<&str> = std::iter::once("docker").chain(line.split(' ')).collect();
+    Ok(lab.run(node, &line)?.stdout.trim().to_owned())
+}
+
+fn run(lab: &Lab, node: &str, name: &str, more: &str) -> Outcome {
+    let line = format!("run -d --name={name} {more} {IMAGE} sleep 1000000");
+    done(lab, node, &line).map(drop)
+}
+
+fn pid(lab: &Lab, node: &str, name: &str) -> Result<String, Error> {
+    done(lab, node, &format!("inspect -f {{{{.State.Pid}}}} {name}"))
+}
+
+/// Who asks from inside a container, past Docker's resolver.
+fn asker(lab: &Lab, node: &str, name: &str) -> Result<Asker, Error> {
+    Asker::in_process(lab, node, &pid(lab, node, name)?)
+}
+
+fn knows(asker: &Asker, name: &str) -> Outcome {
+    wait_until(&format!("{name} is known"), SOON, || {
+        !asker.addresses(name).is_empty()
+    })
+}
+
+/// How long until a name is nobody's.
+fn until_gone(asker: &Asker, name: &str) -> Result<Duration, Error> {
+    let since = Instant::now();
+    wait_until(&format!("{name} is gone"), SOON, || {
+        asker.ask(name) == Told::NotThere
+    })?;
+    Ok(since.elapsed())
+}
+
+#[test]
+fn names_follow_a_container_through_its_life() -> Outcome {
+    let lab = engines()?;
+    run(&lab, "node-1", "web", "--net=contiv-net")?;
+    run(
+        &lab,
+        "node-2",
+        "db",
+        "--net=contiv-net --network-alias=mysql",
+    )?;
+    let web = asker(&lab, "node-1", "web")?;
+    knows(&web, "mysql")?;
+    let db = web.addresses("db");
+    assert_eq!(web.addresses("mysql"), db);
+
+    done(&lab, "node-2", "rename db database")?;
+    let took = until_gone(&web, "db")?;
+    assert!(took < A_SECOND, "renamed {took:?} ago");
+    assert_eq!(web.addresses("database"), db);
+    assert_eq!(web.addresses("mysql"), db, "an alias stays");
+
+    let process = pid(&lab, "node-2", "database")?;
+    lab.run("node-2", &["kill", "-9", &process])?;
+    let took = until_gone(&web, "database")?;
+    assert!(took < A_SECOND, "killed {took:?} ago");
+    assert_eq!(web.ask("mysql"), Told::NotThere);
+
+    done(&lab, "node-2", "start database")?;
+    knows(&web, "mysql")?;
+    done(&lab, "node-2", "stop -t 0 database")?;
+    let took = until_gone(&web, "database")?;
+    assert!(took < A_SECOND, "stopped {took:?} ago");
+    Ok(())
+}
+
+#[test]
+fn a_container_has_a_name_in_each_of_its_networks() -> Outcome {
+    let lab = engines()?;
+    create(&lab, "second", "20.1.2.0/24")?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "pool"])?;
+    run(&lab, "node-1", "both", "--net=pool.contiv-net")?;
+    done(&lab, "node-1", "network connect --alias=other second both")?;
+    run(&lab, "node-2", "one", "--net=contiv-net")?;
+    run(&lab, "node-2", "two", "--net=second")?;
+    let (one, two) = (asker(&lab, "node-2", "one")?, asker(&lab, "node-2", "two")?);
+    knows(&two, "other")?;
+    let (first, second) = (one.addresses("both"), two.addresses("both"));
+    assert!(first[0].starts_with("20.1.1.") && second[0].starts_with("20.1.2."));
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_eq!(one.addresses("pool"), first);
+    assert_eq!(
+        two.ask("pool"),
+        Told::NotThere,
+        "a group of another network"
+    );
+    assert_eq!(two.addresses("pool.contiv-net"), first);
+    assert_eq!(one.addresses("other.second"), second);
+    assert_eq!(one.ask("other"), Told::NotThere);
+    let both = asker(&lab, "node-1", "both")?;
+    for name in ["one", "two"] {
+        assert_eq!(both.addresses(name).len(), 1, "{name} from both networks");
+    }
+    done(&lab, "node-1", "network disconnect second both")?;
+    until_gone(&two, "both")?;
+    assert_eq!(one.addresses("both"), first);
+    Ok(())
+}
+
+/// `--dns`, `--dns-search` and `--network-alias` as people know them, with Docker's resolver in
+/// front.
+#[test]
+fn the_engines_own_settings_behave_as_expected() -> Outcome {
+    let lab = engines()?;
+    run(
+        &lab,
+        "node-2",
+        "db",
+        "--net=contiv-net --network-alias=mysql",
+    )?;
+    let elsewhere = lab.address("ctl")?;
+    let settings =
+        format!("--net=contiv-net --dns={elsewhere} --dns-search=contiv-net.contiv.local");
+    run(&lab, "node-1", "web", &settings)?;
+    let reaches = |name: &str| {
+        let ping = lab.docker("node-1", &["exec", "web", "ping", "-c1", "-W2", name]);
+        ping.is_ok_and(|it| it.success())
+    };
+    wait_until("an alias is reached", SOON, || reaches("mysql"))?;
+    assert!(reaches("db"), "peers' names go on resolving");
+    assert!(reaches("db.contiv-net"));
+    let search = lab.docker("node-1", &["exec", "web", "cat", "/etc/resolv.conf"])?;
+    assert!(
+        search.stdout.contains("search contiv-net.contiv.local"),
+        "{search:?}"
+    );
+    // The resolver that was asked for is asked for what isn't ours.
+    let outside = lab.docker("node-1", &["exec", "web", "nslookup", "machine.lab"])?;
+    assert!(outside.stdout.contains("198.18."), "{outside:?}");
+    Ok(())
+}
+
+/// From the moment when `docker run` returns; `make bench` measures it more closely.
+#[test]
+fn a_new_name_is_known_elsewhere_as_soon_as_its_container_runs() -> Outcome {
+    let lab = engines()?;
+    run(&lab, "node-2", "peer", "--net=contiv-net")?;
+    let peer = asker(&lab, "node-2", "peer")?;
+    knows(&peer, "peer")?;
+    for number in 0..5 {
+        let name = format!("web{number}");
+        let given_up = AtomicBool::new(false);
+        let lag = std::thread::scope(|scope| {
+            let (lab, name, given_up) = (&lab, &name, &given_up);
+            let started = scope.spawn(move || {
+                let ran = run(lab, "node-1", name, "--net=contiv-net");
+                given_up.store(ran.is_err(), Ordering::Relaxed);
+                ran.map(|()| Instant::now())
+            });
+            while peer.addresses(name).is_empty() && !given_up.load(Ordering::Relaxed) {}
+            let known = Instant::now();
+            let returned = started.join().expect("no panic")?;
+            Ok::<_, Error>(known.saturating_duration_since(returned))
+        })?;
+        assert!(lag < A_SECOND, "{name}: {lag:?} after docker run");
+    }
+    Ok(())
+}

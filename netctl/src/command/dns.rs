@@ -1,0 +1,381 @@
+//! Names: all that there are, and what one container would be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution};
+use bus_schema::node::{NodeReply, NodeRequest};
+use bus_schema::query::NodeInfo;
+use bus_schema::{Endpoint, NetworkName, NodeName};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{OfTenant, OfTenants, endpoint, node};
+use crate::cli::Listing;
+use crate::client::Session;
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// List names: containers', their aliases and groups'
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  netctl dns ls\n  netctl dns ls --network contiv-net -o json"
+    )]
+    Ls {
+        /// Of this network only
+        #[arg(long)]
+        network: Option<NetworkName>,
+        #[command(flatten)]
+        of: OfTenants,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Say what a container would be told about a name, and why
+    Query(Options),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Answered by the container's node, by the code that answers the container; no packet is sent.\nExit code 0: there is an answer, or the host's resolvers are asked, 1: the name isn't there.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
+)]
+pub(crate) struct Options {
+    /// The name, or an address to learn its name
+    name: String,
+    /// Who asks: a container's name, the start of an id, or an endpoint's address
+    #[arg(long, value_name = "CONTAINER|IP")]
+    from: String,
+    /// Which records
+    #[arg(long = "type", value_enum, default_value_t = Kind::A, ignore_case = true)]
+    kind: Kind,
+    #[command(flatten)]
+    of: OfTenant,
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum Kind {
+    A,
+    Aaaa,
+    Ptr,
+}
+
+/// A name, and who bears it.
+#[derive(Debug, PartialEq, Eq)]
+struct Named {
+    tenant: String,
+    network: String,
+    name: String,
+    kind: &'static str,
+    addresses: BTreeSet<IpAddr>,
+    nodes: BTreeSet<NodeName>,
+    silent: BTreeSet<NodeName>,
+}
+
+pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Ls {
+            network,
+            of,
+            listing,
+        } => {
+            let mut endpoints = endpoint::list(session, of.tenant()).await?;
+            endpoints.retain(|it| network.as_ref().is_none_or(|of| it.network == *of));
+            let nodes = node::list(session, None).await?;
+            let names = names(&endpoints, &nodes);
+            let text = listing.show(
+                &names,
+                |it| format!("{}.{}", it.name, it.network),
+                table,
+                value,
+            )?;
+            output::print(&text)
+        }
+        Verb::Query(options) => query(session, options).await,
+    }
+}
+
+/// Names in order. Those of nodes that were removed are nobody's any more.
+fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<Named> {
+    let members: BTreeMap<&NodeName, bool> = nodes.iter().map(|it| (&it.node, it.alive)).collect();
+    let mut names: BTreeMap<(String, String, String, &str), Named> = BTreeMap::new();
+    for it in endpoints {
+        let Some(alive) = members.get(&it.node) else {
+            continue;
+        };
+        let own = it.name.iter().map(|name| (name.as_str(), "container"));
+        let aliases = it.aliases.iter().map(|name| (name.as_str(), "alias"));
+        let group = it.group.iter().map(|name| (name.as_str(), "group"));
+        for (name, kind) in own.chain(aliases).chain(group) {
+            let (tenant, network) = (it.tenant.to_string(), it.network.to_string());
+            let name = name.to_lowercase();
+            let key = (tenant.clone(), network.clone(), name.clone(), kind);
+            let named = names.entry(key).or_insert_with(|| Named {
+                tenant,
+                network,
+                name,
+                kind,
+                addresses: BTreeSet::new(),
+                nodes: BTreeSet::new(),
+                silent: BTreeSet::new(),
+            });
+            named.addresses.extend(it.addresses());
+            named.nodes.insert(it.node.clone());
+            if !alive {
+                named.silent.insert(it.node.clone());
+            }
+        }
+    }
+    names.into_values().collect()
+}
+
+fn table(names: &[Named]) -> Table {
+    let mut table = Table::new(
+        &["Tenant", "Network", "Name", "Kind", "Addresses", "Nodes"],
+        &["Silent nodes"],
+    );
+    for it in names {
+        table.row(vec![
+            it.tenant.clone(),
+            it.network.clone(),
+            it.name.clone(),
+            it.kind.to_owned(),
+            joined(&it.addresses),
+            joined(&it.nodes),
+            joined(&it.silent),
+        ]);
+    }
+    table
+}
+
+fn joined<T: ToString>(all: &BTreeSet<T>) -> String {
+    let words: Vec<String> = all.iter().map(ToString::to_string).collect();
+    words.join(",")
+}
+
+fn value(it: &Named) -> Value {
+    json!({
+        "tenantName": it.tenant,
+        "networkName": it.network,
+        "name": it.name,
+        "kind": it.kind,
+        "addresses": it.addresses,
+        "nodes": it.nodes,
+        "silentNodes": it.silent,
+    })
+}
+
+async fn query(session: &mut Session, options: Options) -> Result<(), Failure> {
+    let tenant = options.of.tenant;
+    let endpoints = endpoint::list(session, Some(tenant.clone())).await?;
+    let asker = match options.from.parse::<IpAddr>() {
+        Ok(address) => endpoints
+            .iter()
+            .find(|it| it.addresses().any(|a| a == address))
+            .ok_or_else(|| {
+                Failure::Refused(format!(
+                    "no endpoint of tenant {tenant} has the address {address}: see `netctl endpoint ls -t {tenant}`"
+                ))
+            })?,
+        Err(_) => asker(&endpoints, &options.from)?,
+    };
+    let from = asker.addresses().next();
+    let from = from.ok_or_else(|| Failure::Refused(format!("{} has no address", options.from)))?;
+    let (name, record) = match (options.name.parse::<IpAddr>(), options.kind) {
+        (Ok(address), _) => (reverse(address), RecordKind::Ptr),
+        (Err(_), Kind::A) => (options.name, RecordKind::A),
+        (Err(_), Kind::Aaaa) => (options.name, RecordKind::Aaaa),
+        (Err(_), Kind::Ptr) => (options.name, RecordKind::Ptr),
+    };
+    let lookup = Lookup {
+        tenant,
+        from,
+        name,
+        record,
+    };
+    let node = &asker.node;
+    let resolution = match session
+        .node(node, &NodeRequest::Resolve(lookup.clone()))
+        .await?
+    {
+        NodeReply::Resolved(resolution) => resolution,
+        NodeReply::Refused { reason } => {
+            return Err(Failure::Refused(format!("node {node} can't say: {reason}")));
+        }
+        _ => {
+            return Err(Failure::Refused(format!(
+                "node {node} answered something else than was asked: is it of another version?"
+            )));
+        }
+    };
+    let text = match options.output {
+        Format::Table | Format::Wide => say(&lookup, node, &resolution),
+        format => {
+            let value = json!({ "lookup": lookup, "node": node, "resolution": resolution });
+            output::document(&value, format)?
+        }
+    };
+    output::print(&text)?;
+    match resolution.outcome {
+        Outcome::NotThere | Outcome::Later => Err(Failure::Negative),
+        Outcome::Found | Outcome::Forwarded { .. } => Ok(()),
+    }
+}
+
+/// A container in several networks has the same names from each of its endpoints.
+fn asker<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endpoint, Failure> {
+    let named: Vec<&Endpoint> = endpoints
+        .iter()
+        .filter(|it| it.name.as_deref() == Some(text) && it.container.is_some())
+        .collect();
+    match named.split_first() {
+        Some((first, rest)) if rest.iter().all(|it| it.container == first.container) => Ok(first),
+        _ => endpoint::find(endpoints, text),
+    }
+}
+
+/// An address' name for a PTR question (RFC 1035 §3.5, RFC 3596 §2.5).
+fn reverse(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(address) => {
+            let nibbles = address.octets().into_iter().rev();
+            let nibbles = nibbles.map(|byte| format!("{:x}.{:x}.", byte & 15, byte >> 4));
+            nibbles.collect::<String>() + "ip6.arpa"
+        }
+    }
+}
+
+fn say(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
+    let (name, record) = (output::printable(&lookup.name), lookup.record);
+    let what = match &it.outcome {
+        Outcome::Found if it.records.is_empty() => format!("there, without {record} records"),
+        Outcome::Found => format!("found, to be remembered for {} s", it.ttl),
+        Outcome::NotThere => format!("not there (NXDOMAIN, to be remembered for {} s)", it.ttl),
+        Outcome::Forwarded { resolvers } if resolvers.is_empty() => {
+            "forwarded, but the node's host names no resolver".to_owned()
+        }
+        Outcome::Forwarded { resolvers } => {
+            let all: Vec<String> = resolvers.iter().map(ToString::to_string).collect();
+            format!("forwarded to {}", all.join(", "))
+        }
+        Outcome::Later => "not known yet".to_owned(),
+    };
+    let mut text = format!(
+        "{name} {record}, as node {node} tells {}: {what}\n",
+        lookup.from
+    );
+    for record in &it.records {
+        let silent = if record.silent {
+            ", silent: it stands behind"
+        } else {
+            ""
+        };
+        let data = output::printable(&record.data);
+        text += &format!(
+            "  {data}  endpoint {} on node {}{silent}\n",
+            record.endpoint, record.node
+        );
+    }
+    for line in &it.because {
+        text += &format!("  because {}\n", output::printable(line));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::MachineId;
+    use bus_schema::lookup::Resolved;
+
+    use super::*;
+
+    fn node_info(name: &str, alive: bool) -> NodeInfo {
+        NodeInfo {
+            node: name.parse().unwrap(),
+            machine: MachineId("m".to_owned()),
+            vtep: "198.18.0.1".parse().unwrap(),
+            status: None,
+            age: None,
+            alive,
+        }
+    }
+
+    #[test]
+    fn each_name_is_listed_with_everybody_who_bears_it() {
+        let member = |id: &str, name: &str, node: &str, address: &str| Endpoint {
+            group: Some("pool".parse().unwrap()),
+            node: node.parse().unwrap(),
+            v4: Some(address.parse().unwrap()),
+            aliases: vec!["Any".to_owned()],
+            ..endpoint::tests::endpoint(id, name)
+        };
+        let endpoints = [
+            member("e1", "one", "n1", "20.1.1.1"),
+            member("e2", "two", "n2", "20.1.1.2"),
+            member("e3", "gone", "removed", "20.1.1.3"),
+        ];
+        let names = names(&endpoints, &[node_info("n1", true), node_info("n2", false)]);
+        assert_eq!(
+            table(&names)
+                .render(Format::Wide)
+                .lines()
+                .skip(2)
+                .collect::<Vec<_>>(),
+            [
+                "default  net      any   alias      20.1.1.1,20.1.1.2  n1,n2  n2",
+                "default  net      one   container  20.1.1.1           n1",
+                "default  net      pool  group      20.1.1.1,20.1.1.2  n1,n2  n2",
+                "default  net      two   container  20.1.1.2           n2     n2",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_says_why() {
+        let lookup = Lookup {
+            tenant: "default".parse().unwrap(),
+            from: "20.1.1.9".parse().unwrap(),
+            name: "db".to_owned(),
+            record: RecordKind::A,
+        };
+        let resolution = Resolution {
+            outcome: Outcome::Found,
+            records: vec![Resolved {
+                data: "20.1.1.1".to_owned(),
+                endpoint: "e1".parse().unwrap(),
+                node: "n2".parse().unwrap(),
+                silent: true,
+            }],
+            ttl: 5,
+            because: vec!["20.1.1.9 is in net".to_owned()],
+        };
+        assert_eq!(
+            say(&lookup, &"n1".parse().unwrap(), &resolution),
+            "\
+db A, as node n1 tells 20.1.1.9: found, to be remembered for 5 s
+  20.1.1.1  endpoint e1 on node n2, silent: it stands behind
+  because 20.1.1.9 is in net
+"
+        );
+    }
+
+    #[test]
+    fn addresses_have_names_to_ask_for() {
+        assert_eq!(
+            reverse("20.1.1.9".parse().unwrap()),
+            "9.1.1.20.in-addr.arpa"
+        );
+        let v6 = reverse("fd00::2".parse().unwrap());
+        assert!(
+            v6.starts_with("2.0.0.0.") && v6.ends_with("0.0.d.f.ip6.arpa"),
+            "{v6}"
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! How many messages became what, on all of a node's servers together.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bus_schema::node::DnsCounters;
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) answered: AtomicU64,
+    pub(super) forwarded: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) malformed: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn read(&self) -> DnsCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DnsCounters {
+            answered: read(&self.answered),
+            forwarded: read(&self.forwarded),
+            failed: read(&self.failed),
+            malformed: read(&self.malformed),
+        }
+    }
+}
