@@ -133,6 +133,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx.clone(),
     )?;
+    let suffix = config.dns.suffix.clone();
     let dns = dns::start(config.dns, view_rx.clone());
     let inquiry = Inquiry {
         params: params.clone(),
@@ -168,6 +169,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             datapath: datapath.clone(),
             facts: facts.subscribe(),
             log: log_rx.clone(),
+            suffix,
         },
     };
 

@@ -70,6 +70,10 @@ fn describe() {
         "Changes made in the kernel, by result."
     );
     // What hasn't happened yet is a zero, not a gap.
+    describe_counter!(
+        "contiv_node_dns_messages_total",
+        "What its name servers got, by what became of it."
+    );
     counter!("contiv_node_drift_total").increment(0);
     describe_histogram!(
         "contiv_docker_call_seconds",
@@ -86,6 +90,15 @@ pub fn status(status: &NodeStatus) {
     gauge!("contiv_node_endpoints").set(status.endpoints as f64);
     gauge!("contiv_node_blocks").set(status.blocks as f64);
     gauge!("contiv_node_alarms").set(status.alarms.len() as f64);
+    let dns = status.dns.unwrap_or_default();
+    for (outcome, messages) in [
+        ("answered", dns.answered),
+        ("forwarded", dns.forwarded),
+        ("failed", dns.failed),
+        ("malformed", dns.malformed),
+    ] {
+        counter!("contiv_node_dns_messages_total", "outcome" => outcome).absolute(messages);
+    }
 }
 
 /// A batch of changes that was tried.

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+mod lag;
 mod perf;
 mod probe;
 mod zone;
@@ -34,6 +35,9 @@ fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     lab.netctl_ok(&["net", "create", "net", "--subnet=20.0.0.0/12"])?;
     let client = lab.run_workload("node-1", "net", "client")?;
+    lab.import_image("node-1")?;
+    println!("{}", perf::machine());
+    lag::measure(&mut lab)?;
     // Its endpoints are ours to publish now.
     lab.kill("netplugin@node-2")?;
     let bus = runtime.block_on(zone::Publisher::connect(
@@ -71,10 +75,7 @@ fn main() -> anyhow::Result<()> {
     for target in &local {
         target.await_answer(&lab, last)?;
     }
-    println!(
-        "{} {NAMES} names; medians of {ROUNDS} rounds",
-        perf::machine()
-    );
+    println!("{NAMES} names; medians of {ROUNDS} rounds");
     compare(&lab, &local)?;
 
     let upstream = lab.address("ctl")?.to_string();
@@ -142,7 +143,6 @@ ip netns exec server dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --user
 
 /// A container on a bridge of Docker's own, with the names as its aliases; its process.
 fn embedded(lab: &Lab) -> anyhow::Result<String> {
-    lab.import_image("node-1")?;
     lab.run("node-1", &["docker", "network", "create", "plain"])?;
     let aliases: Vec<String> = (0..NAMES)
         .map(|n| format!("--network-alias={}", zone::name(n)))

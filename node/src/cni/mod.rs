@@ -42,6 +42,8 @@ pub struct Cni {
     pub datapath: Datapath,
     pub facts: watch::Receiver<Projection>,
     pub log: watch::Receiver<LogState>,
+    /// What stands behind every name; containers search it.
+    pub suffix: String,
 }
 
 impl Cni {
@@ -113,7 +115,7 @@ impl Cni {
         let place = self.place(&attachment.endpoint);
         let sandbox = self.datapath.netns_of(&place);
         let sandbox = sandbox.map_or_else(String::new, |path| path.display().to_string());
-        let success = outcome::success(call, config, &attachment, &sandbox, &peer);
+        let success = outcome::success(call, config, &attachment, &sandbox, &peer, &self.suffix);
         serde_json::to_value(success)
             .map_err(|error| Failure::new(6, "can't write the result", error.to_string()))
     }

@@ -6,7 +6,6 @@ use ipnet::IpNet;
 
 use super::protocol::{Call, Config, Dns, Failure, Interface, Ip, Route, Success};
 use crate::datapath::PeerState;
-use crate::dns::SUFFIX;
 use crate::endpoint::{Attachment, LocalEndpoint};
 use crate::resource::Veth;
 
@@ -17,6 +16,7 @@ pub(super) fn success(
     attachment: &Attachment,
     host_sandbox: &str,
     peer: &PeerState,
+    suffix: &str,
 ) -> Success {
     let mut success = config.prev_result.clone().unwrap_or_default();
     success.cni_version.clone_from(&config.cni_version);
@@ -56,12 +56,12 @@ pub(super) fn success(
         gw: route.1,
         other: serde_json::Map::new(),
     }));
-    success.dns = dns(&config.dns, success.dns, &attachment.gateways);
+    success.dns = dns(&config.dns, success.dns, &attachment.gateways, suffix);
     success
 }
 
 /// The operator's word, else our server, which knows the containers' names and forwards the rest.
-fn dns(stated: &Dns, before: Dns, gateways: &[IpAddr]) -> Dns {
+fn dns(stated: &Dns, before: Dns, gateways: &[IpAddr], suffix: &str) -> Dns {
     let mut dns = before;
     if stated.nameservers.is_empty() {
         let ours = gateways.iter().map(ToString::to_string);
@@ -70,7 +70,7 @@ fn dns(stated: &Dns, before: Dns, gateways: &[IpAddr]) -> Dns {
         dns.nameservers.clone_from(&stated.nameservers);
     }
     if stated.search.is_empty() {
-        dns.search.insert(0, SUFFIX.to_owned());
+        dns.search.insert(0, suffix.to_owned());
     } else {
         dns.search.clone_from(&stated.search);
     }

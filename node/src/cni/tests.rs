@@ -6,6 +6,7 @@ use super::meaning::{Args, Group, Meaning, endpoint_id};
 use super::outcome::{self, Seen};
 use super::protocol::{Call, Command, Config, Failure};
 use crate::datapath::PeerState;
+use crate::dns::SUFFIX;
 use crate::endpoint::Attachment;
 use crate::endpoint::fixture::{endpoint, ip};
 
@@ -241,7 +242,7 @@ fn success(of: Value) -> Value {
         mtu: 1450,
     };
     let config = call.config().unwrap();
-    let success = outcome::success(&call, &config, &attachment, "/run/netns/d", &peer());
+    let success = outcome::success(&call, &config, &attachment, "/run/netns/d", &peer(), SUFFIX);
     serde_json::to_value(success).unwrap()
 }
 

@@ -1,0 +1,79 @@
+//! How long after `docker run` has returned another node resolves the new name.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use chaos_tests::Asker;
+use lab::{IMAGE, Lab};
+
+use crate::perf;
+
+const RUNS: usize = 100;
+/// Between two questions: asking all the time would take a core from those who are measured.
+const PAUSE: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn measure(lab: &mut Lab) -> anyhow::Result<()> {
+    lab.run_workload("node-2", "net", "peer")?;
+    let peer = Asker::new(lab, "peer")?;
+    let (mut names, mut aliases) = (Vec::new(), Vec::new());
+    for number in 0..RUNS {
+        let (name, alias) = (format!("lag{number}"), format!("alias{number}"));
+        let (returned, known) = started(lab, &peer, &name, &alias)?;
+        for (known, lags) in known.into_iter().zip([&mut names, &mut aliases]) {
+            let known = known.with_context(|| format!("{name} is never known"))?;
+            lags.push(known.saturating_duration_since(returned).as_secs_f64() * 1e3);
+        }
+        lab.run("node-1", &["docker", "rm", "-f", &name])?;
+    }
+    println!("from the return of `docker run` until another node resolves, {RUNS} runs:");
+    for (what, lags) in [("its name", names), ("its alias", aliases)] {
+        let (median, p99) = (perf::quantile(&lags, 0.5), perf::quantile(&lags, 0.99));
+        println!("{what:>12}: median {median:.1} ms, p99 {p99:.1} ms");
+    }
+    Ok(())
+}
+
+/// When `docker run` returned, and when name and alias were known.
+fn started(
+    lab: &Lab,
+    peer: &Asker,
+    name: &str,
+    alias: &str,
+) -> anyhow::Result<(Instant, [Option<Instant>; 2])> {
+    let of_network = format!("--network-alias={alias}");
+    let run = [
+        "docker",
+        "run",
+        "-d",
+        "--net=net",
+        "--name",
+        name,
+        &of_network,
+        IMAGE,
+    ];
+    let argv: Vec<&str> = run.into_iter().chain(["sleep", "1000000"]).collect();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| lab.run("node-1", &argv).map(|_| Instant::now()));
+        let known = [name, alias].map(|name| first_answer(peer, name));
+        let returned = running.join();
+        let returned = returned.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((returned, known))
+    })
+}
+
+fn first_answer(asker: &Asker, name: &str) -> Option<Instant> {
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE {
+        if !asker.addresses(name).is_empty() {
+            return Some(Instant::now());
+        }
+        pause();
+    }
+    None
+}
+
+#[expect(clippy::disallowed_methods, reason = "the pause between two questions")]
+fn pause() {
+    std::thread::sleep(PAUSE);
+}
