@@ -30,9 +30,9 @@ case ${1-} in
       node/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
       chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
       chaos-tests/foreign_log chaos-tests/unreachable chaos-tests/restart+netem
-      chaos-tests/policy+netem chaos-tests/docker
+      chaos-tests/policy+netem chaos-tests/docker:containers_find,the_engines_own_bridge
     )
-    limit=${VRF_TIME_LIMIT:-5400}
+    limit=${VRF_TIME_LIMIT:-7200}
     ;;
   *) suites=("$@") ;;
 esac
@@ -72,10 +72,12 @@ make_root() {
   mkdir -p "$root"/{dev,proc,sys,run,tmp,root,opt/contiv,tests,names,netem,etc,var/lib,usr/{bin,sbin,lib,lib64}}
   local link
   for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
+  ln -s /run "$root/var/run"
 
   # What busybox has too but does in its own way, and what it doesn't have.
   local name path
-  for name in bash conntrack dig dnsmasq find getent hostname ip iptables iptables-nft iptables-nft-restore iptables-restore mount nft nsenter ping setsid sh sleep ss sysctl tc umount; do
+  for name in bash conntrack cp dig dnsmasq find getent hostname ip iptables iptables-nft \
+    iptables-nft-restore iptables-restore mount nft nsenter ping setsid sh sleep ss sysctl tc umount; do
     path=$(command -v "$name") || fail "this machine has no program $name: \`make tools\` installs it"
     add "$path"
   done
