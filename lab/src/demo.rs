@@ -243,8 +243,8 @@ fn farewell(name: &str, start: Instant) {
     let me = std::env::current_exe().map_or_else(|_| "lab".to_owned(), |p| p.display().to_string());
     say::say(&format!(
         "\nDone in {:.1} s; the cluster stays up.\n\
-         \x20 a shell on a node:  {me} shell {name} node-1     (then: docker ps, ip netns, netplugin status)\n\
-         \x20 netctl here:        eval \"$({me} env {name})\"; {bin} net ls\n\
+         \x20 a shell on a node:  {me} shell --lab {name} node-1     (then: docker ps, ip netns, netplugin status)\n\
+         \x20 netctl here:        eval \"$({me} env --lab {name})\"; {bin} net ls\n\
          \x20 stop it:            {stop}",
         start.elapsed().as_secs_f64(),
         stop = if name == "demo" {
