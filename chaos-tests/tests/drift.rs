@@ -9,7 +9,7 @@ use lab::{Lab, wait_until};
 const NOTICED: Duration = Duration::from_secs(10);
 
 /// Each: what somebody does on node-1, and what shows that it is undone.
-const DEEDS: [(&str, &str); 8] = [
+const DEEDS: [(&str, &str); 9] = [
     (
         "ip -n contiv-default route flush proto 201",
         "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
@@ -39,6 +39,12 @@ const DEEDS: [(&str, &str); 8] = [
     (
         "ip netns exec contiv-default nft flush set inet contiv endpoints",
         "ip netns exec contiv-default nft list set inet contiv endpoints | grep -q cx1",
+    ),
+    (
+        // Nothing calls its chains then.
+        "ip netns exec contiv-default nft add table inet contiv '{ flags dormant; }'",
+        "! ip netns exec contiv-default nft list table inet contiv | grep -q dormant && \
+         ip netns exec contiv-default nft list map inet contiv members | grep -q 20.1.1",
     ),
     (
         "ip netns exec contiv-default nft flush ruleset; nft flush ruleset",

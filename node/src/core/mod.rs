@@ -361,8 +361,11 @@ impl Core {
             let locals = self.locals.values();
             let blamed = locals.filter(|it| is_blamed(&failure.op, it, self.params.kind));
             let text = format!("{}: {}", failure.op, failure.error);
-            self.failed
-                .extend(blamed.map(|it| (it.id.clone(), text.clone())));
+            for endpoint in blamed {
+                // What failed first is what the rest failed for.
+                let id = endpoint.id.clone();
+                self.failed.entry(id).or_insert_with(|| text.clone());
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Ops, done in their order; elements of one table together, in one transaction.
 //!
 //! A failure is kept, and the batch goes on. The one exception: a port whose firewall failed stays
-//! down, since up it would be open.
+//! down, since up it would be open; one that is up without any is taken down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,7 +17,7 @@ use super::netlink::{Mode, is_absence, is_presence};
 use super::netns::Namespace;
 use super::observe::MAIN_TABLE;
 use super::script::script;
-use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, passage, sysctl};
+use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, passage, shut, sysctl};
 use crate::reconcile::Op;
 use crate::resource::{Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan};
 
@@ -68,6 +68,17 @@ impl<'a> Batch<'a> {
         }
         if self.failures.is_empty() {
             return Ok(());
+        }
+        for failure in &self.failures {
+            let op = &failure.op;
+            if let Op::Put(Resource::Table(it))
+            | Op::Change {
+                to: Resource::Table(it),
+                ..
+            } = op
+            {
+                shut::unguarded(self.datapath, &it.place).await;
+            }
         }
         Err(BatchError {
             attempted: ops.len(),
@@ -352,7 +363,11 @@ impl<'a> Batch<'a> {
     async fn put_table(&mut self, table: &Table) -> io::Result<()> {
         let namespace = self.datapath.namespace(&table.place).await?;
         let present = nft::list(&namespace).await?.unwrap_or_default();
-        nft::apply(&namespace, table.rules.script(&present.rules)).await
+        let mut script = table.rules.script(&present.rules);
+        if present.flagged {
+            script.insert_str(0, &format!("delete table inet {TABLE}\n"));
+        }
+        nft::apply(&namespace, script).await
     }
 
     /// Where a new device of `place` goes.

@@ -28,6 +28,7 @@ mod peer;
 mod program;
 mod scratch;
 mod script;
+mod shut;
 mod sysctl;
 mod wire;
 

@@ -17,6 +17,9 @@ use crate::resource::{Chain, Rule, Ruleset, TABLE, Unseen};
 pub(crate) struct Listing {
     pub(crate) rules: Ruleset,
     pub(crate) elements: Vec<(String, Value)>,
+    /// It has flags, which ours never has: it is dormant, or only its owner may change it. What it
+    /// holds isn't listed then.
+    pub(crate) flagged: bool,
 }
 
 /// Runs a script as one transaction.
@@ -37,12 +40,27 @@ pub(crate) async fn list(namespace: &Namespace) -> io::Result<Option<Listing>> {
         Err(error) if error.to_string().contains("No such file or directory") => return Ok(None),
         Err(error) => return Err(error),
     };
-    let parsed: Output = serde_json::from_str(&text).map_err(io::Error::other)?;
     let mut listing = Listing::default();
+    let parsed: Output = match serde_json::from_str(&text) {
+        Ok(parsed) => parsed,
+        // nft 1.0.6 writes anything, or nothing more at all, for a table's flags.
+        Err(error) if text.contains("\"flags\"") => {
+            tracing::debug!(%error, "a table with flags");
+            listing.flagged = true;
+            return Ok(Some(listing));
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
     for object in parsed.nftables {
         listing.take(object);
     }
     listing.rules.sort();
+    if listing.flagged {
+        return Ok(Some(Listing {
+            flagged: true,
+            ..Listing::default()
+        }));
+    }
     Ok(Some(listing))
 }
 
@@ -141,12 +159,18 @@ struct Output {
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Object {
+    Table(TableObject),
     Chain(ChainObject),
     Rule(RuleObject),
     Set(SetObject),
     Map(SetObject),
     #[serde(untagged)]
     Other(serde::de::IgnoredAny),
+}
+
+#[derive(Deserialize)]
+struct TableObject {
+    flags: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -175,6 +199,7 @@ impl Listing {
     /// `nft` lists a chain before its rules.
     fn take(&mut self, object: Object) {
         match object {
+            Object::Table(table) => self.flagged |= table.flags.is_some(),
             Object::Chain(chain) => self.rules.chains.push(Chain {
                 name: chain.name,
                 base: match (chain.kind, chain.hook, chain.prio) {
