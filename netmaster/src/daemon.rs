@@ -67,7 +67,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::pin!(stopped);
     if let Some(at) = config.metrics {
-        metrics::serve(at);
+        telemetry::serve(at, metrics::describe);
     }
     let title = format!("netmaster {}", config.name);
     let client = tokio::select! {

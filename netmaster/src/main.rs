@@ -21,7 +21,8 @@ mod view;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use telemetry::LogFormat;
 
 /// Bad usage, see sysexits(3).
 const USAGE: u8 = 64;
@@ -46,13 +47,6 @@ struct Cli {
         env = "CONTIV_LOG_FORMAT"
     )]
     log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    /// One object a line
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,7 +97,7 @@ struct RunArgs {
 type MetricsAt = Option<std::net::SocketAddr>;
 
 fn metrics_at(text: &str) -> Result<MetricsAt, String> {
-    metrics::address(text)
+    telemetry::address(text, "127.0.0.1:9467")
 }
 
 fn replicas(text: &str) -> Result<usize, String> {

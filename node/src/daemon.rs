@@ -174,7 +174,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
 
     if let Some(at) = config.metrics {
-        metrics::serve(at);
+        telemetry::serve(at, metrics::describe);
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));

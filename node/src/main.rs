@@ -14,6 +14,7 @@ use node::endpoint::{Attach, Owner};
 use node::local::Detach;
 use node::local::client::{ClientError, ask};
 use node::underlay;
+use telemetry::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// EX_USAGE of sysexits(3): the command line or the configuration is wrong.
@@ -102,14 +103,7 @@ struct Run {
 type MetricsAt = Option<std::net::SocketAddr>;
 
 fn metrics_at(text: &str) -> Result<MetricsAt, String> {
-    node::metrics::address(text)
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    /// One object a line
-    Json,
+    telemetry::address(text, "127.0.0.1:9466")
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -3,50 +3,11 @@
 //! Names and units as prometheus.io/docs/practices/naming advises. Callers record where it
 //! happens, with the macros of `metrics`; here is what the names mean.
 
-use std::net::SocketAddr;
-
 use bus_schema::node::{LogState, NodeStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
-/// From what a warm cache takes to what an operator notices.
-const SECONDS: [f64; 12] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
-];
-
-/// Lets whoever can connect to `at` read them, until the process ends. A daemon that does its
-/// work isn't stopped by a port that is taken: it says so.
-pub fn serve(at: SocketAddr) {
-    let builder = PrometheusBuilder::new().with_http_listener(at);
-    let built = builder
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
-        .and_then(PrometheusBuilder::build);
-    match built {
-        Ok((recorder, exporter)) => {
-            // A second daemon in one process (tests) adds to the first one's.
-            let _ = metrics::set_global_recorder(recorder);
-            describe();
-            tokio::spawn(async move {
-                if let Err(error) = exporter.await {
-                    tracing::warn!(%at, ?error, "no metrics: name another address with --metrics");
-                }
-            });
-        }
-        Err(error) => tracing::warn!(%at, %error, "no metrics"),
-    }
-}
-
-/// `ADDRESS:PORT`, or `none`.
-pub fn address(text: &str) -> Result<Option<SocketAddr>, String> {
-    match text {
-        "none" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| {
-            format!("`{text}` is no ADDRESS:PORT, such as 127.0.0.1:9466, nor `none`")
-        }),
-    }
-}
-
-fn describe() {
+/// What the names mean, for [`telemetry::serve`].
+pub fn describe() {
     describe_gauge!(
         "contiv_node_applied_revision",
         "The kernel reflects the log up to here."

@@ -1,0 +1,53 @@
+//! How both daemons are watched: where Prometheus reads them, and how their logs look. What the
+//! numbers mean is each daemon's own.
+
+use std::net::SocketAddr;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+
+/// From what a warm cache takes to what an operator notices.
+const SECONDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    /// One object a line
+    Json,
+}
+
+/// Lets whoever can connect to `at` read the metrics, until the process ends; `describe` tells
+/// what they mean. A daemon that does its work isn't stopped by a port that is taken: it says so.
+/// Must be called on a tokio runtime.
+pub fn serve(at: SocketAddr, describe: fn()) {
+    let builder = PrometheusBuilder::new().with_http_listener(at);
+    let built = builder
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(PrometheusBuilder::build);
+    match built {
+        Ok((recorder, exporter)) => {
+            // A second daemon in one process (tests) adds to the first one's.
+            let _ = metrics::set_global_recorder(recorder);
+            describe();
+            tokio::spawn(async move {
+                if let Err(error) = exporter.await {
+                    tracing::warn!(%at, ?error, "no metrics: name another address with --metrics");
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%at, %error, "no metrics"),
+    }
+}
+
+/// `ADDRESS:PORT`, such as `example`, or `none`.
+pub fn address(text: &str, example: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "none" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| format!("`{text}` is no ADDRESS:PORT, such as {example}, nor `none`")),
+    }
+}
