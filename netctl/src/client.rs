@@ -340,3 +340,13 @@ pub(crate) fn unexpected(answer: &Answer) -> Failure {
         "netmaster answered something else than was asked ({answer:?}): is it of another version?"
     ))
 }
+
+/// A node's refusal, or its answer to another question than asked; `cannot` is what it then does.
+pub(crate) fn refused(node: &NodeName, cannot: &str, reply: NodeReply) -> Failure {
+    Failure::Refused(match reply {
+        NodeReply::Refused { reason } => format!("node {node} {cannot}: {reason}"),
+        _ => {
+            format!("node {node} answered something else than was asked: is it of another version?")
+        }
+    })
+}

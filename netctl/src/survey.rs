@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use bus_schema::query::NodeInfo;
-use bus_schema::{Answer, Query, Revision, subject};
+use bus_schema::{Revision, subject};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::client::{self, Session, unexpected};
+use crate::client;
 use crate::failure::Failure;
 
 /// Every netmaster answers at once, so who hasn't by then is away.
@@ -199,13 +198,6 @@ fn follower(info: &Value) -> Server {
         name: info["name"].as_str().unwrap_or("?").to_owned(),
         leads: false,
         behind,
-    }
-}
-
-pub(crate) async fn nodes(session: &mut Session) -> Result<Vec<NodeInfo>, Failure> {
-    match session.ask(Query::NodeList { node: None }).await? {
-        Answer::Nodes { nodes, .. } => Ok(nodes),
-        answer => Err(unexpected(&answer)),
     }
 }
 

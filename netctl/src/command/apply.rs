@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bus_schema::{Answer, Command, Query};
+use bus_schema::Command;
 use clap::Args;
 
 use super::wait::Waiting;
-use super::{COMMAND, REMOVAL};
-use crate::client::{Accepted, Session, unexpected};
+use super::{COMMAND, REMOVAL, group, network, policy, tenant};
+use crate::client::{Accepted, Session};
 use crate::failure::Failure;
 use crate::intent::plan::{Step, plan};
 use crate::intent::{Intent, file};
@@ -124,26 +124,9 @@ pub(crate) async fn export(session: &mut Session) -> Result<(), Failure> {
 }
 
 async fn current(session: &mut Session) -> Result<Intent, Failure> {
-    let tenants = match session.ask(Query::TenantList).await? {
-        Answer::Tenants { tenants, .. } => tenants,
-        answer => return Err(unexpected(&answer)),
-    };
-    let networks = super::network::list(session, None, None).await?;
-    let everything = Query::PolicyList {
-        tenant: None,
-        policy: None,
-    };
-    let policies = match session.ask(everything).await? {
-        Answer::Policies { policies, .. } => policies,
-        answer => return Err(unexpected(&answer)),
-    };
-    let everything = Query::GroupList {
-        tenant: None,
-        group: None,
-    };
-    let groups = match session.ask(everything).await? {
-        Answer::Groups { groups, .. } => groups,
-        answer => return Err(unexpected(&answer)),
-    };
+    let tenants = tenant::list(session).await?;
+    let networks = network::list(session, None, None).await?;
+    let policies = policy::list(session, None, None).await?;
+    let groups = group::list(session, None, None).await?;
     Ok(Intent::of(&tenants, &networks, &policies, &groups))
 }

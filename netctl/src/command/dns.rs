@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{OfTenant, OfTenants, endpoint, node};
 use crate::cli::Listing;
-use crate::client::Session;
+use crate::client::{Session, refused};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
@@ -202,14 +202,7 @@ async fn query(session: &mut Session, options: Options) -> Result<(), Failure> {
         .await?
     {
         NodeReply::Resolved(resolution) => resolution,
-        NodeReply::Refused { reason } => {
-            return Err(Failure::Refused(format!("node {node} can't say: {reason}")));
-        }
-        _ => {
-            return Err(Failure::Refused(format!(
-                "node {node} answered something else than was asked: is it of another version?"
-            )));
-        }
+        reply => return Err(refused(node, "can't say", reply)),
     };
     let text = match options.output {
         Format::Table | Format::Wide => say(&lookup, node, &resolution),

@@ -217,7 +217,7 @@ async fn inspect(
     Ok(inspected(info, networks.first(), &endpoints))
 }
 
-async fn list(
+pub(crate) async fn list(
     session: &mut Session,
     tenant: Option<TenantName>,
     group: Option<GroupName>,
@@ -331,7 +331,7 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
 
 #[cfg(test)]
 mod tests {
-    use bus_schema::{GroupId, NetworkSpec, Revision, Vni};
+    use bus_schema::{GroupId, Revision};
 
     use super::*;
     use crate::output::Format;
@@ -371,24 +371,7 @@ default  web    contiv-net                    base,prod_web                   ac
         info.spec.pool = Some(pool::range("20.1.1.1-20.1.1.3").unwrap());
         let shown = table(std::slice::from_ref(&info)).render(Format::Table);
         assert!(shown.contains("  20.1.1.1-20.1.1.3  "), "{shown}");
-        let network = NetworkInfo {
-            spec: NetworkSpec {
-                tenant: TenantName::default_tenant(),
-                name: "contiv-net".parse().unwrap(),
-                vni: Vni(1),
-                v4: Pool {
-                    subnet: "20.1.1.0/24".parse().unwrap(),
-                    gateway: "20.1.1.254".parse().unwrap(),
-                    range: None,
-                },
-                v6: None,
-                docker_name: None,
-            },
-            created: Revision(1),
-            closing: false,
-            blocks: Default::default(),
-            endpoints: 1,
-        };
+        let network = network::tests::info();
         let member = Endpoint {
             group: Some("web".parse().unwrap()),
             network: "contiv-net".parse().unwrap(),

@@ -293,7 +293,7 @@ fn inspected(info: &NetworkInfo, endpoints: &[Endpoint]) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use bus_schema::{NetworkSpec, Pool, Revision};
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
     use crate::output::Format;
 
-    fn info() -> NetworkInfo {
+    pub(in super::super) fn info() -> NetworkInfo {
         NetworkInfo {
             spec: NetworkSpec {
                 tenant: TenantName::default_tenant(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::COMMAND;
 use crate::cli::{Asking, Inspecting, Listing};
-use crate::client::{Session, unexpected};
+use crate::client::{Session, refused, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
@@ -93,12 +93,7 @@ async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<
         .await?
     {
         NodeReply::Done => output::print(&format!("node {node} follows cluster {cluster}\n")),
-        NodeReply::Refused { reason } => {
-            Err(Failure::Refused(format!("node {node} refuses: {reason}")))
-        }
-        _ => Err(Failure::Refused(format!(
-            "node {node} answered something else than was asked: is it of another version?"
-        ))),
+        reply => Err(refused(&node, "refuses", reply)),
     }
 }
 

@@ -229,7 +229,7 @@ async fn change(
     Ok(())
 }
 
-async fn list(
+pub(crate) async fn list(
     session: &mut Session,
     tenant: Option<TenantName>,
     policy: Option<PolicyName>,

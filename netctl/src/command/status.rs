@@ -8,6 +8,7 @@ use bus_schema::query::NodeInfo;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::node;
 use crate::bus_url::BusUrl;
 use crate::cli::Listing;
 use crate::client::{self, Session};
@@ -45,7 +46,7 @@ pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
         let log = survey::log(&bus).await.map_err(Failure::Unreachable)?;
         let masters = survey::masters(&bus).await?;
         let mut session = Session::open(url.clone()).await?;
-        let mut nodes = survey::nodes(&mut session).await?;
+        let mut nodes = node::list(&mut session, None).await?;
         refresh(&session, &mut nodes, log.revision).await;
         let status = Status {
             cluster: session
@@ -194,7 +195,7 @@ fn text(status: &Status, lags: &[String], format: Format) -> String {
         let of = |cell: fn(&NodeStatus) -> String| info.status.as_ref().map(cell);
         nodes.row(vec![
             info.node.to_string(),
-            super::node::state(info),
+            node::state(info),
             of(|it| it.applied.to_string()).unwrap_or_default(),
             of(|it| it.version.clone()).unwrap_or_default(),
             of(|it| {
@@ -202,7 +203,7 @@ fn text(status: &Status, lags: &[String], format: Format) -> String {
                 codes.join(",")
             })
             .unwrap_or_default(),
-            of(|it| super::node::log(&it.log).to_owned()).unwrap_or_default(),
+            of(|it| node::log(&it.log).to_owned()).unwrap_or_default(),
         ]);
     }
     for table in [servers, masters, nodes] {

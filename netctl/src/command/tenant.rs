@@ -73,7 +73,7 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
     }
 }
 
-async fn list(session: &mut Session) -> Result<Vec<TenantInfo>, Failure> {
+pub(crate) async fn list(session: &mut Session) -> Result<Vec<TenantInfo>, Failure> {
     match session.ask(Query::TenantList).await? {
         Answer::Tenants { tenants, .. } => Ok(tenants),
         answer => Err(unexpected(&answer)),

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{OfTenant, endpoint};
-use crate::client::Session;
+use crate::client::{Session, refused};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -60,14 +60,7 @@ pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), F
         .await?
     {
         NodeReply::Traced(trace) => trace,
-        NodeReply::Refused { reason } => {
-            return Err(Failure::Refused(format!("node {node} can't say: {reason}")));
-        }
-        _ => {
-            return Err(Failure::Refused(format!(
-                "node {node} answered something else than was asked: is it of another version?"
-            )));
-        }
+        reply => return Err(refused(&node, "can't say", reply)),
     };
     let text = match options.output {
         Format::Table | Format::Wide => say(&flow, &from, &to, &node, &trace),

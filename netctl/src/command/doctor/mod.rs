@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use self::judge::{Complaint, judge};
 use self::monitor::Syncs;
+use super::node;
 use crate::bus_url::BusUrl;
 use crate::cli::Listing;
 use crate::client::{self, Session};
@@ -57,7 +58,9 @@ pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
     };
     match Session::open(url).await {
         Ok(mut session) => {
-            seen.nodes = survey::nodes(&mut session).await.map_err(|e| e.to_string());
+            seen.nodes = node::list(&mut session, None)
+                .await
+                .map_err(|e| e.to_string());
             seen.examinations = examine(&session, &seen.nodes).await;
         }
         Err(failure) => seen.nodes = Err(failure.to_string()),
