@@ -39,11 +39,17 @@ fn ask(lab: &Lab, stop: &AtomicBool) -> Result<Told, Error> {
 
 /// How often the log says that a network was made.
 fn created(lab: &Lab) -> Result<BTreeMap<String, usize>, Error> {
+    let mut told = String::new();
+    // The stream of endpoints may still be without a leader when the log has one.
+    wait_until("every stream can be read", ELECTION, || {
+        let read = lab.netctl(&["events", "--since", "1", "-o", "json"]);
+        read.is_ok_and(|read| {
+            told.clone_from(&read.stdout);
+            read.success()
+        })
+    })?;
     let mut times = BTreeMap::new();
-    for line in lab
-        .netctl_ok(&["events", "--since", "1", "-o", "json"])?
-        .lines()
-    {
+    for line in told.lines() {
         let event: Value = serde_json::from_str(line).unwrap_or_default();
         let body = &event["event"];
         // Made in one batch with the network.
