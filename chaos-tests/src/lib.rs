@@ -1,6 +1,7 @@
 //! Clusters under failures. `tests/` are the scenarios and read like prose; here are the words
 //! they share. Only the real binaries run; nothing of them is linked.
 
+pub mod figures;
 pub mod invariant;
 mod names;
 mod scene;

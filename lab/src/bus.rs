@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::host::ctl_names;
 use crate::lab::{Lab, START};
-use crate::state::run_dir;
-use crate::{CTL, Error, Result, tools};
+use crate::{CTL, Result, tools};
 
 const PORT: u16 = 4222;
 /// Where the servers of a cluster talk among themselves.
@@ -57,25 +56,16 @@ impl Lab {
     pub fn init_cluster(&self) -> Result<String> {
         let replicas = self.state.servers.to_string();
         let argv = ["netmaster", "init", "--replicas", &replicas];
-        if self.state.servers == 1 {
-            return self.run(CTL, &argv).map(|output| output.stdout);
+        if self.state.servers > 1 {
+            self.await_process("nats-1", "the servers choose a leader", START, || {
+                self.exec(CTL, &argv).is_ok_and(|output| output.success())
+            })?;
         }
-        let mut last = self.exec(CTL, &argv)?;
-        self.await_process("nats-1", "the servers choose a leader", START, || {
-            if !last.success()
-                && let Ok(next) = self.exec(CTL, &argv)
-            {
-                last = next;
-            }
-            last.success()
-        })?;
-        Ok(last.stdout)
+        self.run(CTL, &argv).map(|output| output.stdout)
     }
 
     pub(crate) fn start_bus(&mut self) -> Result<()> {
         let server = tools::nats_server()?;
-        let conf = run_dir(&self.state.name).join("nats.conf");
-        std::fs::write(&conf, tools::NATS_CONF).map_err(Error::file("write", &conf))?;
         let hosts: Vec<_> = self.bus_hosts().collect();
         let token = &self.state.token;
         let routes: Vec<String> = hosts

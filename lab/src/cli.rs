@@ -223,13 +223,10 @@ fn up(name: String, arguments: Up) -> anyhow::Result<()> {
     let lab = Lab::up(&spec)?;
     if arguments.docker {
         let imported = lab.nodes().iter().try_for_each(|n| lab.import_image(n));
-        if imported.is_err() {
+        if let Err(error) = imported {
             lab.down()?;
+            return Err(error).context("make the containers' image");
         }
-        imported.context("make the containers' image")?;
-        let lab = Lab::open(spec.name())?;
-        say::say(&environment(&lab));
-        return Ok(());
     }
     say::say(&environment(&lab));
     Ok(())

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chaos_tests::Asker;
+use chaos_tests::figures::quantile;
 use lab::{IMAGE, Lab};
-
-use crate::perf;
 
 const RUNS: usize = 100;
 /// Between two questions: asking all the time would take a core from those who are measured.
@@ -28,7 +27,7 @@ pub(crate) fn measure(lab: &mut Lab) -> anyhow::Result<()> {
     }
     println!("from the return of `docker run` until another node resolves, {RUNS} runs:");
     for (what, lags) in [("its name", names), ("its alias", aliases)] {
-        let (median, p99) = (perf::quantile(&lags, 0.5), perf::quantile(&lags, 0.99));
+        let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
         println!("{what:>12}: median {median:.1} ms, p99 {p99:.1} ms");
     }
     Ok(())

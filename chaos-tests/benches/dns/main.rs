@@ -11,6 +11,7 @@ mod zone;
 
 use std::path::Path;
 
+use chaos_tests::figures::{machine, quantile};
 use lab::{IMAGE, Lab, Spec};
 
 use crate::perf::{Figures, Target};
@@ -36,7 +37,7 @@ fn main() -> anyhow::Result<()> {
     lab.netctl_ok(&["net", "create", "net", "--subnet=20.0.0.0/12"])?;
     let client = lab.run_workload("node-1", "net", "client")?;
     lab.import_image("node-1")?;
-    println!("{}", perf::machine());
+    println!("{}", machine());
     lag::measure(&mut lab)?;
     // Its endpoints are ours to publish now.
     lab.kill("netplugin@node-2")?;
@@ -178,8 +179,8 @@ fn changes(
     }
     println!(
         "one name more, from its publication to its answer: median {:.1} ms, p99 {:.1} ms of {CHANGES}",
-        perf::quantile(&took, 0.5),
-        perf::quantile(&took, 0.99)
+        quantile(&took, 0.5),
+        quantile(&took, 0.99)
     );
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use chaos_tests::figures::quantile;
 use lab::Lab;
 
 /// Seconds of each run.
@@ -147,28 +148,4 @@ impl Target {
 pub(crate) fn write_questions(path: &Path, names: &[String]) -> anyhow::Result<()> {
     let lines: String = names.iter().map(|name| format!("{name} A\n")).collect();
     Ok(std::fs::write(path, lines)?)
-}
-
-pub(crate) fn quantile(figures: &[f64], which: f64) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    let at = (sorted.len() as f64 * which) as usize;
-    sorted.get(at.min(last)).copied().unwrap_or_default()
-}
-
-pub(crate) fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown processor", |it| {
-        it.trim_start_matches([' ', '\t', ':'])
-    });
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{model}, {cores} cores, Linux {}",
-        read("/proc/sys/kernel/osrelease").trim()
-    )
 }

@@ -11,6 +11,7 @@ use bus_schema::command::{
     GroupCreate, GroupUpdate, NetworkCreate, PolicyCreate, RuleAdd, RuleRemove,
 };
 use bus_schema::{Command, GroupName, NetworkName, NodeName, PolicyName, RuleId, TenantName};
+use chaos_tests::figures::{machine, quantile};
 use lab::{Lab, Spec};
 
 use crate::bus::Bus;
@@ -40,22 +41,6 @@ fn main() -> anyhow::Result<()> {
     lab.run_workload("node-1", "net", "client")?;
     traffic_by_size(&lab, &bus, &runtime)?;
     changes(&lab, &bus, &runtime)
-}
-
-fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpus = read("/proc/cpuinfo");
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown processor", |it| {
-        it.trim_start_matches([' ', '\t', ':'])
-    });
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{model}, {cores} cores, Linux {}",
-        read("/proc/sys/kernel/osrelease").trim()
-    )
 }
 
 fn tenant() -> TenantName {
@@ -147,19 +132,19 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
         }
     }
     let [(_, connections, streams), ..] = &figures;
-    let (connections, streams) = (median(connections), median(streams));
+    let (connections, streams) = (quantile(connections, 0.5), quantile(streams, 0.5));
     println!("rules in the receiver's group; medians of {ROUNDS} rounds, ratio to none");
     println!(
         "{:>8}{:>18}{:>8}{:>14}{:>8}{:>16}",
         "rules", "connections/s", "", "Gbit/s", "", "to attach, ms"
     );
     for (size, (attached, c, s)) in SIZES.into_iter().zip(&figures) {
-        let (c, s) = (median(c), median(s));
+        let (c, s) = (quantile(c, 0.5), quantile(s, 0.5));
         println!(
             "{size:>8}{c:>18.0}{:>8.2}{s:>14.2}{:>8.2}{:>16.1}",
             c / connections,
             s / streams,
-            median(attached) * 1e3
+            quantile(attached, 0.5) * 1e3
         );
     }
     Ok(())
@@ -210,7 +195,7 @@ fn changes(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> anyhow::R
         };
         println!(
             "{used}: median {:.1} ms, p99 {worst:.1} ms of {}",
-            median(&took) * 1e3,
+            quantile(&took, 0.5) * 1e3,
             took.len()
         );
     }
@@ -220,10 +205,4 @@ fn changes(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> anyhow::R
 fn names(lab: &Lab) -> anyhow::Result<Vec<NodeName>> {
     let names = lab.nodes().into_iter().map(NodeName::new);
     Ok(names.collect::<Result<_, _>>()?)
-}
-
-fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
