@@ -1,7 +1,5 @@
 //! Groups: which containers of a network policies hold for.
 
-use std::net::IpAddr;
-
 use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate};
 use bus_schema::query::{GroupInfo, NetworkInfo};
 use bus_schema::{
@@ -9,8 +7,10 @@ use bus_schema::{
     Query, Rejection, TenantName,
 };
 use clap::{Args, Subcommand};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::usage::Usage;
 use super::wait::Waiting;
 use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint, network, pool};
 use crate::cli::{Asking, Inspecting, Listing};
@@ -308,24 +308,26 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
         .iter()
         .filter(|e| e.group.as_ref() == Some(&info.spec.name))
         .collect();
-    let addresses = |e: &&Endpoint| e.addresses().collect::<Vec<IpAddr>>();
-    let used: Vec<IpAddr> = members.iter().flat_map(addresses).collect();
     let mut oper = state(info);
-    oper["numEndpoints"] = json!(members.len());
-    oper["allocatedAddressesCount"] = json!(used.len());
-    oper["allocatedIPAddresses"] = json!(pool::ranges(used));
-    oper["endpoints"] = members.into_iter().map(endpoint::oper).collect();
     if let Some(network) = network {
         let neighbours = of_tenant.iter().filter(|e| e.network == info.spec.network);
-        let used = neighbours.flat_map(Endpoint::addresses);
+        let neighbours: Vec<&Endpoint> = neighbours.collect();
         let of_network = &network.spec.v4;
         let pool = Pool {
             range: info.spec.pool.or(of_network.range),
             ..of_network.clone()
         };
-        oper["availableIPAddresses"] = json!(pool::available(&pool, used));
+        let own = |block: &IpNet| {
+            let range = info.spec.pool.filter(|it| it.first <= block.network());
+            range.is_some_and(|it| block.broadcast() <= it.last)
+        };
+        let blocks = network.blocks.iter().map(|(block, node)| (*block, node));
+        let mut usage = Usage::of(&members, blocks.filter(|(block, _)| own(block)), &pool);
+        usage.is_free_of(&pool, &neighbours);
+        usage.show(&mut oper);
         oper["pktTag"] = json!(network.spec.vni);
     }
+    oper["endpoints"] = members.into_iter().map(endpoint::oper).collect();
     json!({ "Config": config(info), "Oper": oper })
 }
 
@@ -389,7 +391,7 @@ default  web    contiv-net                    base,prod_web                   ac
             ..endpoint::tests::endpoint(id, "db")
         };
         let endpoints = [member("e1", Some("web")), member("e2", None)];
-        let value = inspected(&info(), None, &endpoints);
+        let value = inspected(&info(), Some(&network::tests::info()), &endpoints);
         for key in [
             "key",
             "groupName",

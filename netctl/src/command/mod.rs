@@ -17,6 +17,7 @@ pub(crate) mod status;
 pub(crate) mod tenant;
 mod time;
 pub(crate) mod trace;
+mod usage;
 pub(crate) mod version;
 pub(crate) mod wait;
 

@@ -10,6 +10,7 @@ use ipnet::Ipv6Net;
 use serde_json::{Value, json};
 
 use super::pool::{self, Subnet};
+use super::usage::Usage;
 use super::wait::Waiting;
 use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint};
 use crate::cli::{Asking, Inspecting, Listing};
@@ -282,14 +283,19 @@ fn state(info: &NetworkInfo) -> Value {
 }
 
 fn inspected(info: &NetworkInfo, endpoints: &[Endpoint]) -> Value {
-    let used: Vec<IpAddr> = endpoints.iter().flat_map(Endpoint::addresses).collect();
     let mut oper = state(info);
-    oper["numEndpoints"] = json!(endpoints.len());
-    oper["allocatedAddressesCount"] = json!(used.len());
-    oper["allocatedIPAddresses"] = json!(pool::ranges(used.iter().copied()));
-    oper["availableIPAddresses"] = json!(pool::available(&info.spec.v4, used));
-    oper["endpoints"] = endpoints.iter().map(endpoint::oper).collect();
+    let endpoints: Vec<&Endpoint> = endpoints.iter().collect();
+    usage(info, &endpoints).show(&mut oper);
+    oper["endpoints"] = endpoints.into_iter().map(endpoint::oper).collect();
     json!({ "Config": config(info), "Oper": oper })
+}
+
+/// What is used of a network, by these endpoints of it.
+pub(crate) fn usage(info: &NetworkInfo, endpoints: &[&Endpoint]) -> Usage {
+    let blocks = info.blocks.iter().map(|(block, node)| (*block, node));
+    let mut usage = Usage::of(endpoints, blocks, &info.spec.v4);
+    usage.is_free_of(&info.spec.v4, endpoints);
+    usage
 }
 
 #[cfg(test)]
@@ -361,5 +367,6 @@ default  contiv-net  data     vxlan       1001        20.1.1.0/24  20.1.1.254   
         }
         assert_eq!(value["Config"]["key"], "default:contiv-net");
         assert_eq!(value["Oper"]["availableIPAddresses"], "20.1.1.1-20.1.1.253");
+        assert_eq!(value["Oper"]["availableAddressesCount"], 253);
     }
 }

@@ -83,8 +83,22 @@ pub(crate) fn show(pool: &Pool) -> String {
     }
 }
 
-/// Addresses of one family as ranges: `20.1.1.1-20.1.1.4, 20.1.1.9`.
-pub(crate) fn ranges(addresses: impl IntoIterator<Item = IpAddr>) -> String {
+/// IPv4 addresses as ranges: `20.1.1.1-20.1.1.4, 20.1.1.9`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spans(Vec<(u32, u32)>);
+
+impl Spans {
+    /// How many addresses these are.
+    pub(crate) fn count(&self) -> u64 {
+        let lengths = self
+            .0
+            .iter()
+            .map(|(first, last)| u64::from(last - first) + 1);
+        lengths.sum()
+    }
+}
+
+pub(crate) fn ranges(addresses: impl IntoIterator<Item = IpAddr>) -> Spans {
     let mut numbers: Vec<u32> = addresses.into_iter().filter_map(number).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -95,13 +109,28 @@ pub(crate) fn ranges(addresses: impl IntoIterator<Item = IpAddr>) -> String {
             _ => spans.push((n, n)),
         }
     }
-    show_spans(&spans)
+    Spans(spans)
+}
+
+/// The pool's addresses that lie in one of its blocks.
+pub(crate) fn within(pool: &Pool, block: IpNet) -> Pool {
+    let whole = pool.range.unwrap_or(AddressRange {
+        first: pool.subnet.network(),
+        last: pool.subnet.broadcast(),
+    });
+    Pool {
+        range: Some(AddressRange {
+            first: whole.first.max(block.network()),
+            last: whole.last.min(block.broadcast()),
+        }),
+        ..pool.clone()
+    }
 }
 
 /// The IPv4 addresses of the pool that an endpoint could still get.
-pub(crate) fn available(pool: &Pool, used: impl IntoIterator<Item = IpAddr>) -> String {
+pub(crate) fn available(pool: &Pool, used: impl IntoIterator<Item = IpAddr>) -> Spans {
     let IpNet::V4(net) = pool.subnet else {
-        return String::new();
+        return Spans(Vec::new());
     };
     let (mut first, mut last) = (u32::from(net.network()), u32::from(net.broadcast()));
     if let Some(range) = pool.range {
@@ -134,7 +163,7 @@ pub(crate) fn available(pool: &Pool, used: impl IntoIterator<Item = IpAddr>) -> 
     {
         spans.push((start, last));
     }
-    show_spans(&spans)
+    Spans(spans)
 }
 
 fn number(address: IpAddr) -> Option<u32> {
@@ -144,17 +173,17 @@ fn number(address: IpAddr) -> Option<u32> {
     }
 }
 
-fn show_spans(spans: &[(u32, u32)]) -> String {
-    let shown: Vec<String> = spans
-        .iter()
-        .map(
-            |(first, last)| match (Ipv4Addr::from(*first), Ipv4Addr::from(*last)) {
-                (first, last) if first == last => first.to_string(),
-                (first, last) => format!("{first}-{last}"),
-            },
-        )
-        .collect();
-    shown.join(", ")
+impl std::fmt::Display for Spans {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = self.0.iter().map(|(first, last)| {
+            let (first, last) = (Ipv4Addr::from(*first), Ipv4Addr::from(*last));
+            match first == last {
+                true => first.to_string(),
+                false => format!("{first}-{last}"),
+            }
+        });
+        f.write_str(&shown.collect::<Vec<_>>().join(", "))
+    }
 }
 
 #[cfg(test)]
@@ -197,18 +226,26 @@ mod tests {
         let used =
             |list: &[&str]| -> Vec<IpAddr> { list.iter().map(|a| a.parse().unwrap()).collect() };
         let net = pool("20.1.1.0/24", "20.1.1.254", None);
-        assert_eq!(available(&net, []), "20.1.1.1-20.1.1.253");
+        assert_eq!(available(&net, []).to_string(), "20.1.1.1-20.1.1.253");
+        assert_eq!(available(&net, []).count(), 253);
+        let block = |text: &str| available(&within(&net, text.parse().unwrap()), []);
+        assert_eq!(block("20.1.1.0/28").to_string(), "20.1.1.1-20.1.1.15");
+        assert_eq!(block("20.1.1.240/28").count(), 14);
+        assert_eq!(block("20.1.1.254/32").count(), 0);
         assert_eq!(
-            available(&net, used(&["20.1.1.1", "20.1.1.3"])),
+            available(&net, used(&["20.1.1.1", "20.1.1.3"])).to_string(),
             "20.1.1.2, 20.1.1.4-20.1.1.253"
         );
         let range = pool("20.1.1.0/24", "20.1.1.1", Some(("20.1.1.1", "20.1.1.3")));
-        assert_eq!(available(&range, used(&["20.1.1.9"])), "20.1.1.2-20.1.1.3");
-        let top = pool("255.255.255.254/31", "255.255.255.254", None);
-        assert_eq!(available(&top, []), "255.255.255.255");
-        assert_eq!(available(&top, used(&["255.255.255.255"])), "");
         assert_eq!(
-            ranges(used(&["20.1.1.3", "20.1.1.1", "20.1.1.2", "20.1.1.9"])),
+            available(&range, used(&["20.1.1.9"])).to_string(),
+            "20.1.1.2-20.1.1.3"
+        );
+        let top = pool("255.255.255.254/31", "255.255.255.254", None);
+        assert_eq!(available(&top, []).to_string(), "255.255.255.255");
+        assert_eq!(available(&top, used(&["255.255.255.255"])).to_string(), "");
+        assert_eq!(
+            ranges(used(&["20.1.1.3", "20.1.1.1", "20.1.1.2", "20.1.1.9"])).to_string(),
             "20.1.1.1-20.1.1.3, 20.1.1.9"
         );
     }

@@ -1,12 +1,13 @@
 //! Tenants.
 
 use bus_schema::command::{TenantCreate, TenantRemove};
-use bus_schema::query::TenantInfo;
-use bus_schema::{Answer, Command, Query, Rejection, TenantName};
+use bus_schema::query::{NetworkInfo, TenantInfo};
+use bus_schema::{Answer, Command, Endpoint, Query, Rejection, TenantName};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::COMMAND;
+use super::usage::Usage;
+use super::{COMMAND, endpoint, group, network, policy};
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, unexpected};
 use crate::failure::Failure;
@@ -37,7 +38,8 @@ pub(crate) enum Verb {
         #[command(flatten)]
         listing: Listing,
     },
-    /// Show a tenant
+    /// Show a tenant with what its networks have in use
+    #[command(after_help = "Example:\n  netctl tenant inspect blue")]
     Inspect {
         tenant: TenantName,
         #[command(flatten)]
@@ -68,7 +70,8 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
             let Some(info) = tenants.iter().find(|info| info.tenant == tenant) else {
                 return Err(Rejection::TenantUnknown { tenant }.into());
             };
-            output::print(&output::document(&inspected(info), inspecting.format())?)
+            let value = inspect(session, info).await?;
+            output::print(&output::document(&value, inspecting.format())?)
         }
     }
 }
@@ -105,9 +108,60 @@ fn listed(tenants: &[TenantInfo], listing: &Listing) -> Result<String, Failure> 
     }
 }
 
+/// A tenant with what its networks, groups, policies and endpoints come to.
+async fn inspect(session: &mut Session, info: &TenantInfo) -> Result<Value, Failure> {
+    let tenant = Some(info.tenant.clone());
+    let networks = network::list(session, tenant.clone(), None).await?;
+    let groups = group::list(session, tenant.clone(), None).await?;
+    let policies = policy::list(session, tenant.clone(), None).await?;
+    let endpoints = endpoint::list(session, tenant).await?;
+    let mut value = inspected(info);
+    let oper = &mut value["Oper"];
+    counted(&networks, &endpoints).show(oper);
+    oper["totalEndpoints"] = json!(endpoints.len());
+    oper["totalEPGs"] = json!(groups.len());
+    oper["totalPolicies"] = json!(policies.len());
+    oper["endpoints"] = endpoints.iter().map(endpoint::oper).collect();
+    Ok(value)
+}
+
+/// All its networks together.
+fn counted(networks: &[NetworkInfo], endpoints: &[Endpoint]) -> Usage {
+    let mut all = Usage::default();
+    for info in networks {
+        let of_it = endpoints.iter().filter(|e| e.network == info.spec.name);
+        all.add(network::usage(info, &of_it.collect::<Vec<_>>()));
+    }
+    all
+}
+
 fn inspected(info: &TenantInfo) -> Value {
     json!({
         "Config": { "key": info.tenant, "tenantName": info.tenant },
         "Oper": { "totalNetworks": info.networks.len(), "networks": info.networks },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_counts_what_all_its_networks_use() {
+        let one = network::tests::info();
+        let mut other = one.clone();
+        other.spec.name = "other".parse().unwrap();
+        let of = |id: &str, network: &str| Endpoint {
+            network: network.parse().unwrap(),
+            ..endpoint::tests::endpoint(id, id)
+        };
+        let endpoints = [of("a", "contiv-net"), of("b", "other")];
+        let mut oper = json!({});
+        counted(&[one, other], &endpoints).show(&mut oper);
+        assert_eq!(oper["allocatedAddressesCount"], 2);
+        assert_eq!(oper["availableAddressesCount"], 504);
+        assert_eq!(oper["nodes"][0]["node"], "n1");
+        assert_eq!(oper["nodes"][0]["endpoints"], 2);
+        assert_eq!(oper["nodes"][0]["freeAddresses"], 28);
+    }
 }
