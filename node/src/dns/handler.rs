@@ -1,20 +1,22 @@
-//! Between the sockets and the zone: questions in, answers out.
-//!
-//! What is ours is answered at once, within the socket's loop; what must wait, for the host's
-//! resolvers or for what isn't known yet, becomes a task, of which a domain has [`IN_FLIGHT`].
+//! Between hickory and the zone: what is ours is looked up, what isn't is asked elsewhere.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bus_schema::TenantName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use hickory_proto::op::{OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_server::server::Request;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::counters::Counters;
+use super::lock;
+use super::message::{self, Outcome, Said};
+use super::relay::{self, Passed};
 use super::upstream::Upstream;
-use super::wire::{self, Code, Data, Parsed, Query, Said, Transport};
 use super::zone::{self, Answer, Asked, Question};
 use crate::projection::EndpointsView;
 
@@ -36,170 +38,150 @@ pub(super) struct Shared {
     pub ttl: u32,
 }
 
-/// Answers the queries of one domain, or of the host. Cheap to clone.
-#[derive(Debug, Clone)]
+/// Answers the queries of one domain, or of the host.
+#[derive(Debug)]
 pub(super) struct Handler {
     tenant: Option<TenantName>,
     shared: Arc<Shared>,
-    in_flight: Arc<Semaphore>,
+    seen: Mutex<Seen>,
+    in_flight: Semaphore,
 }
 
-/// What becomes of a message.
+/// The view as this domain saw it last, so that domains don't wait for one another, nor who
+/// changes the view for any of them.
 #[derive(Debug)]
-pub(super) enum Step {
-    /// The answer is written.
-    Answered,
-    /// It gets none.
-    Dropped,
-    /// It waits in [`Handler::finish`].
-    Waits(OwnedSemaphorePermit),
+struct Seen {
+    current: watch::Receiver<EndpointsView>,
+    view: EndpointsView,
+}
+
+impl Seen {
+    fn current(&mut self) -> &EndpointsView {
+        // An error says that nobody changes it any more.
+        if self.current.has_changed().unwrap_or(true) {
+            self.view = self.current.borrow_and_update().clone();
+        }
+        &self.view
+    }
 }
 
 impl Handler {
     pub(super) fn new(tenant: Option<TenantName>, shared: Arc<Shared>) -> Self {
+        let mut current = shared.view.clone();
+        let view = current.borrow_and_update().clone();
         Self {
             tenant,
             shared,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            seen: Mutex::new(Seen { current, view }),
+            in_flight: Semaphore::new(IN_FLIGHT),
         }
     }
 
-    /// Answers over `out` what can be answered now.
-    pub(super) fn answer(
-        &self,
-        bytes: &[u8],
-        asker: IpAddr,
-        by: Transport,
-        out: &mut Vec<u8>,
-    ) -> Step {
-        let counters = &self.shared.counters;
-        let query = match wire::parse(bytes) {
-            Parsed::Query(query) => query,
-            Parsed::Wrong(query, code) => {
-                self.say(&query, code, by, out);
-                return Step::Answered;
-            }
-            Parsed::Garbage => {
-                counters.malformed.fetch_add(1, Ordering::Relaxed);
-                return Step::Dropped;
-            }
+    pub(super) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Answers at once, when first polled, what can be answered at once.
+    pub(super) async fn answer(&self, request: &Request) -> Outcome {
+        let query = match one_of(request) {
+            Ok(query) => query,
+            Err(code) => return Outcome::Said(Said::only(request, code)),
         };
-        if self.known(&query, asker, by, out) {
-            counters.answered.fetch_add(1, Ordering::Relaxed);
-            return Step::Answered;
+        if let Some(said) = self.known(request, query) {
+            return Outcome::Said(said);
         }
-        match self.in_flight.clone().try_acquire_owned() {
-            Ok(permit) => Step::Waits(permit),
-            Err(_) => {
-                counters.failed.fetch_add(1, Ordering::Relaxed);
-                self.say(&query, Code::ServFail, by, out);
-                Step::Answered
-            }
-        }
-    }
-
-    /// Answers what had to wait: by the host's resolvers, or once everything is known.
-    pub(super) async fn finish(
-        &self,
-        bytes: &[u8],
-        asker: IpAddr,
-        by: Transport,
-        _permit: OwnedSemaphorePermit,
-    ) -> Vec<u8> {
-        let mut out = Vec::new();
-        let Parsed::Query(query) = wire::parse(bytes) else {
-            return out;
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return self.failed(request);
         };
         let mut view = self.shared.view.clone();
         if self.tenant.is_some() && !view.borrow().is_complete() {
-            let complete = timeout(PATIENCE, view.wait_for(EndpointsView::is_complete));
-            if complete.await.is_err() {
-                self.failed(&query, by, &mut out);
-                return out;
+            let complete = view.wait_for(EndpointsView::is_complete);
+            if timeout(PATIENCE, complete).await.is_err() {
+                return self.failed(request);
             }
-            if self.known(&query, asker, by, &mut out) {
-                return out;
+            if let Some(said) = self.known(request, query) {
+                return Outcome::Said(said);
             }
         }
-        match self.shared.upstream.ask(query.bytes(), by).await {
-            Ok(mut reply) => {
-                self.shared
-                    .counters
-                    .forwarded
-                    .fetch_add(1, Ordering::Relaxed);
-                wire::relay(&query, &mut reply, self.shared.ttl, by);
-                reply
+        match self.shared.upstream.ask(Passed::new(request)).await {
+            Ok(reply) => {
+                let forwarded = &self.counters().forwarded;
+                forwarded.fetch_add(1, Ordering::Relaxed);
+                relay::relay(request, reply, self.shared.ttl)
             }
             Err(error) => {
                 tracing::debug!(%error, "not forwarded");
-                self.failed(&query, by, &mut out);
-                out
+                self.failed(request)
             }
         }
     }
 
-    /// False: it isn't for us to say, or not yet.
-    fn known(&self, query: &Query<'_>, asker: IpAddr, by: Transport, out: &mut Vec<u8>) -> bool {
-        let (Some(tenant), Some(name), wire::IN) = (&self.tenant, query.name(), query.class) else {
-            return false;
-        };
-        let question = match query.kind {
-            wire::A => Question::A,
-            wire::AAAA => Question::Aaaa,
-            wire::ANY => Question::Any,
-            wire::PTR => Question::Ptr,
+    /// `None`: it isn't for us to say, or not yet.
+    fn known(&self, request: &Request, query: &Query) -> Option<Said> {
+        let tenant = self.tenant.as_ref()?;
+        if query.query_class() != DNSClass::IN {
+            return None;
+        }
+        let name = message::text(query.name())?;
+        let question = match query.query_type() {
+            RecordType::A => Question::A,
+            RecordType::AAAA => Question::Aaaa,
+            RecordType::ANY => Question::Any,
+            RecordType::PTR => Question::Ptr,
             _ => Question::Other,
         };
-        let suffix = self.shared.suffix.as_str();
+        let Shared { suffix, ttl, .. } = &*self.shared;
         let asked = Asked {
             tenant,
-            asker,
-            name,
+            asker: request.src().ip().to_canonical(),
+            name: &name,
             suffix,
         };
-        // The lock is held while one name is looked up, no longer.
-        let answer = zone::answer(&self.shared.view.borrow(), &asked, question);
-        // A name is a zone of its own, but for those that our own zone's name ends.
-        let zone = match name.ends_with(suffix) {
-            true => suffix.len() + 2,
-            false => usize::MAX,
-        };
-        let said = Said {
-            code: Code::NoError,
-            authoritative: true,
-            ttl: self.shared.ttl,
-            zone: Some(zone),
-        };
-        match answer {
+        let answer = zone::answer(lock(&self.seen).current(), &asked, question);
+        let mut said = match answer {
             Answer::Addresses(mut found) => {
                 rotate(&mut found.live);
                 rotate(&mut found.silent);
-                let all = found.live.into_iter().chain(found.silent);
-                query.answer(said, all.map(Data::Address), by, out);
+                found.live.append(&mut found.silent);
+                message::addresses(request, query.name(), *ttl, &found.live)
             }
-            Answer::Name(name) => query.answer(said, [Data::Name(&name)].into_iter(), by, out),
-            Answer::Nobody => {
-                let code = Code::NxDomain;
-                query.answer(Said { code, ..said }, std::iter::empty(), by, out);
+            Answer::Name(to) => {
+                let pointer = message::pointer(query.name(), *ttl, &to);
+                let pointer = pointer.into_iter().collect();
+                Said::ours(request, ResponseCode::NoError, pointer)
             }
-            Answer::Forward | Answer::Later => return false,
-        }
-        true
-    }
-
-    fn failed(&self, query: &Query<'_>, by: Transport, out: &mut Vec<u8>) {
-        self.shared.counters.failed.fetch_add(1, Ordering::Relaxed);
-        self.say(query, Code::ServFail, by, out);
-    }
-
-    fn say(&self, query: &Query<'_>, code: Code, by: Transport, out: &mut Vec<u8>) {
-        let said = Said {
-            code,
-            authoritative: false,
-            ttl: self.shared.ttl,
-            zone: None,
+            Answer::Nobody => Said::ours(request, ResponseCode::NXDomain, Vec::new()),
+            Answer::Forward | Answer::Later => return None,
         };
-        query.answer(said, std::iter::empty(), by, out);
+        if said.answers.is_empty() {
+            // A name is a zone of its own, but for those that our own zone's name ends.
+            let zone = match zone::without_suffix(&name, suffix) {
+                Some(_) => query.name().trim_to(suffix.split('.').count()),
+                None => query.name().clone(),
+            };
+            said.denied.push(message::denial(zone, *ttl));
+        }
+        self.counters().answered.fetch_add(1, Ordering::Relaxed);
+        Some(said)
+    }
+
+    fn failed(&self, request: &Request) -> Outcome {
+        self.counters().failed.fetch_add(1, Ordering::Relaxed);
+        Outcome::Said(Said::only(request, ResponseCode::ServFail))
+    }
+}
+
+/// The one question; else what is wrong.
+fn one_of(request: &Request) -> Result<&Query, ResponseCode> {
+    if request.metadata.op_code != OpCode::Query {
+        return Err(ResponseCode::NotImp);
+    }
+    let [query] = request.queries.queries() else {
+        return Err(ResponseCode::FormErr);
+    };
+    match request.version() {
+        0 => Ok(query.original()),
+        _ => Err(ResponseCode::BADVERS),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Names: one server per domain, and a plain forwarder in the host's namespace.
 //!
 //! ```text
-//! socket (in the domain) ─▶ udp, tcp ─▶ wire [pure] ─▶ handler ─▶ zone [pure]: the asker's network knows the name
-//!                                                         └─────▶ upstream: everything else, from the host
+//! socket (in the domain) ─▶ udp, tcp ─▶ front: hickory ─▶ handler ─▶ zone [pure]: the asker's network knows the name
+//!                                                            └─────▶ upstream: everything else, from the host
 //! ```
 //!
 //! The asker is known by its source address, so a server answers the askers of its own domain
@@ -11,13 +11,15 @@
 
 mod counters;
 mod explain;
+mod front;
 mod handler;
+mod message;
 mod pool;
+mod relay;
 mod socket;
 mod tcp;
 mod udp;
 mod upstream;
-mod wire;
 pub mod zone;
 
 use std::collections::BTreeMap;
@@ -166,7 +168,7 @@ impl DnsHandle {
         let serving = Serving {
             key: key.clone(),
             place: place.clone(),
-            handler: Handler::new(key.clone(), self.running.answers.clone()),
+            handler: Arc::new(Handler::new(key.clone(), self.running.answers.clone())),
             troubles: self.running.troubles.clone(),
         };
         tokio::spawn(serving.run(stop.clone()));
@@ -188,7 +190,7 @@ impl DnsHandle {
 struct Serving {
     key: Key,
     place: SocketPlace,
-    handler: Handler,
+    handler: Arc<Handler>,
     troubles: Arc<Mutex<BTreeMap<Key, String>>>,
 }
 

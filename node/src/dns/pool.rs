@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::wire;
+use super::relay::{self, Passed};
 
 const SOCKETS: usize = 16;
 const LIFE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ struct Line {
 
 #[derive(Debug)]
 struct Waiting {
-    query: Vec<u8>,
+    question: Vec<u8>,
     reply: oneshot::Sender<io::Result<Vec<u8>>>,
 }
 
@@ -52,7 +52,7 @@ impl Pool {
     }
 
     /// Asks once and waits for as long as the caller does.
-    pub(super) async fn ask(&self, query: &[u8]) -> io::Result<Vec<u8>> {
+    pub(super) async fn ask(&self, query: Passed<'_>) -> io::Result<Vec<u8>> {
         let line = self.line().await?;
         let (reply, replied) = oneshot::channel();
         let (id, query) = line.enter(query, reply)?;
@@ -90,30 +90,30 @@ impl Pool {
 impl Line {
     fn enter(
         &self,
-        query: &[u8],
+        query: Passed<'_>,
         reply: oneshot::Sender<io::Result<Vec<u8>>>,
     ) -> io::Result<(u16, Vec<u8>)> {
-        let mut query = query.to_vec();
+        let mut bytes = query.bytes.to_vec();
         let mut waiting = lock(&self.waiting);
         let id = (0..TRIES).map(|_| random_id());
         let id = id.into_iter().find(|id| !waiting.contains_key(id));
         let id = id.ok_or_else(|| io::Error::other("no id is free"))?;
-        if let Some(place) = query.get_mut(..2) {
+        if let Some(place) = bytes.get_mut(..2) {
             place.copy_from_slice(&id.to_be_bytes());
         }
         let entry = Waiting {
-            query: query.clone(),
+            question: query.question.to_vec(),
             reply,
         };
         waiting.insert(id, entry);
-        Ok((id, query))
+        Ok((id, bytes))
     }
 
     fn take(&self, reply: &[u8]) -> Option<Waiting> {
         let id = u16::from_be_bytes(*reply.first_chunk()?);
         let mut waiting = lock(&self.waiting);
         let asked = waiting.get(&id)?;
-        if reply.len() < wire::HEADER || !wire::is_reply_to(reply, &asked.query) {
+        if !relay::is_reply_to(reply, &asked.question) {
             return None;
         }
         waiting.remove(&id)

@@ -1,70 +1,51 @@
-//! DNS over UDP. What is ours is answered where it is read: no task, no copy for each query.
+//! DNS over UDP. What is ours is answered where it is read: no task for each query.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::io::Interest;
+use futures::{FutureExt, StreamExt};
+use hickory_server::net::runtime::TokioRuntimeProvider;
+use hickory_server::net::udp::UdpStream;
+use hickory_server::net::xfer::Protocol;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use super::handler::{Handler, Step};
-use super::wire::Transport;
-
-/// Longer questions don't exist: a name has 255 bytes, and options little more.
-const QUERY_MAX: usize = 4_096;
-/// Answered in a row before others get their turn on this thread.
-const AT_ONCE: usize = 64;
+use super::front::Front;
+use super::handler::Handler;
 
 /// Serves until the socket fails; returns why.
-pub(super) async fn serve(socket: UdpSocket, handler: Handler) -> io::Error {
-    let socket = Arc::new(socket);
+pub(super) async fn serve(socket: UdpSocket, handler: Arc<Handler>) -> io::Error {
+    // Nobody's: each answer goes to who asked.
+    let peer = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let (mut messages, out) = UdpStream::<TokioRuntimeProvider>::with_bound(socket, peer);
+    let front = Arc::new(Front::new(handler, out, Protocol::Udp));
     let mut waiting = JoinSet::new();
-    let (mut query, mut out) = (vec![0; QUERY_MAX], Vec::with_capacity(QUERY_MAX));
     loop {
-        if let Err(error) = socket.ready(Interest::READABLE).await {
-            return error;
-        }
+        let message = match messages.next().await {
+            Some(Ok(message)) => message,
+            Some(Err(error)) if is_passing(&error) => continue,
+            Some(Err(error)) => return error,
+            None => return io::ErrorKind::UnexpectedEof.into(),
+        };
         while waiting.try_join_next().is_some() {}
-        for _ in 0..AT_ONCE {
-            let (length, asker) = match socket.try_recv_from(&mut query) {
-                Ok(received) => received,
-                Err(error) if is_passing(&error) => break,
-                Err(error) => return error,
-            };
-            let bytes = &query[..length];
-            match handler.answer(bytes, asker.ip().to_canonical(), Transport::Udp, &mut out) {
-                Step::Answered => send(&socket, &out, asker),
-                Step::Dropped => {}
-                Step::Waits(permit) => {
-                    let (socket, handler, bytes) =
-                        (socket.clone(), handler.clone(), bytes.to_vec());
-                    waiting.spawn(async move {
-                        let ip = asker.ip().to_canonical();
-                        let answer = handler.finish(&bytes, ip, Transport::Udp, permit).await;
-                        send(&socket, &answer, asker);
-                    });
-                }
-            }
+        let Some(request) = front.read(message) else {
+            continue;
+        };
+        let front = front.clone();
+        let mut answered = Box::pin(async move { front.answer(&request).await });
+        // The handler's bound on what waits is the bound of these tasks.
+        if answered.as_mut().now_or_never().is_none() {
+            waiting.spawn(answered);
         }
-        tokio::task::yield_now().await;
     }
 }
 
-/// An answer that finds no room is as good as lost on its way: who asked asks again.
-fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
-    if let Err(error) = socket.try_send_to(answer, to) {
-        tracing::debug!(%to, %error, "answer not sent");
-    }
-}
-
-/// What is over with the next try: nothing to read, or a word from somebody who is gone.
+/// What is over with the next try: a word from somebody who is gone.
 fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, WouldBlock,
-    };
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted};
     matches!(
         error.kind(),
-        WouldBlock | Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable
+        Interrupted | ConnectionRefused | ConnectionReset | HostUnreachable
     )
 }

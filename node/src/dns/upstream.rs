@@ -11,12 +11,15 @@ use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use hickory_proto::op::ResponseCode;
+use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::message::HEADER;
 use super::pool::Pool;
-use super::wire::{self, Code, Transport};
+use super::relay::{self, Passed};
 use crate::resource::DNS_ADDRESS;
 
 /// For an answer of any resolver. Clients ask again after 5 s (resolv.conf(5)), Docker after 3 s.
@@ -82,13 +85,13 @@ impl Upstream {
 
     /// Forwards a query, byte for byte but for its id; the reply, of at least a header, is the
     /// first good one.
-    pub(super) async fn ask(&self, query: &[u8], by: Transport) -> Result<Vec<u8>, ForwardError> {
+    pub(super) async fn ask(&self, query: Passed<'_>) -> Result<Vec<u8>, ForwardError> {
         let resolvers = self.resolvers();
         if resolvers.is_empty() {
             let path = self.resolv_conf.display().to_string();
             return Err(ForwardError::NoResolver(path));
         }
-        race(&resolvers, query, by).await
+        race(&resolvers, query).await
     }
 
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
@@ -143,11 +146,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Asks one resolver after another, without giving up on those asked before.
-async fn race(
-    resolvers: &[Resolver],
-    query: &[u8],
-    by: Transport,
-) -> Result<Vec<u8>, ForwardError> {
+async fn race(resolvers: &[Resolver], query: Passed<'_>) -> Result<Vec<u8>, ForwardError> {
     let begin = Instant::now();
     let mut order: Vec<&Resolver> = resolvers.iter().collect();
     order.sort_by_key(|resolver| resolver.is_silent(begin));
@@ -168,7 +167,7 @@ async fn race(
     let mut unhelpful = None;
     while Instant::now() < deadline {
         match next.next() {
-            Some(resolver) => asked.push(resolver.ask(query, by)),
+            Some(resolver) => asked.push(resolver.ask(query)),
             None if asked.is_empty() => break,
             None => {}
         }
@@ -188,10 +187,8 @@ async fn race(
 
 /// Another resolver may know better than one that fails or refuses.
 fn helpful(reply: &[u8]) -> bool {
-    let code = wire::code_of(reply);
-    ![Code::ServFail, Code::Refused, Code::NotImp]
-        .iter()
-        .any(|it| *it as u8 == code)
+    use ResponseCode::{NotImp, Refused, ServFail};
+    !matches!(relay::code_of(reply), ServFail | Refused | NotImp)
 }
 
 impl Resolver {
@@ -211,15 +208,15 @@ impl Resolver {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(&self, query: &[u8], by: Transport) -> io::Result<Vec<u8>> {
+    async fn ask(&self, query: Passed<'_>) -> io::Result<Vec<u8>> {
         // Until it answers it counts as silent, from the moment when the next one is asked.
         let mut asked = Unanswered {
             resolver: self,
             since: Some(Instant::now()),
         };
-        let reply = match by {
-            Transport::Udp => self.pool.ask(query).await,
-            Transport::Tcp => by_tcp(self.address, query).await,
+        let reply = match query.by {
+            Protocol::Udp => self.pool.ask(query).await,
+            _ => by_tcp(self.address, query).await,
         };
         // Also a word that nobody listens there comes at once, and costs nobody time.
         asked.since = None;
@@ -251,15 +248,16 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-async fn by_tcp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u16::try_from(query.len()).map_err(io::Error::other)?;
+async fn by_tcp(resolver: SocketAddr, query: Passed<'_>) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(query.bytes.len()).map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(resolver).await?;
     let mut message = length.to_be_bytes().to_vec();
-    message.extend_from_slice(query);
+    message.extend_from_slice(query.bytes);
     stream.write_all(&message).await?;
     let mut reply = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut reply).await?;
-    if reply.len() >= wire::HEADER && reply[..2] == query[..2] && wire::is_reply_to(&reply, query) {
+    let same_id = reply.get(..2) == query.bytes.get(..2);
+    if reply.len() >= HEADER && same_id && relay::is_reply_to(&reply, query.question) {
         Ok(reply)
     } else {
         Err(io::Error::other("the reply is to another question"))
