@@ -1,12 +1,15 @@
 //! Endpoints, as their node publishes them (stream `ENDPOINTS`).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::healing::Healed;
 use crate::{EndpointId, GroupName, MacAddr, NetworkName, NodeName, Revision, TenantName};
 
-/// What a node says of one of its endpoints; the last message of a subject counts.
+/// What a node says of one of its endpoints, or of what it put right; the last message of a
+/// subject counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum EndpointEvent {
@@ -22,6 +25,14 @@ pub enum EndpointEvent {
         network: NetworkName,
         node: NodeName,
         id: EndpointId,
+        applied: Revision,
+    },
+    /// The node put right what others had changed of what is ours, this many of each kind since
+    /// it last said so.
+    Healed {
+        node: NodeName,
+        kinds: BTreeMap<String, u64>,
+        last: Healed,
         applied: Revision,
     },
     #[serde(other)]

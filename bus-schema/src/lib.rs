@@ -9,6 +9,7 @@ pub mod command;
 pub mod endpoint;
 pub mod envelope;
 pub mod event;
+pub mod healing;
 pub mod id;
 pub mod lookup;
 pub mod net;

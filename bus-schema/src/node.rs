@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::healing::{Cleanup, Healing, Steps};
 use crate::lookup::{Lookup, Resolution};
 use crate::policy::{Action, Direction, Protocol};
 use crate::rejection::EndpointUse;
@@ -44,6 +45,9 @@ pub struct NodeStatus {
     /// What its name servers did since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsCounters>,
+    /// What it put right since it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healing: Option<Box<Healing>>,
 }
 
 /// What became of the messages that a node's name servers got.
@@ -165,6 +169,12 @@ pub enum NodeRequest {
     },
     /// Looks at its machine, and at the way to the other nodes; takes some seconds.
     Examine,
+    /// What became of these revisions here.
+    Steps {
+        revisions: Vec<Revision>,
+    },
+    /// Look for what an earlier life left, and return it.
+    CleanUp,
     /// Follow the log of this cluster from its start, whatever was followed before.
     AcceptLog {
         cluster: ClusterId,
@@ -182,6 +192,8 @@ impl NodeRequest {
             Self::Resolve(_) => "resolve",
             Self::Cede { .. } => "cede",
             Self::Examine => "examine",
+            Self::Steps { .. } => "steps",
+            Self::CleanUp => "clean-up",
             Self::AcceptLog { .. } => "accept-log",
         }
     }
@@ -201,6 +213,8 @@ pub enum NodeReply {
     Traced(Trace),
     Examined(Examination),
     Resolved(Resolution),
+    Steps(Steps),
+    CleanedUp(Cleanup),
     /// Endpoints stand in the way.
     InUse {
         endpoints: Vec<EndpointUse>,

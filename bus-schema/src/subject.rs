@@ -6,6 +6,7 @@
 //! contiv.log.<tenant>.intent.<kind>.<name>       a tenant's intent
 //! contiv.log.<tenant>.lease.<network>[.<group>]  a network's blocks, or a group's pool's
 //! contiv.endpoint.<tenant>.<node>.<id>           endpoints (stream ENDPOINTS)
+//! contiv.endpoint._cluster.<node>.healed         what a node put right (in ENDPOINTS, too)
 //! contiv.events.<what follows contiv.>           both, republished after commit: the public tail
 //! contiv.api.v1.<noun>.<verb>                    requests to netmaster
 //! contiv.node.<node>.<verb>                      requests to a node
@@ -148,6 +149,11 @@ pub fn endpoint_of(tenant: &TenantName, node: &NodeName, id: &crate::EndpointId)
 /// The subjects on which one node's endpoints are published.
 pub fn endpoints_of(node: &NodeName) -> String {
     format!("contiv.endpoint.*.{node}.*")
+}
+
+/// Where a node tells what it put right.
+pub fn healed_by(node: &NodeName) -> String {
+    format!("contiv.endpoint.{CLUSTER}.{node}.healed")
 }
 
 pub fn of_command(command: &Command) -> String {

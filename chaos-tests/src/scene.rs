@@ -25,7 +25,12 @@ pub fn two_nodes() -> Result<Lab, Error> {
 
 impl Scene {
     pub fn open() -> Result<Self, Error> {
-        let mut lab = two_nodes()?;
+        Self::of(&Spec::test(2))
+    }
+
+    /// In a lab of two nodes like this.
+    pub fn of(spec: &Spec) -> Result<Self, Error> {
+        let mut lab = Lab::up(spec)?;
         create(&lab, "contiv-net", "20.1.1.0/24")?;
         let web = lab.run_workload("node-1", "contiv-net", "web")?;
         let db = lab.run_workload("node-2", "contiv-net", "db")?;

@@ -301,6 +301,7 @@ impl Lab {
             token: token()?,
             domain: spec.domain.clone(),
             servers: spec.servers,
+            node_flags: spec.node_flags.clone(),
             hosts: BTreeMap::new(),
             processes: BTreeMap::new(),
             workloads: BTreeMap::new(),
@@ -459,6 +460,7 @@ impl Lab {
         let mut argv = vec![binary, "run".to_owned()];
         argv.extend(["--name", node, "--underlay", underlay].map(str::to_owned));
         argv.extend(["--domain".to_owned(), self.state.domain.clone()]);
+        argv.extend(self.state.node_flags.iter().cloned());
         if !docker {
             argv.extend(["--engine", "none"].map(str::to_owned));
         }

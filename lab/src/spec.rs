@@ -29,6 +29,7 @@ pub struct Spec {
     pub(crate) docker: bool,
     pub(crate) docker_bridge: bool,
     pub(crate) loopback_resolver: BTreeSet<u8>,
+    pub(crate) node_flags: Vec<String>,
     pub(crate) persistent: bool,
 }
 
@@ -56,6 +57,7 @@ impl Spec {
             docker: false,
             docker_bridge: false,
             loopback_resolver: BTreeSet::new(),
+            node_flags: Vec::new(),
             persistent: true,
         }
     }
@@ -91,6 +93,14 @@ impl Spec {
     pub fn loopback_resolver_on(mut self, number: u8) -> Self {
         self.loopback_resolver.insert(number);
         self
+    }
+
+    /// Every netplugin gets these, too.
+    pub fn node_flags(self, flags: &[&str]) -> Self {
+        Self {
+            node_flags: flags.iter().map(ToString::to_string).collect(),
+            ..self
+        }
     }
 
     pub fn name(&self) -> &str {

@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) domain: String,
     /// How many nats-servers are the bus.
     pub(crate) servers: u8,
+    /// What every netplugin is told beside.
+    pub(crate) node_flags: Vec<String>,
     pub(crate) hosts: BTreeMap<String, HostState>,
     pub(crate) processes: BTreeMap<String, ProcessState>,
     pub(crate) workloads: BTreeMap<String, WorkloadState>,

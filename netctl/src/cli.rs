@@ -108,6 +108,9 @@ pub(crate) enum Noun {
     /// The cluster as a whole
     #[command(subcommand)]
     Cluster(cluster::Verb),
+    /// Commands: what became of one
+    #[command(subcommand)]
+    Command(events::journey::Verb),
     /// What happened, and what happens
     Events(events::Options),
     /// Names: what there is, and what a container is told

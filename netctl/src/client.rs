@@ -42,6 +42,7 @@ pub(crate) struct Session {
 /// What a command led to.
 #[derive(Debug)]
 pub(crate) struct Accepted {
+    id: CommandId,
     pub(crate) revision: Revision,
     /// All was so already.
     pub(crate) unchanged: bool,
@@ -51,7 +52,11 @@ impl std::fmt::Display for Accepted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.unchanged {
             true => writeln!(f, "unchanged at revision {}", self.revision),
-            false => writeln!(f, "done at revision {}", self.revision),
+            false => writeln!(
+                f,
+                "done at revision {} by command {}",
+                self.revision, self.id
+            ),
         }
     }
 }
@@ -171,6 +176,7 @@ impl Session {
             Ok(Reply::Accepted { revision, events }) => {
                 self.saw(revision);
                 Ok(Accepted {
+                    id,
                     revision,
                     unchanged: events.is_empty(),
                 })

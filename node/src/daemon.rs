@@ -27,10 +27,11 @@ use tokio::task::JoinSet;
 
 use crate::bus::{self, BusHandle, Facts, Farewell, Identity};
 use crate::cni::Cni;
-use crate::core::{Core, Ending, Progress, underlay_mtu};
+use crate::core::{Core, Ending, Progress, Tells, Watching, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
 use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
+use crate::healing::Healings;
 use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
 use crate::metrics;
@@ -56,6 +57,7 @@ pub struct Config {
     /// Where Prometheus may read metrics; absent: nowhere.
     pub metrics: Option<SocketAddr>,
     pub dns: dns::Config,
+    pub watching: Watching,
 }
 
 /// Why the daemon can't start.
@@ -122,12 +124,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (view, view_rx) = watch::channel(known);
     let farewell = Farewell::default();
     let ending = Ending::open(config.state_dir.join("enforced"), view_rx.clone());
+    let healings = Healings::default();
     let docker = docker::start(
         docker::Config {
             plugin_dir: config.plugin_dir,
             engine: config.engine,
             state_dir: config.state_dir,
             files: docker::ResolverFiles::default(),
+            healings: healings.clone(),
         },
         endpoints.clone(),
         facts.subscribe(),
@@ -144,6 +148,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     let sources = Sources {
         dns: dns.clone(),
+        healing: healings.subscribe(),
         me: me.clone(),
         domain: params.kind,
         log: log_rx.clone(),
@@ -198,10 +203,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         params,
         datapath,
         facts.clone(),
-        kernel,
-        progress,
+        Tells {
+            kernel,
+            progress,
+            healings: healings.clone(),
+        },
         dns,
         ending,
+        config.watching,
     );
     tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
     tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
@@ -222,6 +231,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         log,
         endpoints,
         farewell,
+        healings,
         questions,
         status: status_rx,
         asks,

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use node::core::Watching;
 use node::daemon::{self, Config, StartError};
 use node::datapath::DatapathError;
 use node::dns;
@@ -97,6 +99,12 @@ struct Run {
     /// Where network namespaces are bound
     #[arg(long, default_value = "/run/netns", hide = true)]
     netns_dir: PathBuf,
+    /// Seconds between two looks at all of the kernel
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    resync: u64,
+    /// Don't listen to what others change in the kernel: only looks find it then
+    #[arg(long, hide = true)]
+    no_monitor: bool,
 }
 
 /// Absent: nowhere.
@@ -184,7 +192,7 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     };
     let code = runtime.block_on(work);
     // Whoever still waits for a blocking call doesn't keep a stopped daemon alive.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
 
@@ -276,6 +284,10 @@ fn config(run: Run) -> anyhow::Result<Config> {
             suffix: run.dns_suffix,
             ttl: run.dns_ttl,
             ..dns::Config::default()
+        },
+        watching: Watching {
+            listens: !run.no_monitor,
+            resync: Duration::from_secs(run.resync),
         },
     })
 }

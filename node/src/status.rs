@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bus_schema::NodeName;
+use bus_schema::healing::Healing;
 use bus_schema::node::{Alarm, DomainKind, EngineStatus, LogState, NodeStatus, STATUS_EVERY_MS};
 use tokio::sync::watch;
 
@@ -25,6 +26,7 @@ pub struct Sources {
     pub engine: watch::Receiver<Option<EngineStatus>>,
     pub engine_alarms: watch::Receiver<Vec<Alarm>>,
     pub dns: DnsHandle,
+    pub healing: watch::Receiver<Healing>,
     /// From the start: of damaged files.
     pub alarms: Vec<Alarm>,
 }
@@ -59,6 +61,7 @@ impl Sources {
             blocks: facts.blocks_of(&self.me.node) as u64,
             alarms,
             dns: Some(self.dns.counters()),
+            healing: Some(Box::new(self.healing.borrow().clone())),
         }
     }
 
@@ -78,6 +81,7 @@ impl Sources {
                 changed = self.facts.changed() => changed.is_err(),
                 changed = self.snapshots.changed() => changed.is_err(),
                 changed = self.engine.changed() => changed.is_err(),
+                changed = self.healing.changed() => changed.is_err(),
                 changed = self.engine_alarms.changed() => changed.is_err(),
                 // Name servers don't tell when they come and go.
                 () = pause(Duration::from_millis(STATUS_EVERY_MS)) => false,

@@ -13,6 +13,7 @@ use bus_schema::command::{
     NodeRemove, Removal, Request, TenantCreate, TenantRemove,
 };
 use bus_schema::event::{self, Settings};
+use bus_schema::healing::{Cleanup, Healed, Healing, Step, Steps};
 use bus_schema::node::{
     Alarm, DnsCounters, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply,
     NodeRequest, NodeStatus,
@@ -138,6 +139,7 @@ pub(crate) fn status() -> NodeStatus {
             failed: 1,
             malformed: 2,
         }),
+        healing: Some(Box::new(healing())),
     }
 }
 
@@ -492,7 +494,23 @@ pub(crate) fn endpoint_events() -> Vec<EndpointEvent> {
             id: endpoint().id,
             applied: Revision(43),
         },
+        EndpointEvent::Healed {
+            node: node("node1"),
+            kinds: healing().kinds,
+            last: healing().last.expect("something was healed"),
+            applied: Revision(44),
+        },
     ]
+}
+
+fn healing() -> Healing {
+    Healing {
+        kinds: [("route".to_owned(), 3)].into(),
+        last: Some(Healed {
+            what: "20.1.1.32/28 via 198.18.0.12 dev cx1001".to_owned(),
+            at: 1_700_000_000_000,
+        }),
+    }
 }
 
 pub(crate) fn node_requests() -> Vec<NodeRequest> {
@@ -513,6 +531,10 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
             cluster: ClusterId(id(1)),
         },
         NodeRequest::Examine,
+        NodeRequest::Steps {
+            revisions: vec![Revision(41), Revision(42)],
+        },
+        NodeRequest::CleanUp,
     ];
     all.extend(policy::node_requests());
     all
@@ -535,6 +557,20 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
                 "underlay",
                 "packets of 1500 bytes don't arrive",
             )],
+        }),
+        NodeReply::Steps(Steps {
+            steps: vec![Step {
+                revision: Revision(42),
+                read: 1_700_000_000_000_000,
+                applied: Some(1_700_000_000_004_000),
+                ops: 3,
+                last: Some("+ 20.1.1.32/28 via 198.18.0.12 dev cx1001".to_owned()),
+            }],
+            read: Revision(43),
+        }),
+        NodeReply::CleanedUp(Cleanup {
+            done: vec!["- cv0123456789".to_owned()],
+            failed: vec!["the engine doesn't answer".to_owned()],
         }),
     ];
     all.extend(policy::node_replies());

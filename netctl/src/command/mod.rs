@@ -68,6 +68,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
                 Noun::Endpoint(verb) => endpoint::run(&mut session, verb).await,
                 Noun::Node(verb) => node::run(&mut session, verb).await,
                 Noun::Cluster(verb) => cluster::run(&mut session, verb).await,
+                Noun::Command(verb) => Box::pin(events::journey::run(&mut session, verb)).await,
                 Noun::Wait(options) => wait::run(&mut session, options).await,
                 Noun::Apply(options) => Box::pin(apply::apply(&mut session, options)).await,
                 Noun::Diff(options) => Box::pin(apply::diff(&mut session, options)).await,

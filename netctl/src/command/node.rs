@@ -1,13 +1,14 @@
 //! Nodes.
 
 use bus_schema::command::NodeRemove;
+use bus_schema::healing::Healing;
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
 use bus_schema::query::NodeInfo;
 use bus_schema::{Answer, Command, NodeName, Query};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::COMMAND;
+use super::{COMMAND, time};
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, refused, unexpected};
 use crate::failure::Failure;
@@ -124,7 +125,7 @@ fn table(nodes: &[NodeInfo]) -> Table {
             "Blocks",
             "Alarms",
         ],
-        &["Domain", "Engine", "Version", "Machine"],
+        &["Domain", "Engine", "Healed", "Version", "Machine"],
     );
     for info in nodes {
         let of = |cell: fn(&bus_schema::node::NodeStatus) -> String| {
@@ -147,6 +148,10 @@ fn table(nodes: &[NodeInfo]) -> Table {
                 None => "none".to_owned(),
                 Some(engine) if !engine.answers => "silent".to_owned(),
                 Some(engine) => engine.version.clone().unwrap_or_default(),
+            }),
+            of(|s| {
+                let healing = s.healing.as_deref();
+                healing.map(|it| it.total().to_string()).unwrap_or_default()
             }),
             of(|s| s.version.clone()),
             info.machine.to_string(),
@@ -181,6 +186,45 @@ fn inspected(info: &NodeInfo) -> Value {
             "machineID": info.machine,
             "vtepIP": info.vtep,
         },
-        "Oper": { "alive": info.alive, "heardMillisecondsAgo": info.age, "status": info.status },
+        "Oper": {
+            "alive": info.alive,
+            "heardMillisecondsAgo": info.age,
+            "healed": info.status.as_ref().and_then(|it| it.healing.as_deref()).map(healed),
+            "status": info.status,
+        },
     })
+}
+
+/// What others changed and the node put right, since its netplugin started.
+fn healed(healing: &Healing) -> Value {
+    let last = healing.last.as_ref();
+    json!({
+        "total": healing.total(),
+        "kinds": healing.kinds,
+        "last": last.map(|it| it.what.as_str()),
+        "lastTime": last.map(|it| time::show(it.at)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::healing::Healed;
+
+    use super::*;
+
+    #[test]
+    fn what_was_healed_is_counted_in_all_and_dated() {
+        let healing = Healing {
+            kinds: [("fdb".to_owned(), 2), ("route".to_owned(), 1)].into(),
+            last: Some(Healed {
+                what: "a route".to_owned(),
+                at: 1_000,
+            }),
+        };
+        let value = healed(&healing);
+        assert_eq!(value["total"], 3);
+        assert_eq!(value["kinds"]["fdb"], 2);
+        assert_eq!(value["last"], "a route");
+        assert_eq!(value["lastTime"], "1970-01-01T00:00:01.000Z");
+    }
 }

@@ -262,6 +262,7 @@ mod tests {
                 blocks: 0,
                 alarms: Vec::new(),
                 dns: None,
+                healing: None,
             }),
             age: Some(100),
             alive: true,

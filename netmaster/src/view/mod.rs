@@ -352,7 +352,7 @@ pub(crate) fn publish(endpoints: &mut BTreeMap<EndpointKey, Endpoint>, event: &E
         } => {
             endpoints.remove(&(tenant.clone(), node.clone(), id.clone()));
         }
-        EndpointEvent::Unknown => {}
+        EndpointEvent::Healed { .. } | EndpointEvent::Unknown => {}
     }
 }
 

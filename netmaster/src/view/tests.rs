@@ -93,6 +93,7 @@ fn status(name: &str, applied: u64) -> NodeStatus {
         blocks: 0,
         alarms: vec![],
         dns: None,
+        healing: None,
     }
 }
 

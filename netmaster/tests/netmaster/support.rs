@@ -401,6 +401,7 @@ impl Api {
             blocks: 0,
             alarms: vec![],
             dns: None,
+            healing: None,
         };
         let to = subject::of_status(&status.node);
         let bytes = Bytes::from(codec::to_bytes(&status));

@@ -1,16 +1,21 @@
 //! The facts as the feed folds them, and what of them nobody has worked off yet.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use bus_schema::Revision;
+use bus_schema::healing::Steps;
 use tokio::sync::watch;
 
 use crate::projection::{Projection, Touched};
+use crate::steps::{Ring, Work};
 
 /// The feed's end. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Facts {
     sender: watch::Sender<Projection>,
     touched: Arc<Mutex<Touched>>,
+    steps: Arc<Mutex<Ring>>,
 }
 
 impl Facts {
@@ -18,6 +23,7 @@ impl Facts {
         Self {
             sender: watch::channel(projection).0,
             touched: Arc::default(),
+            steps: Arc::default(),
         }
     }
 
@@ -32,9 +38,29 @@ impl Facts {
     /// Folds something in. What it touched is there before anybody is woken.
     pub fn change(&self, fold: impl FnOnce(&mut Projection) -> Touched) {
         self.sender.send_modify(|projection| {
+            let before = projection.applied;
             let touched = fold(projection);
             self.lock().merge(touched);
+            let (now, mut steps) = (micros(), lock(&self.steps));
+            match projection.applied {
+                applied if applied > before => steps.read(applied, now),
+                applied if applied < before => steps.clear(),
+                _ => {}
+            }
         });
+    }
+
+    /// The kernel reflects the log up to here.
+    pub fn applied(&self, revision: Revision, work: &Work) {
+        lock(&self.steps).applied(revision, work, micros());
+    }
+
+    /// What became of these revisions here.
+    pub fn steps(&self, revisions: &[Revision]) -> Steps {
+        Steps {
+            read: self.sender.borrow().applied,
+            steps: lock(&self.steps).of(revisions),
+        }
     }
 
     /// Takes what was touched since the last time. Read the facts after it, not before.
@@ -42,7 +68,17 @@ impl Facts {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Touched> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Touched> {
+        lock(&self.touched)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Microseconds since 1970-01-01 UTC.
+fn micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX))
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! connection ─▶ session: recognise ▶ join ▶ feed ────▶ Facts (watch)
 //!     ▲              └── publish ◀── journal's endpoints; everybody's ▶ EndpointsView (watch)
-//!  watchdog          serve: contiv.node.<me>.{status,drain,cede,accept-log}
+//!  watchdog          serve: contiv.node.<me>.{status,drain,steps,…}
 //!                    asks ◀── BusHandle              status ▶ contiv.status.<me>
 //!                    hearing: contiv.status.* ▶ EndpointsView: who is silent
 //! ```
@@ -40,6 +40,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::endpoint::EndpointsHandle;
+use crate::healing::Healings;
 use crate::inquiry::Question;
 use crate::projection::EndpointsView;
 use connection::Link;
@@ -60,6 +61,7 @@ pub struct Parts {
     pub log: watch::Sender<LogState>,
     pub endpoints: EndpointsHandle,
     pub farewell: Farewell,
+    pub healings: Healings,
     /// What is asked about this node's rules.
     pub questions: mpsc::Sender<Question>,
     pub status: watch::Receiver<NodeStatus>,
@@ -100,6 +102,7 @@ pub async fn run(parts: Parts) {
         endpoints: parts.endpoints.clone(),
         questions: parts.questions,
         facts: parts.facts.subscribe(),
+        folded: parts.facts.clone(),
         status: parts.status,
         log: parts.log.subscribe(),
         accept,
@@ -112,6 +115,7 @@ pub async fn run(parts: Parts) {
         log: parts.log,
         endpoints: parts.endpoints,
         farewell: parts.farewell,
+        healing: parts.healings,
         accept: accepted,
     };
     loop {

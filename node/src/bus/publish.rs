@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use super::Identity;
 use super::farewell::Farewell;
 use super::feed::FeedError;
-use crate::endpoint::{Kernel, LocalEndpoint, Snapshot};
+use crate::endpoint::{EndpointsHandle, LocalEndpoint};
+use crate::healing::Healings;
 use crate::projection::{EndpointsView, Projection};
 
 /// How long a removal's mark stands; who was away longer reads everything anew.
@@ -143,6 +144,7 @@ fn decode(of: &str, payload: &[u8]) -> Option<EndpointEvent> {
         EndpointEvent::Down {
             tenant, node, id, ..
         } => subject::endpoint_of(tenant, node, id),
+        EndpointEvent::Healed { node, .. } => subject::healed_by(node),
         EndpointEvent::Unknown => return None,
     };
     if due != of {
@@ -155,7 +157,7 @@ fn decode(of: &str, payload: &[u8]) -> Option<EndpointEvent> {
 fn node_of(event: &EndpointEvent) -> Option<&NodeName> {
     match event {
         EndpointEvent::Up { endpoint, .. } => Some(&endpoint.node),
-        EndpointEvent::Down { node, .. } => Some(node),
+        EndpointEvent::Down { node, .. } | EndpointEvent::Healed { node, .. } => Some(node),
         EndpointEvent::Unknown => None,
     }
 }
@@ -168,7 +170,7 @@ fn note(on_bus: &mut OnBus, event: EndpointEvent) {
         EndpointEvent::Down { id, .. } => {
             on_bus.insert(id, None);
         }
-        EndpointEvent::Unknown => {}
+        EndpointEvent::Healed { .. } | EndpointEvent::Unknown => {}
     }
 }
 
@@ -190,12 +192,14 @@ pub(super) async fn publish(
     context: &jetstream::Context,
     me: &Identity,
     mut on_bus: OnBus,
-    mut snapshots: watch::Receiver<Snapshot>,
-    mut kernel: watch::Receiver<Kernel>,
+    endpoints: &EndpointsHandle,
     facts: watch::Receiver<Projection>,
     farewell: &Farewell,
+    healing: &Healings,
 ) -> FeedError {
     let mut leaving = farewell.asked();
+    let mut healed = healing.subscribe();
+    let (mut snapshots, mut kernel) = (endpoints.snapshots(), endpoints.kernel());
     loop {
         let left = *leaving.borrow_and_update();
         let endpoints = snapshots.borrow_and_update().endpoints.clone();
@@ -215,6 +219,11 @@ pub(super) async fn publish(
             on_bus.insert(id, due);
         }
         on_bus.retain(|_, said| said.is_some());
+        healed.borrow_and_update();
+        let applied = facts.borrow().applied;
+        if let Err(error) = say_healed(context, &me.node, healing, applied).await {
+            return error;
+        }
         if left {
             farewell.is_said();
         }
@@ -222,11 +231,38 @@ pub(super) async fn publish(
             changed = snapshots.changed() => changed.is_err(),
             changed = kernel.wait_for(|kernel| kernel.failed != failed) => changed.is_err(),
             changed = leaving.changed() => changed.is_err(),
+            changed = healed.changed() => changed.is_err(),
         };
         if closed {
             return FeedError::read("netplugin is stopping");
         }
     }
+}
+
+/// Tells what this node put right since it last said so; what happened while the bus was away is
+/// told as one.
+async fn say_healed(
+    context: &jetstream::Context,
+    me: &NodeName,
+    healing: &Healings,
+    applied: Revision,
+) -> Result<(), FeedError> {
+    let Some((news, last, healing_told)) = healing.untold() else {
+        return Ok(());
+    };
+    let event = EndpointEvent::Healed {
+        node: me.clone(),
+        kinds: news,
+        last,
+        applied,
+    };
+    let to = subject::healed_by(me);
+    let sent = context.publish(to, codec::to_bytes(&event).into()).await;
+    sent.map_err(FeedError::read)?
+        .await
+        .map_err(FeedError::read)?;
+    healing.is_told(healing_told);
+    Ok(())
 }
 
 async fn say(

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::Facts;
 use super::connection::pause;
 use crate::endpoint::{AttachError, EndpointsHandle, LocalEndpoint};
 use crate::inquiry::{self, Question};
@@ -30,6 +31,7 @@ pub(super) struct Service {
     pub endpoints: EndpointsHandle,
     pub questions: mpsc::Sender<Question>,
     pub facts: watch::Receiver<Projection>,
+    pub folded: Facts,
     pub status: watch::Receiver<NodeStatus>,
     pub log: watch::Receiver<LogState>,
     pub accept: mpsc::Sender<Accept>,
@@ -99,6 +101,7 @@ impl Service {
 
     async fn work(&self, request: NodeRequest) -> NodeReply {
         match request {
+            NodeRequest::Steps { revisions } => NodeReply::Steps(self.folded.steps(&revisions)),
             NodeRequest::Status => NodeReply::Status(self.status.borrow().clone()),
             NodeRequest::Drain {
                 tenant,
@@ -113,6 +116,7 @@ impl Service {
             request @ (NodeRequest::Counters { .. }
             | NodeRequest::Trace(_)
             | NodeRequest::Resolve(_)
+            | NodeRequest::CleanUp
             | NodeRequest::Examine) => inquiry::ask(&self.questions, request).await,
             NodeRequest::Cede {
                 tenant,

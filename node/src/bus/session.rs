@@ -21,6 +21,7 @@ use super::recognise::{Verdict, recognise};
 use super::serve::Accept;
 use super::{AskError, Facts, asks, publish};
 use crate::endpoint::EndpointsHandle;
+use crate::healing::Healings;
 use crate::projection::{EndpointsView, Projection, Touched};
 
 /// Between two looks at what an operator has to put right.
@@ -43,6 +44,7 @@ pub(super) struct Session {
     pub log: watch::Sender<LogState>,
     pub endpoints: EndpointsHandle,
     pub farewell: Farewell,
+    pub healing: Healings,
     pub accept: mpsc::Receiver<Accept>,
 }
 
@@ -151,12 +153,16 @@ impl Session {
             let Ok(on_bus) = on_bus.await else {
                 return FeedError::read("the endpoints' stream ended");
             };
-            let snapshots = self.endpoints.snapshots();
             let facts = self.facts.subscribe();
-            let kernel = self.endpoints.kernel();
-            let farewell = &self.farewell;
+            let (endpoints, farewell) = (&self.endpoints, &self.farewell);
             publish::publish(
-                context, &self.me, on_bus, snapshots, kernel, facts, farewell,
+                context,
+                &self.me,
+                on_bus,
+                endpoints,
+                facts,
+                farewell,
+                &self.healing,
             )
             .await
         };

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::endpoint::{EndpointsHandle, Kernel, Parts as EndpointParts};
+use crate::healing::Healings;
 use crate::projection::Projection;
 
 /// A server on a free port; killed when dropped.
@@ -210,6 +211,7 @@ struct Node {
     log: watch::Receiver<LogState>,
     endpoints: EndpointsHandle,
     folded: Facts,
+    healings: Healings,
     _kernel: watch::Sender<Kernel>,
     _status: watch::Sender<NodeStatus>,
     _folder: tempfile::TempDir,
@@ -226,6 +228,7 @@ fn me() -> Identity {
 
 impl Node {
     fn start(url: String, known: Projection) -> Self {
+        let healings = Healings::default();
         let folder = tempfile::tempdir().unwrap();
         let facts = Facts::new(known);
         let (bus, asks) = BusHandle::new();
@@ -257,6 +260,7 @@ impl Node {
             blocks: 0,
             alarms: Vec::new(),
             dns: None,
+            healing: None,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(run(Parts {
@@ -267,6 +271,7 @@ impl Node {
             log,
             endpoints: endpoints.clone(),
             farewell: Farewell::default(),
+            healings: healings.clone(),
             questions: mpsc::channel(1).0,
             status: status_rx,
             asks,
@@ -277,6 +282,7 @@ impl Node {
             log: log_rx,
             endpoints,
             folded: facts,
+            healings,
             _kernel: kernel,
             _status: status,
             _folder: folder,
@@ -481,6 +487,48 @@ async fn what_the_journal_does_not_know_is_removed_from_the_bus_and_what_it_know
     .expect("the bus holds what the journal does");
     // Held back until the facts are at the revision that it names; nobody folds that here.
     assert!(node.view.borrow().iter().all(|it| it.node != me().node));
+}
+
+#[tokio::test]
+async fn what_was_put_right_is_told_also_when_it_was_while_the_bus_was_away() {
+    let store = tempfile::tempdir().unwrap();
+    let server = Server::start(None, store.path(), true).await;
+    let mut tasks = JoinSet::new();
+    let master = Master::init(&server, cluster(1)).await;
+    master.serve(None, &mut tasks).await;
+    let node = Node::start(server.url(), Projection::default());
+    node.healings.note(vec![("fdb", "f1".to_owned())]);
+    node.in_sync().await;
+    let told = async |counts: &[(&str, u64)], what: &str| {
+        let context = master.context.clone();
+        let stream = context.get_stream(subject::ENDPOINTS).await.unwrap();
+        let subject = subject::healed_by(&me().node);
+        let expected: std::collections::BTreeMap<String, u64> = counts
+            .iter()
+            .map(|(kind, n)| ((*kind).to_owned(), *n))
+            .collect();
+        loop {
+            let message = stream.get_last_raw_message_by_subject(&subject).await;
+            let event = message
+                .ok()
+                .and_then(|it| codec::from_bytes(&it.payload).ok());
+            if let Some(EndpointEvent::Healed { kinds, last, .. }) = event
+                && kinds == expected
+                && last.what == what
+            {
+                break;
+            }
+            pause(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = Duration::from_secs(10);
+    let first = tokio::time::timeout(limit, told(&[("fdb", 1)], "f1")).await;
+    first.expect("what happened before the bus was there is told");
+    node.healings
+        .note(vec![("fdb", "f2".to_owned()), ("route", "r".to_owned())]);
+    let second = told(&[("fdb", 1), ("route", 1)], "r");
+    let second = tokio::time::timeout(limit, second).await;
+    second.expect("only what is new is told");
 }
 
 #[tokio::test]

@@ -4,12 +4,16 @@ use tokio::time::Instant;
 
 use super::Core;
 use crate::datapath::Sign;
-use crate::resource::Kind;
+use crate::reconcile::Op;
+use crate::resource::{Kind, State};
 
 impl Core {
     /// Looks at the host's own firewall; whether something of ours there has to be put right.
     pub(super) async fn glance(&mut self) -> bool {
         let found = self.neighbours.glance(&self.known, Instant::now()).await;
+        if !found.lost.is_empty() {
+            self.before = Some(self.known.clone());
+        }
         for key in &found.lost {
             tracing::info!(
                 rule = key.id,
@@ -31,9 +35,28 @@ impl Core {
         match sign {
             Sign::Changed => true,
             Sign::Neighbour => false,
+            Sign::Renamed { from, to } => self.rename_back(from, to).await,
             Sign::Gone(device) => self.lacks(Kind::Device, device).await,
             Sign::Down(device) => self.lacks(Kind::Up, device).await,
         }
+    }
+
+    /// A port that is made anew has lost its container, and two VXLAN devices can't have one VNI:
+    /// so the device itself gets its name back.
+    async fn rename_back(&self, name: &str, now: &str) -> bool {
+        let mut keys = self.known.iter().map(|(key, _)| key);
+        let known = keys.find(|key| key.kind == Kind::Device && key.id == name);
+        let Some(key) = known else {
+            return false;
+        };
+        match self.datapath.rename_back(&key.place, now, name).await {
+            Ok(()) => {
+                let what = format!("{name}, which somebody had named {now}");
+                self.healings.note(vec![("name", what)]);
+            }
+            Err(error) => tracing::warn!(%error, now, name, "can't give a device its name back"),
+        }
+        true
     }
 
     /// Whether the kernel's device isn't as we know it: what was said of it may be over.
@@ -60,5 +83,62 @@ impl Core {
             self.other_kind = Some(false);
         }
         self.other_kind.unwrap_or(true)
+    }
+}
+
+/// Those ops that put right what others changed: of each its kind, and what it is. `before` is
+/// what was known to be there; what is wanted only now, or wanted no more, is nobody's fault.
+pub(super) fn healed(before: &State, ops: &[Op]) -> Vec<(&'static str, String)> {
+    let healed = ops.iter().filter_map(|op| {
+        let (resource, is) = match op {
+            Op::Put(it) | Op::Change { to: it, .. } => (it, before.get(&it.key()) == Some(it)),
+            Op::Delete(it) => (it, before.get(&it.key()).is_none()),
+            Op::Forget { .. } => return None,
+        };
+        is.then(|| (kind_of(resource.kind()), resource.to_string()))
+    });
+    healed.collect()
+}
+
+fn kind_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Domain => "domain",
+        Kind::DomainSysctl | Kind::DeviceSysctl => "setting",
+        Kind::Device => "device",
+        Kind::Up => "device-down",
+        Kind::Address => "address",
+        Kind::Neighbor => "neighbor",
+        Kind::Fdb => "fdb",
+        Kind::Route => "route",
+        Kind::Passage => "passage",
+        // Whatever nft holds.
+        _ => "rule",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{Place, Resource, Up};
+
+    fn up(device: &str) -> Resource {
+        let (place, device) = (Place::Host, device.to_owned());
+        Resource::Up(Up { place, device })
+    }
+
+    #[test]
+    fn healed_is_what_was_there_and_what_nobody_wanted() {
+        let mut before = State::default();
+        before.insert(up("cv1"));
+        before.insert(up("cv4"));
+        let ops = [
+            Op::Put(up("cv1")),
+            Op::Put(up("cv2")),
+            Op::Delete(up("cv3")),
+            Op::Delete(up("cv4")),
+        ];
+        let healed: Vec<String> = healed(&before, &ops).into_iter().map(|it| it.1).collect();
+        let expected = [up("cv1"), up("cv3")].map(|it| it.to_string());
+        assert_eq!(healed, expected);
     }
 }

@@ -29,10 +29,12 @@ use crate::datapath::{BatchError, Datapath, DatapathError, Hindrance, Scope, Sig
 use crate::desired::{Params, Programs, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
+use crate::healing::Healings;
 use crate::metrics;
 use crate::projection::{Projection, Touched};
 use crate::reconcile::{Op, diff, farewells, order};
 use crate::resource::{Place, Resource, State};
+use crate::steps::Work;
 use allowed::{Allowed, Wanted};
 use blame::is_blamed;
 pub use ending::Ending;
@@ -41,8 +43,24 @@ use neighbours::Neighbours;
 use peer::peer_setup;
 use servers::Servers;
 
-/// Between two looks at everything, for what others changed in the kernel.
-const RESYNC: Duration = Duration::from_secs(30);
+/// How it is noticed that others changed something in the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Watching {
+    /// By what the kernel tells of changes.
+    pub listens: bool,
+    /// Between two looks at everything, for what nobody told.
+    pub resync: Duration,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self {
+            listens: true,
+            resync: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Between two looks for what nothing tells of: a namespace that lost its name.
 const GLANCE: Duration = Duration::from_millis(500);
 
@@ -54,6 +72,14 @@ pub struct Progress {
     pub trouble: Option<String>,
     /// Others' firewalls that drop what is ours.
     pub hindrances: Vec<Hindrance>,
+}
+
+/// Where the core tells what it did.
+#[derive(Debug)]
+pub struct Tells {
+    pub kernel: watch::Sender<Kernel>,
+    pub progress: watch::Sender<Progress>,
+    pub healings: Healings,
 }
 
 #[derive(Debug)]
@@ -83,6 +109,12 @@ pub struct Core {
     look: Look,
     /// Something wasn't allowed yet; all is looked at when the log is in sync.
     incomplete: bool,
+    watching: Watching,
+    healings: Healings,
+    /// What was known before it was looked, until what differs is put right.
+    before: Option<State>,
+    /// What this step did in the kernel.
+    work: Work,
 }
 
 impl Core {
@@ -90,11 +122,16 @@ impl Core {
         params: Params,
         datapath: Datapath,
         facts: Facts,
-        kernel: watch::Sender<Kernel>,
-        progress: watch::Sender<Progress>,
+        tells: Tells,
         dns: DnsHandle,
         ending: Ending,
+        watching: Watching,
     ) -> Self {
+        let Tells {
+            kernel,
+            progress,
+            healings,
+        } = tells;
         let now = Instant::now();
         Self {
             params,
@@ -116,6 +153,10 @@ impl Core {
             failed: BTreeMap::new(),
             look: Look::wanted(now),
             incomplete: false,
+            watching,
+            healings,
+            before: None,
+            work: Work::default(),
         }
     }
 
@@ -124,8 +165,12 @@ impl Core {
         let mut facts = self.facts.subscribe();
         let mut snapshots = endpoints.snapshots();
         drop(endpoints);
-        let mut signs = self.datapath.signs().await;
-        let mut next_look = Instant::now() + RESYNC;
+        let mut signs = match self.watching.listens {
+            true => self.datapath.signs().await,
+            false => None,
+        };
+        let resync = self.watching.resync;
+        let mut next_look = Instant::now() + resync;
         let mut next_glance = Instant::now() + GLANCE;
         loop {
             if Instant::now() >= next_look {
@@ -136,10 +181,10 @@ impl Core {
             let projection = facts.borrow_and_update().clone();
             let snapshot = snapshots.borrow_and_update().clone();
             if self.look.is_wanted() {
-                next_look = Instant::now() + RESYNC;
+                next_look = Instant::now() + resync;
             }
             self.step(&state, &projection, &snapshot).await;
-            let retry = if self.look.is_wanted() { RETRY } else { RESYNC };
+            let retry = if self.look.is_wanted() { RETRY } else { resync };
             let retry = next_look.min(Instant::now() + retry);
             loop {
                 let wake = tokio::select! {
@@ -172,8 +217,8 @@ impl Core {
                     metrics::drift();
                     self.look.want();
                     // Whoever changes things changes more than one.
-                    if let Some(signs) = &mut signs {
-                        signs.clear();
+                    for sign in signs.as_mut().map(Signs::clear).unwrap_or_default() {
+                        self.is_drift(&sign).await;
                     }
                     break;
                 }
@@ -190,6 +235,7 @@ impl Core {
             });
             return;
         }
+        self.work = Work::default();
         let replaying = *log == LogState::CatchingUp;
         let in_sync = *log == LogState::InSync;
         if self.waits_to_move(in_sync).await {
@@ -245,6 +291,7 @@ impl Core {
         let before = std::mem::replace(&mut self.known, observed);
         let want = desired(facts, &self.locals, &self.params, &mut self.programs);
         self.owed.extend(farewells(&before, &self.known, &want));
+        self.before = Some(before);
         for tenant in tenants(facts, &self.locals, &self.params) {
             self.servers.place(self.params.kind, &tenant);
         }
@@ -324,8 +371,16 @@ impl Core {
         if ops.iter().any(is_of_domain) {
             self.servers.after(&self.known, &self.datapath);
         }
+        self.work.ops += (ops.len() - failed) as u64;
+        self.work.last = ops.last().map(ToString::to_string);
+        let before = self.before.take();
         match done {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                let before = before.filter(|_| self.wanted.is_swept());
+                let healed = before.map(|before| drift::healed(&before, &ops));
+                self.healings.note(healed.unwrap_or_default());
+                Ok(())
+            }
             Err(error) => {
                 let failed = error.failures.iter().map(|it| &it.op);
                 let forgets = failed.filter(|op| matches!(op, Op::Forget { .. }));
@@ -399,6 +454,9 @@ impl Core {
             failed: self.failed.clone(),
         });
         let trouble = outcome.err();
+        if !replaying && trouble.is_none() {
+            self.facts.applied(facts.applied, &self.work);
+        }
         self.progress.send_if_modified(|progress| {
             let applied = if replaying || trouble.is_some() {
                 progress.applied

@@ -90,6 +90,13 @@ pub(super) fn link_up(index: u32, up: bool) -> LinkMessage {
     if up { link.up() } else { link.down() }.build()
 }
 
+/// Before Linux 6.2 a device must be down for it.
+pub(super) fn link_name(index: u32, name: &str) -> LinkMessage {
+    LinkUnspec::new_with_index(index)
+        .name(name.to_owned())
+        .build()
+}
+
 /// Takes a device to another namespace, where it bears `name`.
 pub(super) fn link_move(index: u32, namespace: RawFd, name: &str) -> LinkMessage {
     let link = LinkUnspec::new_with_index(index).name(name);

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use bus_schema::MacAddr;
 use bus_schema::node::{Counter, DomainKind};
 use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkFlags;
 use tokio::sync::Mutex;
@@ -50,7 +51,7 @@ use self::execute::Batch;
 pub use self::hindrance::{Hindrance, Hook};
 use self::monitor::{Monitor, Signing};
 pub use self::monitor::{Sign, Signs};
-use self::netlink::{Socket, is_absence};
+use self::netlink::{Mode, Socket, is_absence};
 use self::netns::Namespace;
 use self::observe::View;
 pub(crate) use self::scratch::Scratch;
@@ -257,6 +258,38 @@ impl Datapath {
         let look = async { self.socket(place).await?.link(device).await };
         let link = look.await.map_err(failure("look at a device", place))?;
         Ok(link.map(|link| link.header.flags.contains(LinkFlags::Up)))
+    }
+
+    /// Gives a device that bears `now` there its name back; it is down then.
+    pub async fn rename_back(
+        &self,
+        place: &Place,
+        now: &str,
+        name: &str,
+    ) -> Result<(), DatapathError> {
+        let rename = async {
+            let socket = self.socket(place).await?;
+            let Some(link) = socket.link(now).await? else {
+                return Ok(());
+            };
+            let index = link.header.index;
+            // What was made in its place before its new name was heard.
+            if let Some(other) = socket.link(name).await? {
+                let message = messages::link_up(other.header.index, false);
+                socket
+                    .change(RouteNetlinkMessage::DelLink(message), Mode::Set)
+                    .await?;
+            }
+            for message in [
+                messages::link_up(index, false),
+                messages::link_name(index, name),
+            ] {
+                let message = RouteNetlinkMessage::SetLink(message);
+                socket.change(message, Mode::Set).await?;
+            }
+            Ok(())
+        };
+        rename.await.map_err(failure("rename a device", place))
     }
 
     /// Whether there are domains of the other kind: the node was of that kind before.

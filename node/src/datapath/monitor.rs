@@ -56,6 +56,8 @@ pub enum Sign {
     Gone(String),
     /// A device with a name of ours was down when this was said.
     Down(String),
+    /// A device of ours got another name.
+    Renamed { from: String, to: String },
 }
 
 /// The listeners' end of [`Signs`].
@@ -110,10 +112,16 @@ impl Signs {
         }
     }
 
-    /// Forgets what was heard: whoever looks at everything sees it.
-    pub fn clear(&mut self) {
+    /// Forgets what was heard, since whoever looks at everything sees it; but for names.
+    pub fn clear(&mut self) -> Vec<Sign> {
         self.overflowed.store(false, Ordering::Relaxed);
-        while self.signs.try_recv().is_ok() {}
+        let mut renamed = Vec::new();
+        while let Ok(sign) = self.signs.try_recv() {
+            if matches!(sign, Sign::Renamed { .. }) {
+                renamed.push(sign);
+            }
+        }
+        renamed
     }
 }
 
@@ -248,9 +256,9 @@ impl Links {
         let before = self.names.get(&link.header.index).cloned();
         self.learn(link);
         let now = observe::name(link)?;
-        // Renamed.
-        if let Some(before) = before.filter(|it| it != now && is_ours(it)) {
-            return Some(Sign::Gone(before));
+        if let Some(from) = before.filter(|it| it != now && is_ours(it)) {
+            let to = now.to_owned();
+            return Some(Sign::Renamed { from, to });
         }
         if !is_ours(now) {
             return None;

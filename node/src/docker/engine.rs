@@ -10,7 +10,7 @@
 //! A session ends when the engine goes away, and the next begins when it is back, for ever. No
 //! driver call waits for anything here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use super::endpoints::Endpoints;
 use super::plan::{DRIVER, Found, Plan, plan};
 use super::{pool, resolver};
 use crate::endpoint::{Description, LocalEndpoint, Owner};
+use crate::healing::Healings;
 use crate::projection::Projection;
 
 /// An engine takes about a second to start; looking costs one `connect`.
@@ -59,6 +60,9 @@ pub(super) struct Engine<E> {
     pub alarms: watch::Sender<Vec<Alarm>>,
     /// The log was in-sync once in this process: what the projection lacks is really gone.
     pub in_sync: bool,
+    /// Networks of ours that this engine had: who misses one had it taken away.
+    pub had: BTreeSet<String>,
+    pub healings: Healings,
 }
 
 /// What one connection to the engine knows.
@@ -201,7 +205,10 @@ impl<E: Endpoints> Engine<E> {
             create,
             mut alarms,
         } = plan;
+        let ours = session.found.iter().filter(|it| it.driver == DRIVER);
+        self.had.extend(ours.map(|it| it.name.clone()));
         for network in remove {
+            self.had.remove(&network.name);
             match session.client.remove(&network.id).await {
                 Ok(()) => tracing::info!(network = network.name, "removed the Docker network"),
                 Err(error) if error.is_refusal() => alarms.push(held(&network, &error)),
@@ -213,6 +220,10 @@ impl<E: Endpoints> Engine<E> {
             match session.client.create(&wanted).await {
                 Ok(()) => {
                     tracing::info!(network = wanted.name, "created the Docker network");
+                    if self.had.contains(&wanted.name) {
+                        let what = format!("docker network {}", wanted.name);
+                        self.healings.note(vec![("docker-network", what)]);
+                    }
                 }
                 Err(error) if error.is_refusal() => {
                     done = false;

@@ -21,6 +21,7 @@ mod protocol;
 mod resolver;
 mod server;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub use self::server::ServerError;
 use self::driver::Driver;
 use self::engine::Engine;
 use self::networks::Networks;
+use crate::healing::Healings;
 use crate::projection::Projection;
 
 #[derive(Debug, Clone)]
@@ -45,6 +47,7 @@ pub struct Config {
     pub engine: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub files: ResolverFiles,
+    pub healings: Healings,
 }
 
 impl Default for ResolverFiles {
@@ -105,6 +108,8 @@ pub fn start<E: Endpoints>(
         status,
         alarms,
         in_sync: false,
+        had: BTreeSet::new(),
+        healings: config.healings,
     };
     handle.tasks.spawn(server::serve(listener, driver));
     handle.tasks.spawn(engine.run());

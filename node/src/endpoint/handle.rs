@@ -380,6 +380,8 @@ impl EndpointsHandle {
                 | NodeReply::Counters { .. }
                 | NodeReply::Traced(_)
                 | NodeReply::Resolved(_)
+                | NodeReply::Steps(_)
+                | NodeReply::CleanedUp(_)
                 | NodeReply::Examined(_),
             ) => {
                 return Err(not_ceded("misunderstood".to_owned()));

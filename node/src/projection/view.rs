@@ -145,7 +145,7 @@ impl EndpointsView {
                 }
             }
             EndpointEvent::Down { id, node, .. } => self.remove(&id, &node),
-            EndpointEvent::Unknown => {}
+            EndpointEvent::Healed { .. } | EndpointEvent::Unknown => {}
         }
     }
 

@@ -3,7 +3,8 @@
 use async_nats::{HeaderMap, Message, header, jetstream};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::{
-    AggregateId, EndpointEvent, Envelope, Event, Header, PolicyName, Revision, TenantName, subject,
+    AggregateId, CommandId, EndpointEvent, Envelope, Event, Header, PolicyName, Revision,
+    TenantName, subject,
 };
 use serde_json::{Value, json};
 
@@ -17,6 +18,8 @@ pub(super) struct Item {
     subject: String,
     /// Milliseconds since 1970-01-01 UTC: the writer's clock, else the server's.
     pub(super) time: u64,
+    /// Microseconds since 1970-01-01 UTC, by the server's clock.
+    pub(super) stored: u64,
     header: Option<Header>,
     what: What,
     payload: Vec<u8>,
@@ -38,7 +41,7 @@ impl Item {
     /// A message that a consumer brought.
     pub(super) fn stored(message: &jetstream::Message) -> Option<Self> {
         let info = message.info().ok()?;
-        let stored = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        let stored = u64::try_from(info.published.unix_timestamp_nanos() / 1_000).unwrap_or(0);
         let source = message.headers.as_ref().and_then(|h| h.get(SOURCE));
         let (stream, sequence) = match source.and_then(|s| origin(s.as_str())) {
             Some(origin) => origin,
@@ -60,7 +63,7 @@ impl Item {
         let text = |name| headers.get(name).map(|v| v.as_str().to_owned());
         let stored = text(header::NATS_TIME_STAMP)
             .and_then(|t| t.parse::<jiff::Timestamp>().ok())
-            .and_then(|t| u64::try_from(t.as_millisecond()).ok())
+            .and_then(|t| u64::try_from(t.as_microsecond()).ok())
             .unwrap_or_default();
         Some(Self::decode(
             text(header::NATS_STREAM)?,
@@ -88,7 +91,8 @@ impl Item {
             endpoint(&payload)
         };
         Self {
-            time: header.as_ref().map_or(stored, |h| h.time),
+            time: header.as_ref().map_or(stored / 1_000, |h| h.time),
+            stored,
             stream,
             sequence,
             subject,
@@ -98,12 +102,22 @@ impl Item {
         }
     }
 
+    /// Who wrote it.
+    pub(super) fn actor(&self) -> Option<&str> {
+        self.header.as_ref().map(|it| it.actor.as_str())
+    }
+
+    /// The command that led to it.
+    pub(super) fn cause(&self) -> Option<CommandId> {
+        self.header.as_ref().map(|it| it.cause)
+    }
+
     pub(super) fn applied(&self) -> Option<Revision> {
         match &self.what {
             What::Endpoint(event) => match event.as_ref() {
-                EndpointEvent::Up { applied, .. } | EndpointEvent::Down { applied, .. } => {
-                    Some(*applied)
-                }
+                EndpointEvent::Up { applied, .. }
+                | EndpointEvent::Down { applied, .. }
+                | EndpointEvent::Healed { applied, .. } => Some(*applied),
                 EndpointEvent::Unknown => None,
             },
             _ => None,
@@ -153,6 +167,7 @@ impl Item {
             What::Endpoint(event) => match event.as_ref() {
                 EndpointEvent::Up { .. } => "endpoint-up",
                 EndpointEvent::Down { .. } => "endpoint-down",
+                EndpointEvent::Healed { .. } => "node-healed",
                 EndpointEvent::Unknown => "unknown",
             },
             What::Newer(_) => "newer",
@@ -380,14 +395,21 @@ fn endpoint_text(event: &EndpointEvent) -> String {
             id,
             ..
         } => format!("{tenant}:{network} {id} on {node}"),
+        EndpointEvent::Healed {
+            node, kinds, last, ..
+        } => {
+            let kinds = kinds.iter().map(|(kind, count)| format!("{kind} {count}"));
+            let kinds: Vec<String> = kinds.collect();
+            format!("{node}: {}; last: {}", kinds.join(", "), last.what)
+        }
         EndpointEvent::Unknown => String::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bus_schema::EventId;
     use bus_schema::event::TenantCreated;
-    use bus_schema::{CommandId, EventId};
     use uuid::Uuid;
 
     use super::*;
@@ -447,6 +469,24 @@ mod tests {
                 assert_eq!(line.lines().count(), 1);
             }
         }
+    }
+
+    #[test]
+    fn what_a_node_put_right_is_told_by_kind() {
+        let event = EndpointEvent::Healed {
+            node: "n1".parse().unwrap(),
+            kinds: [("fdb".to_owned(), 2), ("route".to_owned(), 1)].into(),
+            last: bus_schema::healing::Healed {
+                what: "20.1.1.0/28 via 198.18.0.12 dev cx1".to_owned(),
+                at: 0,
+            },
+            applied: Revision(7),
+        };
+        let subject = subject::healed_by(&"n1".parse().unwrap());
+        let line = item(&subject, codec::to_bytes(&event)).line();
+        let says =
+            "node-healed        n1: fdb 2, route 1; last: 20.1.1.0/28 via 198.18.0.12 dev cx1";
+        assert!(line.contains(says), "{line}");
     }
 
     #[test]

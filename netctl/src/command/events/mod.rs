@@ -5,6 +5,7 @@
 //! reconnects or lags; sequences tell, and the streams are read again.
 
 mod item;
+pub(crate) mod journey;
 mod read;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use bus_schema::node::LogState;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use node::docker::{Config, DockerHandle, ResolverFiles, start};
+use node::healing::Healings;
 use node::projection::Projection;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -45,6 +46,7 @@ impl Plugin {
                     systemd_resolved: folder.join("none"),
                     daemon_json: folder.join("daemon.json"),
                 },
+                healings: Healings::default(),
             },
             handle: None,
         };
