@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Outcome, SOON, Scene, invariant};
+use chaos_tests::{Asker, Outcome, SOON, Scene, Told, invariant};
 use lab::{Lab, wait_until};
 
 fn is(lab: &Lab, node: &str, state: &str) -> bool {
@@ -52,19 +52,32 @@ fn a_lost_node_that_comes_back_closes_what_was_given_to_others() -> Outcome {
         scene.talks().is_ok_and(|talks| !talks)
     })?;
     // Its addresses may be another's by now.
-    let heir = scene.lab.run_workload("node-1", "contiv-net", "heir")?;
+    let inherits = ["--ip", &scene.db.address.to_string()];
+    let heir = scene
+        .lab
+        .run_workload_with("node-1", "contiv-net", "heir", &inherits)?;
+    let web = Asker::new(&scene.lab, "web")?;
+    assert_eq!(web.addresses("heir"), [heir.address.to_string()]);
     scene.lab.start("netplugin@node-2")?;
     wait_until("node-2 shows what it closed", SOON, || {
         let alarms = scene.lab.alarms("node-2");
         alarms.is_ok_and(|codes| codes.iter().any(|code| code == "block-revoked"))
     })?;
     invariant::converged(&scene.lab)?;
-    assert!(!scene.talks()?);
     assert!(scene.lab.ping("web", &heir.address.to_string())?);
+    wait_until("db is known, and no address of it is told", SOON, || {
+        web.ask("db") == Told::Addresses(Vec::new())
+    })?;
+    assert_eq!(web.addresses("heir"), [heir.address.to_string()]);
+    let to_heir = ["dns", "query", &heir.address.to_string(), "--from", "web"];
+    assert!(scene.lab.netctl_ok(&to_heir)?.contains("heir.contiv-net"));
 
     scene.lab.remove_workload("db")?;
     scene.db = scene.lab.run_workload("node-2", "contiv-net", "db")?;
-    assert!(scene.talks()?);
+    wait_until("it is reached again", SOON, || {
+        scene.talks().is_ok_and(|talks| talks)
+    })?;
+    assert_eq!(web.addresses("db"), [scene.db.address.to_string()]);
     wait_until("the alarm is over", SOON, || {
         scene
             .lab

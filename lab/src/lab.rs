@@ -504,7 +504,7 @@ impl Drop for Lab {
     }
 }
 
-const LOOPBACK_RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
+const LOOPBACK_RESOLVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 fn resolver(listen: Ipv4Addr, more: &[&str]) -> Vec<String> {
     let listen = format!("--listen-address={listen}");

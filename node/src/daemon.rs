@@ -192,6 +192,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         view.clone(),
         facts.subscribe(),
         endpoints.snapshots(),
+        endpoints.kernel(),
         log_rx.clone(),
     ));
     tasks.spawn(store::keep_endpoints(

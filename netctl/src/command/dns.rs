@@ -122,7 +122,9 @@ fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<Named> {
                 nodes: BTreeSet::new(),
                 silent: BTreeSet::new(),
             });
-            named.addresses.extend(it.addresses());
+            // Nobody is told the address of one that is closed.
+            let open = it.addresses().filter(|_| it.closed.is_none());
+            named.addresses.extend(open);
             named.nodes.insert(it.node.clone());
             if !alive {
                 named.silent.insert(it.node.clone());

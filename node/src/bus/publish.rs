@@ -198,15 +198,22 @@ pub(super) async fn publish(
     healing: &Healings,
 ) -> FeedError {
     let mut leaving = farewell.asked();
+<<<<<<< Updated upstream
     let mut healed = healing.subscribe();
     let (mut snapshots, mut kernel) = (endpoints.snapshots(), endpoints.kernel());
+=======
+    // Else what was taken away meanwhile would be shown as open once more.
+    if kernel.wait_for(|kernel| kernel.was_in_sync).await.is_err() {
+        return FeedError::read("netplugin is stopping");
+    }
+>>>>>>> Stashed changes
     loop {
         let left = *leaving.borrow_and_update();
         let endpoints = snapshots.borrow_and_update().endpoints.clone();
-        let failed = kernel.borrow_and_update().failed.clone();
+        let shut = kernel.borrow_and_update().closed.clone();
         let say_of = |(id, endpoint): (&EndpointId, &Arc<LocalEndpoint>)| {
             let mut public = public(endpoint, &me.node, me.vtep);
-            public.closed = failed.get(id).cloned();
+            public.closed = shut.get(id).cloned();
             (id.clone(), public)
         };
         let journal = endpoints.iter().filter(|_| !left).map(say_of).collect();
@@ -229,7 +236,7 @@ pub(super) async fn publish(
         }
         let closed = tokio::select! {
             changed = snapshots.changed() => changed.is_err(),
-            changed = kernel.wait_for(|kernel| kernel.failed != failed) => changed.is_err(),
+            changed = kernel.wait_for(|kernel| kernel.closed != shut) => changed.is_err(),
             changed = leaving.changed() => changed.is_err(),
             changed = healed.changed() => changed.is_err(),
         };

@@ -234,6 +234,7 @@ impl Node {
         let (bus, asks) = BusHandle::new();
         let (kernel, kernel_rx) = watch::channel(Kernel {
             generation: u64::MAX,
+            was_in_sync: true,
             ..Kernel::default()
         });
         let (endpoints, _) = EndpointsHandle::start(EndpointParts {

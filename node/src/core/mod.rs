@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
 use crate::datapath::{BatchError, Datapath, DatapathError, Hindrance, Scope, Sign, Signs};
-use crate::desired::{Params, Programs, desired, desired_domain, desired_host, tenants};
+use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::healing::Healings;
@@ -105,6 +105,9 @@ pub struct Core {
     owed: Vec<Op>,
     pending: Touched,
     failed: BTreeMap<EndpointId, String>,
+    /// What the log closed; known since this node was in sync with it.
+    closed: BTreeMap<EndpointId, String>,
+    was_in_sync: bool,
     /// Everything has to be looked at: at the start, and when a change failed.
     look: Look,
     /// Something wasn't allowed yet; all is looked at when the log is in sync.
@@ -151,6 +154,8 @@ impl Core {
             owed: Vec::new(),
             pending: Touched::default(),
             failed: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            was_in_sync: false,
             look: Look::wanted(now),
             incomplete: false,
             watching,
@@ -231,13 +236,14 @@ impl Core {
         if facts.cluster.is_none() {
             self.kernel.send_replace(Kernel {
                 generation: snapshot.generation,
-                failed: BTreeMap::new(),
+                ..Kernel::default()
             });
             return;
         }
         self.work = Work::default();
         let replaying = *log == LogState::CatchingUp;
         let in_sync = *log == LogState::InSync;
+        self.was_in_sync |= in_sync;
         if self.waits_to_move(in_sync).await {
             let waiting = "this node's tenants are in domains of the other kind; they move when it is in sync with the log";
             self.progress
@@ -284,6 +290,10 @@ impl Core {
     async fn everything(&mut self, facts: &Projection, allowed: &Allowed) -> Result<(), String> {
         self.pending = Touched::default();
         self.host_drifted = false;
+        if self.was_in_sync {
+            self.closed.clear();
+            self.close(facts, |_| true);
+        }
         let observed = match self.datapath.observe(&Scope::All).await {
             Ok(state) => state,
             Err(error) => return Err(error.to_string()),
@@ -310,6 +320,9 @@ impl Core {
         allowed: &Allowed,
     ) -> Result<(), String> {
         let (mut have, mut want) = (State::default(), State::default());
+        if self.was_in_sync {
+            self.close(facts, |tenant| concerned.tenants.contains(tenant));
+        }
         if concerned.host {
             have.merge(&self.known.of(&Place::Host));
             want.merge(&desired_host(facts, &self.params));
@@ -410,6 +423,16 @@ impl Core {
         }
     }
 
+    /// Finds the endpoints of these tenants that the log closes now.
+    fn close(&mut self, facts: &Projection, of: impl Fn(&TenantName) -> bool) {
+        let locals = &self.locals;
+        let kept = |id: &EndpointId| locals.get(id).is_some_and(|it| !of(&it.tenant));
+        self.closed.retain(|id, _| kept(id));
+        let concerned = locals.values().filter(|it| of(&it.tenant));
+        let found = closed(facts, concerned.map(|it| &**it), &self.params);
+        self.closed.extend(found);
+    }
+
     /// Finds the endpoints whose changes failed.
     fn blame(&mut self, error: &BatchError) {
         for failure in &error.failures {
@@ -449,9 +472,13 @@ impl Core {
     ) {
         let locals = &self.locals;
         self.failed.retain(|id, _| locals.contains_key(id));
+        let mut closed = self.closed.clone();
+        closed.extend(self.failed.clone());
         self.kernel.send_replace(Kernel {
             generation: snapshot.generation,
             failed: self.failed.clone(),
+            closed,
+            was_in_sync: self.was_in_sync,
         });
         let trouble = outcome.err();
         if !replaying && trouble.is_none() {

@@ -4,6 +4,7 @@
 //! host and for each domain on its own, so that an event costs what it touches. The daemon calls
 //! it after each event, attach and detach, and gives the result to `reconcile`.
 
+mod closed;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod names;
@@ -30,8 +31,10 @@ use crate::resource::{
     Vxlan,
 };
 
+use closed::open_addresses;
 use program::Writings;
 
+pub use closed::closed;
 pub use names::{domain_name, interface_names, vxlan_name, zone};
 pub use trace::trace;
 
@@ -301,7 +304,7 @@ impl<'a> DomainBuilder<'a> {
         }));
     }
 
-    /// A local endpoint. One whose network or block is gone keeps its veth, but is closed.
+    /// A local endpoint. One that is [`closed`] keeps its veth and nothing else.
     fn endpoint(
         &mut self,
         endpoint: &LocalEndpoint,
@@ -463,26 +466,6 @@ impl<'a> DomainBuilder<'a> {
         let element = element(self.place.clone(), self.zone);
         self.put(Resource::Element(element));
     }
-}
-
-/// The addresses of the endpoint that this node may still use: the smallest block that holds one
-/// is leased to it.
-fn open_addresses<'a>(
-    endpoint: &'a LocalEndpoint,
-    network: &'a NetworkFact,
-    params: &'a Params,
-) -> impl Iterator<Item = IpAddr> {
-    let holder = |address: IpAddr| {
-        let blocks = network
-            .blocks
-            .iter()
-            .filter(move |(block, _)| block.contains(&address));
-        blocks
-            .max_by_key(|(block, _)| block.prefix_len())
-            .map(|(_, node)| node)
-    };
-    let addresses = endpoint.addresses.iter().copied().filter(IpAddr::is_ipv4);
-    addresses.filter(move |address| holder(*address) == Some(&params.node))
 }
 
 fn same_container(one: &LocalEndpoint, other: &LocalEndpoint) -> bool {

@@ -105,11 +105,17 @@ fn bears(view: &EndpointsView, asked: &Asked<'_>) -> Vec<String> {
                 (Some(own), _) if is(own) => "the name of a container",
                 _ => "an alias of a container",
             };
-            format!("{name} is {what} in {}", it.network)
+            let closed = it.closed.as_ref();
+            let closed = closed.map(|why| format!(", which is closed: {why}"));
+            let closed = closed.unwrap_or_default();
+            format!("{name} is {what} in {}{closed}", it.network)
         })
         .collect();
     lines.sort_unstable();
     lines.dedup();
+    if lines.is_empty() && zone::is_above(view, asked.tenant, asked.asker, name) {
+        lines.push(format!("nobody bears {name}, but there are names below it"));
+    }
     lines
 }
 
@@ -137,6 +143,7 @@ mod tests {
             "default front/web one 20.1.1.1",
             "default front/web two 20.1.1.2",
             "default front client 20.1.1.3",
+            "default front !shut 20.1.1.4",
         ]);
         let found = |data: &str, why: &str| {
             let because = format!("20.1.1.3 is in front; {why}");
@@ -160,6 +167,17 @@ mod tests {
                 "one.front.contiv.local",
                 "an endpoint of the tenant has this address"
             )
+        );
+        assert_eq!(
+            said(&view, "shut", RecordKind::A),
+            found(
+                "",
+                "shut is the name of a container in front, which is closed: its group was removed"
+            )
+        );
+        assert_eq!(
+            said(&view, "front.contiv.local", RecordKind::A),
+            found("", "nobody bears front, but there are names below it")
         );
         let (outcome, ..) = said(&view, "nobody.contiv.local", RecordKind::A);
         assert_eq!(outcome, Outcome::NotThere);

@@ -4,7 +4,8 @@
 //! address: that of one of its endpoints. `NAME.NETWORK` and `GROUP.NETWORK` mean the same from
 //! everywhere in the tenant, and so does every name with [`SUFFIX`] behind it. Another tenant's
 //! names don't exist, since a look-up stays in one tenant. Who is on a node that has fallen silent
-//! stands behind the others.
+//! stands behind the others. A closed endpoint keeps its names and has no address: nobody can reach
+//! it there, and another may bear that address by now.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -106,13 +107,14 @@ pub fn answer(view: &EndpointsView, asked: &Asked<'_>, question: Question) -> An
         Some(name) => (name, true),
         None => (name, false),
     };
-    let bearers = look_up(view, tenant, asker, name);
+    let mut bearers = look_up(view, tenant, asker, name);
     if bearers.is_empty() {
-        return unknown(if ours {
-            Answer::Nobody
-        } else {
-            Answer::Forward
-        });
+        return match ours {
+            // Nothing is there, and that would say that nothing is below it (RFC 8020 §2).
+            true if is_above(view, tenant, asker, name) => Answer::Addresses(Found::default()),
+            true => unknown(Answer::Nobody),
+            false => unknown(Answer::Forward),
+        };
     }
     let wanted = |address: &IpAddr| match question {
         Question::A => address.is_ipv4(),
@@ -121,7 +123,8 @@ pub fn answer(view: &EndpointsView, asked: &Asked<'_>, question: Question) -> An
         Question::Ptr | Question::Other => false,
     };
     let mut found = Found::default();
-    for (address, bearer) in bearers.into_iter().filter(|(address, _)| wanted(address)) {
+    bearers.retain(|(address, bearer)| wanted(address) && bearer.closed.is_none());
+    for (address, bearer) in bearers {
         match view.is_silent(bearer) {
             false => found.live.push(address),
             true => found.silent.push(address),
@@ -138,6 +141,31 @@ pub(super) fn without_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str>
     }
 }
 
+/// Whether names end with `.` and this one, for who asks.
+pub(super) fn is_above(
+    view: &EndpointsView,
+    tenant: &TenantName,
+    asker: IpAddr,
+    name: &str,
+) -> bool {
+    let mut near = networks(view, tenant, asker);
+    near.any(|network| view.is_above(tenant, &full_name(name, network)))
+        || view.is_above(tenant, name)
+}
+
+/// The asker's networks. Its container's other endpoints count too, as its queries leave by one
+/// interface.
+fn networks<'a>(
+    view: &'a EndpointsView,
+    tenant: &TenantName,
+    asker: IpAddr,
+) -> impl Iterator<Item = &'a str> {
+    let asker = view.at(tenant, asker).into_iter();
+    let endpoints = asker.flat_map(|it| view.beside(it));
+    let endpoints = endpoints.filter(move |it| it.tenant == *tenant);
+    endpoints.map(|it| it.network.as_str())
+}
+
 /// A name of the asker's networks before the same as `NAME.NETWORK`: containers' names may have
 /// dots. `name` is in lower case.
 pub(super) fn look_up<'a>(
@@ -147,11 +175,8 @@ pub(super) fn look_up<'a>(
     name: &str,
 ) -> Vec<(IpAddr, &'a Endpoint)> {
     let mut near = Vec::new();
-    if let Some(asker) = view.at(tenant, asker) {
-        // Its container's other endpoints count too, as its queries leave by one interface.
-        for endpoint in view.beside(asker).filter(|it| it.tenant == *tenant) {
-            near.extend(view.resolve(tenant, &full_name(name, endpoint.network.as_str())));
-        }
+    for network in networks(view, tenant, asker) {
+        near.extend(view.resolve(tenant, &full_name(name, network)));
     }
     if near.is_empty() {
         near.extend(view.resolve(tenant, name));
@@ -195,15 +220,20 @@ pub(super) mod tests {
     use super::*;
 
     /// `TENANT NETWORK NAME ADDRESS…`, with `NAME@CONTAINER` for a container of several endpoints,
-    /// `NETWORK/GROUP` for a member of a group, and `TENANT%NODE` where it isn't on n1.
+    /// `NETWORK/GROUP` for a member of a group, `TENANT%NODE` where it isn't on n1, and a `!` before
+    /// the name of a closed one.
     pub(in crate::dns) fn view(lines: &[&str]) -> EndpointsView {
         let mut view = EndpointsView::default();
         for (number, line) in lines.iter().enumerate() {
             let words: Vec<&str> = line.split(' ').collect();
             let (tenant, node) = words[0].split_once('%').unwrap_or((words[0], "n1"));
-            let (name, container) = match words[2].split_once('@') {
-                Some((name, container)) => (name, Some(container.to_owned())),
+            let (word, closed) = match words[2].strip_prefix('!') {
+                Some(word) => (word, Some("its group was removed".to_owned())),
                 None => (words[2], None),
+            };
+            let (name, container) = match word.split_once('@') {
+                Some((name, container)) => (name, Some(container.to_owned())),
+                None => (word, None),
             };
             let (network, group) = match words[1].split_once('/') {
                 Some((network, group)) => (network, Some(group)),
@@ -229,7 +259,7 @@ pub(super) mod tests {
                 aliases: vec![format!("{name}-alias")],
                 container,
                 interface: "cv0".to_owned(),
-                closed: None,
+                closed,
                 vtep: "10.0.0.1".parse().unwrap(),
             }));
         }
@@ -411,6 +441,67 @@ pub(super) mod tests {
         );
         check(&view, web, "contiv.local", Question::A, "[]");
         check(&view, web, "notcontiv.local", Question::A, "forward");
+    }
+
+    #[test]
+    fn a_closed_endpoint_has_names_and_no_address() {
+        let view = view(&[
+            "default front/web one 20.1.1.1",
+            "default front/web !two 20.1.1.2",
+            "default front/old !three 20.1.1.3",
+            "default front heir 20.1.1.2",
+            "default front !four 20.1.1.1",
+        ]);
+        let one = "default/20.1.1.1";
+        check(&view, one, "web", Question::A, "[20.1.1.1]");
+        for name in ["two", "old", "three.front", "two-alias.contiv.local"] {
+            check(&view, one, name, Question::A, "[]");
+        }
+        check(&view, one, "heir", Question::A, "[20.1.1.2]");
+        // An address is its heir's, whoever was heard of first.
+        for (name, told) in [("2.1.1.20", "heir"), ("1.1.1.20", "one")] {
+            let name = format!("{name}.in-addr.arpa");
+            let told = format!("{told}.front.contiv.local");
+            check(&view, one, &name, Question::Ptr, &told);
+        }
+    }
+
+    #[test]
+    fn a_name_with_names_below_it_exists() {
+        let mut view = view(&[
+            "default front web 20.1.1.1",
+            "default front a.b 20.1.1.2",
+            "default back cache 20.2.1.1",
+        ]);
+        let web = "default/20.1.1.1";
+        for name in ["front", "Back", "b.front", "b"] {
+            let name = format!("{name}.contiv.local");
+            check(&view, web, &name, Question::A, "[]");
+            check(&view, web, &name, Question::Aaaa, "[]");
+        }
+        for name in ["ront", "x.front", "a", "web.web"] {
+            let name = format!("{name}.contiv.local");
+            check(&view, web, &name, Question::A, "nobody");
+        }
+        let cache = "default/20.2.1.1";
+        check(&view, cache, "b.contiv.local", Question::A, "nobody");
+        check(
+            &view,
+            "blue/20.1.1.1",
+            "front.contiv.local",
+            Question::A,
+            "nobody",
+        );
+        // Others may know a name without the suffix.
+        check(&view, web, "front", Question::A, "forward");
+
+        // It goes with the last name below it.
+        let n1 = "n1".parse().unwrap();
+        view.remove(&"e1".parse().unwrap(), &n1);
+        check(&view, web, "b.front.contiv.local", Question::A, "nobody");
+        check(&view, web, "front.contiv.local", Question::A, "[]");
+        view.remove(&"e2".parse().unwrap(), &n1);
+        check(&view, web, "back.contiv.local", Question::A, "nobody");
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub struct Kernel {
     pub generation: u64,
     /// Endpoints that the kernel doesn't have, and why.
     pub failed: BTreeMap<EndpointId, String>,
+    /// Endpoints that nobody can reach, and why: those, and what the log closed.
+    pub closed: BTreeMap<EndpointId, String>,
+    /// The node was in sync with the log since its start: until then it doesn't know what that
+    /// closed.
+    pub was_in_sync: bool,
 }
 
 /// What the manager starts from.

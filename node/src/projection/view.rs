@@ -39,7 +39,10 @@ struct Index {
     /// By `NAME.NETWORK` in lower case: DNS compares without case (RFC 4343). As no network's name
     /// holds a dot, it says the same as the two of them apart.
     names: OrdMap<String, OrdMap<(IpAddr, EndpointId), Arc<Endpoint>>>,
-    addresses: OrdMap<IpAddr, Arc<Endpoint>>,
+    /// How many of the names end with `.` and this.
+    above: OrdMap<String, usize>,
+    /// One that is closed stands behind: its address may have been given to another.
+    addresses: OrdMap<IpAddr, Vec<Arc<Endpoint>>>,
 }
 
 /// What a view holds of other nodes, with how far the log was known then.
@@ -75,10 +78,18 @@ impl EndpointsView {
         bearers.map(|((address, _), endpoint)| (*address, endpoint.as_ref()))
     }
 
+    /// Whether names end with `.` and this one, which is in lower case. Such a name exists, too
+    /// (RFC 8020).
+    pub fn is_above(&self, tenant: &TenantName, name: &str) -> bool {
+        let index = self.tenants.get(tenant);
+        index.is_some_and(|it| it.above.contains_key(name))
+    }
+
     /// Who bears an address: the asker of a question, or what a PTR question is about.
     pub fn at(&self, tenant: &TenantName, address: IpAddr) -> Option<&Endpoint> {
         let index = self.tenants.get(tenant)?;
-        index.addresses.get(&address).map(AsRef::as_ref)
+        let bearers = index.addresses.get(&address)?;
+        bearers.first().map(AsRef::as_ref)
     }
 
     /// The endpoint itself and the others of its container.
@@ -155,13 +166,23 @@ impl EndpointsView {
         self.held.remove(&endpoint.id);
         let index = self.tenants.entry(endpoint.tenant.clone()).or_default();
         for name in names_of(&endpoint) {
+            if !index.names.contains_key(&name) {
+                for above in all_above(&name) {
+                    *index.above.entry(above.to_owned()).or_default() += 1;
+                }
+            }
             let bearers = index.names.entry(name).or_default();
             for address in endpoint.addresses() {
                 bearers.insert((address, endpoint.id.clone()), endpoint.clone());
             }
         }
         for address in endpoint.addresses() {
-            index.addresses.insert(address, endpoint.clone());
+            let bearers = index.addresses.entry(address).or_default();
+            let place = match endpoint.closed {
+                Some(_) => bearers.len(),
+                None => 0,
+            };
+            bearers.insert(place, endpoint.clone());
         }
         if let Some(key) = container_of(&endpoint) {
             let endpoints = self.containers.entry(key).or_default();
@@ -277,6 +298,15 @@ impl EndpointsView {
 }
 
 impl Index {
+    fn loses_one_below(&mut self, name: &str) {
+        if let Some(below) = self.above.get_mut(name) {
+            *below -= 1;
+            if *below == 0 {
+                self.above.remove(name);
+            }
+        }
+    }
+
     fn remove(&mut self, endpoint: &Endpoint) {
         for name in names_of(endpoint) {
             let Some(bearers) = self.names.get_mut(&name) else {
@@ -287,15 +317,26 @@ impl Index {
             }
             if bearers.is_empty() {
                 self.names.remove(&name);
+                all_above(&name).for_each(|above| self.loses_one_below(above));
             }
         }
         for address in endpoint.addresses() {
-            let bearer = self.addresses.get(&address);
-            if bearer.is_some_and(|bearer| bearer.id == endpoint.id) {
+            let Some(bearers) = self.addresses.get_mut(&address) else {
+                continue;
+            };
+            bearers.retain(|bearer| bearer.id != endpoint.id);
+            if bearers.is_empty() {
                 self.addresses.remove(&address);
             }
         }
     }
+}
+
+/// `b.c` and `c` of `a.b.c`.
+fn all_above(name: &str) -> impl Iterator<Item = &str> {
+    let mut names = std::iter::successors(Some(name), |it| Some(it.split_once('.')?.1));
+    names.next();
+    names
 }
 
 fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {

@@ -144,6 +144,7 @@ async fn that_there_is_nothing_is_remembered_no_longer_than_anything() {
         ("Web.", ResponseCode::NoError, "Web."),
         ("web.front.", ResponseCode::NoError, "web.front."),
         ("web.Contiv.local.", ResponseCode::NoError, "Contiv.local."),
+        ("Back.contiv.local.", ResponseCode::NoError, "contiv.local."),
         ("db.contiv.local.", ResponseCode::NXDomain, "contiv.local."),
     ] {
         let reply = client.ask(&question(name, RecordType::AAAA, None));
@@ -258,6 +259,32 @@ async fn each_message_is_answered_or_counted() {
         }
     }
     assert_eq!(world.default.short(ASKER, &["prod_db"]), "20.1.1.2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_who_ask_at_once_gets_its_own_answer() {
+    let world = world(&[]).await;
+    let names = [("web.", "20.1.1.1"), ("prod_db.", "20.1.1.2")];
+    let ask = &|number: usize| {
+        let client = Client::new(&world.default);
+        let (name, address) = names[number % 2];
+        let mut query = question(name, RecordType::A, None);
+        for id in 0..200_u16 {
+            query[..2].copy_from_slice(&id.to_be_bytes());
+            let reply = match id % 2 {
+                0 => client.by_udp(&query),
+                _ => client.by_tcp(&query),
+            };
+            let reply = Message::from_vec(&reply).unwrap();
+            assert_eq!(reply.metadata.id, id);
+            assert_eq!(reply.answers[0].data.to_string(), address);
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            scope.spawn(move || ask(number));
+        }
+    });
 }
 
 /// Answers each query on this address by what `of` makes of it.
