@@ -1,0 +1,199 @@
+//! What `netctl` says of names is what containers are told; and whose names nobody is told.
+
+use chaos_tests::{Asker, Outcome, SOON, Scene, Told};
+use lab::{Error, Lab, Output, Spec, wait_until};
+use serde_json::Value;
+
+fn query(lab: &Lab, line: &str) -> Result<Output, Error> {
+    let words: Vec<&str> = ["dns", "query"]
+        .into_iter()
+        .chain(line.split(' '))
+        .collect();
+    lab.netctl(&words)
+}
+
+/// The command says all of it, with this exit code.
+#[track_caller]
+fn says(lab: &Lab, line: &str, code: i32, all: &[&str]) -> Outcome {
+    let output = query(lab, line)?;
+    assert_eq!(output.status, code, "{line}: {output:?}");
+    for text in all {
+        assert!(
+            output.stdout.contains(text),
+            "{line}: no {text}: {output:?}"
+        );
+    }
+    Ok(())
+}
+
+/// `front` with a group on both nodes; the same names in another tenant.
+fn scene() -> Result<Scene, Error> {
+    let mut scene = Scene::open()?;
+    let lab = &mut scene.lab;
+    lab.netctl_ok(&["group", "create", "contiv-net", "pool"])?;
+    lab.run_workload_with("node-1", "contiv-net", "one", &["--group", "pool"])?;
+    lab.run_workload_with("node-2", "contiv-net", "two", &["--group", "pool"])?;
+    lab.netctl_ok(&["tenant", "create", "blue"])?;
+    lab.netctl_ok(&[
+        "net",
+        "create",
+        "contiv-net",
+        "-t",
+        "blue",
+        "--subnet=20.1.1.0/24",
+    ])?;
+    lab.run_workload_with("node-2", "contiv-net", "secret", &["--tenant", "blue"])?;
+    let web = Asker::new(lab, "web")?;
+    wait_until("all names are known on node-1", SOON, || {
+        web.addresses("pool").len() == 2 && !web.addresses("db").is_empty()
+    })?;
+    Ok(scene)
+}
+
+#[test]
+fn every_name_is_listed_with_who_bears_it() -> Outcome {
+    let scene = scene()?;
+    let lab = &scene.lab;
+    let list = |more: &[&str]| lab.netctl_ok(&[&["dns", "ls"], more].concat());
+    wait_until("netmaster knows all of them", SOON, || {
+        list(&["-a", "-q"]).is_ok_and(|it| it.lines().count() == 6)
+    })?;
+    let names: Vec<String> = list(&["-q"])?.lines().map(str::to_owned).collect();
+    let all = ["db", "one", "pool", "two", "web"].map(|it| format!("{it}.contiv-net"));
+    assert_eq!(names, all);
+    assert_eq!(list(&["-q", "-t", "blue"])?, "secret.contiv-net\n");
+    assert_eq!(list(&["-q", "--network", "other"])?, "");
+
+    let listed: Value = serde_json::from_str(&list(&["-o", "json"])?).expect("JSON");
+    let of = |name: &str| {
+        let all = listed.as_array().expect("a list").iter();
+        all.clone().find(|it| it["name"] == name).expect("a name")
+    };
+    assert_eq!(of("pool")["kind"], "group");
+    assert_eq!(of("pool")["nodes"], serde_json::json!(["node-1", "node-2"]));
+    // What is listed is what is told.
+    let web = Asker::new(lab, "web")?;
+    for name in ["db", "one", "pool", "two", "web"] {
+        let Told::Addresses(mut told) = web.ask(name) else {
+            panic!("{name} isn't there");
+        };
+        told.sort();
+        assert_eq!(of(name)["addresses"], serde_json::json!(told), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
+    let mut scene = scene()?;
+    let (db, ctl) = (scene.db.address.to_string(), scene.lab.address("ctl")?);
+    let resolvers = format!("forwarded to {ctl}");
+    let in_network = format!("because {} is in contiv-net", scene.web.address);
+    let silent = "on node node-2, silent: it stands behind";
+    let lab = &mut scene.lab;
+    for (line, code, all) in [
+        (
+            "DB --from web",
+            0,
+            &[
+                "found, to be remembered for 5 s",
+                &db,
+                "on node node-2",
+                &in_network,
+                "because db is the name of a container in contiv-net",
+            ][..],
+        ),
+        (
+            "pool.contiv-net --from one",
+            0,
+            &["because pool.contiv-net is a member of the group in contiv-net"],
+        ),
+        (
+            "db --from web --type AAAA",
+            0,
+            &["there, without AAAA records"],
+        ),
+        (
+            "contiv-net.contiv.local --from web",
+            0,
+            &["there, without A records", "names below it"],
+        ),
+        (
+            &format!("{db} --from web"),
+            0,
+            &["db.contiv-net.contiv.local"],
+        ),
+        (
+            "machine.lab --from web",
+            0,
+            &[&resolvers, "resolvers are asked"],
+        ),
+        ("secret --from web", 0, &[&resolvers]),
+        (
+            "secret.contiv-net.contiv.local --from web",
+            1,
+            &["not there (NXDOMAIN, to be remembered for 5 s)"],
+        ),
+        ("secret --from secret -t blue", 0, &["on node node-2"]),
+    ] {
+        says(lab, line, code, all)?;
+    }
+    let nobody = query(lab, "db --from nobody")?;
+    assert!(
+        nobody.status == 1 && nobody.stderr.contains("nobody"),
+        "{nobody:?}"
+    );
+
+    lab.kill("netplugin@node-2")?;
+    wait_until("the silent one is told", SOON, || {
+        query(lab, "pool --from web").is_ok_and(|it| it.stdout.contains(silent))
+    })?;
+    lab.kill("netplugin@node-1")?;
+    assert_eq!(query(lab, "db --from web")?.status, 2);
+    Ok(())
+}
+
+#[test]
+fn who_is_closed_is_told_to_nobody() -> Outcome {
+    let scene = scene()?;
+    let lab = &scene.lab;
+    let web = Asker::new(lab, "web")?;
+    let db = Asker::new(lab, "db")?;
+    lab.netctl_ok(&["group", "rm", "pool", "--force"])?;
+    let there = Told::Addresses(Vec::new());
+    for asker in [&web, &db] {
+        for name in ["one", "two", "pool"] {
+            wait_until(&format!("{name} has no address"), SOON, || {
+                asker.ask(name) == there
+            })?;
+        }
+        assert_eq!(asker.addresses("db"), [scene.db.address.to_string()]);
+    }
+    let why =
+        "two is the name of a container in contiv-net, which is closed: its group was removed";
+    says(lab, "two --from web", 0, &["there, without A records", why])?;
+    let shown = lab.netctl_ok(&["endpoint", "inspect", "two"])?;
+    assert!(shown.contains("its group was removed"), "{shown}");
+    Ok(())
+}
+
+/// Without the line in the engine's configuration that the README names.
+#[test]
+fn doctor_names_the_line_that_the_engine_lacks() -> Outcome {
+    let lab = Lab::up(&Spec::test(1).docker(true).loopback_resolver_on(1))?;
+    let said = || lab.netctl(&["doctor", "-q"]).map(|it| it.stdout);
+    let line = r#"put "dns": ["169.254.53.53"] into /etc/docker/daemon.json"#;
+    let lacks = || said().is_ok_and(|it| it.contains("loopback-resolver") && it.contains(line));
+    assert!(!said()?.contains("loopback-resolver"));
+    let write = |text: &str| {
+        let script = format!("echo '{text}' > /etc/docker/daemon.json");
+        lab.run("node-1", &["sh", "-c", &script])
+    };
+    write("{}")?;
+    wait_until("doctor names the line", SOON, lacks)?;
+    assert_eq!(lab.netctl(&["doctor"])?.status, 1);
+    write(r#"{"dns": ["169.254.53.53"]}"#)?;
+    wait_until("doctor is content", SOON, || {
+        said().is_ok_and(|it| !it.contains("loopback-resolver"))
+    })
+}
