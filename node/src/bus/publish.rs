@@ -198,15 +198,12 @@ pub(super) async fn publish(
     healing: &Healings,
 ) -> FeedError {
     let mut leaving = farewell.asked();
-<<<<<<< Updated upstream
     let mut healed = healing.subscribe();
     let (mut snapshots, mut kernel) = (endpoints.snapshots(), endpoints.kernel());
-=======
     // Else what was taken away meanwhile would be shown as open once more.
     if kernel.wait_for(|kernel| kernel.was_in_sync).await.is_err() {
         return FeedError::read("netplugin is stopping");
     }
->>>>>>> Stashed changes
     loop {
         let left = *leaving.borrow_and_update();
         let endpoints = snapshots.borrow_and_update().endpoints.clone();
