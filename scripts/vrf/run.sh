@@ -15,7 +15,7 @@ cd "$(dirname "$0")/../.."
 # Those that say what a VRF does differently; floods and hammers take minutes under emulation.
 datapath=endpoints_reach,the_senders_stamp,the_outer_port,full_packets,what_is_there,drift_is_named
 datapath+=,connections_end,nothing_is_left,any_resolver,the_quick_starts_policy,the_sender_is_known
-datapath+=,the_next_owner,what_came_by_vxlan,ours_pass,no_address_and_no_socket,the_hosts_settings
+datapath+=,the_next_owner,what_came_by_vxlan,ours_pass_dockers,no_address_and_no_socket,the_hosts_settings
 suites=(
   "node/datapath:$datapath" chaos-tests/quick_start:tenants_use,names_outside
   chaos-tests/restart:a_killed_netplugin chaos-tests/host_firewall:an_engines
@@ -76,8 +76,9 @@ make_root() {
 
   # What busybox has too but does in its own way, and what it doesn't have.
   local name path
-  for name in bash conntrack cp dig dnsmasq find getent hostname ip iptables iptables-nft \
-    iptables-nft-restore iptables-restore mount nft nsenter ping setsid sh sleep ss sysctl tc umount; do
+  for name in bash conntrack cp dig dnsmasq find getent hostname ip iptables iptables-legacy \
+    iptables-legacy-restore iptables-nft iptables-nft-restore iptables-restore mount nft nsenter ping \
+    setsid sh sleep ss sysctl tc umount; do
     path=$(command -v "$name") || fail "this machine has no program $name: \`make tools\` installs it"
     add "$path"
   done

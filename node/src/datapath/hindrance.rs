@@ -2,7 +2,8 @@
 //!
 //! An accept of ours overrides no drop of another table, so all that can be done is to say which
 //! rule is missing there. Looked at is a new connection's first packet: a rule that may or may
-//! not be about it decides nothing, so what is said to be dropped is.
+//! not be about it decides nothing, and a drop behind a possible return is none: what is said to be
+//! dropped is.
 
 use std::fmt;
 use std::io;
@@ -23,6 +24,18 @@ pub struct Hindrance {
     /// Family and name of the table; `None`: the legacy one of iptables.
     pub table: Option<(String, String)>,
     pub chain: String,
+    pub keeper: Keeper,
+}
+
+/// Who keeps a table, and so undoes what else is written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeper {
+    Firewalld,
+    Ufw,
+    /// The chains of `iptables`.
+    Iptables,
+    /// Whoever loads it with `nft`.
+    Nft,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +78,12 @@ impl Hook {
 
 impl fmt::Display for Hindrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hook, table, chain } = self;
+        let Self {
+            hook,
+            table,
+            chain,
+            keeper,
+        } = self;
         f.write_str(match hook {
             Hook::Forward => "this host's firewall drops what containers send each other",
             Hook::Input => "this host's firewall drops what containers ask their name server",
@@ -75,26 +93,48 @@ impl fmt::Display for Hindrance {
             None => write!(f, ": chain {chain} of iptables-legacy. ")?,
         }
         f.write_str("Put this into its configuration: ")?;
-        match (hook, table) {
-            (Hook::Forward, Some((family, name))) if !is_of_iptables(family, name) => write!(
-                f,
-                r#"nft insert rule {family} {name} {chain} iifname "cd*" oifname {{ "cv*", "cx*" }} accept"#
+        let (family, name) = match table {
+            Some((family, name)) => (family.as_str(), name.as_str()),
+            None => Default::default(),
+        };
+        match (keeper, hook) {
+            (Keeper::Firewalld, _) => f.write_str(
+                "firewall-cmd --permanent --zone=trusted --add-interface=cd+; firewall-cmd --reload",
             ),
-            (Hook::Input, Some((family, name))) if !is_of_iptables(family, name) => write!(
-                f,
-                r#"nft insert rule {family} {name} {chain} iifname "cd*" accept"#
+            (Keeper::Ufw, Hook::Forward) => f.write_str(
+                "ufw route allow in on cd+ out on cv+; ufw route allow in on cd+ out on cx+",
             ),
-            (Hook::Forward, _) => write!(
+            (Keeper::Ufw, Hook::Input) => f.write_str("ufw allow in on cd+"),
+            (Keeper::Iptables, Hook::Forward) => write!(
                 f,
                 "iptables -I {chain} -i cd+ -o cv+ -j ACCEPT; iptables -I {chain} -i cd+ -o cx+ -j ACCEPT"
             ),
-            (Hook::Input, _) => write!(f, "iptables -I {chain} -i cd+ -j ACCEPT"),
+            (Keeper::Iptables, Hook::Input) => write!(f, "iptables -I {chain} -i cd+ -j ACCEPT"),
+            (Keeper::Nft, Hook::Forward) => write!(
+                f,
+                r#"nft insert rule {family} {name} {chain} iifname "cd*" oifname {{ "cv*", "cx*" }} accept"#
+            ),
+            (Keeper::Nft, Hook::Input) => write!(
+                f,
+                r#"nft insert rule {family} {name} {chain} iifname "cd*" accept"#
+            ),
         }
     }
 }
 
-fn is_of_iptables(family: &str, table: &str) -> bool {
-    (family, table) == ("ip", "filter")
+/// The chain of ufw in which its users' rules about forwarding are.
+const UFW_FORWARD: &str = "ufw-user-forward";
+
+impl Keeper {
+    fn of(table: &Foreign) -> Self {
+        let named = |name| chains(table).any(|chain| chain["name"] == name);
+        match (table.family.as_str(), table.name.as_str()) {
+            (_, "firewalld") => Self::Firewalld,
+            ("ip", "filter") if named(UFW_FORWARD) => Self::Ufw,
+            ("ip", "filter") => Self::Iptables,
+            _ => Self::Nft,
+        }
+    }
 }
 
 /// An IPv4 packet that a VRF got: its input is the VRF's device.
@@ -126,14 +166,19 @@ pub(super) async fn observe(namespace: &Namespace) -> io::Result<Vec<Hindrance>>
         .flat_map(of_table)
         .collect();
     if has_legacy(namespace).await? {
-        let args = ["-w", "-S", "FORWARD"];
+        let args = ["-w", "-S"];
         let listed = program::run(namespace, "iptables-legacy", &args, String::new()).await;
         let listed = listed.map(|output| output.stdout).unwrap_or_default();
-        if legacy_drops(&String::from_utf8_lossy(&listed)) {
+        let listed = String::from_utf8_lossy(&listed);
+        if legacy_drops(&listed) {
             found.push(Hindrance {
                 hook: Hook::Forward,
                 table: None,
                 chain: "FORWARD".to_owned(),
+                keeper: match listed.contains(UFW_FORWARD) {
+                    true => Keeper::Ufw,
+                    false => Keeper::Iptables,
+                },
             });
         }
     }
@@ -142,8 +187,10 @@ pub(super) async fn observe(namespace: &Namespace) -> io::Result<Vec<Hindrance>>
 
 /// With Docker's chain there, our rule is in it.
 fn legacy_drops(listed: &str) -> bool {
-    let passes =
-        |line: &str| line.starts_with("-A FORWARD -i cd") || line == "-A FORWARD -j DOCKER-USER";
+    let passes = |line: &str| {
+        let ours = |chain| line.starts_with(&format!("-A {chain} -i cd"));
+        ours("FORWARD") || ours(UFW_FORWARD) || line == "-A FORWARD -j DOCKER-USER"
+    };
     listed.lines().any(|line| line == "-P FORWARD DROP") && !listed.lines().any(passes)
 }
 
@@ -161,6 +208,7 @@ fn of_table(table: &Foreign) -> Vec<Hindrance> {
                     hook,
                     table: Some((table.family.clone(), table.name.clone())),
                     chain: name.to_owned(),
+                    keeper: Keeper::of(table),
                 });
             }
         }
@@ -180,53 +228,73 @@ fn walk(table: &Foreign, chain: &str, packet: &Packet, depth: usize) -> Fate {
         return Fate::Through;
     }
     let rules = table.objects.iter().filter_map(|object| object.get("rule"));
+    // It may have returned before this rule.
+    let mut perhaps_over = false;
     for rule in rules.filter(|rule| rule["chain"] == chain) {
         let Some(statements) = rule["expr"].as_array() else {
             continue;
         };
-        if !statements.iter().all(|it| holds(it, packet)) {
-            continue;
-        }
         let Some(last) = statements.last().and_then(Value::as_object) else {
             continue;
         };
-        for (verb, body) in last {
-            let target = || body["target"].as_str().unwrap_or_default();
-            match verb.as_str() {
-                "accept" => return Fate::Accepted,
-                "drop" | "reject" => return Fate::Dropped,
-                "xt" if body["type"] == "target" && body["name"] == "REJECT" => {
-                    return Fate::Dropped;
-                }
-                "return" => return Fate::Through,
-                "goto" => return walk(table, target(), packet, depth + 1),
-                "jump" => match walk(table, target(), packet, depth + 1) {
-                    Fate::Through => {}
-                    fate => return fate,
-                },
-                _ => {}
+        match all_hold(statements, packet) {
+            Some(true) => {}
+            Some(false) => continue,
+            None => {
+                perhaps_over |= last.contains_key("return");
+                continue;
             }
+        }
+        for (verb, body) in last {
+            let fate = match verb.as_str() {
+                "accept" => Fate::Accepted,
+                "drop" | "reject" => Fate::Dropped,
+                "xt" if body["type"] == "target" && body["name"] == "REJECT" => Fate::Dropped,
+                "return" => return Fate::Through,
+                "goto" | "jump" => {
+                    let target = body["target"].as_str().unwrap_or_default();
+                    match walk(table, target, packet, depth + 1) {
+                        Fate::Through if verb == "jump" => continue,
+                        fate => fate,
+                    }
+                }
+                _ => continue,
+            };
+            return match fate {
+                Fate::Dropped if perhaps_over => Fate::Through,
+                fate => fate,
+            };
         }
     }
     Fate::Through
 }
 
-/// Whether a statement surely lets the packet go on to the next one.
-fn holds(statement: &Value, packet: &Packet) -> bool {
-    let Some((kind, body)) = statement.as_object().and_then(|it| it.iter().next()) else {
-        return false;
-    };
-    match kind.as_str() {
-        "match" => matches(body, packet),
+/// Whether a rule's statements let the packet come to the last one's verdict; `None`: perhaps.
+fn all_hold(statements: &[Value], packet: &Packet) -> Option<bool> {
+    let mut sure = Some(true);
+    for statement in statements {
+        match holds(statement, packet) {
+            Some(true) => {}
+            Some(false) => return Some(false),
+            None => sure = None,
+        }
+    }
+    sure
+}
+
+fn holds(statement: &Value, packet: &Packet) -> Option<bool> {
+    let (kind, body) = statement.as_object()?.iter().next()?;
+    let passes = match kind.as_str() {
+        "match" => return matches(body, packet),
         "xt" => body["type"] == "target" || body["name"] == "comment",
         "accept" | "drop" | "reject" | "return" | "goto" | "jump" => true,
         "counter" | "log" | "mangle" => true,
         _ => false,
-    }
+    };
+    passes.then_some(true)
 }
 
-/// Whether it surely matches.
-fn matches(body: &Value, packet: &Packet) -> bool {
+fn matches(body: &Value, packet: &Packet) -> Option<bool> {
     let (left, right) = (&body["left"], &body["right"]);
     let meta = left["meta"]["key"].as_str();
     let fact = match (meta, left["payload"]["field"].as_str()) {
@@ -241,12 +309,22 @@ fn matches(body: &Value, packet: &Packet) -> bool {
             let fits = protocol == "udp" || protocol == "th";
             any(right, &|it| Some(fits && covers(it, u64::from(port))))
         }),
-        _ => None,
+        _ => of_connection(&left["ct"]["key"], right, packet),
     };
     match body["op"].as_str() {
-        Some("!=") => fact == Some(false),
-        Some("==" | "in") => fact == Some(true),
-        _ => false,
+        Some("!=") => fact.map(|it| !it),
+        Some("==" | "in") => fact,
+        _ => None,
+    }
+}
+
+/// The connection is new, and one to the name server was taken there from where it was asked.
+fn of_connection(key: &Value, right: &Value, packet: &Packet) -> Option<bool> {
+    let is = |word: &str| any(right, &|it| it.as_str().map(|it| it == word));
+    match key.as_str() {
+        Some("state") => is("new"),
+        Some("status") if packet.port.is_some() => is("dnat").filter(|it| *it),
+        _ => None,
     }
 }
 
@@ -263,7 +341,7 @@ fn is_named(right: &Value, name: &str) -> Option<bool> {
 
 /// Of a value or of one in a set that is written out; `None`: it can't be said.
 fn any(right: &Value, is: &dyn Fn(&Value) -> Option<bool>) -> Option<bool> {
-    match right["set"].as_array() {
+    match right.as_array().or(right["set"].as_array()) {
         None => is(right),
         Some(values) => values
             .iter()

@@ -52,6 +52,12 @@ fn what_may_or_may_not_match_says_nothing() {
     let replies = ("base", json!([state, {"accept": null}]));
     let invalid = ("base", json!([state, {"drop": null}]));
     assert!(!hindered("forward", "accept", &[invalid]));
+    let news = (
+        "base",
+        json!([{"match": {"op": "in", "left": {"ct": {"key": "state"}},
+        "right": ["new", "untracked"]}}, {"accept": null}]),
+    );
+    assert!(!hindered("forward", "drop", &[news]));
     let reject = ("base", json!([{"reject": {"type": "icmpx"}}]));
     assert!(hindered("forward", "accept", &[replies, reject]));
 }
@@ -75,6 +81,13 @@ fn chains_are_followed() {
         json!([{"xt": {"type": "target", "name": "REJECT"}}]),
     );
     assert!(hindered("forward", "accept", &[jump.clone(), refused]));
+    // As ufw does by what `nft` doesn't tell of.
+    let local = json!({"xt": {"type": "match", "name": "addrtype"}});
+    let local = ("more", json!([local, {"return": null}]));
+    let dropped = ("more", json!([{"drop": null}]));
+    let calls = &[jump.clone(), local, dropped.clone()];
+    assert!(!hindered("forward", "accept", calls), "perhaps");
+    assert!(hindered("forward", "accept", &[jump.clone(), dropped]));
     let round = ("more", json!([{"jump": {"target": "more"}}]));
     assert!(!hindered("forward", "accept", &[jump, round]), "and end");
 }
@@ -94,6 +107,10 @@ fn questions_to_the_name_server_must_come_in() {
         &port(json!({"set": [22, {"range": [14_000, 15_000]}]}))
     ));
     assert!(hindered("input", "drop", &port(json!(22))));
+    let taken_there = json!([{"match": {"op": "in", "left": {"ct": {"key": "status"}},
+        "right": "dnat"}}, {"accept": null}]);
+    let rules = [("base", taken_there)];
+    assert!(!hindered("input", "drop", &rules) && hindered("forward", "drop", &rules));
 }
 
 #[test]
@@ -105,22 +122,51 @@ fn the_legacy_table_hinders_by_its_policy() {
         "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n"
     ));
     assert!(!legacy_drops("-P FORWARD ACCEPT\n"));
+    let by_ufw = "-P FORWARD DROP\n-A ufw-user-forward -i cd+ -o cv+ -j ACCEPT\n";
+    assert!(!legacy_drops(by_ufw));
 }
 
 #[test]
 fn what_is_missing_is_said_as_a_line_to_type() {
-    let table = Some(("inet".to_owned(), "fw".to_owned()));
-    let chain = "forward".to_owned();
-    let hook = Hook::Forward;
-    let said = Hindrance { hook, table, chain }.to_string();
-    let line = r#"nft insert rule inet fw forward iifname "cd*" oifname { "cv*", "cx*" } accept"#;
-    assert!(said.ends_with(line), "{said}");
-    let table = Some(("ip".to_owned(), "filter".to_owned()));
-    let chain = "INPUT".to_owned();
-    let hook = Hook::Input;
-    let said = Hindrance { hook, table, chain }.to_string();
-    assert!(
-        said.ends_with("iptables -I INPUT -i cd+ -j ACCEPT"),
-        "{said}"
-    );
+    let said = |hook, (family, name): (&str, &str), chain: &str, more: &[&str]| {
+        let base = json!({"chain": {"name": chain, "hook": hook, "policy": "drop"}});
+        let more = more.iter().map(|name| json!({"chain": {"name": name}}));
+        let table = Foreign {
+            family: family.to_owned(),
+            name: name.to_owned(),
+            objects: std::iter::once(base).chain(more).collect(),
+        };
+        let found: Vec<_> = of_table(&table).iter().map(ToString::to_string).collect();
+        let [said] = &found[..] else {
+            panic!("{found:?}");
+        };
+        let (_, line) = said.split_once("configuration: ").expect("a line");
+        line.to_owned()
+    };
+    let (iptables, fw) = (("ip", "filter"), ("inet", "fw"));
+    let ufw = ["ufw-user-forward"];
+    for (wanted, said) in [
+        (
+            r#"nft insert rule inet fw f iifname "cd*" oifname { "cv*", "cx*" } accept"#,
+            said("forward", fw, "f", &[]),
+        ),
+        (
+            "iptables -I INPUT -i cd+ -j ACCEPT",
+            said("input", iptables, "INPUT", &[]),
+        ),
+        (
+            "ufw route allow in on cd+ out on cv+; ufw route allow in on cd+ out on cx+",
+            said("forward", iptables, "FORWARD", &ufw),
+        ),
+        (
+            "ufw allow in on cd+",
+            said("input", iptables, "INPUT", &ufw),
+        ),
+        (
+            "firewall-cmd --permanent --zone=trusted --add-interface=cd+; firewall-cmd --reload",
+            said("input", ("inet", "firewalld"), "filter_INPUT", &[]),
+        ),
+    ] {
+        assert_eq!(said, wanted);
+    }
 }

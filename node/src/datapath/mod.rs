@@ -48,7 +48,7 @@ use tokio::sync::Mutex;
 
 pub use self::conntrack::Connection;
 use self::execute::Batch;
-pub use self::hindrance::{Hindrance, Hook};
+pub use self::hindrance::{Hindrance, Hook, Keeper};
 use self::monitor::{Monitor, Signing};
 pub use self::monitor::{Sign, Signs};
 use self::netlink::{Mode, Socket, is_absence};

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use crate::world::{World, tenant};
 
 /// A socket that was opened in a namespace stays there, whatever thread uses it.
-fn udp(netns: &Path, bind: &str, device: Option<&str>) -> UdpSocket {
+pub(crate) fn udp(netns: &Path, bind: &str, device: Option<&str>) -> UdpSocket {
     let bind: SocketAddr = bind.parse().expect("an address and a port");
     let (netns, device) = (netns.to_owned(), device.map(str::to_owned));
     let open = move || -> io::Result<UdpSocket> {
@@ -31,7 +31,7 @@ fn udp(netns: &Path, bind: &str, device: Option<&str>) -> UdpSocket {
 }
 
 /// The server of a tenant's domain.
-fn server(world: &World, host: usize, of: &str) -> UdpSocket {
+pub(crate) fn server(world: &World, host: usize, of: &str) -> UdpSocket {
     let it = &world.hosts[host];
     let name = domain_name(it.params.kind, &tenant(of));
     let at = format!("169.254.53.53:{}", dns_port(it.params.kind));
@@ -41,12 +41,12 @@ fn server(world: &World, host: usize, of: &str) -> UdpSocket {
     }
 }
 
-fn named(netns: &str) -> PathBuf {
+pub(crate) fn named(netns: &str) -> PathBuf {
     PathBuf::from("/run/netns").join(netns)
 }
 
 /// Sends a question and gives it back as the server got it, after the answer has come back.
-fn ask(from: &UdpSocket, to: &str, server: &UdpSocket) -> io::Result<SocketAddr> {
+pub(crate) fn ask(from: &UdpSocket, to: &str, server: &UdpSocket) -> io::Result<SocketAddr> {
     from.connect(to)?;
     from.send(b"who?")?;
     let mut bytes = [0; 16];

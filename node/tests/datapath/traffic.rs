@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 /// Longer than a first packet that got lost is sent again, for a busy machine's sake.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What passes answers in less than a millisecond.
-const SILENCE: Duration = Duration::from_millis(400);
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
 /// Runs something on a thread inside a namespace; sockets stay there.
 pub(crate) fn within<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
