@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools cni-tools build demo demo-down test test-vrf test-vrf-long check bench deb test-upgrade
+.PHONY: tools vrf-tools cni-tools firewall-tools build demo demo-down test test-vrf test-vrf-long check bench deb test-upgrade
 
 tools:
 	@scripts/install-deps.sh
@@ -18,6 +18,11 @@ vrf-tools: tools
 cni-tools: tools
 	@scripts/install-deps.sh containernetworking-plugins podman
 
+# Hosts' own firewalls, and what firewalld needs to run.
+firewall-tools: tools
+	@scripts/install-deps.sh dbus-daemon gir1.2-glib-2.0 python3-dbus python3-gi
+	@scripts/fetch-firewalls.sh
+
 build:
 	cargo build --locked --workspace --bins
 
@@ -28,7 +33,7 @@ demo: tools build
 demo-down:
 	@if [ -x $(BIN)/lab ]; then $(BIN)/lab down --lab demo; else echo "demo-down: nothing was built, so nothing runs"; fi
 
-test: vrf-tools cni-tools build
+test: vrf-tools cni-tools firewall-tools build
 	@scripts/test.sh
 
 # The same tests on a kernel that has VRF devices, in a VM: what make test has of them, or all.
