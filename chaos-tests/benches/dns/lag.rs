@@ -7,25 +7,23 @@ use chaos_tests::Asker;
 use chaos_tests::figures::quantile;
 use lab::{IMAGE, Lab};
 
-const RUNS: usize = 100;
 /// Between two questions: asking all the time would take a core from those who are measured.
 const PAUSE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(crate) fn measure(lab: &mut Lab) -> anyhow::Result<()> {
+pub(crate) fn measure(lab: &mut Lab, runs: usize) -> anyhow::Result<()> {
     lab.run_workload("node-2", "net", "peer")?;
     let peer = Asker::new(lab, "peer")?;
     let (mut names, mut aliases) = (Vec::new(), Vec::new());
-    for number in 0..RUNS {
+    for number in 0..runs {
         let (name, alias) = (format!("lag{number}"), format!("alias{number}"));
         let (returned, known) = started(lab, &peer, &name, &alias)?;
         for (known, lags) in known.into_iter().zip([&mut names, &mut aliases]) {
             let known = known.with_context(|| format!("{name} is never known"))?;
             lags.push(known.saturating_duration_since(returned).as_secs_f64() * 1e3);
         }
-        lab.run("node-1", &["docker", "rm", "-f", &name])?;
     }
-    println!("from the return of `docker run` until another node resolves, {RUNS} runs:");
+    println!("from the return of `docker run` until another node resolves, {runs} runs:");
     for (what, lags) in [("its name", names), ("its alias", aliases)] {
         let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
         println!("{what:>12}: median {median:.1} ms, p99 {p99:.1} ms");

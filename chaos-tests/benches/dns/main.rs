@@ -18,9 +18,28 @@ use crate::perf::{Figures, Target};
 
 /// Names in the zone.
 const NAMES: usize = 10_000;
-const ROUNDS: usize = 5;
-/// Changes of one name, timed one after another.
-const CHANGES: usize = 40;
+
+/// How much is measured.
+struct Effort {
+    /// Of each target.
+    rounds: usize,
+    /// Changes of one name, timed one after another.
+    changes: usize,
+    /// Containers started.
+    starts: usize,
+}
+
+const WHOLE: Effort = Effort {
+    rounds: 5,
+    changes: 40,
+    starts: 100,
+};
+/// To see that it works: `cargo test --package chaos-tests --bench dns -- brief`.
+const BRIEF: Effort = Effort {
+    rounds: 1,
+    changes: 3,
+    starts: 3,
+};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args()
@@ -28,9 +47,14 @@ fn main() -> anyhow::Result<()> {
         .filter(|it| it != "--bench")
         .collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let ["probe", name, said] = words[..] {
-        return probe::until_answered(name, Path::new(said));
+    match words[..] {
+        ["probe", name, said] => probe::until_answered(name, Path::new(said)),
+        ["brief"] => measure(&BRIEF),
+        _ => measure(&WHOLE),
     }
+}
+
+fn measure(effort: &Effort) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut lab = Lab::up(&Spec::test(2).docker(true))?;
     let folder = tempfile::tempdir()?;
@@ -38,13 +62,25 @@ fn main() -> anyhow::Result<()> {
     let client = lab.run_workload("node-1", "net", "client")?;
     lab.import_image("node-1")?;
     println!("{}", machine());
-    lag::measure(&mut lab)?;
+    lag::measure(&mut lab, effort.starts)?;
     // Its endpoints are ours to publish now.
     lab.kill("netplugin@node-2")?;
     let bus = runtime.block_on(zone::Publisher::connect(
         &lab.nats_url(),
         lab.address("node-2")?,
     ))?;
+    let change = |names: usize| -> anyhow::Result<()> {
+        let numbers = NAMES + names..NAMES + names + effort.changes;
+        let took = changes(&lab, (&runtime, &bus), &client.name, folder.path(), numbers)?;
+        println!(
+            "one name more where {names} are, from its publication to its answer: median {:.1} ms, p99 {:.1} ms of {}",
+            quantile(&took, 0.5),
+            quantile(&took, 0.99),
+            took.len()
+        );
+        Ok(())
+    };
+    change(0)?;
     runtime.block_on(bus.publish_all(NAMES))?;
     dnsmasq(&lab, &folder.path().join("hosts"))?;
     let docker = embedded(&lab)?;
@@ -76,8 +112,8 @@ fn main() -> anyhow::Result<()> {
     for target in &local {
         target.await_answer(&lab, last)?;
     }
-    println!("{NAMES} names; medians of {ROUNDS} rounds");
-    compare(&lab, &local)?;
+    println!("{NAMES} names; medians of {} rounds", effort.rounds);
+    compare(&lab, &local, effort.rounds)?;
 
     let upstream = lab.address("ctl")?.to_string();
     let ask = folder.path().join("forwarded");
@@ -91,14 +127,14 @@ fn main() -> anyhow::Result<()> {
         ),
         Target::new("direct", &[], &upstream, &ask),
     ];
-    compare(&lab, &forwarded)?;
-    changes(&lab, &runtime, &bus, &client.name, folder.path())
+    compare(&lab, &forwarded, effort.rounds)?;
+    change(NAMES)
 }
 
 /// Figures of targets that take turns, with their ratios to the last of them.
-fn compare(lab: &Lab, targets: &[Target]) -> anyhow::Result<()> {
+fn compare(lab: &Lab, targets: &[Target], rounds: usize) -> anyhow::Result<()> {
     let mut figures: Vec<Figures> = targets.iter().map(|_| Figures::default()).collect();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (target, figures) in targets.iter().zip(&mut figures) {
             figures.add(target.flood(lab)?, target.pace(lab)?);
         }
@@ -156,17 +192,17 @@ fn embedded(lab: &Lab) -> anyhow::Result<String> {
     Ok(lab.run("node-1", &inspect)?.stdout.trim().to_owned())
 }
 
-/// One name more where ten thousand are, from its publication to the first answer.
+/// Milliseconds from the publication of one name more to the first answer.
 fn changes(
     lab: &Lab,
-    runtime: &tokio::runtime::Runtime,
-    bus: &zone::Publisher,
+    (runtime, bus): (&tokio::runtime::Runtime, &zone::Publisher),
     client: &str,
     folder: &Path,
-) -> anyhow::Result<()> {
+    numbers: std::ops::Range<usize>,
+) -> anyhow::Result<Vec<f64>> {
     let me = std::env::current_exe()?.display().to_string();
     let mut took = Vec::new();
-    for number in NAMES..NAMES + CHANGES {
+    for number in numbers {
         let name = zone::name(number);
         let said = folder.join(&name);
         let _probe = lab.start_in(client, &[&me, "probe", &name, &said.display().to_string()])?;
@@ -177,10 +213,5 @@ fn changes(
         let at: f64 = std::fs::read_to_string(&said)?.parse()?;
         took.push((at - since) * 1e3);
     }
-    println!(
-        "one name more, from its publication to its answer: median {:.1} ms, p99 {:.1} ms of {CHANGES}",
-        quantile(&took, 0.5),
-        quantile(&took, 0.99)
-    );
-    Ok(())
+    Ok(took)
 }

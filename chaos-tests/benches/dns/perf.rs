@@ -1,5 +1,6 @@
 //! `dnsperf` on a node, and what it says.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use chaos_tests::figures::quantile;
 use lab::Lab;
 
 /// Seconds of each run.
-const EACH: &str = "2";
+const EACH: &str = "1";
 /// Queries a second when the time of each counts: about a third of what the slowest can do.
 const PACE: &str = "5000";
 const SOON: Duration = Duration::from_secs(60);
@@ -89,7 +90,7 @@ impl Target {
         let at = format!("@{}", self.server);
         lab::wait_until(&format!("{} knows {name}", self.label), SOON, || {
             let asked = self.run(lab, &["dig", &at, name, "+short", "+time=1", "+tries=1"]);
-            asked.is_ok_and(|answer| answer.starts_with("20."))
+            asked.is_ok_and(|answer| answer.trim().parse::<IpAddr>().is_ok())
         })?;
         Ok(())
     }

@@ -137,6 +137,32 @@ async fn an_answer_is_what_others_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn both_families_have_addresses_and_names() {
+    let world = world(&[]).await;
+    let client = Client::new(&world.default);
+    let both = endpoint("default", "front", "both", "20.1.1.7");
+    let mut both = Arc::unwrap_or_clone(both);
+    both.v6 = Some("fd00::7".parse().unwrap());
+    world.view.send_modify(|view| view.show(Arc::new(both)));
+    let nibbles = "7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.";
+    for (name, kind, told) in [
+        ("both.", RecordType::A, &["20.1.1.7"][..]),
+        ("both.", RecordType::AAAA, &["fd00::7"]),
+        ("both.", RecordType::ANY, &["20.1.1.7", "fd00::7"]),
+        ("both.", RecordType::MX, &[]),
+        (nibbles, RecordType::PTR, &["both.front.contiv.local."]),
+        (nibbles, RecordType::A, &[]),
+    ] {
+        let reply = client.ask(&question(name, kind, None));
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+        let answers = reply.answers.iter().map(|it| it.data.to_string());
+        let mut answers: Vec<String> = answers.collect();
+        answers.sort();
+        assert_eq!(answers, told, "{name} {kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn that_there_is_nothing_is_remembered_no_longer_than_anything() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
