@@ -124,6 +124,8 @@ pub struct HostAddress {
     pub device: String,
     pub address: IpNet,
     pub mtu: u32,
+    /// The VRF that the device is in.
+    pub vrf: Option<String>,
 }
 
 /// Why the datapath can't be opened, or an observation failed.
@@ -137,6 +139,14 @@ pub enum DatapathError {
         "this kernel has no VRF devices: load the module `vrf`, or start netplugin with --domain=netns"
     )]
     NoVrf,
+    #[error(
+        "{address} is in VRF {vrf} by {device}: VXLAN would be sent by the host's own table; give netplugin an underlay outside of it"
+    )]
+    UnderlayInVrf {
+        address: IpAddr,
+        device: String,
+        vrf: String,
+    },
     #[error("can't use network namespace {path}: {reason}")]
     Namespace { path: String, reason: String },
     #[error("can't {what} in {place}: {reason}")]
@@ -455,11 +465,19 @@ impl Datapath {
 
     /// The MTU of the host's device that bears `address`; `None` when no device does.
     pub async fn link_mtu(&self, address: IpAddr) -> Result<Option<u32>, DatapathError> {
-        let all = self.host_addresses().await?;
-        Ok(all
-            .into_iter()
-            .find(|it| it.address.addr() == address)
-            .map(|it| it.mtu))
+        let mut all = self.host_addresses().await?.into_iter();
+        let Some(found) = all.find(|it| it.address.addr() == address) else {
+            return Ok(None);
+        };
+        let HostAddress { device, mtu, .. } = found;
+        match found.vrf {
+            None => Ok(Some(mtu)),
+            Some(vrf) => Err(DatapathError::UnderlayInVrf {
+                address,
+                device,
+                vrf,
+            }),
+        }
     }
 
     /// The host's addresses, each with its device: among them is the underlay's.
@@ -480,6 +498,11 @@ impl Datapath {
                 device: observe::name(link)?.to_owned(),
                 address: IpNet::new(ip, message.header.prefix_len).ok()?,
                 mtu: observe::mtu(link),
+                vrf: observe::master(link)
+                    .and_then(|master| links.iter().find(|it| it.header.index == master))
+                    .filter(|master| observe::vrf_table(master).is_some())
+                    .and_then(observe::name)
+                    .map(str::to_owned),
             })
         });
         Ok(found.collect())

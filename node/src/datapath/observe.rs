@@ -359,7 +359,7 @@ pub(super) fn mac(link: &LinkMessage) -> MacAddr {
     MacAddr(mac.unwrap_or_default())
 }
 
-fn master(link: &LinkMessage) -> Option<u32> {
+pub(super) fn master(link: &LinkMessage) -> Option<u32> {
     link.attributes.iter().find_map(|it| match it {
         LinkAttribute::Controller(index) => Some(*index),
         _ => None,

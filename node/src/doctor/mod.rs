@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bus_schema::NodeName;
-use bus_schema::node::{Examination, Finding, Grade};
+use bus_schema::node::{DomainKind, Examination, Finding, Grade};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
@@ -30,6 +30,8 @@ pub async fn examine(params: &Params, datapath: &Datapath, facts: &Projection) -
         .map(|(name, fact)| (name.clone(), fact.vtep));
     let mut findings = underlays(params, peers.collect()).await;
     findings.push(kernel(params, datapath).await);
+    let strict = text("/proc/sys/net/ipv4/conf/all/rp_filter");
+    findings.extend(strictness(params.kind, &strict));
     findings.push(firewall(datapath).await);
     findings.push(resolver(&text("/etc/resolv.conf")));
     Examination {
@@ -54,6 +56,17 @@ async fn kernel(params: &Params, datapath: &Datapath) -> Finding {
         ),
         Err(error) => Finding::new(Grade::Wrong, about, format!("Linux {release}: {error}")),
     }
+}
+
+/// The kernel takes the stricter of what is set for all devices and for one.
+fn strictness(kind: DomainKind, all: &str) -> Option<Finding> {
+    let strict = kind == DomainKind::Vrf && all.trim() == "1";
+    strict.then(|| {
+        let text = "net.ipv4.conf.all.rp_filter is 1, which overrides what a VRF's devices have: errors \
+                    about packets that other nodes send are dropped here; set it to 2, or to 0 and \
+                    to 1 on the devices that need it";
+        Finding::new(Grade::Warning, "settings", text)
+    })
 }
 
 async fn underlays(params: &Params, peers: BTreeMap<NodeName, IpAddr>) -> Vec<Finding> {
@@ -197,6 +210,13 @@ mod tests {
         let text = format!(r#"{{"nftables": [{}]}}"#, chains.join(","));
         assert_eq!(droppers(&text).unwrap(), ["chain ip filter INPUT"]);
         assert!(droppers("{").is_err());
+    }
+
+    #[test]
+    fn a_host_that_is_strict_to_vrfs_is_told() {
+        let told = |kind, all| strictness(kind, all).is_some();
+        assert!(told(DomainKind::Vrf, "1\n"));
+        assert!(!told(DomainKind::Vrf, "2\n") && !told(DomainKind::Netns, "1\n"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bus_schema::node::DomainKind;
 use node::desired::domain_name;
 
 use crate::traffic::{Echo, SILENCE, bind, echoes, echoes_from, is_closed, listen, within};
-use crate::world::{World, exec, is_silent, pings, run, tenant};
+use crate::world::{World, exec, is_silent, pings, run, tenant, vtep};
 
 async fn one_endpoint() -> (World, String) {
     let mut world = World::new().await;
@@ -154,4 +154,26 @@ async fn many_tenants_have_the_same_addresses_and_connections() {
         let zones = listed.lines().filter(|line| line.contains("zone="));
         assert_eq!(zones.count(), TENANTS as usize, "{listed}");
     }
+}
+
+/// The kernel's own `test_vxlan_under_vrf.sh` has VXLAN there; ours would be sent elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_underlay_in_a_vrf_is_refused() {
+    let world = World::new().await;
+    let host = &world.hosts[0];
+    let mtu = host.datapath.link_mtu(vtep(0)).await;
+    assert_eq!(mtu.expect("there"), Some(1500));
+    if host.params.kind == DomainKind::Netns {
+        return;
+    }
+    run(&format!(
+        "ip -n {} link add others type vrf table 99",
+        host.netns
+    ));
+    run(&format!("ip -n {} link set eth0 master others", host.netns));
+    let error = host.datapath.link_mtu(vtep(0)).await.expect_err("refused");
+    assert!(
+        error.to_string().contains("in VRF others by eth0"),
+        "{error}"
+    );
 }
