@@ -1,5 +1,7 @@
 //! Docker's own firewall on the host, from a recording: ours pass it, and nothing else does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bus_schema::node::DomainKind;
 
 use crate::dns;
@@ -177,6 +179,51 @@ async fn a_firewall_that_drops_ours_is_named_with_the_line_that_helps() {
     ));
     assert!(pings(&web, "20.1.1.2"));
     assert_eq!(hindrances().await, Vec::<String>::new());
+}
+
+/// As the kernel's `nft_trans_stress.sh`: transactions of others at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_who_write_rules_all_the_time_keep_none_of_ours_out() {
+    let mut world = World::new().await;
+    world.network("red", "net", 1001);
+    world.sync_all().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    let netns = world.hosts[0].netns.clone();
+    let done = AtomicBool::new(false);
+    let write = || {
+        let mut times = 0;
+        while !done.load(Ordering::Relaxed) {
+            let rules = "table inet theirs {\nchain c {\ntype filter hook forward priority 5\n\
+                         counter accept\n}\n}\n";
+            load(
+                &netns,
+                "nft -f -",
+                &format!("{rules}delete table inet theirs\n{rules}"),
+            );
+            load(&netns, "nft -f -", "delete table inet theirs\n");
+            times += 1;
+        }
+        times
+    };
+    let change = async {
+        for number in 2..8 {
+            let at = format!("20.1.1.{number}");
+            world
+                .attach(0, "red", "net", &format!("app{number}"), &at)
+                .await;
+            world.group("red", "g", 2, &[]);
+            world.sync(0).await;
+            assert!(pings(&web, &at));
+        }
+    };
+    let times = std::thread::scope(|scope| {
+        let others = scope.spawn(write);
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(change));
+        done.store(true, Ordering::Relaxed);
+        others.join().expect("their transactions succeed")
+    });
+    assert!(times > 2, "{times}");
+    assert_eq!(pending(&world).await, Vec::<String>::new());
 }
 
 const UFW: &str = include_str!("../../../lab/recordings/ufw-0.36.iptables");
