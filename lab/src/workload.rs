@@ -34,7 +34,15 @@ impl Lab {
         name: &str,
         arguments: &[&str],
     ) -> Result<Workload> {
-        let attached = self.try_workload(node, network, name, arguments)?;
+        /// What a slow machine doesn't do in netplugin's time is tried again, as runtimes do.
+        const TRIES: usize = 3;
+        let mut attached = self.try_workload(node, network, name, arguments)?;
+        for _ in 1..TRIES {
+            if attached.success() || !attached.stderr.trim_end().ends_with("try again") {
+                break;
+            }
+            attached = self.attach(node, network, name, arguments)?;
+        }
         let done = self.check(node, "netplugin attach", attached);
         if let Err(error) = done {
             self.drop_namespace(node, name)?;
@@ -57,7 +65,11 @@ impl Lab {
              && echo 'nameserver 169.254.53.53' >/etc/netns/{netns}/resolv.conf"
         );
         self.run(node, &["sh", "-c", &prepare])?;
-        let path = format!("/run/netns/{netns}");
+        self.attach(node, network, name, arguments)
+    }
+
+    fn attach(&self, node: &str, network: &str, name: &str, arguments: &[&str]) -> Result<Output> {
+        let path = format!("/run/netns/{}", netns(name));
         let mut attach = vec![
             "netplugin",
             "attach",

@@ -30,7 +30,8 @@ case ${1-} in
       node/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
       chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
       chaos-tests/foreign_log chaos-tests/unreachable chaos-tests/restart+netem
-      chaos-tests/policy+netem chaos-tests/docker:containers_find,the_engines_own_bridge
+      chaos-tests/policy+netem chaos-tests/cni:call,numbers,whatever,nobody_names
+      chaos-tests/docker:containers_find,the_engines_own_bridge
     )
     limit=${VRF_TIME_LIMIT:-7200}
     ;;
@@ -119,7 +120,7 @@ add_tests() {
     printf '%s\n' "${names//,/ }" >"$root/names/$number-${suite/\//.}"
     printf '%s\n' "$netem" >"$root/netem/$number-${suite/\//.}"
   done
-  for program in netctl netmaster netplugin; do
+  for program in contiv-cni netctl netmaster netplugin; do
     add_ours "target/debug/$program" "opt/contiv/$program"
   done
   cp .tools/nats-server "$root/opt/contiv/"
