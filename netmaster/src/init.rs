@@ -72,7 +72,11 @@ async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), Init
         reason,
     };
     let found = match context.get_stream(&name).await {
-        Ok(stream) => stream.cached_info().config.clone(),
+        Ok(stream) => {
+            let found = stream.cached_info().config.clone();
+            raise(context, &wanted, &found).await;
+            found
+        }
         Err(e) => match e.kind() {
             GetStreamErrorKind::JetStream(error)
                 if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
@@ -93,6 +97,21 @@ async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), Init
         Ok(())
     } else {
         Err(InitError::Differs { name, what })
+    }
+}
+
+/// Streams of before may be for fewer readers than they get; not every server lets that be changed.
+async fn raise(context: &jetstream::Context, wanted: &Config, found: &Config) {
+    if found.max_consumers >= wanted.max_consumers {
+        return;
+    }
+    let raised = Config {
+        max_consumers: wanted.max_consumers,
+        ..found.clone()
+    };
+    if let Err(error) = context.update_stream(raised).await {
+        let (name, most) = (&found.name, found.max_consumers);
+        tracing::warn!(%error, name, most, "nats-server may refuse nodes beyond so many on this stream");
     }
 }
 

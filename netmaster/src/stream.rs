@@ -8,6 +8,10 @@ use bus_schema::subject;
 /// How long HISTORY keeps what endpoints did.
 const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// Every node and every netmaster reads with a consumer of its own. nats-server 2.15 allows 1,000 on
+/// a stream that doesn't say how many (`default_max_consumers`), and takes -1 for not saying.
+const CONSUMERS: i32 = 1 << 16;
+
 /// The log: append-only, never edited, republished once committed.
 pub(crate) fn log(replicas: usize) -> Config {
     Config {
@@ -18,6 +22,7 @@ pub(crate) fn log(replicas: usize) -> Config {
         subjects: vec![subject::LOG_ALL.to_owned()],
         storage: StorageType::File,
         num_replicas: replicas,
+        max_consumers: CONSUMERS,
         discard: DiscardPolicy::New,
         allow_direct: false,
         deny_delete: true,
@@ -40,6 +45,7 @@ pub(crate) fn endpoints(replicas: usize) -> Config {
         subjects: vec![subject::ENDPOINT_ALL.to_owned()],
         storage: StorageType::File,
         num_replicas: replicas,
+        max_consumers: CONSUMERS,
         max_messages_per_subject: 1,
         allow_message_ttl: true,
         republish: Some(Republish {
@@ -58,6 +64,7 @@ pub(crate) fn history(replicas: usize) -> Config {
         description: Some("Contiv: what endpoints did, for a while".to_owned()),
         storage: StorageType::File,
         num_replicas: replicas,
+        max_consumers: CONSUMERS,
         max_age: HISTORY_AGE,
         allow_message_ttl: true,
         sources: Some(vec![Source {

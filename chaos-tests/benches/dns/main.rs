@@ -7,11 +7,11 @@
 mod lag;
 mod perf;
 mod probe;
-mod zone;
 
 use std::path::Path;
 
 use chaos_tests::figures::{machine, quantile};
+use chaos_tests::zone;
 use lab::{IMAGE, Lab, Spec};
 
 use crate::perf::{Figures, Target};

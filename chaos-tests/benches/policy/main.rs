@@ -3,18 +3,16 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-mod bus;
 mod rules;
-mod traffic;
 
 use bus_schema::command::{
     GroupCreate, GroupUpdate, NetworkCreate, PolicyCreate, RuleAdd, RuleRemove,
 };
 use bus_schema::{Command, GroupName, NetworkName, NodeName, PolicyName, RuleId, TenantName};
+use chaos_tests::bus::Bus;
 use chaos_tests::figures::{machine, quantile};
+use chaos_tests::traffic;
 use lab::{Lab, Spec};
-
-use crate::bus::Bus;
 
 const SIZES: [usize; 4] = [0, 10, 1_000, 10_000];
 const ROUNDS: usize = 7;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
 use bus_schema::{AddressRange, GroupName, RuleSpec};
 
-use crate::traffic::{ACCEPT, SINK};
+use chaos_tests::traffic::{ACCEPT, SINK};
 
 pub(crate) fn draw(random: &mut fastrand::Rng, groups: &[GroupName]) -> RuleSpec {
     let peer = match random.u8(..10) {

@@ -11,18 +11,31 @@ use futures::{StreamExt, TryStreamExt, stream};
 /// Commands under way at once.
 const AT_ONCE: usize = 64;
 
-pub(crate) struct Bus(Client);
+/// A client of the bus that asks netmaster and nodes.
+#[derive(Debug, Clone)]
+pub struct Bus(Client);
+
+/// Connects to the server `which` of those in a lab's address, counted round.
+pub async fn connect(urls: &str, which: usize) -> anyhow::Result<Client> {
+    let all: Vec<&str> = urls.split(',').collect();
+    let url = all.get(which % all.len()).copied().unwrap_or(urls);
+    let rest = url.trim_start_matches("nats://");
+    let (token, host) = rest.split_once('@').unwrap_or(("", rest));
+    let options = async_nats::ConnectOptions::with_token(token.to_owned());
+    Ok(options.connect(host).await?)
+}
 
 impl Bus {
-    /// `nats://TOKEN@HOST:PORT`
-    pub(crate) async fn connect(url: &str) -> anyhow::Result<Self> {
-        let rest = url.trim_start_matches("nats://");
-        let (token, host) = rest.split_once('@').unwrap_or(("", rest));
-        let options = async_nats::ConnectOptions::with_token(token.to_owned());
-        Ok(Self(options.connect(host).await?))
+    /// `nats://TOKEN@HOST:PORT`, several with commas between: the first is taken.
+    pub async fn connect(url: &str) -> anyhow::Result<Self> {
+        Ok(Self(connect(url, 0).await?))
     }
 
-    pub(crate) async fn command(&self, command: Command) -> anyhow::Result<Revision> {
+    pub fn client(&self) -> &Client {
+        &self.0
+    }
+
+    pub async fn command(&self, command: Command) -> anyhow::Result<Revision> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let subject = subject::of_command(&command);
         let request = Request {
@@ -39,7 +52,7 @@ impl Bus {
         }
     }
 
-    pub(crate) async fn commands(&self, commands: Vec<Command>) -> anyhow::Result<()> {
+    pub async fn commands(&self, commands: Vec<Command>) -> anyhow::Result<()> {
         stream::iter(commands.into_iter().map(|command| self.command(command)))
             .buffer_unordered(AT_ONCE)
             .try_for_each(|_| async { Ok(()) })
@@ -48,11 +61,7 @@ impl Bus {
 
     /// Has a command decided; how long until the last of the nodes has it in its kernel, from the
     /// moment when netmaster's answer came, which is right behind the append.
-    pub(crate) async fn enforced(
-        &self,
-        command: Command,
-        nodes: &[NodeName],
-    ) -> anyhow::Result<Duration> {
+    pub async fn enforced(&self, command: Command, nodes: &[NodeName]) -> anyhow::Result<Duration> {
         let revision = self.command(command).await?;
         let start = Instant::now();
         for node in nodes {
@@ -61,14 +70,16 @@ impl Bus {
         Ok(start.elapsed())
     }
 
-    async fn status(&self, node: &NodeName) -> anyhow::Result<NodeStatus> {
-        let request = NodeRequest::Status;
+    /// Asks one node something.
+    pub async fn ask(&self, node: &NodeName, request: &NodeRequest) -> anyhow::Result<NodeReply> {
         let subject = subject::of_node(node, request.verb());
-        let reply = self
-            .0
-            .request(subject, codec::to_bytes(&request).into())
-            .await?;
-        match codec::from_bytes(&reply.payload)? {
+        let payload = codec::to_bytes(request);
+        let reply = self.0.request(subject, payload.into()).await?;
+        Ok(codec::from_bytes(&reply.payload)?)
+    }
+
+    async fn status(&self, node: &NodeName) -> anyhow::Result<NodeStatus> {
+        match self.ask(node, &NodeRequest::Status).await? {
             NodeReply::Status(status) => Ok(status),
             other => anyhow::bail!("{other:?}"),
         }

@@ -11,41 +11,40 @@ use bus_schema::{
 /// Acknowledgements that are waited for at once.
 const AT_ONCE: usize = 256;
 
-pub(crate) fn name(number: usize) -> String {
+pub fn name(number: usize) -> String {
     format!("h{number}")
 }
 
 /// Far from what the cluster gives out by itself.
-pub(crate) fn address(number: usize) -> Ipv4Addr {
+pub fn address(number: usize) -> Ipv4Addr {
     let number = u32::try_from(number).unwrap_or(u32::MAX) % (1 << 17);
     Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 8, 0, 0)) + number)
 }
 
-pub(crate) struct Publisher {
+/// Says that endpoints are on `node-2`.
+#[derive(Debug)]
+pub struct Publisher {
     bus: jetstream::Context,
     vtep: IpAddr,
 }
 
 impl Publisher {
     /// `nats://TOKEN@HOST:PORT`; the endpoints are said to be behind `vtep`.
-    pub(crate) async fn connect(url: &str, vtep: Ipv4Addr) -> anyhow::Result<Self> {
-        let rest = url.trim_start_matches("nats://");
-        let (token, host) = rest.split_once('@').unwrap_or(("", rest));
-        let options = async_nats::ConnectOptions::with_token(token.to_owned());
-        let bus = jetstream::new(options.connect(host).await?);
+    pub async fn connect(url: &str, vtep: Ipv4Addr) -> anyhow::Result<Self> {
+        let bus = jetstream::new(crate::bus::connect(url, 0).await?);
         Ok(Self {
             bus,
             vtep: vtep.into(),
         })
     }
 
-    pub(crate) async fn publish(&self, number: usize) -> anyhow::Result<()> {
+    pub async fn publish(&self, number: usize) -> anyhow::Result<()> {
         let (to, payload) = self.message(number)?;
         self.bus.publish(to, payload.into()).await?.await?;
         Ok(())
     }
 
-    pub(crate) async fn publish_all(&self, names: usize) -> anyhow::Result<()> {
+    pub async fn publish_all(&self, names: usize) -> anyhow::Result<()> {
         let numbers: Vec<usize> = (0..names).collect();
         for some in numbers.chunks(AT_ONCE) {
             let mut acknowledged = Vec::new();

@@ -1,0 +1,56 @@
+//! What a cluster costs: `make bench`, or one part with `cargo bench -p chaos-tests --bench cluster --
+//! attach|control|fan-out|memory|path`. What is compared takes turns within each round, and medians are
+//! compared, so that a machine whose speed drifts doesn't decide.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+mod attach;
+mod control;
+mod fan_out;
+mod memory;
+mod path;
+mod probe;
+
+use chaos_tests::figures::{machine, quantile};
+use chaos_tests::traffic;
+
+type Part = (&'static str, fn() -> anyhow::Result<()>);
+
+const PARTS: [Part; 5] = [
+    ("attach", attach::measure),
+    ("control", control::measure),
+    ("fan-out", fan_out::measure),
+    ("memory", memory::measure),
+    ("path", path::measure),
+];
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|it| it != "--bench")
+        .collect();
+    if let Some(done) = traffic::run(&arguments) {
+        return Ok(done?);
+    }
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["probe", rest @ ..] = &words[..] {
+        return probe::run(rest);
+    }
+    println!("{}", machine());
+    for (name, measure) in PARTS {
+        if words.is_empty() || words.contains(&name) {
+            println!("\n# {name}");
+            measure()?;
+        }
+    }
+    Ok(())
+}
+
+/// This program, to be run inside a lab.
+fn me() -> anyhow::Result<String> {
+    Ok(std::env::current_exe()?.display().to_string())
+}
+
+fn median(figures: &[f64]) -> f64 {
+    quantile(figures, 0.5)
+}
