@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::bus::{self, BusHandle, Facts, Farewell, Identity};
+use crate::cleanup::Cleaner;
 use crate::cni::Cni;
 use crate::core::{Core, Ending, Progress, Tells, Watching, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
@@ -139,12 +140,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     )?;
     let suffix = config.dns.suffix.clone();
     let dns = dns::start(config.dns, view_rx.clone());
+    let (cleanups, cleaned) = mpsc::channel(1);
     let inquiry = Inquiry {
         params: params.clone(),
         datapath: datapath.clone(),
         facts: facts.subscribe(),
         view: view_rx,
         dns: dns.clone(),
+        cleaner: Cleaner {
+            endpoints: endpoints.clone(),
+            engine: docker.cleanups.clone(),
+            core: cleanups,
+        },
     };
     let sources = Sources {
         dns: dns.clone(),
@@ -213,7 +220,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         ending,
         config.watching,
     );
-    tasks.spawn(core.run(endpoints.clone(), log_rx.clone()));
+    tasks.spawn(core.run(endpoints.clone(), log_rx.clone(), cleaned));
     tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
     tasks.spawn(settle::run(
         endpoints.clone(),

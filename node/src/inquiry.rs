@@ -7,6 +7,7 @@ use bus_schema::node::{Flow, NodeReply, NodeRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::cleanup::Cleaner;
 use crate::datapath::Datapath;
 use crate::desired::{Params, domain_name, trace, zone};
 use crate::dns::DnsHandle;
@@ -44,16 +45,25 @@ pub struct Inquiry {
     pub facts: watch::Receiver<Projection>,
     pub view: watch::Receiver<EndpointsView>,
     pub dns: DnsHandle,
+    pub cleaner: Cleaner,
 }
 
 impl Inquiry {
     /// Answers until nobody can ask any more.
     pub async fn run(self, mut questions: mpsc::Receiver<Question>) {
-        let mut examinations = JoinSet::new();
+        let (mut examinations, mut cleanups) = (JoinSet::new(), JoinSet::new());
         while let Some(Question { request, answer }) = questions.recv().await {
             let reply = match request {
                 NodeRequest::Examine => {
                     self.examine(&mut examinations, answer);
+                    continue;
+                }
+                NodeRequest::CleanUp => {
+                    let cleaner = self.cleaner.clone();
+                    cleanups.spawn(async move {
+                        let _ = answer.send(NodeReply::CleanedUp(cleaner.clean().await));
+                    });
+                    while cleanups.try_join_next().is_some() {}
                     continue;
                 }
                 NodeRequest::Counters { tenant } => self.counters(&tenant).await,

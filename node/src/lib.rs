@@ -6,6 +6,7 @@
 
 pub mod bus;
 pub mod check;
+pub mod cleanup;
 pub mod cni;
 pub mod core;
 pub mod daemon;

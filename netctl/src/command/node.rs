@@ -1,7 +1,7 @@
 //! Nodes.
 
 use bus_schema::command::NodeRemove;
-use bus_schema::healing::Healing;
+use bus_schema::healing::{Cleanup, Healing};
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
 use bus_schema::query::NodeInfo;
 use bus_schema::{Answer, Command, NodeName, Query};
@@ -12,7 +12,7 @@ use super::{COMMAND, time};
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, refused, unexpected};
 use crate::failure::Failure;
-use crate::output::{self, Table};
+use crate::output::{self, Format, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -43,6 +43,15 @@ pub(crate) enum Verb {
         lost: bool,
         #[command(flatten)]
         asking: Asking,
+    },
+    /// Return at once what an earlier crash left on a node, and say what that was
+    #[command(
+        after_help = "A node does so by itself when it starts and now and then. This looks now: for endpoints\nwhose namespace or container is gone, addresses that nobody uses, and devices, namespaces\nand rules of ours that belong to nothing.\n\nExample:\n  netctl node cleanup n1"
+    )]
+    Cleanup {
+        node: NodeName,
+        #[command(flatten)]
+        listing: Listing,
     },
     /// Have a node follow this cluster's log, whatever log it followed before
     #[command(
@@ -75,7 +84,33 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
             let done = session.command(command, asking.command_id, COMMAND).await?;
             output::print(&done.to_string())
         }
+        Verb::Cleanup { node, listing } => clean_up(session, &node, &listing).await,
         Verb::AcceptLog { node, yes } => accept_log(session, node, yes).await,
+    }
+}
+
+async fn clean_up(session: &Session, node: &NodeName, listing: &Listing) -> Result<(), Failure> {
+    let Cleanup { done, failed } = match session.node(node, &NodeRequest::CleanUp).await? {
+        NodeReply::CleanedUp(cleanup) => cleanup,
+        reply => return Err(refused(node, "doesn't clean up", reply)),
+    };
+    let text = match listing.format() {
+        Format::Table | Format::Wide if done.is_empty() && failed.is_empty() && !listing.quiet => {
+            format!("nothing was left on node {node}\n")
+        }
+        Format::Table | Format::Wide => {
+            let lines = done.iter().map(|it| output::printable(it) + "\n");
+            lines.collect()
+        }
+        format => output::document(&json!({ "done": done, "failed": failed }), format)?,
+    };
+    output::print(&text)?;
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Refused(format!(
+            "node {node}: {}",
+            failed.join("; ")
+        ))),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod allowed;
 mod blame;
+mod cleanup;
 mod drift;
 mod ending;
 mod look;
@@ -21,10 +22,11 @@ use std::time::Duration;
 use bus_schema::node::LogState;
 use bus_schema::{EndpointId, Revision, TenantName};
 use imbl::ordmap::DiffItem;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
+use crate::cleanup::Asked;
 use crate::datapath::{BatchError, Datapath, DatapathError, Hindrance, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
@@ -118,6 +120,9 @@ pub struct Core {
     before: Option<State>,
     /// What this step did in the kernel.
     work: Work,
+    /// Who asked for a look at everything, and what was done in it.
+    asked: Option<Asked>,
+    swept: Vec<String>,
 }
 
 impl Core {
@@ -162,11 +167,18 @@ impl Core {
             healings,
             before: None,
             work: Work::default(),
+            asked: None,
+            swept: Vec::new(),
         }
     }
 
     /// Runs until its channels close.
-    pub async fn run(mut self, endpoints: EndpointsHandle, mut log: watch::Receiver<LogState>) {
+    pub async fn run(
+        mut self,
+        endpoints: EndpointsHandle,
+        mut log: watch::Receiver<LogState>,
+        mut cleanups: mpsc::Receiver<Asked>,
+    ) {
         let mut facts = self.facts.subscribe();
         let mut snapshots = endpoints.snapshots();
         drop(endpoints);
@@ -189,6 +201,7 @@ impl Core {
                 next_look = Instant::now() + resync;
             }
             self.step(&state, &projection, &snapshot).await;
+            self.answer(state == LogState::InSync);
             let retry = if self.look.is_wanted() { RETRY } else { resync };
             let retry = next_look.min(Instant::now() + retry);
             loop {
@@ -198,6 +211,10 @@ impl Core {
                     changed = log.changed() => Wake::of(&changed),
                     sign = next(signs.as_mut()) => Wake::Sign(sign),
                     () = until(next_glance) => Wake::Glance,
+                    Some(asked) = cleanups.recv() => {
+                        self.clean(asked);
+                        Wake::Work
+                    }
                     () = until(retry) => Wake::Work,
                 };
                 let drifted = match wake {
@@ -392,6 +409,9 @@ impl Core {
                 let before = before.filter(|_| self.wanted.is_swept());
                 let healed = before.map(|before| drift::healed(&before, &ops));
                 self.healings.note(healed.unwrap_or_default());
+                if self.asked.is_some() {
+                    self.swept.extend(ops.iter().map(ToString::to_string));
+                }
                 Ok(())
             }
             Err(error) => {

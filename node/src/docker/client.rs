@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -56,6 +57,7 @@ pub(super) struct Member {
     /// The endpoint's full id.
     pub(super) endpoint: String,
     pub(super) name: String,
+    pub(super) address: Option<IpAddr>,
 }
 
 /// What the engine's events mean here.
@@ -130,6 +132,7 @@ impl Client {
                     container,
                     endpoint: member.endpoint_id.unwrap_or_default(),
                     name: member.name.unwrap_or_default(),
+                    address: member.ipv4_address.as_deref().and_then(address),
                 })
                 .collect(),
         ))
@@ -245,4 +248,9 @@ fn found(network: Network) -> Found {
             })
             .collect(),
     }
+}
+
+/// Of `20.1.1.3/24`.
+fn address(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
 }

@@ -82,6 +82,8 @@ pub(super) struct Driver<E> {
     pub(super) networks: Networks,
     /// When the engine last spoke of an endpoint: one that it is just making isn't in its list yet.
     touched: Mutex<BTreeMap<EndpointId, Instant>>,
+    /// When this process reserved what the engine hasn't used yet.
+    reserved: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
 impl<E: Endpoints> Driver<E> {
@@ -95,6 +97,7 @@ impl<E: Endpoints> Driver<E> {
             projection,
             networks,
             touched: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 
@@ -283,6 +286,17 @@ impl<E: Endpoints> Driver<E> {
         let mut touched = self.touched();
         touched.retain(|_, at| at.elapsed() < REMEMBER);
         touched.insert(id.clone(), Instant::now());
+    }
+
+    pub(super) fn has_reserved(&self, address: IpAddr) {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.retain(|_, at| at.elapsed() < REMEMBER);
+        reserved.insert(address, Instant::now());
+    }
+
+    pub(super) fn reserved_within(&self, address: &IpAddr, ago: Duration) -> bool {
+        let reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.get(address).is_some_and(|at| at.elapsed() < ago)
     }
 
     fn touched(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Instant>> {

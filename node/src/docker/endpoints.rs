@@ -12,6 +12,8 @@ use crate::endpoint::{
     Attach, AttachError, Attachment, Description, EndpointsHandle, LocalEndpoint, Reserve,
 };
 
+pub(super) type Reserved = (TenantName, NetworkName, IpAddr);
+
 pub trait Endpoints: Clone + Send + Sync + 'static {
     fn reserve(&self, reserve: Reserve)
     -> impl Future<Output = Result<IpAddr, AttachError>> + Send;
@@ -23,6 +25,9 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
         network: NetworkName,
         address: IpAddr,
     ) -> impl Future<Output = Result<(), AttachError>> + Send;
+
+    /// Addresses that are reserved and belong to no endpoint.
+    fn reserved(&self) -> Vec<Reserved>;
 
     /// Returns when the interfaces are there. The same again is fine.
     fn attach(
@@ -54,6 +59,10 @@ impl Endpoints for EndpointsHandle {
         address: IpAddr,
     ) -> Result<(), AttachError> {
         self.release(tenant, network, address).await
+    }
+
+    fn reserved(&self) -> Vec<Reserved> {
+        self.reserved()
     }
 
     async fn attach(&self, attach: Attach) -> Result<Attachment, AttachError> {

@@ -16,18 +16,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus_schema::healing::Cleanup;
 use bus_schema::node::{Alarm, EngineStatus, LogState};
 use bus_schema::{EndpointId, Revision};
 use futures::StreamExt;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::client::{Client, EngineError, EngineEvent, Member};
 use super::driver::{Driver, endpoint_id};
-use super::endpoints::Endpoints;
+use super::endpoints::{Endpoints, Reserved};
 use super::plan::{DRIVER, Found, Plan, plan};
 use super::{pool, resolver};
+use crate::cleanup::Asked;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
 use crate::projection::Projection;
@@ -63,6 +65,7 @@ pub(super) struct Engine<E> {
     /// Networks of ours that this engine had: who misses one had it taken away.
     pub had: BTreeSet<String>,
     pub healings: Healings,
+    pub cleanups: mpsc::Receiver<Asked>,
 }
 
 /// What one connection to the engine knows.
@@ -127,6 +130,13 @@ impl<E: Endpoints> Engine<E> {
                 changed = self.log.changed() => {
                     changed.map_err(|_| EngineError::EventsEnded)?;
                     self.settle(&mut session).await?;
+                }
+                Some(asked) = self.cleanups.recv() => {
+                    session.found = session.client.networks().await?;
+                    let done = self.learn_all(&mut session, false).await?;
+                    self.settle(&mut session).await?;
+                    // Who asked may have gone.
+                    asked.send(Cleanup { done, failed: Vec::new() }).ok();
                 }
                 _ = tick.tick() => {
                     session.client.ping().await?;
@@ -264,8 +274,14 @@ impl<E: Endpoints> Engine<E> {
     }
 
     /// Describes every local endpoint from the engine's lists, and detaches those that the engine
-    /// doesn't know: it died between making and writing down, or was replaced by an empty one.
-    async fn learn_all(&self, session: &mut Session, thorough: bool) -> Result<(), EngineError> {
+    /// doesn't know: it died between making and writing down, or was replaced by an empty one. Says
+    /// what it took away.
+    async fn learn_all(
+        &self,
+        session: &mut Session,
+        thorough: bool,
+    ) -> Result<Vec<String>, EngineError> {
+        let mut done = Vec::new();
         for (network, endpoints) in self.local() {
             let members = session.client.members(&network).await?.unwrap_or_default();
             let members: BTreeMap<EndpointId, Member> = members
@@ -280,11 +296,48 @@ impl<E: Endpoints> Engine<E> {
                             self.describe(session, member.clone());
                         }
                     }
-                    None => self.release_leftover(&endpoint).await,
+                    None => done.extend(self.release_leftover(&endpoint).await),
                 }
             }
         }
-        Ok(())
+        done.extend(self.release_reserved(session).await?);
+        Ok(done)
+    }
+
+    /// Addresses that the engine asked for and made no endpoint with: it died in between.
+    async fn release_reserved(&self, session: &Session) -> Result<Vec<String>, EngineError> {
+        let reserved = self.driver.endpoints.reserved();
+        let leftover = |it: &Reserved| !self.driver.reserved_within(&it.2, JUST_MADE);
+        let leftover: Vec<Reserved> = reserved.into_iter().filter(leftover).collect();
+        if leftover.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut in_use = BTreeSet::new();
+        for network in session.found.iter().filter(|it| it.driver == DRIVER) {
+            let members = session.client.members(&network.id).await?;
+            in_use.extend(members.into_iter().flatten().filter_map(|it| it.address));
+        }
+        let mut done = Vec::new();
+        for (tenant, network, address) in leftover {
+            if in_use.contains(&address) {
+                continue;
+            }
+            let what =
+                format!("- address {address} in {tenant}:{network}: the engine doesn't use it");
+            match self
+                .driver
+                .endpoints
+                .release(tenant, network, address)
+                .await
+            {
+                Ok(()) => {
+                    tracing::warn!("{what}");
+                    done.push(what);
+                }
+                Err(error) => tracing::warn!(%address, %error, "can't release a leftover address"),
+            }
+        }
+        Ok(done)
     }
 
     fn local(&self) -> BTreeMap<String, Vec<LocalEndpoint>> {
@@ -300,15 +353,15 @@ impl<E: Endpoints> Engine<E> {
         by_network
     }
 
-    async fn release_leftover(&self, endpoint: &LocalEndpoint) {
+    async fn release_leftover(&self, endpoint: &LocalEndpoint) -> Option<String> {
         let id = &endpoint.id;
         if self.driver.touched_within(id, JUST_MADE) {
-            return;
+            return None;
         }
         tracing::warn!(%id, network = %endpoint.network, "the engine doesn't know this endpoint any more: detaching it");
         if let Err(error) = self.driver.detach(id.clone()).await {
             tracing::warn!(%id, %error, "can't detach a leftover endpoint");
-            return;
+            return None;
         }
         for address in &endpoint.addresses {
             let (tenant, network) = (endpoint.tenant.clone(), endpoint.network.clone());
@@ -317,6 +370,7 @@ impl<E: Endpoints> Engine<E> {
                 tracing::warn!(%id, %address, %error, "can't release a leftover address");
             }
         }
+        Some(format!("- {endpoint}: the engine doesn't know it"))
     }
 
     fn learn_one(&self, session: &mut Session, network: String, container: String) {

@@ -75,6 +75,7 @@ impl<E: Endpoints> Driver<E> {
                 address: asked,
             })
             .await?;
+        self.has_reserved(reserved);
         Ok(IpNet::from(reserved))
     }
 

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus_schema::node::{Alarm, EngineStatus, LogState};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use self::endpoints::Endpoints;
@@ -36,6 +36,7 @@ pub use self::server::ServerError;
 use self::driver::Driver;
 use self::engine::Engine;
 use self::networks::Networks;
+use crate::cleanup::Asked;
 use crate::healing::Healings;
 use crate::projection::Projection;
 
@@ -66,6 +67,8 @@ pub struct DockerHandle {
     /// `None`: no engine is served.
     pub status: watch::Receiver<Option<EngineStatus>>,
     pub alarms: watch::Receiver<Vec<Alarm>>,
+    /// Whoever wants leftovers returned at once asks here; absent: no engine is served.
+    pub cleanups: Option<mpsc::Sender<Asked>>,
     /// Without an engine nobody else holds them, and a receiver without its sender fails.
     _senders: (
         watch::Sender<Option<EngineStatus>>,
@@ -90,6 +93,7 @@ pub fn start<E: Endpoints>(
     let mut handle = DockerHandle {
         status: status_rx,
         alarms: alarms_rx,
+        cleanups: None,
         _senders: (status.clone(), alarms.clone()),
         tasks: JoinSet::new(),
     };
@@ -99,7 +103,10 @@ pub fn start<E: Endpoints>(
     let listener = server::listen(&config.plugin_dir)?;
     let networks = Networks::open(config.state_dir.join("docker-networks.json"));
     let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
+    let (cleanups, asked) = mpsc::channel(1);
+    handle.cleanups = Some(cleanups);
     let engine = Engine {
+        cleanups: asked,
         socket,
         files: config.files,
         driver: Arc::clone(&driver),

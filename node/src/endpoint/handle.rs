@@ -171,6 +171,18 @@ impl EndpointsHandle {
             .collect()
     }
 
+    /// Addresses that are reserved and belong to no endpoint.
+    pub fn reserved(&self) -> Vec<(TenantName, NetworkName, IpAddr)> {
+        let snapshot = self.snapshot.borrow();
+        let networks = snapshot.ledger.networks();
+        let reserved = networks.flat_map(|((tenant, network), usage)| {
+            let idle = usage.reserved.iter().copied();
+            let idle = idle.filter(|it| !usage.in_use.contains_key(it));
+            idle.map(move |it| (tenant.clone(), network.clone(), it))
+        });
+        reserved.collect()
+    }
+
     pub fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
         let snapshot = self.snapshot.borrow();
         snapshot.endpoints.get(id).map(|it| it.as_ref().clone())

@@ -50,6 +50,19 @@ pub struct LocalEndpoint {
     pub container: Option<String>,
 }
 
+impl std::fmt::Display for LocalEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let (tenant, network) = (&self.tenant, &self.network);
+        write!(
+            f,
+            "endpoint {} {} in {tenant}:{network}",
+            self.id,
+            addresses.join(",")
+        )
+    }
+}
+
 /// Who asked for an endpoint, and so who takes its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]

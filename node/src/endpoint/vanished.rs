@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bus_schema::EndpointId;
+use bus_schema::healing::Cleanup;
 
-use super::{EndpointsHandle, LocalEndpoint, Owner};
+use super::{AttachError, EndpointsHandle, LocalEndpoint, Owner};
 use crate::bus::pause;
 
 /// Between two looks. What is missing at two of them is gone.
@@ -25,7 +26,8 @@ pub async fn run(endpoints: EndpointsHandle, look: Duration) {
             }
         }
         for id in missing.intersection(&now) {
-            detach(&endpoints, id).await;
+            // What couldn't be detached is missing at the next look, too.
+            detach(&endpoints, id).await.ok();
         }
         missing = now;
     }
@@ -38,9 +40,27 @@ async fn is_missing(endpoint: &LocalEndpoint) -> bool {
     tokio::fs::try_exists(path).await.is_ok_and(|there| !there)
 }
 
-async fn detach(endpoints: &EndpointsHandle, id: &EndpointId) {
+/// Detaches at once what is missing now, because somebody asks.
+pub async fn sweep(endpoints: &EndpointsHandle) -> Cleanup {
+    let mut all = Cleanup::default();
+    for endpoint in endpoints.list() {
+        if !is_missing(&endpoint).await {
+            continue;
+        }
+        let what = endpoint.to_string();
+        match detach(endpoints, &endpoint.id).await {
+            Ok(()) => all.done.push(format!("- {what}: its namespace is gone")),
+            Err(error) => all.failed.push(format!("{what}: {error}")),
+        }
+    }
+    all
+}
+
+async fn detach(endpoints: &EndpointsHandle, id: &EndpointId) -> Result<(), AttachError> {
     tracing::warn!(%id, "its namespace is gone: detaching the endpoint");
-    if let Err(error) = endpoints.detach(id).await {
+    let detached = endpoints.detach(id).await;
+    if let Err(error) = &detached {
         tracing::warn!(%id, %error, "can't detach an endpoint whose namespace is gone");
     }
+    detached
 }

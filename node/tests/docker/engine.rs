@@ -433,11 +433,15 @@ async fn an_endpoint_that_the_engine_forgot_is_released() {
     {
         let mut state = host.plugin.endpoints.state();
         state.endpoints.insert(forgotten.id.clone(), forgotten);
-        state.endpoints.insert(lost.id.clone(), lost);
+        state.endpoints.insert(lost.id.clone(), lost.clone());
+        // Of an engine that died between asking for it and using it.
+        let address = "20.1.1.77".parse().expect("an address");
+        state.reserved.insert((lost.tenant, lost.network, address));
     }
     host.plugin.restart().await;
     host.engine.until("the leftovers are released", || {
         host.addresses() == ["20.1.1.40", "20.1.1.41"]
+            && host.plugin.endpoints.state().reserved.is_empty()
     });
     host.exec("web", "ping -c 1 -W 5 20.1.1.41");
 }

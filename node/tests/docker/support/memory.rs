@@ -132,6 +132,10 @@ impl Endpoints for Memory {
         Ok(())
     }
 
+    fn reserved(&self) -> Vec<Address> {
+        self.state().reserved.iter().cloned().collect()
+    }
+
     async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
         self.hang().await;
         let pool = self.pool(&ask.tenant, &ask.network)?;
