@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client;
 mod messages;
+mod passed;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,102 +1,13 @@
-//! Messages as they are on the wire, read and written by hickory's client side.
+//! What the server itself says, as it is on the wire.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{NULL, SOA};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use nix::sched::{CloneFlags, setns};
-use node::dns;
-use socket2::{Domain, Socket, Type};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{RData, RecordType};
 
-use crate::world::{Namespace, World, endpoint, unused_loopback};
-
-const ASKER: &str = "20.1.1.1";
-/// How long an answer is waited for, and how long none.
-const PATIENCE: Duration = Duration::from_secs(5);
-const NONE: Duration = Duration::from_millis(300);
-
-/// Asks from inside a namespace.
-struct Client {
-    udp: UdpSocket,
-    tcp: TcpStream,
-}
-
-impl Client {
-    fn new(namespace: &Namespace) -> Self {
-        let path = format!("/run/netns/{}", namespace.0);
-        let open = move || {
-            let file = std::fs::File::open(path).unwrap();
-            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-            let socket = |kind| {
-                let socket = Socket::new(Domain::IPV4, kind, None).unwrap();
-                let asker: Ipv4Addr = ASKER.parse().unwrap();
-                socket.bind(&SocketAddr::from((asker, 0)).into()).unwrap();
-                let server = SocketAddr::from(([169, 254, 53, 53], 53));
-                socket.connect(&server.into()).unwrap();
-                socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                socket
-            };
-            Self {
-                udp: socket(Type::DGRAM).into(),
-                tcp: socket(Type::STREAM).into(),
-            }
-        };
-        std::thread::spawn(open).join().unwrap()
-    }
-
-    fn by_udp(&self, query: &[u8]) -> Vec<u8> {
-        self.udp.send(query).unwrap();
-        self.receive().expect("an answer")
-    }
-
-    fn receive(&self) -> Option<Vec<u8>> {
-        let mut reply = vec![0; 65_535];
-        let length = self.udp.recv(&mut reply).ok()?;
-        reply.truncate(length);
-        Some(reply)
-    }
-
-    fn by_tcp(&self, query: &[u8]) -> Vec<u8> {
-        let mut tcp = &self.tcp;
-        let length = u16::try_from(query.len()).unwrap();
-        tcp.write_all(&[&length.to_be_bytes(), query].concat())
-            .unwrap();
-        let mut length = [0; 2];
-        tcp.read_exact(&mut length).unwrap();
-        let mut reply = vec![0; u16::from_be_bytes(length).into()];
-        tcp.read_exact(&mut reply).unwrap();
-        reply
-    }
-
-    fn ask(&self, query: &[u8]) -> Message {
-        Message::from_vec(&self.by_udp(query)).unwrap()
-    }
-}
-
-fn question(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
-    let mut message = Message::new(0xABCD, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-    if let Some(payload) = payload {
-        let mut edns = Edns::new();
-        edns.set_max_payload(payload);
-        edns.set_dnssec_ok(true);
-        message.edns = Some(edns);
-    }
-    message.to_vec().unwrap()
-}
-
-async fn world(resolvers: &[Ipv4Addr]) -> World {
-    let config = dns::Config {
-        ttl: 7,
-        ..dns::Config::default()
-    };
-    World::with(resolvers, config).await
-}
+use crate::client::{ASKER, Client, NONE, PATIENCE, question, world};
+use crate::world::endpoint;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_what_others_read() {
@@ -288,6 +199,40 @@ async fn each_message_is_answered_or_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_may_still_come_is_waited_for_and_never_denied() {
+    let world = world(&[]).await;
+    let client = Client::new(&world.default);
+    world.view.send_modify(|view| view.await_stream(true));
+    // What is known is told at once.
+    let told = client.ask(&question("web.", RecordType::A, None));
+    assert_eq!(told.answers.len(), 1);
+
+    let new = question("new.contiv.local.", RecordType::A, None);
+    for ask in [Client::by_udp, Client::by_tcp] {
+        let since = Instant::now();
+        let told = Message::from_vec(&ask(&client, &new)).unwrap();
+        let took = since.elapsed();
+        assert_eq!(told.metadata.response_code, ResponseCode::ServFail);
+        let due = Duration::from_millis(900)..Duration::from_millis(1_900);
+        assert!(due.contains(&took), "{took:?}");
+    }
+
+    client.udp.send(&new).unwrap();
+    client.udp.set_read_timeout(Some(NONE)).unwrap();
+    assert_eq!(client.receive(), None, "it waits");
+    client.udp.set_read_timeout(Some(PATIENCE)).unwrap();
+    world.view.send_modify(|view| {
+        view.show(endpoint("default", "front", "new", "20.1.1.9"));
+        view.await_stream(false);
+    });
+    let told = Message::from_vec(&client.receive().unwrap()).unwrap();
+    assert_eq!(told.answers[0].data.to_string(), "20.1.1.9");
+    let nobody = question("nobody.contiv.local.", RecordType::A, None);
+    let told = client.ask(&nobody).metadata.response_code;
+    assert_eq!(told, ResponseCode::NXDomain);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_of_many_who_ask_at_once_gets_its_own_answer() {
     let world = world(&[]).await;
     let names = [("web.", "20.1.1.1"), ("prod_db.", "20.1.1.2")];
@@ -311,102 +256,4 @@ async fn each_of_many_who_ask_at_once_gets_its_own_answer() {
             scope.spawn(move || ask(number));
         }
     });
-}
-
-/// Answers each query on this address by what `of` makes of it.
-fn resolver(address: Ipv4Addr, mut of: impl FnMut(Message) -> Vec<u8> + Send + 'static) {
-    let socket = UdpSocket::bind((address, 53)).unwrap();
-    std::thread::spawn(move || {
-        let mut query = [0; 4_096];
-        while let Ok((length, asker)) = socket.recv_from(&mut query) {
-            let query = Message::from_vec(&query[..length]).unwrap();
-            socket.send_to(&of(query), asker).unwrap();
-        }
-    });
-}
-
-fn reply_to(query: &Message) -> Message {
-    let mut reply = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
-    reply.add_query(query.queries[0].clone());
-    reply
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn anothers_no_is_remembered_no_longer_than_ours() {
-    let address = unused_loopback();
-    resolver(address, |query| {
-        let mut reply = reply_to(&query);
-        reply.metadata.response_code = ResponseCode::NXDomain;
-        let root = Name::root();
-        let soa = SOA::new(root.clone(), root.clone(), 1, 1, 1, 1, 86_400);
-        reply.add_authority(Record::from_rdata(root, 86_400, RData::SOA(soa)));
-        reply.to_vec().unwrap()
-    });
-    let world = world(&[address]).await;
-    let client = Client::new(&world.default);
-    let told = client.ask(&question("nobody.", RecordType::A, None));
-    assert_eq!(told.metadata.id, 0xABCD);
-    assert_eq!(told.metadata.response_code, ResponseCode::NXDomain);
-    assert_eq!(told.authorities[0].ttl, 7);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_another_says_is_passed_on_byte_for_byte() {
-    let address = unused_loopback();
-    let (sender, sent) = std::sync::mpsc::channel();
-    resolver(address, move |query| {
-        let mut reply = reply_to(&query);
-        let name = query.queries[0].name().clone();
-        // Of a type that nobody knows.
-        let kind = RecordType::Unknown(65_280);
-        let data = NULL::with(vec![1, 2, 3]);
-        let rdata = RData::Unknown {
-            code: kind,
-            rdata: data,
-        };
-        let count = if name.to_ascii() == "big.example." {
-            60
-        } else {
-            1
-        };
-        for _ in 0..count {
-            reply.add_answer(Record::from_rdata(name.clone(), 9, rdata.clone()));
-        }
-        let mut bytes = reply.to_vec().unwrap();
-        bytes.extend(b"what stands behind");
-        sender.send(bytes.clone()).unwrap();
-        bytes
-    });
-    let world = world(&[address]).await;
-    let client = Client::new(&world.default);
-    let query = question("wWw.example.", RecordType::Unknown(65_280), None);
-    let told = client.by_udp(&query);
-    let said = sent.recv().unwrap();
-    assert_eq!(told[..2], query[..2]);
-    assert_eq!(told[2..], said[2..]);
-
-    // What has no room is cut, and says so.
-    let query = question("big.example.", RecordType::Unknown(65_280), None);
-    let told = client.ask(&query);
-    assert!(told.metadata.truncation && told.answers.is_empty());
-    assert!(sent.recv().unwrap().len() > 512);
-}
-
-/// Not another question's, though its id is the same.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reply_to_another_question_counts_for_none() {
-    let address = unused_loopback();
-    resolver(address, |query| {
-        let mut reply = reply_to(&query);
-        let name = Name::from_ascii("other.example.").unwrap();
-        reply.queries[0].set_name(name.clone());
-        let told = RData::A("192.0.2.66".parse().unwrap());
-        reply.add_answer(Record::from_rdata(name, 9, told));
-        reply.to_vec().unwrap()
-    });
-    let world = world(&[address]).await;
-    let client = Client::new(&world.default);
-    let told = client.ask(&question("www.example.", RecordType::A, None));
-    assert_eq!(told.metadata.response_code, ResponseCode::ServFail);
-    assert!(told.answers.is_empty());
 }
