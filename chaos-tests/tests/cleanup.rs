@@ -1,7 +1,7 @@
 //! What a crash left over is found and returned: at the next start, and at once when it is asked for.
 
 use chaos_tests::{Outcome, SOON, Scene};
-use lab::{Lab, Signal, wait_until};
+use lab::{Lab, Signal, Spec, wait_until};
 
 /// In the kernel, with our marks, and nobody's.
 const LEFT: &str = "ip -n contiv-default link add cvdead000000 type veth peer name cpdead000000 && \
@@ -16,7 +16,9 @@ fn sh(lab: &Lab, script: &str) -> bool {
 
 #[test]
 fn cleanup_returns_what_is_left_at_once_and_says_what_it_was() -> Outcome {
-    let mut scene = Scene::open()?;
+    // Whose looks would come first else.
+    let seldom = ["--no-monitor", "--resync", "3600"];
+    let mut scene = Scene::of(&Spec::test(2).node_flags(&seldom))?;
     let extra = scene.lab.run_workload("node-1", "contiv-net", "extra")?;
     assert!(sh(&scene.lab, LEFT));
     scene.lab.vanish_workload("extra")?;

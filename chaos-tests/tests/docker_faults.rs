@@ -130,6 +130,10 @@ fn docker_networks_are_made_again_and_hold_on_without_netplugin() -> Outcome {
         on.networks("node-1")
             .is_ok_and(|all| all.iter().any(|it| it == "spare"))
     })?;
+    wait_until("it is counted", SOON, || {
+        let status = on.lab.status("node-1").unwrap_or_default();
+        status["healing"]["kinds"]["docker-network"].as_u64() >= Some(1)
+    })?;
     on.lab.kill("netplugin@node-1")?;
     on.ping("node-1", "web", &peer)?;
     on.lab.start("netplugin@node-1")?;

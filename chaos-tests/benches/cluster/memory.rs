@@ -20,6 +20,12 @@ pub(crate) fn measure() -> anyhow::Result<()> {
     invariant::converged(&lab)?;
     let mut before = DAEMONS.map(|name| resident(&lab, name).unwrap_or_default());
     tell("idle", &before, None);
+    for name in DAEMONS {
+        println!(
+            "of it no file's: {name} {:.1} MB",
+            own(&lab, name).unwrap_or_default()
+        );
+    }
     // Its endpoints are ours to publish now.
     lab.kill("netplugin@node-2")?;
     let url = lab.nats_url();
@@ -50,9 +56,18 @@ fn tell(when: &str, now: &[f64; 3], before: Option<&[f64; 3]>) {
 
 /// What a process has in memory, in megabytes.
 pub(crate) fn resident(lab: &Lab, process: &str) -> Option<f64> {
+    megabytes(lab, process, "VmRSS:")
+}
+
+/// The part of it that is no file's, as the program itself is.
+fn own(lab: &Lab, process: &str) -> Option<f64> {
+    megabytes(lab, process, "RssAnon:")
+}
+
+fn megabytes(lab: &Lab, process: &str, what: &str) -> Option<f64> {
     let pid = lab.pid(process).ok()??;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|it| it.strip_prefix(what))?;
     let kb: f64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kb / 1024.0)
 }

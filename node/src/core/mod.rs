@@ -14,20 +14,21 @@ mod look;
 mod neighbours;
 mod peer;
 mod servers;
+mod tells;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bus_schema::node::LogState;
-use bus_schema::{EndpointId, Revision, TenantName};
+use bus_schema::{EndpointId, TenantName};
 use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
 use crate::cleanup::Asked;
-use crate::datapath::{BatchError, Datapath, DatapathError, Hindrance, Scope, Sign, Signs};
+use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
@@ -44,45 +45,10 @@ use look::{Look, RETRY};
 use neighbours::Neighbours;
 use peer::peer_setup;
 use servers::Servers;
-
-/// How it is noticed that others changed something in the kernel.
-#[derive(Debug, Clone, Copy)]
-pub struct Watching {
-    /// By what the kernel tells of changes.
-    pub listens: bool,
-    /// Between two looks at everything, for what nobody told.
-    pub resync: Duration,
-}
-
-impl Default for Watching {
-    fn default() -> Self {
-        Self {
-            listens: true,
-            resync: Duration::from_secs(30),
-        }
-    }
-}
+pub use tells::{Progress, Tells, Watching};
 
 /// Between two looks for what nothing tells of: a namespace that lost its name.
 const GLANCE: Duration = Duration::from_millis(500);
-
-/// What the core tells: how far the kernel follows the log, and what it couldn't do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    pub applied: Revision,
-    /// Absent: all is as desired.
-    pub trouble: Option<String>,
-    /// Others' firewalls that drop what is ours.
-    pub hindrances: Vec<Hindrance>,
-}
-
-/// Where the core tells what it did.
-#[derive(Debug)]
-pub struct Tells {
-    pub kernel: watch::Sender<Kernel>,
-    pub progress: watch::Sender<Progress>,
-    pub healings: Healings,
-}
 
 #[derive(Debug)]
 pub struct Core {

@@ -10,15 +10,15 @@
 //! A session ends when the engine goes away, and the next begins when it is back, for ever. No
 //! driver call waits for anything here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus_schema::Revision;
 use bus_schema::healing::Cleanup;
 use bus_schema::node::{Alarm, EngineStatus, LogState};
-use bus_schema::{EndpointId, Revision};
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::client::{Client, EngineError, EngineEvent, Member};
 use super::driver::{Driver, endpoint_id};
-use super::endpoints::{Endpoints, Reserved};
+use super::endpoints::Endpoints;
 use super::plan::{DRIVER, Found, Plan, plan};
 use super::{pool, resolver};
 use crate::cleanup::Asked;
@@ -38,8 +38,6 @@ use crate::projection::Projection;
 const RECONNECT: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(30);
-/// An endpoint that the engine is just making isn't in its list yet: its calls take 5 s at most.
-const JUST_MADE: Duration = Duration::from_secs(15);
 /// Inspections of containers at once; each may wait for a container's start.
 const INSPECTIONS: usize = 8;
 
@@ -69,9 +67,9 @@ pub(super) struct Engine<E> {
 }
 
 /// What one connection to the engine knows.
-struct Session {
-    client: Client,
-    found: Vec<Found>,
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) found: Vec<Found>,
     /// Dropped with the session, which ends them.
     tasks: JoinSet<()>,
     inspections: Arc<Semaphore>,
@@ -273,106 +271,6 @@ impl<E: Endpoints> Engine<E> {
         )
     }
 
-    /// Describes every local endpoint from the engine's lists, and detaches those that the engine
-    /// doesn't know: it died between making and writing down, or was replaced by an empty one. Says
-    /// what it took away.
-    async fn learn_all(
-        &self,
-        session: &mut Session,
-        thorough: bool,
-    ) -> Result<Vec<String>, EngineError> {
-        let mut done = Vec::new();
-        for (network, endpoints) in self.local() {
-            let members = session.client.members(&network).await?.unwrap_or_default();
-            let members: BTreeMap<EndpointId, Member> = members
-                .into_iter()
-                .filter_map(|member| Some((endpoint_id(&member.endpoint).ok()?, member)))
-                .collect();
-            for endpoint in endpoints {
-                match members.get(&endpoint.id) {
-                    Some(member) if member.container.starts_with("ep-") => {}
-                    Some(member) => {
-                        if thorough || differs(&endpoint, member) {
-                            self.describe(session, member.clone());
-                        }
-                    }
-                    None => done.extend(self.release_leftover(&endpoint).await),
-                }
-            }
-        }
-        done.extend(self.release_reserved(session).await?);
-        Ok(done)
-    }
-
-    /// Addresses that the engine asked for and made no endpoint with: it died in between.
-    async fn release_reserved(&self, session: &Session) -> Result<Vec<String>, EngineError> {
-        let reserved = self.driver.endpoints.reserved();
-        let leftover = |it: &Reserved| !self.driver.reserved_within(&it.2, JUST_MADE);
-        let leftover: Vec<Reserved> = reserved.into_iter().filter(leftover).collect();
-        if leftover.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut in_use = BTreeSet::new();
-        for network in session.found.iter().filter(|it| it.driver == DRIVER) {
-            let members = session.client.members(&network.id).await?;
-            in_use.extend(members.into_iter().flatten().filter_map(|it| it.address));
-        }
-        let mut done = Vec::new();
-        for (tenant, network, address) in leftover {
-            if in_use.contains(&address) {
-                continue;
-            }
-            let what =
-                format!("- address {address} in {tenant}:{network}: the engine doesn't use it");
-            match self
-                .driver
-                .endpoints
-                .release(tenant, network, address)
-                .await
-            {
-                Ok(()) => {
-                    tracing::warn!("{what}");
-                    done.push(what);
-                }
-                Err(error) => tracing::warn!(%address, %error, "can't release a leftover address"),
-            }
-        }
-        Ok(done)
-    }
-
-    fn local(&self) -> BTreeMap<String, Vec<LocalEndpoint>> {
-        let mut by_network: BTreeMap<String, Vec<LocalEndpoint>> = BTreeMap::new();
-        for endpoint in self.driver.endpoints.list() {
-            if let Owner::Docker { network_id } = &endpoint.owner {
-                by_network
-                    .entry(network_id.clone())
-                    .or_default()
-                    .push(endpoint);
-            }
-        }
-        by_network
-    }
-
-    async fn release_leftover(&self, endpoint: &LocalEndpoint) -> Option<String> {
-        let id = &endpoint.id;
-        if self.driver.touched_within(id, JUST_MADE) {
-            return None;
-        }
-        tracing::warn!(%id, network = %endpoint.network, "the engine doesn't know this endpoint any more: detaching it");
-        if let Err(error) = self.driver.detach(id.clone()).await {
-            tracing::warn!(%id, %error, "can't detach a leftover endpoint");
-            return None;
-        }
-        for address in &endpoint.addresses {
-            let (tenant, network) = (endpoint.tenant.clone(), endpoint.network.clone());
-            let released = self.driver.endpoints.release(tenant, network, *address);
-            if let Err(error) = released.await {
-                tracing::warn!(%id, %address, %error, "can't release a leftover address");
-            }
-        }
-        Some(format!("- {endpoint}: the engine doesn't know it"))
-    }
-
     fn learn_one(&self, session: &mut Session, network: String, container: String) {
         let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
         let inspections = Arc::clone(&session.inspections);
@@ -393,7 +291,7 @@ impl<E: Endpoints> Engine<E> {
         });
     }
 
-    fn describe(&self, session: &mut Session, member: Member) {
+    pub(super) fn describe(&self, session: &mut Session, member: Member) {
         let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
         let inspections = Arc::clone(&session.inspections);
         session
@@ -414,7 +312,7 @@ impl<E: Endpoints> Engine<E> {
     }
 }
 
-fn differs(endpoint: &LocalEndpoint, member: &Member) -> bool {
+pub(super) fn differs(endpoint: &LocalEndpoint, member: &Member) -> bool {
     endpoint.name.as_ref() != Some(&member.name)
         || endpoint.container.as_ref() != Some(&member.container)
 }

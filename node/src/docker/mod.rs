@@ -14,6 +14,7 @@ mod driver;
 mod endpoints;
 mod engine;
 mod ipam;
+mod leftovers;
 mod networks;
 mod plan;
 mod pool;

@@ -1,0 +1,120 @@
+//! What the engine and the node's journal don't agree on: an engine died between making and writing
+//! down, or was replaced by an empty one. `engine` looks when it connects, now and then, and when
+//! somebody asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bus_schema::EndpointId;
+
+use super::client::{EngineError, Member};
+use super::driver::endpoint_id;
+use super::endpoints::{Endpoints, Reserved};
+use super::engine::{Engine, Session, differs};
+use super::plan::DRIVER;
+use crate::endpoint::{LocalEndpoint, Owner};
+
+/// An endpoint that the engine is just making isn't in its list yet: its calls take 5 s at most.
+const JUST_MADE: Duration = Duration::from_secs(15);
+
+impl<E: Endpoints> Engine<E> {
+    /// Describes every local endpoint from the engine's lists, and detaches those that the engine
+    /// doesn't know: it died between making and writing down, or was replaced by an empty one. Says
+    /// what it took away.
+    pub(super) async fn learn_all(
+        &self,
+        session: &mut Session,
+        thorough: bool,
+    ) -> Result<Vec<String>, EngineError> {
+        let mut done = Vec::new();
+        for (network, endpoints) in self.local() {
+            let members = session.client.members(&network).await?.unwrap_or_default();
+            let members: BTreeMap<EndpointId, Member> = members
+                .into_iter()
+                .filter_map(|member| Some((endpoint_id(&member.endpoint).ok()?, member)))
+                .collect();
+            for endpoint in endpoints {
+                match members.get(&endpoint.id) {
+                    Some(member) if member.container.starts_with("ep-") => {}
+                    Some(member) => {
+                        if thorough || differs(&endpoint, member) {
+                            self.describe(session, member.clone());
+                        }
+                    }
+                    None => done.extend(self.release_leftover(&endpoint).await),
+                }
+            }
+        }
+        done.extend(self.release_reserved(session).await?);
+        Ok(done)
+    }
+
+    /// Addresses that the engine asked for and made no endpoint with: it died in between.
+    async fn release_reserved(&self, session: &Session) -> Result<Vec<String>, EngineError> {
+        let reserved = self.driver.endpoints.reserved();
+        let leftover = |it: &Reserved| !self.driver.reserved_within(&it.2, JUST_MADE);
+        let leftover: Vec<Reserved> = reserved.into_iter().filter(leftover).collect();
+        if leftover.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut in_use = BTreeSet::new();
+        for network in session.found.iter().filter(|it| it.driver == DRIVER) {
+            let members = session.client.members(&network.id).await?;
+            in_use.extend(members.into_iter().flatten().filter_map(|it| it.address));
+        }
+        let mut done = Vec::new();
+        for (tenant, network, address) in leftover {
+            if in_use.contains(&address) {
+                continue;
+            }
+            let what =
+                format!("- address {address} in {tenant}:{network}: the engine doesn't use it");
+            match self
+                .driver
+                .endpoints
+                .release(tenant, network, address)
+                .await
+            {
+                Ok(()) => {
+                    tracing::warn!("{what}");
+                    done.push(what);
+                }
+                Err(error) => tracing::warn!(%address, %error, "can't release a leftover address"),
+            }
+        }
+        Ok(done)
+    }
+
+    fn local(&self) -> BTreeMap<String, Vec<LocalEndpoint>> {
+        let mut by_network: BTreeMap<String, Vec<LocalEndpoint>> = BTreeMap::new();
+        for endpoint in self.driver.endpoints.list() {
+            if let Owner::Docker { network_id } = &endpoint.owner {
+                by_network
+                    .entry(network_id.clone())
+                    .or_default()
+                    .push(endpoint);
+            }
+        }
+        by_network
+    }
+
+    async fn release_leftover(&self, endpoint: &LocalEndpoint) -> Option<String> {
+        let id = &endpoint.id;
+        if self.driver.touched_within(id, JUST_MADE) {
+            return None;
+        }
+        tracing::warn!(%id, network = %endpoint.network, "the engine doesn't know this endpoint any more: detaching it");
+        if let Err(error) = self.driver.detach(id.clone()).await {
+            tracing::warn!(%id, %error, "can't detach a leftover endpoint");
+            return None;
+        }
+        for address in &endpoint.addresses {
+            let (tenant, network) = (endpoint.tenant.clone(), endpoint.network.clone());
+            let released = self.driver.endpoints.release(tenant, network, *address);
+            if let Err(error) = released.await {
+                tracing::warn!(%id, %address, %error, "can't release a leftover address");
+            }
+        }
+        Some(format!("- {endpoint}: the engine doesn't know it"))
+    }
+}
