@@ -71,9 +71,12 @@ fn connect(to: SocketAddr, within: Duration) -> std::io::Result<()> {
     say(f64::from(done) / start.elapsed().as_secs_f64())
 }
 
+/// A first packet that is lost is sent again after one, three and seven seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// One stream; prints Gbit/s.
 fn stream(to: SocketAddr, within: Duration) -> std::io::Result<()> {
-    let mut client = TcpStream::connect_timeout(&to, Duration::from_secs(1))?;
+    let mut client = TcpStream::connect_timeout(&to, PATIENCE)?;
     let buffer = vec![0; 1 << 18];
     let start = Instant::now();
     let mut sent = 0;

@@ -1,5 +1,6 @@
-//! What rules cost: `make bench`. Two hosts, real packets, conntrack on; the sizes take turns within
-//! each round, and medians are compared, so that a machine whose speed drifts doesn't decide.
+//! What rules cost: `make bench`. Two hosts, real packets, conntrack on; the sizes take turns, in
+//! another order in each round, and medians are compared, so that a machine whose speed drifts
+//! doesn't decide.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -16,7 +17,9 @@ use lab::{Lab, Spec};
 
 const SIZES: [usize; 4] = [0, 10, 1_000, 10_000];
 const ROUNDS: usize = 7;
+/// Milliseconds of each measurement, and of what comes before it.
 const EACH: &str = "700";
+const WARM: &str = "300";
 /// Changes of one rule, timed one after another.
 const CHANGES: usize = 40;
 /// Groups that rules name.
@@ -115,13 +118,18 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
     let web = lab.address_of("web")?.to_string();
     let nodes = names(lab)?;
     let mut figures = SIZES.map(|_| (Vec::new(), Vec::new(), Vec::new()));
+    let mut random = fastrand::Rng::with_seed(11);
     for _ in 0..ROUNDS {
-        for (size, (attached, connections, streams)) in SIZES.into_iter().zip(&mut figures) {
+        let mut order: Vec<_> = SIZES.into_iter().zip(&mut figures).collect();
+        random.shuffle(&mut order);
+        for (size, (attached, connections, streams)) in order {
             attached.push(
                 runtime
                     .block_on(bus.enforced(attach(size)?, &nodes))?
                     .as_secs_f64(),
             );
+            // The kernel frees the rules of before after a while, and on these cores.
+            lab.exec_in("client", &[&me, "connect", &web, WARM])?;
             for (what, figures) in [("connect", connections), ("stream", streams)] {
                 let output = lab.exec_in("client", &[&me, what, &web, EACH])?;
                 let figure = output.stdout.trim().parse();

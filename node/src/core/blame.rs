@@ -39,7 +39,8 @@ pub(super) fn is_blamed(op: &Op, endpoint: &LocalEndpoint, kind: DomainKind) -> 
 
 fn about(resource: &Resource) -> About<'_> {
     match resource {
-        Resource::Domain(_) | Resource::Table(_) | Resource::Chain(_) => About::Everyone,
+        Resource::Domain(_) | Resource::Table(_) => About::Everyone,
+        Resource::Map(_) | Resource::Chain(_) => About::Everyone,
         Resource::Element(element) => match element {
             Element::Peer { .. } => About::Nobody,
             Element::Stamp { interface, .. } | Element::Zone { interface, .. } => {
@@ -111,7 +112,7 @@ mod tests {
         let chain = |place| {
             Resource::Chain(RuleChain {
                 place,
-                chain: Arc::new(Chain::new("p0_1", [])),
+                chain: Arc::new(Chain::compiled("p0_1", Vec::new())),
             })
         };
         for kind in [DomainKind::Netns, DomainKind::Vrf] {

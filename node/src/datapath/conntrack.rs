@@ -12,18 +12,19 @@ use bus_schema::policy::Protocol;
 use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::netns::Namespace;
-use super::wire::{Message, NESTED, attributes, messages};
+use super::wire::{
+    ACK, About, Buffer, DONE, DUMP, ERROR, Message, NESTED, NETLINK_NETFILTER, REQUEST, attributes,
+    code, messages,
+};
 
-const NETLINK_NETFILTER: isize = 12;
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const AF_INET: u8 = 2;
+/// `AF_INET`
+const ABOUT: About = About {
+    family: 2,
+    resource: 0,
+};
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -170,7 +171,9 @@ impl Entry {
 }
 
 fn dump(socket: &Socket) -> io::Result<Vec<Entry>> {
-    socket.send(&message(GET, REQUEST | DUMP, &[]), 0)?;
+    let mut request = Buffer::default();
+    request.message((GET, REQUEST | DUMP, 0), ABOUT, |_| {});
+    socket.send(request.bytes(), 0)?;
     let mut entries = Vec::new();
     loop {
         let (bytes, _) = socket.recv_from_full()?;
@@ -186,9 +189,12 @@ fn dump(socket: &Socket) -> io::Result<Vec<Entry>> {
 
 /// Whether it was there to be deleted.
 fn delete(socket: &Socket, entry: &Entry) -> io::Result<bool> {
-    let mut body = attribute(TUPLE_ORIG | NESTED, &entry.orig);
-    body.extend(attribute(ZONE, &entry.zone.to_be_bytes()));
-    socket.send(&message(DELETE, REQUEST | ACK, &body), 0)?;
+    let mut request = Buffer::default();
+    request.message((DELETE, REQUEST | ACK, 0), ABOUT, |body| {
+        body.attribute(TUPLE_ORIG | NESTED, &entry.orig);
+        body.attribute(ZONE, &entry.zone.to_be_bytes());
+    });
+    socket.send(request.bytes(), 0)?;
     let (bytes, _) = socket.recv_from_full()?;
     for Message { kind, payload, .. } in messages(&bytes) {
         if kind == ERROR {
@@ -204,28 +210,5 @@ fn delete(socket: &Socket, entry: &Entry) -> io::Result<bool> {
 }
 
 fn error(payload: &[u8]) -> io::Error {
-    let code = payload
-        .first_chunk::<4>()
-        .map_or(0, |code| i32::from_ne_bytes(*code));
-    io::Error::from_raw_os_error(-code)
-}
-
-/// A netlink header, `struct nfgenmsg` and the attributes.
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = (20 + body.len()) as u32;
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend([AF_INET, 0, 0, 0]);
-    bytes.extend(body);
-    bytes
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    io::Error::from_raw_os_error(code(payload))
 }

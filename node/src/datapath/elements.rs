@@ -1,6 +1,6 @@
 //! Elements of our sets as `nft -j` prints them. No I/O.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bus_schema::GroupId;
 use bus_schema::node::Counter;
@@ -8,7 +8,7 @@ use bus_schema::policy::Direction;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::resource::{Element, Place};
+use crate::resource::{Element, Field, Place, RuleMap, Target, zone_of};
 
 /// An element of which the place isn't known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) enum Raw {
     Known(u16, GroupId),
     Member(u16, IpAddr, GroupId),
     Program(u16, Direction, GroupId, String),
+    /// Zone, map, what its keys are like, key and target.
+    Line(u16, String, Field, u32, Target),
     Hit(u16, u32),
     Opener(u16, GroupId),
     Same(u16, GroupId),
@@ -48,6 +50,7 @@ impl Raw {
             | Self::Known(zone, _)
             | Self::Member(zone, ..)
             | Self::Program(zone, ..)
+            | Self::Line(zone, ..)
             | Self::Hit(zone, _)
             | Self::Opener(zone, _)
             | Self::Same(zone, _)
@@ -98,6 +101,11 @@ impl Raw {
                 direction,
                 group,
                 chain,
+            },
+            Self::Line(_, name, field, key, to) => Element::Line {
+                map: RuleMap { place, name, field },
+                key,
+                to,
             },
             Self::Hit(zone, rule) => Element::Hit { place, zone, rule },
             Self::Opener(zone, group) => Element::Opener { place, zone, group },
@@ -168,8 +176,37 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
             let (zone, verdict) = pair(value)?;
             Some(Raw::Revised(number(zone)?, target(verdict)?))
         }
-        _ => None,
+        _ => line(set, value),
     }
+}
+
+/// What keys of a type are like; of no type of ours: ports.
+pub(super) fn field(kind: &str) -> Field {
+    match kind {
+        "mark" => Field::Mark,
+        "classid" => Field::Priority,
+        "ipv4_addr" => Field::Source,
+        _ => Field::Port,
+    }
+}
+
+/// An element of a map of compiled rules.
+fn line(set: &str, value: &Value) -> Option<Raw> {
+    let zone = zone_of(set)?;
+    let (key, verdict) = pair(value)?;
+    let (field, key) = match key.as_str() {
+        None => (Field::Mark, long(key)?),
+        Some(text) => match text.strip_prefix("0:") {
+            Some(minor) => (Field::Priority, u32::from_str_radix(minor, 16).ok()?),
+            None => (Field::Source, text.parse::<Ipv4Addr>().ok()?.to_bits()),
+        },
+    };
+    let goto = || Some(verdict.get("goto")?.get("target")?.as_str()?.to_owned());
+    let to = match target(verdict) {
+        Some(chain) => Target::Jump(chain),
+        None => Target::Goto(goto()?),
+    };
+    Some(Raw::Line(zone, set.to_owned(), field, key, to))
 }
 
 fn program(direction: Direction, value: &Value) -> Option<Raw> {

@@ -16,7 +16,6 @@ use super::messages::{self, Home};
 use super::netlink::{Mode, is_absence, is_presence};
 use super::netns::Namespace;
 use super::observe::MAIN_TABLE;
-use super::script::script;
 use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, passage, shut, sysctl};
 use crate::reconcile::Op;
 use crate::resource::{Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan};
@@ -30,7 +29,7 @@ enum Together {
 
 /// One run over a list of ops.
 pub(super) struct Batch<'a> {
-    datapath: &'a Datapath,
+    pub(super) datapath: &'a Datapath,
     failures: Vec<Failure>,
     /// Places whose firewall isn't what it should be.
     open: BTreeSet<Place>,
@@ -91,7 +90,7 @@ impl<'a> Batch<'a> {
         match op {
             Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => {
                 let together = match it {
-                    Resource::Element(_) | Resource::Chain(_) => Together::Nft,
+                    Resource::Element(_) | Resource::Chain(_) | Resource::Map(_) => Together::Nft,
                     Resource::Passage(_) => Together::Passage,
                     _ => return None,
                 };
@@ -101,13 +100,13 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn keep(&mut self, op: &Op, result: io::Result<()>) {
+    pub(super) fn keep(&mut self, op: &Op, result: io::Result<()>) {
         let Err(error) = result else { return };
         let place = place_of(op);
         if let Op::Put(it) | Op::Change { to: it, .. } = op
             && matches!(
                 it,
-                Resource::Element(_) | Resource::Chain(_) | Resource::Table(_)
+                Resource::Element(_) | Resource::Chain(_) | Resource::Map(_) | Resource::Table(_)
             )
         {
             self.open.insert(place.clone());
@@ -120,58 +119,6 @@ impl<'a> Batch<'a> {
                 reason: error.to_string(),
             },
         });
-    }
-
-    /// Elements and chains of one table, in one transaction. If `nft` refuses it, each domain's are
-    /// tried on their own: what decides about connections as a whole, the others in ever smaller
-    /// parts, so that one bad element keeps out no other, and no other tenant.
-    async fn elements(&mut self, place: &Place, ops: &[Op]) {
-        let namespace = match self.datapath.namespace(place).await {
-            Ok(namespace) => namespace,
-            Err(error) if is_absence(&error) && ops.iter().all(is_delete) => return,
-            Err(error) => {
-                for op in ops {
-                    self.keep(op, Err(copy(&error)));
-                }
-                return;
-            }
-        };
-        if nft::apply(&namespace, script(ops, false)).await.is_ok() {
-            return;
-        }
-        if nft::apply(&namespace, script(ops, true)).await.is_ok() {
-            return;
-        }
-        let mut parts: BTreeMap<(&Place, bool), Vec<Op>> = BTreeMap::new();
-        for op in ops {
-            let part = parts.entry((place_of(op), decides(op))).or_default();
-            part.push(op.clone());
-        }
-        for ((_, deciding), part) in parts {
-            self.apart(&namespace, &part, deciding).await;
-        }
-    }
-
-    /// Ops in one transaction; those that needn't hold all together in halves, down to the bad one.
-    async fn apart(&mut self, namespace: &Namespace, ops: &[Op], together: bool) {
-        /// Finds some bad ones among ten thousand; where most are bad, a part fails whole.
-        const TRIES: usize = 100;
-        let mut waiting = vec![ops];
-        let mut tries = 0;
-        while let Some(ops) = waiting.pop() {
-            tries += 1;
-            let Err(error) = nft::apply(namespace, script(ops, true)).await else {
-                continue;
-            };
-            if together || ops.len() == 1 || tries > TRIES {
-                for op in ops {
-                    self.keep(op, Err(copy(&error)));
-                }
-            } else {
-                let (first, second) = ops.split_at(ops.len() / 2);
-                waiting.extend([second, first]);
-            }
-        }
     }
 
     async fn passages(&mut self, place: &Place, ops: &[Op]) {
@@ -248,7 +195,8 @@ impl<'a> Batch<'a> {
                 let message = Message::NewNeighbour(messages::fdb(it, index));
                 self.change(&it.place, message, Mode::Replace).await
             }
-            Resource::Element(_) | Resource::Chain(_) | Resource::Passage(_) => Ok(()),
+            Resource::Element(_) | Resource::Chain(_) => Ok(()),
+            Resource::Map(_) | Resource::Passage(_) => Ok(()),
             Resource::Up(it) => self.put_up(it).await,
             Resource::Route(it) => {
                 let message = Message::NewRoute(self.route(it).await?);
@@ -295,7 +243,7 @@ impl<'a> Batch<'a> {
                 self.change(&it.place, message, Mode::Set).await
             }
             Resource::Sysctl(_) | Resource::Element(_) => Ok(()),
-            Resource::Chain(_) | Resource::Passage(_) => Ok(()),
+            Resource::Chain(_) | Resource::Map(_) | Resource::Passage(_) => Ok(()),
         }
     }
 
@@ -474,29 +422,29 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn place_of(op: &Op) -> &Place {
+pub(super) fn place_of(op: &Op) -> &Place {
     match op {
         Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => it.place(),
         Op::Forget { place, .. } => place,
     }
 }
 
-fn is_delete(op: &Op) -> bool {
+pub(super) fn is_delete(op: &Op) -> bool {
     matches!(op, Op::Delete(_))
 }
 
-fn copy(error: &io::Error) -> io::Error {
+pub(super) fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 
-fn decides(op: &Op) -> bool {
+pub(super) fn decides(op: &Op) -> bool {
     match op {
         Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => match it {
             Resource::Element(element) => element.decides(),
-            Resource::Chain(_) => true,
+            Resource::Map(_) | Resource::Chain(_) => true,
             _ => false,
         },
         Op::Forget { .. } => false,

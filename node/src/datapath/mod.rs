@@ -13,23 +13,26 @@
 //!   its peer waits in the host's namespace under `peer_interface`.
 
 mod capabilities;
+mod commit;
 mod conntrack;
 mod elements;
 mod execute;
+mod expressions;
 mod hindrance;
 mod messages;
 mod monitor;
 mod netlink;
 mod netns;
 mod nft;
+mod nftables;
 mod observe;
 mod passage;
 mod peer;
 mod program;
 mod scratch;
-mod script;
 mod shut;
 mod sysctl;
+mod transaction;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,10 +52,11 @@ use tokio::sync::Mutex;
 pub use self::conntrack::Connection;
 use self::execute::Batch;
 pub use self::hindrance::{Hindrance, Hook, Keeper};
-use self::monitor::{Monitor, Signing};
+use self::monitor::{Monitor, Ours, Signing};
 pub use self::monitor::{Sign, Signs};
 use self::netlink::{Mode, Socket, is_absence};
 use self::netns::Namespace;
+use self::nftables::Nftables;
 use self::observe::View;
 pub(crate) use self::scratch::Scratch;
 use crate::reconcile::Op;
@@ -190,6 +194,7 @@ struct Inner {
     netns_dir: PathBuf,
     host: Namespace,
     host_socket: Arc<Socket>,
+    host_nftables: Nftables,
     /// Domains of kind netns in which we work.
     inside: Mutex<BTreeMap<String, Inside>>,
     signing: Signing,
@@ -203,6 +208,7 @@ struct Inner {
 struct Inside {
     namespace: Namespace,
     socket: Arc<Socket>,
+    nftables: Nftables,
     _monitor: Monitor,
 }
 
@@ -226,8 +232,12 @@ impl Datapath {
         };
         let host = Namespace::open(&path).map_err(failed)?;
         let host_socket = Arc::new(Socket::open(&host).await.map_err(failed)?);
+        let host_nftables = Nftables::open(&host).await.map_err(failed)?;
         let (signing, signs) = monitor::signs();
-        let ours = vec![host_socket.port()];
+        let ours = Ours {
+            route: vec![host_socket.port()],
+            nftables: host_nftables.port(),
+        };
         let monitor = Monitor::start(&host, &host_socket, ours, signing.clone())
             .await
             .map_err(failed)?;
@@ -237,6 +247,7 @@ impl Datapath {
                 netns_dir: options.netns_dir,
                 host,
                 host_socket,
+                host_nftables,
                 inside: Mutex::default(),
                 signing,
                 signs: Mutex::new(Some(signs)),
@@ -526,29 +537,53 @@ impl Datapath {
         }
     }
 
-    /// The socket in a place's namespace; another one when the namespace was made anew.
+    /// The socket in a place's namespace.
     async fn socket(&self, place: &Place) -> io::Result<Arc<Socket>> {
-        let Some(name) = place.own_namespace() else {
-            return Ok(Arc::clone(&self.inner.host_socket));
-        };
+        match place.own_namespace() {
+            Some(name) => self.inside(place, name, |it| Arc::clone(&it.socket)).await,
+            None => Ok(Arc::clone(&self.inner.host_socket)),
+        }
+    }
+
+    /// The socket to the nftables of a place's namespace.
+    async fn nftables(&self, place: &Place) -> io::Result<Nftables> {
+        match place.own_namespace() {
+            Some(name) => self.inside(place, name, |it| it.nftables.clone()).await,
+            None => Ok(self.inner.host_nftables.clone()),
+        }
+    }
+
+    /// What works in a domain's namespace; begins anew when the namespace was made anew.
+    async fn inside<T>(
+        &self,
+        place: &Place,
+        name: &str,
+        what: impl FnOnce(&Inside) -> T,
+    ) -> io::Result<T> {
         let namespace = self.namespace(place).await?;
         let mut all = self.inner.inside.lock().await;
         if let Some(inside) = all.get(name)
             && inside.namespace.id()? == namespace.id()?
         {
-            return Ok(Arc::clone(&inside.socket));
+            return Ok(what(inside));
         }
         let socket = Arc::new(Socket::open(&namespace).await?);
-        // Devices are made from the host's socket.
-        let ours = vec![socket.port(), self.inner.host_socket.port()];
+        let nftables = Nftables::open(&namespace).await?;
+        let ours = Ours {
+            // Devices are made from the host's socket.
+            route: vec![socket.port(), self.inner.host_socket.port()],
+            nftables: nftables.port(),
+        };
         let monitor = Monitor::start(&namespace, &socket, ours, self.inner.signing.clone()).await?;
         let inside = Inside {
             namespace,
-            socket: Arc::clone(&socket),
+            socket,
+            nftables,
             _monitor: monitor,
         };
+        let found = what(&inside);
         all.insert(name.to_owned(), inside);
-        Ok(socket)
+        Ok(found)
     }
 
     /// A socket would keep its namespace alive.

@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::netlink::Socket;
 use super::netns::Namespace;
-use super::wire::{attributes, messages};
+use super::wire::{NETLINK_NETFILTER, attributes, messages};
 use super::{observe, program};
 use crate::resource::{ROUTE_PROTOCOL, TABLE};
 
@@ -32,7 +32,6 @@ const WAITING: usize = 256;
 const BUFFER: usize = 8 << 20;
 
 const NETLINK_ROUTE: isize = 0;
-const NETLINK_NETFILTER: isize = 12;
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE` of `linux/rtnetlink.h`.
 const ROUTE_GROUPS: [u32; 4] = [1, 3, 5, 7];
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
@@ -125,6 +124,13 @@ impl Signs {
     }
 }
 
+/// The ports of our sockets.
+#[derive(Debug)]
+pub(super) struct Ours {
+    pub(super) route: Vec<u32>,
+    pub(super) nftables: u32,
+}
+
 /// Listens in one namespace until it is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
@@ -132,11 +138,11 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// `socket` is in the namespace; `ours` are the ports of our rtnetlink sockets.
+    /// `socket` is in the namespace.
     pub(super) async fn start(
         namespace: &Namespace,
         socket: &Socket,
-        ours: Vec<u32>,
+        ours: Ours,
         signs: Signing,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Handle::current();
@@ -156,7 +162,7 @@ impl Monitor {
         let route = open(NETLINK_ROUTE, &ROUTE_GROUPS).await?;
         let nft = open(NETLINK_NETFILTER, &NFT_GROUPS).await?;
         let mut links = Links {
-            ours,
+            ours: ours.route,
             names: BTreeMap::new(),
         };
         for link in socket.links().await? {
@@ -164,7 +170,9 @@ impl Monitor {
         }
         let of_route = move |bytes: &[u8]| links.signs(bytes);
         let route = tokio::spawn(listen(route, signs.clone(), of_route));
-        let nft = tokio::spawn(listen(nft, signs, nft_signs));
+        let nft = tokio::spawn(listen(nft, signs, move |bytes| {
+            nft_signs(bytes, ours.nftables)
+        }));
         Ok(Self {
             _tasks: [route, nft].map(AbortOnDropHandle::new),
         })
@@ -283,11 +291,13 @@ fn is_ours(name: &str) -> bool {
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// What another process than one of ours did to our table, or to somebody's rules.
-fn nft_signs(bytes: &[u8]) -> Vec<Sign> {
+/// What was done to our table, or to somebody's rules, neither by a process of ours nor by our
+/// socket with this port.
+fn nft_signs(bytes: &[u8], port: u32) -> Vec<Sign> {
     let (mut ours, mut others) = (false, false);
     for message in messages(bytes) {
-        if message.kind >> 8 != NFT || program::is_ours(message.port) {
+        let by_us = message.port == port || program::is_ours(message.port);
+        if message.kind >> 8 != NFT || by_us {
             continue;
         }
         let body = message.payload.get(4..).unwrap_or_default();

@@ -1,7 +1,8 @@
-//! `nft` in a namespace: scripts in, our table out.
+//! `nft` in a namespace: the table's own rules in, all of the table out.
 //!
-//! A script is one transaction: it is done whole or refused whole. Listing the elements costs in
-//! proportion to them, so it happens on a full observation only, never for an attach.
+//! Both are rare: the rules say the same for every endpoint and policy, and listing, which costs
+//! in proportion to the elements, happens on a full observation only. What changes with endpoints
+//! and policies goes by `nftables`.
 
 use std::io;
 
@@ -10,12 +11,14 @@ use serde_json::Value;
 
 use super::netns::Namespace;
 use super::program;
-use crate::resource::{Chain, Rule, Ruleset, TABLE, Unseen};
+use crate::resource::{Chain, Rule, Ruleset, TABLE, Unseen, zone_of};
 
 /// Our table as `nft` lists it: its rules, and each set's elements as JSON.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) rules: Ruleset,
+    /// Maps of compiled rules, and the type of their keys.
+    pub(crate) maps: Vec<(String, String)>,
     pub(crate) elements: Vec<(String, Value)>,
     /// It has flags, which ours never has: it is dormant, or only its owner may change it. What it
     /// holds isn't listed then.
@@ -191,6 +194,8 @@ struct RuleObject {
 #[derive(Deserialize)]
 struct SetObject {
     name: String,
+    #[serde(rename = "type", default)]
+    kind: Value,
     #[serde(default)]
     elem: Vec<Value>,
 }
@@ -220,7 +225,13 @@ impl Listing {
             Object::Set(set) | Object::Map(set) => {
                 let elements = set.elem.into_iter().map(|it| (set.name.clone(), it));
                 self.elements.extend(elements);
-                self.rules.sets.push((set.name, Unseen(None)));
+                match zone_of(&set.name) {
+                    Some(_) => {
+                        let kind = set.kind.as_str().unwrap_or_default();
+                        self.maps.push((set.name, kind.to_owned()));
+                    }
+                    None => self.rules.sets.push((set.name, Unseen(None))),
+                }
             }
             Object::Other(_) => {}
         }

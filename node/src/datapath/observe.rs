@@ -7,7 +7,7 @@
 //! | address | on a domain's own device; on the host's `lo` only the forwarder's |
 //! | route | protocol 201, in a domain's table |
 //! | neighbor, FDB entry | permanent, on a device of ours |
-//! | rules, elements | table `inet contiv` |
+//! | rules, maps, elements | table `inet contiv` |
 //! | passages | the very rule in `DOCKER-USER` |
 //!
 //! A device or an element that belongs to no domain any more is put at the host, where nobody
@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use bus_schema::node::DomainKind;
 use bus_schema::{MacAddr, Vni};
@@ -36,7 +37,7 @@ use super::netns::Namespace;
 use super::{nft, passage, sysctl};
 use crate::resource::{
     Address, Chain, DNS_ADDRESS, Domain, Fdb, Neighbor, Place, ROUTE_PROTOCOL, Resource, Route,
-    RouteTarget, RuleChain, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    RouteTarget, Rule, RuleChain, RuleMap, State, Sysctl, Table, Unseen, Up, Veth, Vxlan, zone_of,
 };
 
 /// The table of a namespace's routes.
@@ -289,7 +290,7 @@ impl View<'_> {
             return Ok(());
         };
         let mut rules = listing.rules;
-        let compiled = |chain: &mut Chain| RuleChain::zone_of(&chain.name).is_some();
+        let compiled = |chain: &mut Chain| zone_of(&chain.name).is_some();
         let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
         state.insert(Resource::Table(Table {
             place: self.place.clone(),
@@ -320,16 +321,33 @@ impl View<'_> {
             let place = place.unwrap_or(Place::Host);
             state.insert(Resource::Element(element.at(place)));
         }
-        for chain in compiled {
-            let place = match &self.place {
-                Place::Domain(_) => Some(self.place.clone()),
-                Place::Host => RuleChain::zone_of(&chain.name)
-                    .and_then(|zone| zones.get(&zone))
-                    .cloned(),
-            };
+        let place_of = |name: &str| match &self.place {
+            Place::Domain(_) => self.place.clone(),
+            Place::Host => {
+                let zone = zone_of(name);
+                let place = zone.and_then(|zone| zones.get(&zone).cloned());
+                place.unwrap_or(Place::Host)
+            }
+        };
+        for (name, kind) in listing.maps {
+            state.insert(Resource::Map(RuleMap {
+                place: place_of(&name),
+                name,
+                field: elements::field(&kind),
+            }));
+        }
+        for Chain { name, base, rules } in compiled {
+            let rules = rules.into_iter().map(|rule| Rule {
+                digest: rule.digest,
+                text: Unseen(None),
+            });
             state.insert(Resource::Chain(RuleChain {
-                place: place.unwrap_or(Place::Host),
-                chain: chain.into(),
+                place: place_of(&name),
+                chain: Arc::new(Chain {
+                    name,
+                    base,
+                    rules: rules.collect(),
+                }),
             }));
         }
         Ok(())

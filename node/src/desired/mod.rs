@@ -7,34 +7,33 @@
 mod closed;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod memo;
 mod names;
 mod program;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod trace;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use bus_schema::node::DomainKind;
-use bus_schema::policy::Direction;
-use bus_schema::{GroupId, GroupSpec, MacAddr, NodeName, TenantName};
+use bus_schema::{GroupId, MacAddr, NodeName, TenantName};
 use ipnet::IpNet;
 
 use crate::endpoint::{LocalEndpoint, Locals};
-use crate::policy::{Cache, Program};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
-    Address, Chain, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Passage, Peer, Place,
-    Resource, Route, RouteTarget, RuleChain, Ruleset, State, Sysctl, Table, Unseen, Up, Veth,
-    Vxlan,
+    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Passage, Peer, Place, Resource,
+    Resources, Route, RouteTarget, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
 };
 
 use closed::open_addresses;
-use program::Writings;
+use memo::Built;
 
 pub use closed::closed;
+pub use memo::Programs;
 pub use names::{domain_name, interface_names, vxlan_name, zone};
 pub use trace::trace;
 
@@ -56,13 +55,6 @@ impl Params {
         let overhead = if self.vtep.is_ipv4() { 50 } else { 70 };
         self.underlay_mtu.saturating_sub(overhead)
     }
-}
-
-/// What was compiled and written before; it saves work and changes no result.
-#[derive(Debug, Clone, Default)]
-pub struct Programs {
-    compiled: Cache,
-    written: Writings,
 }
 
 /// All of it: the host and every domain.
@@ -129,23 +121,22 @@ pub fn desired_domain(
     params: &Params,
     programs: &mut Programs,
 ) -> State {
-    let locals = locals.values().map(|it| &**it);
-    let locals: Vec<_> = locals.filter(|it| it.tenant == *tenant).collect();
     let networks = facts.tenants.get(tenant).map(|fact| &fact.networks);
-    let networks = || networks.into_iter().flat_map(|networks| networks.values());
-    if locals.is_empty() && !networks().any(|network| holds_block(network, params)) {
+    let mut networks = networks.into_iter().flat_map(|networks| networks.values());
+    if !locals.values().any(|it| it.tenant == *tenant)
+        && !networks.any(|network| holds_block(network, params))
+    {
+        programs.forget(tenant);
         return State::default();
     }
-    let mut domain = DomainBuilder::new(facts, tenant, params);
-    for network in networks() {
-        domain.network(network, facts);
-    }
-    for endpoint in &locals {
-        let network = facts.network(&endpoint.tenant, &endpoint.network);
-        domain.endpoint(endpoint, network, &locals);
-    }
-    domain.rules(tenant, programs);
-    domain.state
+    let built = programs.things(facts, tenant, locals, params);
+    let rules = match facts.tenants.get(tenant) {
+        Some(fact) => programs.rules(tenant, fact, &built),
+        None => built.members,
+    };
+    let mut state = built.state;
+    state.set_rules(&built.place, rules);
+    state
 }
 
 /// Collects one domain's resources.
@@ -159,8 +150,9 @@ struct DomainBuilder<'a> {
     fact: Option<&'a TenantFact>,
     /// The groups to whose members no connections are opened.
     closed: BTreeSet<GroupId>,
+    members: Resources,
     /// The groups with members here.
-    members: BTreeSet<GroupId>,
+    here: BTreeSet<GroupId>,
     state: State,
 }
 
@@ -180,7 +172,8 @@ impl<'a> DomainBuilder<'a> {
             loopback: loopback.clone(),
             fact,
             closed: fact.map(TenantFact::closed_groups).unwrap_or_default(),
-            members: BTreeSet::new(),
+            members: Resources::new(),
+            here: BTreeSet::new(),
             state: State::default(),
         };
         let kind = params.kind;
@@ -210,6 +203,26 @@ impl<'a> DomainBuilder<'a> {
             target: RouteTarget::Unreachable,
         }));
         builder
+    }
+
+    fn build(mut self, facts: &Projection, tenant: &TenantName, locals: &Locals) -> Built {
+        let locals = locals.values().map(|it| &**it);
+        let locals: Vec<_> = locals.filter(|it| it.tenant == *tenant).collect();
+        let networks = self.fact.map(|fact| &fact.networks);
+        for network in networks.into_iter().flat_map(|networks| networks.values()) {
+            self.network(network, facts);
+        }
+        for endpoint in &locals {
+            let network = facts.network(&endpoint.tenant, &endpoint.network);
+            self.endpoint(endpoint, network, &locals);
+        }
+        Built {
+            place: self.place,
+            zone: self.zone,
+            state: self.state,
+            members: self.members,
+            here: self.here,
+        }
     }
 
     fn put(&mut self, resource: Resource) {
@@ -351,14 +364,15 @@ impl<'a> DomainBuilder<'a> {
     ) {
         let (place, device) = (self.place.clone(), endpoint.host_interface.clone());
         self.stamp(&device, address, group);
-        self.members.insert(group);
+        self.here.insert(group);
         if !self.closed.contains(&group) {
-            self.put(Resource::Element(Element::Member {
+            let member = Resource::Element(Element::Member {
                 place: place.clone(),
                 zone: self.zone,
                 address,
                 group,
-            }));
+            });
+            self.members.insert(member.key(), member);
         }
         self.put(Resource::Element(Element::Endpoint {
             place: place.clone(),
@@ -394,77 +408,6 @@ impl<'a> DomainBuilder<'a> {
             None => Some(GroupId::UNGROUPED),
             Some(group) => Some(self.fact?.groups.get(group)?.spec.id),
         }
-    }
-
-    /// Who may open connections, and go on with them. A tenant of which newer events tell knows
-    /// nobody, so none are opened.
-    fn rules(&mut self, tenant: &TenantName, programs: &mut Programs) {
-        let Some(fact) = self.fact else {
-            return;
-        };
-        let known = programs
-            .written
-            .known((&self.place, self.zone), tenant, fact);
-        self.state.add_rules(&self.place, &known);
-        if fact.newer {
-            return;
-        }
-        let revision = fact.ruled().0 as u16;
-        self.decide(|place, zone| Element::Revision {
-            place,
-            zone,
-            revision,
-        });
-        let chain: Arc<Chain> = program::revision_chain(self.zone, revision).into();
-        self.decide(|place, zone| Element::Revised {
-            place,
-            zone,
-            chain: chain.name.clone(),
-        });
-        let place = self.place.clone();
-        self.put(Resource::Chain(RuleChain { place, chain }));
-        for group in fact.groups.values() {
-            let GroupSpec { id, policies, .. } = &group.spec;
-            if policies.is_empty() {
-                continue;
-            }
-            for direction in [Direction::In, Direction::Out] {
-                // The rules of senders everywhere are decided here, those of receivers only here.
-                if direction == Direction::Out || self.members.contains(id) {
-                    let program = programs
-                        .compiled
-                        .program((tenant, fact), policies, direction);
-                    self.program((*id, direction), &program, &mut programs.written);
-                }
-            }
-        }
-        programs.compiled.sweep(tenant);
-        programs.written.sweep();
-    }
-
-    fn program(
-        &mut self,
-        (group, direction): (GroupId, Direction),
-        program: &Arc<Program>,
-        written: &mut Writings,
-    ) {
-        if program.is_empty() {
-            return;
-        }
-        let written = written.of((&self.place, self.zone), direction, program);
-        self.state.add_rules(&self.place, &written.rules);
-        self.decide(|place, zone| Element::Program {
-            place,
-            zone,
-            direction,
-            group,
-            chain: written.entry.clone(),
-        });
-    }
-
-    fn decide(&mut self, element: impl FnOnce(Place, u16) -> Element) {
-        let element = element(self.place.clone(), self.zone);
-        self.put(Resource::Element(element));
     }
 }
 

@@ -1,369 +1,439 @@
-//! Compiled rules in words of nft.
+//! A compiled program in words of nft: chains, and maps that lead to them.
 //!
-//! A chain's name is its kind, the domain's zone and a digest of its text: `p` a program, `l` a
-//! line, `a` rules about addresses one after another, `m` the comparison of a level. A line leaves
-//! its result in the mark; `m` keeps it in the connection's mark when that holds a worse one. The
-//! one chain `r` has no digest: it marks connections with the rules' revision.
+//! A name is its kind, the domain's zone and a digest of the program's name: `p` what a program
+//! asks, `g` and `n` the maps by group and by prefix, `l` a line, with its spot. `m` compares a
+//! level and `v` leads to it, for all programs of the domain. A line leaves its result in the mark;
+//! `m` keeps it in the connection's mark when that holds a worse one.
+//!
+//! Maps have names and chains few maps of their own, because the kernel looks through all maps of
+//! a table for the name of each that has none (`nf_tables_set_alloc_name`).
+//!
+//! What is written of a program follows the program: where two of its states share a line, nothing
+//! is written anew.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bus_schema::GroupId;
 use bus_schema::policy::{Direction, PortRange, Protocol};
-use bus_schema::{GroupId, GroupName, TenantName};
-use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use super::names;
-use crate::policy::{Addresses, Interval, Line, Program, Value};
-use crate::projection::{GroupFact, TenantFact};
-use crate::resource::{Chain, Element, OPENER, Place, Resource, Resources, RuleChain};
+use crate::policy::{Line, Program, Spot, Value};
+use crate::resource::{
+    Chain, Element, Field, Key, Kind, Place, Resource, Resources, RuleChain, RuleMap, Span, Step,
+    Steps, Target,
+};
 
-/// A program's chains, and what counts its rules.
+/// So few steps are as fast one after another as in a tree.
+const FEW: usize = 8;
+/// A line with more steps for a protocol is written in parts of [`CELL`] ports, so that a change
+/// writes few of them.
+const MANY: usize = 64;
+const CELL: u16 = 1_024;
+
+/// Where a program is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sheet {
+    pub(super) place: Place,
+    pub(super) zone: u16,
+    pub(super) direction: Direction,
+}
+
+/// A program as it is written.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
-    /// The name of the chain to jump to.
-    pub(super) entry: String,
-    pub(super) rules: Resources,
-}
-
-/// By place, direction and the program's place in memory, which is its own as long as we hold it.
-type Slot = (Place, u16, Direction, usize);
-
-/// What was written before.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Writings {
-    programs: BTreeMap<Slot, (Arc<Program>, Arc<Written>)>,
-    known: BTreeMap<TenantName, Known>,
-}
-
-/// A tenant's groups in words of nft, and what they were written of.
-#[derive(Debug, Clone)]
-struct Known {
-    of: (Place, u16),
-    /// Those left out; absent: all.
-    closed: Option<BTreeSet<GroupId>>,
-    groups: OrdMap<GroupName, GroupFact>,
+    sheet: Sheet,
+    /// Zone and digest, in all of its names.
+    head: String,
+    program: Arc<Program>,
     rules: Resources,
 }
 
-impl Writings {
-    /// The groups that packets may be of.
-    pub(super) fn known(
-        &mut self,
-        (place, zone): (&Place, u16),
-        tenant: &TenantName,
-        fact: &TenantFact,
-    ) -> Resources {
-        let of = (place.clone(), zone);
-        let closed = (!fact.newer).then(|| fact.closed_groups());
-        let unchanged =
-            |it: &&Known| it.of == of && it.closed == closed && it.groups.ptr_eq(&fact.groups);
-        if let Some(known) = self.known.get(tenant).filter(unchanged) {
-            return known.rules.clone();
-        }
-        let groups = fact.groups.values().map(|group| group.spec.id);
-        let elements = groups.chain([GroupId::UNGROUPED]).flat_map(|group| {
-            let place = || place.clone();
-            let same = Element::Same {
-                place: place(),
-                zone,
-                group,
-            };
-            let known = Element::Known {
-                place: place(),
-                zone,
-                group,
-            };
-            let opener = Element::Opener {
-                place: place(),
-                zone,
-                group,
-            };
-            let open = closed.as_ref().is_some_and(|it| !it.contains(&group));
-            let opening = [known, opener].into_iter().filter(move |_| open);
-            opening.chain([same])
-        });
-        let elements = elements.map(Resource::Element);
-        let rules: Resources = elements.map(|it| (it.key(), it)).collect();
-        let groups = fact.groups.clone();
-        let known = Known {
-            of,
-            closed,
-            groups,
-            rules: rules.clone(),
-        };
-        self.known.insert(tenant.clone(), known);
-        rules
-    }
-
-    pub(super) fn of(
-        &mut self,
-        (place, zone): (&Place, u16),
-        direction: Direction,
-        program: &Arc<Program>,
-    ) -> Arc<Written> {
-        let key = (place.clone(), zone, direction, Arc::as_ptr(program).addr());
-        let write = || {
-            let (entry, chains) = Writer::new(zone).write(program, direction);
-            let chain = |chain| {
-                let place = place.clone();
-                Resource::Chain(RuleChain { place, chain })
-            };
-            let hit = |rule: &u32| {
-                let (place, rule) = (place.clone(), *rule);
-                Resource::Element(Element::Hit { place, zone, rule })
-            };
-            let all = chains.into_values().map(chain);
-            let all = all.chain(program.rules.keys().map(hit));
-            let rules = all.map(|it| (it.key(), it)).collect();
-            (Arc::clone(program), Written { entry, rules }.into())
-        };
-        Arc::clone(&self.programs.entry(key).or_insert_with(write).1)
-    }
-
-    /// Drops what nobody else holds.
-    pub(super) fn sweep(&mut self) {
-        self.programs
-            .retain(|_, (program, _)| Arc::strong_count(program) > 1);
-    }
-}
-
-/// So many elements of a map are written together.
-const CHUNK: u16 = 64;
-
-struct Writer {
-    zone: u16,
-    chains: BTreeMap<String, Arc<Chain>>,
-    /// Lines are shared; each is written once.
-    lines: BTreeMap<usize, String>,
-}
-
-impl Writer {
-    fn new(zone: u16) -> Self {
+impl Written {
+    /// Nothing of it is written yet.
+    pub(super) fn new(sheet: Sheet, name: &str) -> Self {
         Self {
-            zone,
-            chains: BTreeMap::new(),
-            lines: BTreeMap::new(),
+            head: format!("{}_{}", sheet.zone, names::hex(name, 12)),
+            sheet,
+            program: Arc::default(),
+            rules: Resources::new(),
         }
     }
 
-    /// The name of the chain to jump to, and all chains by their names.
-    fn write(
-        mut self,
-        program: &Program,
-        direction: Direction,
-    ) -> (String, BTreeMap<String, Arc<Chain>>) {
-        for level in program.levels() {
-            let name = level_chain(self.zone, level);
-            let worse = u32::from(level) << Value::LEVEL | Value::NUMBER;
-            let rule = format!("ct mark > {worse:#x} ct mark set meta mark");
-            let chain = Chain::new(&name, [rule.as_str()]);
-            self.chains.insert(name, chain.into());
-        }
-        let address = match direction {
-            Direction::In => "ip saddr",
-            Direction::Out => "ip daddr",
-        };
-        let mut rules = Vec::new();
-        if !program.groups.is_empty() {
-            if direction == Direction::Out {
-                rules.push("meta mark set 0".to_owned());
-                rules.push("meta mark set ct zone . ip daddr map @members".to_owned());
-            }
-            rules.push(self.groups(&program.groups, direction));
-        }
-        match &program.addresses {
-            Addresses::Classes(classes) if classes.is_empty() => {}
-            Addresses::Classes(classes) => rules.push(self.classes(classes, address)),
-            Addresses::List(listed) => {
-                let mut texts = Vec::new();
-                for rule in listed {
-                    let wanted = wanted(rule.protocol, &rule.ports);
-                    let found = self.found(rule.value);
-                    for interval in &rule.ranges {
-                        let interval = range(*interval);
-                        texts.push(format!("{address} {interval} {wanted}{found}"));
-                    }
-                }
-                rules.push(format!("jump {}", self.chain('a', &texts)));
-            }
-        }
-        if !program.anybody.is_empty() {
-            rules.push(format!("jump {}", self.line(&program.anybody)));
-        }
-        (self.chain('p', &rules), self.chains)
+    /// The name of the chain to jump to.
+    pub(super) fn entry(&self) -> String {
+        format!("p{}", self.head)
     }
 
-    /// The line of a group. Many are looked up in two steps, so that a change writes few anew.
-    fn groups(&mut self, groups: &BTreeMap<GroupId, Arc<Line>>, direction: Direction) -> String {
-        let (peer, key): (_, fn(u16) -> String) = match direction {
-            Direction::In => ("meta priority", |id| format!("0:{id:x}")),
-            Direction::Out => ("meta mark", |id| format!("{id:#x}")),
-        };
-        let mut chunks: BTreeMap<u16, Vec<String>> = BTreeMap::new();
-        for (group, line) in groups {
-            let element = format!("{} : jump {}", key(group.0), self.line(line));
-            chunks
-                .entry(group.0 / CHUNK * CHUNK)
-                .or_default()
-                .push(element);
-        }
-        let chunks = chunks.into_iter().map(|(first, elements)| {
-            let map = format!("{peer} vmap {{ {} }}", elements.join(", "));
-            (key(first), map)
-        });
-        let mask = format!("& {:#x}", u32::from(u16::MAX / CHUNK * CHUNK));
-        self.two_steps(&format!("{peer} {mask}"), chunks.collect())
+    pub(super) fn rules(&self) -> &Resources {
+        &self.rules
     }
 
-    /// The line of an address, likewise: a run of intervals ends where their own addresses say so,
-    /// wherever others come and go. `nft` reads each map of plain ranges before it changes any
-    /// element, but none of concatenated ones: hence the zone, which is always the same here.
-    fn classes(&mut self, classes: &[(Interval, Arc<Line>)], address: &str) -> String {
-        let key = format!("ct zone . {address}");
-        let zone = self.zone;
-        let range = |interval| format!("{zone} . {}", range(interval));
-        let ends =
-            |(first, _): Interval| crc32fast::hash(&first.octets()).is_multiple_of(CHUNK.into());
-        let chunks = classes.chunk_by(|_, (next, _)| !ends(*next));
-        let mut maps = Vec::new();
-        for chunk in chunks {
-            let elements = chunk
-                .iter()
-                .map(|(interval, line)| format!("{} : jump {}", range(*interval), self.line(line)));
-            let elements: Vec<_> = elements.collect();
-            let map = format!("{key} vmap {{ {} }}", elements.join(", "));
-            if let [((first, _), _), ..] = chunk
-                && let [.., ((_, last), _)] = chunk
-            {
-                maps.push((range((*first, *last)), map));
-            }
-        }
-        self.two_steps(&key, maps)
-    }
-
-    /// A map of maps; one alone is looked up at once.
-    fn two_steps(&mut self, key: &str, maps: Vec<(String, String)>) -> String {
-        if let [(_, map)] = &maps[..] {
-            return map.clone();
-        }
-        let elements = maps
-            .into_iter()
-            .map(|(of, map)| format!("{of} : jump {}", self.chain('c', &[map])));
-        let elements: Vec<_> = elements.collect();
-        format!("{key} vmap {{ {} }}", elements.join(", "))
-    }
-
-    fn line(&mut self, line: &Line) -> String {
-        let key = std::ptr::from_ref(line).addr();
-        if let Some(name) = self.lines.get(&key) {
-            return name.clone();
-        }
-        let mut rules = Vec::new();
-        for (protocol, steps) in &line.ports {
-            self.steps(*protocol, steps, &mut rules);
-        }
-        match line.protocols.len() {
-            0 => {}
-            1 => {
-                for (protocol, value) in &line.protocols {
-                    rules.push(format!("meta l4proto {}{}", protocol.0, self.found(*value)));
-                }
-            }
-            _ => {
-                let key = |protocol: &Protocol| protocol.0.to_string();
-                let of = line.protocols.iter().map(|(it, value)| (key(it), *value));
-                rules.push(self.map("meta l4proto", &of.collect::<Vec<_>>()));
-            }
-        }
-        if let Some(value) = line.rest {
-            rules.push(self.found(value).trim_start().to_owned());
-        }
-        let name = self.chain('l', &rules);
-        self.lines.insert(key, name.clone());
-        name
-    }
-
-    /// A few steps are as fast one after another as in a tree, and spare `nft` the map of ranges.
-    fn steps(&self, protocol: Protocol, steps: &[(PortRange, Value)], rules: &mut Vec<String>) {
-        const FEW: usize = 8;
-        if steps.len() <= FEW {
-            for (ports, value) in steps {
-                rules.push(format!("{protocol} dport {ports}{}", self.found(*value)));
-            }
+    /// Writes down what the program is now.
+    pub(super) fn follow(&mut self, program: &Arc<Program>) {
+        if Arc::ptr_eq(&self.program, program) {
             return;
         }
-        let of = steps
-            .iter()
-            .map(|(ports, value)| (ports.to_string(), *value));
-        rules.push(self.map(&format!("{protocol} dport"), &of.collect::<Vec<_>>()));
+        let before = std::mem::replace(&mut self.program, Arc::clone(program));
+        for item in before.lines.diff(&program.lines) {
+            let (spot, line) = match item {
+                DiffItem::Add(spot, line)
+                | DiffItem::Update {
+                    new: (spot, line), ..
+                } => (*spot, Some(&**line)),
+                DiffItem::Remove(spot, _) => (*spot, None),
+            };
+            self.line(spot, line);
+        }
+        self.maps(&before, program);
+        self.root(program);
     }
 
-    fn map(&self, key: &str, of: &[(String, Value)]) -> String {
-        let mut text = format!("meta mark set {key} map {{ ");
-        for (index, (key, value)) in of.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            // Writing to a string doesn't fail.
-            let _ = write!(text, "{comma}{key} : {:#x}", value.0);
-        }
-        let levels: BTreeSet<u8> = of.iter().map(|(_, it)| it.level()).collect();
-        let chain = |level: u8| level_chain(self.zone, level);
-        let mut targets = levels.iter().map(|level| {
-            let mask = u32::from(*level) << Value::LEVEL;
-            format!("{mask:#x} : goto {}", chain(*level))
+    fn line(&mut self, spot: Spot, line: Option<&Line>) {
+        let name = self.name_of(spot);
+        let drafts = line.map_or_else(Vec::new, |line| {
+            let mut writer = Writer {
+                zone: self.sheet.zone,
+                name: &name,
+                chains: Vec::new(),
+            };
+            writer.line(line);
+            writer.chains
         });
-        match (targets.next(), targets.next()) {
-            (Some(_), None) => {
-                let level = levels.first().copied().unwrap_or_default();
-                text + &format!(" }} goto {}", chain(level))
-            }
-            (one, other) => {
-                let all: Vec<_> = one.into_iter().chain(other).chain(targets).collect();
-                let mask = !Value::NUMBER;
-                text + &format!(" }} meta mark & {mask:#x} vmap {{ {} }}", all.join(", "))
+        let written: BTreeSet<&str> = drafts.iter().map(|(name, _)| name.as_str()).collect();
+        let gone: Vec<Key> = self.chains_from(&name, &written);
+        for key in gone {
+            self.rules.remove(&key);
+        }
+        for (name, rules) in drafts {
+            self.chain(name, rules);
+        }
+        let Some((map, key)) = self.led_from(spot) else {
+            return;
+        };
+        let lead = Resource::Element(Element::Line {
+            map,
+            key,
+            to: Target::Jump(name),
+        });
+        match line {
+            Some(_) => self.put(lead),
+            None => {
+                self.rules.remove(&lead.key());
             }
         }
     }
 
-    /// The end of a rule whose value is found.
-    fn found(&self, value: Value) -> String {
-        let chain = level_chain(self.zone, value.level());
-        format!(" meta mark set {:#x} goto {chain}", value.0)
+    /// The chains of a line that are written and shall be no more.
+    fn chains_from(&self, line: &str, but: &BTreeSet<&str>) -> Vec<Key> {
+        let first = Key {
+            place: self.sheet.place.clone(),
+            kind: Kind::Chain,
+            id: line.to_owned(),
+        };
+        let from = self.rules.range(first.clone()..).map(|(key, _)| key);
+        let same = from.take_while(|key| key.kind == first.kind && key.id.starts_with(line));
+        same.filter(|key| !but.contains(key.id.as_str()))
+            .cloned()
+            .collect()
     }
 
-    fn chain(&mut self, kind: char, rules: &[String]) -> String {
-        let name = format!("{kind}{}_{}", self.zone, names::hex(&rules.join("\n"), 16));
-        let chain = Chain::new(&name, rules.iter().map(String::as_str));
-        self.chains.insert(name.clone(), chain.into());
-        name
+    fn name_of(&self, spot: Spot) -> String {
+        let head = &self.head;
+        match spot {
+            Spot::Group(id) => format!("l{head}_g{:04x}", id.0),
+            Spot::Net(net) => {
+                format!(
+                    "l{head}_n{:08x}{:02}",
+                    net.network().to_bits(),
+                    net.prefix_len()
+                )
+            }
+            Spot::Anybody => format!("l{head}_any"),
+        }
+    }
+
+    /// Map and key that lead to a line.
+    fn led_from(&self, spot: Spot) -> Option<(RuleMap, u32)> {
+        match spot {
+            Spot::Group(id) => Some((self.by_group(), id.0.into())),
+            Spot::Net(net) => Some((self.by_net(net.prefix_len()), net.network().to_bits())),
+            Spot::Anybody => None,
+        }
+    }
+
+    fn by_group(&self) -> RuleMap {
+        RuleMap {
+            place: self.sheet.place.clone(),
+            name: format!("g{}", self.head),
+            field: self.group_field(),
+        }
+    }
+
+    fn group_field(&self) -> Field {
+        match self.sheet.direction {
+            Direction::In => Field::Priority,
+            Direction::Out => Field::Mark,
+        }
+    }
+
+    fn by_net(&self, length: u8) -> RuleMap {
+        RuleMap {
+            place: self.sheet.place.clone(),
+            name: format!("n{}_{length:02}", self.head),
+            field: Field::Source,
+        }
+    }
+
+    fn maps(&mut self, before: &Program, now: &Program) {
+        let stays: BTreeSet<u8> = now.lengths().collect();
+        for length in before.lengths().filter(|it| !stays.contains(it)) {
+            let key = Resource::Map(self.by_net(length)).key();
+            self.rules.remove(&key);
+        }
+        for length in stays {
+            self.put(Resource::Map(self.by_net(length)));
+        }
+        let map = Resource::Map(self.by_group());
+        if has_groups(now) {
+            self.put(map);
+        } else {
+            self.rules.remove(&map.key());
+        }
+    }
+
+    /// What the program asks, one after another.
+    fn root(&mut self, program: &Program) {
+        if program.is_empty() {
+            let key = self.key_of(self.entry());
+            self.rules.remove(&key);
+            return;
+        }
+        let mut rules = Vec::new();
+        if has_groups(program) {
+            if self.sheet.direction == Direction::Out {
+                rules.push(Steps(vec![Step::Mark(0)]));
+                rules.push(Steps(vec![Step::Member]));
+            }
+            let (field, map) = (self.group_field(), self.by_group().name);
+            rules.push(Steps(vec![Step::Ask(field, Step::ALL, map)]));
+        }
+        let field = match self.sheet.direction {
+            Direction::In => Field::Source,
+            Direction::Out => Field::Destination,
+        };
+        for length in program.lengths() {
+            let map = self.by_net(length).name;
+            let mask = u32::MAX << (32 - u32::from(length));
+            rules.push(Steps(vec![Step::Ask(field, mask, map)]));
+        }
+        if program.lines.contains_key(&Spot::Anybody) {
+            let line = self.name_of(Spot::Anybody);
+            rules.push(Steps(vec![Step::Go(Target::Jump(line))]));
+        }
+        self.chain(self.entry(), rules);
+    }
+
+    fn key_of(&self, id: String) -> Key {
+        Key {
+            place: self.sheet.place.clone(),
+            kind: Kind::Chain,
+            id,
+        }
+    }
+
+    /// A chain that is written already stays the one it is.
+    fn chain(&mut self, name: String, rules: Vec<Steps>) {
+        let key = self.key_of(name);
+        if let Some(Resource::Chain(there)) = self.rules.get(&key)
+            && there.chain.is_of(&rules)
+        {
+            return;
+        }
+        let place = self.sheet.place.clone();
+        let chain = Chain::compiled(&key.id, rules).into();
+        self.rules
+            .insert(key, Resource::Chain(RuleChain { place, chain }));
+    }
+
+    fn put(&mut self, resource: Resource) {
+        let key = resource.key();
+        if self.rules.get(&key) != Some(&resource) {
+            self.rules.insert(key, resource);
+        }
     }
 }
 
-pub(super) fn revision_chain(zone: u16, revision: u16) -> Chain {
-    let revision = u32::from(revision) << 16;
-    let rule = format!("ct mark set ct mark & {OPENER:#x} | {revision:#x}");
-    Chain::new(&format!("r{zone}_"), [rule.as_str()])
+fn has_groups(program: &Program) -> bool {
+    let groups = Spot::Group(GroupId(0))..=Spot::Group(GroupId(u16::MAX));
+    program.lines.range(groups).next().is_some()
+}
+
+/// For each level the chain that compares it with the best result so far, and the map that leads
+/// to them.
+pub(super) fn levels(place: &Place, zone: u16, levels: &BTreeSet<u8>) -> Vec<Resource> {
+    let map = RuleMap {
+        place: place.clone(),
+        name: levels_map(zone),
+        field: Field::Mark,
+    };
+    let mut all = Vec::new();
+    for level in levels {
+        let worse = u32::from(*level) << Value::LEVEL | Value::NUMBER;
+        let rule = Steps(vec![Step::Worse(worse), Step::Keep]);
+        let name = level_chain(zone, *level);
+        let chain = Chain::compiled(&name, vec![rule]).into();
+        let place = place.clone();
+        all.push(Resource::Chain(RuleChain { place, chain }));
+        all.push(Resource::Element(Element::Line {
+            map: map.clone(),
+            key: u32::from(*level) << Value::LEVEL,
+            to: Target::Goto(name),
+        }));
+    }
+    all.extend((!levels.is_empty()).then_some(Resource::Map(map)));
+    all
 }
 
 fn level_chain(zone: u16, level: u8) -> String {
     format!("m{zone}_{level}")
 }
 
-fn range((first, last): (Ipv4Addr, Ipv4Addr)) -> String {
-    match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
+fn levels_map(zone: u16) -> String {
+    format!("v{zone}_")
+}
+
+/// Writes one line.
+struct Writer<'a> {
+    zone: u16,
+    name: &'a str,
+    /// Name and rules.
+    chains: Vec<(String, Vec<Steps>)>,
+}
+
+impl Writer<'_> {
+    fn line(&mut self, line: &Line) {
+        let mut rules = Vec::new();
+        for (protocol, steps) in &line.ports {
+            let this = is(Field::Protocol, protocol.0.into());
+            if steps.len() <= FEW {
+                for (ports, value) in steps {
+                    let mut rule = vec![this.clone(), Step::Is(Field::Port, span(*ports))];
+                    rule.extend(self.found(*value));
+                    rules.push(Steps(rule));
+                }
+            } else if steps.len() <= MANY {
+                let found = self.find(Field::Port, steps.iter().map(|it| (span(it.0), it.1)));
+                rules.push(Steps([vec![this], found].concat()));
+            } else {
+                let parts = self.parts(*protocol, steps);
+                let lead = Step::Lead(Field::Port, Step::ALL, parts);
+                rules.push(Steps(vec![this, lead]));
+            }
+        }
+        match line.protocols.len() {
+            0 => {}
+            1 => {
+                for (protocol, value) in &line.protocols {
+                    let mut rule = vec![is(Field::Protocol, protocol.0.into())];
+                    rule.extend(self.found(*value));
+                    rules.push(Steps(rule));
+                }
+            }
+            _ => {
+                let of = line.protocols.iter();
+                let of = of.map(|(it, value)| (Span::one(it.0.into()), *value));
+                rules.push(Steps(self.find(Field::Protocol, of)));
+            }
+        }
+        if let Some(value) = line.rest {
+            rules.push(Steps(self.found(value).into()));
+        }
+        self.chains.push((self.name.to_owned(), rules));
+    }
+
+    /// Many steps, each part in a chain of its own. It is led to from all of its cells: for what no
+    /// step is about nothing else stands in the line.
+    fn parts(&mut self, protocol: Protocol, steps: &[(PortRange, Value)]) -> Vec<(Span, Target)> {
+        let mut led = Vec::new();
+        for part in parts(steps) {
+            let ([(first, _), ..], [.., (last, _)]) = (&part[..], &part[..]) else {
+                continue;
+            };
+            let (first, last) = (first.first & !(CELL - 1), last.last | (CELL - 1));
+            let name = format!("{}_{}_{first:04x}", self.name, protocol.0);
+            let rule = match part[..] {
+                [(ports, value)] if is_whole(ports) => self.found(value).into(),
+                _ => self.find(Field::Port, part.iter().map(|it| (span(it.0), it.1))),
+            };
+            let all = Span(first.into(), last.into());
+            led.push((all, Target::Goto(name.clone())));
+            self.chains.push((name, vec![Steps(rule)]));
+        }
+        led
+    }
+
+    /// Sets the mark to the value of the field, and goes where its level is compared.
+    fn find(&self, field: Field, of: impl Iterator<Item = (Span, Value)>) -> Vec<Step> {
+        let of: Vec<_> = of.map(|(span, value)| (span, value.0)).collect();
+        let levels: BTreeSet<u8> = of.iter().map(|(_, value)| Value(*value).level()).collect();
+        let next = match (levels.first(), levels.len()) {
+            (Some(level), 1) => Step::Go(Target::Goto(level_chain(self.zone, *level))),
+            _ => Step::Ask(Field::Mark, !Value::NUMBER, levels_map(self.zone)),
+        };
+        vec![Step::Find(field, of), next]
+    }
+
+    /// The end of a rule whose value is found.
+    fn found(&self, value: Value) -> [Step; 2] {
+        let level = level_chain(self.zone, value.level());
+        [Step::Mark(value.0), Step::Go(Target::Goto(level))]
     }
 }
 
-fn wanted(protocol: Option<Protocol>, ports: &[PortRange]) -> String {
-    let Some(protocol) = protocol else {
-        return String::new();
-    };
-    if ports.is_empty() {
-        return format!("meta l4proto {}", protocol.0);
+fn is(field: Field, value: u32) -> Step {
+    Step::Is(field, Span::one(value))
+}
+
+fn span(ports: PortRange) -> Span {
+    Span(ports.first.into(), ports.last.into())
+}
+
+/// Steps by cells of ports, so that where one part ends depends on nothing else; runs of cells
+/// that one value has whole are one part.
+fn parts(steps: &[(PortRange, Value)]) -> Vec<Vec<(PortRange, Value)>> {
+    let mut parts: Vec<Vec<(PortRange, Value)>> = Vec::new();
+    for (ports, value) in steps {
+        let mut first = ports.first;
+        loop {
+            let last = (first | (CELL - 1)).min(ports.last);
+            let part = PortRange { first, last };
+            match parts.last_mut().map(Vec::as_mut_slice) {
+                Some([.., (before, _)]) if before.last / CELL == first / CELL => {
+                    if let Some(cell) = parts.last_mut() {
+                        cell.push((part, *value));
+                    }
+                }
+                Some([(run, of)])
+                    if of == value
+                        && is_whole(*run)
+                        && is_whole(part)
+                        && run.last.checked_add(1) == Some(first) =>
+                {
+                    run.last = last;
+                }
+                _ => parts.push(vec![(part, *value)]),
+            }
+            if last == ports.last {
+                break;
+            }
+            first = last + 1;
+        }
     }
-    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-    format!("{protocol} dport {{ {} }}", ports.join(", "))
+    parts
+}
+
+fn is_whole(ports: PortRange) -> bool {
+    ports.first.is_multiple_of(CELL) && ports.last % CELL == CELL - 1
 }

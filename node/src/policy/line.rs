@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bus_schema::policy::{PortRange, Protocol};
 
-use super::{Match, Value};
+use super::{Ranked, Value};
 
 /// The protocols that have ports.
 pub const PORTED: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
@@ -20,7 +20,7 @@ pub struct Line {
 
 impl Line {
     /// From rules, the best first.
-    pub(super) fn new<'a>(rules: impl IntoIterator<Item = Match<'a>>) -> Self {
+    pub(super) fn new<'a>(rules: impl IntoIterator<Item = &'a Ranked>) -> Self {
         let mut line = Self::default();
         let mut painters = PORTED.map(|_| Painter::default());
         for rule in rules {
@@ -30,7 +30,7 @@ impl Line {
                     line.rest = Some(rule.value);
                     break;
                 }
-                (_, Some(index)) => painters[index].paint(rule.ports, rule.value),
+                (_, Some(index)) => painters[index].paint(&rule.ports, rule.value),
                 (Some(protocol), None) => {
                     line.protocols.entry(protocol).or_insert(rule.value);
                 }
@@ -72,14 +72,6 @@ impl Line {
             return range.contains(port).then_some(*value);
         }
         self.protocols.get(&protocol).copied().or(self.rest)
-    }
-
-    /// Every rule that decides anything.
-    pub fn values(&self) -> impl Iterator<Item = Value> {
-        let steps = self.ports.values().flatten().map(|(_, value)| *value);
-        steps
-            .chain(self.protocols.values().copied())
-            .chain(self.rest)
     }
 }
 

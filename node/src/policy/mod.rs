@@ -10,50 +10,53 @@
 //! Only a connection's first packet is asked about; the others pass with their connection.
 //!
 //! A *program* is one direction of all of a group's policies. A rule in it has a *level*: its
-//! priority and its action, the best first (a deny before an allow). A rule's peer is a group, or
-//! addresses (a network stands for its subnets), or anybody. For each kind of peer the best rule is
-//! found on its own, by the peer and then by a *line*: a step function over protocol and port. Of
-//! the three results the one with the best level counts; at equal levels a group's rule before
-//! one of addresses before one of anybody, each the lower id first.
+//! priority and its action, the best first (a deny before an allow). It stands at *spots*: a group,
+//! the prefixes of an address range (a network's are its subnets), or anybody. What stands at a
+//! spot is a *line*: a step function over protocol and port. A packet asks the line of its peer's
+//! group, of each prefix of its peer's address, and of anybody; the best level counts, at equal
+//! levels the first asked.
 //!
 //! | look-up | by | in nft |
 //! |---|---|---|
 //! | the program | the group's id | element of `programs_in`, `programs_out` |
-//! | the line of a group | its id | hash map of the program, in two steps |
-//! | the line of an address | disjoint intervals | interval map of the program, in two steps |
+//! | the line of a group | its id | hash map of the program |
+//! | the line of a prefix | the address, masked | hash map of the program for each length in use |
 //! | the rule | protocol, then disjoint intervals of ports | maps of the line |
 //! | the better of two | level | one comparison in the level's chain |
 //!
-//! So a packet's cost doesn't grow with rules or members, and equal policies share their lines.
-//! A member that comes or goes is an element. Lines and programs are named by a digest of their
-//! text: a change adds new chains, swings an element and drops the old ones, in one transaction. Of
-//! a big map it writes one part and the list of parts anew, not all of it.
-//! A packet under way meanwhile that would meet both is dropped (see `Ruleset::opening`).
+//! So a packet's cost doesn't grow with rules or members, only with the lengths of prefixes that a
+//! program uses, 33 at most; and groups with equal policies share their programs. A member that
+//! comes or goes is an element. A change of one rule makes the lines at its spots anew and nothing
+//! else: a program is changed, not compiled again, and is what it would be if it were. Lines are
+//! named by their spots, so that what leads to them stays. All of it is one transaction, and a
+//! packet under way meanwhile that would meet old and new is dropped (see `Ruleset::opening`).
 //!
 //! # Worst case
 //!
-//! Groups and anybody: as many steps as rules and ports, whatever overlaps. Addresses: `n` ranges
-//! make up to `2n` intervals, and a line has a step for each rule around its interval, so ranges
-//! within ranges within ranges make `n²` steps. Beyond [`MAX_STEPS`] for each rule that part of
-//! the program becomes a plain list of its rules, best first: correct, small, and linear in cost.
+//! A line has twice as many steps as its rules have ranges of ports, and a range of addresses is 62
+//! prefixes at most, so the size is linear whatever overlaps. Rules at one spot are told apart by
+//! ports alone: a change there makes that line anew, but writes only the part of it that differs.
 
-mod addresses;
 mod cache;
 mod decide;
 mod ending;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod line;
 mod program;
 #[cfg(test)]
 mod tests;
 
-pub use addresses::{Addresses, Interval, Listed, MAX_STEPS};
 pub use cache::Cache;
 pub use decide::{Deciding, End, decide};
 pub use ending::must_end;
 pub use line::{Line, PORTED};
-pub use program::Program;
+pub use program::{Program, Spot};
 
-use bus_schema::policy::{Action, PortRange, Priority};
+use std::cmp::Ordering;
+
+use bus_schema::policy::{Action, PortRange, Priority, Protocol};
+use bus_schema::{PolicyName, RuleId};
 
 /// A rule as it decides: its level, then its number in the tenant. The lower is the better one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,12 +93,33 @@ impl Value {
     }
 }
 
-/// What of a rule a line is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Match<'a> {
-    pub(crate) value: Value,
-    pub(crate) protocol: Option<bus_schema::policy::Protocol>,
-    pub(crate) ports: &'a [PortRange],
+/// A rule in its rank, and what a line is made of; whom it is about stands elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranked {
+    pub value: Value,
+    pub policy: PolicyName,
+    pub id: RuleId,
+    pub protocol: Option<Protocol>,
+    /// Empty: all.
+    pub ports: Vec<PortRange>,
+}
+
+impl Ord for Ranked {
+    /// The best first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let level = self.value.level().cmp(&other.value.level());
+        let rank = level.then_with(|| self.id.precedence(&other.id));
+        let rank = rank.then_with(|| self.policy.cmp(&other.policy));
+        let rest = |it: &Self| (it.id.clone(), it.value, it.protocol);
+        rank.then_with(|| rest(self).cmp(&rest(other)))
+            .then_with(|| self.ports.cmp(&other.ports))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// The better of two, the first at equal levels.

@@ -1,124 +1,122 @@
 //! One direction of all of a group's policies.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bus_schema::policy::{Direction, Peer, Protocol, Rule};
 use bus_schema::{GroupId, PolicyName, RuleId};
-use imbl::OrdMap;
-use ipnet::IpNet;
+use imbl::{OrdMap, OrdSet};
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets};
 
-use super::addresses::{Addresses, Interval, Listed};
-use super::{Line, Match, Value, better};
+use super::{Line, Ranked, Value, better};
 use crate::projection::TenantFact;
 
+/// Compiled rules. A clone shares what neither changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Program {
-    pub groups: BTreeMap<GroupId, Arc<Line>>,
-    pub addresses: Addresses,
-    pub anybody: Line,
+    /// Direction and policies in words: what tells it from the tenant's others.
+    pub name: String,
+    pub lines: OrdMap<Spot, Arc<Line>>,
     /// Every rule in it, by its number.
-    pub rules: BTreeMap<u32, (PolicyName, RuleId)>,
+    pub rules: OrdMap<u32, (PolicyName, RuleId)>,
+    /// The rules at each spot, the best first.
+    at: OrdMap<Spot, OrdSet<Arc<Ranked>>>,
+    /// How many rules each level has, and how many nets each length.
+    levels: OrdMap<u8, usize>,
+    lengths: OrdMap<u8, usize>,
+    peers: OrdMap<Option<Peer>, About>,
 }
 
-/// Whom a named peer stands for at the moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Resolved {
+/// Whom a line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spot {
     Group(GroupId),
-    Addresses(Vec<Interval>),
-    /// It isn't there: the rule is about nobody.
-    Nobody,
+    Net(Ipv4Net),
+    Anybody,
 }
 
-pub(super) fn resolve(tenant: &TenantFact, peer: &Peer) -> Resolved {
+/// What is said about a peer, as the rules name it; `None` is anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct About {
+    /// Whom it stands for at the moment: nobody when it isn't there.
+    spots: Arc<[Spot]>,
+    rules: OrdSet<Arc<Ranked>>,
+}
+
+fn resolve(tenant: &TenantFact, peer: Option<&Peer>) -> Arc<[Spot]> {
     match peer {
-        Peer::Group { group } => match tenant.groups.get(group) {
-            Some(group) => Resolved::Group(group.spec.id),
-            None => Resolved::Nobody,
-        },
-        Peer::Network { network } => match tenant.networks.get(network) {
-            Some(network) => {
-                let subnets = network.spec.pools().filter_map(|pool| match pool.subnet {
-                    IpNet::V4(net) => Some((net.network(), net.broadcast())),
-                    IpNet::V6(_) => None,
-                });
-                Resolved::Addresses(subnets.collect())
+        None => [Spot::Anybody].into(),
+        Some(Peer::Group { group }) => {
+            let group = tenant.groups.get(group).into_iter();
+            group.map(|it| Spot::Group(it.spec.id)).collect()
+        }
+        Some(Peer::Network { network }) => {
+            let network = tenant.networks.get(network).into_iter();
+            let pools = network.flat_map(|it| it.spec.pools());
+            let nets = pools.filter_map(|pool| match pool.subnet {
+                IpNet::V4(net) => Some(Spot::Net(net.trunc())),
+                IpNet::V6(_) => None,
+            });
+            nets.collect()
+        }
+        Some(Peer::Addresses { range }) => match (range.first, range.last) {
+            (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST)) => {
+                [Spot::Anybody].into()
             }
-            None => Resolved::Nobody,
-        },
-        Peer::Addresses { range } => match (range.first, range.last) {
-            (std::net::IpAddr::V4(first), std::net::IpAddr::V4(last)) => {
-                Resolved::Addresses(vec![(first, last)])
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                Ipv4Subnets::new(first, last, 0).map(Spot::Net).collect()
             }
-            _ => Resolved::Nobody,
+            _ => Arc::default(),
         },
     }
 }
 
-impl Program {
-    /// Merges the policies' rules of one direction.
-    pub(super) fn new(
-        policies: &[(PolicyName, OrdMap<RuleId, Rule>)],
-        direction: Direction,
-        resolved: &BTreeMap<Peer, Resolved>,
-    ) -> Self {
-        let all = policies
-            .iter()
-            .flat_map(|(policy, rules)| rules.values().map(move |rule| (policy, rule)));
-        let mut merged: Vec<_> = all
-            .filter(|(_, rule)| rule.spec.direction == direction)
-            .map(|(policy, rule)| {
-                let spec = &rule.spec;
-                let value = Value::new(spec.priority, spec.action, rule.number);
-                (value, policy, rule)
-            })
-            .collect();
-        merged.sort_by(
-            |(value, policy, rule), (other_value, other_policy, other)| {
-                let level = value.level().cmp(&other_value.level());
-                level
-                    .then_with(|| rule.id.precedence(&other.id))
-                    .then_with(|| policy.cmp(other_policy))
-            },
-        );
+/// A rule and the policy that it is of.
+pub(super) type Of<'a> = (&'a PolicyName, &'a Rule);
 
-        let mut groups: BTreeMap<GroupId, Vec<Match<'_>>> = BTreeMap::new();
-        let (mut listed, mut anybody) = (Vec::new(), Vec::new());
-        for (value, _, rule) in &merged {
-            let spec = &rule.spec;
-            let matched = Match {
-                value: *value,
-                protocol: spec.protocol,
-                ports: &spec.ports,
-            };
-            match spec.peer.as_ref().map(|peer| resolved.get(peer)) {
-                None => anybody.push(matched),
-                Some(Some(Resolved::Group(id))) => groups.entry(*id).or_default().push(matched),
-                Some(Some(Resolved::Addresses(ranges))) => listed.push(Listed {
-                    ranges: ranges.clone(),
-                    protocol: spec.protocol,
-                    ports: spec.ports.clone(),
-                    value: *value,
-                }),
-                Some(None | Some(Resolved::Nobody)) => {}
-            }
-        }
-        let mut shared: BTreeMap<Line, Arc<Line>> = BTreeMap::new();
-        let groups = groups.into_iter().map(|(id, rules)| {
-            let line = Line::new(rules);
-            let line = shared.entry(line.clone()).or_insert_with(|| line.into());
-            (id, Arc::clone(line))
-        });
+/// What makes another program of one.
+#[derive(Debug, Default)]
+pub(super) struct Changes<'a> {
+    pub(super) gone: Vec<Of<'a>>,
+    pub(super) came: Vec<Of<'a>>,
+    /// Peers that may stand for others now.
+    pub(super) moved: Vec<Peer>,
+}
+
+impl Program {
+    pub(super) fn named(name: String) -> Self {
         Self {
-            groups: groups.collect(),
-            addresses: Addresses::new(listed),
-            anybody: Line::new(anybody),
-            rules: merged
-                .iter()
-                .map(|(_, policy, rule)| (rule.number, ((*policy).clone(), rule.id.clone())))
-                .collect(),
+            name,
+            ..Self::default()
         }
+    }
+
+    /// What it is after these changes: the same as if it were made of all rules at once. `None`:
+    /// they don't concern it.
+    pub(super) fn changed(
+        &self,
+        tenant: &TenantFact,
+        direction: Direction,
+        changes: Changes<'_>,
+    ) -> Option<Self> {
+        let mut changing = Changing {
+            tenant,
+            program: self.clone(),
+            touched: BTreeSet::new(),
+            changed: false,
+        };
+        let concerned = |(_, rule): &Of<'_>| rule.spec.direction == direction;
+        for rule in changes.gone.into_iter().filter(concerned) {
+            changing.remove(rule);
+        }
+        for peer in changes.moved {
+            changing.see_again(peer);
+        }
+        for rule in changes.came.into_iter().filter(concerned) {
+            changing.add(rule);
+        }
+        changing.changed.then(|| changing.done())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -132,23 +130,142 @@ impl Program {
         protocol: Protocol,
         port: u16,
     ) -> Option<Value> {
-        let by_group = self.groups.get(&group);
-        let by_group = by_group.and_then(|line| line.find(protocol, port));
-        let by_address = self.addresses.find(address, protocol, port);
-        let by_anybody = self.anybody.find(protocol, port);
-        better(better(by_group, by_address), by_anybody)
+        let nets = self.lengths().filter_map(|length| {
+            let net = Ipv4Net::new(address, length).ok()?;
+            Some(Spot::Net(net.trunc()))
+        });
+        let spots = [Spot::Group(group)].into_iter().chain(nets);
+        let lines = spots
+            .chain([Spot::Anybody])
+            .filter_map(|it| self.lines.get(&it));
+        lines.fold(None, |best, line| better(best, line.find(protocol, port)))
     }
 
-    /// The levels that it decides with.
-    pub fn levels(&self) -> BTreeSet<u8> {
-        let groups = self.groups.values().flat_map(|line| line.values());
-        let addresses: Vec<Value> = match &self.addresses {
-            Addresses::Classes(classes) => {
-                classes.iter().flat_map(|(_, line)| line.values()).collect()
-            }
-            Addresses::List(rules) => rules.iter().map(|rule| rule.value).collect(),
-        };
-        let values = groups.chain(addresses).chain(self.anybody.values());
-        values.map(Value::level).collect()
+    /// The levels that its rules have.
+    pub fn levels(&self) -> impl Iterator<Item = u8> {
+        self.levels.keys().copied()
     }
+
+    /// The lengths of the prefixes that its rules are about, the longest first.
+    pub fn lengths(&self) -> impl Iterator<Item = u8> {
+        self.lengths.keys().rev().copied()
+    }
+}
+
+/// A program on which rules come and go; lines are made at the end.
+struct Changing<'a> {
+    tenant: &'a TenantFact,
+    program: Program,
+    touched: BTreeSet<Spot>,
+    changed: bool,
+}
+
+impl Changing<'_> {
+    fn remove(&mut self, (policy, rule): Of<'_>) {
+        self.changed = true;
+        let ranked = ranked(policy, rule);
+        self.program.rules.remove(&rule.number);
+        count(&mut self.program.levels, ranked.value.level(), -1);
+        let Some(about) = self.program.peers.get_mut(&rule.spec.peer) else {
+            return;
+        };
+        about.rules.remove(&ranked);
+        let spots = Arc::clone(&about.spots);
+        if about.rules.is_empty() {
+            self.program.peers.remove(&rule.spec.peer);
+        }
+        self.go(&ranked, &spots);
+    }
+
+    fn add(&mut self, (policy, rule): Of<'_>) {
+        self.changed = true;
+        let ranked = ranked(policy, rule);
+        let peer = &rule.spec.peer;
+        let name = (policy.clone(), rule.id.clone());
+        self.program.rules.insert(rule.number, name);
+        count(&mut self.program.levels, ranked.value.level(), 1);
+        let about = self.program.peers.entry(peer.clone());
+        let about = about.or_insert_with(|| About {
+            spots: resolve(self.tenant, peer.as_ref()),
+            rules: OrdSet::new(),
+        });
+        about.rules.insert(Arc::clone(&ranked));
+        let spots = Arc::clone(&about.spots);
+        self.come(&ranked, &spots);
+    }
+
+    /// What is said about a peer goes with it, when it stands for others now.
+    fn see_again(&mut self, peer: Peer) {
+        let now = resolve(self.tenant, Some(&peer));
+        let Some(about) = self.program.peers.get_mut(&Some(peer)) else {
+            return;
+        };
+        if about.spots == now {
+            return;
+        }
+        self.changed = true;
+        let before = std::mem::replace(&mut about.spots, Arc::clone(&now));
+        for rule in about.rules.clone() {
+            self.go(&rule, &before);
+            self.come(&rule, &now);
+        }
+    }
+
+    fn go(&mut self, rule: &Arc<Ranked>, spots: &[Spot]) {
+        for spot in spots {
+            if let Some(rules) = self.program.at.get_mut(spot) {
+                rules.remove(rule);
+            }
+            self.touched.insert(*spot);
+        }
+    }
+
+    fn come(&mut self, rule: &Arc<Ranked>, spots: &[Spot]) {
+        for spot in spots {
+            let rules = self.program.at.entry(*spot).or_default();
+            rules.insert(Arc::clone(rule));
+            self.touched.insert(*spot);
+        }
+    }
+
+    fn done(mut self) -> Program {
+        for spot in self.touched {
+            let rules = self.program.at.get(&spot).filter(|it| !it.is_empty());
+            let by = match rules {
+                Some(rules) => {
+                    let line = Line::new(rules.iter().map(|rule| &**rule));
+                    let before = self.program.lines.insert(spot, line.into());
+                    isize::from(before.is_none())
+                }
+                None => {
+                    self.program.at.remove(&spot);
+                    let before = self.program.lines.remove(&spot);
+                    -isize::from(before.is_some())
+                }
+            };
+            if let Spot::Net(net) = spot {
+                count(&mut self.program.lengths, net.prefix_len(), by);
+            }
+        }
+        self.program
+    }
+}
+
+fn count(counts: &mut OrdMap<u8, usize>, key: u8, by: isize) {
+    let now = counts.get(&key).copied().unwrap_or_default();
+    match now.saturating_add_signed(by) {
+        0 => counts.remove(&key),
+        now => counts.insert(key, now),
+    };
+}
+
+fn ranked(policy: &PolicyName, rule: &Rule) -> Arc<Ranked> {
+    let spec = &rule.spec;
+    Arc::new(Ranked {
+        value: Value::new(spec.priority, spec.action, rule.number),
+        policy: policy.clone(),
+        id: rule.id.clone(),
+        protocol: spec.protocol,
+        ports: spec.ports.clone(),
+    })
 }

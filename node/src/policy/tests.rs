@@ -3,177 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use bus_schema::node::Flow;
-use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol, Rule, RuleSpec};
-use bus_schema::{
-    AddressRange, GroupId, GroupName, GroupSpec, NetworkName, NetworkSpec, PolicyName, Pool,
-    RuleId, TenantName, Vni,
-};
+use bus_schema::policy::{Action, Direction, Peer, Priority, Protocol, Rule, RuleSpec};
+use bus_schema::{AddressRange, GroupId, GroupName, GroupSpec, PolicyName, RuleId, TenantName};
 
+use super::fixture::{Dice, address, alter, group, network, policy, rule, tenant};
 use super::*;
-use crate::projection::{GroupFact, NetworkFact, PolicyFact, TenantFact};
-
-/// A small generator (splitmix64), so that a failure names its seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % sides
-    }
-
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.roll(of.len() as u64) as usize].clone()
-    }
-}
-
-fn group(number: u64) -> GroupName {
-    GroupName::new(format!("g{number}")).expect("valid")
-}
-
-fn policy(number: u64) -> PolicyName {
-    PolicyName::new(format!("p{number}")).expect("valid")
-}
-
-fn network(number: u64) -> NetworkName {
-    NetworkName::new(format!("n{number}")).expect("valid")
-}
-
-fn ports(dice: &mut Dice) -> Vec<PortRange> {
-    let ranges = (0..=dice.roll(3)).map(|_| {
-        let edges = [0, 1, 79, 80, 81, 90, 443, 8080, 65_534, 65_535];
-        let (a, b) = (dice.pick(&edges), dice.pick(&edges));
-        PortRange {
-            first: a.min(b),
-            last: if dice.roll(2) == 0 {
-                a.min(b)
-            } else {
-                a.max(b)
-            },
-        }
-    });
-    PortRange::normalise(ranges.collect())
-}
-
-fn address(dice: &mut Dice) -> Ipv4Addr {
-    let edges = [
-        0,
-        0x1400_0000,
-        0x1401_0000,
-        0x1401_0001,
-        0x1401_0080,
-        0x1401_01ff,
-        u32::MAX,
-    ];
-    let near = dice.roll(3) as u32;
-    Ipv4Addr::from_bits(dice.pick(&edges).saturating_add(near))
-}
-
-fn peer(dice: &mut Dice) -> Option<Peer> {
-    match dice.roll(5) {
-        0 | 1 => None,
-        // One more than there are: a rule about nobody.
-        2 => Some(Peer::Group {
-            group: group(dice.roll(5)),
-        }),
-        3 => Some(Peer::Network {
-            network: network(dice.roll(3)),
-        }),
-        _ => {
-            let (a, b) = (address(dice), address(dice));
-            let range = AddressRange {
-                first: a.min(b).into(),
-                last: a.max(b).into(),
-            };
-            Some(Peer::Addresses { range })
-        }
-    }
-}
-
-fn rule(dice: &mut Dice, number: u32) -> Rule {
-    let protocol = match dice.roll(7) {
-        0 | 1 => None,
-        2 => Some(Protocol::ICMP),
-        3 => Some(Protocol(47)),
-        4 => Some(Protocol::UDP),
-        _ => Some(Protocol::TCP),
-    };
-    let with_ports = protocol.is_some_and(Protocol::has_ports) && dice.roll(4) > 0;
-    let priorities: Vec<u8> = vec![1, 1, 2, 50, 100];
-    Rule {
-        id: RuleId::new(
-            dice.pick(&["1", "2", "10", "9", "a", "b"]).to_owned() + &number.to_string(),
-        )
-        .expect("valid"),
-        number,
-        spec: RuleSpec {
-            direction: dice.pick(&[Direction::In, Direction::Out]),
-            priority: Priority::new(dice.pick(&priorities)).expect("in range"),
-            action: dice.pick(&[Action::Allow, Action::Deny]),
-            protocol,
-            ports: if with_ports { ports(dice) } else { Vec::new() },
-            peer: peer(dice),
-        },
-    }
-}
-
-fn tenant(dice: &mut Dice) -> TenantFact {
-    let mut tenant = TenantFact::default();
-    for (number, subnet) in [(0, "20.1.0.0/24"), (1, "20.1.1.0/25")] {
-        let spec = NetworkSpec {
-            tenant: TenantName::default_tenant(),
-            name: network(number),
-            vni: Vni(7),
-            v4: Pool {
-                subnet: subnet.parse().expect("a subnet"),
-                gateway: IpAddr::V4(Ipv4Addr::new(20, 1, 1, 126)),
-                range: None,
-            },
-            v6: None,
-            docker_name: None,
-        };
-        let fact = NetworkFact {
-            spec,
-            closing: false,
-            pools: Default::default(),
-            blocks: Default::default(),
-        };
-        tenant.networks.insert(network(number), fact);
-    }
-    let mut number = 0;
-    for name in 0..3 {
-        let mut fact = PolicyFact::default();
-        for _ in 0..dice.roll(12) {
-            number += 1;
-            let rule = rule(dice, number);
-            fact.rules.insert(rule.id.clone(), rule);
-        }
-        tenant.policies.insert(policy(name), fact);
-    }
-    for name in 0..4 {
-        let policies = (0..3).filter(|_| dice.roll(2) == 0).map(policy);
-        let spec = GroupSpec {
-            tenant: TenantName::default_tenant(),
-            network: network(0),
-            name: group(name),
-            id: GroupId(name as u16 + 2),
-            policies: policies.collect(),
-            docker_name: None,
-            pool: None,
-        };
-        tenant.groups.insert(
-            group(name),
-            GroupFact {
-                spec,
-                closing: false,
-                newer: false,
-            },
-        );
-    }
-    tenant
-}
+use crate::projection::{GroupFact, PolicyFact, TenantFact};
 
 /// What DESIGN says: the rules of all the group's policies, the higher priority first, then deny,
 /// then the lower id; the first that matches decides, and none is an allow.
@@ -313,39 +148,65 @@ fn nothing_is_opened_to_or_by_an_address_that_is_nobodys() {
     }
 }
 
-fn listed(rules: u32) -> Vec<Listed> {
-    let nested = |rank: u32| Listed {
-        ranges: vec![(
-            Ipv4Addr::from_bits(rank),
-            Ipv4Addr::from_bits(1_000_000 - rank),
-        )],
-        protocol: Some(Protocol::TCP),
-        ports: vec![PortRange {
-            first: rank as u16,
-            last: 40_000,
-        }],
-        value: Value(rank),
-    };
-    (0..rules).rev().map(nested).collect()
+/// Each range lies in the one before it.
+#[test]
+fn the_size_is_linear_whatever_lies_within_what() {
+    const RULES: u32 = 1_000;
+    let name = TenantName::default_tenant();
+    let mut tenant = TenantFact::default();
+    let rules = tenant.policies.entry(policy(0)).or_default();
+    for number in 0..RULES {
+        let range = AddressRange {
+            first: Ipv4Addr::from_bits(number).into(),
+            last: Ipv4Addr::from_bits(1_000_000 - number).into(),
+        };
+        let id = RuleId::new(number.to_string()).expect("valid");
+        let spec = RuleSpec {
+            direction: Direction::In,
+            priority: Priority::DEFAULT,
+            action: Action::Deny,
+            protocol: None,
+            ports: Vec::new(),
+            peer: Some(Peer::Addresses { range }),
+        };
+        let rule = Rule { id, number, spec };
+        rules.rules.insert(rule.id.clone(), rule);
+    }
+    let program = Cache::default().program((&name, &tenant), &[policy(0)], Direction::In);
+    assert!(program.lines.len() < 62 * RULES as usize);
+    assert!(program.lengths().count() <= 33);
 }
 
+/// Rules, groups, networks and policies come and go; the program that was changed each time is the
+/// one that is made of what there is.
 #[test]
-fn ranges_within_ranges_become_a_list_and_mean_the_same() {
-    let few = Addresses::new(listed(100));
-    assert!(matches!(few, Addresses::Classes(_)));
-    let many = Addresses::new(listed(2_000));
-    assert!(matches!(many, Addresses::List(_)));
-    let of_few = Addresses::List(listed(100));
-    let dice = &mut Dice(7);
-    for _ in 0..2_000 {
-        let address = Ipv4Addr::from_bits(dice.pick(&[0, 999_890]) + dice.roll(120) as u32);
-        let port = dice.roll(130) as u16;
-        assert_eq!(
-            few.find(address, Protocol::TCP, port),
-            of_few.find(address, Protocol::TCP, port),
-            "{address} {port}"
-        );
+fn a_changed_program_is_what_it_would_be_from_nothing() {
+    let name = TenantName::default_tenant();
+    let mut differing = 0;
+    for seed in 0..60 {
+        let dice = &mut Dice(seed);
+        let mut now = tenant(dice);
+        let mut cache = Cache::default();
+        let mut number = 1_000;
+        for step in 0..60 {
+            for _ in 0..=dice.roll(3) {
+                number += 1;
+                alter(dice, &mut now, number);
+            }
+            for policies in [vec![policy(0)], vec![policy(2), policy(0)], vec![policy(1)]] {
+                for direction in [Direction::In, Direction::Out] {
+                    let changed = cache.program((&name, &now), &policies, direction);
+                    let fresh = Cache::default().program((&name, &now), &policies, direction);
+                    assert_eq!(changed, fresh, "seed {seed}, step {step}");
+                    differing += usize::from(!fresh.is_empty());
+                }
+            }
+            if dice.roll(8) == 0 {
+                cache.sweep(&name);
+            }
+        }
     }
+    assert!(differing > 1_000, "{differing}");
 }
 
 #[test]

@@ -85,19 +85,21 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
 /// First what goes, from the outside in: routes before the neighbors they use, the port down, then
 /// devices, the domain last. Then what comes, from the inside out: the domain, its table, its
 /// settings, devices, addresses. Then the firewall of each place, what comes and what goes in one
-/// transaction: chains before the elements that lead to them, and away after those. Then the
+/// transaction: maps and chains before the elements that lead to them, and away after those. Then the
 /// connections of addresses that are free again. Last what opens: ports, routes after neighbors,
 /// and the way through others' firewalls.
 pub fn order(ops: &mut [Op]) {
     ops.sort_by_cached_key(|op| match op {
         Op::Delete(it) => match it.kind() {
-            Kind::Chain => (2, Some(it.place().clone()), 3, Some(it.key())),
-            Kind::Element => (2, Some(it.place().clone()), 1, Some(it.key())),
+            Kind::Map => (2, Some(it.place().clone()), 5, Some(it.key())),
+            Kind::Chain => (2, Some(it.place().clone()), 4, Some(it.key())),
+            Kind::Element => (2, Some(it.place().clone()), 2, Some(it.key())),
             kind => (0, None, reversed(kind), Some(it.key())),
         },
         Op::Put(it) | Op::Change { to: it, .. } => match it.kind() {
-            Kind::Chain => (2, Some(it.place().clone()), 0, Some(it.key())),
-            Kind::Element => (2, Some(it.place().clone()), 2, Some(it.key())),
+            Kind::Map => (2, Some(it.place().clone()), 0, Some(it.key())),
+            Kind::Chain => (2, Some(it.place().clone()), 1, Some(it.key())),
+            Kind::Element => (2, Some(it.place().clone()), 3, Some(it.key())),
             kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route | Kind::Passage) => {
                 (4, None, kind as i32, Some(it.key()))
             }
@@ -143,7 +145,8 @@ fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
         }
     }
     let emptied = |key: &Key| {
-        matches!(key.kind, Kind::Chain | Kind::Element) && tables.contains(&key.place.netfilter())
+        matches!(key.kind, Kind::Map | Kind::Chain | Kind::Element)
+            && tables.contains(&key.place.netfilter())
     };
     let lost = |key: &Key, resource: &Resource| {
         emptied(key)

@@ -8,7 +8,7 @@ use bus_schema::GroupId;
 use bus_schema::policy::Direction;
 use ipnet::IpNet;
 
-use super::{Chain, Place, Ruleset, TABLE};
+use super::{Chain, Field, Place, Ruleset, Steps, TABLE, Target};
 
 /// Our table and its rules, without the elements of its sets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,18 +27,7 @@ impl fmt::Display for Table {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleChain {
     pub place: Place,
-    pub chain: Arc<Chain>,
-}
-
-impl RuleChain {
-    /// Whether a chain of our table is one of these, by its name: a letter, the domain's zone and
-    /// a digest.
-    pub fn zone_of(name: &str) -> Option<u16> {
-        let (kind, rest) = name.split_at_checked(1)?;
-        let (zone, _) = rest.split_once('_')?;
-        let digits = zone.bytes().all(|it| it.is_ascii_digit());
-        (digits && matches!(kind, "p" | "l" | "c" | "a" | "m" | "r")).then(|| zone.parse().ok())?
-    }
+    pub chain: Arc<Chain<Steps>>,
 }
 
 impl fmt::Display for RuleChain {
@@ -46,6 +35,32 @@ impl fmt::Display for RuleChain {
         let Chain { name, rules, .. } = &*self.chain;
         write!(f, "chain {name} ({} rules) in {}", rules.len(), self.place)
     }
+}
+
+/// A map of compiled rules, from values of a field to chains.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleMap {
+    pub place: Place,
+    pub name: String,
+    /// What its keys are like: of `Source` and `Destination` the first.
+    pub field: Field,
+}
+
+impl fmt::Display for RuleMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, name, field } = self;
+        write!(f, "map {name} ({} : verdict) in {place}", field.words())
+    }
+}
+
+/// The zone in whose domain a chain or a map of compiled rules is, by its name: a letter, the zone
+/// and a digest.
+pub fn zone_of(name: &str) -> Option<u16> {
+    let (kind, rest) = name.split_at_checked(1)?;
+    let (zone, _) = rest.split_once('_')?;
+    let digits = zone.bytes().all(|it| it.is_ascii_digit());
+    (digits && matches!(kind, "p" | "l" | "g" | "n" | "m" | "v" | "r"))
+        .then(|| zone.parse().ok())?
 }
 
 /// An element of one of our sets. `zone` is the domain's conntrack zone, 0 in a namespace.
@@ -105,6 +120,8 @@ pub enum Element {
         group: GroupId,
         chain: String,
     },
+    /// Where a value of a field leads: a group or a prefix to its line.
+    Line { map: RuleMap, key: u32, to: Target },
     /// Counts what a rule decided.
     Hit { place: Place, zone: u16, rule: u32 },
     /// What a connection carries of the group that opened it.
@@ -138,6 +155,7 @@ impl Element {
     pub fn place(&self) -> &Place {
         match self {
             Self::Peer { .. } => &Place::Host,
+            Self::Line { map, .. } => &map.place,
             Self::Stamp { place, .. }
             | Self::Endpoint { place, .. }
             | Self::Gateway { place, .. }
@@ -155,7 +173,7 @@ impl Element {
     }
 
     /// The set or map that it is an element of.
-    pub fn set(&self) -> &'static str {
+    pub fn set(&self) -> &str {
         match self {
             Self::Peer {
                 vtep: IpAddr::V4(_),
@@ -175,6 +193,7 @@ impl Element {
                 ..
             } => "programs_in",
             Self::Program { .. } => "programs_out",
+            Self::Line { map, .. } => &map.name,
             Self::Hit { .. } => "hits",
             Self::Opener { .. } => "openers",
             Self::Same { .. } => "same",
@@ -204,6 +223,7 @@ impl Element {
             Self::Known { zone, group, .. } | Self::Program { zone, group, .. } => {
                 format!("{zone} . {:#x}", group.0)
             }
+            Self::Line { map, key, .. } => map.field.value(*key).to_string(),
             Self::Hit { zone, rule, .. } => format!("{zone} . {rule:#x}"),
             Self::Opener { zone, group, .. } => format!("{zone} . 0:{:x}", group.0),
             Self::Same { zone, group, .. } => format!("{zone} . {0:#x} . {0:#x}", group.0),
@@ -222,6 +242,7 @@ impl Element {
             | Self::Opener { group, .. } => format!(" : {:#x}", group.0),
             Self::Zone { zone, .. } => format!(" : {zone}"),
             Self::Known { group, .. } => format!(" : 0:{:x}", group.0),
+            Self::Line { to, .. } => format!(" : {to}"),
             Self::Program { chain, .. } | Self::Revised { chain, .. } => {
                 format!(" : jump {chain}")
             }
@@ -242,24 +263,13 @@ impl Element {
             Self::Known { .. }
                 | Self::Member { .. }
                 | Self::Program { .. }
+                | Self::Line { .. }
                 | Self::Hit { .. }
                 | Self::Opener { .. }
                 | Self::Same { .. }
                 | Self::Revision { .. }
                 | Self::Revised { .. }
         )
-    }
-
-    /// The line of an nft script that adds it.
-    pub fn add(&self) -> String {
-        let (set, key, value) = (self.set(), self.key(), self.value());
-        format!("add element inet {TABLE} {set} {{ {key}{value} }}\n")
-    }
-
-    /// The line of an nft script that deletes it.
-    pub fn delete(&self) -> String {
-        let (set, key) = (self.set(), self.key());
-        format!("delete element inet {TABLE} {set} {{ {key} }}\n")
     }
 }
 

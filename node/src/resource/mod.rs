@@ -8,18 +8,20 @@ mod firewall;
 mod kernel;
 mod passage;
 mod ruleset;
+mod steps;
 
 use std::fmt;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-pub use firewall::{Element, RuleChain, Table};
+pub use firewall::{Element, RuleChain, RuleMap, Table, zone_of};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sysctl, Up, Veth, Vxlan,
 };
 pub use passage::{Passage, Slaves};
 pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
+pub use steps::{Field, Span, Step, Steps, Target};
 
 /// The route protocol number of our routes: what tells them from others'.
 pub const ROUTE_PROTOCOL: u8 = 201;
@@ -77,6 +79,7 @@ pub enum Resource {
     Address(Address),
     Neighbor(Neighbor),
     Fdb(Fdb),
+    Map(RuleMap),
     Chain(RuleChain),
     Element(Element),
     Up(Up),
@@ -104,6 +107,7 @@ pub enum Kind {
     Device,
     DeviceSysctl,
     Address,
+    Map,
     Chain,
     Element,
     /// After the firewall; before neighbors, which the kernel flushes when a device goes down, and
@@ -126,6 +130,7 @@ impl Resource {
             Self::Address(it) => &it.place,
             Self::Neighbor(it) => &it.place,
             Self::Fdb(it) => &it.place,
+            Self::Map(it) => &it.place,
             Self::Chain(it) => &it.place,
             Self::Element(it) => it.place(),
             Self::Up(it) => &it.place,
@@ -144,6 +149,7 @@ impl Resource {
             Self::Address(_) => Kind::Address,
             Self::Neighbor(_) => Kind::Neighbor,
             Self::Fdb(_) => Kind::Fdb,
+            Self::Map(_) => Kind::Map,
             Self::Chain(_) => Kind::Chain,
             Self::Element(_) => Kind::Element,
             Self::Up(_) => Kind::Up,
@@ -155,7 +161,7 @@ impl Resource {
     /// Whether connections are decided by it: such resources are right only all together.
     pub fn decides(&self) -> bool {
         match self {
-            Self::Chain(_) => true,
+            Self::Map(_) | Self::Chain(_) => true,
             Self::Element(element) => element.decides(),
             _ => false,
         }
@@ -164,7 +170,8 @@ impl Resource {
     /// The device without which this resource can't be, in its place.
     pub fn device(&self) -> Option<&str> {
         match self {
-            Self::Domain(_) | Self::Table(_) | Self::Chain(_) | Self::Element(_) => None,
+            Self::Domain(_) | Self::Table(_) | Self::Map(_) | Self::Chain(_) => None,
+            Self::Element(_) => None,
             Self::Vxlan(_) | Self::Veth(_) | Self::Passage(_) => None,
             Self::Sysctl(it) => it.device.as_deref(),
             Self::Address(it) => Some(&it.device),
@@ -184,6 +191,7 @@ impl Resource {
             Self::Address(it) => format!("{} {}", it.device, it.address),
             Self::Neighbor(it) => format!("{} {}", it.device, it.address),
             Self::Fdb(it) => format!("{} {}", it.device, it.mac),
+            Self::Map(it) => it.name.clone(),
             Self::Chain(it) => it.chain.name.clone(),
             Self::Element(it) => it.id(),
             Self::Up(it) => it.device.clone(),
@@ -209,6 +217,7 @@ impl fmt::Display for Resource {
             Self::Address(it) => it.fmt(f),
             Self::Neighbor(it) => it.fmt(f),
             Self::Fdb(it) => it.fmt(f),
+            Self::Map(it) => it.fmt(f),
             Self::Chain(it) => it.fmt(f),
             Self::Element(it) => it.fmt(f),
             Self::Up(it) => it.fmt(f),
@@ -256,11 +265,9 @@ impl State {
         resources.insert(resource.key(), resource);
     }
 
-    /// Takes in rules of `place`, next to those that are there.
-    pub fn add_rules(&mut self, place: &Place, rules: &Resources) {
-        let part = self.0.entry(place.clone()).or_default();
-        // The fewer go to the more, which stay shared.
-        part.rules = std::mem::take(&mut part.rules).union(rules.clone());
+    /// What decides about connections in `place` is this.
+    pub fn set_rules(&mut self, place: &Place, rules: Resources) {
+        self.0.entry(place.clone()).or_default().rules = rules;
     }
 
     pub fn remove(&mut self, key: &Key) {
@@ -313,7 +320,8 @@ impl State {
         }
     }
 
-    /// Both without the rules that both hold: what they share is skipped, not compared.
+    /// Both without the rules that both hold, and without all else where it is the same for sure:
+    /// what they share is skipped, not compared.
     pub fn apart(&self, other: &Self) -> (Self, Self) {
         let (mut one, mut two) = (self.clone(), other.clone());
         for (place, part) in &self.0 {
@@ -321,6 +329,10 @@ impl State {
                 let (own, others) = differing(&part.rules, &other.rules);
                 one.0[place].rules = own;
                 two.0[place].rules = others;
+                if part.things.ptr_eq(&other.things) {
+                    one.0[place].things = Resources::new();
+                    two.0[place].things = Resources::new();
+                }
             }
         }
         (one, two)

@@ -9,7 +9,7 @@ use std::fmt;
 use bus_schema::GroupId;
 use bus_schema::node::DomainKind;
 
-use super::{RuleChain, TABLE};
+use super::{Steps, TABLE, zone_of};
 use crate::policy::Value;
 
 /// Where each domain's DNS server is bound, and the host's forwarder.
@@ -65,24 +65,24 @@ impl<T> Ord for Unseen<T> {
     }
 }
 
-/// A rule by the digest of its text.
+/// A rule by the digest of what it does, in words of nft.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
+pub struct Rule<W = String> {
     pub digest: String,
-    pub text: Unseen<String>,
+    pub text: Unseen<W>,
 }
 
 /// A chain and its rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Chain {
+pub struct Chain<W = String> {
     pub name: String,
     /// Where netfilter calls it: type, hook and priority.
     pub base: Option<(String, String, i32)>,
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Rule<W>>,
 }
 
 impl Chain {
-    pub fn new<'a>(name: &str, rules: impl IntoIterator<Item = &'a str>) -> Self {
+    fn new<'a>(name: &str, rules: impl IntoIterator<Item = &'a str>) -> Self {
         let rules = rules.into_iter().map(|text| Rule {
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             text: Unseen(Some(text.to_owned())),
@@ -93,16 +93,29 @@ impl Chain {
             rules: rules.collect(),
         }
     }
+}
 
-    /// The lines of an nft script that make its rules these, once the chain is there.
-    pub fn fill(&self) -> String {
-        let name = &self.name;
-        let mut script = format!("flush chain inet {TABLE} {name}\n");
-        for Rule { digest, text } in &self.rules {
-            let text = text.0.as_deref().unwrap_or_default();
-            script += &format!("add rule inet {TABLE} {name} {text} comment \"{digest}\"\n");
+impl Chain<Steps> {
+    pub fn compiled(name: &str, rules: Vec<Steps>) -> Self {
+        let rules = rules.into_iter().map(|steps| Rule {
+            digest: format!("{:08x}", steps.digest()),
+            text: Unseen(Some(steps)),
+        });
+        Self {
+            name: name.to_owned(),
+            base: None,
+            rules: rules.collect(),
         }
-        script
+    }
+
+    /// What its rules do, one after another.
+    pub fn steps(&self) -> impl Iterator<Item = &Steps> {
+        self.rules.iter().filter_map(|rule| rule.text.0.as_ref())
+    }
+
+    /// Whether it was made of these.
+    pub fn is_of(&self, rules: &[Steps]) -> bool {
+        self.steps().eq(rules)
     }
 }
 
@@ -417,7 +430,7 @@ impl Ruleset {
         } else {
             for verb in ["flush", "delete"] {
                 let names = present.chains.iter().map(|chain| &chain.name);
-                for chain in names.filter(|it| RuleChain::zone_of(it).is_none()) {
+                for chain in names.filter(|it| zone_of(it).is_none()) {
                     script += &format!("{verb} chain inet {TABLE} {chain}\n");
                 }
             }

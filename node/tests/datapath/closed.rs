@@ -3,7 +3,7 @@
 use bus_schema::{NetworkName, NodeName, PolicyName};
 use node::datapath::Failure;
 use node::reconcile::{self, Op};
-use node::resource::{Chain, Element, Resource, RuleChain};
+use node::resource::{Chain, Element, Resource, RuleChain, Step, Steps, Target};
 
 use crate::policy::{carries, in_group, one_tenant};
 use crate::traffic::{Echo, Hammer, echoes_from, is_closed, is_dropped, listen, opens};
@@ -62,6 +62,11 @@ async fn the_sender_is_known_by_what_its_packets_carry() {
     assert!(opens(&newcomer, "20.1.1.2", 80).is_some());
 }
 
+/// A rule that no kernel takes: it leads nowhere.
+fn nonsense() -> Steps {
+    Steps(vec![Step::Go(Target::Jump("nowhere".to_owned()))])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_ruleset_leaves_the_port_closed_and_says_so() {
     let mut world = one_tenant().await;
@@ -74,7 +79,7 @@ async fn a_refused_ruleset_leaves_the_port_closed_and_says_so() {
     let mut ops = reconcile::diff(&before, &world.domain(0, "red"));
     for op in &mut ops {
         if let Op::Put(Resource::Chain(RuleChain { chain, .. })) = op {
-            *chain = Chain::new(&chain.name, ["nonsense"]).into();
+            *chain = Chain::compiled(&chain.name, vec![nonsense()]).into();
         }
     }
     let datapath = world.hosts[0].datapath.clone();
@@ -266,7 +271,7 @@ async fn one_tenants_refused_ruleset_stops_no_other_tenants() {
         if let Op::Put(Resource::Chain(RuleChain { place, chain })) = op
             && *place == red
         {
-            *chain = Chain::new(&chain.name, ["nonsense"]).into();
+            *chain = Chain::compiled(&chain.name, vec![nonsense()]).into();
         }
     }
     // One bad element among many.

@@ -5,6 +5,7 @@ mod dns;
 mod figures;
 mod frames;
 mod neighbours;
+mod netlink;
 mod policy;
 mod reach;
 mod traffic;

@@ -1,0 +1,91 @@
+//! One socket to nftables in one namespace: batches in, and what the kernel refuses of them.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::netns::Namespace;
+use super::wire::{Buffer, ERROR, Message, NETLINK_NETFILTER, code, messages, subject};
+
+/// Bytes for the kernel's errors, one for each message that it refuses.
+const ERRORS: usize = 8 << 20;
+/// The kernel takes a batch that is smaller than the buffer by so much, and so do we.
+const SLACK: usize = 4_096;
+
+/// Cheap to clone; a clone is the same socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Nftables {
+    socket: Arc<Mutex<Socket>>,
+    port: u32,
+}
+
+/// What the kernel refuses in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// The message's type and number.
+    pub(crate) kind: u16,
+    pub(crate) number: u32,
+    pub(crate) code: i32,
+}
+
+impl Nftables {
+    pub(crate) async fn open(namespace: &Namespace) -> io::Result<Self> {
+        namespace
+            .run(|| {
+                let mut socket = Socket::new(NETLINK_NETFILTER)?;
+                let port = socket.bind_auto()?.port_number();
+                socket.connect(&SocketAddr::new(0, 0))?;
+                // Errors without the messages that they are about.
+                socket.set_cap_ack(true)?;
+                socket.set_non_blocking(true)?;
+                setsockopt(&socket, RcvBufForce, &ERRORS)?;
+                let socket = Arc::new(Mutex::new(socket));
+                Ok(Self { socket, port })
+            })
+            .await
+    }
+
+    /// By which the kernel names the author of a change.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Has a batch done whole, or refused whole: then what is wrong with it.
+    pub(super) async fn commit(&self, batch: Buffer) -> io::Result<Vec<Refused>> {
+        let socket = Arc::clone(&self.socket);
+        let work = move || {
+            let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+            exchange(&socket, batch.bytes())
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(io::Error::other)?
+    }
+}
+
+/// The kernel works while it is sent to (`nfnetlink_rcv`): all that it has to say is there then.
+fn exchange(socket: &Socket, batch: &[u8]) -> io::Result<Vec<Refused>> {
+    setsockopt(socket, SndBufForce, &(batch.len() + SLACK))?;
+    let sent = socket.send(batch, 0);
+    let mut refused = Vec::new();
+    loop {
+        match socket.recv_from_full() {
+            Ok((bytes, _)) => refused.extend(refusals(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    sent.map(|_| refused)
+}
+
+fn refusals(bytes: &[u8]) -> impl Iterator<Item = Refused> {
+    let errors = messages(bytes).filter(|message| message.kind == ERROR);
+    let refused = errors.map(|Message { payload, .. }| {
+        let (kind, number) = subject(payload);
+        let code = code(payload);
+        Refused { kind, number, code }
+    });
+    refused.filter(|refused| refused.code != 0)
+}
