@@ -29,17 +29,26 @@ fn list(addresses: &[(String, IpAddr)]) -> String {
 
 /// The address that `asked` means on this machine.
 pub fn resolve(asked: &str) -> Result<IpAddr, UnderlayError> {
-    let addresses = getifaddrs().map_err(|error| UnderlayError::System(error.to_string()))?;
-    let has: Vec<(String, IpAddr)> = addresses
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-            let v6 = address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip()));
-            Some((interface.interface_name, v4.or(v6)?))
-        })
-        .filter(|(_, address)| !address.is_loopback() && !is_link_local(*address))
-        .collect();
+    let mut has = addresses().map_err(|error| UnderlayError::System(error.to_string()))?;
+    has.retain(|(_, address)| !address.is_loopback() && !is_link_local(*address));
     pick(asked, has)
+}
+
+/// The interface that has this address; `None` when it can't be found.
+pub fn interface_of(address: IpAddr) -> Option<String> {
+    let has = addresses().ok()?;
+    has.into_iter()
+        .find_map(|(name, it)| (it == address).then_some(name))
+}
+
+fn addresses() -> nix::Result<Vec<(String, IpAddr)>> {
+    let addresses = getifaddrs()?.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        let v6 = address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip()));
+        Some((interface.interface_name, v4.or(v6)?))
+    });
+    Ok(addresses.collect())
 }
 
 fn is_link_local(address: IpAddr) -> bool {

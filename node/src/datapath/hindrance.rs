@@ -1,4 +1,5 @@
-//! Whether somebody else's firewall drops what VRFs forward, or what they ask their name server.
+//! Whether somebody else's firewall drops what VRFs forward, what they ask their name server, or
+//! what other nodes send here.
 //!
 //! An accept of ours overrides no drop of another table, so all that can be done is to say which
 //! rule is missing there. Looked at is a new connection's first packet: a rule that may or may
@@ -9,7 +10,12 @@ use std::fmt;
 use std::io;
 
 use bus_schema::node::DomainKind;
-use serde_json::Value;
+use nftables::expr::{
+    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem,
+};
+use nftables::schema::Chain;
+use nftables::stmt::{Match, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfHook};
 
 use super::netns::Namespace;
 use super::nft::Foreign;
@@ -17,10 +23,10 @@ use super::passage::has_legacy;
 use super::{nft, program};
 use crate::resource::dns_port;
 
-/// A chain that drops what is ours, by a hook of netfilter.
+/// A chain that drops what is ours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hindrance {
-    pub hook: Hook,
+    pub of: Traffic,
     /// Family and name of the table; `None`: the legacy one of iptables.
     pub table: Option<(String, String)>,
     pub chain: String,
@@ -38,39 +44,42 @@ pub enum Keeper {
     Nft,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    Forward,
-    Input,
+/// What must pass a host's firewall.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Traffic {
+    /// Of VRFs, to endpoints here and on other nodes.
+    Forwarded,
+    /// Of VRFs, to their name servers.
+    Asked,
+    /// VXLAN of other nodes, by this interface to this port of UDP.
+    Outer { interface: String, port: u16 },
 }
 
-impl Hook {
-    const ALL: [Self; 2] = [Self::Forward, Self::Input];
-
-    fn name(self) -> &'static str {
+impl Traffic {
+    fn hook(&self) -> NfHook {
         match self {
-            Self::Forward => "forward",
-            Self::Input => "input",
+            Self::Forwarded => NfHook::Forward,
+            Self::Asked | Self::Outer { .. } => NfHook::Input,
         }
     }
 
-    /// Packets that must pass.
-    fn packets(self) -> &'static [Packet] {
-        const DNS: u16 = dns_port(DomainKind::Vrf);
+    fn packets(&self) -> Vec<Packet<'_>> {
+        let forwarded = |output| Packet {
+            input: OF_VRF,
+            output: Some(output),
+            port: None,
+        };
         match self {
-            Self::Forward => &[
-                Packet {
-                    output: Some("cv0"),
-                    port: None,
-                },
-                Packet {
-                    output: Some("cx0"),
-                    port: None,
-                },
-            ],
-            Self::Input => &[Packet {
+            Self::Forwarded => vec![forwarded("cv?"), forwarded("cx?")],
+            Self::Asked => vec![Packet {
+                input: OF_VRF,
                 output: None,
-                port: Some(DNS),
+                port: Some(dns_port(DomainKind::Vrf)),
+            }],
+            Self::Outer { interface, port } => vec![Packet {
+                input: interface,
+                output: None,
+                port: Some(*port),
             }],
         }
     }
@@ -79,14 +88,15 @@ impl Hook {
 impl fmt::Display for Hindrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            hook,
+            of,
             table,
             chain,
             keeper,
         } = self;
-        f.write_str(match hook {
-            Hook::Forward => "this host's firewall drops what containers send each other",
-            Hook::Input => "this host's firewall drops what containers ask their name server",
+        f.write_str(match of {
+            Traffic::Forwarded => "this host's firewall drops what containers send each other",
+            Traffic::Asked => "this host's firewall drops what containers ask their name server",
+            Traffic::Outer { .. } => "this host's firewall drops what other nodes' containers send",
         })?;
         match table {
             Some((family, name)) => write!(f, ": chain {chain} of nft's table {family} {name}. ")?,
@@ -97,26 +107,40 @@ impl fmt::Display for Hindrance {
             Some((family, name)) => (family.as_str(), name.as_str()),
             None => Default::default(),
         };
-        match (keeper, hook) {
+        match (keeper, of) {
+            (Keeper::Firewalld, Traffic::Outer { port, .. }) => write!(
+                f,
+                "firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --reload"
+            ),
             (Keeper::Firewalld, _) => f.write_str(
                 "firewall-cmd --permanent --zone=trusted --add-interface=cd+; firewall-cmd --reload",
             ),
-            (Keeper::Ufw, Hook::Forward) => f.write_str(
+            (Keeper::Ufw, Traffic::Forwarded) => f.write_str(
                 "ufw route allow in on cd+ out on cv+; ufw route allow in on cd+ out on cx+",
             ),
-            (Keeper::Ufw, Hook::Input) => f.write_str("ufw allow in on cd+"),
-            (Keeper::Iptables, Hook::Forward) => write!(
+            (Keeper::Ufw, Traffic::Asked) => f.write_str("ufw allow in on cd+"),
+            (Keeper::Ufw, Traffic::Outer { port, .. }) => write!(f, "ufw allow {port}/udp"),
+            (Keeper::Iptables, Traffic::Forwarded) => write!(
                 f,
                 "iptables -I {chain} -i cd+ -o cv+ -j ACCEPT; iptables -I {chain} -i cd+ -o cx+ -j ACCEPT"
             ),
-            (Keeper::Iptables, Hook::Input) => write!(f, "iptables -I {chain} -i cd+ -j ACCEPT"),
-            (Keeper::Nft, Hook::Forward) => write!(
+            (Keeper::Iptables, Traffic::Asked) => {
+                write!(f, "iptables -I {chain} -i cd+ -j ACCEPT")
+            }
+            (Keeper::Iptables, Traffic::Outer { port, .. }) => {
+                write!(f, "iptables -I {chain} -p udp --dport {port} -j ACCEPT")
+            }
+            (Keeper::Nft, Traffic::Forwarded) => write!(
                 f,
                 r#"nft insert rule {family} {name} {chain} iifname "cd*" oifname {{ "cv*", "cx*" }} accept"#
             ),
-            (Keeper::Nft, Hook::Input) => write!(
+            (Keeper::Nft, Traffic::Asked) => write!(
                 f,
                 r#"nft insert rule {family} {name} {chain} iifname "cd*" accept"#
+            ),
+            (Keeper::Nft, Traffic::Outer { port, .. }) => write!(
+                f,
+                "nft insert rule {family} {name} {chain} udp dport {port} accept"
             ),
         }
     }
@@ -127,8 +151,8 @@ const UFW_FORWARD: &str = "ufw-user-forward";
 
 impl Keeper {
     fn of(table: &Foreign) -> Self {
-        let named = |name| chains(table).any(|chain| chain["name"] == name);
-        match (table.family.as_str(), table.name.as_str()) {
+        let named = |name| table.chains.iter().any(|chain| chain.name == name);
+        match (table.family, table.name.as_str()) {
             (_, "firewalld") => Self::Firewalld,
             ("ip", "filter") if named(UFW_FORWARD) => Self::Ufw,
             ("ip", "filter") => Self::Iptables,
@@ -137,14 +161,16 @@ impl Keeper {
     }
 }
 
-/// An IPv4 packet that a VRF got: its input is the VRF's device.
-struct Packet {
-    output: Option<&'static str>,
+/// What a VRF got has its device as input.
+const OF_VRF: &str = "cd?";
+
+/// An IPv4 packet as a hook sees it; `?` ends the name of whatever device of ours.
+struct Packet<'a> {
+    input: &'a str,
+    output: Option<&'a str>,
     /// Of UDP; `None`: it may be of any protocol.
     port: Option<u16>,
 }
-
-const INPUT: &str = "cd0";
 
 /// What a chain does with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,21 +184,22 @@ enum Fate {
 /// How deep chains call each other at most (`NFT_JUMP_STACK_SIZE`).
 const DEEPEST: usize = 16;
 
-/// What hinders in a namespace.
-pub(super) async fn observe(namespace: &Namespace) -> io::Result<Vec<Hindrance>> {
-    let mut found: Vec<_> = nft::foreign(namespace)
-        .await?
-        .iter()
-        .flat_map(of_table)
-        .collect();
-    if has_legacy(namespace).await? {
+/// What hinders it in a namespace.
+pub(super) async fn observe(
+    namespace: &Namespace,
+    traffic: &[Traffic],
+) -> io::Result<Vec<Hindrance>> {
+    let tables = nft::foreign(namespace).await?;
+    let of_table = |table| traffic.iter().flat_map(move |of| of_table(table, of));
+    let mut found: Vec<_> = tables.iter().flat_map(of_table).collect();
+    if traffic.contains(&Traffic::Forwarded) && has_legacy(namespace).await? {
         let args = ["-w", "-S"];
         let listed = program::run(namespace, "iptables-legacy", &args, String::new()).await;
         let listed = listed.map(|output| output.stdout).unwrap_or_default();
         let listed = String::from_utf8_lossy(&listed);
         if legacy_drops(&listed) {
             found.push(Hindrance {
-                hook: Hook::Forward,
+                of: Traffic::Forwarded,
                 table: None,
                 chain: "FORWARD".to_owned(),
                 keeper: match listed.contains(UFW_FORWARD) {
@@ -194,83 +221,68 @@ fn legacy_drops(listed: &str) -> bool {
     listed.lines().any(|line| line == "-P FORWARD DROP") && !listed.lines().any(passes)
 }
 
-fn of_table(table: &Foreign) -> Vec<Hindrance> {
-    let mut found = Vec::new();
-    for hook in Hook::ALL {
-        for chain in chains(table).filter(|chain| chain["hook"] == hook.name()) {
-            let name = chain["name"].as_str().unwrap_or_default();
-            let dropped = |packet| match walk(table, name, packet, 0) {
-                Fate::Through => chain["policy"] == "drop",
-                fate => fate == Fate::Dropped,
-            };
-            if hook.packets().iter().any(dropped) {
-                found.push(Hindrance {
-                    hook,
-                    table: Some((table.family.clone(), table.name.clone())),
-                    chain: name.to_owned(),
-                    keeper: Keeper::of(table),
-                });
-            }
-        }
-    }
-    found
+fn of_table(table: &Foreign, of: &Traffic) -> Vec<Hindrance> {
+    let hooked = table.chains.iter().filter(|it| it.hook == Some(of.hook()));
+    let drops = |chain: &&Chain<'_>| {
+        let dropped = |packet| match walk(table, &chain.name, packet, 0) {
+            Fate::Through => chain.policy == Some(NfChainPolicy::Drop),
+            fate => fate == Fate::Dropped,
+        };
+        of.packets().iter().any(dropped)
+    };
+    let dropping = hooked.filter(drops).map(|chain| Hindrance {
+        of: of.clone(),
+        table: Some((table.family.to_owned(), table.name.clone())),
+        chain: chain.name.to_string(),
+        keeper: Keeper::of(table),
+    });
+    dropping.collect()
 }
 
-fn chains(table: &Foreign) -> impl Iterator<Item = &Value> {
-    table
-        .objects
-        .iter()
-        .filter_map(|object| object.get("chain"))
-}
-
-fn walk(table: &Foreign, chain: &str, packet: &Packet, depth: usize) -> Fate {
+fn walk(table: &Foreign, chain: &str, packet: &Packet<'_>, depth: usize) -> Fate {
     if depth > DEEPEST {
         return Fate::Through;
     }
-    let rules = table.objects.iter().filter_map(|object| object.get("rule"));
     // It may have returned before this rule.
     let mut perhaps_over = false;
-    for rule in rules.filter(|rule| rule["chain"] == chain) {
-        let Some(statements) = rule["expr"].as_array() else {
-            continue;
-        };
-        let Some(last) = statements.last().and_then(Value::as_object) else {
+    let of_chain = table.rules.iter().filter(|(of, _)| of == chain);
+    for (_, statements) in of_chain {
+        let Some(last) = statements.last() else {
+            perhaps_over = true;
             continue;
         };
         match all_hold(statements, packet) {
             Some(true) => {}
             Some(false) => continue,
             None => {
-                perhaps_over |= last.contains_key("return");
+                perhaps_over |= matches!(last, Statement::Return(_));
                 continue;
             }
         }
-        for (verb, body) in last {
-            let fate = match verb.as_str() {
-                "accept" => Fate::Accepted,
-                "drop" | "reject" => Fate::Dropped,
-                "xt" if body["type"] == "target" && body["name"] == "REJECT" => Fate::Dropped,
-                "return" => return Fate::Through,
-                "goto" | "jump" => {
-                    let target = body["target"].as_str().unwrap_or_default();
-                    match walk(table, target, packet, depth + 1) {
-                        Fate::Through if verb == "jump" => continue,
-                        fate => fate,
-                    }
-                }
-                _ => continue,
-            };
-            return match fate {
-                Fate::Dropped if perhaps_over => Fate::Through,
+        let fate = match last {
+            Statement::Accept(_) => Fate::Accepted,
+            Statement::Drop(_) | Statement::Reject(_) => Fate::Dropped,
+            Statement::XT(Some(xt)) if xt["type"] == "target" && xt["name"] == "REJECT" => {
+                Fate::Dropped
+            }
+            Statement::Return(_) => return Fate::Through,
+            Statement::Goto(to) => walk(table, &to.target, packet, depth + 1),
+            Statement::Jump(to) => match walk(table, &to.target, packet, depth + 1) {
+                Fate::Through => continue,
                 fate => fate,
-            };
-        }
+            },
+            _ => continue,
+        };
+        return match fate {
+            Fate::Dropped if perhaps_over => Fate::Through,
+            fate => fate,
+        };
     }
     Fate::Through
 }
 
 /// Whether a rule's statements let the packet come to the last one's verdict; `None`: perhaps.
-fn all_hold(statements: &[Value], packet: &Packet) -> Option<bool> {
+fn all_hold(statements: &[Statement<'_>], packet: &Packet<'_>) -> Option<bool> {
     let mut sure = Some(true);
     for statement in statements {
         match holds(statement, packet) {
@@ -282,77 +294,106 @@ fn all_hold(statements: &[Value], packet: &Packet) -> Option<bool> {
     sure
 }
 
-fn holds(statement: &Value, packet: &Packet) -> Option<bool> {
-    let (kind, body) = statement.as_object()?.iter().next()?;
-    let passes = match kind.as_str() {
-        "match" => return matches(body, packet),
-        "xt" => body["type"] == "target" || body["name"] == "comment",
-        "accept" | "drop" | "reject" | "return" | "goto" | "jump" => true,
-        "counter" | "log" | "mangle" => true,
+fn holds(statement: &Statement<'_>, packet: &Packet<'_>) -> Option<bool> {
+    let passes = match statement {
+        Statement::Match(it) => return matches(it, packet),
+        Statement::XT(Some(xt)) => xt["type"] == "target" || xt["name"] == "comment",
+        Statement::Accept(_) | Statement::Drop(_) | Statement::Reject(_) => true,
+        Statement::Return(_) | Statement::Goto(_) | Statement::Jump(_) => true,
+        Statement::Counter(_) | Statement::Log(_) | Statement::Mangle(_) => true,
         _ => false,
     };
     passes.then_some(true)
 }
 
-fn matches(body: &Value, packet: &Packet) -> Option<bool> {
-    let (left, right) = (&body["left"], &body["right"]);
-    let meta = left["meta"]["key"].as_str();
-    let fact = match (meta, left["payload"]["field"].as_str()) {
-        (Some("iifname"), _) => is_named(right, INPUT),
-        (Some("oifname"), _) => packet.output.and_then(|name| is_named(right, name)),
-        (Some("nfproto"), _) => right.as_str().map(|it| it == "ipv4"),
-        (Some("l4proto"), _) | (_, Some("protocol")) if packet.port.is_some() => {
-            any(right, &|it| it.as_str().map(|it| it == "udp"))
-        }
-        (_, Some("dport")) => packet.port.and_then(|port| {
-            let protocol = &left["payload"]["protocol"];
-            let fits = protocol == "udp" || protocol == "th";
-            any(right, &|it| Some(fits && covers(it, u64::from(port))))
-        }),
-        _ => of_connection(&left["ct"]["key"], right, packet),
+fn matches(matching: &Match<'_>, packet: &Packet<'_>) -> Option<bool> {
+    let Expression::Named(left) = &matching.left else {
+        return None;
     };
-    match body["op"].as_str() {
-        Some("!=") => fact.map(|it| !it),
-        Some("==" | "in") => fact,
+    let fact = fact(left, &matching.right, packet);
+    match matching.op {
+        Operator::NEQ => fact.map(|it| !it),
+        Operator::EQ | Operator::IN => fact,
         _ => None,
     }
 }
 
-/// The connection is new, and one to the name server was taken there from where it was asked.
-fn of_connection(key: &Value, right: &Value, packet: &Packet) -> Option<bool> {
-    let is = |word: &str| any(right, &|it| it.as_str().map(|it| it == word));
-    match key.as_str() {
-        Some("state") => is("new"),
-        Some("status") if packet.port.is_some() => is("dnat").filter(|it| *it),
+/// Whether what is looked at is what is on the right.
+fn fact(left: &NamedExpression<'_>, right: &Expression<'_>, packet: &Packet<'_>) -> Option<bool> {
+    let is = |word: &str| any(right, &|it| text(it).map(|it| it == word));
+    match left {
+        NamedExpression::Meta(Meta { key }) => match key {
+            MetaKey::Iifname => is_named(right, packet.input),
+            MetaKey::Oifname => is_named(right, packet.output?),
+            MetaKey::Nfproto => is("ipv4"),
+            MetaKey::L4proto => packet.port.and_then(|_| is("udp")),
+            _ => None,
+        },
+        NamedExpression::Payload(Payload::PayloadField(PayloadField { protocol, field })) => {
+            let port = packet.port?;
+            match &**field {
+                "protocol" => is("udp"),
+                "dport" => {
+                    let fits = protocol == "udp" || protocol == "th";
+                    any(right, &|it| Some(fits && covers(it, port.into())))
+                }
+                _ => None,
+            }
+        }
+        // The connection is new, and one to the name server was taken there from where it was
+        // asked.
+        NamedExpression::CT(CT { key, .. }) => match &**key {
+            "state" => is("new"),
+            "status" if packet.input == OF_VRF && packet.port.is_some() => {
+                is("dnat").filter(|it| *it)
+            }
+            _ => None,
+        },
         _ => None,
     }
 }
 
-fn is_named(right: &Value, name: &str) -> Option<bool> {
+fn text<'a>(value: &'a Expression<'_>) -> Option<&'a str> {
+    match value {
+        Expression::String(it) => Some(it),
+        _ => None,
+    }
+}
+
+fn is_named(right: &Expression<'_>, name: &str) -> Option<bool> {
     any(right, &|it| {
-        let pattern = it.as_str().filter(|it| !it.starts_with('@'))?;
+        let pattern = text(it).filter(|it| !it.starts_with('@'))?;
         Some(match pattern.strip_suffix('*') {
             Some(start) => name.starts_with(start),
-            // The packet stands for those of all our devices.
-            None => false,
+            None => name == pattern,
         })
     })
 }
 
 /// Of a value or of one in a set that is written out; `None`: it can't be said.
-fn any(right: &Value, is: &dyn Fn(&Value) -> Option<bool>) -> Option<bool> {
-    match right.as_array().or(right["set"].as_array()) {
-        None => is(right),
-        Some(values) => values
+fn any(right: &Expression<'_>, is: &dyn Fn(&Expression<'_>) -> Option<bool>) -> Option<bool> {
+    match right {
+        Expression::List(items) => items
             .iter()
             .try_fold(false, |so_far, it| Some(so_far | is(it)?)),
+        Expression::Named(NamedExpression::Set(items)) => {
+            items.iter().try_fold(false, |so_far, it| match it {
+                SetItem::Element(it) => Some(so_far | is(it)?),
+                _ => None,
+            })
+        }
+        _ => is(right),
     }
 }
 
-fn covers(value: &Value, port: u64) -> bool {
-    let number = |value: &Value| value.as_u64();
-    match value["range"].as_array().map(Vec::as_slice) {
-        Some([first, last]) => {
+fn covers(value: &Expression<'_>, port: u32) -> bool {
+    let number = |value: &Expression<'_>| match value {
+        Expression::Number(it) => Some(*it),
+        _ => None,
+    };
+    match value {
+        Expression::Range(it) => {
+            let [first, last] = &it.range;
             number(first).is_some_and(|it| it <= port) && number(last).is_some_and(|it| it >= port)
         }
         _ => number(value) == Some(port),

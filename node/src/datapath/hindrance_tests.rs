@@ -1,20 +1,43 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
-/// A table whose chain `forward` has the hook, as `nft -j` lists it; rules as their statements.
-fn hindered(hook: &str, policy: &str, rules: &[(&str, Value)]) -> bool {
-    let chain = |name: &str| json!({"chain": {"name": name}});
-    let base = json!({"chain": {"name": "base", "hook": hook, "policy": policy}});
+/// A table as `nft -j` lists it: a chain `base` with a hook, others, and rules as statements.
+fn table(
+    (family, name): (&'static str, &str),
+    (base, hook, policy): (&str, &str, &str),
+    chains: &[&str],
+    rules: &[(&str, Value)],
+) -> Foreign {
+    let part = |kind: &str, mut of: Value| {
+        of["family"] = json!(family);
+        of["table"] = json!(name);
+        json!({ kind: of })
+    };
+    let base = json!({"name": base, "type": "filter", "prio": 0, "hook": hook, "policy": policy});
+    let more = chains.iter().map(|it| json!({ "name": it }));
+    let chains = std::iter::once(base).chain(more);
     let rules = rules
         .iter()
-        .map(|(chain, expr)| json!({"rule": {"chain": chain, "expr": expr}}));
-    let table = Foreign {
-        family: "inet".to_owned(),
-        name: "fw".to_owned(),
-        objects: [base, chain("more")].into_iter().chain(rules).collect(),
-    };
-    !of_table(&table).is_empty()
+        .map(|(chain, expr)| part("rule", json!({"chain": chain, "expr": expr})));
+    let objects: Vec<_> = chains.map(|it| part("chain", it)).chain(rules).collect();
+    let text = json!({ "nftables": objects }).to_string();
+    let table = Foreign::of(family, name.to_owned(), &text).unwrap();
+    assert_eq!(table.chains.len() + table.rules.len(), objects.len());
+    assert!(
+        table.rules.iter().all(|(_, it)| !it.is_empty()),
+        "all are read"
+    );
+    table
+}
+
+const FW: (&str, &str) = ("inet", "fw");
+
+/// Rules in `base`, which has the hook, and in `more`.
+fn hindered(hook: &str, policy: &str, rules: &[(&str, Value)]) -> bool {
+    let table = table(FW, ("base", hook, policy), &["more"], rules);
+    let found = |of| !of_table(&table, &of).is_empty();
+    found(Traffic::Forwarded) || found(Traffic::Asked)
 }
 
 fn name(key: &str, right: impl Into<Value>) -> Value {
@@ -128,22 +151,23 @@ fn the_legacy_table_hinders_by_its_policy() {
 
 #[test]
 fn what_is_missing_is_said_as_a_line_to_type() {
-    let said = |hook, (family, name): (&str, &str), chain: &str, more: &[&str]| {
-        let base = json!({"chain": {"name": chain, "hook": hook, "policy": "drop"}});
-        let more = more.iter().map(|name| json!({"chain": {"name": name}}));
-        let table = Foreign {
-            family: family.to_owned(),
-            name: name.to_owned(),
-            objects: std::iter::once(base).chain(more).collect(),
+    let said = |hook, of, chain: &str, more: &[&str]| {
+        let table = table(of, (chain, hook, "drop"), more, &[]);
+        let traffic = match hook {
+            "forward" => Traffic::Forwarded,
+            _ => Traffic::Asked,
         };
-        let found: Vec<_> = of_table(&table).iter().map(ToString::to_string).collect();
+        let found: Vec<_> = of_table(&table, &traffic)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let [said] = &found[..] else {
             panic!("{found:?}");
         };
         let (_, line) = said.split_once("configuration: ").expect("a line");
         line.to_owned()
     };
-    let (iptables, fw) = (("ip", "filter"), ("inet", "fw"));
+    let (iptables, fw) = (("ip", "filter"), FW);
     let ufw = ["ufw-user-forward"];
     for (wanted, said) in [
         (
@@ -169,4 +193,61 @@ fn what_is_missing_is_said_as_a_line_to_type() {
     ] {
         assert_eq!(said, wanted);
     }
+}
+
+#[test]
+fn the_outer_port_must_be_let_in() {
+    let drops = |rules: &[(&str, Value)]| {
+        let outer = Traffic::Outer {
+            interface: "eth1".to_owned(),
+            port: 14789,
+        };
+        let found = of_table(&table(FW, ("base", "input", "drop"), &[], rules), &outer);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let accept = json!({"accept": null});
+    let dport = |protocol: &str, right: Value| {
+        let left = json!({"payload": {"protocol": protocol, "field": "dport"}});
+        json!({"match": {"op": "==", "left": left, "right": right}})
+    };
+    let said = drops(&[("base", json!([dport("tcp", json!(14789)), accept]))]);
+    let said = said.join("\n");
+    assert!(said.contains("chain base of nft's table inet fw"), "{said}");
+    let remedy = "nft insert rule inet fw base udp dport 14789 accept";
+    assert!(said.ends_with(remedy), "{said}");
+    let let_in = [
+        json!([dport("udp", json!(14789)), accept]),
+        json!([
+            dport("udp", json!({"set": [53, {"range": [14000, 15000]}]})),
+            accept
+        ]),
+        json!([name("iifname", json!("eth1")), accept]),
+    ];
+    for rule in let_in {
+        assert_eq!(
+            drops(&[("base", rule.clone())]),
+            Vec::<String>::new(),
+            "{rule}"
+        );
+    }
+    let elsewhere = json!([name("iifname", json!("eth0")), accept]);
+    assert_ne!(drops(&[("base", elsewhere)]), Vec::<String>::new());
+}
+
+/// As of the crate's `nft` and later ones: what isn't known may be a return.
+#[test]
+fn a_rule_that_cant_be_read_may_be_a_return() {
+    let base = json!({"chain": {"family": "inet", "table": "fw", "name": "base", "type": "filter",
+        "prio": 0, "hook": "forward", "policy": "accept"}});
+    let rule =
+        |expr| json!({"rule": {"family": "inet", "table": "fw", "chain": "base", "expr": expr}});
+    let drop = rule(json!([{"drop": null}]));
+    let read = |objects: &[&Value]| {
+        let text = json!({ "nftables": objects }).to_string();
+        let table = Foreign::of("inet", "fw".to_owned(), &text).unwrap();
+        of_table(&table, &Traffic::Forwarded).len()
+    };
+    assert_eq!(read(&[&base, &drop]), 1);
+    let unknown = rule(json!([{"of tomorrow": {}}, {"return": null}]));
+    assert_eq!(read(&[&base, &unknown, &drop]), 0);
 }

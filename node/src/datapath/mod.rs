@@ -51,7 +51,7 @@ use tokio::sync::Mutex;
 
 pub use self::conntrack::Connection;
 use self::execute::Batch;
-pub use self::hindrance::{Hindrance, Hook, Keeper};
+pub use self::hindrance::{Hindrance, Keeper, Traffic};
 use self::monitor::{Monitor, Ours, Signing};
 pub use self::monitor::{Sign, Signs};
 use self::netlink::{Mode, Socket, is_absence};
@@ -416,12 +416,6 @@ impl Datapath {
             .filter(|(of, ..)| *of == zone)
             .map(|(_, rule, counter)| (rule, counter))
             .collect())
-    }
-
-    /// Everybody's chains on the host, as `nft` lists them in JSON.
-    pub async fn host_chains(&self) -> Result<String, DatapathError> {
-        let list = nft::chains(&self.inner.host).await;
-        list.map_err(failure("list chains", &Place::Host))
     }
 
     /// Where namespaces can be bound.

@@ -6,6 +6,9 @@
 
 use std::io;
 
+use nftables::schema::{self, NfListObject};
+use nftables::stmt::Statement;
+use nftables::types::NfFamily;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -67,13 +70,15 @@ pub(crate) async fn list(namespace: &Namespace) -> io::Result<Option<Listing>> {
     Ok(Some(listing))
 }
 
-/// A table of somebody else's: whose chains are looked at.
+/// A table of somebody else's, as far as the crate `nftables` can read it: it has no name for some
+/// types of sets, ours among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Foreign {
-    pub(crate) family: String,
+    pub(crate) family: &'static str,
     pub(crate) name: String,
-    /// The objects of libnftables-json(5); sets without their elements.
-    pub(crate) objects: Vec<Value>,
+    pub(crate) chains: Vec<schema::Chain<'static>>,
+    /// Each with its chain; without statements those that can't be read.
+    pub(crate) rules: Vec<(String, Vec<Statement<'static>>)>,
 }
 
 /// The others' tables that IPv4 packets pass.
@@ -81,25 +86,53 @@ pub(crate) async fn foreign(namespace: &Namespace) -> io::Result<Vec<Foreign>> {
     let listed = run(namespace, &["-j", "list", "tables"], String::new()).await?;
     let mut tables = Vec::new();
     for object in objects(&listed)? {
-        let word = |key: &str| object["table"][key].as_str().unwrap_or_default().to_owned();
-        let (family, name) = (word("family"), word("name"));
-        let concerns = matches!(family.as_str(), "ip" | "inet");
-        if !concerns || (family == "inet" && name == TABLE) {
+        let Ok(NfListObject::Table(table)) = read(object) else {
             continue;
-        }
-        let args = ["-j", "-t", "list", "table", &family, &name];
+        };
+        let family = match table.family {
+            NfFamily::IP => "ip",
+            NfFamily::INet if table.name != TABLE => "inet",
+            _ => continue,
+        };
+        let args = ["-j", "-t", "list", "table", family, &table.name];
         match run(namespace, &args, String::new()).await {
-            Ok(text) => tables.push(Foreign {
-                objects: objects(&text)?,
-                family,
-                name,
-            }),
+            Ok(text) => tables.push(Foreign::of(family, table.name.into_owned(), &text)?),
             // Gone in the meantime.
             Err(error) if error.to_string().contains("No such file or directory") => {}
             Err(error) => return Err(error),
         }
     }
     Ok(tables)
+}
+
+impl Foreign {
+    /// `text` is what `nft -j list table` prints.
+    pub(crate) fn of(family: &'static str, name: String, text: &str) -> io::Result<Self> {
+        let mut foreign = Self {
+            family,
+            name,
+            chains: Vec::new(),
+            rules: Vec::new(),
+        };
+        for object in objects(text)? {
+            let of_rule = object["rule"]["chain"].as_str().map(str::to_owned);
+            match (read(object), of_rule) {
+                (Ok(NfListObject::Chain(it)), _) => foreign.chains.push(it),
+                (Ok(NfListObject::Rule(it)), _) => {
+                    let rule = (it.chain.into_owned(), it.expr.into_owned());
+                    foreign.rules.push(rule);
+                }
+                (Err(_), Some(chain)) => foreign.rules.push((chain, Vec::new())),
+                _ => {}
+            }
+        }
+        Ok(foreign)
+    }
+}
+
+fn read(object: Value) -> serde_json::Result<NfListObject<'static>> {
+    serde_json::from_value(object)
+        .inspect_err(|error| tracing::debug!(%error, "an object of nft's listing"))
 }
 
 fn objects(text: &str) -> io::Result<Vec<Value>> {
@@ -130,11 +163,6 @@ pub(crate) async fn set(namespace: &Namespace, name: &str) -> io::Result<Vec<Val
             _ => None,
         });
     Ok(sets.flatten().collect())
-}
-
-/// The chains of all tables, as `nft -j list chains` prints them.
-pub(crate) async fn chains(namespace: &Namespace) -> io::Result<String> {
-    run(namespace, &["-j", "list", "chains"], String::new()).await
 }
 
 async fn run(namespace: &Namespace, args: &[&str], input: String) -> io::Result<String> {

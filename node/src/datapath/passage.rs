@@ -8,7 +8,7 @@ use std::io;
 use bus_schema::node::DomainKind;
 
 use super::netns::Namespace;
-use super::{Datapath, DatapathError, Hindrance, failure, hindrance, program};
+use super::{Datapath, DatapathError, Hindrance, Traffic, failure, hindrance, program};
 use crate::resource::{Passage, Place, Resource, State};
 
 /// A kind of tables, and the programs for it, of which the first is taken that is there.
@@ -95,7 +95,12 @@ impl Datapath {
         if self.kind() == DomainKind::Netns {
             return Ok(Vec::new());
         }
-        let seen = hindrance::observe(&self.inner.host).await;
+        self.hindered(&[Traffic::Forwarded, Traffic::Asked]).await
+    }
+
+    /// What of others' firewalls on this host drops such traffic.
+    pub async fn hindered(&self, traffic: &[Traffic]) -> Result<Vec<Hindrance>, DatapathError> {
+        let seen = hindrance::observe(&self.inner.host, traffic).await;
         seen.map_err(failure("list others' rules", &Place::Host))
     }
 

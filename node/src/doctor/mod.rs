@@ -10,16 +10,15 @@ use std::net::IpAddr;
 
 use bus_schema::NodeName;
 use bus_schema::node::{DomainKind, Examination, Finding, Grade};
-use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use self::underlay::{Passed, measure};
 use crate::check::check;
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Traffic};
 use crate::desired::Params;
 use crate::endpoint::now;
 use crate::projection::Projection;
-use crate::resource::TABLE;
+use crate::underlay::interface_of;
 
 /// Looks at everything. The findings are in no order.
 pub async fn examine(params: &Params, datapath: &Datapath, facts: &Projection) -> Examination {
@@ -32,7 +31,7 @@ pub async fn examine(params: &Params, datapath: &Datapath, facts: &Projection) -
     findings.push(kernel(params, datapath).await);
     let strict = text("/proc/sys/net/ipv4/conf/all/rp_filter");
     findings.extend(strictness(params.kind, &strict));
-    findings.push(firewall(datapath).await);
+    findings.push(firewall(params, datapath, facts.settings.vxlan_port).await);
     findings.push(resolver(&text("/etc/resolv.conf")));
     Examination {
         at: now(),
@@ -112,60 +111,24 @@ fn underlay(peer: &NodeName, to: IpAddr, mtu: u32, passed: &Passed) -> Finding {
     }
 }
 
-async fn firewall(datapath: &Datapath) -> Finding {
+async fn firewall(params: &Params, datapath: &Datapath, port: u16) -> Finding {
     let about = "firewall";
-    match datapath.host_chains().await.map(|text| droppers(&text)) {
-        Ok(Ok(droppers)) if droppers.is_empty() => Finding::new(
+    let outer = Traffic::Outer {
+        interface: interface_of(params.vtep).unwrap_or_default(),
+        port,
+    };
+    match datapath.hindered(&[outer]).await {
+        Ok(found) if found.is_empty() => Finding::new(
             Grade::Fine,
             about,
-            "no chain of this host drops by default what comes in",
+            format!("no nftables rule of this host drops UDP port {port} from other nodes"),
         ),
-        Ok(Ok(droppers)) => Finding::new(
-            Grade::Warning,
-            about,
-            format!(
-                "{} of this host's nftables rules drops what it doesn't name: it must let UDP port 14789 in from the other nodes",
-                droppers.join(", ")
-            ),
-        ),
-        Ok(Err(error)) => Finding::new(
-            Grade::Unknown,
-            about,
-            format!("`nft -j list chains` can't be read: {error}"),
-        ),
+        Ok(found) => {
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            Finding::new(Grade::Warning, about, found.join("; "))
+        }
         Err(error) => Finding::new(Grade::Unknown, about, error.to_string()),
     }
-}
-
-/// Input chains of others whose policy is to drop: `FAMILY TABLE CHAIN`.
-fn droppers(text: &str) -> Result<Vec<String>, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Output {
-        nftables: Vec<Object>,
-    }
-    #[derive(Deserialize)]
-    struct Object {
-        chain: Option<Chain>,
-    }
-    #[derive(Deserialize)]
-    struct Chain {
-        family: String,
-        table: String,
-        name: String,
-        hook: Option<String>,
-        policy: Option<String>,
-    }
-    let output: Output = serde_json::from_str(text)?;
-    let chains = output.nftables.into_iter().filter_map(|it| it.chain);
-    let dropping = chains.filter(|it| {
-        it.table != TABLE
-            && it.hook.as_deref() == Some("input")
-            && it.policy.as_deref() == Some("drop")
-            && it.family != "ip6"
-    });
-    Ok(dropping
-        .map(|it| format!("chain {} {} {}", it.family, it.table, it.name))
-        .collect())
 }
 
 fn resolver(resolv_conf: &str) -> Finding {
@@ -190,27 +153,6 @@ fn text(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_others_input_chains_that_drop_are_named() {
-        let chain = |family: &str, table: &str, name: &str, hook: &str, policy: &str| {
-            format!(
-                r#"{{"chain": {{"family": "{family}", "table": "{table}", "name": "{name}", "handle": 1, "type": "filter", "hook": "{hook}", "prio": 0, "policy": "{policy}"}}}}"#
-            )
-        };
-        let chains = [
-            r#"{"metainfo": {"version": "1.0.6"}}"#.to_owned(),
-            chain("inet", "contiv", "host", "input", "drop"),
-            chain("ip", "filter", "INPUT", "input", "drop"),
-            chain("ip", "filter", "FORWARD", "forward", "drop"),
-            chain("inet", "mine", "in", "input", "accept"),
-            r#"{"chain": {"family": "ip", "table": "t", "name": "jumped-to", "handle": 2}}"#
-                .to_owned(),
-        ];
-        let text = format!(r#"{{"nftables": [{}]}}"#, chains.join(","));
-        assert_eq!(droppers(&text).unwrap(), ["chain ip filter INPUT"]);
-        assert!(droppers("{").is_err());
-    }
 
     #[test]
     fn a_host_that_is_strict_to_vrfs_is_told() {
