@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::reconcile::Op;
-use crate::resource::{Key, Kind, State};
+use crate::resource::{Element, Key, Kind, Resource, State};
 
 /// What may be done now.
 #[derive(Debug)]
@@ -48,13 +48,20 @@ impl Wanted {
 }
 
 impl Allowed {
-    pub(super) fn of(&self, ops: Vec<Op>, wanted: &Wanted) -> Vec<Op> {
+    pub(super) fn of(&self, ops: Vec<Op>, want: &State, wanted: &Wanted) -> Vec<Op> {
         let deletable =
             |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
+        // A map that is wanted is wanted with what is to be in it, and nothing else.
+        let is_of_ours = |resource: &Resource| match resource {
+            Resource::Element(Element::Line { map, .. }) => {
+                self.changes && want.get(&Resource::Map(map.clone()).key()).is_some()
+            }
+            _ => false,
+        };
         let kept: BTreeSet<Key> = ops
             .iter()
             .filter_map(|op| match op {
-                Op::Delete(resource) => Some(resource.key()),
+                Op::Delete(resource) if !is_of_ours(resource) => Some(resource.key()),
                 _ => None,
             })
             .filter(|key| !deletable(key))
@@ -90,7 +97,7 @@ mod tests {
     use super::*;
     use crate::desired::fixture::Facts;
     use crate::reconcile::diff;
-    use crate::resource::{Address, Place, Resource, Up};
+    use crate::resource::{Address, Field, Place, RuleMap, Target, Up};
 
     fn address(text: &str) -> Resource {
         Resource::Address(Address {
@@ -115,7 +122,7 @@ mod tests {
         };
         let mut before = Wanted::default();
         before.remember(&wanted.iter().cloned().collect());
-        let ops = allowed.of(diff(&observed, &desired), &before);
+        let ops = allowed.of(diff(&observed, &desired), &desired, &before);
         ops.iter()
             .map(|op| op.to_string()[..1].to_owned())
             .collect()
@@ -128,6 +135,36 @@ mod tests {
         assert_eq!(ops(true, true, &[]), ["-", "+"]);
     }
 
+    #[test]
+    fn a_wanted_map_holds_nothing_of_before_whoever_wanted_it() {
+        let map = |name: &str| RuleMap {
+            place: Place::Host,
+            name: name.to_owned(),
+            field: Field::Mark,
+        };
+        let line = |of: &str, key| {
+            Resource::Element(Element::Line {
+                map: map(of),
+                key,
+                to: Target::Goto("l0_1".to_owned()),
+            })
+        };
+        let maps = ["v0_ours", "v0_other"].map(|it| Resource::Map(map(it)));
+        let mut observed: State = maps.into_iter().collect();
+        for (of, key) in [("v0_ours", 1), ("v0_ours", 2), ("v0_other", 3)] {
+            observed.insert(line(of, key));
+        }
+        let wanted: State = [Resource::Map(map("v0_ours")), line("v0_ours", 1)]
+            .into_iter()
+            .collect();
+        let allowed = Allowed {
+            changes: true,
+            deletes_of_others: false,
+        };
+        let ops = allowed.of(diff(&observed, &wanted), &wanted, &Wanted::default());
+        assert_eq!(ops, [Op::Delete(line("v0_ours", 2))]);
+    }
+
     /// Which addresses are forgotten on the way from one state to another, before the first sweep.
     fn forgotten(from: &Facts, to: &Facts, wanted: &State) -> Vec<String> {
         let kind = DomainKind::Netns;
@@ -137,7 +174,8 @@ mod tests {
         };
         let mut before = Wanted::default();
         before.remember(wanted);
-        let ops = allowed.of(diff(&from.desired(kind), &to.desired(kind)), &before);
+        let (from, to) = (from.desired(kind), to.desired(kind));
+        let ops = allowed.of(diff(&from, &to), &to, &before);
         let forgets = ops.iter().filter_map(|op| match op {
             Op::Forget { address, .. } => Some(address.to_string()),
             _ => None,

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
 use crate::cleanup::Asked;
-use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
+use crate::datapath::{BatchError, Datapath, DatapathError, Failure, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
@@ -89,6 +89,8 @@ pub struct Core {
     /// Who asked for a look at everything, and what was done in it.
     asked: Option<Asked>,
     swept: Vec<String>,
+    /// What went wrong since everything was looked at and well.
+    unmended: Result<(), String>,
 }
 
 impl Core {
@@ -135,6 +137,7 @@ impl Core {
             work: Work::default(),
             asked: None,
             swept: Vec::new(),
+            unmended: Ok(()),
         }
     }
 
@@ -264,7 +267,12 @@ impl Core {
         }
         if outcome.is_err() {
             self.look.failed(look, Instant::now());
+            self.unmended = outcome.clone();
+        } else if look {
+            self.unmended = Ok(());
         }
+        // Until a look found nothing wrong, this node isn't where the log is.
+        let outcome = self.unmended.clone();
         self.place_peers(facts, &changed).await;
         self.report(facts, snapshot, replaying, outcome);
     }
@@ -342,7 +350,7 @@ impl Core {
     async fn apply(&mut self, have: &State, want: &State, allowed: &Allowed) -> Result<(), String> {
         let all = diff(have, want);
         let count = all.len();
-        let mut ops = allowed.of(all, &self.wanted);
+        let mut ops = allowed.of(all, want, &self.wanted);
         let complete = ops.len() == count;
         if allowed.changes && !self.owed.is_empty() {
             ops.append(&mut self.owed);
@@ -364,6 +372,9 @@ impl Core {
         let failed = done.as_ref().err().map_or(0, |error| error.failures.len());
         metrics::kernel_ops(ops.len(), failed);
         self.note(&ops, complete.then_some((have, want)));
+        if let Err(error) = &done {
+            take_back(&mut self.known, error);
+        }
         if ops.iter().any(is_of_domain) {
             self.servers.after(&self.known, &self.datapath);
         }
@@ -391,8 +402,8 @@ impl Core {
         }
     }
 
-    /// The kernel as it is after the ops; what failed of them is seen at the next look. When all
-    /// was done, its part is as wanted: what went with a device has no op of its own.
+    /// The kernel as it is after the ops. When all was done, its part is as wanted: what went with
+    /// a device has no op of its own.
     fn note(&mut self, ops: &[Op], complete: Option<(&State, &State)>) {
         if let Some((have, want)) = complete {
             self.known.replace(have, want);
@@ -534,6 +545,18 @@ fn is_of_domain(op: &Op) -> bool {
 /// The endpoints that came, went or are known better, as they are or were last.
 type Changed = Vec<Arc<LocalEndpoint>>;
 
+/// What failed isn't there: whatever comes next tries it again first, so that no port comes up
+/// beside rules that were refused.
+fn take_back(known: &mut State, error: &BatchError) {
+    for Failure { op, .. } in &error.failures {
+        match op {
+            Op::Put(resource) => known.remove(&resource.key()),
+            Op::Change { from: there, .. } | Op::Delete(there) => known.insert(there.clone()),
+            Op::Forget { .. } => {}
+        }
+    }
+}
+
 fn changed(before: &Locals, after: &Locals) -> Changed {
     let items = before.diff(after).map(|item| match item {
         DiffItem::Add(_, endpoint)
@@ -558,8 +581,45 @@ pub async fn underlay_mtu(
 mod tests {
     use std::sync::Arc;
 
-    use super::changed;
+    use super::{changed, take_back};
+    use crate::datapath::{BatchError, DatapathError, Failure};
     use crate::desired::fixture::Facts;
+    use crate::reconcile::{Op, diff};
+    use crate::resource::{Chain, Place, Resource, RuleChain, State, Step, Steps, Up};
+
+    #[test]
+    fn a_port_comes_after_the_rules_that_were_refused_before_it() {
+        let rules = |marks: &[u32]| {
+            let rules = marks.iter().map(|mark| Steps(vec![Step::Mark(*mark)]));
+            Resource::Chain(RuleChain {
+                place: Place::Host,
+                chain: Arc::new(Chain::compiled("p0_1", rules.collect())),
+            })
+        };
+        let up = Resource::Up(Up {
+            place: Place::Host,
+            device: "cv1".to_owned(),
+        });
+        let have: State = [rules(&[1])].into_iter().collect();
+        let mut known: State = [rules(&[1, 2])].into_iter().collect();
+        let refused = diff(&have, &known);
+        let failures = refused.iter().map(|op| Failure {
+            op: op.clone(),
+            error: DatapathError::Kernel {
+                what: "do so".to_owned(),
+                place: "here".to_owned(),
+                reason: "no".to_owned(),
+            },
+        });
+        let error = BatchError {
+            attempted: 1,
+            failures: failures.collect(),
+        };
+        take_back(&mut known, &error);
+        let want: State = [rules(&[1, 2]), up.clone()].into_iter().collect();
+        let ops = diff(&known, &want);
+        assert_eq!(ops, [refused, vec![Op::Put(up)]].concat());
+    }
 
     #[test]
     fn what_came_went_or_is_known_better_has_changed() {

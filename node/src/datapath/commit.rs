@@ -9,7 +9,45 @@ use super::netlink::is_absence;
 use super::nftables::Refused;
 use super::transaction;
 use crate::reconcile::Op;
-use crate::resource::Place;
+use crate::resource::{Element, Place, Resource};
+
+/// An op and its number in a batch.
+type Numbered<'a> = (u32, Cow<'a, Op>);
+
+/// Places in which something that decides was refused, and so all of it is.
+type Fallen = BTreeMap<Place, i32>;
+
+/// What is committed together, the last first.
+///
+/// A packet under way sees rules of before and elements of after (`resource::ruleset`). It is
+/// dropped where the revision differs. Where that stays the same, the chains that are new stand
+/// before anything leads there, or such a packet would find them empty.
+fn steps(ops: &[Op]) -> Vec<(usize, Vec<Numbered<'_>>)> {
+    let revised = ops.iter().any(|op| {
+        matches!(
+            op,
+            Op::Put(Resource::Element(Element::Revision { .. }))
+                | Op::Delete(Resource::Element(Element::Revision { .. }))
+        )
+    });
+    let numbered = ops.iter().enumerate();
+    let numbered = numbered.map(|(index, op)| (transaction::number(index), Cow::Borrowed(op)));
+    let is_led_to = |op: &Op| matches!(op, Op::Put(Resource::Chain(_)) | Op::Put(Resource::Map(_)));
+    let (first, rest) = numbered.partition(|(_, op)| !revised && is_led_to(op));
+    vec![(0, rest), (0, first)]
+}
+
+/// How to put an element although somebody else's has its key.
+fn taken_back(op: &Op, code: i32) -> Option<Op> {
+    let is_taken = [nix::Error::EBUSY, nix::Error::EEXIST].map(|it| it as i32);
+    match op {
+        Op::Put(it @ Resource::Element(_)) if is_taken.contains(&code) => Some(Op::Change {
+            from: it.clone(),
+            to: it.clone(),
+        }),
+        _ => None,
+    }
+}
 
 impl Batch<'_> {
     /// What the kernel refuses is left out and the rest tried again: a bad element keeps out no
@@ -23,20 +61,19 @@ impl Batch<'_> {
             Err(error) if is_absence(&error) && ops.iter().all(is_delete) => return,
             Err(error) => return self.fail(ops, &error),
         };
-        let numbered = ops.iter().enumerate();
-        let all = numbered.map(|(index, op)| (transaction::number(index), Cow::Borrowed(op)));
-        let mut waiting = vec![all.collect::<Vec<_>>()];
-        let mut tries = 0;
-        while let Some(mut left) = waiting.pop() {
+        // What is tried next, last, and how often it was.
+        let mut waiting = steps(ops);
+        let mut fallen = Fallen::new();
+        while let Some((tries, mut left)) = waiting.pop() {
+            self.leave_out(&mut left, &[], &mut fallen);
             if left.is_empty() {
                 continue;
             }
-            tries += 1;
-            let batch = transaction::batch(&left, tries == 1);
+            let batch = transaction::batch(&left, tries == 0);
             let refused = match nftables.commit(batch).await {
                 Ok(refused) if refused.is_empty() => continue,
-                Ok(_) if tries == 1 => {
-                    waiting.push(left);
+                Ok(_) if tries == 0 => {
+                    waiting.push((1, left));
                     continue;
                 }
                 Ok(refused) => refused,
@@ -52,8 +89,8 @@ impl Batch<'_> {
                     let part = (place_of(&op).clone(), decides(&op));
                     parts.entry(part).or_default().push((number, op));
                 }
-                if parts.len() > 1 && tries <= TRIES {
-                    waiting.extend(parts.into_values());
+                if parts.len() > 1 {
+                    waiting.extend(parts.into_values().map(|part| (tries + 1, part)));
                 } else {
                     let error = io::Error::from_raw_os_error(whole.code);
                     let ops = parts.values().flatten().map(|(_, op)| &**op);
@@ -61,9 +98,9 @@ impl Batch<'_> {
                 }
                 continue;
             }
-            self.leave_out(&mut left, &refused);
-            if tries <= TRIES {
-                waiting.push(left);
+            self.leave_out(&mut left, &refused, &mut fallen);
+            if tries < TRIES {
+                waiting.push((tries + 1, left));
             } else {
                 let error = io::Error::other("it isn't clear what the kernel refuses");
                 self.fail(left.iter().map(|(_, op)| &**op), &error);
@@ -71,15 +108,24 @@ impl Batch<'_> {
         }
     }
 
-    /// What is gone already needn't go; what is wrong fails, and with it what must stand together.
-    fn leave_out(&mut self, ops: &mut Vec<(u32, Cow<'_, Op>)>, refused: &[Refused]) {
+    /// What is gone already needn't go, and what is taken is taken back; what is wrong fails, and
+    /// with it what must stand together.
+    fn leave_out(&mut self, ops: &mut Vec<Numbered<'_>>, refused: &[Refused], fallen: &mut Fallen) {
         let is_gone = |it: &&Refused| {
             transaction::is_deletion(it.kind) && it.code == nix::Error::ENOENT as i32
         };
         let gone: BTreeSet<u32> = refused.iter().filter(is_gone).map(|it| it.number).collect();
-        let wrong = refused.iter().filter(|it| !is_gone(it));
-        let wrong: BTreeMap<u32, i32> = wrong.map(|it| (it.number, it.code)).collect();
-        let mut fallen: BTreeMap<Place, i32> = BTreeMap::new();
+        let mut wrong: BTreeMap<u32, i32> = refused
+            .iter()
+            .filter(|it| !is_gone(it))
+            .map(|it| (it.number, it.code))
+            .collect();
+        for (number, op) in ops.iter_mut() {
+            if let Some(back) = wrong.get(number).and_then(|code| taken_back(op, *code)) {
+                *op = Cow::Owned(back);
+                wrong.remove(number);
+            }
+        }
         for (number, op) in ops.iter() {
             if let Some(code) = wrong.get(number).filter(|_| decides(op)) {
                 fallen.insert(place_of(op).clone(), *code);

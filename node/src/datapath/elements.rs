@@ -190,10 +190,16 @@ pub(super) fn field(kind: &str) -> Field {
     }
 }
 
+/// Where an element leads that nobody but somebody else can have put: no chain has this name.
+const NOT_OURS: &str = "";
+
 /// An element of a map of compiled rules.
 fn line(set: &str, value: &Value) -> Option<Raw> {
     let zone = zone_of(set)?;
     let (key, verdict) = pair(value)?;
+    // With a comment or a time limit, which ours never have.
+    let decorated = key.get("elem").and_then(|it| it.get("val"));
+    let key = decorated.unwrap_or(key);
     let (field, key) = match key.as_str() {
         None => (Field::Mark, long(key)?),
         Some(text) => match text.strip_prefix("0:") {
@@ -202,9 +208,10 @@ fn line(set: &str, value: &Value) -> Option<Raw> {
         },
     };
     let goto = || Some(verdict.get("goto")?.get("target")?.as_str()?.to_owned());
-    let to = match target(verdict) {
-        Some(chain) => Target::Jump(chain),
-        None => Target::Goto(goto()?),
+    let to = match (decorated, target(verdict), goto()) {
+        (None, Some(chain), _) => Target::Jump(chain),
+        (None, None, Some(chain)) => Target::Goto(chain),
+        _ => Target::Goto(NOT_OURS.to_owned()),
     };
     Some(Raw::Line(zone, set.to_owned(), field, key, to))
 }

@@ -4,6 +4,7 @@
 //! in proportion to the elements, happens on a full observation only. What changes with endpoints
 //! and policies goes by `nftables`.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use nftables::schema::{self, NfListObject};
@@ -26,6 +27,8 @@ pub(crate) struct Listing {
     /// It has flags, which ours never has: it is dormant, or only its owner may change it. What it
     /// holds isn't listed then.
     pub(crate) flagged: bool,
+    /// Where in `rules` each chain is, until they are sorted.
+    chains: BTreeMap<String, usize>,
 }
 
 /// Runs a script as one transaction.
@@ -60,6 +63,7 @@ pub(crate) async fn list(namespace: &Namespace) -> io::Result<Option<Listing>> {
     for object in parsed.nftables {
         listing.take(object);
     }
+    listing.chains.clear();
     listing.rules.sort();
     if listing.flagged {
         return Ok(Some(Listing {
@@ -233,17 +237,21 @@ impl Listing {
     fn take(&mut self, object: Object) {
         match object {
             Object::Table(table) => self.flagged |= table.flags.is_some(),
-            Object::Chain(chain) => self.rules.chains.push(Chain {
-                name: chain.name,
-                base: match (chain.kind, chain.hook, chain.prio) {
-                    (Some(kind), Some(hook), Some(priority)) => Some((kind, hook, priority)),
-                    _ => None,
-                },
-                rules: Vec::new(),
-            }),
+            Object::Chain(chain) => {
+                let at = self.rules.chains.len();
+                self.chains.insert(chain.name.clone(), at);
+                self.rules.chains.push(Chain {
+                    name: chain.name,
+                    base: match (chain.kind, chain.hook, chain.prio) {
+                        (Some(kind), Some(hook), Some(priority)) => Some((kind, hook, priority)),
+                        _ => None,
+                    },
+                    rules: Vec::new(),
+                });
+            }
             Object::Rule(rule) => {
-                let mut chains = self.rules.chains.iter_mut();
-                if let Some(chain) = chains.find(|chain| chain.name == rule.chain) {
+                let at = self.chains.get(&rule.chain);
+                if let Some(chain) = at.and_then(|at| self.rules.chains.get_mut(*at)) {
                     chain.rules.push(Rule {
                         digest: rule.comment.unwrap_or_default(),
                         text: Unseen(None),

@@ -70,14 +70,23 @@ fn exchange(socket: &Socket, batch: &[u8]) -> io::Result<Vec<Refused>> {
     setsockopt(socket, SndBufForce, &(batch.len() + SLACK))?;
     let sent = socket.send(batch, 0);
     let mut refused = Vec::new();
+    let mut lost = None;
     loop {
         match socket.recv_from_full() {
             Ok((bytes, _)) => refused.extend(refusals(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Errors that had no room; those that had are not to be taken for the next batch's.
+            Err(error) if error.raw_os_error() == Some(nix::Error::ENOBUFS as i32) => {
+                lost = Some(error);
+            }
             Err(error) => return Err(error),
         }
     }
-    sent.map(|_| refused)
+    sent?;
+    match lost {
+        Some(error) => Err(error),
+        None => Ok(refused),
+    }
 }
 
 fn refusals(bytes: &[u8]) -> impl Iterator<Item = Refused> {

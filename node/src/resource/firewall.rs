@@ -54,12 +54,12 @@ impl fmt::Display for RuleMap {
 }
 
 /// The zone in whose domain a chain or a map of compiled rules is, by its name: a letter, the zone
-/// and a digest.
+/// and a digest. `c` and `a` are of versions before this one.
 pub fn zone_of(name: &str) -> Option<u16> {
     let (kind, rest) = name.split_at_checked(1)?;
     let (zone, _) = rest.split_once('_')?;
     let digits = zone.bytes().all(|it| it.is_ascii_digit());
-    (digits && matches!(kind, "p" | "l" | "g" | "n" | "m" | "v" | "r"))
+    (digits && matches!(kind, "p" | "l" | "g" | "n" | "m" | "v" | "r" | "c" | "a"))
         .then(|| zone.parse().ok())?
 }
 

@@ -175,6 +175,8 @@ pub struct Steps(pub Vec<Step>);
 impl Steps {
     /// By which the rule is told again in the kernel.
     pub fn digest(&self) -> u32 {
+        /// Counted up when the same words are written to the kernel in another way.
+        const ENCODING: u8 = 1;
         struct Digest(crc32fast::Hasher);
         impl fmt::Write for Digest {
             fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -183,6 +185,7 @@ impl Steps {
             }
         }
         let mut digest = Digest(crc32fast::Hasher::new());
+        digest.0.update(&[ENCODING]);
         // It takes all that is written.
         let _ = fmt::write(&mut digest, format_args!("{self}"));
         digest.0.finalize()

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use node::resource::{Field, Place, Resource, Ruleset, State};
+use node::reconcile::Op;
+use node::resource::{Element, Field, Place, Resource, Ruleset, State};
 use serde_json::Value;
 
 use crate::policy::{in_group, one_tenant};
@@ -143,4 +144,66 @@ async fn what_netlink_wrote_reads_as_if_nft_had() {
         }
         assert_eq!(ours.len(), theirs.len());
     }
+}
+
+/// What somebody puts into a map of compiled rules is seen, whatever it is, and no bar to what is
+/// to be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
+    let mut world = one_tenant().await;
+    all_kinds_of_rules(&mut world);
+    world.sync_all().await;
+    world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let state = world.desired(0);
+    let lines = state.resources().filter_map(|it| match it {
+        Resource::Element(Element::Line { map, key, .. }) if map.field == Field::Priority => {
+            Some((map.name.clone(), *key))
+        }
+        _ => None,
+    });
+    let (map, key) = lines.min().expect("a rule about a group");
+    let (map, taken) = (format!("inet contiv {map}"), format!("0:{key:x}"));
+    let harms = [
+        format!("add element {map} {{ 0:777 : accept }}"),
+        format!("add element {map} {{ 0:777 timeout 1h : accept }}"),
+        format!("delete element {map} {{ {taken} }}; add element {map} {{ {taken} : accept }}"),
+        format!(
+            "delete element {map} {{ {taken} }}; add element {map} {{ {taken} comment \\\"x\\\" : accept }}"
+        ),
+    ];
+    for harm in harms {
+        let output = world.in_domain(0, "red", &format!("nft \"{harm}\""));
+        if !output.status.success() && harm.contains("timeout") {
+            // The map has no time limits: nothing was done.
+            continue;
+        }
+        assert!(output.status.success(), "{harm}: {output:?}");
+        assert_ne!(world.pending(0).await, [], "{harm}");
+        world.sync(0).await;
+        assert_eq!(world.pending(0).await, [], "{harm}");
+    }
+}
+
+/// The core's knowledge may be behind: another's element has the key of what is to be put.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_is_taken_back() {
+    let mut world = one_tenant().await;
+    all_kinds_of_rules(&mut world);
+    world.sync_all().await;
+    world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let state = world.desired(0);
+    let lines = state.resources().filter(|it| {
+        matches!(it, Resource::Element(Element::Line { map, .. }) if map.field == Field::Priority)
+    });
+    let line = lines.min().expect("a rule about a group").clone();
+    let Resource::Element(Element::Line { map, key, .. }) = &line else {
+        panic!("it is one");
+    };
+    let (map, key) = (format!("inet contiv {}", map.name), format!("0:{key:x}"));
+    let harm = format!("delete element {map} {{ {key} }}; add element {map} {{ {key} : accept }}");
+    let output = world.in_domain(0, "red", &format!("nft \"{harm}\""));
+    assert!(output.status.success(), "{output:?}");
+    let put = world.hosts[0].datapath.execute(&[Op::Put(line)]).await;
+    put.expect("it is there now");
+    assert_eq!(world.pending(0).await, []);
 }
