@@ -56,9 +56,11 @@ fn doctor_measures_the_underlay_and_finds_what_is_missing() -> Outcome {
     }
     // Somebody's switch carries less than both ends promise.
     lab.run("underlay", &["ip", "link", "set", "node-2", "mtu", "1400"])?;
+    // Somebody's firewall lets all in but what it doesn't know.
     let drop = "add table inet mine; \
          add chain inet mine in { type filter hook input priority 0; policy drop; }; \
-         add rule inet mine in accept";
+         add rule inet mine in meta l4proto { tcp, icmp } accept; \
+         add rule inet mine in udp dport 1-10000 accept";
     lab.run("node-1", &["nft", drop])?;
     let (code, text) = complaints(&lab)?;
     assert_eq!(code, 1, "{text}");
@@ -66,10 +68,15 @@ fn doctor_measures_the_underlay_and_finds_what_is_missing() -> Outcome {
         "wrong    node node-1 underlay: packets of 1500 bytes",
         "to node-2",
         "1400 bytes do",
-        "warning  node node-1 firewall: chain inet mine in",
+        "warning  node node-1 firewall: this host's firewall drops what other nodes' containers send: \
+         chain in of nft's table inet mine",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
+    let allow = ["nft", "add rule inet mine in udp dport 14789 accept"];
+    lab.run("node-1", &allow)?;
+    let (_, text) = complaints(&lab)?;
+    assert!(!text.contains("firewall"), "{text}");
     lab.stop("netplugin@node-2", Signal::Kill)?;
     wait_until("the silent node is told", SOON, || {
         complaints(&lab).is_ok_and(|(code, text)| {

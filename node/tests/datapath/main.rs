@@ -1,5 +1,6 @@
 //! The datapath in real namespaces, by its own API: two hosts, real packets. Needs root.
 
+mod agreement;
 mod closed;
 mod dns;
 mod figures;

@@ -372,13 +372,7 @@ impl World {
 
     /// Whether a device of a domain has a carrier and sends, looked at without starting a process.
     pub(crate) fn is_running(&self, host: usize, of: &str, device: &str) -> bool {
-        let it = &self.hosts[host];
-        let netns = match it.params.kind {
-            DomainKind::Netns => it
-                .netns_dir
-                .join(desired::domain_name(it.params.kind, &tenant(of))),
-            DomainKind::Vrf => PathBuf::from("/run/netns").join(&it.netns),
-        };
+        let netns = self.netfilter(host, of);
         let device = device.to_owned();
         let look = move || {
             setns(
@@ -400,17 +394,20 @@ impl World {
         }
     }
 
-    /// Runs a command where a tenant's domain has its firewall and its routes.
-    pub(crate) fn in_domain(&self, host: usize, of: &str, command: &str) -> Output {
+    /// The namespace in which a tenant's domain has its firewall and its routes.
+    pub(crate) fn netfilter(&self, host: usize, of: &str) -> PathBuf {
         let it = &self.hosts[host];
         let name = desired::domain_name(it.params.kind, &tenant(of));
         match it.params.kind {
-            DomainKind::Netns => {
-                let path = it.netns_dir.join(name);
-                sh(&format!("nsenter --net={} {command}", path.display()))
-            }
-            DomainKind::Vrf => exec(&it.netns, command),
+            DomainKind::Netns => it.netns_dir.join(name),
+            DomainKind::Vrf => PathBuf::from("/run/netns").join(&it.netns),
         }
+    }
+
+    /// Runs a command there.
+    pub(crate) fn in_domain(&self, host: usize, of: &str, command: &str) -> Output {
+        let path = self.netfilter(host, of);
+        sh(&format!("nsenter --net={} {command}", path.display()))
     }
 }
 
