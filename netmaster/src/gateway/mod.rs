@@ -105,7 +105,7 @@ pub(crate) struct Gateway {
 }
 
 /// Which of the two kinds of requests an endpoint takes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Command,
     Query,
@@ -170,6 +170,8 @@ async fn listen(desk: Rc<Desk>, mut endpoint: Endpoint, kind: Kind) {
                 Kind::Command => codec::to_bytes(&Box::pin(command(&desk, &incoming)).await),
                 Kind::Query => codec::to_bytes(&query(&desk, &incoming).await),
             };
+            let most = desk.client.server_info().max_payload;
+            let answer = carried(answer, most, kind, desk.revision());
             respond(&desk, &incoming, answer).await;
         });
     }
@@ -259,6 +261,23 @@ fn busy(incoming: &Incoming, kind: Kind) -> Vec<u8> {
     }
 }
 
+/// An answer, or why the bus can't carry it: who asks would wait in vain. What a command wrote is
+/// in the log, and its own id tells.
+fn carried(answer: Vec<u8>, most: usize, kind: Kind, revision: Revision) -> Vec<u8> {
+    if answer.len() <= most || kind == Kind::Command {
+        return answer;
+    }
+    let bytes = answer.len();
+    let reason = format!(
+        "the answer is {bytes} bytes long and nats-server carries {most}: ask for one tenant, or raise max_payload in its nats.conf"
+    );
+    let rejection = Rejection::Malformed { reason };
+    codec::to_bytes(&Answer::Rejected {
+        rejection,
+        revision,
+    })
+}
+
 async fn respond(desk: &Desk, incoming: &Incoming, answer: Vec<u8>) {
     if incoming.message.reply.is_none() || desk.client.connection_state() != State::Connected {
         return;
@@ -271,6 +290,23 @@ async fn respond(desk: &Desk, incoming: &Incoming, answer: Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_the_bus_cannot_carry_is_told_instead() {
+        let revision = Revision(7);
+        let of = |most| carried(vec![0; 100], most, Kind::Query, revision);
+        assert_eq!(of(100), vec![0; 100]);
+        match codec::from_bytes(&of(99)) {
+            Ok(Answer::Rejected { rejection, .. }) => {
+                let text = rejection.to_string();
+                assert!(
+                    text.contains("100 bytes") && text.contains("max_payload"),
+                    "{text}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
     fn every_verb_is_served_once() {
