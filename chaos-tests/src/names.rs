@@ -7,7 +7,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use lab::{Error, Lab};
 
-/// How long an answer is waited for.
+/// How long an answer is waited for, if nothing else is said.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Asks the resolver that workloads have.
@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Asker {
     socket: UdpSocket,
     next: std::cell::Cell<u16>,
+    patience: Duration,
 }
 
 /// What came back.
@@ -40,7 +41,17 @@ impl Asker {
 
     fn of(socket: UdpSocket) -> Self {
         let next = std::cell::Cell::new(1);
-        Self { socket, next }
+        let patience = PATIENCE;
+        Self {
+            socket,
+            next,
+            patience,
+        }
+    }
+
+    /// Who asks again after this time: what isn't answered is noticed no finer.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     pub fn ask(&self, name: &str) -> Told {
@@ -69,11 +80,11 @@ impl Asker {
             Name::from_ascii(format!("{name}.")).ok()?,
             kind,
         ));
-        self.socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        self.socket.set_read_timeout(Some(self.patience)).ok()?;
         self.socket.send_to(&query.to_vec().ok()?, resolver).ok()?;
         let mut buffer = [0; 4096];
         let since = Instant::now();
-        while since.elapsed() < PATIENCE {
+        while since.elapsed() < self.patience {
             let (length, _) = self.socket.recv_from(&mut buffer).ok()?;
             let reply = Message::from_vec(&buffer[..length]).ok()?;
             if reply.metadata.id == id {

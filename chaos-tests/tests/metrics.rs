@@ -1,6 +1,6 @@
 //! What a monitoring system reads of the daemons, and how a command is found in their logs.
 
-use chaos_tests::{Outcome, SOON, Scene};
+use chaos_tests::{Asker, Outcome, SOON, Scene};
 use lab::{CTL, Error, Lab, wait_until};
 use serde_json::Value;
 
@@ -61,6 +61,30 @@ fn what_happens_is_counted_where_it_happens() -> Outcome {
     wait_until("the drift is counted", SOON, || {
         on_node("contiv_node_drift_total").is_ok_and(|it| it > 0.0)
     })?;
+    Ok(())
+}
+
+#[test]
+fn each_message_to_a_name_server_is_counted_as_what_became_of_it() -> Outcome {
+    let scene = Scene::open()?;
+    let lab = &scene.lab;
+    let messages = |outcome: &str| {
+        let labels = format!(r#"outcome="{outcome}""#);
+        let name = "contiv_node_dns_messages_total";
+        metric(lab, "node-1", NETPLUGIN, name, &labels)
+    };
+    let web = Asker::new(lab, "web")?;
+    assert_eq!(web.addresses("web"), [scene.web.address.to_string()]);
+    assert!(!web.addresses("machine.lab").is_empty());
+    let garbage = "for n in 1 2 3; do echo no question > /dev/udp/169.254.53.53/53; done";
+    lab.exec_in("web", &["bash", "-c", garbage])?;
+    for (outcome, least) in [("answered", 1.0), ("forwarded", 1.0), ("malformed", 3.0)] {
+        wait_until(&format!("{outcome} is counted"), SOON, || {
+            messages(outcome).is_ok_and(|it| it >= least)
+        })?;
+    }
+    let shown = lab.netctl_ok(&["node", "inspect", "node-1"])?;
+    assert!(shown.contains("malformed"), "{shown}");
     Ok(())
 }
 

@@ -150,7 +150,7 @@ fn asked_while(
 
 fn restarted(how: Signal, bus: bool) -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?;
+    let web = Asker::new(&scene.lab, "web")?.patient_for(Duration::from_millis(100));
     let names = [("db", address(&scene.db)), ("web", address(&scene.web))];
     wait_until("both are known", SOON, || {
         names

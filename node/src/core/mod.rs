@@ -296,6 +296,8 @@ impl Core {
         for tenant in tenants(facts, &self.locals, &self.params) {
             self.servers.place(self.params.kind, &tenant);
         }
+        // After a restart names don't wait for what is to be done.
+        self.servers.after(&self.known, &self.datapath);
         let have = self.known.clone();
         self.failed.clear();
         self.look.begin();
