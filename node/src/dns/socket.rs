@@ -135,9 +135,9 @@ fn bound(place: &SocketPlace, kind: Type, protocol: Protocol) -> io::Result<Sock
     }
     // The address may be put on its device a moment later.
     socket.set_freebind_v4(true)?;
-    if !matches!(place, SocketPlace::Namespace(_)) {
-        // The host's own server and those of its VRFs share a port in one namespace. Each gets what
-        // comes by its device: a socket with no device gets nothing that came through a VRF.
+    if matches!(place, SocketPlace::Host) {
+        // Somebody's server on port 53 of every address may share it. VRFs have a port of their own,
+        // and each its device.
         socket.set_reuse_port(true)?;
     }
     if let SocketPlace::Vrf(device) = place {
