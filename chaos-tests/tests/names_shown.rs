@@ -1,7 +1,7 @@
 //! What `netctl` says of names is what containers are told; and whose names nobody is told.
 
-use chaos_tests::{Asker, Outcome, SOON, Scene, Told};
-use lab::{Error, Lab, Output, Spec, wait_until};
+use chaos_tests::{Asker, Outcome, SOON, Scene, Told, create};
+use lab::{Error, IMAGE, Lab, Output, Signal, Spec, wait_until};
 use serde_json::Value;
 
 fn query(lab: &Lab, line: &str) -> Result<Output, Error> {
@@ -180,19 +180,35 @@ fn who_is_closed_is_told_to_nobody() -> Outcome {
 /// Without the line in the engine's configuration that the README names.
 #[test]
 fn doctor_names_the_line_that_the_engine_lacks() -> Outcome {
-    let lab = Lab::up(&Spec::test(1).docker(true).loopback_resolver_on(1))?;
+    let mut lab = Lab::up(&Spec::test(1).docker(true).loopback_resolver_on(1))?;
+    lab.import_image("node-1")?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    let write = |lab: &Lab, text: &str| {
+        let script = format!("echo '{text}' > /etc/docker/daemon.json");
+        lab.run("node-1", &["sh", "-c", &script]).map(drop)
+    };
+    // Whether a container that the engine starts now finds another by name.
+    let finds = |lab: &mut Lab| -> Result<bool, Error> {
+        lab.restart("dockerd@node-1", Signal::Term)?;
+        wait_until("the engine answers", SOON, || {
+            lab.docker("node-1", &["info"]).is_ok_and(|it| it.success())
+        })?;
+        let run = ["run", "--rm", "--net=contiv-net", "--name=web", IMAGE];
+        let ask = [&run[..], &["nslookup", "web.contiv-net.contiv.local"]].concat();
+        Ok(lab.docker("node-1", &ask)?.stdout.contains("20.1.1."))
+    };
+    assert!(finds(&mut lab)?);
+
     let said = || lab.netctl(&["doctor", "-q"]).map(|it| it.stdout);
     let line = r#"put "dns": ["169.254.53.53"] into /etc/docker/daemon.json"#;
     let lacks = || said().is_ok_and(|it| it.contains("loopback-resolver") && it.contains(line));
     assert!(!said()?.contains("loopback-resolver"));
-    let write = |text: &str| {
-        let script = format!("echo '{text}' > /etc/docker/daemon.json");
-        lab.run("node-1", &["sh", "-c", &script])
-    };
-    write("{}")?;
+    write(&lab, "{}")?;
     wait_until("doctor names the line", SOON, lacks)?;
     assert_eq!(lab.netctl(&["doctor"])?.status, 1);
-    write(r#"{"dns": ["169.254.53.53"]}"#)?;
+    assert!(!finds(&mut lab)?, "the line is needed");
+    write(&lab, r#"{"dns": ["169.254.53.53"]}"#)?;
+    let said = || lab.netctl(&["doctor", "-q"]).map(|it| it.stdout);
     wait_until("doctor is content", SOON, || {
         said().is_ok_and(|it| !it.contains("loopback-resolver"))
     })

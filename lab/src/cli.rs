@@ -117,7 +117,7 @@ struct Up {
     /// The engines also have Docker's default bridge
     #[arg(long, requires = "docker")]
     docker_bridge: bool,
-    /// Numbers of the nodes whose resolver is 127.0.0.53
+    /// Numbers of the nodes whose resolver is 127.0.0.1
     #[arg(long, value_delimiter = ',')]
     loopback_resolver: Vec<u8>,
     #[arg(long, value_enum, default_value = "all")]

@@ -89,7 +89,7 @@ impl Spec {
         }
     }
 
-    /// Node `number` (from 1) resolves names through 127.0.0.53, as Ubuntu does.
+    /// Node `number` (from 1) resolves names through a resolver of its own on 127.0.0.1.
     pub fn loopback_resolver_on(mut self, number: u8) -> Self {
         self.loopback_resolver.insert(number);
         self
