@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::Core;
 use crate::datapath::Sign;
+use crate::desired::desired;
 use crate::reconcile::Op;
 use crate::resource::{Kind, State};
 
@@ -31,7 +32,7 @@ impl Core {
     }
 
     /// Whether the kernel doesn't hold any more what we know it to hold.
-    pub(super) async fn is_drift(&self, sign: &Sign) -> bool {
+    pub(super) async fn is_drift(&mut self, sign: &Sign) -> bool {
         match sign {
             Sign::Changed => true,
             Sign::Neighbour => false,
@@ -43,10 +44,13 @@ impl Core {
 
     /// A port that is made anew has lost its container, and two VXLAN devices can't have one VNI:
     /// so the device itself gets its name back.
-    async fn rename_back(&self, name: &str, now: &str) -> bool {
-        let mut keys = self.known.iter().map(|(key, _)| key);
-        let known = keys.find(|key| key.kind == Kind::Device && key.id == name);
-        let Some(key) = known else {
+    async fn rename_back(&mut self, name: &str, now: &str) -> bool {
+        // Not what is known: a look may have missed it already, and its replacement was refused.
+        let facts = self.facts.snapshot();
+        let want = desired(&facts, &self.locals, &self.params, &mut self.programs);
+        let mut keys = want.iter().map(|(key, _)| key);
+        let wanted = keys.find(|key| key.kind == Kind::Device && key.id == name);
+        let Some(key) = wanted else {
             return false;
         };
         match self.datapath.rename_back(&key.place, now, name).await {
