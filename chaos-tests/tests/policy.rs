@@ -1,5 +1,6 @@
 //! Groups, policies and rules on whole clusters: what the product is for.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use chaos_tests::{Outcome, SOON, create, invariant, two_nodes};
@@ -298,5 +299,61 @@ fn a_deny_ends_standing_connections_only_when_asked_to() -> Outcome {
     lab.netctl_ok(&["policy", "apply", "prod_web", "--immediate"])?;
     wait_until("the denied connection ends", SOON, || !denied.goes_on(&lab))?;
     assert!(kept.goes_on(&lab), "the allowed one goes on");
+    Ok(())
+}
+
+/// The answers of a connection pass the asker's own node unasked, so who has the address of the one
+/// that was asked must not give them.
+#[test]
+fn who_inherits_an_address_answers_nobody_on_another_node() -> Outcome {
+    let mut lab = two_nodes()?;
+    create(&lab, "contiv-net", "20.1.1.0/24")?;
+    lab.netctl_ok(&["policy", "create", "p"])?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "closed"])?;
+    let deny = [
+        "policy",
+        "rule-add",
+        "p",
+        "1",
+        "-from-group=closed",
+        "-action=deny",
+    ];
+    lab.netctl_ok(&deny)?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "web", "-policy=p"])?;
+    lab.run_workload_with("node-1", "contiv-net", "asker", &["--group", "web"])?;
+    lab.run_workload("node-2", "contiv-net", "asked")?;
+    let (asker, asked) = (lab.address_of("asker")?, lab.address_of("asked")?);
+    let from = lab.udp_in("asker")?;
+    let to = lab.udp_in("asked")?;
+    let port = |of: &UdpSocket| of.local_addr().expect("bound").port();
+    let (from_port, to_port) = (port(&from), port(&to));
+    for socket in [&from, &to] {
+        socket.set_read_timeout(Some(SOON)).expect("set");
+    }
+    let mut bytes = [0; 16];
+    wait_until("it is asked and answers", SOON, || {
+        from.send_to(b"asked", (asked, to_port)).is_ok()
+            && to.recv(&mut bytes).is_ok()
+            && to.send_to(b"answer", (asker, from_port)).is_ok()
+            && from.recv(&mut bytes).is_ok()
+    })?;
+    drop(to);
+    lab.remove_workload("asked")?;
+    let at = asked.to_string();
+    let given = ["--group", "closed", "--ip", &at];
+    lab.run_workload_with("node-2", "contiv-net", "heir", &given)?;
+    lab.run_workload("node-2", "contiv-net", "beside")?;
+    let (heir, beside) = (lab.udp_from("heir", to_port)?, lab.udp_in("beside")?);
+    // Longer than a packet is under way.
+    let moment = Duration::from_millis(300);
+    from.set_read_timeout(Some(moment)).expect("set");
+    let comes = |sender: &UdpSocket, from: &UdpSocket| {
+        let sent = sender.send_to(b"unasked", (asker, from_port));
+        sent.is_ok() && from.recv(&mut [0; 16]).is_ok()
+    };
+    wait_until("the asker's node knows who has the address", SOON, || {
+        !comes(&heir, &from) && comes(&beside, &from)
+    })?;
+    assert!((0..5).all(|_| !comes(&heir, &from)));
     Ok(())
 }

@@ -9,8 +9,17 @@ use crate::{Result, namespace};
 impl Lab {
     /// A UDP socket inside a workload.
     pub fn udp_in(&self, workload: &str) -> Result<UdpSocket> {
+        self.udp_from(workload, 0)
+    }
+
+    /// The same with a port of one's own.
+    pub fn udp_from(&self, workload: &str, port: u16) -> Result<UdpSocket> {
         let node = self.workload_node(workload)?;
-        self.udp_at(&node, &format!("/run/netns/{}", netns(workload)))
+        let holder = self.host(&node)?.holder.pid;
+        let netns = format!("/run/netns/{}", netns(workload));
+        namespace::open_in(holder, &netns, move || {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+        })
     }
 
     /// A UDP socket inside a network namespace, given by its path on a host.

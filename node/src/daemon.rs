@@ -220,7 +220,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         ending,
         config.watching,
     );
-    tasks.spawn(core.run(endpoints.clone(), log_rx.clone(), cleaned));
+    tasks.spawn(core.run(endpoints.clone(), log_rx.clone(), cleaned, view.subscribe()));
     tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
     tasks.spawn(settle::run(
         endpoints.clone(),

@@ -1,4 +1,4 @@
-//! Which endpoints a change that failed is about.
+//! Which endpoints a change that failed is about, and what isn't there then.
 //!
 //! Pure. What decides about connections fails for all endpoints of its place; the rest is told by
 //! the endpoint's device or address, compared as values.
@@ -7,10 +7,23 @@ use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
 
+use crate::datapath::{BatchError, Failure};
 use crate::desired::domain_name;
 use crate::endpoint::LocalEndpoint;
 use crate::reconcile::Op;
-use crate::resource::{Element, Place, Resource, RouteTarget};
+use crate::resource::{Element, Place, Resource, RouteTarget, State};
+
+/// What failed isn't there: whatever comes next tries it again first, so that no port comes up
+/// beside rules that were refused.
+pub(super) fn take_back(known: &mut State, error: &BatchError) {
+    for Failure { op, .. } in &error.failures {
+        match op {
+            Op::Put(resource) => known.remove(&resource.key()),
+            Op::Change { from: there, .. } | Op::Delete(there) => known.insert(there.clone()),
+            Op::Forget { .. } => {}
+        }
+    }
+}
 
 /// Whom something in a place is about.
 enum About<'a> {
@@ -67,9 +80,11 @@ mod tests {
     use bus_schema::GroupId;
 
     use super::*;
+    use crate::datapath::DatapathError;
     use crate::desired::fixture::{Facts, red};
     use crate::desired::interface_names;
-    use crate::resource::{Chain, Route, RuleChain, Up};
+    use crate::reconcile::diff;
+    use crate::resource::{Chain, Route, RuleChain, Step, Steps, Up};
 
     fn blamed(kind: DomainKind, resource: impl FnOnce(Place) -> Resource) -> Vec<String> {
         let facts = Facts::two_nodes()
@@ -84,6 +99,40 @@ mod tests {
 
     fn device(endpoint: &str) -> String {
         interface_names(&bus_schema::EndpointId::new(endpoint).expect("valid")).0
+    }
+
+    #[test]
+    fn a_port_comes_after_the_rules_that_were_refused_before_it() {
+        let rules = |marks: &[u32]| {
+            let rules = marks.iter().map(|mark| Steps(vec![Step::Mark(*mark)]));
+            Resource::Chain(RuleChain {
+                place: Place::Host,
+                chain: Arc::new(Chain::compiled("p0_1", rules.collect())),
+            })
+        };
+        let up = Resource::Up(Up {
+            place: Place::Host,
+            device: "cv1".to_owned(),
+        });
+        let have: State = [rules(&[1])].into_iter().collect();
+        let mut known: State = [rules(&[1, 2])].into_iter().collect();
+        let refused = diff(&have, &known);
+        let failures = refused.iter().map(|op| Failure {
+            op: op.clone(),
+            error: DatapathError::Kernel {
+                what: "do so".to_owned(),
+                place: "here".to_owned(),
+                reason: "no".to_owned(),
+            },
+        });
+        let error = BatchError {
+            attempted: 1,
+            failures: failures.collect(),
+        };
+        take_back(&mut known, &error);
+        let want: State = [rules(&[1, 2]), up.clone()].into_iter().collect();
+        let ops = diff(&known, &want);
+        assert_eq!(ops, [refused, vec![Op::Put(up)]].concat());
     }
 
     #[test]

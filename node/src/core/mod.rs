@@ -10,6 +10,7 @@ mod blame;
 mod cleanup;
 mod drift;
 mod ending;
+mod heirs;
 mod look;
 mod neighbours;
 mod peer;
@@ -28,19 +29,20 @@ use tokio::time::Instant;
 
 use crate::bus::{Facts, pause};
 use crate::cleanup::Asked;
-use crate::datapath::{BatchError, Datapath, DatapathError, Failure, Scope, Sign, Signs};
+use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::healing::Healings;
 use crate::metrics;
-use crate::projection::{Projection, Touched};
+use crate::projection::{EndpointsView, Projection, Touched};
 use crate::reconcile::{Op, diff, farewells, order};
 use crate::resource::{Place, Resource, State};
 use crate::steps::Work;
 use allowed::{Allowed, Wanted};
-use blame::is_blamed;
+use blame::{is_blamed, take_back};
 pub use ending::Ending;
+use heirs::Heirs;
 use look::{Look, RETRY};
 use neighbours::Neighbours;
 use peer::peer_setup;
@@ -71,6 +73,7 @@ pub struct Core {
     other_kind: Option<bool>,
     /// Farewells that are still to be said: their routes are gone already.
     owed: Vec<Op>,
+    heirs: Heirs,
     pending: Touched,
     failed: BTreeMap<EndpointId, String>,
     /// What the log closed; known since this node was in sync with it.
@@ -125,6 +128,7 @@ impl Core {
             programs: Programs::default(),
             ending,
             owed: Vec::new(),
+            heirs: Heirs::default(),
             pending: Touched::default(),
             failed: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -147,7 +151,9 @@ impl Core {
         endpoints: EndpointsHandle,
         mut log: watch::Receiver<LogState>,
         mut cleanups: mpsc::Receiver<Asked>,
+        mut views: watch::Receiver<EndpointsView>,
     ) {
+        let mut view = views.borrow_and_update().clone();
         let mut facts = self.facts.subscribe();
         let mut snapshots = endpoints.snapshots();
         drop(endpoints);
@@ -178,6 +184,10 @@ impl Core {
                     changed = facts.changed() => Wake::of(&changed),
                     changed = snapshots.changed() => Wake::of(&changed),
                     changed = log.changed() => Wake::of(&changed),
+                    changed = views.changed() => match changed {
+                        Ok(()) => Wake::View,
+                        Err(_) => Wake::Closed,
+                    },
                     sign = next(signs.as_mut()) => Wake::Sign(sign),
                     () = until(next_glance) => Wake::Glance,
                     Some(asked) = cleanups.recv() => {
@@ -189,6 +199,14 @@ impl Core {
                 let drifted = match wake {
                     Wake::Closed => return,
                     Wake::Work => break,
+                    Wake::View => {
+                        let before = view;
+                        view = views.borrow_and_update().clone();
+                        if self.part_with(&before, &view, &projection) {
+                            break;
+                        }
+                        false
+                    }
                     Wake::Sign(Sign::Neighbour) => {
                         self.neighbours.heard();
                         next_glance = next_glance.min(Instant::now() + neighbours::SETTLE);
@@ -506,6 +524,7 @@ impl Core {
 enum Wake {
     Closed,
     Work,
+    View,
     Sign(Sign),
     Glance,
 }
@@ -547,18 +566,6 @@ fn is_of_domain(op: &Op) -> bool {
 /// The endpoints that came, went or are known better, as they are or were last.
 type Changed = Vec<Arc<LocalEndpoint>>;
 
-/// What failed isn't there: whatever comes next tries it again first, so that no port comes up
-/// beside rules that were refused.
-fn take_back(known: &mut State, error: &BatchError) {
-    for Failure { op, .. } in &error.failures {
-        match op {
-            Op::Put(resource) => known.remove(&resource.key()),
-            Op::Change { from: there, .. } | Op::Delete(there) => known.insert(there.clone()),
-            Op::Forget { .. } => {}
-        }
-    }
-}
-
 fn changed(before: &Locals, after: &Locals) -> Changed {
     let items = before.diff(after).map(|item| match item {
         DiffItem::Add(_, endpoint)
@@ -583,45 +590,8 @@ pub async fn underlay_mtu(
 mod tests {
     use std::sync::Arc;
 
-    use super::{changed, take_back};
-    use crate::datapath::{BatchError, DatapathError, Failure};
+    use super::changed;
     use crate::desired::fixture::Facts;
-    use crate::reconcile::{Op, diff};
-    use crate::resource::{Chain, Place, Resource, RuleChain, State, Step, Steps, Up};
-
-    #[test]
-    fn a_port_comes_after_the_rules_that_were_refused_before_it() {
-        let rules = |marks: &[u32]| {
-            let rules = marks.iter().map(|mark| Steps(vec![Step::Mark(*mark)]));
-            Resource::Chain(RuleChain {
-                place: Place::Host,
-                chain: Arc::new(Chain::compiled("p0_1", rules.collect())),
-            })
-        };
-        let up = Resource::Up(Up {
-            place: Place::Host,
-            device: "cv1".to_owned(),
-        });
-        let have: State = [rules(&[1])].into_iter().collect();
-        let mut known: State = [rules(&[1, 2])].into_iter().collect();
-        let refused = diff(&have, &known);
-        let failures = refused.iter().map(|op| Failure {
-            op: op.clone(),
-            error: DatapathError::Kernel {
-                what: "do so".to_owned(),
-                place: "here".to_owned(),
-                reason: "no".to_owned(),
-            },
-        });
-        let error = BatchError {
-            attempted: 1,
-            failures: failures.collect(),
-        };
-        take_back(&mut known, &error);
-        let want: State = [rules(&[1, 2]), up.clone()].into_iter().collect();
-        let ops = diff(&known, &want);
-        assert_eq!(ops, [refused, vec![Op::Put(up)]].concat());
-    }
 
     #[test]
     fn what_came_went_or_is_known_better_has_changed() {

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, TenantName};
+use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,18 @@ impl EndpointsView {
 
     pub fn get(&self, id: &EndpointId) -> Option<&Endpoint> {
         self.shown.get(id).map(AsRef::as_ref)
+    }
+
+    /// The endpoints that differ: as they are here, and as they are in `later`.
+    pub fn changes<'a>(
+        &'a self,
+        later: &'a Self,
+    ) -> impl Iterator<Item = (Option<&'a Endpoint>, Option<&'a Endpoint>)> {
+        self.shown.diff(&later.shown).map(|item| match item {
+            DiffItem::Add(_, new) => (None, Some(new.as_ref())),
+            DiffItem::Remove(_, old) => (Some(old.as_ref()), None),
+            DiffItem::Update { old, new } => (Some(old.1.as_ref()), Some(new.1.as_ref())),
+        })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
