@@ -7,6 +7,8 @@ use chaos_tests::Asker;
 use chaos_tests::figures::quantile;
 use lab::{IMAGE, Lab};
 
+/// Containers that run at once: the node's disk is a small one.
+const AT_ONCE: usize = 20;
 /// Between two questions: asking all the time would take a core from those who are measured.
 const PAUSE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -14,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) fn measure(lab: &mut Lab, runs: usize) -> anyhow::Result<()> {
     lab.run_workload("node-2", "net", "peer")?;
     let peer = Asker::new(lab, "peer")?;
-    let (mut names, mut aliases) = (Vec::new(), Vec::new());
+    let (mut names, mut aliases, mut running) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..runs {
         let (name, alias) = (format!("lag{number}"), format!("alias{number}"));
         let (returned, known) = started(lab, &peer, &name, &alias)?;
@@ -22,12 +24,23 @@ pub(crate) fn measure(lab: &mut Lab, runs: usize) -> anyhow::Result<()> {
             let known = known.with_context(|| format!("{name} is never known"))?;
             lags.push(known.saturating_duration_since(returned).as_secs_f64() * 1e3);
         }
+        running.push(name);
+        if running.len() == AT_ONCE {
+            remove(lab, &std::mem::take(&mut running))?;
+        }
     }
     println!("from the return of `docker run` until another node resolves, {runs} runs:");
     for (what, lags) in [("its name", names), ("its alias", aliases)] {
         let (median, p99) = (quantile(&lags, 0.5), quantile(&lags, 0.99));
         println!("{what:>12}: median {median:.1} ms, p99 {p99:.1} ms");
     }
+    Ok(())
+}
+
+fn remove(lab: &Lab, names: &[String]) -> anyhow::Result<()> {
+    let names = names.iter().map(String::as_str);
+    let argv: Vec<&str> = ["docker", "rm", "-f"].into_iter().chain(names).collect();
+    lab.run("node-1", &argv)?;
     Ok(())
 }
 
