@@ -11,7 +11,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::{ConsumerErrorKind, Stream};
+use async_nats::jetstream::stream::{ConsumerErrorKind, RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ServerInfo, header};
 use bus_schema::{Revision, subject};
@@ -28,6 +28,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 const ACK: Duration = Duration::from_secs(3);
 /// Messages asked for at once.
 const PAGE: usize = 1_000;
+/// So many are asked for one by one first: that is a round trip for each, and a consumer is a vote
+/// of the servers.
+const FEW: usize = 12;
 
 /// The log in the stream `LOG`.
 #[derive(Debug, Clone)]
@@ -72,6 +75,62 @@ impl JetStream {
         max: usize,
     ) -> Result<Vec<Record>, LoadError> {
         self.connected().map_err(LoadError::Unavailable)?;
+        // Whoever has read nothing yet has much to read.
+        let few = if after == Revision(0) {
+            0
+        } else {
+            FEW.min(max)
+        };
+        let mut records = self.few(filter, after, few).await?;
+        if few > 0 && (records.len() < few || few == max) {
+            return Ok(records);
+        }
+        let after = records.last().map_or(after, |last| last.revision);
+        records.extend(self.many(filter, after, max - few).await?);
+        Ok(records)
+    }
+
+    /// The leader answers; one that is cut off may not know the end, as with a consumer.
+    async fn few(
+        &self,
+        filter: &str,
+        mut after: Revision,
+        max: usize,
+    ) -> Result<Vec<Record>, LoadError> {
+        let mut records = Vec::new();
+        if max == 0 {
+            return Ok(records);
+        }
+        let unavailable = |e: &dyn std::fmt::Display| LoadError::Unavailable(e.to_string());
+        let stream = self.context.get_stream_no_info(subject::LOG).await;
+        let stream = stream.map_err(|e| unavailable(&e))?;
+        while records.len() < max {
+            let next = stream.get_first_raw_message_by_subject(filter, after.next().0);
+            let message = match next.await {
+                Ok(message) => message,
+                Err(error) => match error.kind() {
+                    RawMessageErrorKind::NoMessageFound => break,
+                    RawMessageErrorKind::JetStream(error)
+                        if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        return Err(LoadError::NoLog);
+                    }
+                    _ => return Err(unavailable(&error)),
+                },
+            };
+            after = Revision(message.sequence);
+            let subject = message.subject.to_string();
+            records.push(Record::new(after, subject, &message.payload));
+        }
+        Ok(records)
+    }
+
+    async fn many(
+        &self,
+        filter: &str,
+        after: Revision,
+        max: usize,
+    ) -> Result<Vec<Record>, LoadError> {
         let mut consumer = self.reader(filter, after).await?;
         let name = consumer.cached_info().name.clone();
         let pending = usize::try_from(consumer.cached_info().num_pending).unwrap_or(usize::MAX);

@@ -91,4 +91,18 @@ async fn loading_keeps_to_its_filter_its_start_and_its_limit() {
     assert_eq!(revisions(subject::LOG_ALL, 99, 10).await, Vec::<u64>::new());
     assert_eq!(revisions(CLUSTER, 0, 10).await, [1, 2]);
     assert_eq!(revisions(TENANT, 0, 10).await, [3]);
+    // More than are asked for one by one.
+    for last in 2..32 {
+        let last = if last == 2 { 2 } else { last + 1 };
+        let one = [entry("contiv.log._cluster.node.new", Some((CLUSTER, last)))];
+        Journal::append(&log, &one).await.expect("appended");
+    }
+    let all = |after| (after + 1..=33).collect::<Vec<_>>();
+    for after in [3, 7, 15, 20, 21, 22, 30, 32, 33, 40] {
+        assert_eq!(revisions(CLUSTER, after, 100).await, all(after), "{after}");
+    }
+    for max in [1, 11, 12, 13, 25] {
+        assert_eq!(revisions(CLUSTER, 3, max).await, all(3)[..max], "{max}");
+    }
+    assert_eq!(revisions(TENANT, 3, 100).await, Vec::<u64>::new());
 }
