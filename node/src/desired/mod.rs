@@ -317,7 +317,7 @@ impl<'a> DomainBuilder<'a> {
         }));
     }
 
-    /// A local endpoint. One that is [`closed`] keeps its veth and nothing else.
+    /// A local endpoint. One that is [`closed()`] keeps its veth and nothing else.
     fn endpoint(
         &mut self,
         endpoint: &LocalEndpoint,
