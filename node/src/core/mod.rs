@@ -45,7 +45,6 @@ pub use ending::Ending;
 use heirs::Heirs;
 use look::{Look, RETRY};
 use neighbours::Neighbours;
-use peer::peer_setup;
 use servers::Servers;
 pub use tells::{Progress, Tells, Watching};
 
@@ -460,22 +459,6 @@ impl Core {
                 // What failed first is what the rest failed for.
                 let id = endpoint.id.clone();
                 self.failed.entry(id).or_insert_with(|| text.clone());
-            }
-        }
-    }
-
-    /// Sets up the container's end where no engine does it.
-    async fn place_peers(&mut self, facts: &Projection, changed: &Changed) {
-        for endpoint in changed {
-            if !self.locals.contains_key(&endpoint.id) || self.failed.contains_key(&endpoint.id) {
-                continue;
-            }
-            let Some(setup) = peer_setup(endpoint, facts, &self.params) else {
-                continue;
-            };
-            if let Err(error) = self.datapath.place_peer(&setup).await {
-                tracing::warn!(endpoint = %endpoint.id, %error, "can't set up the container's end");
-                self.failed.insert(endpoint.id.clone(), error.to_string());
             }
         }
     }

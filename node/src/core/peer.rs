@@ -2,18 +2,33 @@
 
 use std::path::PathBuf;
 
+use super::{Changed, Core};
 use crate::datapath::PeerSetup;
 use crate::desired::{Params, domain_name};
 use crate::endpoint::{LocalEndpoint, Owner};
 use crate::projection::Projection;
 use crate::resource::Place;
 
+impl Core {
+    /// Sets up the container's end where no engine does it.
+    pub(super) async fn place_peers(&mut self, facts: &Projection, changed: &Changed) {
+        for endpoint in changed {
+            if !self.locals.contains_key(&endpoint.id) || self.failed.contains_key(&endpoint.id) {
+                continue;
+            }
+            let Some(setup) = peer_setup(endpoint, facts, &self.params) else {
+                continue;
+            };
+            if let Err(error) = self.datapath.place_peer(&setup).await {
+                tracing::warn!(endpoint = %endpoint.id, %error, "can't set up the container's end");
+                self.failed.insert(endpoint.id.clone(), error.to_string());
+            }
+        }
+    }
+}
+
 /// `None`: an engine takes the container's end, or its network is unknown.
-pub(super) fn peer_setup(
-    endpoint: &LocalEndpoint,
-    facts: &Projection,
-    params: &Params,
-) -> Option<PeerSetup> {
+fn peer_setup(endpoint: &LocalEndpoint, facts: &Projection, params: &Params) -> Option<PeerSetup> {
     let Owner::Namespace {
         path, interface, ..
     } = &endpoint.owner
