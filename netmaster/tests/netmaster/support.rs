@@ -176,6 +176,13 @@ impl Bus {
     pub(crate) async fn master(&self, name: &str) -> Master {
         let master = self.spawn(name, &[]);
         master.says("serving").await;
+        // Its subscriptions may still be under way; this is the last of them.
+        let (api, last) = (
+            self.client().await,
+            format!("{}.cluster.wait", subject::API),
+        );
+        let answered = async || api.raw(last.clone(), Vec::new()).await.ok();
+        until("it is heard", answered).await;
         master
     }
 }
