@@ -393,7 +393,9 @@ impl<'a> Entry<'a> {
     fn of(element: &'a Element, with_data: bool) -> Self {
         let (key, data) = key_and_data(element);
         let end = match element {
-            Element::Subnet { zone, subnet, .. } => Some([of_zone(*zone), last(*subnet)].concat()),
+            Element::Subnet { zone, subnet, .. } => {
+                Some([of_zone_in_ranges(*zone), last(*subnet)].concat())
+            }
             _ => None,
         };
         Self {
@@ -450,9 +452,10 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
             interface, address, ..
         } => ([name(interface), octets(*address)].concat(), Data::Nothing),
         Element::Gateway { zone, address, .. } => (zoned(zone, octets(*address)), Data::Nothing),
-        Element::Subnet { zone, subnet, .. } => {
-            (zoned(zone, octets(subnet.network())), Data::Nothing)
-        }
+        Element::Subnet { zone, subnet, .. } => (
+            [of_zone_in_ranges(*zone), octets(subnet.network())].concat(),
+            Data::Nothing,
+        ),
         Element::Zone {
             interface, zone, ..
         } => (name(interface), Data::Zone(*zone)),
@@ -488,6 +491,12 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
 
 fn of_zone(zone: u16) -> Vec<u8> {
     let [a, b] = zone.to_ne_bytes();
+    vec![a, b, 0, 0]
+}
+
+/// Ranges are compared byte by byte, so `nft` swaps what it looks up in a set that has them.
+fn of_zone_in_ranges(zone: u16) -> Vec<u8> {
+    let [a, b] = zone.to_be_bytes();
     vec![a, b, 0, 0]
 }
 
