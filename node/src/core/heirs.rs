@@ -81,19 +81,21 @@ impl Core {
         after: &EndpointsView,
         facts: &Projection,
     ) -> bool {
+        let mut inherited = self.heirs.between(before, after);
+        // Nearly always: which tenants are here takes a look at all of them.
+        if inherited.is_empty() {
+            return false;
+        }
         let here = tenants(facts, &self.locals, &self.params);
+        inherited.retain(|(tenant, _)| here.contains(tenant));
+        let any = !inherited.is_empty();
         let kind = self.params.kind;
-        let inherited = self.heirs.between(before, after).into_iter();
-        let mut inherited = inherited
-            .filter(|(tenant, _)| here.contains(tenant))
-            .peekable();
-        let any = inherited.peek().is_some();
-        self.owed
-            .extend(inherited.map(|(tenant, address)| Op::Forget {
-                place: Place::Domain(domain_name(kind, &tenant)),
-                zone: zone(facts, &tenant, kind),
-                address,
-            }));
+        let forgets = inherited.into_iter().map(|(tenant, address)| Op::Forget {
+            place: Place::Domain(domain_name(kind, &tenant)),
+            zone: zone(facts, &tenant, kind),
+            address,
+        });
+        self.owed.extend(forgets);
         any
     }
 }
