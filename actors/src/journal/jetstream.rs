@@ -59,11 +59,7 @@ impl JetStream {
             .get_stream(subject::LOG)
             .await
             .map_err(|e| match e.kind() {
-                GetStreamErrorKind::JetStream(error)
-                    if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                {
-                    LoadError::NoLog
-                }
+                GetStreamErrorKind::JetStream(error) => refused(&error, &e),
                 _ => LoadError::Unavailable(e.to_string()),
             })
     }
@@ -110,11 +106,7 @@ impl JetStream {
                 Ok(message) => message,
                 Err(error) => match error.kind() {
                     RawMessageErrorKind::NoMessageFound => break,
-                    RawMessageErrorKind::JetStream(error)
-                        if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                    {
-                        return Err(LoadError::NoLog);
-                    }
+                    RawMessageErrorKind::JetStream(said) => return Err(refused(&said, &error)),
                     _ => return Err(unavailable(&error)),
                 },
             };
@@ -162,11 +154,7 @@ impl JetStream {
         match tokio::time::timeout(ANSWER, creation).await {
             Ok(Ok(consumer)) => Ok(consumer),
             Ok(Err(e)) => Err(match e.kind() {
-                ConsumerErrorKind::JetStream(error)
-                    if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                {
-                    LoadError::NoLog
-                }
+                ConsumerErrorKind::JetStream(error) => refused(&error, &e),
                 _ => LoadError::Unavailable(e.to_string()),
             }),
             Err(_) => Err(LoadError::Unavailable("no answer in time".to_owned())),
@@ -206,6 +194,14 @@ impl JetStream {
             Err(_) => return Err(AppendError::Unknown(format!("none within {ACK:?}"))),
         };
         acknowledged(&reply.payload)
+    }
+}
+
+/// What a server's refusal to read means.
+fn refused(said: &jetstream::Error, all: &dyn std::fmt::Display) -> LoadError {
+    match said.error_code() {
+        ErrorCode::STREAM_NOT_FOUND => LoadError::NoLog,
+        _ => LoadError::Unavailable(all.to_string()),
     }
 }
 
