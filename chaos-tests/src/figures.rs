@@ -17,6 +17,12 @@ pub fn machine() -> String {
     )
 }
 
+/// What the benchmark was asked for, without what cargo adds.
+pub fn arguments() -> Vec<String> {
+    let all = std::env::args().skip(1);
+    all.filter(|it| it != "--bench").collect()
+}
+
 /// The figure that the part `which` of all (0.5: half) are below; 0 of none.
 pub fn quantile(figures: &[f64], which: f64) -> f64 {
     let mut sorted = figures.to_vec();

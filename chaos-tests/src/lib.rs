@@ -10,4 +10,4 @@ pub mod traffic;
 pub mod zone;
 
 pub use names::{Asker, Told};
-pub use scene::{Outcome, SOON, Scene, create, two_nodes};
+pub use scene::{Outcome, SOON, Scene, create, sh, two_nodes};

@@ -51,3 +51,9 @@ pub fn create(lab: &Lab, network: &str, subnet: &str) -> Result<(), Error> {
     lab.netctl_ok(&["net", "create", network, &subnet])
         .map(drop)
 }
+
+/// Whether a script succeeds on a node.
+pub fn sh(lab: &Lab, node: &str, script: &str) -> bool {
+    let output = lab.exec(node, &["sh", "-c", script]);
+    output.is_ok_and(|output| output.success())
+}

@@ -1,7 +1,7 @@
 //! What a crash left over is found and returned: at the next start, and at once when it is asked for.
 
-use chaos_tests::{Outcome, SOON, Scene};
-use lab::{Lab, Signal, Spec, wait_until};
+use chaos_tests::{Outcome, SOON, Scene, sh};
+use lab::{Signal, Spec, wait_until};
 
 /// In the kernel, with our marks, and nobody's.
 const LEFT: &str = "ip -n contiv-default link add cvdead000000 type veth peer name cpdead000000 && \
@@ -9,25 +9,20 @@ const LEFT: &str = "ip -n contiv-default link add cvdead000000 type veth peer na
 const GONE: &str =
     "! ip -n contiv-default link show cvdead000000 && ! ip netns list | grep -qw contiv-old";
 
-fn sh(lab: &Lab, script: &str) -> bool {
-    let output = lab.exec("node-1", &["sh", "-c", script]);
-    output.is_ok_and(|output| output.success())
-}
-
 #[test]
 fn cleanup_returns_what_is_left_at_once_and_says_what_it_was() -> Outcome {
     // Whose looks would come first else.
     let seldom = ["--no-monitor", "--resync", "3600"];
     let mut scene = Scene::of(&Spec::test(2).node_flags(&seldom))?;
     let extra = scene.lab.run_workload("node-1", "contiv-net", "extra")?;
-    assert!(sh(&scene.lab, LEFT));
+    assert!(sh(&scene.lab, "node-1", LEFT));
     scene.lab.vanish_workload("extra")?;
     let said = scene.lab.netctl_ok(&["node", "cleanup", "node-1"])?;
     let endpoint = format!("- endpoint extra {} in default:contiv-net", extra.address);
     for says in ["cvdead000000", "contiv-old", &endpoint] {
         assert!(said.contains(says), "{says}: {said}");
     }
-    assert!(sh(&scene.lab, GONE));
+    assert!(sh(&scene.lab, "node-1", GONE));
     assert!(scene.talks()?, "and nothing else");
     let endpoints = scene.lab.netctl_ok(&["endpoint", "ls", "-o", "json"])?;
     assert!(!endpoints.contains("extra"), "{endpoints}");
@@ -43,10 +38,12 @@ fn what_a_crash_left_is_returned_at_the_next_start() -> Outcome {
     let mut scene = Scene::open()?;
     scene.lab.run_workload("node-1", "contiv-net", "extra")?;
     scene.lab.stop("netplugin@node-1", Signal::Kill)?;
-    assert!(sh(&scene.lab, LEFT));
+    assert!(sh(&scene.lab, "node-1", LEFT));
     scene.lab.vanish_workload("extra")?;
     scene.lab.start("netplugin@node-1")?;
-    wait_until("the leftovers are gone", SOON, || sh(&scene.lab, GONE))?;
+    wait_until("the leftovers are gone", SOON, || {
+        sh(&scene.lab, "node-1", GONE)
+    })?;
     wait_until("the endpoint is gone", SOON, || {
         let endpoints = scene.lab.netctl(&["endpoint", "ls", "-o", "json"]);
         endpoints.is_ok_and(|it| it.success() && !it.stdout.contains("extra"))

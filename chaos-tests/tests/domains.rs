@@ -1,12 +1,7 @@
 //! The two kinds of domains on a kernel that has both: chosen, mixed, and changed.
 
-use chaos_tests::{Outcome, SOON, Scene, invariant};
+use chaos_tests::{Outcome, SOON, Scene, invariant, sh};
 use lab::{Lab, Signal, wait_until};
-
-fn sh(lab: &Lab, node: &str, script: &str) -> bool {
-    let output = lab.exec(node, &["sh", "-c", script]);
-    output.is_ok_and(|output| output.success())
-}
 
 /// Restarts the node's netplugin with another `--domain`.
 fn move_to(lab: &mut Lab, node: &str, kind: &str) -> Outcome {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use chaos_tests::{Outcome, Scene};
-use lab::{Lab, wait_until};
+use chaos_tests::{Outcome, Scene, sh};
+use lab::wait_until;
 
 /// The resync comes every 30 s; what heals sooner was noticed.
 const NOTICED: Duration = Duration::from_secs(10);
@@ -53,19 +53,14 @@ const DEEDS: [(&str, &str); 9] = [
     ),
 ];
 
-fn sh(lab: &Lab, script: &str) -> bool {
-    let output = lab.exec("node-1", &["sh", "-c", script]);
-    output.is_ok_and(|output| output.success())
-}
-
 #[test]
 fn what_somebody_deletes_comes_back() -> Outcome {
     let scene = Scene::open()?;
     assert!(scene.talks()?);
     for (deed, healed) in DEEDS {
-        assert!(sh(&scene.lab, healed), "before: {healed}");
-        assert!(sh(&scene.lab, deed), "{deed}");
-        wait_until(deed, NOTICED, || sh(&scene.lab, healed))?;
+        assert!(sh(&scene.lab, "node-1", healed), "before: {healed}");
+        assert!(sh(&scene.lab, "node-1", deed), "{deed}");
+        wait_until(deed, NOTICED, || sh(&scene.lab, "node-1", healed))?;
         wait_until("the workloads talk again", NOTICED, || {
             scene.talks().is_ok_and(|talks| talks)
         })?;
@@ -78,11 +73,13 @@ fn a_domain_without_its_name_is_made_anew() -> Outcome {
     let scene = Scene::open()?;
     assert!(sh(
         &scene.lab,
+        "node-1",
         "umount -l /run/netns/contiv-default && rm /run/netns/contiv-default"
     ));
     wait_until("the domain is there again", NOTICED, || {
         sh(
             &scene.lab,
+            "node-1",
             "ip -n contiv-default link show cx1 | grep -q ,UP",
         )
     })
@@ -102,7 +99,7 @@ fn attaching_is_no_drift() -> Outcome {
                   ip link set v9 master br9 up && ip address add 10.9.9.9/24 dev v9b && \
                   ip link del v9 && ip link del br9 && \
                   nft add table inet theirs && nft delete table inet theirs";
-    assert!(sh(&scene.lab, others));
+    assert!(sh(&scene.lab, "node-1", others));
     scene.lab.run_workload("node-1", "contiv-net", "last")?;
     let log = scene.lab.log_tail("netplugin@node-1");
     assert!(!log.contains("somebody changed"), "{log}");

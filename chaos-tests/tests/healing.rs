@@ -2,14 +2,9 @@
 
 use std::time::Duration;
 
-use chaos_tests::{Outcome, SOON, Scene};
+use chaos_tests::{Outcome, SOON, Scene, sh};
 use lab::{Error, Lab, Spec, wait_until};
 use serde_json::Value;
-
-fn sh(lab: &Lab, script: &str) -> bool {
-    let output = lab.exec("node-1", &["sh", "-c", script]);
-    output.is_ok_and(|output| output.success())
-}
 
 /// How many of a kind node-1 says that it put right.
 fn healed(lab: &Lab, kind: &str) -> Result<u64, Error> {
@@ -30,12 +25,12 @@ fn what_was_put_right_is_counted_shown_and_told() -> Outcome {
     scene.lab.run_workload("node-1", "contiv-net", "more")?;
     scene.lab.remove_workload("more")?;
     assert_eq!(healed(&scene.lab, "route")?, 0);
-    assert!(sh(&scene.lab, ROUTES));
+    assert!(sh(&scene.lab, "node-1", ROUTES));
     let lab = &scene.lab;
     wait_until("the routes are counted", SOON, || {
         healed(lab, "route").is_ok_and(|count| count >= 2)
     })?;
-    assert!(sh(lab, ROUTES_ARE_THERE));
+    assert!(sh(lab, "node-1", ROUTES_ARE_THERE));
     let inspected = lab.netctl_ok(&["node", "inspect", "node-1"])?;
     let inspected: Value = serde_json::from_str(&inspected).unwrap_or_default();
     let told = &inspected["Oper"]["healed"];
@@ -82,9 +77,9 @@ fn a_look_finds_what_the_monitor_missed() -> Outcome {
         ),
     ];
     for (kind, deed, well) in deeds {
-        assert!(sh(&scene.lab, well), "before: {well}");
-        assert!(sh(&scene.lab, deed), "{deed}");
-        wait_until(deed, SOON, || sh(&scene.lab, well))?;
+        assert!(sh(&scene.lab, "node-1", well), "before: {well}");
+        assert!(sh(&scene.lab, "node-1", deed), "{deed}");
+        wait_until(deed, SOON, || sh(&scene.lab, "node-1", well))?;
         wait_until("it is counted", SOON, || {
             healed(&scene.lab, kind).is_ok_and(|count| count >= 1)
         })?;
@@ -101,9 +96,9 @@ fn the_underlay_may_go_down_and_come_back() -> Outcome {
     let silent = || scene.talks().is_ok_and(|talks| !talks);
     let talking = || scene.talks().is_ok_and(|talks| talks);
     assert!(talking());
-    assert!(sh(&scene.lab, "ip link set eth0 down"));
+    assert!(sh(&scene.lab, "node-1", "ip link set eth0 down"));
     wait_until("the workloads are apart", SOON, silent)?;
-    assert!(sh(&scene.lab, "ip link set eth0 up"));
+    assert!(sh(&scene.lab, "node-1", "ip link set eth0 up"));
     wait_until("the workloads talk again", Duration::from_secs(10), talking)
 }
 
@@ -117,14 +112,20 @@ fn a_renamed_device_gets_its_name_back() -> Outcome {
     let name = name.stdout;
     for device in ["cx1", &name] {
         let is_up = format!("ip -n contiv-default link show {device} | grep -q ,UP");
-        assert!(sh(&scene.lab, &is_up), "before: {is_up}");
+        assert!(sh(&scene.lab, "node-1", &is_up), "before: {is_up}");
         let deed = format!(
             "ip -n contiv-default link set {device} down && \
              ip -n contiv-default link set {device} name other0"
         );
-        assert!(sh(&scene.lab, &deed), "{deed}");
-        wait_until(&deed, Duration::from_secs(10), || sh(&scene.lab, &is_up))?;
-        assert!(!sh(&scene.lab, "ip -n contiv-default link show other0"));
+        assert!(sh(&scene.lab, "node-1", &deed), "{deed}");
+        wait_until(&deed, Duration::from_secs(10), || {
+            sh(&scene.lab, "node-1", &is_up)
+        })?;
+        assert!(!sh(
+            &scene.lab,
+            "node-1",
+            "ip -n contiv-default link show other0"
+        ));
         wait_until("the workloads talk again", SOON, || {
             scene.talks().is_ok_and(|talks| talks)
         })?;

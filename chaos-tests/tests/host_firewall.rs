@@ -2,28 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Outcome, SOON, Scene};
+use chaos_tests::{Outcome, SOON, Scene, sh};
 use lab::{Lab, wait_until};
 
 const DOCKER: &str = include_str!("../../lab/recordings/docker-20.10.iptables");
 const OURS: &str = "-o cx+ -m comment --comment contiv -j ACCEPT";
 
-fn sh(lab: &Lab, script: &str) -> bool {
-    let output = lab.exec("node-1", &["sh", "-c", script]);
-    output.is_ok_and(|output| output.success())
-}
-
 /// How long it takes until both rules of ours are there.
 fn healed(lab: &Lab, after: &str) -> Result<Duration, lab::Error> {
     let start = Instant::now();
     let ours = format!("iptables -S DOCKER-USER | grep -e '{OURS}'");
-    wait_until(after, SOON, || sh(lab, &ours))?;
+    wait_until(after, SOON, || sh(lab, "node-1", &ours))?;
     Ok(start.elapsed())
 }
 
 fn one_program(lab: &Lab) -> Duration {
     let start = Instant::now();
-    sh(lab, "iptables -S");
+    sh(lab, "node-1", "iptables -S");
     start.elapsed()
 }
 
@@ -38,7 +33,7 @@ fn an_engines_reload_is_healed_within_a_second() -> Outcome {
     let start = format!("iptables-restore <<'X'\n{DOCKER}X");
     let reload = format!("iptables -F; iptables -X; {start}");
     for deed in [start.as_str(), "iptables -F DOCKER-USER", &reload] {
-        assert!(sh(lab, deed), "{deed}");
+        assert!(sh(lab, "node-1", deed), "{deed}");
         let took = healed(lab, deed)?;
         // In an emulated machine a program takes its time to start.
         let allowed = Duration::from_secs(1) + 5 * one_program(lab);
@@ -60,7 +55,7 @@ fn a_firewall_in_the_way_is_an_alarm_until_it_lets_ours_pass() -> Outcome {
     };
     let closed = "nft add table ip fw; \
                   nft 'add chain ip fw f { type filter hook forward priority 5; policy drop; }'";
-    assert!(sh(lab, closed));
+    assert!(sh(lab, "node-1", closed));
     if lab.domain("node-1")? != "vrf" {
         assert!(scene.talks()? && !alarm());
         return Ok(());
@@ -69,6 +64,7 @@ fn a_firewall_in_the_way_is_an_alarm_until_it_lets_ours_pass() -> Outcome {
     assert!(!scene.talks()?);
     assert!(sh(
         lab,
+        "node-1",
         r#"nft 'insert rule ip fw f iifname "cd*" oifname { "cv*", "cx*" } accept'"#
     ));
     assert!(scene.talks()?);

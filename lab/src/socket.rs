@@ -15,18 +15,18 @@ impl Lab {
     /// The same with a port of one's own.
     pub fn udp_from(&self, workload: &str, port: u16) -> Result<UdpSocket> {
         let node = self.workload_node(workload)?;
-        let holder = self.host(&node)?.holder.pid;
-        let netns = format!("/run/netns/{}", netns(workload));
-        namespace::open_in(holder, &netns, move || {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
-        })
+        self.bind(&node, &format!("/run/netns/{}", netns(workload)), port)
     }
 
     /// A UDP socket inside a network namespace, given by its path on a host.
     pub fn udp_at(&self, host: &str, netns: &str) -> Result<UdpSocket> {
+        self.bind(host, netns, 0)
+    }
+
+    fn bind(&self, host: &str, netns: &str, port: u16) -> Result<UdpSocket> {
         let holder = self.host(host)?.holder.pid;
-        namespace::open_in(holder, netns, || {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        namespace::open_in(holder, netns, move || {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
         })
     }
 }

@@ -11,7 +11,7 @@ mod memory;
 mod path;
 mod probe;
 
-use chaos_tests::figures::{machine, quantile};
+use chaos_tests::figures::{arguments, machine, quantile};
 use chaos_tests::traffic;
 
 type Part = (&'static str, fn() -> anyhow::Result<()>);
@@ -25,10 +25,7 @@ const PARTS: [Part; 5] = [
 ];
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|it| it != "--bench")
-        .collect();
+    let arguments = arguments();
     if let Some(done) = traffic::run(&arguments) {
         return Ok(done?);
     }

@@ -10,7 +10,7 @@ mod probe;
 
 use std::path::Path;
 
-use chaos_tests::figures::{machine, quantile};
+use chaos_tests::figures::{arguments, machine, quantile};
 use chaos_tests::zone;
 use lab::{IMAGE, Lab, Spec};
 
@@ -42,10 +42,7 @@ const BRIEF: Effort = Effort {
 };
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|it| it != "--bench")
-        .collect();
+    let arguments = arguments();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["probe", name, said] => probe::until_answered(name, Path::new(said)),

@@ -11,7 +11,7 @@ use bus_schema::command::{
 };
 use bus_schema::{Command, GroupName, NetworkName, NodeName, PolicyName, RuleId, TenantName};
 use chaos_tests::bus::Bus;
-use chaos_tests::figures::{machine, quantile};
+use chaos_tests::figures::{arguments, machine, quantile};
 use chaos_tests::traffic;
 use lab::{Lab, Spec};
 
@@ -26,10 +26,7 @@ const CHANGES: usize = 40;
 const PEERS: usize = 1_000;
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|it| it != "--bench")
-        .collect();
+    let arguments = arguments();
     if let Some(done) = traffic::run(&arguments) {
         return Ok(done?);
     }

@@ -114,23 +114,30 @@ struct Probe {
     flow: Flow,
 }
 
+impl Probe {
+    fn new(from: &'static Member, to: &'static Member, what: (Protocol, Option<u16>)) -> Self {
+        let (protocol, port) = what;
+        let flow = Flow {
+            tenant: tenant("red"),
+            from: ip(from.address),
+            to: ip(to.address),
+            protocol,
+            port,
+        };
+        Self { from, to, flow }
+    }
+}
+
 fn probe(dice: &mut Rng) -> Probe {
     let from = dice.choice(&MEMBERS).expect("some");
     let others: Vec<_> = MEMBERS.iter().filter(|it| it.name != from.name).collect();
     let to = *dice.choice(&others).expect("some");
-    let (protocol, port) = match dice.u8(0..8) {
+    let what = match dice.u8(0..8) {
         0 => (Protocol::ICMP, None),
         1 | 2 => (Protocol::UDP, dice.choice(UDP)),
         _ => (Protocol::TCP, dice.choice(TCP)),
     };
-    let flow = Flow {
-        tenant: tenant("red"),
-        from: ip(from.address),
-        to: ip(to.address),
-        protocol,
-        port,
-    };
-    Probe { from, to, flow }
+    Probe::new(from, to, what)
 }
 
 fn traced(world: &World, probe: &Probe) -> Trace {
@@ -408,16 +415,9 @@ async fn the_kernels_own_trace_tells_the_same() {
         .into_iter()
         .chain([(Protocol::UDP, 53), (Protocol::UDP, 80)]);
     let kinds = kinds.map(|(protocol, port)| (protocol, Some(port)));
-    for (protocol, port) in kinds.chain([(Protocol::ICMP, None)]) {
+    for what in kinds.chain([(Protocol::ICMP, None)]) {
         for from in &MEMBERS[1..] {
-            let flow = Flow {
-                tenant: tenant("red"),
-                from: ip(from.address),
-                to: ip(to.address),
-                protocol,
-                port,
-            };
-            let probe = Probe { from, to, flow };
+            let probe = Probe::new(from, to, what);
             let trace = traced(&world, &probe);
             // Lines of earlier packets, which are at their ends.
             while traced_by_kernel.lines.try_recv().is_ok() {}

@@ -146,10 +146,8 @@ async fn what_netlink_wrote_reads_as_if_nft_had() {
     }
 }
 
-/// What somebody puts into a map of compiled rules is seen, whatever it is, and no bar to what is
-/// to be there.
-#[tokio::test(flavor = "multi_thread")]
-async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
+/// A line of the compiled rules that a group leads to; its map and its key as nft writes them.
+async fn with_a_line_about_a_group() -> (World, Resource, String, String) {
     let mut world = one_tenant().await;
     all_kinds_of_rules(&mut world);
     world.sync_all().await;
@@ -157,12 +155,20 @@ async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
     let state = world.desired(0);
     let lines = state.resources().filter_map(|it| match it {
         Resource::Element(Element::Line { map, key, .. }) if map.field == Field::Priority => {
-            Some((map.name.clone(), *key))
+            Some((it, &map.name, key))
         }
         _ => None,
     });
-    let (map, key) = lines.min().expect("a rule about a group");
-    let (map, taken) = (format!("inet contiv {map}"), format!("0:{key:x}"));
+    let (line, map, key) = lines.min().expect("a rule about a group");
+    let (map, key) = (format!("inet contiv {map}"), format!("0:{key:x}"));
+    (world, line.clone(), map, key)
+}
+
+/// What somebody puts into a map of compiled rules is seen, whatever it is, and no bar to what is
+/// to be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
+    let (world, _, map, taken) = with_a_line_about_a_group().await;
     let harms = [
         format!("add element {map} {{ 0:777 : accept }}"),
         format!("add element {map} {{ 0:777 timeout 1h : accept }}"),
@@ -187,19 +193,7 @@ async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
 /// The core's knowledge may be behind: another's element has the key of what is to be put.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_taken_is_taken_back() {
-    let mut world = one_tenant().await;
-    all_kinds_of_rules(&mut world);
-    world.sync_all().await;
-    world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
-    let state = world.desired(0);
-    let lines = state.resources().filter(|it| {
-        matches!(it, Resource::Element(Element::Line { map, .. }) if map.field == Field::Priority)
-    });
-    let line = lines.min().expect("a rule about a group").clone();
-    let Resource::Element(Element::Line { map, key, .. }) = &line else {
-        panic!("it is one");
-    };
-    let (map, key) = (format!("inet contiv {}", map.name), format!("0:{key:x}"));
+    let (world, line, map, key) = with_a_line_about_a_group().await;
     let harm = format!("delete element {map} {{ {key} }}; add element {map} {{ {key} : accept }}");
     let output = world.in_domain(0, "red", &format!("nft \"{harm}\""));
     assert!(output.status.success(), "{output:?}");
