@@ -24,6 +24,7 @@ use bus_schema::{MachineId, NodeName};
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::{self, BusHandle, Facts, Farewell, Identity};
 use crate::cleanup::Cleaner;
@@ -193,7 +194,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (questions, asked) = mpsc::channel(inquiry::WAITING);
     tasks.spawn(inquiry.run(asked));
     tasks.spawn(sources.keep(status));
-    tasks.spawn(store::keep(saved.clone(), facts.subscribe()));
+    let (stop, mut keepers) = (CancellationToken::new(), JoinSet::new());
+    keepers.spawn(store::keep(saved, facts.subscribe(), stop.clone()));
     tasks.spawn(viewer::keep(
         me.clone(),
         view.clone(),
@@ -202,10 +204,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         endpoints.kernel(),
         log_rx.clone(),
     ));
-    tasks.spawn(store::keep_endpoints(
-        neighbors.clone(),
+    keepers.spawn(store::keep_endpoints(
+        neighbors,
         me.node.clone(),
         view.subscribe(),
+        stop.clone(),
     ));
     let core = Core::new(
         params,
@@ -229,8 +232,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts.subscribe(),
         log_rx,
     ));
-    let last_view = view.subscribe();
-    let name = me.node.clone();
     tasks.spawn(bus::run(bus::Parts {
         url: config.nats,
         me,
@@ -253,15 +254,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             tracing::error!(?ended, "a task of netplugin ended; stopping, forwarding goes on");
         }
     }
+    // A busy disk may take seconds: names are answered meanwhile.
+    stop.cancel();
+    while keepers.join_next().await.is_some() {}
     drop(docker);
     drop(tasks);
-    if let Err(error) = store::save(&saved, &facts.snapshot()) {
-        tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
-    }
-    let others = last_view.borrow().of_others(&name);
-    if let Err(error) = store::save_endpoints(&neighbors, &others) {
-        tracing::error!(%error, "can't save the endpoints; the bus tells them anew");
-    }
     Ok(())
 }
 

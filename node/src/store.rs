@@ -12,6 +12,7 @@ use std::time::Duration;
 use bus_schema::node::Alarm;
 use bus_schema::{NodeName, SCHEMA, codec};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::pause;
 use crate::endpoint::replace;
@@ -44,7 +45,7 @@ pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
     }
 }
 
-pub fn save(path: &Path, projection: &Projection) -> io::Result<()> {
+fn save(path: &Path, projection: &Projection) -> io::Result<()> {
     write(path, codec::to_bytes(&(SCHEMA, projection)))
 }
 
@@ -55,7 +56,7 @@ pub fn load_endpoints(path: &Path) -> Remembered {
     known.unwrap_or_default()
 }
 
-pub fn save_endpoints(path: &Path, known: &Remembered) -> io::Result<()> {
+fn save_endpoints(path: &Path, known: &Remembered) -> io::Result<()> {
     write(path, codec::to_bytes(known))
 }
 
@@ -85,25 +86,30 @@ fn decode(bytes: &[u8]) -> Option<Projection> {
     })
 }
 
-/// Saves what changed, for ever: the first change at once, since without the cluster's id on disk
-/// a node would follow any log after a crash, further ones now and then.
-pub async fn keep(path: PathBuf, mut facts: watch::Receiver<Projection>) {
-    while facts.changed().await.is_ok() {
-        let (path, projection) = (path.clone(), facts.borrow_and_update().clone());
+/// Saves what changed until it is stopped: the first change at once, since without the cluster's id
+/// on disk a node would follow any log after a crash, further ones now and then.
+pub async fn keep(path: PathBuf, facts: watch::Receiver<Projection>, stop: CancellationToken) {
+    let mut changes = Changes::new(facts, stop);
+    while let Some(projection) = changes.next().await {
+        let path = path.clone();
         let saved = tokio::task::spawn_blocking(move || save(&path, &projection)).await;
         if let Ok(Err(error)) = saved {
             tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
         }
-        pause(EVERY).await;
     }
 }
 
-/// Saves what others published, now and then, for ever.
-pub async fn keep_endpoints(path: PathBuf, me: NodeName, mut view: watch::Receiver<EndpointsView>) {
+/// Saves what others published, now and then, until it is stopped.
+pub async fn keep_endpoints(
+    path: PathBuf,
+    me: NodeName,
+    view: watch::Receiver<EndpointsView>,
+    stop: CancellationToken,
+) {
+    let mut changes = Changes::new(view, stop);
     let mut saved = Remembered::default();
-    while view.changed().await.is_ok() {
-        let snapshot = view.borrow_and_update().clone();
-        let known = snapshot.of_others(&me);
+    while let Some(view) = changes.next().await {
+        let known = view.of_others(&me);
         if known != saved {
             let (path, known) = (path.clone(), known.clone());
             let done = tokio::task::spawn_blocking(move || save_endpoints(&path, &known)).await;
@@ -112,7 +118,32 @@ pub async fn keep_endpoints(path: PathBuf, me: NodeName, mut view: watch::Receiv
             }
         }
         saved = known;
-        pause(EVERY).await;
+    }
+}
+
+/// What there is to save, [`EVERY`] so often, and at the end what changed since.
+struct Changes<T> {
+    of: watch::Receiver<T>,
+    stop: CancellationToken,
+    begun: bool,
+}
+
+impl<T: Clone> Changes<T> {
+    fn new(of: watch::Receiver<T>, stop: CancellationToken) -> Self {
+        let begun = false;
+        Self { of, stop, begun }
+    }
+
+    async fn next(&mut self) -> Option<T> {
+        if std::mem::replace(&mut self.begun, true) {
+            self.stop.run_until_cancelled(pause(EVERY)).await;
+        }
+        let changed = self.stop.run_until_cancelled(self.of.changed()).await;
+        let is_more = match changed {
+            Some(changed) => changed.is_ok(),
+            None => self.of.has_changed().unwrap_or_default(),
+        };
+        is_more.then(|| self.of.borrow_and_update().clone())
     }
 }
 
@@ -174,11 +205,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_clusters_id_is_on_disk_at_once() {
+    async fn the_clusters_id_is_on_disk_at_once_and_the_last_before_a_stop() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("projection");
         let (facts, kept) = watch::channel(Projection::default());
-        let keeping = tokio::spawn(keep(path.clone(), kept));
+        let stop = CancellationToken::new();
+        let keeping = tokio::spawn(keep(path.clone(), kept, stop.clone()));
         facts.send_modify(|facts| facts.cluster = Some(ClusterId(Uuid::from_u128(1))));
         let saved = async {
             while !path.exists() {
@@ -186,8 +218,13 @@ mod tests {
             }
         };
         let waited = tokio::time::timeout(EVERY / 2, saved).await;
-        keeping.abort();
         waited.expect("saved before the next save is due");
+        assert_eq!(load(&path).unwrap().0, *facts.borrow());
+
+        facts.send_modify(|facts| facts.applied = Revision(9));
+        stop.cancel();
+        let stopped = tokio::time::timeout(EVERY / 2, keeping).await;
+        stopped.expect("a stop doesn't wait").unwrap();
         assert_eq!(load(&path).unwrap().0, *facts.borrow());
     }
 }
