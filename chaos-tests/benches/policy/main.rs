@@ -17,9 +17,10 @@ use lab::{Lab, Spec};
 
 const SIZES: [usize; 4] = [0, 10, 1_000, 10_000];
 const ROUNDS: usize = 7;
-/// Milliseconds of each measurement, and of what comes before it.
+/// Milliseconds of each measurement, and of what comes before it: for so long the kernel frees the
+/// rules of before and netplugin reads back what it wrote, on these cores.
 const EACH: &str = "700";
-const WARM: &str = "300";
+const WARM: &str = "3000";
 /// Changes of one rule, timed one after another.
 const CHANGES: usize = 40;
 /// Groups that rules name.
@@ -125,7 +126,6 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
                     .block_on(bus.enforced(attach(size)?, &nodes))?
                     .as_secs_f64(),
             );
-            // The kernel frees the rules of before after a while, and on these cores.
             lab.exec_in("client", &[&me, "connect", &web, WARM])?;
             for (what, figures) in [("connect", connections), ("stream", streams)] {
                 let output = lab.exec_in("client", &[&me, what, &web, EACH])?;
