@@ -14,8 +14,8 @@
 //! ```
 
 use crate::{
-    AggregateId, Command, Endpoint, Event, GroupName, NetworkName, NodeName, PolicyName, Query,
-    TenantName,
+    AggregateId, Command, Endpoint, Event, GroupName, NetworkName, NodeName, PolicyName, PoolKey,
+    Query, TenantName,
 };
 
 /// The stream of the log.
@@ -106,6 +106,28 @@ pub fn of_aggregate(aggregate: &AggregateId) -> String {
     }
 }
 
+/// Whose event a subject of the log bears, whether or not this build can read it; `None`: it is none
+/// of ours.
+pub fn aggregate_of(subject: &str) -> Option<AggregateId> {
+    let tokens: Vec<&str> = subject.strip_prefix("contiv.log.")?.split('.').collect();
+    let pool = |tenant: &str, network: &str| {
+        Some(PoolKey::of_network(
+            &tenant.parse().ok()?,
+            &network.parse().ok()?,
+        ))
+    };
+    Some(match tokens[..] {
+        [CLUSTER, _, ..] => AggregateId::Cluster,
+        [tenant, "intent", _, ..] => AggregateId::Tenant(tenant.parse().ok()?),
+        [tenant, "lease", network] => AggregateId::Leases(pool(tenant, network)?),
+        [tenant, "lease", network, group] => AggregateId::Leases(PoolKey {
+            group: Some(group.parse().ok()?),
+            ..pool(tenant, network)?
+        }),
+        _ => return None,
+    })
+}
+
 /// The tenant that a subject of the log names; `None`: it spans tenants, or is none of ours.
 pub fn tenant_of(subject: &str) -> Option<TenantName> {
     let token = subject.strip_prefix("contiv.log.")?.split('.').next()?;
@@ -190,6 +212,27 @@ mod tests {
         assert_eq!(tenant.map(|t| t.to_string()).as_deref(), Some("blue"));
         assert_eq!(tenant_of("contiv.log._cluster.vni.7"), None);
         assert_eq!(tenant_of("something.else"), None);
+    }
+
+    #[test]
+    fn subjects_name_their_aggregate() {
+        let tenant: TenantName = "blue".parse().expect("a name");
+        let (web, db) = (
+            "web".parse().expect("a name"),
+            "db".parse().expect("a name"),
+        );
+        for aggregate in [
+            AggregateId::Cluster,
+            AggregateId::Tenant(tenant.clone()),
+            AggregateId::Leases(PoolKey::of_network(&tenant, &web)),
+            AggregateId::Leases(PoolKey::of_group(&tenant, &web, &db)),
+        ] {
+            let subject = of_aggregate(&aggregate).replace('>', "network.web");
+            assert_eq!(aggregate_of(&subject), Some(aggregate), "{subject}");
+        }
+        for none in ["contiv.log.blue.lease", "contiv.log.blue.other.x", "a.b"] {
+            assert_eq!(aggregate_of(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Commands straight to netmaster: ten thousand rules by `netctl` would take minutes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::Client;
@@ -11,9 +13,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 /// Commands under way at once.
 const AT_ONCE: usize = 64;
 
-/// A client of the bus that asks netmaster and nodes.
+/// A client of the bus that asks netmaster and nodes, and says what it saw, as `netctl` does.
 #[derive(Debug, Clone)]
-pub struct Bus(Client);
+pub struct Bus(Client, Arc<AtomicU64>);
 
 /// Connects to the server `which` of those in a lab's address, counted round.
 pub async fn connect(urls: &str, which: usize) -> anyhow::Result<Client> {
@@ -28,7 +30,7 @@ pub async fn connect(urls: &str, which: usize) -> anyhow::Result<Client> {
 impl Bus {
     /// `nats://TOKEN@HOST:PORT`, several with commas between: the first is taken.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
-        Ok(Self(connect(url, 0).await?))
+        Ok(Self(connect(url, 0).await?, Arc::default()))
     }
 
     pub fn client(&self) -> &Client {
@@ -41,13 +43,16 @@ impl Bus {
         let request = Request {
             id: CommandId(uuid::Uuid::new_v4()),
             deadline: u64::try_from(now)? + 60_000,
-            seen: Revision(0),
+            seen: Revision(self.1.load(Ordering::Relaxed)),
             body: command,
         };
         let payload = codec::to_bytes(&request);
         let reply = self.0.request(subject, payload.into()).await?;
         match codec::from_bytes(&reply.payload)? {
-            Reply::Accepted { revision, .. } => Ok(revision),
+            Reply::Accepted { revision, .. } => {
+                self.1.fetch_max(revision.0, Ordering::Relaxed);
+                Ok(revision)
+            }
             other => anyhow::bail!("{other:?}"),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! watchdog ── the connection        feed::log, endpoints, statuses ──▶ Shared(View)
+//!                                   feed::log ──▶ Registry
 //! react ── Shared ▶ process::due ▶ Registry        gateway ── requests ▶ Registry, Shared
 //! ```
 //!
@@ -84,9 +85,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn_local(bus::watchdog(client.clone()));
     tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
     tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
-    let log = feed::log(client.clone(), shared.clone(), move || {
-        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
-    });
+    let log = feed::log(
+        client.clone(),
+        Rc::clone(&registry),
+        shared.clone(),
+        move || {
+            ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+        },
+    );
     tokio::pin!(log);
     tokio::select! {
         e = &mut log => return Err(GaveUp(e.to_string()).into()),

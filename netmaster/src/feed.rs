@@ -1,4 +1,4 @@
-//! Feeds the view: pull loops of our own over LOG and ENDPOINTS with a heartbeat of one second,
+//! Feeds the view, and with the log the actors: pull loops of our own over LOG and ENDPOINTS with a heartbeat of one second,
 //! recreated behind what was read, and the nodes' statuses.
 //!
 //! A log that was replaced under a running netmaster ends it: its actors' folds are of another.
@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actors::journal::Record;
+use actors::shell::Registry;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
@@ -102,13 +103,18 @@ struct Identity {
     first: Option<EventId>,
 }
 
-/// Folds the log into the view for as long as it is the same log. `ready` is called when it has
-/// reached the log's end for the first time.
-pub(crate) async fn log(client: Client, shared: Shared, ready: impl Fn()) -> FeedError {
+/// Folds the log into the view for as long as it is the same log, and hands it to the actors. `ready`
+/// is called when it has reached the log's end for the first time.
+pub(crate) async fn log(
+    client: Client,
+    registry: Rc<Registry>,
+    shared: Shared,
+    ready: impl Fn(),
+) -> FeedError {
     let context = jetstream::new(client.clone());
     let mut identity = Identity::default();
     loop {
-        match pull_log(&context, &shared, &mut identity, &ready).await {
+        match pull_log(&context, &registry, &shared, &mut identity, &ready).await {
             Ok(()) => {}
             Err(FeedError::Trouble(reason)) => {
                 if client.connection_state() == State::Connected {
@@ -127,6 +133,7 @@ pub(crate) async fn log(client: Client, shared: Shared, ready: impl Fn()) -> Fee
 
 async fn pull_log(
     context: &jetstream::Context,
+    registry: &Registry,
     shared: &Shared,
     identity: &mut Identity,
     ready: &impl Fn(),
@@ -140,13 +147,20 @@ async fn pull_log(
     }
     let consumer = consumer(&stream, after.next().0).await?;
     let mut messages = pull(&consumer).await?;
+    let mut delivered = 0;
     while let Some(message) = messages.next().await {
         let message = message.map_err(trouble)?;
-        let record = record(&message)?;
+        let (record, number) = record(&message)?;
+        // Nobody acknowledges, so what was sent to a connection that broke isn't sent again.
+        delivered += 1;
+        if number != delivered {
+            return Err(trouble("messages were lost on the way"));
+        }
         if let Some(envelope) = record.envelope().filter(|_| record.revision == Revision(1)) {
             identity.first = Some(envelope.header.id);
         }
         report(&record);
+        registry.feed(&record);
         let event = record.envelope().map(|envelope| &envelope.body);
         let newer = matches!(record.event, Ok(Decoded::Newer(_)));
         let newer = subject::tenant_of(&record.subject).filter(|_| newer);
@@ -183,11 +197,13 @@ fn check(stream: &Stream, identity: &mut Identity, after: Revision) -> Result<()
     Ok(())
 }
 
-fn record(message: &Message) -> Result<Record, FeedError> {
+/// A message of the log, and how many its consumer was sent.
+fn record(message: &Message) -> Result<(Record, u64), FeedError> {
     let info = message.info().map_err(trouble)?;
     let subject = message.subject.to_string();
     let revision = Revision(info.stream_sequence);
-    Ok(Record::new(revision, subject, &message.payload))
+    let record = Record::new(revision, subject, &message.payload);
+    Ok((record, info.consumer_sequence))
 }
 
 fn report(record: &Record) {

@@ -60,13 +60,14 @@ pub struct Entry {
 
 /// Encodes a command's events; the first of each aggregate bears that aggregate's fence.
 ///
-/// `time` in milliseconds since 1970; `last` gives the revision that the decision saw.
+/// `time` in milliseconds since 1970; `last` gives the revision that the decision saw, or `None` if
+/// the batch bears that fence already.
 pub fn batch(
     events: &[Event],
     cause: CommandId,
     actor: &str,
     time: u64,
-    last: impl Fn(&AggregateId) -> Option<Revision>,
+    mut last: impl FnMut(&AggregateId) -> Option<Revision>,
 ) -> Vec<Entry> {
     let mut fenced: Vec<AggregateId> = Vec::new();
     let mut entries = Vec::with_capacity(events.len());

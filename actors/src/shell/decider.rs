@@ -1,26 +1,29 @@
-//! One aggregate's actor: decides one command at a time, appends what it decided, folds it in.
+//! One aggregate's actor: decides one command after the other, appends what it decided, folds it in.
 //!
-//! Acceptance stands on a fence, so the cached fold is good enough to try; a refused fence folds
-//! the log to its end and decides again. Rejections and "nothing to do" append nothing, so they
-//! are given only on a fold that was brought to the log's end for this command.
+//! Acceptance stands on a fence, so the cached fold is good enough to try; a refused fence brings it
+//! to the log's end and decides again. Rejections and "nothing to do" append nothing, so they are
+//! given only on a fold that was brought to the log's end for this command.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, Message, WrapFuture};
-use bus_schema::{AggregateId, CommandId, Event, Rejection, Reply, Revision, subject};
+use actix::WrapFuture;
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
+use bus_schema::{AggregateId, CommandId, Rejection, Reply, Revision};
+use futures::future::ready;
+use tokio::sync::oneshot;
 
 use super::facts::{Gather, Snapshot};
-use super::fold::{Fold, Panicked};
+use super::ledger::Shared;
 use super::registry::Registry;
-use crate::journal::{self, AppendError, Entry, LoadError, Record};
+use crate::journal::LoadError;
 
-/// Messages loaded at once while folding.
-const PAGE: usize = 10_000;
-/// No batch is longer than this; where one lies is found by looking around one of its events.
-const LONGEST_BATCH: u64 = 16;
+/// Commands that wait for one actor; more are answered "busy". Netmaster takes less at a time.
+const QUEUE: usize = 8_192;
+/// Commands appended together; the server takes 1,000 messages in a batch.
+const TOGETHER: usize = 32;
 /// The longest pause before deciding again.
 const JITTER_MS: u64 = 20;
 /// The pause before asking a log again that didn't answer, in milliseconds.
@@ -33,8 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) enum Freshness {
     /// Whatever it holds; an append is fenced anyway.
     Cached,
-    /// Up to the log's end at the time of asking.
-    End,
+    /// Up to here, which was the log's end when it was asked for.
+    End(Revision),
 }
 
 /// Why nothing was decided.
@@ -84,47 +87,43 @@ impl<A: Gather> Message for Snap<A> {
     type Result = Result<Snapshot<A>, Trouble>;
 }
 
-/// Another actor appended events of this aggregate, fenced on `after`: what it holds at `after`
-/// is current with them.
-#[derive(Clone)]
-pub(super) struct Appended {
-    pub(super) after: Revision,
-    pub(super) records: Vec<Record>,
+/// A command that waits for its answer.
+pub(super) struct Pending<A: Gather> {
+    pub(super) ask: Execute<A>,
+    answer: oneshot::Sender<Reply>,
+    pub(super) tries: u32,
+    /// Since when the log didn't answer.
+    away: Option<Instant>,
 }
 
-impl Message for Appended {
-    type Result = ();
-}
+type Queue<A> = Rc<RefCell<VecDeque<Pending<A>>>>;
 
 /// The actor.
-pub(super) struct Decider<A> {
+pub(super) struct Decider<A: Gather> {
     id: AggregateId,
     registry: Rc<Registry>,
-    fold: Fold<A>,
-    /// The event on which `evolve` panicked last.
-    panicked: Option<Revision>,
-    loaded: bool,
+    ledger: Shared<A>,
+    queue: Queue<A>,
+    working: bool,
 }
 
 impl<A: Gather> Decider<A> {
-    pub(super) fn new(id: AggregateId, registry: Rc<Registry>) -> Self {
+    pub(super) fn new(id: AggregateId, registry: Rc<Registry>, ledger: Shared<A>) -> Self {
         Self {
             id,
             registry,
-            fold: Fold::default(),
-            panicked: None,
-            loaded: false,
+            ledger,
+            queue: Rc::default(),
+            working: false,
         }
     }
 
-    /// Leaves an empty fold behind, not a copy: folds are big.
-    fn take(&mut self) -> Self {
-        Self {
+    fn desk(&self) -> Desk<A> {
+        Desk {
             id: self.id.clone(),
             registry: Rc::clone(&self.registry),
-            fold: std::mem::take(&mut self.fold),
-            panicked: self.panicked,
-            loaded: std::mem::take(&mut self.loaded),
+            ledger: Rc::clone(&self.ledger),
+            queue: Rc::clone(&self.queue),
         }
     }
 }
@@ -133,287 +132,128 @@ impl<A: Gather> Actor for Decider<A> {
     type Context = Context<Self>;
 }
 
-/// Runs `work` on the actor's value, taken out of it, while its mailbox waits; puts it back.
-macro_rules! one_at_a_time {
-    ($self:ident, $work:expr) => {{
-        let taken = $self.take();
-        AtomicResponse::new(Box::pin($work(taken).into_actor($self).map(
-            |(back, answer), actor, _| {
-                *actor = back;
-                answer
-            },
-        )))
-    }};
-}
-
 impl<A: Gather> Handler<Execute<A>> for Decider<A> {
-    type Result = AtomicResponse<Self, Reply>;
+    type Result = ResponseFuture<Reply>;
 
-    fn handle(&mut self, ask: Execute<A>, _: &mut Context<Self>) -> Self::Result {
-        one_at_a_time!(self, |mut taken: Self| async move {
-            let reply = taken.execute(ask).await;
-            (taken, reply)
+    fn handle(&mut self, ask: Execute<A>, context: &mut Context<Self>) -> Self::Result {
+        let (id, full) = (ask.id, self.queue.borrow().len() >= QUEUE);
+        let unknown = move |reason: &str| Reply::Unknown {
+            id,
+            reason: reason.to_owned(),
+        };
+        if full {
+            return Box::pin(ready(unknown("netmaster is busy: try again")));
+        }
+        let (answer, answered) = oneshot::channel();
+        self.queue.borrow_mut().push_back(Pending {
+            ask,
+            answer,
+            tries: 0,
+            away: None,
+        });
+        if !std::mem::replace(&mut self.working, true) {
+            let desk = self.desk();
+            let work = async move { desk.work().await }.into_actor(self);
+            context.spawn(work.map(|(), actor, _| actor.working = false));
+        }
+        Box::pin(async move {
+            answered
+                .await
+                .unwrap_or_else(|_| unknown("it isn't decided"))
         })
     }
 }
 
 impl<A: Gather> Handler<Snap<A>> for Decider<A> {
-    type Result = AtomicResponse<Self, Result<Snapshot<A>, Trouble>>;
+    type Result = ResponseFuture<Result<Snapshot<A>, Trouble>>;
 
     fn handle(&mut self, ask: Snap<A>, _: &mut Context<Self>) -> Self::Result {
-        one_at_a_time!(self, |mut taken: Self| async move {
-            let answer = taken.refresh(ask.freshness).await.map(|()| Snapshot {
-                state: taken.fold.state.clone(),
-                revision: taken.fold.revision,
-                blind: taken.fold.blind.clone(),
-            });
-            (taken, answer)
-        })
-    }
-}
-
-impl<A: Gather> Handler<Appended> for Decider<A> {
-    type Result = ();
-
-    fn handle(&mut self, appended: Appended, _: &mut Context<Self>) {
-        if self.loaded && self.fold.revision == appended.after {
-            self.take_in(&appended.records);
-        }
+        let desk = self.desk();
+        Box::pin(async move { desk.refresh(ask.freshness).await })
     }
 }
 
 /// What one try came to.
-enum Tried {
+pub(super) enum Tried {
     Answered(Reply),
     /// Again, with folds brought to the log's end.
     Again(String),
+    Away(String),
 }
 
-impl<A: Gather> Decider<A> {
-    async fn execute(&mut self, ask: Execute<A>) -> Reply {
-        let mut freshness = Freshness::Cached;
-        let mut away: Option<Instant> = None;
+/// What the actor works with while its mailbox is open.
+pub(super) struct Desk<A: Gather> {
+    pub(super) id: AggregateId,
+    pub(super) registry: Rc<Registry>,
+    pub(super) ledger: Shared<A>,
+    pub(super) queue: Queue<A>,
+}
+
+impl<A: Gather> Desk<A> {
+    /// Until nobody waits. What waits at the same time is appended at once: an append takes the log
+    /// some milliseconds, whatever is in it.
+    async fn work(&self) {
         loop {
-            if self.registry.now() >= ask.deadline && freshness == Freshness::Cached {
-                return self.rejected(Rejection::DeadlinePassed);
+            let group: Vec<_> = {
+                let mut queue = self.queue.borrow_mut();
+                let some = queue.len().min(TOGETHER);
+                queue.drain(..some).collect()
+            };
+            if group.is_empty() {
+                return;
             }
-            let again = match self.attempt(&ask, freshness).await {
-                Ok(Tried::Answered(reply)) => return reply,
-                Ok(Tried::Again(reason)) => {
-                    away = None;
-                    reason
-                }
-                Err(Trouble::Blind(rejection)) => return self.rejected(rejection),
+            let tried = match self.attempt(&group).await {
+                Ok(tried) => tried,
+                Err(Trouble::Blind(why)) => group
+                    .iter()
+                    .map(|_| Tried::Answered(self.rejected(why.clone())))
+                    .collect(),
                 Err(Trouble::Unavailable(reason)) => {
-                    away.get_or_insert_with(Instant::now);
+                    group.iter().map(|_| Tried::Away(reason.clone())).collect()
+                }
+            };
+            self.settle(group, tried).await;
+        }
+    }
+
+    /// Answers, or puts back to the front of the queue.
+    async fn settle(&self, group: Vec<Pending<A>>, tried: Vec<Tried>) {
+        let now = self.registry.now();
+        let (mut progress, mut pause) = (false, None);
+        for (mut pending, tried) in group.into_iter().zip(tried).rev() {
+            let reason = match tried {
+                Tried::Answered(reply) => {
+                    progress = true;
+                    // Whoever asked may be gone.
+                    let _ = pending.answer.send(reply);
+                    continue;
+                }
+                Tried::Again(reason) => {
+                    pending.away = None;
+                    reason
+                }
+                Tried::Away(reason) => {
+                    pending.away.get_or_insert_with(Instant::now);
                     reason
                 }
             };
-            freshness = Freshness::End;
-            let hopeless = away.is_some_and(|since| since.elapsed() > PATIENCE);
-            if hopeless || self.registry.now() >= ask.deadline {
-                return Reply::Unknown {
-                    id: ask.id,
-                    reason: again,
-                };
-            }
-            jitter(away.is_some()).await;
-        }
-    }
-
-    async fn attempt(&mut self, ask: &Execute<A>, freshness: Freshness) -> Result<Tried, Trouble> {
-        let end = match freshness {
-            Freshness::Cached => None,
-            Freshness::End => Some(self.registry.journal().end().await?),
-        };
-        self.refresh(freshness).await?;
-        if let Some(first) = self.fold.done(ask.id) {
-            return Ok(Tried::Answered(self.answer_from_log(ask.id, first).await?));
-        }
-        if let Some(why) = &self.fold.blind {
-            return Err(Trouble::Blind(why.clone()));
-        }
-        let gathered = A::gather(
-            Rc::clone(&self.registry),
-            Arc::clone(&self.fold.state),
-            ask.command.clone(),
-            ask.external.clone(),
-            freshness,
-        )
-        .await?;
-        let decided = self.decide(&ask.command, &gathered.facts).await?;
-        match (decided, end) {
-            (Ok(events), _) if !events.is_empty() => {
-                self.append(ask, events, &gathered.fences).await
-            }
-            (_, None) => Ok(Tried::Again("the log's end isn't known".to_owned())),
-            (_, Some(end)) if end < ask.seen => {
-                let reason = format!(
-                    "the log ends at {end} here, before revision {} that was seen already",
-                    ask.seen
-                );
-                Err(Trouble::Unavailable(reason))
-            }
-            (Ok(events), Some(revision)) => {
-                Ok(Tried::Answered(Reply::Accepted { revision, events }))
-            }
-            (Err(rejection), Some(revision)) => Ok(Tried::Answered(Reply::Rejected {
-                rejection,
-                revision,
-            })),
-        }
-    }
-
-    /// Decides; a panic folds anew and decides once more, since the cached state may be broken.
-    async fn decide(
-        &mut self,
-        command: &A::Command,
-        facts: &A::Facts,
-    ) -> Result<Result<Vec<Event>, Rejection>, Trouble> {
-        for _ in 0..2 {
-            let state = &self.fold.state;
-            if let Ok(decided) = catch_unwind(AssertUnwindSafe(|| state.decide(command, facts))) {
-                return Ok(decided);
-            }
-            tracing::error!(aggregate = ?self.id, ?command, "decide panicked, folding anew");
-            self.forget();
-            self.refresh(Freshness::End).await?;
-        }
-        Ok(Err(Rejection::Malformed {
-            reason: "netmaster can't decide about this command: that is a defect, please report it"
-                .to_owned(),
-        }))
-    }
-
-    async fn append(
-        &mut self,
-        ask: &Execute<A>,
-        events: Vec<Event>,
-        fences: &[(AggregateId, Revision)],
-    ) -> Result<Tried, Trouble> {
-        let now = self.registry.now();
-        if now >= ask.deadline {
-            return Ok(Tried::Again("the deadline passed".to_owned()));
-        }
-        let last = |aggregate: &AggregateId| {
-            if *aggregate == self.id {
-                return Some(self.fold.revision);
-            }
-            let known = fences.iter().find(|(id, _)| id == aggregate);
-            known.map(|(_, revision)| *revision)
-        };
-        let actor = &self.registry.settings().actor;
-        let entries = journal::batch(&events, ask.id, actor, now, last);
-        match self.registry.journal().append(&entries).await {
-            Ok(revision) => {
-                self.spread(&events, &entries, revision);
-                self.registry.settings().pause_after_append().await;
-                Ok(Tried::Answered(Reply::Accepted { revision, events }))
-            }
-            Err(e @ AppendError::Fenced) => Ok(Tried::Again(e.to_string())),
-            // The same fences again: whichever lands first refuses the other.
-            Err(e @ AppendError::Unknown(_)) => Ok(Tried::Again(e.to_string())),
-            Err(e @ AppendError::Unavailable(_)) => Err(Trouble::Unavailable(e.to_string())),
-        }
-    }
-
-    /// Folds what was appended into this fold and hands the others theirs.
-    fn spread(&mut self, events: &[Event], entries: &[Entry], last: Revision) {
-        let behind = u64::try_from(entries.len()).unwrap_or(0);
-        let mut parts: Vec<(AggregateId, Appended)> = Vec::new();
-        let mut revision = Revision(last.0.saturating_sub(behind));
-        for (event, entry) in events.iter().zip(entries) {
-            revision = revision.next();
-            let Some(id) = event.aggregate() else {
+            let hopeless = pending.away.is_some_and(|it| it.elapsed() > PATIENCE);
+            if hopeless || now >= pending.ask.deadline {
+                let id = pending.ask.id;
+                let _ = pending.answer.send(Reply::Unknown { id, reason });
                 continue;
-            };
-            let record = Record::new(revision, entry.subject.clone(), &entry.payload);
-            match parts.iter_mut().find(|(other, _)| *other == id) {
-                Some((_, part)) => part.records.push(record),
-                None => {
-                    let after = entry.fence.as_ref().map_or(Revision(0), |fence| fence.last);
-                    let records = vec![record];
-                    parts.push((id, Appended { after, records }));
-                }
             }
-        }
-        for (id, part) in parts {
-            if id == self.id {
-                self.take_in(&part.records);
-            } else {
-                self.registry.tell(&id, part);
+            // Who was refused once most likely knew too little, and doesn't race with anybody.
+            if pending.tries > 0 || pending.away.is_some() {
+                pause = Some(pending.away.is_some());
             }
+            pending.tries += 1;
+            tracing::debug!(command = %pending.ask.id, tries = pending.tries, reason, "decided again");
+            self.queue.borrow_mut().push_front(pending);
         }
-    }
-
-    /// The batch that the command wrote, as the log holds it.
-    async fn answer_from_log(&self, id: CommandId, first: Revision) -> Result<Reply, Trouble> {
-        let after = Revision(first.0.saturating_sub(LONGEST_BATCH));
-        let max = usize::try_from(2 * LONGEST_BATCH).unwrap_or(usize::MAX);
-        let around = self
-            .registry
-            .journal()
-            .load(subject::LOG_ALL, after, max)
-            .await?;
-        let mut revision = first;
-        let mut events = Vec::new();
-        for record in around {
-            if let Some(envelope) = record.envelope().filter(|e| e.header.cause == id) {
-                revision = record.revision;
-                events.push(envelope.body.clone());
-            }
+        if let Some(away) = pause.filter(|_| !progress) {
+            jitter(away).await;
         }
-        Ok(Reply::Accepted { revision, events })
-    }
-
-    fn rejected(&self, rejection: Rejection) -> Reply {
-        Reply::Rejected {
-            rejection,
-            revision: self.fold.revision,
-        }
-    }
-}
-
-impl<A: Gather> Decider<A> {
-    /// Folds the log in as far as asked; a panic folds it anew from its start.
-    async fn refresh(&mut self, freshness: Freshness) -> Result<(), Trouble> {
-        if self.loaded && freshness == Freshness::Cached {
-            return Ok(());
-        }
-        let filter = subject::of_aggregate(&self.id);
-        loop {
-            let after = self.fold.revision;
-            let records = self.registry.journal().load(&filter, after, PAGE).await?;
-            let full = records.len() == PAGE;
-            if self.take_in(&records) && !full {
-                self.loaded = true;
-                return Ok(());
-            }
-        }
-    }
-
-    /// Whether the records were folded in; else the fold starts over. The second panic on the
-    /// same event is no accident: the process ends.
-    fn take_in(&mut self, records: &[Record]) -> bool {
-        for record in records {
-            if let Err(Panicked(revision)) = self.fold.apply(record) {
-                if self.panicked == Some(revision) {
-                    self.registry.give_up(format!(
-                        "folding the event at revision {revision} ({}) panicked twice: this netmaster can't go on with this log; run another version of it",
-                        record.subject
-                    ));
-                }
-                self.panicked = Some(revision);
-                self.forget();
-                return false;
-            }
-        }
-        true
-    }
-
-    fn forget(&mut self) {
-        self.fold = Fold::default();
-        self.loaded = false;
     }
 }
 

@@ -8,19 +8,26 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bus_schema::command::Request;
-use bus_schema::{AggregateId, Command, CommandId, PoolKey, Reply, Revision, TenantName};
+use bus_schema::{AggregateId, Command, CommandId, PoolKey, Reply, Revision, TenantName, subject};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::decider::{Appended, Decider, Execute};
+use super::decider::{Decider, Execute};
 use super::facts::Gather;
+use super::ledger::{Appended, Ledger, Shared};
 use super::supervise::{Supervised, supervise};
 use crate::aggregate::{Cluster, ClusterFacts, Drained, Leases, Routed, Tenant, route};
-use crate::journal::Journal;
+use crate::journal::{Journal, Record};
 
 /// Commands and questions that wait for one actor. Beyond, they are answered "busy".
 const MAILBOX: usize = 256;
 /// Actors of one kind that are kept; beyond, the one asked longest ago goes, and is folded anew
 /// when it is asked again.
 const KEPT: usize = 4_096;
+
+/// How long the feed is waited for. It comes within a few milliseconds, or not before it is made anew;
+/// then the log is read.
+const FEED: Duration = Duration::from_millis(50);
 
 /// What actors need to know of their process.
 #[derive(Clone)]
@@ -69,9 +76,13 @@ pub struct External {
 pub struct Registry {
     journal: Arc<dyn Journal>,
     settings: Settings,
-    cluster: RefCell<Option<Supervised<Decider<Cluster>>>>,
+    cluster: RefCell<Option<Running<Cluster>>>,
     tenants: RefCell<Shelf<TenantName, Tenant>>,
     leases: RefCell<Shelf<PoolKey, Leases>>,
+    /// Up to where the log was fed.
+    fed: watch::Sender<Revision>,
+    /// The last fed message of each aggregate.
+    last: RefCell<BTreeMap<AggregateId, Revision>>,
     given_up: Cell<bool>,
 }
 
@@ -83,6 +94,8 @@ impl Registry {
             cluster: RefCell::default(),
             tenants: RefCell::default(),
             leases: RefCell::default(),
+            fed: watch::Sender::new(Revision(0)),
+            last: RefCell::default(),
             given_up: Cell::new(false),
         })
     }
@@ -95,6 +108,8 @@ impl Registry {
             seen,
             body,
         } = request;
+        // What the client saw is on its way here, too.
+        self.fed_to(seen).await;
         let ask = Ask { id, deadline, seen };
         match route(body) {
             Routed::Cluster(command) => ask.put(self.cluster(), command, external.cluster).await,
@@ -126,10 +141,42 @@ impl Registry {
         }
     }
 
+    /// Takes the log's next message. Who feeds does so from the log's start and leaves out none.
+    pub fn feed(&self, record: &Record) {
+        if record.revision <= *self.fed.borrow() {
+            return;
+        }
+        if let Some(id) = subject::aggregate_of(&record.subject) {
+            let last = self.last.borrow_mut().insert(id.clone(), record.revision);
+            let appended = Appended {
+                after: last.unwrap_or_default(),
+                records: vec![record.clone()],
+            };
+            self.tell(&id, &appended);
+        }
+        self.fed.send_replace(record.revision);
+    }
+
+    /// Waits a little until the log was fed up to there. Whether it was; never where nobody feeds.
+    pub(super) async fn fed_to(&self, revision: Revision) -> bool {
+        let fed = *self.fed.borrow();
+        if fed == Revision(0) || fed >= revision {
+            return fed > Revision(0);
+        }
+        let mut feed = self.fed.subscribe();
+        let reached = feed.wait_for(|fed| *fed >= revision);
+        timeout(FEED, reached).await.is_ok_and(|it| it.is_ok())
+    }
+
+    /// The last message of an aggregate that was fed; 0: none.
+    pub(super) fn last_fed(&self, id: &AggregateId) -> Revision {
+        self.last.borrow().get(id).copied().unwrap_or_default()
+    }
+
     pub(super) fn cluster(self: &Rc<Self>) -> Supervised<Decider<Cluster>> {
         let mut slot = self.cluster.borrow_mut();
-        slot.get_or_insert_with(|| self.build("cluster", AggregateId::Cluster))
-            .clone()
+        let running = slot.get_or_insert_with(|| self.build("cluster", AggregateId::Cluster));
+        running.actor.clone()
     }
 
     pub(super) fn tenant(self: &Rc<Self>, tenant: &TenantName) -> Supervised<Decider<Tenant>> {
@@ -144,28 +191,39 @@ impl Registry {
         shelf.take(pool.clone(), || self.build("leases", id))
     }
 
-    /// Hands an actor that runs what was appended for it; one that misses it folds later.
-    pub(super) fn tell(&self, id: &AggregateId, appended: Appended) {
-        let told = match id {
-            AggregateId::Cluster => self.cluster.borrow().as_ref().map(|a| a.tell(appended)),
-            AggregateId::Tenant(t) => self.tenants.borrow().get(t).map(|a| a.tell(appended)),
-            AggregateId::Leases(pool) => self.leases.borrow().get(pool).map(|a| a.tell(appended)),
-        };
-        if let Some(Err(busy)) = told {
-            tracing::debug!("{busy}: it folds the log when it is asked next");
+    /// Folds in what was appended, where its actor runs; a fold that misses it is read on when it is
+    /// asked for.
+    pub(super) fn tell(&self, id: &AggregateId, appended: &Appended) {
+        fn into<A: Gather>(running: Option<&Running<A>>, appended: &Appended, of: &Registry) {
+            if let Some(running) = running {
+                running.ledger.borrow_mut().take_in(appended, of);
+            }
+        }
+        match id {
+            AggregateId::Cluster => into(self.cluster.borrow().as_ref(), appended, self),
+            AggregateId::Tenant(tenant) => into(self.tenants.borrow().get(tenant), appended, self),
+            AggregateId::Leases(pool) => into(self.leases.borrow().get(pool), appended, self),
         }
     }
 
-    fn build<A: Gather>(
-        self: &Rc<Self>,
-        name: &'static str,
-        id: AggregateId,
-    ) -> Supervised<Decider<A>> {
+    fn build<A: Gather>(self: &Rc<Self>, name: &'static str, id: AggregateId) -> Running<A> {
         let registry = Rc::clone(self);
-        supervise(name, MAILBOX, move |_| {
-            Decider::new(id.clone(), Rc::clone(&registry))
-        })
+        let ledger = Shared::<A>::default();
+        let shared = Rc::clone(&ledger);
+        let actor = supervise(name, MAILBOX, move |_| {
+            // Started again after a panic, it trusts nothing of before.
+            shared.replace(Ledger::default());
+            Decider::new(id.clone(), Rc::clone(&registry), Rc::clone(&shared))
+        });
+        Running { actor, ledger }
     }
+}
+
+/// An actor and its fold.
+#[derive(Debug)]
+struct Running<A: Gather> {
+    actor: Supervised<Decider<A>>,
+    ledger: Shared<A>,
 }
 
 struct Ask {
@@ -204,7 +262,7 @@ impl Ask {
 /// Actors of one kind, and when each was asked last.
 #[derive(Debug)]
 struct Shelf<K, A: Gather> {
-    actors: BTreeMap<K, (u64, Supervised<Decider<A>>)>,
+    actors: BTreeMap<K, (u64, Running<A>)>,
     clock: u64,
 }
 
@@ -218,15 +276,11 @@ impl<K, A: Gather> Default for Shelf<K, A> {
 }
 
 impl<K: Ord + Clone, A: Gather> Shelf<K, A> {
-    fn get(&self, key: &K) -> Option<&Supervised<Decider<A>>> {
-        self.actors.get(key).map(|(_, actor)| actor)
+    fn get(&self, key: &K) -> Option<&Running<A>> {
+        self.actors.get(key).map(|(_, running)| running)
     }
 
-    fn take(
-        &mut self,
-        key: K,
-        build: impl FnOnce() -> Supervised<Decider<A>>,
-    ) -> Supervised<Decider<A>> {
+    fn take(&mut self, key: K, build: impl FnOnce() -> Running<A>) -> Supervised<Decider<A>> {
         self.clock += 1;
         if self.actors.len() >= KEPT && !self.actors.contains_key(&key) {
             let oldest = self.actors.iter().min_by_key(|(_, (asked, _))| *asked);
@@ -236,6 +290,6 @@ impl<K: Ord + Clone, A: Gather> Shelf<K, A> {
         }
         let entry = self.actors.entry(key).or_insert_with(|| (0, build()));
         entry.0 = self.clock;
-        entry.1.clone()
+        entry.1.actor.clone()
     }
 }

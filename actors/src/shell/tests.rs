@@ -1,5 +1,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bus_schema::codec;
@@ -9,14 +10,14 @@ use bus_schema::{AggregateId, ClusterId, Command, CommandId, Event, Rejection, R
 use uuid::Uuid;
 
 use futures::FutureExt;
-use futures::future::LocalBoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 
 use super::decider::{Decider, Execute, Freshness, Snap};
 use super::facts::{Gather, Gathered, Snapshot};
 use super::supervise::Supervised;
 use super::{External, Registry, Settings, supervise};
 use crate::aggregate::Aggregate;
-use crate::journal::{self, Journal, Memory, Trouble};
+use crate::journal::{self, AppendError, Entry, Journal, LoadError, Memory, Record, Trouble};
 
 async fn cluster() -> Arc<Memory> {
     let log = Arc::new(Memory::default());
@@ -30,7 +31,10 @@ async fn cluster() -> Arc<Memory> {
 }
 
 fn master(log: &Arc<Memory>) -> Rc<Registry> {
-    let log: Arc<dyn Journal> = Arc::<Memory>::clone(log);
+    master_on(Arc::<Memory>::clone(log))
+}
+
+fn master_on(log: Arc<dyn Journal>) -> Rc<Registry> {
     let settings = Settings {
         actor: "test".to_owned(),
         give_up: Arc::new(|why| panic!("{why}")),
@@ -252,6 +256,161 @@ async fn many_at_once_through_two_masters_all_end_and_none_overlaps() {
     assert_eq!(subjects.len(), 20);
 }
 
+/// A log that counts what is asked of it.
+#[derive(Debug)]
+struct Counted {
+    log: Arc<Memory>,
+    loads: AtomicU32,
+    appends: AtomicU32,
+}
+
+impl Counted {
+    fn master(log: &Arc<Memory>) -> (Arc<Self>, Rc<Registry>) {
+        let counted = Arc::new(Self {
+            log: Arc::clone(log),
+            loads: AtomicU32::new(0),
+            appends: AtomicU32::new(0),
+        });
+        let master = master_on(Arc::<Self>::clone(&counted));
+        (counted, master)
+    }
+
+    fn asked(&self) -> (u32, u32) {
+        let (loads, appends) = (&self.loads, &self.appends);
+        (loads.load(Relaxed), appends.load(Relaxed))
+    }
+}
+
+impl Journal for Counted {
+    fn load<'a>(
+        &'a self,
+        filter: &'a str,
+        after: Revision,
+        max: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, LoadError>> {
+        self.loads.fetch_add(1, Relaxed);
+        self.log.load(filter, after, max)
+    }
+
+    fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>> {
+        self.appends.fetch_add(1, Relaxed);
+        self.log.append(entries)
+    }
+
+    fn end(&self) -> BoxFuture<'_, Result<Revision, LoadError>> {
+        self.log.end()
+    }
+}
+
+/// Feeds a master what it wasn't fed yet.
+async fn feed(master: &Registry, log: &Memory) {
+    let all = log.load("contiv.log.>", Revision(0), 1_000).await;
+    for record in all.expect("in memory") {
+        master.feed(&record);
+    }
+}
+
+#[actix::test]
+async fn what_was_fed_is_neither_read_nor_refused() {
+    let log = cluster().await;
+    let (first, (counted, second)) = (master(&log), Counted::master(&log));
+    feed(&second, &log).await;
+    accepted(ask(&second, id(), tenant("blue")).await);
+    feed(&second, &log).await;
+    accepted(ask(&first, id(), network("a", "20.1.0.0/24")).await);
+    feed(&second, &log).await;
+    accepted(ask(&second, id(), network("b", "20.2.0.0/24")).await);
+    // The cluster's own beginning, before any actor ran.
+    assert_eq!(counted.asked(), (1, 2));
+    feed(&second, &log).await;
+    let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
+    assert!(matches!(
+        rejection(overlapping),
+        Rejection::SubnetOverlaps { .. }
+    ));
+    assert_eq!(counted.asked(), (1, 2));
+}
+
+#[actix::test]
+async fn a_fold_that_missed_something_is_not_fed_behind_it() {
+    let log = cluster().await;
+    let (first, second) = (master(&log), master(&log));
+    accepted(ask(&first, id(), tenant("blue")).await);
+    accepted(ask(&first, id(), network("a", "20.1.0.0/24")).await);
+    feed(&second, &log).await;
+    // It runs from here on, and hasn't read anything.
+    let _actor = second.tenant(&"blue".parse().expect("a name"));
+    accepted(ask(&first, id(), network("b", "20.2.0.0/24")).await);
+    feed(&second, &log).await;
+    let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
+    assert!(matches!(
+        rejection(overlapping),
+        Rejection::SubnetOverlaps { .. }
+    ));
+}
+
+#[actix::test]
+async fn what_waits_together_is_appended_together() {
+    let log = cluster().await;
+    let (counted, master) = Counted::master(&log);
+    accepted(ask(&master, id(), tenant("blue")).await);
+    // The first goes alone, the others wait for it; every fourth is in the way of the one before.
+    let ids: Vec<CommandId> = (0..20).map(|_| id()).collect();
+    let command = |i: usize| network(&format!("n{i}"), &format!("20.{}.0.0/16", i - i % 4 / 3));
+    let asks = (0..20).map(|i| ask(&master, ids[i], command(i)));
+    let replies = futures::future::join_all(asks).await;
+    assert!(counted.asked().1 < 10, "{:?}", counted.asked());
+    let all = log.load("contiv.log.>", Revision(0), 1_000).await;
+    let all = all.expect("in memory");
+    for (i, reply) in replies.into_iter().enumerate() {
+        if i % 4 == 3 {
+            let overlaps = matches!(rejection(reply), Rejection::SubnetOverlaps { .. });
+            assert!(overlaps, "{i}");
+            continue;
+        }
+        // As a retry is answered, by whomever.
+        let (revision, events) = accepted(reply);
+        let own = all.iter().filter_map(Record::envelope);
+        let own = own.filter(|it| it.header.cause == ids[i]);
+        assert!(own.map(|it| &it.body).eq(&events), "{i}");
+        let last = &all[usize::try_from(revision).expect("few") - 1];
+        let last = last.envelope().map(|it| &it.body);
+        assert_eq!(last, events.last(), "{i}");
+        let retried = accepted(ask(&self::master(&log), ids[i], command(i)).await);
+        assert_eq!(retried, (revision, events), "{i}");
+    }
+}
+
+#[actix::test]
+async fn asked_twice_at_a_time_it_is_carried_out_once() {
+    let log = cluster().await;
+    let master = master(&log);
+    accepted(ask(&master, id(), tenant("blue")).await);
+    let (first, twice) = (id(), id());
+    let (_, a, b) = tokio::join!(
+        ask(&master, first, network("a", "20.1.0.0/24")),
+        ask(&master, twice, network("b", "20.2.0.0/24")),
+        ask(&master, twice, network("b", "20.2.0.0/24")),
+    );
+    assert_eq!(accepted(a), accepted(b));
+    assert_eq!(log.end().await, Ok(Revision(9)));
+}
+
+#[actix::test]
+async fn a_feed_that_lags_is_not_waited_for_long() {
+    let log = cluster().await;
+    let (first, second) = (master(&log), master(&log));
+    accepted(ask(&first, id(), tenant("blue")).await);
+    feed(&second, &log).await;
+    accepted(ask(&first, id(), network("a", "20.1.0.0/24")).await);
+    let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
+    assert!(matches!(
+        rejection(overlapping),
+        Rejection::SubnetOverlaps { .. }
+    ));
+    accepted(ask(&second, id(), network("b", "20.2.0.0/24")).await);
+}
+
 /// Panics as often as told while folding the second event it sees, or while deciding.
 #[derive(Debug, Clone, Default)]
 struct Fussy {
@@ -293,19 +452,17 @@ impl Aggregate for Fussy {
 impl Gather for Fussy {
     type External = ();
 
-    fn gather(
-        _: Rc<Registry>,
-        _: Arc<Self>,
-        _: String,
-        (): (),
+    fn gather<'a>(
+        _: &'a Rc<Registry>,
+        _: &'a Self,
+        _: &'a Execute<Self>,
         _: Freshness,
-    ) -> LocalBoxFuture<'static, Result<Gathered<()>, super::decider::Trouble>> {
-        let gathered = Gathered {
-            facts: (),
-            fences: vec![],
-        };
-        futures::future::ready(Ok(gathered)).boxed_local()
+        _: &'a mut Gathered<()>,
+    ) -> LocalBoxFuture<'a, Result<(), super::decider::Trouble>> {
+        futures::future::ready(Ok(())).boxed_local()
     }
+
+    fn foresee((): &mut (), _: &AggregateId, _: &Event) {}
 }
 
 struct Fussiness {
@@ -327,7 +484,7 @@ impl Fussiness {
         let registry = Registry::new(journal, settings);
         let blue = AggregateId::Tenant("blue".parse().expect("a name"));
         let actor = supervise("fussy", 8, move |_| {
-            Decider::new(blue.clone(), Rc::clone(&registry))
+            Decider::new(blue.clone(), Rc::clone(&registry), Rc::default())
         });
         Self {
             actor,

@@ -1,0 +1,321 @@
+//! One try of an actor: its commands decided one after the other, and appended as one batch.
+//!
+//! Each is decided as if those before it were in the log, which they are if the batch is. Whoever
+//! is refused, or has nothing to append, is answered only when it stands at the front: on what the
+//! log holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bus_schema::{AggregateId, CommandId, Event, Rejection, Reply, Revision, subject};
+
+use super::decider::{Desk, Execute, Freshness, Pending, Tried, Trouble};
+use super::facts::{Gather, Gathered, Snapshot};
+use super::ledger::Appended;
+use crate::journal::{self, AppendError, Entry, Record};
+
+/// Messages loaded at once while folding.
+const PAGE: usize = 10_000;
+/// No command writes more than this; where its events lie is found by looking around one of them.
+const LONGEST_BATCH: u64 = 16;
+
+/// What commands came to one after the other, each decided as if those before it were in the log.
+struct Draft<A: Gather> {
+    own: Snapshot<A>,
+    gathered: Gathered<A::Facts>,
+    decided: Vec<(CommandId, Vec<Event>)>,
+    /// So many of `decided` are folded into `own` and the facts.
+    folded: usize,
+    /// When the first of them isn't to be appended any more.
+    deadline: u64,
+}
+
+impl<A: Gather> Draft<A> {
+    /// Folds in what was decided; whether `evolve` let it.
+    fn fold(&mut self, id: &AggregateId) -> bool {
+        let events = self.decided[self.folded..].iter().flat_map(|(_, it)| it);
+        let (state, facts) = (&mut self.own.state, &mut self.gathered.facts);
+        let folded = catch_unwind(AssertUnwindSafe(|| {
+            for event in events {
+                match event.aggregate() {
+                    Some(of) if of == *id => Arc::make_mut(state).evolve(event),
+                    Some(of) => A::foresee(facts, &of, event),
+                    None => {}
+                }
+            }
+        }));
+        self.folded = self.decided.len();
+        folded.is_ok()
+    }
+}
+
+impl<A: Gather> Desk<A> {
+    pub(super) async fn attempt(&self, group: &[Pending<A>]) -> Result<Vec<Tried>, Trouble> {
+        let (end, freshness) = if group.iter().any(|it| it.tries > 0) {
+            let end = self.registry.journal().end().await?;
+            (Some(end), Freshness::End(end))
+        } else {
+            (None, Freshness::Cached)
+        };
+        let mut draft = Draft {
+            own: self.refresh(freshness).await?,
+            gathered: Gathered::default(),
+            decided: vec![],
+            folded: 0,
+            deadline: u64::MAX,
+        };
+        if let Some(why) = &draft.own.blind {
+            return Err(Trouble::Blind(why.clone()));
+        }
+        // `None`: it is in the draft.
+        let mut tried = Vec::with_capacity(group.len());
+        for pending in group {
+            let first = pending.tries == 0;
+            tried.push(
+                self.decide(&mut draft, &pending.ask, first, end, freshness)
+                    .await?,
+            );
+        }
+        let appended = match draft.decided.is_empty() {
+            true => vec![],
+            false => self.append(draft).await?,
+        };
+        let mut appended = appended.into_iter();
+        let tried = tried.into_iter().map(|it| it.or_else(|| appended.next()));
+        let lost = || Tried::Again("it isn't decided".to_owned());
+        Ok(tried.map(|it| it.unwrap_or_else(lost)).collect())
+    }
+
+    /// Decides behind what is in the draft already, and adds to it.
+    async fn decide(
+        &self,
+        draft: &mut Draft<A>,
+        ask: &Execute<A>,
+        first: bool,
+        end: Option<Revision>,
+        freshness: Freshness,
+    ) -> Result<Option<Tried>, Trouble> {
+        let again = |why: &str| Ok(Some(Tried::Again(why.to_owned())));
+        if self.registry.now() >= ask.deadline {
+            if first {
+                return Ok(Some(Tried::Answered(
+                    self.rejected(Rejection::DeadlinePassed),
+                )));
+            }
+            return again("the deadline passed");
+        }
+        let done = self.ledger.borrow().done(ask.id);
+        if let Some(first) = done {
+            let answer = self.answer_from_log(ask.id, first).await?;
+            return Ok(Some(Tried::Answered(answer)));
+        }
+        if draft.decided.iter().any(|(id, _)| *id == ask.id) {
+            return again("it was asked twice");
+        }
+        let alone = draft.decided.is_empty();
+        if !draft.fold(&self.id) {
+            return again("what comes before it can't be folded");
+        }
+        match A::gather(
+            &self.registry,
+            &draft.own.state,
+            ask,
+            freshness,
+            &mut draft.gathered,
+        )
+        .await
+        {
+            Ok(()) => {}
+            Err(Trouble::Blind(why)) => return Ok(Some(Tried::Answered(self.rejected(why)))),
+            Err(away) => return Err(away),
+        }
+        let mut decided = decide(draft, &ask.command);
+        if decided.is_none() && alone {
+            // The cached state may be broken.
+            self.ledger.borrow_mut().forget();
+            draft.own = self.refresh(Freshness::Cached).await?;
+            decided = decide(draft, &ask.command);
+        }
+        let decided = match decided {
+            Some(decided) => decided,
+            None if alone => {
+                self.ledger.borrow_mut().forget();
+                let reason =
+                    "netmaster can't decide about this command: that is a defect, please report it";
+                Err(Rejection::Malformed {
+                    reason: reason.to_owned(),
+                })
+            }
+            None => return again("it panicked"),
+        };
+        match (decided, end) {
+            (Ok(events), _) if !events.is_empty() => {
+                draft.decided.push((ask.id, events));
+                draft.deadline = draft.deadline.min(ask.deadline);
+                Ok(None)
+            }
+            _ if !alone => again("what it follows from isn't in the log yet"),
+            (_, None) => again("the log's end isn't known"),
+            (_, Some(end)) if end < ask.seen => Ok(Some(Tried::Away(format!(
+                "the log ends at {end} here, before revision {} that was seen already",
+                ask.seen
+            )))),
+            (Ok(events), Some(revision)) => {
+                Ok(Some(Tried::Answered(Reply::Accepted { revision, events })))
+            }
+            (Err(rejection), Some(revision)) => Ok(Some(Tried::Answered(Reply::Rejected {
+                rejection,
+                revision,
+            }))),
+        }
+    }
+
+    /// What became of each decided command.
+    async fn append(&self, draft: Draft<A>) -> Result<Vec<Tried>, Trouble> {
+        let Draft {
+            own,
+            gathered: Gathered { facts, fences },
+            decided,
+            deadline,
+            ..
+        } = draft;
+        let mut fences: BTreeMap<_, _> = fences.into_iter().collect();
+        fences.insert(self.id.clone(), own.revision);
+        // Folds change in place when nobody holds them.
+        drop((own, facts));
+        let again = |why: &dyn Display| {
+            let again = |_: &(CommandId, Vec<Event>)| Tried::Again(why.to_string());
+            Ok(decided.iter().map(again).collect())
+        };
+        let (actor, now) = (&self.registry.settings().actor, self.registry.now());
+        if now >= deadline {
+            return again(&"the deadline passed");
+        }
+        let mut entries = Vec::new();
+        for (id, events) in &decided {
+            let last = |aggregate: &AggregateId| fences.remove(aggregate);
+            entries.extend(journal::batch(events, *id, actor, now, last));
+        }
+        match self.registry.journal().append(&entries).await {
+            Ok(last) => {
+                self.spread(&decided, &entries, last);
+                self.registry.settings().pause_after_append().await;
+                let behind = u64::try_from(entries.len()).unwrap_or(0);
+                let mut revision = Revision(last.0.saturating_sub(behind));
+                let answers = decided.into_iter().map(|(_, events)| {
+                    revision.0 += u64::try_from(events.len()).unwrap_or(0);
+                    Tried::Answered(Reply::Accepted { revision, events })
+                });
+                Ok(answers.collect())
+            }
+            Err(e @ AppendError::Fenced) => again(&e),
+            // The same fences again: whichever lands first refuses the other.
+            Err(e @ AppendError::Unknown(_)) => again(&e),
+            Err(e @ AppendError::Unavailable(_)) => Err(Trouble::Unavailable(e.to_string())),
+        }
+    }
+
+    /// Folds in what was appended, for each aggregate behind its fence.
+    fn spread(&self, decided: &[(CommandId, Vec<Event>)], entries: &[Entry], last: Revision) {
+        let behind = u64::try_from(entries.len()).unwrap_or(0);
+        let mut parts: Vec<(AggregateId, Appended)> = Vec::new();
+        let mut revision = Revision(last.0.saturating_sub(behind));
+        let events = decided.iter().flat_map(|(_, events)| events);
+        for (event, entry) in events.zip(entries) {
+            revision = revision.next();
+            let Some(id) = event.aggregate() else {
+                continue;
+            };
+            let record = Record::new(revision, entry.subject.clone(), &entry.payload);
+            match parts.iter_mut().find(|(other, _)| *other == id) {
+                Some((_, part)) => part.records.push(record),
+                // Without a fence nobody knows what lies before it.
+                None => parts.extend(entry.fence.as_ref().map(|fence| {
+                    let (after, records) = (fence.last, vec![record]);
+                    (id, Appended { after, records })
+                })),
+            }
+        }
+        for (id, part) in parts {
+            if id == self.id {
+                self.ledger.borrow_mut().take_in(&part, &self.registry);
+            } else {
+                self.registry.tell(&id, &part);
+            }
+        }
+    }
+
+    /// The batch that the command wrote, as the log holds it.
+    async fn answer_from_log(&self, id: CommandId, first: Revision) -> Result<Reply, Trouble> {
+        let after = Revision(first.0.saturating_sub(LONGEST_BATCH));
+        let max = usize::try_from(2 * LONGEST_BATCH).unwrap_or(usize::MAX);
+        let around = self
+            .registry
+            .journal()
+            .load(subject::LOG_ALL, after, max)
+            .await?;
+        let mut revision = first;
+        let mut events = Vec::new();
+        for record in around {
+            if let Some(envelope) = record.envelope().filter(|e| e.header.cause == id) {
+                revision = record.revision;
+                events.push(envelope.body.clone());
+            }
+        }
+        Ok(Reply::Accepted { revision, events })
+    }
+
+    pub(super) fn rejected(&self, rejection: Rejection) -> Reply {
+        Reply::Rejected {
+            rejection,
+            revision: self.ledger.borrow().revision(),
+        }
+    }
+}
+
+/// `None`: it panicked.
+fn decide<A: Gather>(
+    draft: &Draft<A>,
+    command: &A::Command,
+) -> Option<Result<Vec<Event>, Rejection>> {
+    let (state, facts) = (&draft.own.state, &draft.gathered.facts);
+    let decided = catch_unwind(AssertUnwindSafe(|| state.decide(command, facts)));
+    if decided.is_err() {
+        tracing::error!(?command, "decide panicked");
+    }
+    decided.ok()
+}
+
+impl<A: Gather> Desk<A> {
+    /// Brings the fold as far as asked: what the feed told is there already, the rest is read.
+    pub(super) async fn refresh(&self, freshness: Freshness) -> Result<Snapshot<A>, Trouble> {
+        let wanted = match freshness {
+            Freshness::Cached => Revision(0),
+            Freshness::End(end) => end,
+        };
+        let fed = self.registry.fed_to(wanted).await;
+        let complete = fed && self.ledger.borrow().revision() >= self.registry.last_fed(&self.id);
+        let cached = freshness == Freshness::Cached && self.ledger.borrow().loaded;
+        if !complete && !cached {
+            self.load().await?;
+        }
+        Ok(self.ledger.borrow().snapshot())
+    }
+
+    /// A panic folds anew from the log's start.
+    async fn load(&self) -> Result<(), Trouble> {
+        let filter = subject::of_aggregate(&self.id);
+        loop {
+            let after = self.ledger.borrow().revision();
+            let records = self.registry.journal().load(&filter, after, PAGE).await?;
+            let full = records.len() == PAGE;
+            let mut ledger = self.ledger.borrow_mut();
+            if ledger.take_in(&Appended { after, records }, &self.registry) && !full {
+                ledger.loaded = true;
+                return Ok(());
+            }
+        }
+    }
+}
