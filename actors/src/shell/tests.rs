@@ -4,9 +4,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bus_schema::codec;
-use bus_schema::command::{NetworkCreate, Request, TenantCreate};
+use bus_schema::command::{BlockLease, NetworkCreate, NodeJoin, Request, TenantCreate};
 use bus_schema::event::{ClusterCreated, Settings as ClusterSettings, TenantOpened};
-use bus_schema::{AggregateId, ClusterId, Command, CommandId, Event, Rejection, Reply, Revision};
+use bus_schema::{
+    AggregateId, ClusterId, Command, CommandId, Event, MachineId, NodeName, Rejection, Reply,
+    Revision,
+};
 use uuid::Uuid;
 
 use futures::FutureExt;
@@ -385,12 +388,29 @@ async fn what_waits_together_is_appended_together() {
 async fn asked_twice_at_a_time_it_is_carried_out_once() {
     let log = cluster().await;
     let master = master(&log);
+    let node: NodeName = "n1".parse().expect("a name");
+    let join = Command::NodeJoin(NodeJoin {
+        node: node.clone(),
+        machine: MachineId("m1".to_owned()),
+        vtep: "198.18.1.1".parse().expect("an address"),
+    });
+    accepted(ask(&master, id(), join).await);
     accepted(ask(&master, id(), tenant("blue")).await);
+    accepted(ask(&master, id(), network("a", "20.1.0.0/16")).await);
+    // Each lease is of another block, so only its id tells that it was asked before.
+    let lease = Command::BlockLease(BlockLease {
+        tenant: "blue".parse().expect("a name"),
+        network: "a".parse().expect("a name"),
+        group: None,
+        node,
+        address: None,
+        v6: false,
+    });
     let (first, twice) = (id(), id());
     let (_, a, b) = tokio::join!(
-        ask(&master, first, network("a", "20.1.0.0/24")),
-        ask(&master, twice, network("b", "20.2.0.0/24")),
-        ask(&master, twice, network("b", "20.2.0.0/24")),
+        ask(&master, first, lease.clone()),
+        ask(&master, twice, lease.clone()),
+        ask(&master, twice, lease),
     );
     assert_eq!(accepted(a), accepted(b));
     assert_eq!(log.end().await, Ok(Revision(9)));
