@@ -1,14 +1,16 @@
-//! What was thought before: of a domain only that is thought again whose facts are others.
+//! What was thought before: of a domain only that is thought again whose facts are others, and of
+//! its endpoints only those that came, went or are known better.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schema::event::Settings;
-use bus_schema::{GroupId, GroupName, NetworkName, NodeName, TenantName};
+use bus_schema::{EndpointId, GroupId, GroupName, NetworkName, NodeName, TenantName};
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use super::rules::Ruled;
 use super::{DomainBuilder, Params, zone};
-use crate::endpoint::Locals;
+use crate::endpoint::{LocalEndpoint, Locals};
 use crate::policy::Cache;
 use crate::projection::{GroupFact, NetworkFact, NodeFact, Projection, TenantFact};
 use crate::resource::{Place, Resources, State};
@@ -25,15 +27,15 @@ pub struct Programs {
 #[derive(Debug, Clone)]
 struct Things {
     of: Of,
+    locals: Locals,
     built: Built,
 }
 
-/// What [`Built`] depends on.
+/// What [`Built`] depends on beside the endpoints.
 #[derive(Debug, Clone)]
 struct Of {
     params: Params,
     settings: Settings,
-    locals: Locals,
     nodes: OrdMap<NodeName, NodeFact>,
     networks: OrdMap<NetworkName, NetworkFact>,
     groups: OrdMap<GroupName, GroupFact>,
@@ -46,18 +48,43 @@ pub(super) struct Built {
     pub(super) place: Place,
     pub(super) zone: u16,
     pub(super) state: State,
-    /// The local endpoints' addresses, and the groups with members here.
+    /// The local endpoints' addresses.
     pub(super) members: Resources,
-    pub(super) here: BTreeSet<GroupId>,
+    /// The groups with members here, each with how many addresses.
+    pub(super) here: BTreeMap<GroupId, usize>,
+}
+
+impl Built {
+    fn without(&mut self, part: &Self) {
+        for (key, _) in part.state.iter() {
+            self.state.remove(key);
+        }
+        for key in part.members.keys() {
+            self.members.remove(key);
+        }
+        for (group, count) in &part.here {
+            if let Some(all) = self.here.get_mut(group) {
+                *all -= count;
+            }
+        }
+        self.here.retain(|_, count| *count > 0);
+    }
+
+    fn with(&mut self, part: Self) {
+        self.state.extend(part.state.resources().cloned());
+        self.members.extend(part.members);
+        for (group, count) in part.here {
+            *self.here.entry(group).or_default() += count;
+        }
+    }
 }
 
 impl Of {
-    fn new(facts: &Projection, tenant: &TenantName, locals: &Locals, params: &Params) -> Self {
+    fn new(facts: &Projection, tenant: &TenantName, params: &Params) -> Self {
         let fact = facts.tenants.get(tenant);
         Self {
             params: params.clone(),
             settings: facts.settings.clone(),
-            locals: locals.clone(),
             nodes: facts.nodes.clone(),
             networks: fact.map(|it| it.networks.clone()).unwrap_or_default(),
             groups: fact.map(|it| it.groups.clone()).unwrap_or_default(),
@@ -69,7 +96,6 @@ impl Of {
     /// Whether nothing changed; what is shared isn't compared.
     fn is(&self, other: &Self) -> bool {
         (&self.params, &self.settings, self.zone) == (&other.params, &other.settings, other.zone)
-            && self.locals.ptr_eq(&other.locals)
             && self.nodes.ptr_eq(&other.nodes)
             && self.networks.ptr_eq(&other.networks)
             && self.groups.ptr_eq(&other.groups)
@@ -85,13 +111,33 @@ impl Programs {
         locals: &Locals,
         params: &Params,
     ) -> Built {
-        let of = Of::new(facts, tenant, locals, params);
-        if let Some(things) = self.things.get(tenant).filter(|it| it.of.is(&of)) {
-            return things.built.clone();
-        }
-        let built = DomainBuilder::new(facts, tenant, params).build(facts, tenant, locals);
+        let of = Of::new(facts, tenant, params);
+        let builder = || DomainBuilder::new(facts, tenant, params);
+        let before = self.things.remove(tenant).filter(|it| it.of.is(&of));
+        let built = match before {
+            Some(Things {
+                built, locals: of, ..
+            }) if of.ptr_eq(locals) => built,
+            Some(Things {
+                mut built,
+                locals: before,
+                ..
+            }) => {
+                let touched = touched(tenant, &before, locals);
+                let those = |locals| builder().endpoints(&of_tenant(tenant, locals, &touched));
+                built.without(&those(&before));
+                built.with(those(locals));
+                built
+            }
+            None => {
+                let all = locals.values().map(|it| &**it);
+                let all: Vec<_> = all.filter(|it| it.tenant == *tenant).collect();
+                builder().build(&all)
+            }
+        };
         let things = Things {
             of,
+            locals: locals.clone(),
             built: built.clone(),
         };
         self.things.insert(tenant.clone(), things);
@@ -110,8 +156,8 @@ impl Programs {
         if !ruled.is_of(place, zone) {
             *ruled = new();
         }
-        let members = (&built.members, &built.here);
-        ruled.follow((tenant, fact), members, &mut self.compiled)
+        let here = built.here.keys().copied().collect();
+        ruled.follow((tenant, fact), (&built.members, &here), &mut self.compiled)
     }
 
     pub(super) fn forget(&mut self, tenant: &TenantName) {
@@ -120,4 +166,40 @@ impl Programs {
         self.compiled.sweep(tenant);
         self.compiled.sweep(tenant);
     }
+}
+
+/// The endpoints that differ, and those of their containers.
+fn touched(tenant: &TenantName, before: &Locals, after: &Locals) -> BTreeSet<EndpointId> {
+    let (mut touched, mut containers) = (BTreeSet::new(), BTreeSet::new());
+    for item in before.diff(after) {
+        let (old, new) = match item {
+            DiffItem::Add(_, new) => (None, Some(new)),
+            DiffItem::Remove(_, old) => (Some(old), None),
+            DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+        };
+        for endpoint in [old, new].into_iter().flatten() {
+            if endpoint.tenant == *tenant {
+                touched.insert(endpoint.id.clone());
+                containers.extend(endpoint.container.as_deref());
+            }
+        }
+    }
+    let is_beside = |it: &&str| containers.contains(it);
+    let beside = after
+        .values()
+        .filter(|it| it.container.as_deref().is_some_and(|it| is_beside(&it)));
+    touched.extend(beside.map(|it| it.id.clone()));
+    touched
+}
+
+fn of_tenant<'a>(
+    tenant: &TenantName,
+    locals: &'a Locals,
+    ids: &BTreeSet<EndpointId>,
+) -> Vec<&'a LocalEndpoint> {
+    let those = ids.iter().filter_map(|id| locals.get(id));
+    those
+        .map(|it| &**it)
+        .filter(|it| it.tenant == *tenant)
+        .collect()
 }

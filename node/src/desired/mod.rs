@@ -15,7 +15,7 @@ mod rules;
 mod tests;
 mod trace;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
@@ -141,19 +141,21 @@ pub fn desired_domain(
 
 /// Collects one domain's resources.
 struct DomainBuilder<'a> {
+    facts: &'a Projection,
     params: &'a Params,
     place: Place,
     zone: u16,
     /// The device that bears the domain's own addresses.
     loopback: String,
+    /// Where the domain's routes are.
+    table: u32,
     /// What the log says of the tenant.
     fact: Option<&'a TenantFact>,
     /// The groups to whose members no connections are opened.
     closed: BTreeSet<GroupId>,
-    members: Resources,
-    /// The groups with members here.
-    here: BTreeSet<GroupId>,
     state: State,
+    members: Resources,
+    here: BTreeMap<GroupId, usize>,
 }
 
 impl<'a> DomainBuilder<'a> {
@@ -165,56 +167,42 @@ impl<'a> DomainBuilder<'a> {
             DomainKind::Vrf => (name, names::vrf_table(tenant)),
         };
         let fact = facts.tenants.get(tenant);
-        let mut builder = Self {
+        Self {
+            facts,
             params,
-            place: place.clone(),
+            place,
             zone: zone(facts, tenant, params.kind),
-            loopback: loopback.clone(),
+            loopback,
+            table,
             fact,
             closed: fact.map(TenantFact::closed_groups).unwrap_or_default(),
-            members: Resources::new(),
-            here: BTreeSet::new(),
             state: State::default(),
-        };
-        let kind = params.kind;
-        builder.put(Resource::Domain(Domain {
-            place: place.clone(),
-            kind,
-            table,
-        }));
-        if kind == DomainKind::Netns {
-            let sysctls = Sysctl::of_namespace(&place).map(Resource::Sysctl);
-            builder.state.extend(sysctls);
-            let domain = Some(kind);
-            builder.put(Resource::Table(Table {
-                place: place.clone(),
-                rules: Ruleset::new(Parts {
-                    outer_port: None,
-                    domain,
-                }),
-            }));
+            members: Resources::new(),
+            here: BTreeMap::new(),
         }
-        builder.device(&loopback);
-        builder.up(&loopback);
-        builder.address(DNS_ADDRESS.into());
-        builder.put(Resource::Route(Route {
-            place,
-            destination: IpNet::default(),
-            target: RouteTarget::Unreachable,
-        }));
-        builder
     }
 
-    fn build(mut self, facts: &Projection, tenant: &TenantName, locals: &Locals) -> Built {
-        let locals = locals.values().map(|it| &**it);
-        let locals: Vec<_> = locals.filter(|it| it.tenant == *tenant).collect();
+    fn build(mut self, locals: &[&LocalEndpoint]) -> Built {
+        self.domain();
         let networks = self.fact.map(|fact| &fact.networks);
         for network in networks.into_iter().flat_map(|networks| networks.values()) {
-            self.network(network, facts);
+            self.network(network);
         }
-        for endpoint in &locals {
-            let network = facts.network(&endpoint.tenant, &endpoint.network);
-            self.endpoint(endpoint, network, &locals);
+        self.endpoints(locals)
+    }
+
+    /// What there is for these endpoints, among which are all of their containers.
+    fn endpoints(mut self, locals: &[&LocalEndpoint]) -> Built {
+        let mut containers: BTreeMap<&str, Vec<&LocalEndpoint>> = BTreeMap::new();
+        for endpoint in locals {
+            if let Some(container) = &endpoint.container {
+                containers.entry(container).or_default().push(endpoint);
+            }
+        }
+        for endpoint in locals {
+            let container = endpoint.container.as_deref();
+            let beside = container.and_then(|it| containers.get(it));
+            self.endpoint(endpoint, beside.map_or(&[], Vec::as_slice));
         }
         Built {
             place: self.place,
@@ -223,6 +211,36 @@ impl<'a> DomainBuilder<'a> {
             members: self.members,
             here: self.here,
         }
+    }
+
+    fn domain(&mut self) {
+        let (place, kind, table) = (self.place.clone(), self.params.kind, self.table);
+        self.put(Resource::Domain(Domain {
+            place: place.clone(),
+            kind,
+            table,
+        }));
+        if kind == DomainKind::Netns {
+            let sysctls = Sysctl::of_namespace(&place).map(Resource::Sysctl);
+            self.state.extend(sysctls);
+            let domain = Some(kind);
+            self.put(Resource::Table(Table {
+                place: place.clone(),
+                rules: Ruleset::new(Parts {
+                    outer_port: None,
+                    domain,
+                }),
+            }));
+        }
+        let loopback = self.loopback.clone();
+        self.device(&loopback);
+        self.up(&loopback);
+        self.address(DNS_ADDRESS.into());
+        self.put(Resource::Route(Route {
+            place,
+            destination: IpNet::default(),
+            target: RouteTarget::Unreachable,
+        }));
     }
 
     fn put(&mut self, resource: Resource) {
@@ -259,14 +277,14 @@ impl<'a> DomainBuilder<'a> {
     }
 
     /// A network of the tenant: its gateway, its VXLAN device, and every block elsewhere.
-    fn network(&mut self, network: &NetworkFact, facts: &Projection) {
+    fn network(&mut self, network: &NetworkFact) {
         let spec = &network.spec;
         let device = vxlan_name(spec.vni);
         self.put(Resource::Vxlan(Vxlan {
             place: self.place.clone(),
             name: device.clone(),
             vni: spec.vni,
-            port: facts.settings.vxlan_port,
+            port: self.facts.settings.vxlan_port,
             local: self.params.vtep,
             mac: MacAddr::of_vtep(self.params.vtep),
             mtu: self.params.mtu(),
@@ -289,7 +307,7 @@ impl<'a> DomainBuilder<'a> {
         }));
         for (block, node) in &network.blocks {
             let elsewhere = *node != self.params.node && block.addr().is_ipv4();
-            if let Some(fact) = facts.nodes.get(node).filter(|_| elsewhere) {
+            if let Some(fact) = self.facts.nodes.get(node).filter(|_| elsewhere) {
                 self.remote_block(*block, fact.vtep, &device);
             }
         }
@@ -317,13 +335,10 @@ impl<'a> DomainBuilder<'a> {
         }));
     }
 
-    /// A local endpoint. One that is [`closed()`] keeps its veth and nothing else.
-    fn endpoint(
-        &mut self,
-        endpoint: &LocalEndpoint,
-        network: Option<&NetworkFact>,
-        locals: &[&LocalEndpoint],
-    ) {
+    /// A local endpoint, and all of its container. One that is [`closed()`] keeps its veth and
+    /// nothing else.
+    fn endpoint(&mut self, endpoint: &LocalEndpoint, beside: &[&LocalEndpoint]) {
+        let network = self.facts.network(&endpoint.tenant, &endpoint.network);
         let device = endpoint.host_interface.clone();
         self.put(Resource::Veth(Veth {
             place: self.place.clone(),
@@ -346,10 +361,7 @@ impl<'a> DomainBuilder<'a> {
         self.up(&device);
         for address in open {
             self.endpoint_address(endpoint, group, network, address);
-            for other in locals
-                .iter()
-                .filter(|other| same_container(endpoint, other))
-            {
+            for other in beside.iter().filter(|other| other.id != endpoint.id) {
                 self.stamp(&other.host_interface, address, group);
             }
         }
@@ -364,7 +376,7 @@ impl<'a> DomainBuilder<'a> {
     ) {
         let (place, device) = (self.place.clone(), endpoint.host_interface.clone());
         self.stamp(&device, address, group);
-        self.here.insert(group);
+        *self.here.entry(group).or_default() += 1;
         if !self.closed.contains(&group) {
             let member = Resource::Element(Element::Member {
                 place: place.clone(),
@@ -409,8 +421,4 @@ impl<'a> DomainBuilder<'a> {
             Some(group) => Some(self.fact?.groups.get(group)?.spec.id),
         }
     }
-}
-
-fn same_container(one: &LocalEndpoint, other: &LocalEndpoint) -> bool {
-    one.id != other.id && one.container.is_some() && one.container == other.container
 }

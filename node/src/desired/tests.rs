@@ -311,6 +311,16 @@ fn what_follows_from_changes_is_what_follows_from_nothing() {
                         }
                     };
                 }
+                2 => {
+                    // Known better: its container, which others may be of, too.
+                    let name = format!("e{}", dice.roll(8) + 1);
+                    let container = format!("c{}", dice.roll(3));
+                    if let Some(endpoint) =
+                        facts.locals.get_mut(&EndpointId::new(name).expect("valid"))
+                    {
+                        Arc::make_mut(endpoint).container = Some(container);
+                    }
+                }
                 1 => {
                     let tenant = facts.projection.open(&red());
                     tenant.newer = dice.roll(3) == 0;

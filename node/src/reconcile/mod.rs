@@ -49,10 +49,12 @@ impl fmt::Display for Op {
 ///
 /// Both must be of the same scope: what only `observed` knows is deleted.
 pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
-    let (observed, desired) = &observed.apart(desired);
-    let fresh = lost_with_device(observed, desired);
+    let (less, mut more) = observed.apart(desired);
+    let fresh = lost_with_device(observed, &less, desired);
+    let again = fresh.iter().filter_map(|key| desired.get(key));
+    more.extend(again.cloned());
     let mut ops = Vec::new();
-    for (key, want) in desired.iter() {
+    for (key, want) in more.iter() {
         let have = observed.get(key);
         ops.extend(have.and_then(|have| farewell(have, Some(want), observed)));
         match have.filter(|_| !fresh.contains(key)) {
@@ -68,7 +70,7 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
             }),
         }
     }
-    for (key, have) in observed.iter() {
+    for (key, have) in less.iter() {
         if desired.get(key).is_none() {
             ops.extend(farewell(have, None, observed));
             if !fresh.contains(key) && is_undone(have) {
@@ -118,31 +120,34 @@ fn reversed(kind: Kind) -> i32 {
 }
 
 /// The keys whose resources go away with a device, a domain or a table that is deleted or made
-/// anew.
-fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
-    let goes = |key: &Key, have: &Resource| match desired.get(key) {
-        None => true,
-        Some(want) => must_be_recreated(have, want),
-    };
+/// anew; of what is the same in both only what is on something made anew, as nothing is wanted on
+/// what goes. `less` is `observed` without what is the same.
+fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet<Key> {
     let mut devices = BTreeSet::new();
     let mut domains = BTreeSet::new();
     let mut tables = BTreeSet::new();
-    for (key, have) in observed.iter() {
+    let mut anew = false;
+    for (key, have) in less.iter() {
+        let want = desired.get(key);
+        let goes = want.is_none_or(|want| must_be_recreated(have, want));
         match have {
-            Resource::Vxlan(_) | Resource::Veth(_) if goes(key, have) => {
+            Resource::Vxlan(_) | Resource::Veth(_) if goes => {
                 devices.insert((&key.place, key.id.as_str()));
             }
             Resource::Table(have) => {
-                let want = desired.get(key);
-                if matches!(want, Some(Resource::Table(want)) if want.rules.empties(&have.rules)) {
-                    tables.insert(key.place.clone());
+                let emptied =
+                    matches!(want, Some(Resource::Table(want)) if want.rules.empties(&have.rules));
+                if !emptied {
+                    continue;
                 }
+                tables.insert(key.place.clone());
             }
-            Resource::Domain(_) if goes(key, have) => {
+            Resource::Domain(_) if goes => {
                 domains.insert(&key.place);
             }
-            _ => {}
+            _ => continue,
         }
+        anew |= want.is_some();
     }
     let emptied = |key: &Key| {
         matches!(key.kind, Kind::Map | Kind::Chain | Kind::Element)
@@ -154,9 +159,8 @@ fn lost_with_device(observed: &State, desired: &State) -> BTreeSet<Key> {
                 domains.contains(&key.place) || devices.contains(&(&key.place, device))
             })
     };
-    let lost = observed
-        .iter()
-        .filter(|(key, resource)| lost(key, resource));
+    let all = if anew { observed } else { less };
+    let lost = all.iter().filter(|(key, resource)| lost(key, resource));
     lost.map(|(key, _)| key.clone()).collect()
 }
 

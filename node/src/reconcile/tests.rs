@@ -120,6 +120,27 @@ fn what_goes_with_its_device_is_not_deleted_twice() {
 }
 
 #[test]
+fn what_is_on_a_device_that_is_made_anew_is_put_there_again() {
+    let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+    let mut moved = facts.clone();
+    moved.projection.settings.vxlan_port += 1;
+    for kind in fixture::kinds() {
+        let said = lines(&diff(&facts.desired(kind), &moved.desired(kind)));
+        for again in [
+            "- link cx1001",
+            "+ link cx1001",
+            "+ link cx1001 up",
+            "+ neigh 198.18.0.2",
+            "+ fdb",
+            "+ route 20.1.1.16/28",
+        ] {
+            assert!(said.contains(again), "{again}: {said}");
+        }
+        assert!(!said.contains("20.1.1.1/32"), "{said}");
+    }
+}
+
+#[test]
 fn an_address_that_moves_in_one_step_is_forgotten_before_its_route_opens() {
     let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
     for kind in fixture::kinds() {

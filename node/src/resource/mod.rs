@@ -320,19 +320,14 @@ impl State {
         }
     }
 
-    /// Both without the rules that both hold, and without all else where it is the same for sure:
-    /// what they share is skipped, not compared.
+    /// Both without what both hold: what they share is skipped, not compared.
     pub fn apart(&self, other: &Self) -> (Self, Self) {
         let (mut one, mut two) = (self.clone(), other.clone());
         for (place, part) in &self.0 {
             if let Some(other) = other.0.get(place) {
-                let (own, others) = differing(&part.rules, &other.rules);
-                one.0[place].rules = own;
-                two.0[place].rules = others;
-                if part.things.ptr_eq(&other.things) {
-                    one.0[place].things = Resources::new();
-                    two.0[place].things = Resources::new();
-                }
+                let (own, others) = (&mut one.0[place], &mut two.0[place]);
+                (own.rules, others.rules) = differing(&part.rules, &other.rules);
+                (own.things, others.things) = differing(&part.things, &other.things);
             }
         }
         (one, two)
