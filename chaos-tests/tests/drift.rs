@@ -9,7 +9,7 @@ use lab::wait_until;
 const NOTICED: Duration = Duration::from_secs(10);
 
 /// Each: what somebody does on node-1, and what shows that it is undone.
-const DEEDS: [(&str, &str); 9] = [
+const DEEDS: [(&str, &str); 10] = [
     (
         "ip -n contiv-default route flush proto 201",
         "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
@@ -35,6 +35,11 @@ const DEEDS: [(&str, &str); 9] = [
     (
         "ip -n contiv-default link del cx1",
         "ip -n contiv-default link show cx1 | grep -q ,UP",
+    ),
+    (
+        // The container's end goes with it.
+        "ip -n contiv-default link del $(ip -n contiv-default -o link | grep -o 'cv[0-9a-f]*')",
+        "ip -n contiv-default -o link | grep 'cv[0-9a-f]*' | grep -q ,UP",
     ),
     (
         "ip netns exec contiv-default nft flush set inet contiv endpoints",

@@ -7,6 +7,7 @@
 
 mod allowed;
 mod blame;
+mod changed;
 mod cleanup;
 mod drift;
 mod ending;
@@ -18,12 +19,10 @@ mod servers;
 mod tells;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bus_schema::node::LogState;
 use bus_schema::{EndpointId, TenantName};
-use imbl::ordmap::DiffItem;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -32,7 +31,7 @@ use crate::cleanup::Asked;
 use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
 use crate::dns::DnsHandle;
-use crate::endpoint::{EndpointsHandle, Kernel, LocalEndpoint, Locals, Snapshot};
+use crate::endpoint::{EndpointsHandle, Kernel, Locals, Snapshot};
 use crate::healing::Healings;
 use crate::metrics;
 use crate::projection::{EndpointsView, Projection, Touched};
@@ -41,6 +40,7 @@ use crate::resource::{Place, Resource, State};
 use crate::steps::Work;
 use allowed::{Allowed, Wanted};
 use blame::{is_blamed, take_back};
+use changed::{Changed, changed};
 pub use ending::Ending;
 use heirs::Heirs;
 use look::{Look, RETRY};
@@ -88,6 +88,8 @@ pub struct Core {
     before: Option<State>,
     /// What this step did in the kernel.
     work: Work,
+    /// Endpoints' devices that it made.
+    made: BTreeSet<String>,
     /// Who asked for a look at everything, and what was done in it.
     asked: Option<Asked>,
     swept: Vec<String>,
@@ -138,6 +140,7 @@ impl Core {
             healings,
             before: None,
             work: Work::default(),
+            made: BTreeSet::new(),
             asked: None,
             swept: Vec::new(),
             unmended: Ok(()),
@@ -397,6 +400,7 @@ impl Core {
         if ops.iter().any(is_of_domain) {
             self.servers.after(&self.known, &self.datapath);
         }
+        self.made.extend(ops.iter().filter_map(peer::made));
         self.work.ops += (ops.len() - failed) as u64;
         self.work.last = ops.last().map(ToString::to_string);
         let before = self.before.take();
@@ -546,20 +550,6 @@ fn is_of_domain(op: &Op) -> bool {
     )
 }
 
-/// The endpoints that came, went or are known better, as they are or were last.
-type Changed = Vec<Arc<LocalEndpoint>>;
-
-fn changed(before: &Locals, after: &Locals) -> Changed {
-    let items = before.diff(after).map(|item| match item {
-        DiffItem::Add(_, endpoint)
-        | DiffItem::Update {
-            new: (_, endpoint), ..
-        }
-        | DiffItem::Remove(_, endpoint) => endpoint.clone(),
-    });
-    items.collect()
-}
-
 /// The MTU of the underlay, by this node's outer address.
 pub async fn underlay_mtu(
     datapath: &Datapath,
@@ -567,34 +557,4 @@ pub async fn underlay_mtu(
 ) -> Result<u32, DatapathError> {
     const ETHERNET: u32 = 1_500;
     Ok(datapath.link_mtu(vtep).await?.unwrap_or(ETHERNET))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::changed;
-    use crate::desired::fixture::Facts;
-
-    #[test]
-    fn what_came_went_or_is_known_better_has_changed() {
-        let before = Facts::two_nodes()
-            .endpoint("gone", "20.1.1.1")
-            .endpoint("same", "20.1.1.2")
-            .endpoint("named", "20.1.1.3")
-            .locals;
-        let mut after = before.clone();
-        let ids: Vec<_> = before.keys().cloned().collect();
-        let [gone, named, _] = &ids[..] else {
-            panic!("three endpoints");
-        };
-        after.remove(gone);
-        Arc::make_mut(&mut after[named]).name = Some("db".to_owned());
-        let changed: Vec<_> = changed(&before, &after)
-            .iter()
-            .map(|it| (it.id.clone(), it.name.clone()))
-            .collect();
-        let named = (named.clone(), Some("db".to_owned()));
-        assert_eq!(changed, [(gone.clone(), before[gone].name.clone()), named]);
-    }
 }

@@ -7,16 +7,31 @@ use crate::datapath::PeerSetup;
 use crate::desired::{Params, domain_name};
 use crate::endpoint::{LocalEndpoint, Owner};
 use crate::projection::Projection;
-use crate::resource::Place;
+use crate::reconcile::Op;
+use crate::resource::{Place, Resource};
 
 impl Core {
-    /// Sets up the container's end where no engine does it.
+    /// Sets up the container's end where no engine does it: of what changed, and of what somebody
+    /// had deleted.
     pub(super) async fn place_peers(&mut self, facts: &Projection, changed: &Changed) {
+        let mut anew = std::mem::take(&mut self.made);
         for endpoint in changed {
+            anew.remove(&endpoint.host_interface);
+        }
+        let mut endpoints = changed.clone();
+        if !anew.is_empty() {
+            let locals = self.locals.values();
+            endpoints.extend(
+                locals
+                    .filter(|it| anew.contains(&it.host_interface))
+                    .cloned(),
+            );
+        }
+        for endpoint in endpoints {
             if !self.locals.contains_key(&endpoint.id) || self.failed.contains_key(&endpoint.id) {
                 continue;
             }
-            let Some(setup) = peer_setup(endpoint, facts, &self.params) else {
+            let Some(setup) = peer_setup(&endpoint, facts, &self.params) else {
                 continue;
             };
             if let Err(error) = self.datapath.place_peer(&setup).await {
@@ -24,6 +39,14 @@ impl Core {
                 self.failed.insert(endpoint.id.clone(), error.to_string());
             }
         }
+    }
+}
+
+/// The device that an op makes an endpoint's.
+pub(super) fn made(op: &Op) -> Option<String> {
+    match op {
+        Op::Put(Resource::Veth(it)) => Some(it.name.clone()),
+        _ => None,
     }
 }
 

@@ -14,8 +14,9 @@ use netlink_packet_route::link::LinkMessage;
 
 use super::messages::{self, Home};
 use super::netlink::{Mode, is_absence, is_presence};
-use super::netns::Namespace;
+use super::netns::{Namespace, is_namespace};
 use super::observe::MAIN_TABLE;
+use super::peer::occupied;
 use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, passage, shut, sysctl};
 use crate::reconcile::Op;
 use crate::resource::{Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan};
@@ -350,11 +351,23 @@ impl<'a> Batch<'a> {
             return Ok(());
         };
         let (home, _held) = self.home(&veth.place).await?;
-        let message = messages::veth(veth, peer, home);
+        // Where its namespace is gone, it waits for who knows that.
+        let sandbox = peer.sandbox.as_ref();
+        let sandbox = sandbox.filter(|it| is_namespace(&it.netns));
+        let sandbox = match sandbox {
+            Some(it) => Some((it, Namespace::open(&it.netns)?)),
+            None => None,
+        };
+        let at = sandbox.as_ref();
+        let at = at.map(|(it, namespace)| (it.interface.as_str(), namespace.fd()));
+        let message = messages::veth(veth, peer, at, home);
         if self.create_link(&Place::Host, message).await? {
             return Ok(());
         }
-        let conflict = format!("a device named {} is in the way: delete it", peer.name);
+        let conflict = match sandbox {
+            Some((it, _)) => occupied(&it.netns, &it.interface),
+            None => format!("a device named {} is in the way: delete it", peer.name),
+        };
         self.settings(&veth.place, &veth.name, (veth.mac, veth.mtu), conflict)
             .await
     }

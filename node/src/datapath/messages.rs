@@ -60,15 +60,24 @@ pub(super) fn vxlan(vxlan: &Vxlan, home: Home) -> LinkMessage {
     link.append_extra_attribute(home.attribute()).build()
 }
 
-/// Sent on the host's socket: the peer stays in the host's namespace.
-pub(super) fn veth(veth: &Veth, peer: &Peer, home: Home) -> LinkMessage {
-    let other = LinkMessageBuilder::<LinkUnspec>::new()
-        .name(peer.name.clone())
+/// Sent on the host's socket: there the peer stays unless it is told its name and its namespace.
+pub(super) fn veth(
+    veth: &Veth,
+    peer: &Peer,
+    sandbox: Option<(&str, RawFd)>,
+    home: Home,
+) -> LinkMessage {
+    let (name, netns) = sandbox.unzip();
+    let name = name.unwrap_or(&peer.name);
+    let mut other = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(name.to_owned())
         .address(peer.mac.0.to_vec())
-        .mtu(veth.mtu)
-        .build();
-    LinkVeth::new(&veth.name, &peer.name)
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
+        .mtu(veth.mtu);
+    if let Some(fd) = netns {
+        other = other.append_extra_attribute(LinkAttribute::NetNsFd(fd));
+    }
+    LinkVeth::new(&veth.name, name)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(other.build())))
         .address(veth.mac.0.to_vec())
         .mtu(veth.mtu)
         .append_extra_attribute(home.attribute())

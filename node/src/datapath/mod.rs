@@ -10,7 +10,8 @@
 //! - [`Datapath::passages`], [`Datapath::hindrances`] → how others' firewalls treat our packets.
 //! - [`Datapath::place_peer`] for endpoints of bare namespaces.
 //! - An attach is `execute(&diff(&before, &desired_domain(…)))`: the veth is created with the rest,
-//!   its peer waits in the host's namespace under `peer_interface`.
+//!   its peer in the container's namespace; that of an engine's endpoint waits in the host's under
+//!   `peer_interface`.
 
 mod capabilities;
 mod commit;
@@ -429,8 +430,8 @@ impl Datapath {
         Batch::new(self).run(ops).await
     }
 
-    /// Moves a waiting peer into a namespace and configures it there. Done again, it changes
-    /// nothing.
+    /// Configures a peer in its namespace, where one that still waits is moved. Done again, it
+    /// changes nothing.
     pub async fn place_peer(&self, setup: &PeerSetup) -> Result<(), DatapathError> {
         let path = setup.netns.display().to_string();
         peer::place(self, setup)

@@ -115,6 +115,11 @@ async fn is_up(socket: &Socket, device: &str) -> io::Result<bool> {
     Ok(link.is_some_and(|link| link.attributes.contains(&up)))
 }
 
+pub(super) fn occupied(netns: &Path, interface: &str) -> String {
+    let path = netns.display();
+    format!("{path} has another interface named {interface}: choose another name with --interface")
+}
+
 /// The interface's index in the namespace, where it is moved unless it is there already.
 async fn arrive(
     datapath: &Datapath,
@@ -124,10 +129,8 @@ async fn arrive(
 ) -> io::Result<u32> {
     if let Some(link) = socket.link(&setup.interface).await? {
         if mac(&link) != setup.mac {
-            let (name, path) = (&setup.interface, setup.netns.display());
-            return Err(io::Error::other(format!(
-                "{path} has another interface named {name}: choose another name with --interface"
-            )));
+            let taken = occupied(&setup.netns, &setup.interface);
+            return Err(io::Error::other(taken));
         }
         return Ok(link.header.index);
     }

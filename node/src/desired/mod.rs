@@ -22,11 +22,11 @@ use bus_schema::node::DomainKind;
 use bus_schema::{GroupId, MacAddr, NodeName, TenantName};
 use ipnet::IpNet;
 
-use crate::endpoint::{LocalEndpoint, Locals};
+use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
     Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Passage, Peer, Place, Resource,
-    Resources, Route, RouteTarget, Ruleset, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    Resources, Route, RouteTarget, Ruleset, Sandbox, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
 };
 
 use closed::open_addresses;
@@ -348,6 +348,7 @@ impl<'a> DomainBuilder<'a> {
             peer: Unseen(Some(Peer {
                 name: endpoint.peer_interface.clone(),
                 mac: endpoint.mac,
+                sandbox: sandbox(endpoint),
             })),
         }));
         self.device(&device);
@@ -420,5 +421,17 @@ impl<'a> DomainBuilder<'a> {
             None => Some(GroupId::UNGROUPED),
             Some(group) => Some(self.fact?.groups.get(group)?.spec.id),
         }
+    }
+}
+
+fn sandbox(endpoint: &LocalEndpoint) -> Option<Sandbox> {
+    match &endpoint.owner {
+        Owner::Docker { .. } => None,
+        Owner::Namespace {
+            path, interface, ..
+        } => Some(Sandbox {
+            netns: path.into(),
+            interface: interface.clone(),
+        }),
     }
 }

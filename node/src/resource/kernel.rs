@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use bus_schema::node::DomainKind;
 use bus_schema::{MacAddr, Vni};
@@ -51,8 +52,7 @@ impl fmt::Display for Vxlan {
     }
 }
 
-/// The host's end of an endpoint's veth. Its peer starts in the host's namespace and is taken
-/// from there by who owns the endpoint.
+/// The host's end of an endpoint's veth.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Veth {
     pub place: Place,
@@ -71,8 +71,19 @@ impl Veth {
 /// The container's end of a veth, as it is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
+    /// Its name in the host's namespace, where it waits for who takes it.
     pub name: String,
     pub mac: MacAddr,
+    /// Where it starts instead, if that is there: moving a device costs the kernel several grace
+    /// periods of RCU (`__dev_change_net_namespace`), 10 to 25 ms.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// A container's namespace, and the interface's name in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    pub netns: PathBuf,
+    pub interface: String,
 }
 
 impl fmt::Display for Veth {

@@ -17,7 +17,7 @@ use imbl::ordmap::DiffItem;
 
 pub use firewall::{Element, RuleChain, RuleMap, Table, zone_of};
 pub use kernel::{
-    Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sysctl, Up, Veth, Vxlan,
+    Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
 };
 pub use passage::{Passage, Slaves};
 pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
