@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bus_schema::GroupId;
 use bus_schema::policy::Protocol;
@@ -53,50 +54,80 @@ pub struct Connection {
     entry: Entry,
 }
 
-/// The connections in a zone.
-pub(super) async fn list(namespace: &Namespace, zone: u16) -> io::Result<Vec<Connection>> {
-    let entries = namespace.run(move || dump(&open()?)).await?;
-    let of_zone = entries.into_iter().filter(|entry| entry.zone == zone);
-    Ok(of_zone.filter_map(Connection::of).collect())
+/// One socket to the conntrack of one namespace. Cheap to clone; a clone is the same socket, whose
+/// users wait for each other.
+///
+/// It stays open: closing one waits until the kernel freed what was deleted from nftables, after a
+/// grace period of RCU (`nft_rcv_nl_event`).
+#[derive(Debug, Clone)]
+pub(super) struct Conntrack {
+    socket: Arc<Mutex<Socket>>,
 }
 
-/// Ends connections; how many were there.
-pub(super) async fn end(namespace: &Namespace, these: Vec<Connection>) -> io::Result<usize> {
-    namespace
-        .run(move || {
-            let socket = open()?;
+impl Conntrack {
+    pub(super) async fn open(namespace: &Namespace) -> io::Result<Self> {
+        namespace
+            .run(|| {
+                let mut socket = Socket::new(NETLINK_NETFILTER)?;
+                socket.bind_auto()?;
+                socket.connect(&SocketAddr::new(0, 0))?;
+                // The kernel works while it is sent to and read from: what it has to say is there.
+                socket.set_non_blocking(true)?;
+                let socket = Arc::new(Mutex::new(socket));
+                Ok(Self { socket })
+            })
+            .await
+    }
+
+    /// The connections in a zone.
+    pub(super) async fn list(&self, zone: u16) -> io::Result<Vec<Connection>> {
+        let entries = self.run(dump).await?;
+        let of_zone = entries.into_iter().filter(|entry| entry.zone == zone);
+        Ok(of_zone.filter_map(Connection::of).collect())
+    }
+
+    /// Ends connections; how many were there.
+    pub(super) async fn end(&self, these: Vec<Connection>) -> io::Result<usize> {
+        self.run(move |socket| {
             let mut ended = 0;
             for connection in &these {
-                ended += usize::from(delete(&socket, &connection.entry)?);
+                ended += usize::from(delete(socket, &connection.entry)?);
             }
             Ok(ended)
         })
         .await
-}
+    }
 
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
-/// Deletes every entry in whose tuples one of these addresses is, in its conntrack zone.
-pub(crate) async fn forget(namespace: &Namespace, gone: Vec<(u16, IpAddr)>) -> io::Result<usize> {
-    namespace
-        .run(move || {
-            let socket = open()?;
-            let entries = dump(&socket)?;
+    /// Deletes every entry in whose tuples one of these addresses is, in its conntrack zone.
+    pub(super) async fn forget(&self, gone: Vec<(u16, IpAddr)>) -> io::Result<usize> {
+        self.run(move |socket| {
+            let entries = dump(socket)?;
             let concerned = entries
                 .iter()
                 .filter(|entry| gone.iter().any(|(zone, it)| entry.is_of(*zone, *it)));
             let mut deleted = 0;
             for entry in concerned {
-                deleted += usize::from(delete(&socket, entry)?);
+                deleted += usize::from(delete(socket, entry)?);
             }
             Ok(deleted)
         })
         .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Socket) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let socket = Arc::clone(&self.socket);
+        let work = move || {
+            let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+            // What is left of a work that failed.
+            while socket.recv_from_full().is_ok() {}
+            work(&socket)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(io::Error::other)?
+    }
 }
 
 /// A connection, as far as we need it; the tuples as the kernel wrote them.

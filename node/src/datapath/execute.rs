@@ -17,7 +17,7 @@ use super::netlink::{Mode, is_absence, is_presence};
 use super::netns::{Namespace, is_namespace};
 use super::observe::MAIN_TABLE;
 use super::peer::occupied;
-use super::{BatchError, Datapath, DatapathError, Failure, conntrack, nft, passage, shut, sysctl};
+use super::{BatchError, Datapath, DatapathError, Failure, nft, passage, shut, sysctl};
 use crate::reconcile::Op;
 use crate::resource::{Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan};
 
@@ -150,8 +150,8 @@ impl<'a> Batch<'a> {
                 _ => None,
             })
             .collect();
-        let result = match self.datapath.namespace(place).await {
-            Ok(namespace) => conntrack::forget(&namespace, gone).await.map(|_| ()),
+        let result = match self.datapath.conntrack(place).await {
+            Ok(conntrack) => conntrack.forget(gone).await.map(|_| ()),
             Err(error) if is_absence(&error) => Ok(()),
             Err(error) => Err(error),
         };

@@ -51,6 +51,7 @@ use netlink_packet_route::link::LinkFlags;
 use tokio::sync::Mutex;
 
 pub use self::conntrack::Connection;
+use self::conntrack::Conntrack;
 use self::execute::Batch;
 pub use self::hindrance::{Hindrance, Keeper, Traffic};
 use self::monitor::{Monitor, Ours, Signing};
@@ -193,15 +194,12 @@ pub struct Datapath {
 struct Inner {
     kind: DomainKind,
     netns_dir: PathBuf,
-    host: Namespace,
-    host_socket: Arc<Socket>,
-    host_nftables: Nftables,
+    host: Inside,
     /// Domains of kind netns in which we work.
     inside: Mutex<BTreeMap<String, Inside>>,
     signing: Signing,
     /// Taken by who looks after them.
     signs: Mutex<Option<Signs>>,
-    _monitor: Monitor,
 }
 
 /// A namespace, and what works in it: kept open, it stays although its name is gone.
@@ -210,7 +208,27 @@ struct Inside {
     namespace: Namespace,
     socket: Arc<Socket>,
     nftables: Nftables,
+    conntrack: Conntrack,
     _monitor: Monitor,
+}
+
+impl Inside {
+    /// `makers`: the ports of sockets elsewhere by which devices are put here.
+    async fn open(namespace: Namespace, makers: &[u32], signing: Signing) -> io::Result<Self> {
+        let socket = Arc::new(Socket::open(&namespace).await?);
+        let nftables = Nftables::open(&namespace).await?;
+        let ours = Ours {
+            route: [&[socket.port()], makers].concat(),
+            nftables: nftables.port(),
+        };
+        Ok(Self {
+            _monitor: Monitor::start(&namespace, &socket, ours, signing).await?,
+            conntrack: Conntrack::open(&namespace).await?,
+            namespace,
+            socket,
+            nftables,
+        })
+    }
 }
 
 impl Datapath {
@@ -232,27 +250,16 @@ impl Datapath {
             reason: error.to_string(),
         };
         let host = Namespace::open(&path).map_err(failed)?;
-        let host_socket = Arc::new(Socket::open(&host).await.map_err(failed)?);
-        let host_nftables = Nftables::open(&host).await.map_err(failed)?;
         let (signing, signs) = monitor::signs();
-        let ours = Ours {
-            route: vec![host_socket.port()],
-            nftables: host_nftables.port(),
-        };
-        let monitor = Monitor::start(&host, &host_socket, ours, signing.clone())
-            .await
-            .map_err(failed)?;
+        let host = Inside::open(host, &[], signing.clone()).await;
         Ok(Self {
             inner: Arc::new(Inner {
                 kind,
                 netns_dir: options.netns_dir,
-                host,
-                host_socket,
-                host_nftables,
+                host: host.map_err(failed)?,
                 inside: Mutex::default(),
                 signing,
                 signs: Mutex::new(Some(signs)),
-                _monitor: monitor,
             }),
         })
     }
@@ -320,7 +327,7 @@ impl Datapath {
             if self.kind() == DomainKind::Vrf {
                 return Ok(!self.netns_domains()?.is_empty());
             }
-            let links = self.inner.host_socket.links().await?;
+            let links = self.inner.host.socket.links().await?;
             let is_domain = |name: &str| name.starts_with("cd");
             let mut vrfs = links.iter().filter(|it| observe::vrf_table(it).is_some());
             Ok(vrfs.any(|link| observe::name(link).is_some_and(is_domain)))
@@ -394,13 +401,13 @@ impl Datapath {
         place: &Place,
         zone: u16,
     ) -> Result<Vec<Connection>, DatapathError> {
-        let list = async { conntrack::list(&self.namespace(place).await?, zone).await };
+        let list = async { self.conntrack(place).await?.list(zone).await };
         list.await.map_err(failure("list connections", place))
     }
 
     /// Ends connections of a domain, and says how many there were.
     pub async fn end(&self, place: &Place, these: Vec<Connection>) -> Result<usize, DatapathError> {
-        let end = async { conntrack::end(&self.namespace(place).await?, these).await };
+        let end = async { self.conntrack(place).await?.end(these).await };
         end.await.map_err(failure("end connections", place))
     }
 
@@ -463,7 +470,7 @@ impl Datapath {
             return Sandbox::Other;
         }
         let id = Namespace::open(path).and_then(|it| it.id()).ok();
-        match id == self.inner.host.id().ok() {
+        match id == self.inner.host.namespace.id().ok() {
             true => Sandbox::Hosts,
             false => Sandbox::Containers,
         }
@@ -488,7 +495,7 @@ impl Datapath {
 
     /// The host's addresses, each with its device: among them is the underlay's.
     pub async fn host_addresses(&self) -> Result<Vec<HostAddress>, DatapathError> {
-        let socket = &self.inner.host_socket;
+        let socket = &self.inner.host.socket;
         let failed = || failure("list addresses", &Place::Host);
         let links = socket.links().await.map_err(failed())?;
         let addresses = socket.addresses().await.map_err(failed())?;
@@ -526,35 +533,29 @@ impl Datapath {
 
     async fn namespace(&self, place: &Place) -> io::Result<Namespace> {
         match self.netns_of(place) {
-            None => Ok(self.inner.host.clone()),
+            None => Ok(self.inner.host.namespace.clone()),
             Some(path) if netns::is_namespace(&path) => Namespace::open(&path),
             Some(_) => Err(nix::Error::ENOENT.into()),
         }
     }
 
-    /// The socket in a place's namespace.
     async fn socket(&self, place: &Place) -> io::Result<Arc<Socket>> {
-        match place.own_namespace() {
-            Some(name) => self.inside(place, name, |it| Arc::clone(&it.socket)).await,
-            None => Ok(Arc::clone(&self.inner.host_socket)),
-        }
+        self.inside(place, |it| Arc::clone(&it.socket)).await
     }
 
-    /// The socket to the nftables of a place's namespace.
     async fn nftables(&self, place: &Place) -> io::Result<Nftables> {
-        match place.own_namespace() {
-            Some(name) => self.inside(place, name, |it| it.nftables.clone()).await,
-            None => Ok(self.inner.host_nftables.clone()),
-        }
+        self.inside(place, |it| it.nftables.clone()).await
     }
 
-    /// What works in a domain's namespace; begins anew when the namespace was made anew.
-    async fn inside<T>(
-        &self,
-        place: &Place,
-        name: &str,
-        what: impl FnOnce(&Inside) -> T,
-    ) -> io::Result<T> {
+    async fn conntrack(&self, place: &Place) -> io::Result<Conntrack> {
+        self.inside(place, |it| it.conntrack.clone()).await
+    }
+
+    /// What works in a place's namespace; begins anew when the namespace was made anew.
+    async fn inside<T>(&self, place: &Place, what: impl FnOnce(&Inside) -> T) -> io::Result<T> {
+        let Some(name) = place.own_namespace() else {
+            return Ok(what(&self.inner.host));
+        };
         let namespace = self.namespace(place).await?;
         let mut all = self.inner.inside.lock().await;
         if let Some(inside) = all.get(name)
@@ -562,20 +563,9 @@ impl Datapath {
         {
             return Ok(what(inside));
         }
-        let socket = Arc::new(Socket::open(&namespace).await?);
-        let nftables = Nftables::open(&namespace).await?;
-        let ours = Ours {
-            // Devices are made from the host's socket.
-            route: vec![socket.port(), self.inner.host_socket.port()],
-            nftables: nftables.port(),
-        };
-        let monitor = Monitor::start(&namespace, &socket, ours, self.inner.signing.clone()).await?;
-        let inside = Inside {
-            namespace,
-            socket,
-            nftables,
-            _monitor: monitor,
-        };
+        // Devices are made from the host's socket.
+        let makers = [self.inner.host.socket.port()];
+        let inside = Inside::open(namespace, &makers, self.inner.signing.clone()).await?;
         let found = what(&inside);
         all.insert(name.to_owned(), inside);
         Ok(found)

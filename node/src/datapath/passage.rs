@@ -85,7 +85,7 @@ impl Datapath {
     /// The passages that there are, without a look at anything else.
     pub async fn passages(&self) -> Result<State, DatapathError> {
         let granted = self.kind() == DomainKind::Vrf;
-        let seen = observe(&self.inner.host, &Place::Host, granted).await;
+        let seen = observe(&self.inner.host.namespace, &Place::Host, granted).await;
         let seen = seen.map_err(failure("list rules of iptables", &Place::Host))?;
         Ok(seen.into_iter().map(Resource::Passage).collect())
     }
@@ -100,14 +100,14 @@ impl Datapath {
 
     /// What of others' firewalls on this host drops such traffic.
     pub async fn hindered(&self, traffic: &[Traffic]) -> Result<Vec<Hindrance>, DatapathError> {
-        let seen = hindrance::observe(&self.inner.host, traffic).await;
+        let seen = hindrance::observe(&self.inner.host.namespace, traffic).await;
         seen.map_err(failure("list others' rules", &Place::Host))
     }
 
     /// Whether others may change rules without a sign of it.
     pub async fn has_silent_neighbours(&self) -> Result<bool, DatapathError> {
         let legacy = self.kind() == DomainKind::Vrf && {
-            let seen = has_legacy(&self.inner.host).await;
+            let seen = has_legacy(&self.inner.host.namespace).await;
             seen.map_err(failure("list tables of iptables", &Place::Host))?
         };
         Ok(legacy)
