@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bus_schema::MacAddr;
 use bus_schema::node::DomainKind;
@@ -13,13 +14,17 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::LinkMessage;
 
 use super::messages::{self, Home};
-use super::netlink::{Mode, is_absence, is_presence};
+use super::netlink::{Mode, Socket, apart, is_absence, is_presence};
 use super::netns::{Namespace, is_namespace};
 use super::observe::MAIN_TABLE;
 use super::peer::occupied;
 use super::{BatchError, Datapath, DatapathError, Failure, nft, passage, shut, sysctl};
+use crate::bus::pause;
 use crate::reconcile::Op;
 use crate::resource::{Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan};
+
+/// Whether a device is gone that is being deleted.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Together {
@@ -302,11 +307,25 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Nobody sees a device any more long before the kernel says that it is deleted: it waits for a
+    /// grace period of RCU in between (`netdev_run_todo`), 10 to 20 ms.
     async fn delete_link(&self, place: &Place, index: u32) -> io::Result<()> {
+        let namespace = self.datapath.namespace(place).await?;
         let mut message = LinkMessage::default();
         message.header.index = index;
         let message = Message::DelLink(message);
-        self.change(place, message, Mode::Set).await
+        let delete = async move |socket: Socket| socket.change(message, Mode::Set).await;
+        let mut deletion = tokio::spawn(async move { apart(&namespace, delete).await });
+        let socket = self.datapath.socket(place).await?;
+        loop {
+            tokio::select! {
+                done = &mut deletion => return done.map_err(io::Error::other)?,
+                () = pause(LOOK_AGAIN) => {}
+            }
+            if !socket.has(index).await? {
+                return Ok(());
+            }
+        }
     }
 
     async fn put_table(&mut self, table: &Table) -> io::Result<()> {

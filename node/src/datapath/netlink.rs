@@ -112,6 +112,15 @@ impl Socket {
         }
     }
 
+    pub(crate) async fn has(&self, index: u32) -> io::Result<bool> {
+        let request = self.handle.link().get().match_index(index);
+        match collected(request.execute().try_next().await) {
+            Ok(link) => Ok(link.is_some()),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(crate) async fn addresses(&self) -> io::Result<Vec<AddressMessage>> {
         let _turn = self.dumping.lock().await;
         collected(self.handle.address().get().execute().try_collect().await)
@@ -133,6 +142,23 @@ impl Socket {
         let request = self.handle.neighbours().get().set_address_family(family);
         collected(request.execute().try_collect().await)
     }
+}
+
+/// Works with a socket of its own in a namespace, on a thread that ends with it: nobody else is
+/// held up by what the kernel waits for, and no answer is handed from one thread to another.
+pub(crate) async fn apart<T, W>(namespace: &Namespace, work: W) -> io::Result<T>
+where
+    T: Send + 'static,
+    W: AsyncFnOnce(Socket) -> io::Result<T> + Send + 'static,
+{
+    namespace
+        .run(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build()?;
+            let socket = Socket::on_this_thread(runtime.handle())?;
+            runtime.block_on(work(socket))
+        })
+        .await
 }
 
 fn collected<T>(result: Result<T, rtnetlink::Error>) -> io::Result<T> {

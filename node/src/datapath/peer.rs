@@ -6,6 +6,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -15,38 +16,35 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, State as OperState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
 use super::messages;
-use super::netlink::{Mode, Socket, is_presence};
+use super::netlink::{Mode, Socket, apart, is_presence};
 use super::netns::Namespace;
 use super::observe::{mac, mtu};
 use super::{Datapath, PeerSetup, PeerState};
 use crate::bus::pause;
 use crate::resource::Place;
 
+/// `LOOPBACK_IFINDEX` of `net/net_namespace.h`
+const LOOPBACK: u32 = 1;
+
 pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<()> {
     let namespace = Namespace::open(&setup.netns)?;
-    let socket = Socket::open(&namespace).await?;
-    let index = arrive(datapath, setup, &namespace, &socket).await?;
-    let up = Message::SetLink(messages::link_up(index, true));
-    socket.change(up, Mode::Set).await?;
-    carrier(datapath, setup, &socket).await?;
-    if let Some(lo) = socket.index("lo").await? {
-        let up = Message::SetLink(messages::link_up(lo, true));
-        socket.change(up, Mode::Set).await?;
-    }
-    for address in &setup.addresses {
-        let message = Message::NewAddress(messages::address(index, *address));
-        socket.change(message, Mode::Replace).await?;
-    }
-    for gateway in &setup.gateways {
-        routes(setup, &socket, index, *gateway).await?;
-    }
-    Ok(())
+    let peer = Placing {
+        setup: setup.clone(),
+        namespace: namespace.clone(),
+        host: datapath.socket(&Place::Host).await?,
+        domain: datapath.socket(&setup.host.0).await?,
+    };
+    apart(&namespace, async move |socket| peer.place(&socket).await).await
 }
 
 /// What is there under that name.
 pub(super) async fn look(netns: &Path, interface: &str) -> io::Result<Option<PeerState>> {
-    let namespace = Namespace::open(netns)?;
-    let socket = Socket::open(&namespace).await?;
+    let interface = interface.to_owned();
+    let look = async move |socket: Socket| seen(&socket, &interface).await;
+    apart(&Namespace::open(netns)?, look).await
+}
+
+async fn seen(socket: &Socket, interface: &str) -> io::Result<Option<PeerState>> {
     let Some(link) = socket.link(interface).await? else {
         return Ok(None);
     };
@@ -93,20 +91,75 @@ fn destination(route: &RouteMessage) -> Option<(IpNet, Option<IpAddr>)> {
     Some((net, gateway))
 }
 
-/// Waits until both ends of the veth send: the kernel starts a device's queue a moment after its
-/// carrier came, and drops silently what is sent before (`linkwatch_do_dev`, under the lock that
-/// the next change of a link waits for). An endpoint that is closed has no carrier.
-async fn carrier(datapath: &Datapath, setup: &PeerSetup, socket: &Socket) -> io::Result<()> {
-    const LOOKS: usize = 500;
-    let (place, device) = &setup.host;
-    let host = datapath.socket(place).await?;
-    for _ in 0..LOOKS {
-        if is_up(socket, &setup.interface).await? && is_up(&host, device).await? {
-            break;
+/// The container's end on its way, with what it takes outside of its namespace.
+struct Placing {
+    setup: PeerSetup,
+    namespace: Namespace,
+    host: Arc<Socket>,
+    domain: Arc<Socket>,
+}
+
+impl Placing {
+    async fn place(&self, socket: &Socket) -> io::Result<()> {
+        let setup = &self.setup;
+        let index = self.arrive(socket).await?;
+        for index in [index, LOOPBACK] {
+            let up = Message::SetLink(messages::link_up(index, true));
+            socket.change(up, Mode::Set).await?;
         }
-        pause(Duration::from_millis(1)).await;
+        for address in &setup.addresses {
+            let message = Message::NewAddress(messages::address(index, *address));
+            socket.change(message, Mode::Replace).await?;
+        }
+        for gateway in &setup.gateways {
+            routes(setup, socket, index, *gateway).await?;
+        }
+        self.carrier(socket).await
     }
-    Ok(())
+
+    /// Waits until both ends of the veth send: the kernel starts a device's queue a moment after
+    /// its carrier came, and drops silently what is sent before (`linkwatch_do_dev`, under the lock
+    /// that the next change of a link waits for). An endpoint that is closed has no carrier.
+    async fn carrier(&self, socket: &Socket) -> io::Result<()> {
+        const LOOKS: usize = 500;
+        let (_, device) = &self.setup.host;
+        for _ in 0..LOOKS {
+            if is_up(socket, &self.setup.interface).await? && is_up(&self.domain, device).await? {
+                break;
+            }
+            pause(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// The interface's index in the namespace, where it is moved unless it is there already.
+    async fn arrive(&self, socket: &Socket) -> io::Result<u32> {
+        let setup = &self.setup;
+        if let Some(link) = socket.link(&setup.interface).await? {
+            if mac(&link) != setup.mac {
+                let taken = occupied(&setup.netns, &setup.interface);
+                return Err(io::Error::other(taken));
+            }
+            return Ok(link.header.index);
+        }
+        let waiting = self.host.index(&setup.peer).await?.ok_or_else(|| {
+            let name = &setup.peer;
+            io::Error::other(format!(
+                "the endpoint's interface {name} is gone: detach the endpoint and attach it again"
+            ))
+        })?;
+        let message = messages::link_move(waiting, self.namespace.fd(), &setup.interface);
+        self.host
+            .change(Message::SetLink(message), Mode::Set)
+            .await?;
+        let link = socket.link(&setup.interface).await?;
+        let link = link.ok_or_else(|| io::Error::from(nix::Error::ENODEV))?;
+        if mtu(&link) != setup.mtu || mac(&link) != setup.mac {
+            let message = messages::link_settings(&link, setup.mac, setup.mtu);
+            socket.change(Message::SetLink(message), Mode::Set).await?;
+        }
+        Ok(link.header.index)
+    }
 }
 
 async fn is_up(socket: &Socket, device: &str) -> io::Result<bool> {
@@ -118,38 +171,6 @@ async fn is_up(socket: &Socket, device: &str) -> io::Result<bool> {
 pub(super) fn occupied(netns: &Path, interface: &str) -> String {
     let path = netns.display();
     format!("{path} has another interface named {interface}: choose another name with --interface")
-}
-
-/// The interface's index in the namespace, where it is moved unless it is there already.
-async fn arrive(
-    datapath: &Datapath,
-    setup: &PeerSetup,
-    namespace: &Namespace,
-    socket: &Socket,
-) -> io::Result<u32> {
-    if let Some(link) = socket.link(&setup.interface).await? {
-        if mac(&link) != setup.mac {
-            let taken = occupied(&setup.netns, &setup.interface);
-            return Err(io::Error::other(taken));
-        }
-        return Ok(link.header.index);
-    }
-    let host = datapath.socket(&Place::Host).await?;
-    let waiting = host.index(&setup.peer).await?.ok_or_else(|| {
-        let name = &setup.peer;
-        io::Error::other(format!(
-            "the endpoint's interface {name} is gone: detach the endpoint and attach it again"
-        ))
-    })?;
-    let message = messages::link_move(waiting, namespace.fd(), &setup.interface);
-    host.change(Message::SetLink(message), Mode::Set).await?;
-    let link = socket.link(&setup.interface).await?;
-    let link = link.ok_or_else(|| io::Error::from(nix::Error::ENODEV))?;
-    if mtu(&link) != setup.mtu || mac(&link) != setup.mac {
-        let message = messages::link_settings(&link, setup.mac, setup.mtu);
-        socket.change(Message::SetLink(message), Mode::Set).await?;
-    }
-    Ok(link.header.index)
 }
 
 async fn routes(setup: &PeerSetup, socket: &Socket, index: u32, gateway: IpAddr) -> io::Result<()> {
