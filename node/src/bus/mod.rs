@@ -17,6 +17,7 @@ mod farewell;
 mod feed;
 mod handle;
 mod hearing;
+mod own;
 mod publish;
 mod recognise;
 mod serve;
@@ -30,7 +31,7 @@ pub use connection::pause;
 pub use facts::Facts;
 pub use farewell::{Farewell, NotSaid};
 pub use handle::{Ask, AskError, BusHandle};
-pub use publish::public;
+pub use own::{Own, public};
 pub use recognise::{LogFacts, Verdict, recognise};
 pub use session::Identity;
 

@@ -5,8 +5,6 @@
 //! So nothing waits in a queue, and what a former life left on the bus is removed at the start.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -18,7 +16,8 @@ use tokio::sync::watch;
 use super::Identity;
 use super::farewell::Farewell;
 use super::feed::FeedError;
-use crate::endpoint::{EndpointsHandle, LocalEndpoint};
+use super::own::Own;
+use crate::endpoint::EndpointsHandle;
 use crate::healing::Healings;
 use crate::projection::{EndpointsView, Projection};
 
@@ -28,33 +27,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What of this node stands on the bus.
 pub(super) type OnBus = BTreeMap<EndpointId, Option<Endpoint>>;
-
-/// Our own endpoint, as others see it.
-pub fn public(endpoint: &LocalEndpoint, node: &NodeName, vtep: IpAddr) -> Endpoint {
-    let (mut v4, mut v6) = (None, None);
-    for address in &endpoint.addresses {
-        match address {
-            IpAddr::V4(address) => v4 = Some(*address),
-            IpAddr::V6(address) => v6 = Some(*address),
-        }
-    }
-    Endpoint {
-        id: endpoint.id.clone(),
-        tenant: endpoint.tenant.clone(),
-        network: endpoint.network.clone(),
-        group: endpoint.group.clone(),
-        node: node.clone(),
-        v4,
-        v6,
-        mac: endpoint.mac,
-        name: endpoint.name.clone(),
-        aliases: endpoint.aliases.clone(),
-        container: endpoint.container.clone(),
-        interface: endpoint.host_interface.clone(),
-        closed: None,
-        vtep,
-    }
-}
 
 /// Reads the stream from its start, keeps the view at what it says, and tells what it holds of
 /// this node as soon as it is through. Ends with an error only.
@@ -174,19 +146,6 @@ fn note(on_bus: &mut OnBus, event: EndpointEvent) {
     }
 }
 
-/// What has to be said so that the bus holds what the journal does.
-pub(super) fn difference(on_bus: &OnBus, journal: &BTreeMap<EndpointId, Endpoint>) -> OnBus {
-    let ups = journal
-        .iter()
-        .filter(|(id, endpoint)| on_bus.get(*id) != Some(&Some((*endpoint).clone())))
-        .map(|(id, endpoint)| (id.clone(), Some(endpoint.clone())));
-    let downs = on_bus
-        .iter()
-        .filter(|(id, said)| said.is_some() && !journal.contains_key(*id))
-        .map(|(id, _)| (id.clone(), None));
-    ups.chain(downs).collect()
-}
-
 /// Publishes until an acknowledgement is missing; the session starts over then.
 pub(super) async fn publish(
     context: &jetstream::Context,
@@ -204,25 +163,28 @@ pub(super) async fn publish(
     if kernel.wait_for(|kernel| kernel.was_in_sync).await.is_err() {
         return FeedError::read("netplugin is stopping");
     }
+    let mut said = Own::default();
+    // What a former life left on the bus is looked at once.
+    let mut due: BTreeSet<EndpointId> = on_bus.keys().cloned().collect();
     loop {
         let left = *leaving.borrow_and_update();
-        let endpoints = snapshots.borrow_and_update().endpoints.clone();
-        let shut = kernel.borrow_and_update().closed.clone();
-        let say_of = |(id, endpoint): (&EndpointId, &Arc<LocalEndpoint>)| {
-            let mut public = public(endpoint, &me.node, me.vtep);
-            public.closed = shut.get(id).cloned();
-            (id.clone(), public)
-        };
-        let journal = endpoints.iter().filter(|_| !left).map(say_of).collect();
-        for (id, due) in difference(&on_bus, &journal) {
-            let applied = facts.borrow().applied;
+        let own = Own::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
+        let own = if left { Own::default() } else { own };
+        due.extend(said.changes(&own));
+        for id in std::mem::take(&mut due) {
+            let now = own.shown(&id, me);
             let was = on_bus.get(&id).cloned().flatten();
-            if let Err(error) = say(context, due.as_ref(), was.as_ref(), applied).await {
+            if now == was {
+                continue;
+            }
+            let applied = facts.borrow().applied;
+            if let Err(error) = say(context, now.as_ref(), was.as_ref(), applied).await {
                 return error;
             }
-            on_bus.insert(id, due);
+            on_bus.insert(id, now);
         }
         on_bus.retain(|_, said| said.is_some());
+        said = own;
         healed.borrow_and_update();
         let applied = facts.borrow().applied;
         if let Err(error) = say_healed(context, &me.node, healing, applied).await {
@@ -233,7 +195,7 @@ pub(super) async fn publish(
         }
         let closed = tokio::select! {
             changed = snapshots.changed() => changed.is_err(),
-            changed = kernel.wait_for(|kernel| kernel.closed != shut) => changed.is_err(),
+            changed = kernel.wait_for(|kernel| !left && !said.is_closed_as(kernel)) => changed.is_err(),
             changed = leaving.changed() => changed.is_err(),
             changed = healed.changed() => changed.is_err(),
         };

@@ -1,0 +1,76 @@
+//! This node's own endpoints, as others see them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use bus_schema::{Endpoint, EndpointId, NodeName};
+use imbl::ordmap::DiffItem;
+
+use super::Identity;
+use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
+
+/// The endpoints, and which of them nobody can reach, and why.
+#[derive(Debug, Default)]
+pub struct Own {
+    endpoints: Locals,
+    closed: BTreeMap<EndpointId, String>,
+}
+
+impl Own {
+    pub fn of(snapshot: &Snapshot, kernel: &Kernel) -> Self {
+        Self {
+            endpoints: snapshot.endpoints.clone(),
+            closed: kernel.closed.clone(),
+        }
+    }
+
+    pub fn is_closed_as(&self, kernel: &Kernel) -> bool {
+        self.closed == kernel.closed
+    }
+
+    /// Those that others see otherwise than before.
+    pub fn changes(&self, now: &Self) -> BTreeSet<EndpointId> {
+        let differ = self.endpoints.diff(&now.endpoints).map(|item| match item {
+            DiffItem::Add(id, _) | DiffItem::Remove(id, _) => id,
+            DiffItem::Update { new: (id, _), .. } => id,
+        });
+        let closed = self.closed.keys().chain(now.closed.keys());
+        let closed = closed.filter(|id| self.closed.get(*id) != now.closed.get(*id));
+        differ.chain(closed).cloned().collect()
+    }
+
+    pub fn shown(&self, id: &EndpointId, me: &Identity) -> Option<Endpoint> {
+        let endpoint = self.endpoints.get(id)?;
+        Some(Endpoint {
+            closed: self.closed.get(id).cloned(),
+            ..public(endpoint, &me.node, me.vtep)
+        })
+    }
+}
+
+/// Our own endpoint, as others see it.
+pub fn public(endpoint: &LocalEndpoint, node: &NodeName, vtep: IpAddr) -> Endpoint {
+    let (mut v4, mut v6) = (None, None);
+    for address in &endpoint.addresses {
+        match address {
+            IpAddr::V4(address) => v4 = Some(*address),
+            IpAddr::V6(address) => v6 = Some(*address),
+        }
+    }
+    Endpoint {
+        id: endpoint.id.clone(),
+        tenant: endpoint.tenant.clone(),
+        network: endpoint.network.clone(),
+        group: endpoint.group.clone(),
+        node: node.clone(),
+        v4,
+        v6,
+        mac: endpoint.mac,
+        name: endpoint.name.clone(),
+        aliases: endpoint.aliases.clone(),
+        container: endpoint.container.clone(),
+        interface: endpoint.host_interface.clone(),
+        closed: None,
+        vtep,
+    }
+}
