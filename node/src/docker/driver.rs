@@ -311,11 +311,8 @@ impl<E: Endpoints> Driver<E> {
 
     fn endpoint(&self, text: &str) -> Result<LocalEndpoint, DriverError> {
         let id = endpoint_id(text)?;
-        self.endpoints
-            .list()
-            .into_iter()
-            .find(|endpoint| endpoint.id == id)
-            .ok_or(DriverError::UnknownEndpoint(id))
+        let endpoint = self.endpoints.endpoint(&id);
+        endpoint.ok_or(DriverError::UnknownEndpoint(id))
     }
 }
 

@@ -40,6 +40,8 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
 
     fn list(&self) -> Vec<LocalEndpoint>;
 
+    fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint>;
+
     fn describe(
         &self,
         id: EndpointId,
@@ -75,6 +77,10 @@ impl Endpoints for EndpointsHandle {
 
     fn list(&self) -> Vec<LocalEndpoint> {
         self.list()
+    }
+
+    fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
+        self.endpoint(id)
     }
 
     async fn describe(&self, id: EndpointId, description: Description) -> Result<(), AttachError> {

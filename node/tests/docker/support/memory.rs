@@ -205,6 +205,10 @@ impl Endpoints for Memory {
         self.state().endpoints.values().cloned().collect()
     }
 
+    fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
+        self.state().endpoints.get(id).cloned()
+    }
+
     async fn describe(&self, id: EndpointId, told: Description) -> Result<(), AttachError> {
         let mut state = self.state();
         let endpoint = state.endpoints.get_mut(&id);
