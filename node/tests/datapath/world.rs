@@ -204,8 +204,17 @@ impl World {
         at: &str,
     ) -> String {
         let netns = self.namespace(&format!("{of}-{name}"));
-        let endpoint = self.prepare(host, (of, network, group), name, at);
+        let mut endpoint = self.prepare(host, (of, network, group), name, at);
+        endpoint.owner = Owner::Namespace {
+            path: format!("/run/netns/{netns}"),
+            interface: "eth0".to_owned(),
+            cni: None,
+        };
+        let (id, it) = (endpoint.id.clone(), endpoint.clone().into());
+        self.hosts[host].locals.insert(id, it);
         self.open_port(host, of, &endpoint).await;
+        let there = exec(&netns, "ip link show eth0").status;
+        assert!(there.success(), "it is made there, not moved");
         self.place(host, &endpoint, &netns, "eth0").await;
         let running = self.is_running(host, of, &endpoint.host_interface);
         assert!(running, "the host sends to {name} once it is placed");
