@@ -57,6 +57,9 @@ pub struct DnsCounters {
     pub answered: u64,
     /// By the host's resolvers.
     pub forwarded: u64,
+    /// From what the host's resolvers had said shortly before.
+    #[serde(default)]
+    pub cached: u64,
     /// No resolver of the host answered, or too many queries were waiting for one.
     pub failed: u64,
     /// No DNS question; dropped.

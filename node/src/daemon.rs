@@ -75,6 +75,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Journal(#[from] AttachError),
+    #[error("can't start the name servers' thread: {0}")]
+    Dns(std::io::Error),
     #[error(transparent)]
     Docker(#[from] docker::ServerError),
 }
@@ -140,7 +142,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         log_rx.clone(),
     )?;
     let suffix = config.dns.suffix.clone();
-    let dns = dns::start(config.dns, view_rx.clone());
+    let dns = dns::start(config.dns, view_rx.clone()).map_err(StartError::Dns)?;
     let (cleanups, cleaned) = mpsc::channel(1);
     let inquiry = Inquiry {
         params: params.clone(),

@@ -246,7 +246,10 @@ fn code_of(error: &StartError) -> u8 {
     match error {
         StartError::Datapath(DatapathError::NotPermitted | DatapathError::NoVrf)
         | StartError::File { .. } => USAGE,
-        StartError::Datapath(_) | StartError::Journal(_) | StartError::Docker(_) => 1,
+        StartError::Datapath(_)
+        | StartError::Journal(_)
+        | StartError::Dns(_)
+        | StartError::Docker(_) => 1,
     }
 }
 

@@ -55,6 +55,7 @@ pub fn status(status: &NodeStatus) {
     for (outcome, messages) in [
         ("answered", dns.answered),
         ("forwarded", dns.forwarded),
+        ("cached", dns.cached),
         ("failed", dns.failed),
         ("malformed", dns.malformed),
     ] {

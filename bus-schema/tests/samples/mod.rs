@@ -136,6 +136,7 @@ pub(crate) fn status() -> NodeStatus {
         dns: Some(DnsCounters {
             answered: 70,
             forwarded: 8,
+            cached: 5,
             failed: 1,
             malformed: 2,
         }),

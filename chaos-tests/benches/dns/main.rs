@@ -8,6 +8,7 @@ mod lag;
 mod perf;
 mod probe;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chaos_tests::figures::{arguments, machine, quantile};
@@ -18,6 +19,9 @@ use crate::perf::{Figures, Target};
 
 /// Names in the zone.
 const NAMES: usize = 10_000;
+/// Names of others that are asked for once: more than a second asks for and a node remembers, so
+/// that none is known when its turn comes again.
+const NEW: usize = 300_000;
 
 /// How much is measured.
 struct Effort {
@@ -60,6 +64,7 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
     lab.import_image("node-1")?;
     println!("{}", machine());
     lag::measure(&mut lab, effort.starts)?;
+    let upstream = upstream(&mut lab)?;
     // Its endpoints are ours to publish now.
     lab.kill("netplugin@node-2")?;
     let bus = runtime.block_on(zone::Publisher::connect(
@@ -112,19 +117,21 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
     println!("{NAMES} names; medians of {} rounds", effort.rounds);
     compare(&lab, &local, effort.rounds)?;
 
-    let upstream = lab.address("ctl")?.to_string();
-    let ask = folder.path().join("forwarded");
-    perf::write_questions(&ask, &["machine.lab".to_owned()])?;
-    let forwarded = [
-        Target::new(
-            "forwarded",
-            &["ip", "netns", "exec", "w-client"],
-            "169.254.53.53",
-            &ask,
-        ),
-        Target::new("direct", &[], &upstream, &ask),
-    ];
-    compare(&lab, &forwarded, effort.rounds)?;
+    let known = ["machine.lab".to_owned()];
+    let new = |what: &str, names| (0..names).map(|n| format!("{what}{n}.new.lab")).collect();
+    let (fast, slow): (Vec<String>, Vec<String>) = (new("f", NEW), new("s", NAMES));
+    for (what, names, paced) in [("again", &known[..], &known[..]), ("new", &fast, &slow)] {
+        let [ask, pace] = ["", "-paced"].map(|it| folder.path().join(format!("{what}{it}")));
+        perf::write_questions(&ask, names)?;
+        perf::write_questions(&pace, paced)?;
+        let enter = ["ip", "netns", "exec", "w-client"];
+        let forwarded = [
+            Target::new("forwarded", &enter, "169.254.53.53", &ask).paced_by(&pace),
+            Target::new("direct", &[], &upstream, &ask).paced_by(&pace),
+        ];
+        println!("names of others, {what}");
+        compare(&lab, &forwarded, effort.rounds)?;
+    }
     change(NAMES)
 }
 
@@ -154,6 +161,31 @@ fn compare(lab: &Lab, targets: &[Target], rounds: usize) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The lab's resolver, started again as one of the Internet: what it says holds for a minute, and
+/// every name below `new.lab` is there. Its address.
+fn upstream(lab: &mut Lab) -> anyhow::Result<String> {
+    let address = lab.address("ctl")?;
+    lab.kill("resolver@ctl")?;
+    let argv = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-hosts",
+        "--no-resolv",
+        "--bind-interfaces",
+        "--user=root",
+        "--pid-file=",
+        "--log-facility=-",
+        "--local=/#/",
+        "--local-ttl=60",
+        &format!("--listen-address={address}"),
+        &format!("--address=/machine.lab/new.lab/{address}"),
+    ]
+    .map(str::to_owned);
+    lab.launch("upstream", "ctl", argv.into(), BTreeMap::new())?;
+    Ok(address.to_string())
 }
 
 /// dnsmasq in a namespace of its own, one veth away from who asks.

@@ -20,6 +20,8 @@ pub(crate) struct Target {
     enter: Vec<String>,
     server: String,
     questions: String,
+    /// What is asked at a set pace, where it must be something else.
+    paced: String,
 }
 
 /// What was measured, round after round.
@@ -82,7 +84,13 @@ impl Target {
             enter: enter.iter().map(|word| (*word).to_owned()).collect(),
             server: server.to_owned(),
             questions: questions.display().to_string(),
+            paced: questions.display().to_string(),
         }
+    }
+
+    pub(crate) fn paced_by(self, questions: &Path) -> Self {
+        let paced = questions.display().to_string();
+        Self { paced, ..self }
     }
 
     /// Waits until the server knows a name.
@@ -96,7 +104,7 @@ impl Target {
     }
 
     pub(crate) fn flood(&self, lab: &Lab) -> anyhow::Result<Flood> {
-        let text = self.perf(lab, &["-c", "8", "-q", "200"])?;
+        let text = self.perf(lab, &self.questions, &["-c", "8", "-q", "200"])?;
         let after = |what: &str| {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(what));
             let word = line.and_then(|line| line.split_whitespace().next());
@@ -109,7 +117,7 @@ impl Target {
     }
 
     pub(crate) fn pace(&self, lab: &Lab) -> anyhow::Result<Pace> {
-        let text = self.perf(lab, &["-c", "8", "-Q", PACE, "-v"])?;
+        let text = self.perf(lab, &self.paced, &["-c", "8", "-Q", PACE, "-v"])?;
         let mut took = Vec::new();
         for line in text
             .lines()
@@ -125,16 +133,8 @@ impl Target {
         })
     }
 
-    fn perf(&self, lab: &Lab, more: &[&str]) -> anyhow::Result<String> {
-        let asked = [
-            "dnsperf",
-            "-s",
-            &self.server,
-            "-d",
-            &self.questions,
-            "-l",
-            EACH,
-        ];
+    fn perf(&self, lab: &Lab, questions: &str, more: &[&str]) -> anyhow::Result<String> {
+        let asked = ["dnsperf", "-s", &self.server, "-d", questions, "-l", EACH];
         let argv: Vec<&str> = asked.iter().chain(more).copied().collect();
         self.run(lab, &argv)
     }

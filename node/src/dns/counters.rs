@@ -8,6 +8,7 @@ use bus_schema::node::DnsCounters;
 pub(super) struct Counters {
     pub(super) answered: AtomicU64,
     pub(super) forwarded: AtomicU64,
+    pub(super) cached: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) malformed: AtomicU64,
 }
@@ -18,6 +19,7 @@ impl Counters {
         DnsCounters {
             answered: read(&self.answered),
             forwarded: read(&self.forwarded),
+            cached: read(&self.cached),
             failed: read(&self.failed),
             malformed: read(&self.malformed),
         }

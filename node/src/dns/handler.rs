@@ -55,6 +55,15 @@ struct Seen {
     view: EndpointsView,
 }
 
+/// What is known here of a name.
+enum Known {
+    Said(Said),
+    /// It isn't for us to say.
+    Elsewhere,
+    /// Not yet.
+    Later,
+}
+
 impl Seen {
     fn current(&mut self) -> &EndpointsView {
         // An error says that nobody changes it any more.
@@ -87,27 +96,45 @@ impl Handler {
             Ok(query) => query,
             Err(code) => return Outcome::Said(Said::only(request, code)),
         };
-        if let Some(said) = self.known(request, query) {
-            return Outcome::Said(said);
+        match self.known(request, query) {
+            Known::Said(said) => Outcome::Said(said),
+            Known::Elsewhere => self.elsewhere(request).await,
+            Known::Later => self.later(request, query).await,
+        }
+    }
+
+    async fn later(&self, request: &Request, query: &Query) -> Outcome {
+        let Ok(permit) = self.in_flight.try_acquire() else {
+            return self.failed(request);
+        };
+        let mut view = self.shared.view.clone();
+        let complete = view.wait_for(EndpointsView::is_complete);
+        if timeout(PATIENCE, complete).await.is_err() {
+            return self.failed(request);
+        }
+        drop(permit);
+        match self.known(request, query) {
+            Known::Said(said) => Outcome::Said(said),
+            Known::Elsewhere | Known::Later => self.elsewhere(request).await,
+        }
+    }
+
+    async fn elsewhere(&self, request: &Request) -> Outcome {
+        let Shared {
+            upstream, counters, ..
+        } = &*self.shared;
+        let forward = upstream.forward(Passed::new(request));
+        if let Some(reply) = forward.recall() {
+            counters.cached.fetch_add(1, Ordering::Relaxed);
+            return relay::relay(request, reply);
         }
         let Ok(_permit) = self.in_flight.try_acquire() else {
             return self.failed(request);
         };
-        let mut view = self.shared.view.clone();
-        if self.tenant.is_some() && !view.borrow().is_complete() {
-            let complete = view.wait_for(EndpointsView::is_complete);
-            if timeout(PATIENCE, complete).await.is_err() {
-                return self.failed(request);
-            }
-            if let Some(said) = self.known(request, query) {
-                return Outcome::Said(said);
-            }
-        }
-        match self.shared.upstream.ask(Passed::new(request)).await {
+        match forward.ask().await {
             Ok(reply) => {
-                let forwarded = &self.counters().forwarded;
-                forwarded.fetch_add(1, Ordering::Relaxed);
-                relay::relay(request, reply, self.shared.ttl)
+                counters.forwarded.fetch_add(1, Ordering::Relaxed);
+                relay::relay(request, reply)
             }
             Err(error) => {
                 tracing::debug!(%error, "not forwarded");
@@ -116,13 +143,14 @@ impl Handler {
         }
     }
 
-    /// `None`: it isn't for us to say, or not yet.
-    fn known(&self, request: &Request, query: &Query) -> Option<Said> {
-        let tenant = self.tenant.as_ref()?;
-        if query.query_class() != DNSClass::IN {
-            return None;
-        }
-        let name = message::text(query.name())?;
+    fn known(&self, request: &Request, query: &Query) -> Known {
+        let in_class = query.query_class() == DNSClass::IN;
+        let Some(tenant) = self.tenant.as_ref().filter(|_| in_class) else {
+            return Known::Elsewhere;
+        };
+        let Some(name) = message::text(query.name()) else {
+            return Known::Elsewhere;
+        };
         let question = match query.query_type() {
             RecordType::A => Question::A,
             RecordType::AAAA => Question::Aaaa,
@@ -151,7 +179,8 @@ impl Handler {
                 Said::ours(request, ResponseCode::NoError, pointer)
             }
             Answer::Nobody => Said::ours(request, ResponseCode::NXDomain, Vec::new()),
-            Answer::Forward | Answer::Later => return None,
+            Answer::Forward => return Known::Elsewhere,
+            Answer::Later => return Known::Later,
         };
         if said.answers.is_empty() {
             // A name is a zone of its own, but for those that our own zone's name ends.
@@ -162,7 +191,7 @@ impl Handler {
             said.denied.push(message::denial(zone, *ttl));
         }
         self.counters().answered.fetch_add(1, Ordering::Relaxed);
-        Some(said)
+        Known::Said(said)
     }
 
     fn failed(&self, request: &Request) -> Outcome {

@@ -58,7 +58,8 @@ impl Said {
 
 /// Addresses of a name. What has no room is left out, and TC says so.
 pub(super) fn addresses(request: &Request, name: &Name, ttl: u32, all: &[IpAddr]) -> Said {
-    let mut left = room(request).saturating_sub(HEADER + request.queries.as_bytes().len());
+    let mut left =
+        usize::from(room(request)).saturating_sub(HEADER + request.queries.as_bytes().len());
     if request.edns.is_some() {
         left = left.saturating_sub(OPT);
     }
@@ -94,11 +95,11 @@ pub(super) fn denial(zone: Name, ttl: u32) -> Record {
 }
 
 /// Bytes that an answer may have.
-pub(super) fn room(request: &Request) -> usize {
-    usize::from(match request.protocol() {
+pub(super) fn room(request: &Request) -> u16 {
+    match request.protocol() {
         Protocol::Udp => request.max_payload().min(UDP_MAX),
         _ => u16::MAX,
-    })
+    }
 }
 
 /// A name as people write it, in lower case and without its last dot; `None`: none that an

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! socket (in the domain) ─▶ udp, tcp ─▶ front: hickory ─▶ handler ─▶ zone [pure]: the asker's network knows the name
-//!                                                            └─────▶ upstream: everything else, from the host
+//!                                                            └─────▶ cache [pure] ─▶ upstream: everything else, from the host
 //! ```
 //!
 //! The asker is known by its source address, so a server answers the askers of its own domain
-//! only. Dropping the handle stops every server. The daemon calls `serve_domain` when a domain is
+//! only. One thread serves all domains; dropping the handle ends it, and every server. The daemon calls `serve_domain` when a domain is
 //! in the kernel and `drop_domain` before it goes.
 
+mod cache;
 mod counters;
 mod explain;
 mod front;
@@ -23,6 +24,7 @@ mod upstream;
 pub mod zone;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use bus_schema::TenantName;
 use bus_schema::lookup::{Lookup, Resolution};
 use bus_schema::node::DnsCounters;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -75,6 +78,9 @@ pub struct DnsHandle {
 
 #[derive(Debug)]
 struct Running {
+    thread: Handle,
+    /// Ends the thread when dropped.
+    _stop: DropGuard,
     answers: Arc<Shared>,
     servers: Mutex<BTreeMap<Key, Server>>,
     troubles: Arc<Mutex<BTreeMap<Key, String>>>,
@@ -91,14 +97,26 @@ struct Server {
     _stop: DropGuard,
 }
 
-/// Starts without a server. Must be called on a tokio runtime whose threads are in the host's
-/// namespace: what is forwarded is sent from there.
-pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> DnsHandle {
-    DnsHandle {
+/// Starts without a server. Must be called in the host's namespace: what is forwarded is sent from
+/// there.
+///
+/// Servers have a thread of their own. Among the daemon's workers each query woke a second one,
+/// which found nothing to do, and waited behind whatever else the daemon did.
+pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> io::Result<DnsHandle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = runtime.handle().clone();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    std::thread::Builder::new()
+        .name("dns".to_owned())
+        .spawn(move || runtime.block_on(stopped))?;
+    Ok(DnsHandle {
         running: Arc::new(Running {
+            thread,
+            _stop: stop.drop_guard(),
             answers: Arc::new(Shared {
                 view,
-                upstream: Upstream::new(config.resolv_conf),
+                upstream: Upstream::new(config.resolv_conf, config.ttl),
                 counters: Counters::default(),
                 suffix: config.suffix,
                 ttl: config.ttl,
@@ -106,7 +124,7 @@ pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> DnsHandle 
             servers: Mutex::default(),
             troubles: Arc::default(),
         }),
-    }
+    })
 }
 
 impl DnsHandle {
@@ -171,7 +189,7 @@ impl DnsHandle {
             handler: Arc::new(Handler::new(key.clone(), self.running.answers.clone())),
             troubles: self.running.troubles.clone(),
         };
-        tokio::spawn(serving.run(stop.clone()));
+        self.running.thread.spawn(serving.run(stop.clone()));
         let server = Server {
             place,
             identity,

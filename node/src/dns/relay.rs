@@ -32,10 +32,9 @@ impl<'a> Passed<'a> {
     }
 }
 
-/// A reply made fit for who asked: with its id, as long as it may be, and remembered no longer than
-/// `ttl` where it says that there is nothing: tomorrow there may be.
-pub(super) fn relay(request: &Request, mut reply: Vec<u8>, ttl: u32) -> Outcome {
-    if reply.len() > room(request) {
+/// A reply made fit for who asked: with its id, and as long as it may be.
+pub(super) fn relay(request: &Request, mut reply: Vec<u8>) -> Outcome {
+    if reply.len() > room(request).into() {
         let mut said = Said::only(request, code_of(&reply));
         said.metadata.truncation = true;
         return Outcome::Said(said);
@@ -43,44 +42,96 @@ pub(super) fn relay(request: &Request, mut reply: Vec<u8>, ttl: u32) -> Outcome 
     if let Some(id) = reply.get_mut(..2) {
         id.copy_from_slice(&request.metadata.id.to_be_bytes());
     }
-    // Who asked sees for itself that such a reply can't be read.
-    let _ = cap_negative(&mut reply, ttl);
     Outcome::Passed(reply)
 }
 
-/// A SOA among the authorities says that there is nothing, and for how long (RFC 2308 §2).
-fn cap_negative(reply: &mut [u8], ttl: u32) -> Result<(), DecodeError> {
-    let mut places = Vec::new();
-    let mut decoder = BinDecoder::new(reply);
-    let counts = Header::read(&mut decoder)?.counts;
-    if counts.authorities == 0 {
-        return Ok(());
-    }
-    Queries::read(&mut decoder, counts.queries.into())?;
-    for number in 0..u32::from(counts.answers) + u32::from(counts.authorities) {
-        Name::read(&mut decoder)?;
-        let kind = RecordType::read(&mut decoder)?;
-        decoder.read_u16()?;
-        let place = decoder.index();
-        let held = decoder.read_u32()?.unverified();
-        let length = decoder.read_u16()?.unverified();
-        decoder.read_slice(length.into())?;
-        if number >= counts.answers.into() && kind == RecordType::SOA && held > ttl {
-            places.push(place);
+/// Lets a reply be remembered no longer than `ttl` where it says that there is nothing: tomorrow
+/// there may be.
+pub(super) fn cap_negative(reply: &mut [u8], records: &mut [Record], ttl: u32) {
+    for record in records.iter_mut() {
+        if record.minimum.is_some()
+            && record.ttl > ttl
+            && let Some(place) = reply.get_mut(record.place..record.place + 4)
+        {
+            place.copy_from_slice(&ttl.to_be_bytes());
+            record.ttl = ttl;
         }
     }
-    for place in places {
-        if let Some(held) = reply.get_mut(place..place + 4) {
-            held.copy_from_slice(&ttl.to_be_bytes());
-        }
-    }
-    Ok(())
 }
 
-/// Whether a reply is to this question. Names are compared without case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// A record of a reply, without its name and data.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) section: Section,
+    pub(super) kind: RecordType,
+    pub(super) ttl: u32,
+    /// Where its time to live stands.
+    pub(super) place: usize,
+    /// Of its data.
+    pub(super) length: usize,
+    /// Of a SOA among the authorities, which says that there is nothing, and for how long
+    /// (RFC 2308 §2, §4).
+    pub(super) minimum: Option<u32>,
+}
+
+impl Record {
+    /// Seconds for which it may be remembered. The highest bit is none of a time's (RFC 2181 §8).
+    pub(super) fn holds(&self) -> u32 {
+        match self.ttl >> 31 {
+            0 => self.ttl.min(self.minimum.unwrap_or(self.ttl)),
+            _ => 0,
+        }
+    }
+}
+
+/// All records of a reply.
+pub(super) fn records(reply: &[u8]) -> Result<Vec<Record>, DecodeError> {
+    let mut decoder = BinDecoder::new(reply);
+    let counts = Header::read(&mut decoder)?.counts;
+    Queries::read(&mut decoder, counts.queries.into())?;
+    let mut records = Vec::new();
+    for (section, count) in [
+        (Section::Answer, counts.answers),
+        (Section::Authority, counts.authorities),
+        (Section::Additional, counts.additionals),
+    ] {
+        for _ in 0..count {
+            Name::read(&mut decoder)?;
+            let kind = RecordType::read(&mut decoder)?;
+            decoder.read_u16()?;
+            let place = decoder.index();
+            let ttl = decoder.read_u32()?.unverified();
+            let length = usize::from(decoder.read_u16()?.unverified());
+            let data = decoder.read_slice(length)?.unverified();
+            let denies = section == Section::Authority && kind == RecordType::SOA;
+            let minimum = data.last_chunk().filter(|_| denies);
+            records.push(Record {
+                section,
+                kind,
+                ttl,
+                place,
+                length,
+                minimum: minimum.map(|it| u32::from_be_bytes(*it)),
+            });
+        }
+    }
+    Ok(records)
+}
+
+/// Whether a reply is to this question. Names are compared without case, type and class with it:
+/// 65 and 97 are both types.
 pub(super) fn is_reply_to(reply: &[u8], question: &[u8]) -> bool {
+    let (name, kind) = question.split_at(question.len().saturating_sub(4));
     let of = reply.get(HEADER..HEADER + question.len());
-    of.is_some_and(|of| reply[2] & 0x80 != 0 && of.eq_ignore_ascii_case(question))
+    of.and_then(|of| of.split_at_checked(name.len()))
+        .is_some_and(|of| reply[2] & 0x80 != 0 && of.0.eq_ignore_ascii_case(name) && of.1 == kind)
 }
 
 /// The code in a reply's header.

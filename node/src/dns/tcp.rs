@@ -12,13 +12,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use hickory_server::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_server::net::tcp::TcpStream as DnsStream;
-use hickory_server::net::xfer::Protocol;
 use hickory_server::server::TimeoutStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::front::Front;
+use super::front::{Front, Out};
 use super::handler::Handler;
 
 /// Connections of one domain at once.
@@ -62,11 +61,12 @@ pub(super) async fn serve(listener: TcpListener, handler: Arc<Handler>) {
 async fn converse(stream: TcpStream, asker: SocketAddr, handler: Arc<Handler>) -> io::Result<()> {
     let stream = AsyncIoTokioAsStd(stream);
     let (messages, out) = DnsStream::from_stream_with_buffer_size(stream, asker, AHEAD);
-    let front = Front::new(handler, out, Protocol::Tcp);
+    let front = Front::new(handler, Out::Connection(out));
     // Answers are written when the next query is waited for.
     let mut messages = TimeoutStream::new(messages, IDLE);
     while let Some(message) = messages.next().await {
-        let Some(request) = front.read(message?) else {
+        let (bytes, asker) = message?.into_parts();
+        let Some(request) = front.read(bytes, asker) else {
             break;
         };
         front.answer(&request).await;

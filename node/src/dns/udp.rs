@@ -1,35 +1,32 @@
 //! DNS over UDP. What is ours is answered where it is read: no task for each query.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
-use hickory_server::net::runtime::TokioRuntimeProvider;
-use hickory_server::net::udp::UdpStream;
-use hickory_server::net::xfer::Protocol;
+use futures::FutureExt;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use super::front::Front;
+use super::front::{Front, Out};
 use super::handler::Handler;
+
+/// Longer queries are none: a name has 255 bytes.
+const QUERY_MAX: usize = 4_096;
 
 /// Serves until the socket fails; returns why.
 pub(super) async fn serve(socket: UdpSocket, handler: Arc<Handler>) -> io::Error {
-    // Nobody's: each answer goes to who asked.
-    let peer = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let (mut messages, out) = UdpStream::<TokioRuntimeProvider>::with_bound(socket, peer);
-    let front = Arc::new(Front::new(handler, out, Protocol::Udp));
+    let socket = Arc::new(socket);
+    let front = Arc::new(Front::new(handler, Out::Socket(socket.clone())));
     let mut waiting = JoinSet::new();
+    let mut buffer = vec![0; QUERY_MAX];
     loop {
-        let message = match messages.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(error)) if is_passing(&error) => continue,
-            Some(Err(error)) => return error,
-            None => return io::ErrorKind::UnexpectedEof.into(),
+        let (length, asker) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) if is_passing(&error) => continue,
+            Err(error) => return error,
         };
         while waiting.try_join_next().is_some() {}
-        let Some(request) = front.read(message) else {
+        let Some(request) = front.read(buffer[..length].to_vec(), asker) else {
             continue;
         };
         let front = front.clone();

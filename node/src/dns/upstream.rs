@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
@@ -17,6 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::cache::{Cache, Key};
+use super::lock;
 use super::message::HEADER;
 use super::pool::Pool;
 use super::relay::{self, Passed};
@@ -34,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const RESOLVERS: usize = 3;
 /// Times that resolvers are asked about one query.
 const ATTEMPTS: usize = 3;
+/// Between two looks at resolv.conf(5).
+const LOOK: Duration = Duration::from_millis(50);
 const PORT: u16 = 53;
 
 /// Why a query has no reply.
@@ -50,13 +54,32 @@ pub(super) enum ForwardError {
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolv_conf: PathBuf,
+    /// Seconds that a denial may be remembered.
+    ttl: u32,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
+    looked: Option<Instant>,
     stamp: Option<Stamp>,
-    resolvers: Arc<[Resolver]>,
+    named: Arc<Named>,
+}
+
+/// The resolvers that the file names, and what they said. Others may say otherwise.
+#[derive(Debug, Default)]
+struct Named {
+    resolvers: Vec<Resolver>,
+    cache: Mutex<Cache>,
+}
+
+/// A query for the host's resolvers.
+#[derive(Debug)]
+pub(super) struct Forward<'a> {
+    upstream: &'a Upstream,
+    query: Passed<'a>,
+    key: Option<Key>,
+    named: Arc<Named>,
 }
 
 #[derive(Debug)]
@@ -76,40 +99,75 @@ struct Health {
 type Stamp = (SystemTime, u64, u64);
 
 impl Upstream {
-    pub(super) fn new(resolv_conf: PathBuf) -> Self {
+    pub(super) fn new(resolv_conf: PathBuf, ttl: u32) -> Self {
         Self {
             resolv_conf,
+            ttl,
             known: Mutex::default(),
         }
     }
 
-    /// Forwards a query, byte for byte but for its id; the reply, of at least a header, is the
-    /// first good one.
-    pub(super) async fn ask(&self, query: Passed<'_>) -> Result<Vec<u8>, ForwardError> {
-        let resolvers = self.resolvers();
-        if resolvers.is_empty() {
-            let path = self.resolv_conf.display().to_string();
-            return Err(ForwardError::NoResolver(path));
+    pub(super) fn forward<'a>(&'a self, query: Passed<'a>) -> Forward<'a> {
+        Forward {
+            upstream: self,
+            query,
+            key: Key::of(query),
+            named: self.named(Instant::now()),
         }
-        race(&resolvers, query).await
     }
 
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        let resolvers = self.resolvers();
-        resolvers.iter().map(|it| it.address.ip()).collect()
+        let named = self.named(Instant::now());
+        named.resolvers.iter().map(|it| it.address.ip()).collect()
     }
 
     /// The resolvers as the file names them now.
-    fn resolvers(&self) -> Arc<[Resolver]> {
+    fn named(&self, now: Instant) -> Arc<Named> {
+        let mut known = lock(&self.known);
+        if known.looked.is_some_and(|looked| now < looked + LOOK) {
+            return known.named.clone();
+        }
+        known.looked = Some(now);
         let stamp = stamp(&self.resolv_conf);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.stamp != stamp || stamp.is_none() {
             let text = std::fs::read(&self.resolv_conf).unwrap_or_default();
             let addresses = parse(&String::from_utf8_lossy(&text));
-            known.resolvers = addresses.into_iter().map(Resolver::new).collect();
+            known.named = Arc::new(Named {
+                resolvers: addresses.into_iter().map(Resolver::new).collect(),
+                cache: Mutex::default(),
+            });
             known.stamp = stamp;
         }
-        known.resolvers.clone()
+        known.named.clone()
+    }
+}
+
+impl Forward<'_> {
+    /// What they said before, if it still holds.
+    pub(super) fn recall(&self) -> Option<Vec<u8>> {
+        let now = Instant::now().into_std();
+        lock(&self.named.cache).get(self.key.as_ref()?, self.query, now)
+    }
+
+    /// Forwards it, byte for byte but for its id; the reply, of at least a header, is the first
+    /// good one.
+    pub(super) async fn ask(self) -> Result<Vec<u8>, ForwardError> {
+        let resolvers = &self.named.resolvers;
+        if resolvers.is_empty() {
+            let path = self.upstream.resolv_conf.display().to_string();
+            return Err(ForwardError::NoResolver(path));
+        }
+        let mut reply = race(resolvers, self.query).await?;
+        // Who asked sees for itself that a reply can't be read.
+        if let Ok(mut records) = relay::records(&reply) {
+            relay::cap_negative(&mut reply, &mut records, self.upstream.ttl);
+            if let Some(key) = self.key {
+                let now = Instant::now().into_std();
+                let said = (&reply[..], &records[..]);
+                lock(&self.named.cache).put(key, self.query, said, now);
+            }
+        }
+        Ok(reply)
     }
 }
 
@@ -205,7 +263,7 @@ impl Resolver {
     }
 
     fn health(&self) -> std::sync::MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.health)
     }
 
     async fn ask(&self, query: Passed<'_>) -> io::Result<Vec<u8>> {
@@ -283,13 +341,15 @@ mod tests {
     fn a_changed_file_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        let upstream = Upstream::new(path.clone());
-        assert!(upstream.resolvers().is_empty());
+        let upstream = Upstream::new(path.clone(), 5);
+        let begin = Instant::now();
+        let named = |looks: u32| upstream.named(begin + LOOK * looks);
+        assert!(named(0).resolvers.is_empty());
         std::fs::write(&path, "nameserver 10.0.0.1\n").unwrap();
-        assert_eq!(upstream.resolvers().len(), 1);
+        assert_eq!(named(1).resolvers.len(), 1);
         let other = dir.path().join("other");
         std::fs::write(&other, "nameserver 10.0.0.2\n").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert_eq!(upstream.resolvers()[0].address.ip().to_string(), "10.0.0.2");
+        assert_eq!(named(2).resolvers[0].address.ip().to_string(), "10.0.0.2");
     }
 }

@@ -189,7 +189,7 @@ impl World {
         };
         let world = Self {
             view,
-            dns: dns::start(config, receiver),
+            dns: dns::start(config, receiver).unwrap(),
             default: Namespace::new(&["20.1.1.1", "20.1.1.2", "20.2.1.1", "9.9.9.9"]),
             blue: Namespace::new(&["20.1.1.1"]),
             resolv_conf,
