@@ -190,6 +190,35 @@ fn so_does_one_while_the_bus_is_away() -> Outcome {
     restarted(Signal::Kill, false)
 }
 
+/// What a node had no time to save is unknown after its restart, not denied.
+#[test]
+fn while_the_bus_is_slow_to_answer_nothing_is_denied() -> Outcome {
+    let mut scene = Scene::open()?;
+    let web = Asker::new(&scene.lab, "web")?.patient_for(Duration::from_millis(100));
+    wait_until("db is known", SOON, || {
+        web.addresses("db") == [address(&scene.db)]
+    })?;
+    scene.lab.pause("nats")?;
+    scene.lab.kill("netplugin@node-1")?;
+    scene
+        .lab
+        .run("node-1", &["rm", "-f", "/var/lib/contiv/neighbors"])?;
+    let told = || {
+        let told = web.ask("db");
+        assert_ne!(told, Told::NotThere, "it runs");
+        told != Told::Nothing
+    };
+    scene.lab.start("netplugin@node-1")?;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(1_200) {
+        assert!(!told(), "nobody could tell node-1");
+    }
+    scene.lab.resume("nats")?;
+    wait_until("node-1 knows again", SOON, told)?;
+    assert_eq!(web.addresses("db"), [address(&scene.db)]);
+    Ok(())
+}
+
 #[test]
 fn a_cut_leaves_no_stale_name_behind() -> Outcome {
     let mut scene = Scene::open()?;

@@ -12,8 +12,9 @@ use crate::bus::{Identity, Own, pause};
 use crate::endpoint::{Kernel, Snapshot};
 use crate::projection::{EndpointsView, Projection};
 
-/// After a start, how long the bus has to answer before what was saved counts for all there is.
-const BUS_ANSWERS: Duration = Duration::from_millis(700);
+/// After a start, how long it may be open whether the bus is there, before what was saved counts for
+/// all there is: a busy one takes a while, one that is silent is given up after two seconds.
+const BUS_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Runs until its channels close.
 pub async fn keep(
@@ -24,7 +25,8 @@ pub async fn keep(
     mut kernel: watch::Receiver<Kernel>,
     mut log: watch::Receiver<LogState>,
 ) {
-    let begin = Instant::now();
+    let (begin, connecting) = (Instant::now(), log.borrow().clone());
+    let mut is_open = true;
     let mut shown = Own::default();
     loop {
         let projection = facts.borrow_and_update().clone();
@@ -32,12 +34,13 @@ pub async fn keep(
         let state = log.borrow_and_update().clone();
         let reads = matches!(state, LogState::CatchingUp | LogState::InSync);
         let left = BUS_ANSWERS.saturating_sub(begin.elapsed());
+        is_open &= state == connecting && !left.is_zero();
         view.send_modify(|view| {
             if projection.cluster.is_none() {
                 view.is_of_no_log();
             }
             view.advance(projection.applied, &projection.nodes);
-            view.await_stream(reads || !left.is_zero());
+            view.await_stream(reads || is_open);
             show(view, &me, &shown, &own);
         });
         shown = own;
@@ -46,7 +49,7 @@ pub async fn keep(
             changed = snapshots.changed() => changed.is_err(),
             changed = kernel.wait_for(|kernel| !shown.is_closed_as(kernel)) => changed.is_err(),
             changed = log.changed() => changed.is_err(),
-            () = pause(left), if !left.is_zero() => false,
+            () = pause(left), if is_open => false,
         };
         if closed {
             return;

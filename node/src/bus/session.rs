@@ -75,8 +75,9 @@ impl Session {
         };
         match (recognise(log.as_ref(), &known), stream, log) {
             (Verdict::Ours, Some(stream), Some(log)) => {
-                self.join(client, &known).await?;
+                // The log can be read, whatever netmaster says: what isn't known yet may be in it.
                 self.say(LogState::CatchingUp);
+                self.join(client, &known).await?;
                 // Asked for while the log was foreign, which it isn't any more.
                 while self.accept.try_recv().is_ok() {}
                 self.work(&context, &stream, log.end).await
