@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools cni-tools firewall-tools build demo demo-down test test-vrf test-vrf-long check bench deb test-upgrade
+.PHONY: tools vrf-tools cni-tools firewall-tools build demo demo-down test test-vrf test-vrf-long check bench bench-vrf deb test-upgrade
 
 tools:
 	@scripts/install-deps.sh
@@ -55,6 +55,10 @@ bench: tools
 	cargo build --locked --release --workspace --bins
 	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests
 	cargo bench --locked --package node --bench policy
+
+# What a VRF costs against a namespace, both in the VM: ratios alone mean something there.
+bench-vrf: vrf-tools build
+	@scripts/vrf/run.sh node/datapath:--ignored,--nocapture,figures
 
 # Packages for Debian 12 in target/deb: contiv-bus, netmaster, netplugin, netctl.
 deb: tools
