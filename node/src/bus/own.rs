@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bus_schema::{Endpoint, EndpointId, NodeName};
-use imbl::ordmap::DiffItem;
 
 use super::Identity;
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
+use crate::maps;
 
 /// The endpoints, and which of them nobody can reach, and why.
 #[derive(Debug, Default)]
@@ -30,13 +30,10 @@ impl Own {
 
     /// Those that others see otherwise than before.
     pub fn changes(&self, now: &Self) -> BTreeSet<EndpointId> {
-        let differ = self.endpoints.diff(&now.endpoints).map(|item| match item {
-            DiffItem::Add(id, _) | DiffItem::Remove(id, _) => id,
-            DiffItem::Update { new: (id, _), .. } => id,
-        });
+        let changed = maps::changed(&self.endpoints, &now.endpoints).map(|(id, _)| id);
         let closed = self.closed.keys().chain(now.closed.keys());
         let closed = closed.filter(|id| self.closed.get(*id) != now.closed.get(*id));
-        differ.chain(closed).cloned().collect()
+        changed.chain(closed).cloned().collect()
     }
 
     pub fn shown(&self, id: &EndpointId, me: &Identity) -> Option<Endpoint> {

@@ -2,22 +2,15 @@
 
 use std::sync::Arc;
 
-use imbl::ordmap::DiffItem;
-
 use crate::endpoint::{LocalEndpoint, Locals};
+use crate::maps;
 
 /// The endpoints that came, went or are known better, as they are or were last.
 pub(super) type Changed = Vec<Arc<LocalEndpoint>>;
 
 pub(super) fn changed(before: &Locals, after: &Locals) -> Changed {
-    let items = before.diff(after).map(|item| match item {
-        DiffItem::Add(_, endpoint)
-        | DiffItem::Update {
-            new: (_, endpoint), ..
-        }
-        | DiffItem::Remove(_, endpoint) => endpoint.clone(),
-    });
-    items.collect()
+    let changed = maps::changed(before, after);
+    changed.map(|(_, endpoint)| endpoint.clone()).collect()
 }
 
 #[cfg(test)]

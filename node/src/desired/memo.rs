@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bus_schema::event::Settings;
 use bus_schema::{EndpointId, GroupId, GroupName, NetworkName, NodeName, TenantName};
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 
 use super::rules::Ruled;
 use super::{DomainBuilder, Params, zone};
 use crate::endpoint::{LocalEndpoint, Locals};
+use crate::maps;
 use crate::policy::Cache;
 use crate::projection::{GroupFact, NetworkFact, NodeFact, Projection, TenantFact};
 use crate::resource::{Place, Resources, State};
@@ -115,9 +115,7 @@ impl Programs {
         let builder = || DomainBuilder::new(facts, tenant, params);
         let before = self.things.remove(tenant).filter(|it| it.of.is(&of));
         let built = match before {
-            Some(Things {
-                built, locals: of, ..
-            }) if of.ptr_eq(locals) => built,
+            Some(things) if things.locals.ptr_eq(locals) => things.built,
             Some(Things {
                 mut built,
                 locals: before,
@@ -171,23 +169,19 @@ impl Programs {
 /// The endpoints that differ, and those of their containers.
 fn touched(tenant: &TenantName, before: &Locals, after: &Locals) -> BTreeSet<EndpointId> {
     let (mut touched, mut containers) = (BTreeSet::new(), BTreeSet::new());
-    for item in before.diff(after) {
-        let (old, new) = match item {
-            DiffItem::Add(_, new) => (None, Some(new)),
-            DiffItem::Remove(_, old) => (Some(old), None),
-            DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
-        };
-        for endpoint in [old, new].into_iter().flatten() {
+    for (old, new) in maps::differing(before, after) {
+        for (_, endpoint) in [old, new].into_iter().flatten() {
             if endpoint.tenant == *tenant {
                 touched.insert(endpoint.id.clone());
                 containers.extend(endpoint.container.as_deref());
             }
         }
     }
-    let is_beside = |it: &&str| containers.contains(it);
-    let beside = after
-        .values()
-        .filter(|it| it.container.as_deref().is_some_and(|it| is_beside(&it)));
+    let is_beside = |it: &LocalEndpoint| {
+        let container = it.container.as_deref();
+        container.is_some_and(|it| containers.contains(it))
+    };
+    let beside = after.values().filter(|it| is_beside(it));
     touched.extend(beside.map(|it| it.id.clone()));
     touched
 }

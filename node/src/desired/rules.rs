@@ -11,6 +11,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use super::program::{self, Sheet, Written};
+use crate::maps;
 use crate::policy::Cache;
 use crate::projection::{GroupFact, TenantFact};
 use crate::resource::{Chain, Element, Key, Place, Resource, Resources, RuleChain, Step, Steps};
@@ -185,16 +186,11 @@ impl Ruled {
             })
         };
         let mut came = Vec::new();
-        for item in before.diff(&rules) {
-            let (old, new) = match item {
-                DiffItem::Add(_, new) => (None, Some(new)),
-                DiffItem::Remove(_, old) => (Some(old), None),
-                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
-            };
-            if let Some(old) = old {
+        for (old, new) in maps::differing(&before, &rules) {
+            if let Some((_, old)) = old {
                 hits.remove(&hit(old).key());
             }
-            came.extend(new.map(hit));
+            came.extend(new.map(|(_, new)| hit(new)));
         }
         hits.extend(came.into_iter().map(|it| (it.key(), it)));
         layers.insert(layer, hits);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use bus_schema::policy::{Direction, Peer, Rule};
 use bus_schema::{GroupName, NetworkName, PolicyName, RuleId, TenantName};
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 
 use super::Program;
 use super::program::Changes;
+use crate::maps;
 use crate::projection::{GroupFact, NetworkFact, TenantFact};
 
 type Key = (TenantName, Vec<PolicyName>, Direction);
@@ -84,25 +84,22 @@ impl Entry {
             if before.ptr_eq(now) {
                 continue;
             }
-            for item in before.diff(now) {
-                let (gone, came) = match item {
-                    DiffItem::Add(_, came) => (None, Some(came)),
-                    DiffItem::Remove(_, gone) => (Some(gone), None),
-                    DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
-                };
-                changes.gone.extend(gone.map(|rule| (name, rule)));
-                changes.came.extend(came.map(|rule| (name, rule)));
+            for (gone, came) in maps::differing(before, now) {
+                changes.gone.extend(gone.map(|(_, rule)| (name, rule)));
+                changes.came.extend(came.map(|(_, rule)| (name, rule)));
             }
         }
         if !self.groups.ptr_eq(&tenant.groups) {
-            let names = self.groups.diff(&tenant.groups).map(|it| key(&it));
-            let peers = names.map(|group| Peer::Group { group });
-            changes.moved.extend(peers);
+            for (group, _) in maps::changed(&self.groups, &tenant.groups) {
+                let group = group.clone();
+                changes.moved.push(Peer::Group { group });
+            }
         }
         if !self.networks.ptr_eq(&tenant.networks) {
-            let names = self.networks.diff(&tenant.networks).map(|it| key(&it));
-            let peers = names.map(|network| Peer::Network { network });
-            changes.moved.extend(peers);
+            for (network, _) in maps::changed(&self.networks, &tenant.networks) {
+                let network = network.clone();
+                changes.moved.push(Peer::Network { network });
+            }
         }
         if let Some(program) = self.program.changed(tenant, direction, changes) {
             self.program = program.into();
@@ -111,10 +108,4 @@ impl Entry {
         self.groups = tenant.groups.clone();
         self.networks = tenant.networks.clone();
     }
-}
-
-fn key<K: Clone, V>(item: &DiffItem<'_, '_, K, V>) -> K {
-    let (DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. }) =
-        item;
-    K::clone(key)
 }

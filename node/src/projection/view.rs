@@ -10,11 +10,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, TenantName};
-use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use super::NodeFact;
+use crate::maps;
 
 /// Endpoints by id, and in their tenant by name and by address.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -109,11 +109,9 @@ impl EndpointsView {
         &'a self,
         later: &'a Self,
     ) -> impl Iterator<Item = (Option<&'a Endpoint>, Option<&'a Endpoint>)> {
-        self.shown.diff(&later.shown).map(|item| match item {
-            DiffItem::Add(_, new) => (None, Some(new.as_ref())),
-            DiffItem::Remove(_, old) => (Some(old.as_ref()), None),
-            DiffItem::Update { old, new } => (Some(old.1.as_ref()), Some(new.1.as_ref())),
-        })
+        let endpoint = |(_, endpoint): (_, &'a Arc<Endpoint>)| endpoint.as_ref();
+        maps::differing(&self.shown, &later.shown)
+            .map(move |(old, new)| (old.map(endpoint), new.map(endpoint)))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {

@@ -13,7 +13,8 @@ mod steps;
 use std::fmt;
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
+
+use crate::maps;
 
 pub use firewall::{Element, RuleChain, RuleMap, Table, zone_of};
 pub use kernel::{
@@ -345,12 +346,7 @@ impl State {
 
 fn differing(one: &Resources, other: &Resources) -> (Resources, Resources) {
     let (mut only_one, mut only_other) = (Resources::new(), Resources::new());
-    for item in one.diff(other) {
-        let (old, new) = match item {
-            DiffItem::Add(key, new) => (None, Some((key, new))),
-            DiffItem::Remove(key, old) => (Some((key, old)), None),
-            DiffItem::Update { old, new } => (Some(old), Some(new)),
-        };
+    for (old, new) in maps::differing(one, other) {
         only_one.extend(old.map(|(key, it)| (key.clone(), it.clone())));
         only_other.extend(new.map(|(key, it)| (key.clone(), it.clone())));
     }
