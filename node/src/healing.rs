@@ -2,12 +2,13 @@
 //! in the node's status and, by `bus`, in the tail.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bus_schema::healing::{Healed, Healing};
 use tokio::sync::watch;
 
 use crate::endpoint::now;
+use crate::lock::lock;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +50,7 @@ impl Healings {
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Healing> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.told)
     }
 }
 

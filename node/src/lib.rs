@@ -19,6 +19,7 @@ pub mod endpoint;
 pub mod healing;
 pub mod inquiry;
 pub mod local;
+mod lock;
 mod maps;
 pub mod metrics;
 pub mod policy;

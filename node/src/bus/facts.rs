@@ -1,12 +1,13 @@
 //! The facts as the feed folds them, and what of them nobody has worked off yet.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bus_schema::Revision;
 use bus_schema::healing::Steps;
 use tokio::sync::watch;
 
+use crate::lock::lock;
 use crate::projection::{Projection, Touched};
 use crate::steps::{Ring, Work};
 
@@ -71,10 +72,6 @@ impl Facts {
     fn lock(&self) -> MutexGuard<'_, Touched> {
         lock(&self.touched)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Microseconds since 1970-01-01 UTC.

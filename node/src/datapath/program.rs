@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::process::{Output, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::netns::Namespace;
+use crate::lock::lock;
 
 /// Tens of thousands of elements take less than a second; beyond this the process is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,13 +22,11 @@ const REMEMBERED: usize = 64;
 
 /// Whether a process that this one started lately is the author with this port.
 pub(super) fn is_ours(port: u32) -> bool {
-    OURS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .contains(&port)
+    lock(&OURS).contains(&port)
 }
 
 fn remember(pid: Option<u32>) {
-    let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ours = lock(&OURS);
     ours.extend(pid);
     let excess = ours.len().saturating_sub(REMEMBERED);
     ours.drain(..excess);

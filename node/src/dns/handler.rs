@@ -13,11 +13,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::counters::Counters;
-use super::lock;
 use super::message::{self, Outcome, Said};
 use super::relay::{self, Passed};
 use super::upstream::Upstream;
 use super::zone::{self, Answer, Asked, Question};
+use crate::lock::lock;
 use crate::projection::EndpointsView;
 
 /// Queries of one domain that wait; more are told to try again, so that one tenant's flood takes

@@ -26,7 +26,7 @@ pub mod zone;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bus_schema::TenantName;
@@ -42,6 +42,7 @@ use self::socket::{Identity, Sockets};
 pub use self::socket::{SocketError, SocketPlace};
 use self::upstream::Upstream;
 pub use self::zone::SUFFIX;
+use crate::lock::lock;
 use crate::projection::EndpointsView;
 
 /// Seconds.
@@ -259,9 +260,4 @@ impl Serving {
 fn shown(key: &Key) -> String {
     key.as_ref()
         .map_or_else(|| "host".to_owned(), ToString::to_string)
-}
-
-/// A panic while it was held left a map that is whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::relay::{self, Passed};
+use crate::lock::lock;
 
 const SOCKETS: usize = 16;
 const LIFE: Duration = Duration::from_secs(5);
@@ -166,9 +167,4 @@ async fn read(line: Arc<Line>) {
 fn random_id() -> u16 {
     let [a, b, ..] = *uuid::Uuid::new_v4().as_bytes();
     u16::from_be_bytes([a, b])
-}
-
-/// A panic while it was held left what is whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Cache, Key};
-use super::lock;
 use super::message::HEADER;
 use super::pool::Pool;
 use super::relay::{self, Passed};
+use crate::lock::lock;
 use crate::resource::DNS_ADDRESS;
 
 /// For an answer of any resolver. Clients ask again after 5 s (resolv.conf(5)), Docker after 3 s.

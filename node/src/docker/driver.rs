@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bus_schema::{EndpointId, MacAddr};
@@ -22,6 +22,7 @@ use super::protocol::{
     Joined, NetworkRef, PORT_MAP, StaticRoute,
 };
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
+use crate::lock::lock;
 use crate::projection::Projection;
 
 /// Longer than anybody asks [`Driver::touched_within`] about.
@@ -289,18 +290,18 @@ impl<E: Endpoints> Driver<E> {
     }
 
     pub(super) fn has_reserved(&self, address: IpAddr) {
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reserved = lock(&self.reserved);
         reserved.retain(|_, at| at.elapsed() < REMEMBER);
         reserved.insert(address, Instant::now());
     }
 
     pub(super) fn reserved_within(&self, address: &IpAddr, ago: Duration) -> bool {
-        let reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let reserved = lock(&self.reserved);
         reserved.get(address).is_some_and(|at| at.elapsed() < ago)
     }
 
     fn touched(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Instant>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.touched)
     }
 
     fn meaning(&self, network_id: &str) -> Result<Meaning, DriverError> {

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::pool::Meaning;
+use crate::lock::lock;
 
 #[derive(Debug)]
 pub(super) struct Networks {
@@ -69,7 +70,7 @@ impl Networks {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Meaning>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bus_schema::command::{BlockCede, BlockLease};
@@ -24,6 +24,7 @@ use super::manager::{Answer, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
 use super::pool::{Choice, For, choose, is_half_full};
 use super::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
 use crate::bus::{AskError, BusHandle};
+use crate::lock::lock;
 use crate::projection::{NetworkFact, Projection};
 
 /// Everything that one attach, detach or reservation may wait for, together.
@@ -318,7 +319,7 @@ impl EndpointsHandle {
     }
 
     fn turn(&self, key: &PoolKey) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = lock(&self.leasing);
         turns.entry(key.clone()).or_default().clone()
     }
 
@@ -430,7 +431,7 @@ impl EndpointsHandle {
             let network = facts.network(&key.tenant, &key.network);
             network.is_some_and(|it| is_half_full(it, &usage, &self.me, whom))
         };
-        let started = due && locked(&self.ahead).insert(key.clone());
+        let started = due && lock(&self.ahead).insert(key.clone());
         if !started {
             return;
         }
@@ -442,7 +443,7 @@ impl EndpointsHandle {
             if let Ok(Err(error)) = leased {
                 tracing::debug!(pool = %key, %error, "no further block yet");
             }
-            locked(&handle.ahead).remove(&key);
+            lock(&handle.ahead).remove(&key);
         });
     }
 
@@ -479,10 +480,6 @@ impl EndpointsHandle {
             endpoint,
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The group whose pool the address is of.
