@@ -6,16 +6,15 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bus_schema::GroupId;
 use bus_schema::policy::Protocol;
-use rtnetlink::sys::{Socket, SocketAddr};
+use rtnetlink::sys::Socket;
 
+use super::netfilter::Netfilter;
 use super::netns::Namespace;
 use super::wire::{
-    ACK, About, Buffer, DONE, DUMP, ERROR, Message, NESTED, NETLINK_NETFILTER, REQUEST, attributes,
-    code, messages,
+    ACK, About, Buffer, DONE, DUMP, ERROR, Message, NESTED, REQUEST, attributes, code, messages,
 };
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -57,29 +56,19 @@ pub struct Connection {
     entry: Entry,
 }
 
-/// One socket to the conntrack of one namespace. Cheap to clone; a clone is the same socket, whose
-/// users wait for each other.
+/// One socket to the conntrack of one namespace. Cheap to clone; a clone is the same socket.
 ///
 /// It stays open: closing one waits until the kernel freed what was deleted from nftables, after a
 /// grace period of RCU (`nft_rcv_nl_event`).
 #[derive(Debug, Clone)]
 pub(super) struct Conntrack {
-    socket: Arc<Mutex<Socket>>,
+    netfilter: Netfilter,
 }
 
 impl Conntrack {
     pub(super) async fn open(namespace: &Namespace) -> io::Result<Self> {
-        namespace
-            .run(|| {
-                let mut socket = Socket::new(NETLINK_NETFILTER)?;
-                socket.bind_auto()?;
-                socket.connect(&SocketAddr::new(0, 0))?;
-                // The kernel works while it is sent to and read from: what it has to say is there.
-                socket.set_non_blocking(true)?;
-                let socket = Arc::new(Mutex::new(socket));
-                Ok(Self { socket })
-            })
-            .await
+        let netfilter = Netfilter::open(namespace, |_| Ok(())).await?;
+        Ok(Self { netfilter })
     }
 
     /// The connections in a zone.
@@ -121,15 +110,12 @@ impl Conntrack {
         &self,
         work: impl FnOnce(&Socket) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let socket = Arc::clone(&self.socket);
-        let work = move || {
-            let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = |socket: &Socket| {
             // What is left of a work that failed.
             while socket.recv_from_full().is_ok() {}
-            work(&socket)
+            work(socket)
         };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(io::Error::other)?
+        self.netfilter.run(work).await
     }
 }
 

@@ -22,6 +22,7 @@ mod expressions;
 mod hindrance;
 mod messages;
 mod monitor;
+mod netfilter;
 mod netlink;
 mod netns;
 mod nft;

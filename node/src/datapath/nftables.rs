@@ -1,14 +1,14 @@
 //! One socket to nftables in one namespace: batches in, and what the kernel refuses of them.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
-use rtnetlink::sys::{Socket, SocketAddr};
+use rtnetlink::sys::Socket;
 
+use super::netfilter::Netfilter;
 use super::netns::Namespace;
-use super::wire::{Buffer, ERROR, Message, NETLINK_NETFILTER, code, messages, subject};
+use super::wire::{Buffer, ERROR, Message, code, messages, subject};
 
 /// Bytes for the kernel's errors, one for each message that it refuses.
 const ERRORS: usize = 8 << 20;
@@ -18,8 +18,7 @@ const SLACK: usize = 4_096;
 /// Cheap to clone; a clone is the same socket.
 #[derive(Debug, Clone)]
 pub(crate) struct Nftables {
-    socket: Arc<Mutex<Socket>>,
-    port: u32,
+    netfilter: Netfilter,
 }
 
 /// What the kernel refuses in a batch.
@@ -33,35 +32,24 @@ pub(crate) struct Refused {
 
 impl Nftables {
     pub(crate) async fn open(namespace: &Namespace) -> io::Result<Self> {
-        namespace
-            .run(|| {
-                let mut socket = Socket::new(NETLINK_NETFILTER)?;
-                let port = socket.bind_auto()?.port_number();
-                socket.connect(&SocketAddr::new(0, 0))?;
-                // Errors without the messages that they are about.
-                socket.set_cap_ack(true)?;
-                socket.set_non_blocking(true)?;
-                setsockopt(&socket, RcvBufForce, &ERRORS)?;
-                let socket = Arc::new(Mutex::new(socket));
-                Ok(Self { socket, port })
-            })
-            .await
+        let set = |socket: &mut Socket| {
+            // Errors without the messages that they are about.
+            socket.set_cap_ack(true)?;
+            Ok(setsockopt(socket, RcvBufForce, &ERRORS)?)
+        };
+        let netfilter = Netfilter::open(namespace, set).await?;
+        Ok(Self { netfilter })
     }
 
     /// By which the kernel names the author of a change.
     pub(crate) fn port(&self) -> u32 {
-        self.port
+        self.netfilter.port()
     }
 
     /// Has a batch done whole, or refused whole: then what is wrong with it.
     pub(super) async fn commit(&self, batch: Buffer) -> io::Result<Vec<Refused>> {
-        let socket = Arc::clone(&self.socket);
-        let work = move || {
-            let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
-            exchange(&socket, batch.bytes())
-        };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(io::Error::other)?
+        let work = move |socket: &Socket| exchange(socket, batch.bytes());
+        self.netfilter.run(work).await
     }
 }
 
