@@ -238,7 +238,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         url: config.nats,
         me,
         facts: facts.clone(),
-        view,
+        view: view.clone(),
         log,
         endpoints,
         farewell,
@@ -259,6 +259,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     // A busy disk may take seconds: names are answered meanwhile.
     stop.cancel();
     while keepers.join_next().await.is_some() {}
+    // Not before: a channel that is closed has nothing to save.
+    drop((view, facts));
     drop(docker);
     drop(tasks);
     Ok(())
