@@ -506,7 +506,8 @@ impl Drop for Lab {
 
 const LOOPBACK_RESOLVER: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-fn resolver(listen: Ipv4Addr, more: &[&str]) -> Vec<String> {
+/// dnsmasq at an address of a host, for [`Lab::launch`]; `more` says what it answers.
+pub fn resolver(listen: Ipv4Addr, more: &[&str]) -> Vec<String> {
     let listen = format!("--listen-address={listen}");
     let fixed = [
         "dnsmasq",

@@ -32,7 +32,7 @@ mod workload;
 pub use docker::IMAGE;
 pub use error::{Error, Result};
 pub use host::{CTL, Output, node_name};
-pub use lab::Lab;
+pub use lab::{Lab, resolver};
 pub use ping::{Ping, PingReport};
 pub use process::Signal;
 pub use spec::{Daemons, Spec};

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use chaos_tests::figures::{arguments, machine, quantile};
 use chaos_tests::zone;
-use lab::{IMAGE, Lab, Spec};
+use lab::{IMAGE, Lab, Spec, resolver};
 
 use crate::perf::{Figures, Target};
 
@@ -168,23 +168,9 @@ fn compare(lab: &Lab, targets: &[Target], rounds: usize) -> anyhow::Result<()> {
 fn upstream(lab: &mut Lab) -> anyhow::Result<String> {
     let address = lab.address("ctl")?;
     lab.kill("resolver@ctl")?;
-    let argv = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--no-hosts",
-        "--no-resolv",
-        "--bind-interfaces",
-        "--user=root",
-        "--pid-file=",
-        "--log-facility=-",
-        "--local=/#/",
-        "--local-ttl=60",
-        &format!("--listen-address={address}"),
-        &format!("--address=/machine.lab/new.lab/{address}"),
-    ]
-    .map(str::to_owned);
-    lab.launch("upstream", "ctl", argv.into(), BTreeMap::new())?;
+    let names = format!("--address=/machine.lab/new.lab/{address}");
+    let argv = resolver(address, &["--local=/#/", "--local-ttl=60", &names]);
+    lab.launch("upstream", "ctl", argv, BTreeMap::new())?;
     Ok(address.to_string())
 }
 
