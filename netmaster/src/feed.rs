@@ -1,5 +1,5 @@
-//! Feeds the view, and with the log the actors: pull loops of our own over LOG and ENDPOINTS with a heartbeat of one second,
-//! recreated behind what was read, and the nodes' statuses.
+//! Feeds the view, and with the log the actors: pull loops of our own over LOG and ENDPOINTS with a
+//! heartbeat of one second, recreated behind what was read, and the nodes' statuses.
 //!
 //! A log that was replaced under a running netmaster ends it: its actors' folds are of another.
 

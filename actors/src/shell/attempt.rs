@@ -200,10 +200,10 @@ impl<A: Gather> Desk<A> {
         }
         match self.registry.journal().append(&entries).await {
             Ok(last) => {
-                self.spread(&decided, &entries, last);
-                self.registry.settings().pause_after_append().await;
                 let behind = u64::try_from(entries.len()).unwrap_or(0);
                 let mut revision = Revision(last.0.saturating_sub(behind));
+                self.spread(&decided, &entries, revision);
+                self.registry.settings().pause_after_append().await;
                 let answers = decided.into_iter().map(|(_, events)| {
                     revision.0 += u64::try_from(events.len()).unwrap_or(0);
                     Tried::Answered(Reply::Accepted { revision, events })
@@ -217,11 +217,14 @@ impl<A: Gather> Desk<A> {
         }
     }
 
-    /// Folds in what was appended, for each aggregate behind its fence.
-    fn spread(&self, decided: &[(CommandId, Vec<Event>)], entries: &[Entry], last: Revision) {
-        let behind = u64::try_from(entries.len()).unwrap_or(0);
+    /// Folds in what was appended behind `revision`, for each aggregate behind its fence.
+    fn spread(
+        &self,
+        decided: &[(CommandId, Vec<Event>)],
+        entries: &[Entry],
+        mut revision: Revision,
+    ) {
         let mut parts: Vec<(AggregateId, Appended)> = Vec::new();
-        let mut revision = Revision(last.0.saturating_sub(behind));
         let events = decided.iter().flat_map(|(_, events)| events);
         for (event, entry) in events.zip(entries) {
             revision = revision.next();

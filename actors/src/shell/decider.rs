@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actix::WrapFuture;
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture,
+};
 use bus_schema::{AggregateId, CommandId, Rejection, Reply, Revision};
 use futures::future::ready;
 use tokio::sync::oneshot;

@@ -8,7 +8,7 @@ use bus_schema::command::{BlockLease, NetworkCreate, NodeJoin, Request, TenantCr
 use bus_schema::event::{ClusterCreated, Settings as ClusterSettings, TenantOpened};
 use bus_schema::{
     AggregateId, ClusterId, Command, CommandId, Event, MachineId, NodeName, Rejection, Reply,
-    Revision,
+    Revision, subject,
 };
 use uuid::Uuid;
 
@@ -96,6 +96,11 @@ fn rejection(reply: Reply) -> Rejection {
     }
 }
 
+#[track_caller]
+fn overlaps(reply: Reply) -> bool {
+    matches!(rejection(reply), Rejection::SubnetOverlaps { .. })
+}
+
 #[actix::test]
 async fn a_command_is_carried_out_once() {
     let log = cluster().await;
@@ -125,10 +130,7 @@ async fn two_masters_with_old_folds_decide_again() {
     accepted(ask(&second, id(), network("a", "20.1.0.0/24")).await);
     // `first` holds blue without networks: its fence is refused, then it sees `a`.
     let overlapping = ask(&first, id(), network("b", "20.1.0.0/16")).await;
-    assert!(matches!(
-        rejection(overlapping),
-        Rejection::SubnetOverlaps { .. }
-    ));
+    assert!(overlaps(overlapping));
     accepted(ask(&first, id(), network("c", "20.2.0.0/24")).await);
 }
 
@@ -307,7 +309,7 @@ impl Journal for Counted {
 
 /// Feeds a master what it wasn't fed yet.
 async fn feed(master: &Registry, log: &Memory) {
-    let all = log.load("contiv.log.>", Revision(0), 1_000).await;
+    let all = log.load(subject::LOG_ALL, Revision(0), 1_000).await;
     for record in all.expect("in memory") {
         master.feed(&record);
     }
@@ -327,10 +329,7 @@ async fn what_was_fed_is_neither_read_nor_refused() {
     assert_eq!(counted.asked(), (1, 2));
     feed(&second, &log).await;
     let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
-    assert!(matches!(
-        rejection(overlapping),
-        Rejection::SubnetOverlaps { .. }
-    ));
+    assert!(overlaps(overlapping));
     assert_eq!(counted.asked(), (1, 2));
 }
 
@@ -346,10 +345,7 @@ async fn a_fold_that_missed_something_is_not_fed_behind_it() {
     accepted(ask(&first, id(), network("b", "20.2.0.0/24")).await);
     feed(&second, &log).await;
     let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
-    assert!(matches!(
-        rejection(overlapping),
-        Rejection::SubnetOverlaps { .. }
-    ));
+    assert!(overlaps(overlapping));
 }
 
 #[actix::test]
@@ -363,12 +359,11 @@ async fn what_waits_together_is_appended_together() {
     let asks = (0..20).map(|i| ask(&master, ids[i], command(i)));
     let replies = futures::future::join_all(asks).await;
     assert!(counted.asked().1 < 10, "{:?}", counted.asked());
-    let all = log.load("contiv.log.>", Revision(0), 1_000).await;
+    let all = log.load(subject::LOG_ALL, Revision(0), 1_000).await;
     let all = all.expect("in memory");
     for (i, reply) in replies.into_iter().enumerate() {
         if i % 4 == 3 {
-            let overlaps = matches!(rejection(reply), Rejection::SubnetOverlaps { .. });
-            assert!(overlaps, "{i}");
+            assert!(overlaps(reply), "{i}");
             continue;
         }
         // As a retry is answered, by whomever.
@@ -424,10 +419,7 @@ async fn a_feed_that_lags_is_not_waited_for_long() {
     feed(&second, &log).await;
     accepted(ask(&first, id(), network("a", "20.1.0.0/24")).await);
     let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
-    assert!(matches!(
-        rejection(overlapping),
-        Rejection::SubnetOverlaps { .. }
-    ));
+    assert!(overlaps(overlapping));
     accepted(ask(&second, id(), network("b", "20.2.0.0/24")).await);
 }
 

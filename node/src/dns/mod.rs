@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The asker is known by its source address, so a server answers the askers of its own domain
-//! only. One thread serves all domains; dropping the handle ends it, and every server. The daemon calls `serve_domain` when a domain is
-//! in the kernel and `drop_domain` before it goes.
+//! only. One thread serves all domains; dropping the handle ends it, and every server. The daemon
+//! calls `serve_domain` when a domain is in the kernel and `drop_domain` before it goes.
 
 mod cache;
 mod counters;
