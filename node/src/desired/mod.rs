@@ -25,8 +25,9 @@ use ipnet::IpNet;
 use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
-    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Parts, Passage, Peer, Place, Resource,
-    Resources, Route, RouteTarget, Ruleset, Sandbox, State, Sysctl, Table, Unseen, Up, Veth, Vxlan,
+    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Outer, Parts, Passage, Peer, Place,
+    Resource, Resources, Route, RouteTarget, Ruleset, Sandbox, State, Sysctl, Table, Unseen, Up,
+    Veth, Vxlan,
 };
 
 use closed::open_addresses;
@@ -92,7 +93,10 @@ fn holds_block(network: &NetworkFact, params: &Params) -> bool {
 /// lets VRFs' packets through the host's own firewall.
 pub fn desired_host(facts: &Projection, params: &Params) -> State {
     let parts = Parts {
-        outer_port: Some(facts.settings.vxlan_port),
+        outer: Some(Outer {
+            vtep: params.vtep,
+            port: facts.settings.vxlan_port,
+        }),
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
     };
     let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
@@ -227,7 +231,7 @@ impl<'a> DomainBuilder<'a> {
             self.put(Resource::Table(Table {
                 place: place.clone(),
                 rules: Ruleset::new(Parts {
-                    outer_port: None,
+                    outer: None,
                     domain,
                 }),
             }));

@@ -21,7 +21,7 @@ pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
 };
 pub use passage::{Passage, Slaves};
-pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
+pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Outer, Parts, Rule, Ruleset, Unseen, dns_port};
 pub use steps::{Field, Span, Step, Steps, Target};
 
 /// The route protocol number of our routes: what tells them from others'.

@@ -5,6 +5,7 @@
 //! comment, by which it is told again after a restart, whatever way `nft` prints it.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bus_schema::GroupId;
 use bus_schema::node::DomainKind;
@@ -13,7 +14,7 @@ use super::{Steps, TABLE, zone_of};
 use crate::policy::Value;
 
 /// Where each domain's DNS server is bound, and the host's forwarder.
-pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 53, 53);
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 53, 53);
 
 /// The port of each domain's DNS server; asked is 53. VRFs share their ports with the host, on
 /// which somebody's server may listen on 53 of every address.
@@ -35,10 +36,18 @@ const BEFORE_DNAT: i32 = -102;
 /// Which rules a table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {
-    /// The host's: the outer UDP port of VXLAN, and who may reach it.
-    pub outer_port: Option<u16>,
+    /// The host's: where VXLAN's outer packets come in, and who may send them.
+    pub outer: Option<Outer>,
     /// A domain's; of all domains when they are VRFs.
     pub domain: Option<DomainKind>,
+}
+
+/// This node's end of the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outer {
+    pub vtep: IpAddr,
+    /// UDP.
+    pub port: u16,
 }
 
 /// What can't be observed, and so isn't compared: it is there when desired, and never else.
@@ -130,8 +139,8 @@ pub struct Ruleset {
 impl Ruleset {
     pub fn new(parts: Parts) -> Self {
         let mut rules = Self::default();
-        if let Some(port) = parts.outer_port {
-            rules.outer(port);
+        if let Some(outer) = parts.outer {
+            rules.outer(outer);
         }
         if let Some(kind) = parts.domain {
             rules.ingress(kind);
@@ -152,14 +161,22 @@ impl Ruleset {
         self.chains.sort_by(|a, b| a.name.cmp(&b.name));
     }
 
-    /// The outer port is open to known VTEPs, and conntrack doesn't see what it carries.
-    fn outer(&mut self, port: u16) {
+    /// The outer port is open to known VTEPs, and conntrack doesn't see what it carries. What comes to
+    /// the address that all others know needs no look at which addresses are the host's.
+    fn outer(&mut self, Outer { vtep, port }: Outer) {
         self.set("peers", "set", "type ipv4_addr");
         self.set("peers6", "set", "type ipv6_addr");
+        let family = match vtep {
+            IpAddr::V4(_) => "ip",
+            IpAddr::V6(_) => "ip6",
+        };
         self.base(
             "outer_in",
             ("filter", "prerouting", -300),
-            &[&format!("udp dport {port} fib daddr type local jump outer")],
+            &[
+                &format!("udp dport {port} {family} daddr {vtep} goto outer"),
+                &format!("udp dport {port} fib daddr type local goto outer"),
+            ],
         );
         self.chain(
             "outer",
@@ -196,33 +213,34 @@ impl Ruleset {
         }
         let mut rules = when(vrf, &["ct zone set iifname map @zones"]);
         rules.extend([
-            r#"iifname "cv*" jump from_endpoint"#,
-            r#"iifname "cx*" jump from_overlay"#,
+            r#"iifname "cv*" goto from_endpoint"#,
+            r#"iifname "cx*" goto from_overlay"#,
         ]);
         self.base("ingress", ("filter", "prerouting", -300), &rules);
 
-        let mut rules = vec!["meta nfproto ipv6 drop"];
-        rules.extend(when(
+        // What passes is found by the first rule that looks at it, and the rest says why it doesn't.
+        let mut rules = when(
             vrf,
             &[
                 "fib daddr type local meta l4proto != { tcp, udp } counter drop",
                 "fib daddr type local th dport != 53 counter drop",
             ],
-        ));
+        );
         rules.extend([
-            "meta mark set 0",
-            "meta mark set iifname . ip saddr map @stamps",
-            "meta mark 0 counter drop",
+            "meta mark set iifname . ip saddr map @stamps accept",
+            "meta nfproto ipv6 drop",
+            "counter drop",
         ]);
         self.chain("from_endpoint", &rules);
 
-        let mut rules = vec![
+        let mut rules = when(vrf, &["fib daddr type local counter drop"]);
+        rules.extend([
+            "meta mark and 0xffff != 0 iifname . ip daddr @endpoints \
+             meta mark set meta mark and 0xffff accept",
             "meta nfproto ipv6 drop",
             "meta mark and 0xffff == 0 counter drop",
-            "meta mark set meta mark and 0xffff",
-            "iifname . ip daddr != @endpoints counter drop",
-        ];
-        rules.extend(when(vrf, &["fib daddr type local counter drop"]));
+            "counter drop",
+        ]);
         self.chain("from_overlay", &rules);
     }
 
@@ -338,8 +356,8 @@ impl Ruleset {
             "forward",
             ("filter", "forward", 0),
             &[
-                r#"oifname "cv*" jump passing"#,
-                r#"oifname "cx*" jump passing"#,
+                r#"oifname "cv*" goto passing"#,
+                r#"oifname "cx*" goto leaving"#,
             ],
         );
         // In a VRF the input is the VRF, and its slave the `sdif`.
@@ -348,14 +366,22 @@ impl Ruleset {
             DomainKind::Vrf => "meta sdifname",
         };
         self.chain(
+            "leaving",
+            &[
+                &format!(r#"{from_overlay} "cx*" counter drop"#),
+                "goto passing",
+            ],
+        );
+        // What stands comes first: nearly all packets are of it. An invalid packet and one that isn't
+        // tracked have no connection to be asked about.
+        self.chain(
             "passing",
             &[
-                &format!(r#"{from_overlay} "cx*" oifname "cx*" counter drop"#),
+                "ct direction reply accept",
+                &format!("ct status confirmed {opener} @same accept"),
                 "ct state invalid counter drop",
                 "ct state untracked counter drop",
                 "ct state related accept",
-                "ct direction reply accept",
-                &format!("ct status confirmed {opener} @same accept"),
                 "ct status confirmed counter drop",
                 "tcp flags & (fin | syn | rst | ack) != syn counter drop",
                 "goto opening",

@@ -258,9 +258,9 @@ async fn what_came_by_vxlan_never_leaves_by_vxlan() {
     let added = world.in_domain(0, "red", &format!("nft '{add}'"));
     assert!(added.status.success(), "{added:?}");
     assert!(is_silent(&client, ASTRAY));
-    let list = world.in_domain(0, "red", "nft list chain inet contiv passing");
+    let list = world.in_domain(0, "red", "nft list chain inet contiv leaving");
     let said = String::from_utf8(list.stdout).expect("text");
-    let rule = said.lines().find(|line| line.contains(r#"oifname "cx*""#));
+    let rule = said.lines().find(|line| line.contains(r#""cx*" counter"#));
     let rule = rule.expect("the rule");
     assert!(!rule.contains("packets 0 "), "{rule}");
 }
