@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN   := target/debug
 .DEFAULT_GOAL := build
 
-.PHONY: tools vrf-tools cni-tools firewall-tools build demo demo-down test test-vrf test-vrf-long check bench bench-vrf deb test-upgrade
+.PHONY: tools vrf-tools cni-tools firewall-tools build demo demo-down test test-vrf test-vrf-long check bench bench-vrf deb test-upgrade test-machines
 
 tools:
 	@scripts/install-deps.sh
@@ -63,7 +63,7 @@ bench-vrf: vrf-tools build
 # Packages for Debian 12 in target/deb: contiv-bus, netmaster, netplugin, netctl.
 deb: tools
 	@scripts/install-deps.sh debhelper
-	cargo build --locked --release --package netmaster --package node --package netctl
+	cargo build --locked --release --workspace --bins
 	debian/rules clean binary
 
 # From the packages of another commit, by default the one before, to these, under running workloads.
@@ -72,3 +72,8 @@ test-upgrade: deb
 	cargo build --locked --package lab
 	@scripts/packages-of.sh $(FROM) target/upgrade/deb
 	@scripts/upgrade.sh target/upgrade/deb target/deb
+
+# Two machines with a systemd of their own, made a cluster out of the packages.
+test-machines: deb
+	@scripts/install-deps.sh debootstrap systemd-container
+	@scripts/machines.sh

@@ -95,8 +95,9 @@ fi
 if ! docker image inspect contiv/busybox >/dev/null 2>&1; then
   root=$(mktemp -d)
   mkdir -p "$root"/{bin,etc,tmp}
-  cp /bin/busybox "$root/bin/"
-  for applet in $(/bin/busybox --list); do ln -sf busybox "$root/bin/$applet"; done
+  for applet in $(/bin/busybox --list); do ln -s busybox "$root/bin/$applet"; done
+  # The list names busybox too.
+  cp --remove-destination /bin/busybox "$root/bin/"
   tar -C "$root" -c . | docker import - contiv/busybox >/dev/null
   rm -r "$root"
 fi
