@@ -1,8 +1,7 @@
 //! `netmaster run`: which tasks there are, and how they end.
 //!
 //! ```text
-//! watchdog ── the connection        feed::log, endpoints, statuses ──▶ Shared(View)
-//!                                   feed::log ──▶ Registry
+//! watchdog ── the connection        feed::log ──▶ Registry ──▶ Shared(View) ◀── feed::{endpoints, statuses}
 //! react ── Shared ▶ process::due ▶ Registry        gateway ── requests ▶ Registry, Shared
 //! ```
 //!
@@ -77,22 +76,17 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     let since = now();
     let (give_up, mut gave_up) = mpsc::channel::<String>(1);
-    let registry = registry(&client, &config, give_up);
     let shared = Shared::new();
+    let registry = registry(&client, &config, &shared, give_up);
     let (ready, mut is_ready) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
     tasks.spawn_local(bus::watchdog(client.clone()));
     tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
     tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
-    let log = feed::log(
-        client.clone(),
-        Rc::clone(&registry),
-        shared.clone(),
-        move || {
-            ready.send_if_modified(|ready| !std::mem::replace(ready, true));
-        },
-    );
+    let log = feed::log(client.clone(), Rc::clone(&registry), move || {
+        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    });
     tokio::pin!(log);
     tokio::select! {
         e = &mut log => return Err(GaveUp(e.to_string()).into()),
@@ -124,9 +118,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 fn registry(
     client: &async_nats::Client,
     config: &Config,
+    shared: &Shared,
     give_up: mpsc::Sender<String>,
 ) -> Rc<Registry> {
     let log: Arc<dyn Journal> = Arc::new(JetStream::new(client.clone()));
+    let shared = shared.clone();
     let settings = Settings {
         actor: config.name.clone(),
         give_up: Arc::new(move |why| {
@@ -134,6 +130,7 @@ fn registry(
             // Full: it was said already.
             let _ = give_up.try_send(why);
         }),
+        fed: Rc::new(move |record| shared.apply(record)),
         pause_after_append: config.pause_after_append,
     };
     Registry::new(log, settings)

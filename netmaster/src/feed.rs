@@ -11,8 +11,8 @@ use std::time::Duration;
 use actors::journal::Record;
 use actors::shell::Registry;
 use async_nats::connection::State;
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::{self, Message};
 use async_nats::{Client, jetstream::stream::Stream};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::node::NodeStatus;
@@ -52,6 +52,19 @@ impl Shared {
     /// Reads the view. The closure must not wait for anything.
     pub(crate) fn read<T>(&self, how: impl FnOnce(&View) -> T) -> T {
         how(&self.view.borrow())
+    }
+
+    /// Folds the log's next message in.
+    pub(crate) fn apply(&self, record: &Record) {
+        let event = record.envelope().map(|envelope| &envelope.body);
+        let newer = matches!(record.event, Ok(Decoded::Newer(_)));
+        let newer = subject::tenant_of(&record.subject).filter(|_| newer);
+        self.change(|view| {
+            view.apply(record.revision, event);
+            if let Some(tenant) = newer {
+                view.is_older(tenant, record.revision);
+            }
+        });
     }
 
     fn change(&self, how: impl FnOnce(&mut View)) {
@@ -103,18 +116,13 @@ struct Identity {
     first: Option<EventId>,
 }
 
-/// Folds the log into the view for as long as it is the same log, and hands it to the actors. `ready`
-/// is called when it has reached the log's end for the first time.
-pub(crate) async fn log(
-    client: Client,
-    registry: Rc<Registry>,
-    shared: Shared,
-    ready: impl Fn(),
-) -> FeedError {
+/// Feeds the actors, and by them the view, for as long as it is the same log. `ready` is called when
+/// it has reached the log's end for the first time.
+pub(crate) async fn log(client: Client, registry: Rc<Registry>, ready: impl Fn()) -> FeedError {
     let context = jetstream::new(client.clone());
     let mut identity = Identity::default();
     loop {
-        match pull_log(&context, &registry, &shared, &mut identity, &ready).await {
+        match pull_log(&context, &registry, &mut identity, &ready).await {
             Ok(()) => {}
             Err(FeedError::Trouble(reason)) => {
                 if client.connection_state() == State::Connected {
@@ -134,12 +142,11 @@ pub(crate) async fn log(
 async fn pull_log(
     context: &jetstream::Context,
     registry: &Registry,
-    shared: &Shared,
     identity: &mut Identity,
     ready: &impl Fn(),
 ) -> Result<(), FeedError> {
     let stream = stream(context, subject::LOG).await?;
-    let after = shared.read(|view| view.applied);
+    let after = registry.fed();
     check(&stream, identity, after)?;
     let end = stream.cached_info().state.last_sequence;
     if after.0 >= end {
@@ -150,27 +157,23 @@ async fn pull_log(
     let mut delivered = 0;
     while let Some(message) = messages.next().await {
         let message = message.map_err(trouble)?;
-        let (record, number) = record(&message)?;
+        let info = message.info().map_err(trouble)?;
+        let revision = Revision(info.stream_sequence);
         // Nobody acknowledges, so what was sent to a connection that broke isn't sent again.
         delivered += 1;
-        if number != delivered {
+        if info.consumer_sequence != delivered {
             return Err(trouble("messages were lost on the way"));
         }
-        if let Some(envelope) = record.envelope().filter(|_| record.revision == Revision(1)) {
-            identity.first = Some(envelope.header.id);
-        }
-        report(&record);
-        registry.feed(&record);
-        let event = record.envelope().map(|envelope| &envelope.body);
-        let newer = matches!(record.event, Ok(Decoded::Newer(_)));
-        let newer = subject::tenant_of(&record.subject).filter(|_| newer);
-        shared.change(|view| {
-            view.apply(record.revision, event);
-            if let Some(tenant) = newer {
-                view.is_older(tenant, record.revision);
+        // What was appended here is known.
+        if revision > registry.fed() {
+            let record = Record::new(revision, message.subject.to_string(), &message.payload);
+            if let Some(envelope) = record.envelope().filter(|_| revision == Revision(1)) {
+                identity.first = Some(envelope.header.id);
             }
-        });
-        if record.revision.0 >= end {
+            report(&record);
+            registry.feed(&record);
+        }
+        if revision.0 >= end {
             ready();
         }
     }
@@ -195,15 +198,6 @@ fn check(stream: &Stream, identity: &mut Identity, after: Revision) -> Result<()
         return Err(FeedError::Replaced(reason));
     }
     Ok(())
-}
-
-/// A message of the log, and how many its consumer was sent.
-fn record(message: &Message) -> Result<(Record, u64), FeedError> {
-    let info = message.info().map_err(trouble)?;
-    let subject = message.subject.to_string();
-    let revision = Revision(info.stream_sequence);
-    let record = Record::new(revision, subject, &message.payload);
-    Ok((record, info.consumer_sequence))
 }
 
 fn report(record: &Record) {

@@ -1,6 +1,7 @@
 //! Creates a cluster: its streams, its id, the tenant `default`. Again, it changes nothing; half
 //! done, it goes on. The only place that creates streams: nobody takes an empty log for the truth.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -140,7 +141,7 @@ async fn create(log: &Arc<dyn Journal>) -> Result<ClusterId, InitError> {
     });
     let cause = CommandId(Uuid::new_v4());
     let first = |_: &AggregateId| Some(Revision(0));
-    let entries = journal::batch(&[created], cause, "netmaster init", now(), first);
+    let (entries, _) = journal::batch(&[created], cause, "netmaster init", now(), first);
     match log.append(&entries).await {
         Ok(_) => Ok(cluster),
         // Somebody else did it just now, or it is done and nobody said so.
@@ -154,6 +155,7 @@ async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(),
         Settings {
             actor: "netmaster init".to_owned(),
             give_up: Arc::new(|why| tracing::error!("{why}")),
+            fed: Rc::new(|_| {}),
             pause_after_append: None,
         },
     );

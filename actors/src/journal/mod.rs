@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 /// One message of the log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     pub revision: Revision,
     pub subject: String,
@@ -58,7 +58,8 @@ pub struct Entry {
     pub fence: Option<Fence>,
 }
 
-/// Encodes a command's events; the first of each aggregate bears that aggregate's fence.
+/// Encodes a command's events; the first of each aggregate bears that aggregate's fence. Beside each
+/// entry what its readers decode.
 ///
 /// `time` in milliseconds since 1970; `last` gives the revision that the decision saw, or `None` if
 /// the batch bears that fence already.
@@ -68,19 +69,18 @@ pub fn batch(
     actor: &str,
     time: u64,
     mut last: impl FnMut(&AggregateId) -> Option<Revision>,
-) -> Vec<Entry> {
+) -> (Vec<Entry>, Vec<Envelope<Event>>) {
     let mut fenced: Vec<AggregateId> = Vec::new();
     let mut entries = Vec::with_capacity(events.len());
+    let mut envelopes = Vec::with_capacity(events.len());
     for event in events {
         let (Some(aggregate), Some(subject)) = (event.aggregate(), subject::of_event(event)) else {
             continue;
         };
         let mut header = Header::new(EventId(Uuid::now_v7()), time, actor, cause);
         header.min_reader = event.min_reader();
-        let payload = codec::to_bytes(&Envelope {
-            header,
-            body: event.clone(),
-        });
+        let body = event.clone();
+        let envelope = Envelope { header, body };
         let fence = if fenced.contains(&aggregate) {
             None
         } else {
@@ -92,11 +92,12 @@ pub fn batch(
         fenced.push(aggregate);
         entries.push(Entry {
             subject,
-            payload: Bytes::from(payload),
+            payload: Bytes::from(codec::to_bytes(&envelope)),
             fence,
         });
+        envelopes.push(envelope);
     }
-    entries
+    (entries, envelopes)
 }
 
 /// Why the log couldn't be read.

@@ -9,11 +9,11 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bus_schema::{AggregateId, CommandId, Event, Rejection, Reply, Revision, subject};
+use bus_schema::codec::Decoded;
+use bus_schema::{AggregateId, CommandId, Envelope, Event, Rejection, Reply, Revision, subject};
 
 use super::decider::{Desk, Execute, Freshness, Pending, Tried, Trouble};
 use super::facts::{Gather, Gathered, Snapshot};
-use super::ledger::Appended;
 use crate::journal::{self, AppendError, Entry, Record};
 
 /// Messages loaded at once while folding.
@@ -193,16 +193,18 @@ impl<A: Gather> Desk<A> {
         if now >= deadline {
             return again(&"the deadline passed");
         }
-        let mut entries = Vec::new();
+        let (mut entries, mut envelopes) = (Vec::new(), Vec::new());
         for (id, events) in &decided {
             let last = |aggregate: &AggregateId| fences.remove(aggregate);
-            entries.extend(journal::batch(events, *id, actor, now, last));
+            let (some, read) = journal::batch(events, *id, actor, now, last);
+            entries.extend(some);
+            envelopes.extend(read);
         }
         match self.registry.journal().append(&entries).await {
             Ok(last) => {
                 let behind = u64::try_from(entries.len()).unwrap_or(0);
                 let mut revision = Revision(last.0.saturating_sub(behind));
-                self.spread(&decided, &entries, revision);
+                self.spread(entries, envelopes, revision);
                 self.registry.settings().pause_after_append().await;
                 let answers = decided.into_iter().map(|(_, events)| {
                     revision.0 += u64::try_from(events.len()).unwrap_or(0);
@@ -217,35 +219,40 @@ impl<A: Gather> Desk<A> {
         }
     }
 
-    /// Folds in what was appended behind `revision`, for each aggregate behind its fence.
-    fn spread(
-        &self,
-        decided: &[(CommandId, Vec<Event>)],
-        entries: &[Entry],
-        mut revision: Revision,
-    ) {
-        let mut parts: Vec<(AggregateId, Appended)> = Vec::new();
-        let events = decided.iter().flat_map(|(_, events)| events);
-        for (event, entry) in events.zip(entries) {
+    /// Folds in what was appended behind `before`: as what the feed tells next, or, where it isn't
+    /// that far yet, for each aggregate behind its fence.
+    fn spread(&self, entries: Vec<Entry>, envelopes: Vec<Envelope<Event>>, before: Revision) {
+        let mut revision = before;
+        let written = entries.into_iter().zip(envelopes).map(|(entry, envelope)| {
             revision = revision.next();
-            let Some(id) = event.aggregate() else {
+            let (subject, event) = (entry.subject, Ok(Decoded::Known(envelope)));
+            let record = Record {
+                revision,
+                subject,
+                event,
+            };
+            (entry.fence, record)
+        });
+        if self.registry.is_fed_to(before) {
+            return written.for_each(|(_, record)| self.registry.feed(&record));
+        }
+        let mut parts: Vec<(AggregateId, Revision, Vec<Record>)> = Vec::new();
+        for (fence, record) in written {
+            let Some(id) = subject::aggregate_of(&record.subject) else {
                 continue;
             };
-            let record = Record::new(revision, entry.subject.clone(), &entry.payload);
-            match parts.iter_mut().find(|(other, _)| *other == id) {
-                Some((_, part)) => part.records.push(record),
+            match parts.iter_mut().find(|(other, ..)| *other == id) {
+                Some((.., records)) => records.push(record),
                 // Without a fence nobody knows what lies before it.
-                None => parts.extend(entry.fence.as_ref().map(|fence| {
-                    let (after, records) = (fence.last, vec![record]);
-                    (id, Appended { after, records })
-                })),
+                None => parts.extend(fence.map(|fence| (id, fence.last, vec![record]))),
             }
         }
-        for (id, part) in parts {
+        for (id, after, records) in parts {
             if id == self.id {
-                self.ledger.borrow_mut().take_in(&part, &self.registry);
+                let mut ledger = self.ledger.borrow_mut();
+                ledger.take_in(after, &records, &self.registry);
             } else {
-                self.registry.tell(&id, &part);
+                self.registry.tell(&id, after, &records);
             }
         }
     }
@@ -315,7 +322,7 @@ impl<A: Gather> Desk<A> {
             let records = self.registry.journal().load(&filter, after, PAGE).await?;
             let full = records.len() == PAGE;
             let mut ledger = self.ledger.borrow_mut();
-            if ledger.take_in(&Appended { after, records }, &self.registry) && !full {
+            if ledger.take_in(after, &records, &self.registry) && !full {
                 ledger.loaded = true;
                 return Ok(());
             }

@@ -15,13 +15,6 @@ use super::registry::Registry;
 use crate::aggregate::Aggregate;
 use crate::journal::Record;
 
-/// All messages of an aggregate behind `after`, up to the last of these.
-#[derive(Debug)]
-pub(super) struct Appended {
-    pub(super) after: Revision,
-    pub(super) records: Vec<Record>,
-}
-
 #[derive(Debug)]
 pub(super) struct Ledger<A> {
     fold: Fold<A>,
@@ -61,14 +54,19 @@ impl<A: Aggregate> Ledger<A> {
         self.fold.done(id)
     }
 
-    /// Whether the records are folded in now. Not if others are missing before them, nor if `evolve`
-    /// panicked: then the fold starts over. The second panic on the same event is no accident: the
-    /// process ends.
-    pub(super) fn take_in(&mut self, appended: &Appended, registry: &Registry) -> bool {
-        if self.fold.revision < appended.after {
+    /// Whether `records` are folded in now, which are all of the aggregate behind `after`, up to the
+    /// last of these. Not if others are missing before them, nor if `evolve` panicked: then the fold
+    /// starts over. The second panic on the same event is no accident: the process ends.
+    pub(super) fn take_in(
+        &mut self,
+        after: Revision,
+        records: &[Record],
+        registry: &Registry,
+    ) -> bool {
+        if self.fold.revision < after {
             return false;
         }
-        for record in &appended.records {
+        for record in records {
             if let Err(Panicked(revision)) = self.fold.apply(record) {
                 if self.panicked == Some(revision) {
                     registry.give_up(format!(

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::decider::{Decider, Execute};
 use super::facts::Gather;
-use super::ledger::{Appended, Ledger, Shared};
+use super::ledger::{Ledger, Shared};
 use super::supervise::{Supervised, supervise};
 use crate::aggregate::{Cluster, ClusterFacts, Drained, Leases, Routed, Tenant, route};
 use crate::journal::{Journal, Record};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub actor: String,
     /// Called when the process can't go on; it must end it.
     pub give_up: Arc<dyn Fn(String)>,
+    /// Called with each message that is fed, those included that were appended here.
+    pub fed: Rc<dyn Fn(&Record)>,
     /// For tests that kill the process there: how long to wait between an append and its reply.
     pub pause_after_append: Option<Duration>,
 }
@@ -141,25 +143,35 @@ impl Registry {
         }
     }
 
-    /// Takes the log's next message. Who feeds does so from the log's start and leaves out none.
+    /// Takes the log's next message. Who feeds does so from the log's start and leaves out none; what
+    /// is appended here needs no feeding.
     pub fn feed(&self, record: &Record) {
-        if record.revision <= *self.fed.borrow() {
+        if record.revision <= self.fed() {
             return;
         }
         if let Some(id) = subject::aggregate_of(&record.subject) {
             let last = self.last.borrow_mut().insert(id.clone(), record.revision);
-            let appended = Appended {
-                after: last.unwrap_or_default(),
-                records: vec![record.clone()],
-            };
-            self.tell(&id, &appended);
+            let after = last.unwrap_or_default();
+            self.tell(&id, after, std::slice::from_ref(record));
         }
+        (self.settings.fed)(record);
         self.fed.send_replace(record.revision);
+    }
+
+    /// Up to where the log was fed; 0: nobody feeds.
+    pub fn fed(&self) -> Revision {
+        *self.fed.borrow()
+    }
+
+    /// Whether what lies behind `revision` is what is to be fed next.
+    pub(super) fn is_fed_to(&self, revision: Revision) -> bool {
+        let fed = self.fed();
+        fed > Revision(0) && fed == revision
     }
 
     /// Waits a little until the log was fed up to there. Whether it was; never where nobody feeds.
     pub(super) async fn fed_to(&self, revision: Revision) -> bool {
-        let fed = *self.fed.borrow();
+        let fed = self.fed();
         if fed == Revision(0) || fed >= revision {
             return fed > Revision(0);
         }
@@ -193,16 +205,24 @@ impl Registry {
 
     /// Folds in what was appended, where its actor runs; a fold that misses it is read on when it is
     /// asked for.
-    pub(super) fn tell(&self, id: &AggregateId, appended: &Appended) {
-        fn into<A: Gather>(running: Option<&Running<A>>, appended: &Appended, of: &Registry) {
+    pub(super) fn tell(&self, id: &AggregateId, after: Revision, records: &[Record]) {
+        fn into<A: Gather>(
+            running: Option<&Running<A>>,
+            after: Revision,
+            records: &[Record],
+            of: &Registry,
+        ) {
             if let Some(running) = running {
-                running.ledger.borrow_mut().take_in(appended, of);
+                let mut ledger = running.ledger.borrow_mut();
+                ledger.take_in(after, records, of);
             }
         }
         match id {
-            AggregateId::Cluster => into(self.cluster.borrow().as_ref(), appended, self),
-            AggregateId::Tenant(tenant) => into(self.tenants.borrow().get(tenant), appended, self),
-            AggregateId::Leases(pool) => into(self.leases.borrow().get(pool), appended, self),
+            AggregateId::Cluster => into(self.cluster.borrow().as_ref(), after, records, self),
+            AggregateId::Tenant(tenant) => {
+                into(self.tenants.borrow().get(tenant), after, records, self);
+            }
+            AggregateId::Leases(pool) => into(self.leases.borrow().get(pool), after, records, self),
         }
     }
 

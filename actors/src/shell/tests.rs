@@ -28,7 +28,7 @@ async fn cluster() -> Arc<Memory> {
         cluster: ClusterId(Uuid::new_v4()),
         settings: ClusterSettings::default(),
     });
-    let entries = journal::batch(&[created], id(), "test", 0, |_| Some(Revision(0)));
+    let (entries, _) = journal::batch(&[created], id(), "test", 0, |_| Some(Revision(0)));
     log.append(&entries).await.expect("an empty log");
     log
 }
@@ -38,9 +38,14 @@ fn master(log: &Arc<Memory>) -> Rc<Registry> {
 }
 
 fn master_on(log: Arc<dyn Journal>) -> Rc<Registry> {
+    master_that_tells(log, |_| {})
+}
+
+fn master_that_tells(log: Arc<dyn Journal>, fed: impl Fn(&Record) + 'static) -> Rc<Registry> {
     let settings = Settings {
         actor: "test".to_owned(),
         give_up: Arc::new(|why| panic!("{why}")),
+        fed: Rc::new(fed),
         pause_after_append: None,
     };
     Registry::new(log, settings)
@@ -334,6 +339,30 @@ async fn what_was_fed_is_neither_read_nor_refused() {
 }
 
 #[actix::test]
+async fn what_is_appended_here_needs_no_feeding() {
+    let log = cluster().await;
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let tell = Rc::clone(&told);
+    let first = master_that_tells(Arc::<Memory>::clone(&log), move |record| {
+        tell.borrow_mut().push(record.clone());
+    });
+    let second = master(&log);
+    feed(&first, &log).await;
+    accepted(ask(&first, id(), tenant("blue")).await);
+    assert_eq!(first.fed(), Revision(3));
+    accepted(ask(&second, id(), network("a", "20.1.0.0/24")).await);
+    // Behind what wasn't fed yet.
+    accepted(ask(&first, id(), network("b", "20.2.0.0/24")).await);
+    assert_eq!(first.fed(), Revision(3));
+    feed(&first, &log).await;
+    accepted(ask(&first, id(), network("c", "20.3.0.0/24")).await);
+    assert_eq!(log.end().await, Ok(Revision(12)));
+    let all = log.load(subject::LOG_ALL, Revision(0), 1_000).await;
+    // As whoever reads it has it, each once.
+    assert_eq!(*told.borrow(), all.expect("in memory"));
+}
+
+#[actix::test]
 async fn a_fold_that_missed_something_is_not_fed_behind_it() {
     let log = cluster().await;
     let (first, second) = (master(&log), master(&log));
@@ -490,6 +519,7 @@ impl Fussiness {
         let settings = Settings {
             actor: "test".to_owned(),
             give_up: Arc::new(move |why| said.lock().expect("no panic here").push(why)),
+            fed: Rc::new(|_| {}),
             pause_after_append: None,
         };
         let journal: Arc<dyn Journal> = Arc::<Memory>::clone(&log);
