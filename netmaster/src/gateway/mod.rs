@@ -105,7 +105,7 @@ pub(crate) struct Gateway {
 }
 
 /// Which of the two kinds of requests an endpoint takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     Command,
     Query,
@@ -166,40 +166,43 @@ async fn listen(desk: Rc<Desk>, mut endpoint: Endpoint, kind: Kind) {
                 respond(&desk, &incoming, busy(&incoming, kind)).await;
                 return;
             };
-            let answer = match kind {
-                Kind::Command => codec::to_bytes(&Box::pin(command(&desk, &incoming)).await),
-                Kind::Query => codec::to_bytes(&query(&desk, &incoming).await),
-            };
-            let most = desk.client.server_info().max_payload;
-            let answer = carried(answer, most, kind, desk.revision());
-            respond(&desk, &incoming, answer).await;
+            match kind {
+                Kind::Command => Box::pin(command(&desk, &incoming)).await,
+                Kind::Query => query(&desk, &incoming).await,
+            }
         });
     }
 }
 
-async fn command(desk: &Rc<Desk>, incoming: &Incoming) -> Reply {
+async fn command(desk: &Rc<Desk>, incoming: &Incoming) {
     let bytes = &incoming.message.payload;
     let rejected = |rejection| Reply::Rejected {
         rejection,
         revision: desk.revision(),
     };
-    match codec::from_bytes::<Request<Command>>(bytes) {
-        Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => {
-            let (id, (noun, verb)) = (request.id, request.body.verb());
-            let started = Instant::now();
-            // Whatever is logged on the way tells which command it was for.
-            let span = tracing::info_span!("command", command = %id, noun, verb);
-            let reply = command::carry_out(desk, request)
-                .instrument(span.clone())
-                .await;
-            let took = started.elapsed();
-            metrics::command((noun, verb), &reply, took);
-            span.in_scope(|| report(&reply, took));
-            reply
+    let request = match codec::from_bytes::<Request<Command>>(bytes) {
+        Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => request,
+        misled => {
+            let why = misled.map_or_else(
+                |e| malformed(&e),
+                |request| elsewhere(&subject::of_command(&request.body)),
+            );
+            return respond(desk, incoming, codec::to_bytes(&rejected(why))).await;
         }
-        Ok(request) => rejected(elsewhere(&subject::of_command(&request.body))),
-        Err(e) => rejected(malformed(&e)),
-    }
+    };
+    let (id, (noun, verb)) = (request.id, request.body.verb());
+    let started = Instant::now();
+    // Whatever is logged on the way tells which command it was for.
+    let span = tracing::info_span!("command", command = %id, noun, verb);
+    let reply = command::carry_out(desk, request)
+        .instrument(span.clone())
+        .await;
+    let took = started.elapsed();
+    respond(desk, incoming, codec::to_bytes(&reply)).await;
+    // It leaves when this thread has nothing else to do.
+    tokio::task::yield_now().await;
+    metrics::command((noun, verb), &reply, took);
+    span.in_scope(|| report(&reply, took));
 }
 
 fn report(reply: &Reply, took: Duration) {
@@ -215,13 +218,13 @@ fn report(reply: &Reply, took: Duration) {
     }
 }
 
-async fn query(desk: &Desk, incoming: &Incoming) -> Answer {
+async fn query(desk: &Desk, incoming: &Incoming) {
     let bytes = &incoming.message.payload;
     let rejected = |rejection| Answer::Rejected {
         rejection,
         revision: desk.revision(),
     };
-    match codec::from_bytes::<Request<Query>>(bytes) {
+    let answer = match codec::from_bytes::<Request<Query>>(bytes) {
         Ok(request) if subject::of_query(&request.body) == *incoming.message.subject => {
             let started = Instant::now();
             let answer = query::answer(desk, request).await;
@@ -230,7 +233,10 @@ async fn query(desk: &Desk, incoming: &Incoming) -> Answer {
         }
         Ok(request) => rejected(elsewhere(&subject::of_query(&request.body))),
         Err(e) => rejected(malformed(&e)),
-    }
+    };
+    let most = desk.client.server_info().max_payload;
+    let answer = carried(codec::to_bytes(&answer), most, desk.revision());
+    respond(desk, incoming, answer).await;
 }
 
 fn malformed(e: &codec::Malformed) -> Rejection {
@@ -261,10 +267,10 @@ fn busy(incoming: &Incoming, kind: Kind) -> Vec<u8> {
     }
 }
 
-/// An answer, or why the bus can't carry it: who asks would wait in vain. What a command wrote is
-/// in the log, and its own id tells.
-fn carried(answer: Vec<u8>, most: usize, kind: Kind, revision: Revision) -> Vec<u8> {
-    if answer.len() <= most || kind == Kind::Command {
+/// An answer, or why the bus can't carry it: who asks would wait in vain. (What a command wrote is
+/// in the log, and its own id tells.)
+fn carried(answer: Vec<u8>, most: usize, revision: Revision) -> Vec<u8> {
+    if answer.len() <= most {
         return answer;
     }
     let bytes = answer.len();
@@ -294,7 +300,7 @@ mod tests {
     #[test]
     fn an_answer_that_the_bus_cannot_carry_is_told_instead() {
         let revision = Revision(7);
-        let of = |most| carried(vec![0; 100], most, Kind::Query, revision);
+        let of = |most| carried(vec![0; 100], most, revision);
         assert_eq!(of(100), vec![0; 100]);
         match codec::from_bytes(&of(99)) {
             Ok(Answer::Rejected { rejection, .. }) => {
