@@ -129,7 +129,18 @@ names! {
 impl TenantName {
     /// The tenant that is meant when none is named.
     pub fn default_tenant() -> Self {
-        Self(Name("default".to_owned()))
+        Self(Name(Self::DEFAULT.to_owned()))
+    }
+
+    const DEFAULT: &str = "default";
+
+    /// What the name of a Docker network of this tenant says besides the tenant; `None`: it is of
+    /// another one. Of `NET/TENANT` it is `NET`; `default` isn't named.
+    pub(crate) fn within<'a>(&self, docker_network: &'a str) -> Option<&'a str> {
+        match self.as_str() {
+            Self::DEFAULT => Some(docker_network),
+            tenant => docker_network.strip_suffix(tenant)?.strip_suffix('/'),
+        }
     }
 }
 

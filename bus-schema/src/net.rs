@@ -167,6 +167,14 @@ impl NetworkSpec {
             None => format!("{}/{}", self.name, self.tenant),
         }
     }
+
+    /// Whether that name is `name`.
+    pub fn is_docker_network(&self, name: &str) -> bool {
+        match &self.docker_name {
+            Some(own) => own == name,
+            None => self.tenant.within(name) == Some(self.name.as_str()),
+        }
+    }
 }
 
 /// An Ethernet address.
@@ -235,5 +243,54 @@ impl TryFrom<String> for MacAddr {
 impl From<MacAddr> for String {
     fn from(mac: MacAddr) -> Self {
         mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GroupId, GroupSpec};
+
+    #[test]
+    fn docker_networks_are_known_by_their_names() {
+        let pool = Pool {
+            subnet: "20.1.1.0/24".parse().expect("a subnet"),
+            gateway: "20.1.1.254".parse().expect("an address"),
+            range: None,
+        };
+        let (mut networks, mut groups) = (Vec::new(), Vec::new());
+        for tenant in ["default", "blue", "a-blue", "web"] {
+            for docker_name in [None, Some("web/blue".to_owned()), Some("lb.web".to_owned())] {
+                networks.push(NetworkSpec {
+                    tenant: tenant.parse().expect("a name"),
+                    name: "web".parse().expect("a name"),
+                    vni: Vni(1),
+                    v4: pool.clone(),
+                    v6: None,
+                    docker_name: docker_name.clone(),
+                });
+                groups.push(GroupSpec {
+                    tenant: tenant.parse().expect("a name"),
+                    network: "web".parse().expect("a name"),
+                    name: "lb".parse().expect("a name"),
+                    id: GroupId(1),
+                    policies: Vec::new(),
+                    docker_name,
+                    pool: None,
+                });
+            }
+        }
+        let names = networks.iter().map(NetworkSpec::docker_network);
+        let names = names.chain(groups.iter().map(GroupSpec::docker_network));
+        for name in names.chain(["web/".to_owned(), "/blue".to_owned(), "lb.".to_owned()]) {
+            for it in &networks {
+                let is = it.docker_network() == name;
+                assert_eq!(it.is_docker_network(&name), is, "{name}: {it:?}");
+            }
+            for it in &groups {
+                let is = it.docker_network() == name;
+                assert_eq!(it.is_docker_network(&name), is, "{name}: {it:?}");
+            }
+        }
     }
 }

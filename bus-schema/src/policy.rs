@@ -43,6 +43,17 @@ impl GroupSpec {
             None => format!("{}.{}/{}", self.name, self.network, self.tenant),
         }
     }
+
+    /// Whether that name is `name`.
+    pub fn is_docker_network(&self, name: &str) -> bool {
+        match &self.docker_name {
+            Some(own) => own == name,
+            None => {
+                let parts = self.tenant.within(name).and_then(|it| it.split_once('.'));
+                parts == Some((self.name.as_str(), self.network.as_str()))
+            }
+        }
+    }
 }
 
 /// A rule of a policy as the log states it.

@@ -60,9 +60,10 @@ impl Cluster {
             };
         }
         let (first, last) = self.settings.vni_range;
+        let mut taken = self.vnis.range(first..=last);
         (first.0..=last.0)
             .map(Vni)
-            .find(|vni| !self.vnis.contains_key(vni))
+            .find(|vni| taken.next().is_none_or(|(next, _)| next != vni))
             .ok_or(Rejection::VniExhausted { first, last })
     }
 

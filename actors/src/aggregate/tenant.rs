@@ -306,12 +306,12 @@ impl Tenant {
     ) -> Result<(), Rejection> {
         let network = self.networks.values().map(|n| &n.spec);
         let network = network
-            .filter(|spec| spec.docker_network() == name)
+            .filter(|spec| spec.is_docker_network(name))
             .map(|spec| format!("network {}", spec.name))
             .next();
         let group = self.groups.values().map(|g| &g.spec);
         let mut group = group
-            .filter(|spec| spec.docker_network() == name)
+            .filter(|spec| spec.is_docker_network(name))
             .map(|spec| format!("group {}", spec.name));
         match network.or_else(|| group.next()) {
             None => Ok(()),
