@@ -1,4 +1,5 @@
-//! The node's journal of endpoints: appended to and flushed to disk before anything is answered.
+//! The node's journal of endpoints: written before anything is answered, and on disk before anybody
+//! builds on it.
 //!
 //! Each record stands in a frame of its length, a CRC-32 of length and record, and the record.
 //! A damaged file gives back every whole record, is kept aside, and is written anew. A full disk
@@ -76,8 +77,9 @@ impl Journal {
         &self.path
     }
 
-    /// Puts records at the end and returns when they are on disk. After an error none of them is
-    /// there. `ledger` is what the journal holds so far.
+    /// Puts records at the end and returns when they are written, and on disk if they are promises
+    /// ([`is_promise`]). After an error none of them is there. `ledger` is what the journal holds so
+    /// far.
     pub(super) fn append(&mut self, ledger: &Ledger, records: &[Record]) -> io::Result<()> {
         if self.damaged {
             self.repair(ledger)?;
@@ -86,7 +88,8 @@ impl Journal {
             self.rewrite(ledger)?;
         }
         let frames: Vec<u8> = records.iter().flat_map(frame).collect();
-        let written = self.write_at_end(&frames);
+        let promises = records.iter().any(|it| is_promise(it, ledger));
+        let written = self.write_at_end(&frames, promises);
         if written.is_err() {
             // A failure here leaves half a record behind the end, which the next append overwrites
             // and the next start reports.
@@ -98,11 +101,14 @@ impl Journal {
         Ok(())
     }
 
-    fn write_at_end(&mut self, frames: &[u8]) -> io::Result<()> {
+    fn write_at_end(&mut self, frames: &[u8], sync: bool) -> io::Result<()> {
         self.file.set_len(self.length)?;
         self.file.seek(SeekFrom::Start(self.length))?;
         self.file.write_all(frames)?;
-        self.file.sync_data()
+        match sync {
+            true => self.file.sync_data(),
+            false => Ok(()),
+        }
     }
 
     /// Keeps the damaged file aside and writes what was recovered anew.
@@ -167,6 +173,22 @@ fn free_name(path: &Path) -> PathBuf {
         count += 1;
     }
     name
+}
+
+/// Whether somebody builds on the record beyond a crash of the machine; one of netplugin alone loses
+/// nothing that was written. Forgotten, the others claim more than there is, which is found and
+/// given back, or they concern what the crash ended too: a container's start, its name.
+fn is_promise(record: &Record, ledger: &Ledger) -> bool {
+    match record {
+        Record::Attached { endpoint } => ledger.endpoint(&endpoint.id).is_none(),
+        Record::Reserved { .. } | Record::Released { .. } | Record::Detached { .. } => false,
+        Record::Freed { .. }
+        | Record::Returning { .. }
+        | Record::ReturnEnded { .. }
+        | Record::Ceding { .. }
+        | Record::CedeEnded { .. }
+        | Record::Unknown => true,
+    }
 }
 
 fn frame(record: &Record) -> Vec<u8> {

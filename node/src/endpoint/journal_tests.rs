@@ -43,6 +43,43 @@ fn what_was_appended_is_there_after_a_restart() {
 }
 
 #[test]
+fn what_others_build_on_is_a_promise() {
+    let all = records(1);
+    let id = endpoint("e1", "10.0.0.2").id;
+    let (address, block) = (ip("10.0.0.2"), "10.0.0.0/28".parse().unwrap());
+    let promises = |records: &[Record], ledger: &Ledger| {
+        let promises = records.iter().map(|it| is_promise(it, ledger));
+        promises.collect::<Vec<_>>()
+    };
+    // The same endpoint again only tells its name.
+    assert_eq!(promises(&all, &Ledger::default()), [true]);
+    assert_eq!(promises(&all, &fold(&all)), [false]);
+    let given_back = [
+        Record::Returning { key: key(), block },
+        Record::Ceding {
+            key: key(),
+            address,
+            to: crate::endpoint::fixture::node("b"),
+        },
+    ];
+    assert_eq!(promises(&given_back, &fold(&all)), [true, true]);
+    let at = 1;
+    let freed = [
+        Record::Detached { id, at },
+        Record::Reserved {
+            key: key(),
+            address,
+        },
+        Record::Released {
+            key: key(),
+            address,
+            at,
+        },
+    ];
+    assert_eq!(promises(&freed, &fold(&all)), [false; 3]);
+}
+
+#[test]
 fn truncated_at_any_byte_every_whole_record_comes_back() {
     // Thousands of flushes: a disk in memory has them for nothing.
     let disk = Small::new("8m");
