@@ -190,12 +190,15 @@ impl<E: Endpoints> Driver<E> {
         self.detach(endpoint_id(&call.endpoint_id)?).await
     }
 
+    /// Now its interface must be there: until here the engine made the container's namespace.
+    ///
     /// The container's routes: its gateway on the link, and its network's subnet through it. The
     /// engine adds the default route to one of a container's networks only; the others are
     /// reached by their subnet's route.
-    pub(super) fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
+    pub(super) async fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
         let endpoint = self.endpoint(&call.endpoint_id)?;
         self.touch(&endpoint.id);
+        self.endpoints.attached(endpoint.id.clone()).await?;
         let meaning = Meaning {
             tenant: endpoint.tenant,
             network: endpoint.network,
@@ -246,9 +249,10 @@ impl<E: Endpoints> Driver<E> {
         }
     }
 
-    pub(super) fn leave(&self, call: &EndpointRef) -> Result<(), DriverError> {
-        self.touch(&endpoint_id(&call.endpoint_id)?);
-        Ok(())
+    /// Nobody joins with it again: the engine deletes the endpoint next, and in between moves its
+    /// interface out of the container, unless it is gone by then.
+    pub(super) async fn leave(&self, call: &EndpointRef) -> Result<(), DriverError> {
+        self.detach(endpoint_id(&call.endpoint_id)?).await
     }
 
     /// Details of an endpoint for `docker inspect`; empty for one that is gone.

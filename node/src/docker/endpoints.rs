@@ -29,13 +29,16 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
     /// Addresses that are reserved and belong to no endpoint.
     fn reserved(&self) -> Vec<Reserved>;
 
-    /// Returns when the interfaces are there. The same again is fine.
+    /// Returns when the endpoint is promised; its interfaces follow. The same again is fine.
     fn attach(
         &self,
         attach: Attach,
     ) -> impl Future<Output = Result<Attachment, AttachError>> + Send;
 
-    /// Removes the endpoint, its interfaces and its claim on its addresses.
+    /// Returns when its interfaces are there, or says why they aren't.
+    fn attached(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
+
+    /// Removes the endpoint and its claim on its addresses; its interfaces follow.
     fn detach(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
 
     fn list(&self) -> Vec<LocalEndpoint>;
@@ -68,11 +71,15 @@ impl Endpoints for EndpointsHandle {
     }
 
     async fn attach(&self, attach: Attach) -> Result<Attachment, AttachError> {
-        self.attach(attach).await
+        self.start_attach(attach).await
+    }
+
+    async fn attached(&self, id: EndpointId) -> Result<(), AttachError> {
+        self.attached(&id).await
     }
 
     async fn detach(&self, id: EndpointId) -> Result<(), AttachError> {
-        self.detach(&id).await
+        self.start_detach(&id).await.map(drop)
     }
 
     fn list(&self) -> Vec<LocalEndpoint> {

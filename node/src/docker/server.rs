@@ -160,9 +160,9 @@ async fn dispatch<E: Endpoints>(
         "NetworkDriver.EndpointOperInfo" => {
             json!({"Value": driver.operational_info(&read(body)?)?})
         }
-        "NetworkDriver.Join" => json!(driver.join(&read(body)?)?),
+        "NetworkDriver.Join" => json!(driver.join(&read(body)?).await?),
         "NetworkDriver.Leave" => {
-            driver.leave(&read(body)?)?;
+            driver.leave(&read(body)?).await?;
             done
         }
         "NetworkDriver.ProgramExternalConnectivity" => {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::journal::{Damage, Journal};
 use super::ledger::{NetworkKey, Record};
-use super::manager::{Answer, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
+use super::manager::{Answer, Attached, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
 use super::pool::{Choice, For, choose, is_half_full};
 use super::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
 use crate::bus::{AskError, BusHandle};
@@ -131,12 +131,32 @@ impl EndpointsHandle {
             .await
     }
 
-    /// Returns when the kernel has the endpoint. The same again gives the same answer.
-    pub async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
+    /// Returns when the endpoint is journaled: the kernel gets it next ([`Self::attached`]). The same
+    /// again gives the same answer.
+    pub async fn start_attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
+        let attached = self.claim(ask, Instant::now() + DEADLINE).await?;
+        Ok(self.attachment(attached.endpoint))
+    }
+
+    /// Returns when the kernel has the endpoint, or says why it hasn't.
+    pub async fn attached(&self, id: &EndpointId) -> Result<(), AttachError> {
+        let generation = self.snapshot.borrow().generation;
+        let done = self.in_kernel(id, generation, Instant::now() + DEADLINE);
+        done.await.map_err(AttachError::Datapath)
+    }
+
+    async fn claim(&self, ask: Attach, deadline: Instant) -> Result<Attached, AttachError> {
         let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
-        let deadline = Instant::now() + DEADLINE;
         let message = |haste, answer| Inbox::Attach(ask.clone(), haste, answer);
         let attached = self.with_block(&key, deadline, message).await?;
+        self.lease_ahead(&key);
+        Ok(attached)
+    }
+
+    /// Returns when the kernel has the endpoint. The same again gives the same answer.
+    pub async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
+        let deadline = Instant::now() + DEADLINE;
+        let attached = self.claim(ask, deadline).await?;
         let id = attached.endpoint.id.clone();
         if let Err(reason) = self.in_kernel(&id, attached.generation, deadline).await {
             if attached.fresh {
@@ -144,14 +164,19 @@ impl EndpointsHandle {
             }
             return Err(AttachError::Datapath(reason));
         }
-        self.lease_ahead(&key);
         Ok(self.attachment(attached.endpoint))
+    }
+
+    /// Removes the endpoint and its claim on its addresses. The core takes it out of the kernel next,
+    /// before it puts in what is attached later. Answers the generation in which that is done.
+    pub async fn start_detach(&self, id: &EndpointId) -> Result<u64, AttachError> {
+        self.ask(|answer| Inbox::Detach(id.clone(), answer)).await
     }
 
     /// Removes the endpoint and its claim on its addresses, and waits a while for the kernel.
     pub async fn detach(&self, id: &EndpointId) -> Result<(), AttachError> {
         let deadline = Instant::now() + DEADLINE;
-        let generation = self.ask(|answer| Inbox::Detach(id.clone(), answer)).await?;
+        let generation = self.start_detach(id).await?;
         // The core goes on trying; the address rests before it is used again.
         self.in_kernel(id, generation, deadline).await.ok();
         Ok(())

@@ -195,6 +195,32 @@ async fn what_is_refused_says_why() {
 }
 
 #[tokio::test]
+async fn an_endpoint_is_journaled_before_the_kernel_has_it() {
+    let bench = Bench::new(&BLOCK);
+    bench.kernel.send_replace(Kernel::default());
+    let (one, two) = (attach("e1", None), attach("e2", None));
+    let id = |it: &Attach| it.id.clone();
+    let promised = bench.handle.start_attach(one.clone()).await.unwrap();
+    assert_eq!(promised.endpoint, bench.handle.endpoint(&id(&one)).unwrap());
+    bench.handle.start_attach(two.clone()).await.unwrap();
+    let handle = bench.handle.clone();
+    let mut attached = Box::pin(handle.attached(&one.id));
+    assert!(futures::poll!(attached.as_mut()).is_pending());
+    bench.kernel.send_replace(Kernel {
+        generation: u64::MAX,
+        failed: [(id(&two), "no memory".to_owned())].into(),
+        ..Kernel::default()
+    });
+    attached.await.unwrap();
+    let refused = handle.attached(&two.id).await.unwrap_err();
+    assert!(refused.to_string().contains("no memory"), "{refused}");
+    handle.start_detach(&one.id).await.unwrap();
+    drop(handle);
+    let bench = bench.again(&BLOCK);
+    assert_eq!(bench.handle.list().len(), 1);
+}
+
+#[tokio::test]
 async fn many_attaches_at_once_ask_for_one_block() {
     let mut bench = Bench::new(&[]);
     let attaching: Vec<_> = (0..4)

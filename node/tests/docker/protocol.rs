@@ -152,7 +152,11 @@ async fn a_container_comes_and_goes() {
     plugin
         .call("NetworkDriver.RevokeExternalConnectivity", reference())
         .await;
-    plugin.call("NetworkDriver.Leave", reference()).await;
+    for _ in 0..2 {
+        plugin.call("NetworkDriver.Leave", reference()).await;
+    }
+    // Before the engine has moved the interface back, which takes it some milliseconds.
+    assert!(plugin.endpoints.state().endpoints.is_empty());
     let release = json!({"PoolID": pool_id, "Address": "20.1.1.1"});
     for _ in 0..2 {
         plugin
@@ -177,6 +181,22 @@ async fn a_container_comes_and_goes() {
         .call("NetworkDriver.EndpointOperInfo", reference())
         .await;
     assert_eq!(info, json!({"Value": {}}));
+}
+
+#[tokio::test]
+async fn a_container_joins_when_its_interface_is_there() {
+    let (_folder, plugin) = plugin();
+    with_network(&plugin).await;
+    plugin.endpoints.state().refuses = Some("no memory".to_owned());
+    let create = endpoint("20.1.1.1/32", &json!({}));
+    plugin.call("NetworkDriver.CreateEndpoint", create).await;
+    let error = plugin.refused("NetworkDriver.Join", reference()).await;
+    assert!(
+        error.contains("can't configure the kernel: no memory"),
+        "{error}"
+    );
+    plugin.endpoints.state().refuses = None;
+    plugin.call("NetworkDriver.Join", reference()).await;
 }
 
 #[tokio::test]

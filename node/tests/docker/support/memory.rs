@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) described: Vec<(EndpointId, Description)>,
     /// Every attach and reservation waits for ever, as on a bus that doesn't answer.
     pub(crate) hang: bool,
+    /// Why the kernel doesn't take what is attached.
+    pub(crate) refuses: Option<String>,
     last: u32,
 }
 
@@ -185,6 +187,16 @@ impl Endpoints for Memory {
             .endpoints
             .insert(endpoint.id.clone(), endpoint.clone());
         Ok(attachment(endpoint, &pool))
+    }
+
+    async fn attached(&self, id: EndpointId) -> Result<(), AttachError> {
+        self.hang().await;
+        let state = self.state();
+        match &state.refuses {
+            Some(reason) => Err(AttachError::Datapath(reason.clone())),
+            None if state.endpoints.contains_key(&id) => Ok(()),
+            None => Err(AttachError::EndpointUnknown(id)),
+        }
     }
 
     async fn detach(&self, id: EndpointId) -> Result<(), AttachError> {
