@@ -15,23 +15,24 @@ pub fn closed<'a>(
     endpoints: impl Iterator<Item = &'a LocalEndpoint>,
     params: &Params,
 ) -> BTreeMap<EndpointId, String> {
-    let reason = |it: &LocalEndpoint| Some((it.id.clone(), reason(facts, it, params)?.to_owned()));
+    let reason = |it: &LocalEndpoint| Some((it.id.clone(), reason(facts, it, params)?));
     endpoints.filter_map(reason).collect()
 }
 
-fn reason(facts: &Projection, endpoint: &LocalEndpoint, params: &Params) -> Option<&'static str> {
-    let Some(network) = facts.network(&endpoint.tenant, &endpoint.network) else {
-        return Some("its network was removed");
+fn reason(facts: &Projection, endpoint: &LocalEndpoint, params: &Params) -> Option<String> {
+    let tenant = facts.tenants.get(&endpoint.tenant);
+    let network = tenant.and_then(|it| Some((it, it.networks.get(&endpoint.network)?)));
+    let Some((tenant, network)) = network else {
+        return Some("its network was removed".to_owned());
     };
-    let groups = facts.tenants.get(&endpoint.tenant).map(|it| &it.groups);
-    let has = |group| groups.is_some_and(|it| it.contains_key(group));
-    if !endpoint.group.as_ref().is_none_or(has) {
-        return Some("its group was removed");
+    let group = endpoint.group.as_ref();
+    if !group.is_none_or(|group| tenant.groups.contains_key(group)) {
+        return Some("its group was removed".to_owned());
     }
-    let mut open = open_addresses(endpoint, network, params);
-    open.next()
-        .is_none()
-        .then_some("its address was taken from this node")
+    if open_addresses(endpoint, network, params).next().is_none() {
+        return Some("its address was taken from this node".to_owned());
+    }
+    tenant.closed_by_newer(group)
 }
 
 /// The addresses that are this node's to use.
@@ -46,8 +47,11 @@ pub(super) fn open_addresses<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{Facts, kinds, params};
+    use bus_schema::{EventId, GroupId, GroupSpec, Revision};
+
+    use super::super::fixture::{Facts, kinds, params, red};
     use super::*;
+    use crate::projection::GroupFact;
 
     #[track_caller]
     fn check(facts: &Facts, expected: Option<&str>) {
@@ -70,5 +74,57 @@ mod tests {
         let endpoint = ungrouped.locals.get_mut(&web).unwrap();
         std::sync::Arc::make_mut(endpoint).group = Some("web".parse().unwrap());
         check(&ungrouped, Some("its group was removed"));
+    }
+    #[test]
+    fn what_newer_events_may_have_changed_is_told() {
+        let mut facts = Facts::two_nodes();
+        let mut at = 0;
+        let mut newer = |facts: &mut Facts, of: &str| {
+            at += 1;
+            let id = EventId(uuid::Uuid::from_u128(at.into()));
+            facts.projection.apply_newer(Revision(at), id, of);
+        };
+        for (number, (name, policies)) in [("web", &["p"][..]), ("db", &[]), ("app", &["q"])]
+            .into_iter()
+            .enumerate()
+        {
+            facts = facts.endpoint(name, &format!("20.1.1.{number}"));
+            let id: EndpointId = name.parse().unwrap();
+            let endpoint = facts.locals.get_mut(&id).unwrap();
+            std::sync::Arc::make_mut(endpoint).group = Some(name.parse().unwrap());
+            let spec = GroupSpec {
+                tenant: red(),
+                network: "net".parse().unwrap(),
+                name: name.parse().unwrap(),
+                id: GroupId(u16::try_from(number).unwrap() + 1),
+                policies: policies.iter().map(|it| it.parse().unwrap()).collect(),
+                docker_name: None,
+                pool: None,
+            };
+            let fact = GroupFact {
+                spec,
+                closing: false,
+                newer: false,
+            };
+            let groups = &mut facts.projection.open(&red()).groups;
+            groups.insert(name.parse().unwrap(), fact);
+        }
+        facts = facts.endpoint("plain", "20.1.1.9");
+        let closed_now = |facts: &Facts| -> Vec<String> {
+            let locals = facts.locals.values().map(|it| &**it);
+            let told = closed(&facts.projection, locals, &params(kinds()[0]));
+            let told = told.into_iter();
+            told.map(|(id, why)| {
+                assert!(why.ends_with("needs a newer netplugin: upgrade this node"));
+                id.to_string()
+            })
+            .collect()
+        };
+        newer(&mut facts, "contiv.log.red.intent.group.db");
+        assert_eq!(closed_now(&facts), ["db"]);
+        newer(&mut facts, "contiv.log.red.intent.policy.p");
+        assert_eq!(closed_now(&facts), ["db", "web"]);
+        newer(&mut facts, "contiv.log.red.intent.network.net");
+        assert_eq!(closed_now(&facts), ["app", "db", "plain", "web"]);
     }
 }

@@ -339,8 +339,8 @@ impl<'a> DomainBuilder<'a> {
         }));
     }
 
-    /// A local endpoint, and all of its container. One that is [`closed()`] keeps its veth and
-    /// nothing else.
+    /// A local endpoint, and all of its container. One without an address, group or network that is
+    /// still its own keeps its veth and nothing else.
     fn endpoint(&mut self, endpoint: &LocalEndpoint, beside: &[&LocalEndpoint]) {
         let network = self.facts.network(&endpoint.tenant, &endpoint.network);
         let device = endpoint.host_interface.clone();

@@ -34,9 +34,8 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         closed: Some(reason),
         route: Vec::new(),
     };
-    if of.tenant.newer {
-        let newer = "an event about this tenant needs a newer netplugin: upgrade this node";
-        return closed(newer.to_owned());
+    if let Some(reason) = of.tenant.closed_by_newer(None) {
+        return closed(reason);
     }
     let (End::Endpoint(sender), End::Endpoint(receiver)) = (of.from, of.to) else {
         let nobodys = match of.from {
@@ -52,13 +51,9 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         let name = gone.next().map(ToString::to_string).unwrap_or_default();
         return closed(format!("group {name} doesn't exist any more"));
     };
-    let closed_groups = of.tenant.closed_groups();
-    let ends = [(from, sender), (to, receiver)];
-    let shut = ends.iter().find(|(id, _)| closed_groups.contains(id));
-    if let Some((_, Some(group))) = shut {
-        return closed(format!(
-            "an event about group {group} or a policy of it needs a newer netplugin: upgrade this node"
-        ));
+    let mut groups = [sender, receiver].into_iter();
+    if let Some(reason) = groups.find_map(|group| of.tenant.closed_by_newer(group)) {
+        return closed(reason);
     }
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.from, flow.to) else {
         return closed("IPv6 isn't carried".to_owned());

@@ -126,11 +126,28 @@ impl TenantFact {
     /// The groups whose members open no connections and to whom none are opened: what newer events
     /// say of them, or of a policy of theirs, isn't guessed at.
     pub fn closed_groups(&self) -> BTreeSet<GroupId> {
-        let newer = |name: &PolicyName| self.policies.get(name).is_some_and(|it| it.newer);
         let any = self.policies.values().any(|policy| policy.newer);
         let groups = self.groups.values();
-        let closed = groups.filter(|it| it.newer || any && it.spec.policies.iter().any(newer));
+        let closed = groups.filter(|it| it.newer || any && self.has_newer_policy(it));
         closed.map(|group| group.spec.id).collect()
+    }
+
+    /// Why who is in this group, or in none, is closed for new connections, if newer events close
+    /// it.
+    pub fn closed_by_newer(&self, group: Option<&GroupName>) -> Option<String> {
+        let needs = "needs a newer netplugin: upgrade this node";
+        if self.newer {
+            return Some(format!("an event about this tenant {needs}"));
+        }
+        let group = self.groups.get(group?)?;
+        let closed = group.newer || self.has_newer_policy(group);
+        let name = &group.spec.name;
+        closed.then(|| format!("an event about group {name} or a policy of it {needs}"))
+    }
+
+    fn has_newer_policy(&self, group: &GroupFact) -> bool {
+        let newer = |name| self.policies.get(name).is_some_and(|it| it.newer);
+        group.spec.policies.iter().any(newer)
     }
 
     /// The group with this id.
