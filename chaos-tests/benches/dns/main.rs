@@ -23,10 +23,16 @@ const NAMES: usize = 10_000;
 /// that none is known when its turn comes again.
 const NEW: usize = 300_000;
 
-/// How much is measured.
+/// Our server, and whence it is asked.
+const OUR_SERVER: &str = "169.254.53.53";
+const CLIENT: [&str; 4] = ["ip", "netns", "exec", "w-client"];
+
+/// How much is measured; 0: not this.
 struct Effort {
-    /// Of each target.
+    /// Of each target that knows our names.
     rounds: usize,
+    /// The same with others' names.
+    others: usize,
     /// Changes of one name, timed one after another.
     changes: usize,
     /// Containers started.
@@ -35,12 +41,26 @@ struct Effort {
 
 const WHOLE: Effort = Effort {
     rounds: 5,
+    others: 5,
     changes: 40,
     starts: 100,
+};
+/// One part of it: `cargo bench --package chaos-tests --bench dns -- names`.
+const NAMES_ALONE: Effort = Effort {
+    others: 0,
+    changes: 0,
+    starts: 0,
+    ..WHOLE
+};
+const OTHERS_ALONE: Effort = Effort {
+    rounds: 0,
+    others: WHOLE.others,
+    ..NAMES_ALONE
 };
 /// To see that it works: `cargo test --package chaos-tests --bench dns -- brief`.
 const BRIEF: Effort = Effort {
     rounds: 1,
+    others: 1,
     changes: 3,
     starts: 3,
 };
@@ -51,6 +71,8 @@ fn main() -> anyhow::Result<()> {
     match words[..] {
         ["probe", name, said] => probe::until_answered(name, Path::new(said)),
         ["brief"] => measure(&BRIEF),
+        ["names"] => measure(&NAMES_ALONE),
+        ["others"] => measure(&OTHERS_ALONE),
         _ => measure(&WHOLE),
     }
 }
@@ -63,7 +85,9 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
     let client = lab.run_workload("node-1", "net", "client")?;
     lab.import_image("node-1")?;
     println!("{}", machine());
-    lag::measure(&mut lab, effort.starts)?;
+    if effort.starts > 0 {
+        lag::measure(&mut lab, effort.starts)?;
+    }
     let upstream = upstream(&mut lab)?;
     // Its endpoints are ours to publish now.
     lab.kill("netplugin@node-2")?;
@@ -74,30 +98,37 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
     let change = |names: usize| -> anyhow::Result<()> {
         let numbers = NAMES + names..NAMES + names + effort.changes;
         let took = changes(&lab, (&runtime, &bus), &client.name, folder.path(), numbers)?;
-        println!(
-            "one name more where {names} are, from its publication to its answer: median {:.1} ms, p99 {:.1} ms of {}",
-            quantile(&took, 0.5),
-            quantile(&took, 0.99),
-            took.len()
-        );
+        if !took.is_empty() {
+            println!(
+                "one name more where {names} are, from its publication to its answer: median {:.1} ms, p99 {:.1} ms of {}",
+                quantile(&took, 0.5),
+                quantile(&took, 0.99),
+                took.len()
+            );
+        }
         Ok(())
     };
     change(0)?;
     runtime.block_on(bus.publish_all(NAMES))?;
-    dnsmasq(&lab, &folder.path().join("hosts"))?;
-    let docker = embedded(&lab)?;
+    if effort.rounds > 0 {
+        ours(&lab, folder.path(), effort.rounds)?;
+    }
+    if effort.others > 0 {
+        others(&lab, folder.path(), &upstream, effort.others)?;
+    }
+    change(NAMES)
+}
 
+/// Our names, against others that know as many.
+fn ours(lab: &Lab, folder: &Path, rounds: usize) -> anyhow::Result<()> {
+    dnsmasq(lab, &folder.join("hosts"))?;
+    let docker = embedded(lab)?;
     let names: Vec<String> = (0..NAMES).map(zone::name).collect();
-    let ask = folder.path().join("names");
+    let ask = folder.join("names");
     perf::write_questions(&ask, &names)?;
     let last = &names[NAMES - 1];
     let local = [
-        Target::new(
-            "contiv",
-            &["ip", "netns", "exec", "w-client"],
-            "169.254.53.53",
-            &ask,
-        ),
+        Target::new("contiv", &CLIENT, OUR_SERVER, &ask),
         Target::new(
             "dnsmasq",
             &["ip", "netns", "exec", "asker"],
@@ -112,27 +143,29 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
         ),
     ];
     for target in &local {
-        target.await_answer(&lab, last)?;
+        target.await_answer(lab, last)?;
     }
-    println!("{NAMES} names; medians of {} rounds", effort.rounds);
-    compare(&lab, &local, effort.rounds)?;
+    println!("{NAMES} names; medians of {rounds} rounds");
+    compare(lab, &local, rounds)
+}
 
+/// Names of others, passed on by us and asked for directly.
+fn others(lab: &Lab, folder: &Path, upstream: &str, rounds: usize) -> anyhow::Result<()> {
     let known = ["machine.lab".to_owned()];
     let new = |what: &str, names| (0..names).map(|n| format!("{what}{n}.new.lab")).collect();
     let (fast, slow): (Vec<String>, Vec<String>) = (new("f", NEW), new("s", NAMES));
     for (what, names, paced) in [("again", &known[..], &known[..]), ("new", &fast, &slow)] {
-        let [ask, pace] = ["", "-paced"].map(|it| folder.path().join(format!("{what}{it}")));
+        let [ask, pace] = ["", "-paced"].map(|it| folder.join(format!("{what}{it}")));
         perf::write_questions(&ask, names)?;
         perf::write_questions(&pace, paced)?;
-        let enter = ["ip", "netns", "exec", "w-client"];
         let forwarded = [
-            Target::new("forwarded", &enter, "169.254.53.53", &ask).paced_by(&pace),
-            Target::new("direct", &[], &upstream, &ask).paced_by(&pace),
+            Target::new("forwarded", &CLIENT, OUR_SERVER, &ask).paced_by(&pace),
+            Target::new("direct", &[], upstream, &ask).paced_by(&pace),
         ];
         println!("names of others, {what}");
-        compare(&lab, &forwarded, effort.rounds)?;
+        compare(lab, &forwarded, rounds)?;
     }
-    change(NAMES)
+    Ok(())
 }
 
 /// Figures of targets that take turns, with their ratios to the last of them.
