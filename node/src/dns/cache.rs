@@ -4,7 +4,12 @@
 //! once. Only plain questions are remembered, with what answers them in full; no failure, nothing
 //! that was cut. What is given out counts down (RFC 1035 §4.1.3, RFC 2181 §8).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked up and never listed: its order shows nowhere"
+)]
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +34,7 @@ const AUTHENTIC_OR_UNCHECKED: u8 = 0x30;
 /// A question as its answer depends on it: its name without case, its type and class, and the
 /// flags RD, AD, CD and DO, this with whether there is EDNS at all. Neither id nor room are part
 /// of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key(Arc<[u8]>);
 
 impl Key {
@@ -48,31 +53,37 @@ impl Key {
         if high & !RECURSION_DESIRED != 0 || low & !AUTHENTIC_OR_UNCHECKED != 0 {
             return None;
         }
-        let (name, rest) = query.question.split_at_checked(spelled(query.question)?)?;
+        let (name, kind) = relay::parts(query.question).filter(|it| is_spelled(it.0))?;
         let mut key = Vec::with_capacity(query.question.len() + 3);
         key.extend(name.iter().map(u8::to_ascii_lowercase));
-        key.extend(rest);
+        key.extend(kind);
         key.extend([high, low, edns]);
         Some(Self(key.into()))
     }
 }
 
-/// The length of a question's name; `None`: it isn't spelled out, but points to somewhere.
-fn spelled(question: &[u8]) -> Option<usize> {
-    let mut end = 0;
+/// Whether a name is spelled out, and doesn't point to somewhere.
+fn is_spelled(mut name: &[u8]) -> bool {
     loop {
-        match usize::from(*question.get(end)?) {
-            0 => return Some(end + 1),
-            label @ ..64 => end += 1 + label,
-            _ => return None,
+        match name {
+            [0] => return true,
+            [length @ 1..64, rest @ ..] => match rest.get(usize::from(*length)..) {
+                Some(rest) => name = rest,
+                None => return false,
+            },
+            _ => return false,
         }
     }
 }
 
 /// Bounded: what ends next goes first.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked up and never listed: its order shows nowhere"
+)]
 pub(super) struct Cache {
-    kept: BTreeMap<Key, Kept>,
+    kept: HashMap<Key, Kept>,
     ends: BTreeSet<(Instant, Key)>,
     bytes: usize,
 }
@@ -108,11 +119,11 @@ impl Cache {
     pub(super) fn put(
         &mut self,
         key: Key,
-        query: Passed<'_>,
+        question: &[u8],
         (reply, records): (&[u8], &[Record]),
         now: Instant,
     ) {
-        let Some(ttl) = lasts(query, reply, records) else {
+        let Some(ttl) = lasts(question, reply, records) else {
             return;
         };
         let kept = Kept {
@@ -150,14 +161,14 @@ impl Kept {
 }
 
 /// Seconds that a reply may be kept; `None`: it may not be.
-fn lasts(query: Passed<'_>, reply: &[u8], records: &[Record]) -> Option<u32> {
+fn lasts(question: &[u8], reply: &[u8], records: &[Record]) -> Option<u32> {
     let extended =
         |it: &Record| it.kind == RecordType::OPT && (it.ttl >> 24 != 0 || it.length != 0);
     if reply.len() > LENGTH || reply.get(2)? & TRUNCATED != 0 || records.iter().any(extended) {
         return None;
     }
-    let kind = query.question.last_chunk::<4>()?;
-    let kind = RecordType::from(u16::from_be_bytes([kind[0], kind[1]]));
+    let (_, [high, low, ..]) = relay::parts(question)?;
+    let kind = RecordType::from(u16::from_be_bytes([*high, *low]));
     let wanted =
         |it: &Record| it.section == Section::Answer && (it.kind == kind || kind == RecordType::ANY);
     // That there is nothing is kept if it is said for how long (RFC 2308 §5).
@@ -181,6 +192,7 @@ mod tests {
     use hickory_proto::rr::rdata::SOA;
     use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
     use hickory_proto::rr::{Name, RData, Record as Told};
+    use hickory_proto::serialize::binary::BinEncodable;
     use hickory_server::net::xfer::Protocol;
 
     use super::*;
@@ -213,7 +225,7 @@ mod tests {
     impl Asked {
         fn new(query: &Message) -> Self {
             let bytes = query.to_vec().unwrap();
-            let question = spelled(&bytes[HEADER..]).unwrap() + 4;
+            let question = query.queries[0].to_bytes().unwrap().len();
             Self { bytes, question }
         }
 
@@ -260,7 +272,7 @@ mod tests {
         let records = relay::records(reply).unwrap();
         let asked = Asked::new(query);
         let key = asked.key().unwrap();
-        cache.put(key, asked.passed(), (reply, &records), now);
+        cache.put(key, asked.passed().question, (reply, &records), now);
     }
 
     fn get(cache: &Cache, query: &Message, now: Instant) -> Option<Message> {

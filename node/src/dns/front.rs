@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, SerialMessage};
+use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, SerialMessage};
 use hickory_proto::rr::Record;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncoder};
 use hickory_server::net::runtime::{Time, TokioTime};
@@ -18,9 +18,10 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::net::{BufDnsStreamHandle, DnsStreamHandle, NetError};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder};
-use tokio::net::UdpSocket;
 
-use super::handler::Handler;
+use super::datagrams::Postbox;
+use super::flight;
+use super::handler::{Handler, Now};
 use super::message::{Outcome, Said, UDP_MAX, room};
 
 /// What comes by one socket or connection, and where its answers go.
@@ -32,7 +33,8 @@ pub(super) struct Front {
 /// Whence a query came, and where its answer goes.
 #[derive(Clone)]
 pub(super) enum Out {
-    Socket(Arc<UdpSocket>),
+    /// Sent by whoever put it there.
+    Socket(Arc<Postbox>),
     Connection(BufDnsStreamHandle),
 }
 
@@ -44,10 +46,12 @@ impl Out {
         }
     }
 
-    /// A socket that takes no more loses it, as any network may: nothing waits here.
     fn send(&mut self, bytes: Vec<u8>, asker: SocketAddr) -> Result<(), NetError> {
         match self {
-            Self::Socket(socket) => Ok(socket.try_send_to(&bytes, asker).map(drop)?),
+            Self::Socket(postbox) => {
+                postbox.put(bytes, asker);
+                Ok(())
+            }
             Self::Connection(stream) => stream.send(SerialMessage::new(bytes, asker)),
         }
     }
@@ -73,19 +77,49 @@ impl Front {
         request
     }
 
-    pub(super) async fn answer(&self, request: &Request) {
-        let responder = Responder {
+    /// Answers at once, when first polled, what can be answered at once.
+    pub(super) async fn answer(&self, request: &Request) -> ResponseInfo {
+        let responder = self.responder(request);
+        self.handle_request::<_, TokioTime>(request, responder)
+            .await
+    }
+
+    /// Says what came of it.
+    pub(super) async fn tell(&self, request: &Request, outcome: Outcome) {
+        let responder = self.responder(request);
+        self.conclude(request, outcome, responder).await;
+    }
+
+    fn responder(&self, request: &Request) -> Responder {
+        Responder {
             out: self.out.clone(),
             asker: request.src(),
             room: room(request),
+        }
+    }
+
+    async fn conclude<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        outcome: Outcome,
+        responder: R,
+    ) -> ResponseInfo {
+        let sent = match outcome {
+            Outcome::Said(said) => say(request, said, responder).await,
+            Outcome::Passed(reply) => self.pass(request, reply),
         };
-        self.handle_request::<_, TokioTime>(request, responder)
-            .await;
+        sent.unwrap_or_else(|error| {
+            // Who asked is gone; a client asks again.
+            tracing::debug!(%error, "answer not sent");
+            nothing(request)
+        })
     }
 
     /// As another resolver said it.
     fn pass(&self, request: &Request, reply: Vec<u8>) -> Result<ResponseInfo, NetError> {
-        let header = Header::read(&mut BinDecoder::new(&reply)).map_err(NetError::from)?;
+        let mut header = Header::read(&mut BinDecoder::new(&reply)).map_err(NetError::from)?;
+        // By us it is passed on, whoever knows it.
+        header.metadata.authoritative = false;
         self.out.clone().send(reply, request.src())?;
         Ok(header.into())
     }
@@ -98,20 +132,34 @@ impl RequestHandler for Front {
         request: &Request,
         responder: R,
     ) -> ResponseInfo {
-        let sent = match self.handler.answer(request).await {
-            Outcome::Said(said) => say(request, said, responder).await,
-            Outcome::Passed(reply) => self.pass(request, reply),
+        let outcome = match self.handler.now(request) {
+            Now::Told(outcome) => outcome,
+            Now::Later(query) => self.handler.later(request, query).await,
+            Now::Elsewhere(forward, permit) => {
+                let left = match &self.out {
+                    Out::Socket(postbox) => {
+                        let to = (&self.handler, postbox);
+                        flight::start(to, request, forward, permit)
+                    }
+                    Out::Connection(_) => Err((forward, permit)),
+                };
+                match left {
+                    Ok(()) => return nothing(request),
+                    Err((forward, permit)) => self.handler.ask(request, forward, permit).await,
+                }
+            }
         };
-        sent.unwrap_or_else(|error| {
-            // Who asked is gone, or asks faster than it reads; a client asks again.
-            tracing::debug!(%error, "answer not sent");
-            let header = Header {
-                metadata: request.metadata,
-                counts: HeaderCounts::default(),
-            };
-            header.into()
-        })
+        self.conclude(request, outcome, responder).await
     }
+}
+
+/// Nothing was said, or not yet.
+fn nothing(request: &Request) -> ResponseInfo {
+    let header = Header {
+        metadata: Metadata::response_from_request(&request.metadata),
+        counts: HeaderCounts::default(),
+    };
+    header.into()
 }
 
 async fn say<R: ResponseHandler>(

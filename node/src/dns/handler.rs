@@ -1,7 +1,7 @@
 //! Between hickory and the zone: what is ours is looked up, what isn't is asked elsewhere.
 
-use std::net::IpAddr;
-use std::sync::atomic::Ordering;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use bus_schema::TenantName;
 use hickory_proto::op::{OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_server::server::Request;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::counters::Counters;
 use super::message::{self, Outcome, Said};
+use super::recent::{Key, Recent};
 use super::relay::{self, Passed};
-use super::upstream::Upstream;
+use super::upstream::{Begun, Forward, ForwardError, Heard, Upstream};
 use super::zone::{self, Answer, Asked, Question};
 use crate::lock::lock;
 use crate::projection::EndpointsView;
@@ -32,6 +33,9 @@ pub(super) struct Shared {
     pub view: watch::Receiver<EndpointsView>,
     pub upstream: Upstream,
     pub counters: Counters,
+    pub recent: Mutex<Recent>,
+    /// How many views all domains together have seen.
+    pub views: AtomicU64,
     /// In lower case, without dots around it.
     pub suffix: String,
     /// Seconds.
@@ -44,7 +48,7 @@ pub(super) struct Handler {
     tenant: Option<TenantName>,
     shared: Arc<Shared>,
     seen: Mutex<Seen>,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
 }
 
 /// The view as this domain saw it last, so that domains don't wait for one another, nor who
@@ -53,6 +57,16 @@ pub(super) struct Handler {
 struct Seen {
     current: watch::Receiver<EndpointsView>,
     view: EndpointsView,
+    /// No other view has it, nor any other domain's.
+    number: u64,
+}
+
+/// What can be said of a query now.
+pub(super) enum Now<'a> {
+    Told(Outcome),
+    /// Another resolver is to be asked.
+    Elsewhere(Forward<'a>, OwnedSemaphorePermit),
+    Later(&'a Query),
 }
 
 /// What is known here of a name.
@@ -65,12 +79,14 @@ enum Known {
 }
 
 impl Seen {
-    fn current(&mut self) -> &EndpointsView {
+    /// What holds now.
+    fn follow(&mut self, views: &AtomicU64) -> &Self {
         // An error says that nobody changes it any more.
         if self.current.has_changed().unwrap_or(true) {
             self.view = self.current.borrow_and_update().clone();
+            self.number = views.fetch_add(1, Ordering::Relaxed);
         }
-        &self.view
+        self
     }
 }
 
@@ -78,11 +94,16 @@ impl Handler {
     pub(super) fn new(tenant: Option<TenantName>, shared: Arc<Shared>) -> Self {
         let mut current = shared.view.clone();
         let view = current.borrow_and_update().clone();
+        let number = shared.views.fetch_add(1, Ordering::Relaxed);
         Self {
             tenant,
             shared,
-            seen: Mutex::new(Seen { current, view }),
-            in_flight: Semaphore::new(IN_FLIGHT),
+            seen: Mutex::new(Seen {
+                current,
+                view,
+                number,
+            }),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
         }
     }
 
@@ -90,20 +111,40 @@ impl Handler {
         &self.shared.counters
     }
 
-    /// Answers at once, when first polled, what can be answered at once.
-    pub(super) async fn answer(&self, request: &Request) -> Outcome {
+    /// Under which the answer to this query would be remembered.
+    pub(super) fn key(&self, query: &[u8], asker: SocketAddr) -> Option<Key> {
+        let view = lock(&self.seen).follow(&self.shared.views).number;
+        Key::of(query, asker, view)
+    }
+
+    /// What was said to it just now.
+    pub(super) fn recall(&self, key: &Key, query: &[u8]) -> Option<Vec<u8>> {
+        let reply = lock(&self.shared.recent).get(key, query)?;
+        self.counters().answered.fetch_add(1, Ordering::Relaxed);
+        Some(reply)
+    }
+
+    pub(super) fn remember(&self, key: Key, reply: &[u8]) {
+        lock(&self.shared.recent).put(key, reply);
+    }
+
+    pub(super) fn now<'a>(&'a self, request: &'a Request) -> Now<'a> {
         let query = match one_of(request) {
             Ok(query) => query,
-            Err(code) => return Outcome::Said(Said::only(request, code)),
+            Err(code) => return Now::Told(Outcome::Said(Said::only(request, code))),
         };
         match self.known(request, query) {
-            Known::Said(said) => Outcome::Said(said),
-            Known::Elsewhere => self.elsewhere(request).await,
-            Known::Later => self.later(request, query).await,
+            Known::Said(said) => Now::Told(Outcome::Said(said)),
+            Known::Later => Now::Later(query),
+            Known::Elsewhere => match self.elsewhere(request) {
+                Ok((forward, permit)) => Now::Elsewhere(forward, permit),
+                Err(outcome) => Now::Told(outcome),
+            },
         }
     }
 
-    async fn later(&self, request: &Request, query: &Query) -> Outcome {
+    /// Waits for what isn't known yet.
+    pub(super) async fn later(&self, request: &Request, query: &Query) -> Outcome {
         let Ok(permit) = self.in_flight.try_acquire() else {
             return self.failed(request);
         };
@@ -115,25 +156,55 @@ impl Handler {
         drop(permit);
         match self.known(request, query) {
             Known::Said(said) => Outcome::Said(said),
-            Known::Elsewhere | Known::Later => self.elsewhere(request).await,
+            Known::Elsewhere | Known::Later => match self.elsewhere(request) {
+                Ok((forward, permit)) => self.ask(request, forward, permit).await,
+                Err(outcome) => outcome,
+            },
         }
     }
 
-    async fn elsewhere(&self, request: &Request) -> Outcome {
-        let Shared {
-            upstream, counters, ..
-        } = &*self.shared;
-        let forward = upstream.forward(Passed::new(request));
+    /// Waits for another resolver's answer.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        forward: Forward<'_>,
+        _permit: OwnedSemaphorePermit,
+    ) -> Outcome {
+        self.forwarded(request, forward.ask().await)
+    }
+
+    /// The same, after one was asked.
+    pub(super) async fn go_on(&self, request: &Request, begun: Begun, heard: Heard) -> Outcome {
+        let upstream = &self.shared.upstream;
+        let said = upstream.go_on(Passed::new(request), begun, heard).await;
+        self.forwarded(request, said)
+    }
+
+    /// Another resolver answered this question.
+    pub(super) fn landed(&self, begun: Begun, question: &[u8], reply: &mut [u8]) {
+        self.shared.upstream.note(begun, question, reply);
+        self.counters().forwarded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What others said of it already, or that it is one too many; else how to ask them.
+    fn elsewhere<'a>(
+        &'a self,
+        request: &'a Request,
+    ) -> Result<(Forward<'a>, OwnedSemaphorePermit), Outcome> {
+        let forward = self.shared.upstream.forward(Passed::new(request));
         if let Some(reply) = forward.recall() {
-            counters.cached.fetch_add(1, Ordering::Relaxed);
-            return relay::relay(request, reply);
+            self.counters().cached.fetch_add(1, Ordering::Relaxed);
+            return Err(relay::relay(request, reply));
         }
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return self.failed(request);
-        };
-        match forward.ask().await {
+        let permit = self.in_flight.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| self.failed(request))?;
+        Ok((forward, permit))
+    }
+
+    fn forwarded(&self, request: &Request, said: Result<Vec<u8>, ForwardError>) -> Outcome {
+        match said {
             Ok(reply) => {
-                counters.forwarded.fetch_add(1, Ordering::Relaxed);
+                self.counters().forwarded.fetch_add(1, Ordering::Relaxed);
                 relay::relay(request, reply)
             }
             Err(error) => {
@@ -165,7 +236,11 @@ impl Handler {
             name: &name,
             suffix,
         };
-        let answer = zone::answer(lock(&self.seen).current(), &asked, question);
+        let answer = zone::answer(
+            &lock(&self.seen).follow(&self.shared.views).view,
+            &asked,
+            question,
+        );
         let mut said = match answer {
             Answer::Addresses(mut found) => {
                 rotate(&mut found.live);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! socket (in the domain) ─▶ udp, tcp ─▶ front: hickory ─▶ handler ─▶ zone [pure]: the asker's network knows the name
-//!                                                            └─────▶ cache [pure] ─▶ upstream: everything else, from the host
+//!       ▲                    └▶ recent [pure]: said just now   └────▶ cache [pure] ─▶ upstream: everything else, from the host
+//!       └───────────────────────────────── flight: the reply of another resolver ◀─── pool
 //! ```
 //!
 //! The asker is known by its source address, so a server answers the askers of its own domain
@@ -11,11 +12,14 @@
 
 mod cache;
 mod counters;
+mod datagrams;
 mod explain;
+mod flight;
 mod front;
 mod handler;
 mod message;
 mod pool;
+mod recent;
 mod relay;
 mod socket;
 mod tcp;
@@ -26,6 +30,7 @@ pub mod zone;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -119,6 +124,8 @@ pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> io::Result
                 view,
                 upstream: Upstream::new(config.resolv_conf, config.ttl),
                 counters: Counters::default(),
+                recent: Mutex::default(),
+                views: AtomicU64::new(0),
                 suffix: config.suffix,
                 ttl: config.ttl,
             }),

@@ -7,20 +7,25 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, send};
 use tokio::net::UdpSocket;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
 
+use super::datagrams::{Inbox, Postbox};
 use super::relay::{self, Passed};
 use crate::lock::lock;
 
 const SOCKETS: usize = 16;
 const LIFE: Duration = Duration::from_secs(5);
-/// Longer replies come by TCP.
-const REPLY_MAX: usize = 4_096;
+/// After this silence a query is [`Word::Late`], or up to [`LOOK`] later.
+pub(super) const LATE: Duration = Duration::from_millis(500);
+/// Between two looks for what is late.
+const LOOK: Duration = Duration::from_millis(50);
 /// Tries to find a free id; with a quarter of them taken, one of sixteen fails once in billions.
 const TRIES: usize = 16;
 
@@ -36,12 +41,39 @@ struct Line {
     socket: UdpSocket,
     born: Instant,
     waiting: Mutex<BTreeMap<u16, Waiting>>,
+    /// Somebody waits where nobody did.
+    first_waits: Notify,
 }
 
-#[derive(Debug)]
 struct Waiting {
     question: Vec<u8>,
-    reply: oneshot::Sender<io::Result<Vec<u8>>>,
+    hears: Hears,
+}
+
+/// Who waits for a reply.
+enum Hears {
+    /// Who waits for as long as it likes.
+    Asker(oneshot::Sender<io::Result<Vec<u8>>>),
+    /// Who asked then, and is told of the first thing that happens.
+    Since(Instant, Then),
+}
+
+/// What becomes of a query. Returns where something is to be sent now.
+pub(super) type Then = Box<dyn FnOnce(Word<'_>) -> Option<Arc<Postbox>> + Send>;
+
+/// The first that is heard of a query.
+#[derive(Debug)]
+pub(super) enum Word<'a> {
+    Reply(&'a mut [u8]),
+    Failed(io::Error),
+    /// Nothing for [`LATE`]; it may still come.
+    Late(oneshot::Receiver<io::Result<Vec<u8>>>),
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").finish_non_exhaustive()
+    }
 }
 
 impl Pool {
@@ -54,18 +86,35 @@ impl Pool {
 
     /// Asks once and waits for as long as the caller does.
     pub(super) async fn ask(&self, query: Passed<'_>) -> io::Result<Vec<u8>> {
-        let line = self.line().await?;
+        let line = self.line()?;
         let (reply, replied) = oneshot::channel();
-        let (id, query) = line.enter(query, reply)?;
+        let (id, query) = line.enter(query, Hears::Asker(reply)).map_err(|it| it.1)?;
         // Forgets the query, however this ends.
         let _entry = Entry { line: &line, id };
         line.socket.send(&query).await?;
-        let gone = |_| io::Error::other("its socket was closed");
-        replied.await.map_err(gone)?
+        hear(replied).await
     }
 
-    async fn line(&self) -> io::Result<Arc<Line>> {
-        let place = fastrand::usize(..SOCKETS);
+    /// Asks once; nobody waits, but `then` is called once.
+    pub(super) fn launch(&self, query: Passed<'_>, now: Instant, then: Then) {
+        let line = match self.line() {
+            Ok(line) => line,
+            Err(error) => return fail(then, error),
+        };
+        let (id, query) = match line.enter(query, Hears::Since(now, then)) {
+            Ok(entered) => entered,
+            Err((hears, error)) => return hears.fail(error),
+        };
+        // Not by tokio, which doesn't know of a new socket that it can be written to.
+        if let Err(error) = send(line.socket.as_raw_fd(), &query, MsgFlags::MSG_DONTWAIT)
+            && let Some(waiting) = lock(&line.waiting).remove(&id)
+        {
+            waiting.hears.fail(error.into());
+        }
+    }
+
+    fn line(&self) -> io::Result<Arc<Line>> {
+        let place = rand::random_range(..SOCKETS);
         let young = |line: &Arc<Line>| line.born.elapsed() < LIFE;
         let known = lock(&self.lines)[place].clone().filter(young);
         if let Some(line) = known {
@@ -75,12 +124,14 @@ impl Pool {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(self.resolver).await?;
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.connect(self.resolver)?;
+        socket.set_nonblocking(true)?;
         let line = Arc::new(Line {
-            socket,
+            socket: UdpSocket::from_std(socket)?,
             born: Instant::now(),
             waiting: Mutex::default(),
+            first_waits: Notify::new(),
         });
         tokio::spawn(read(line.clone()));
         lock(&self.lines)[place] = Some(line.clone());
@@ -88,43 +139,99 @@ impl Pool {
     }
 }
 
+/// Waits for a reply to what was asked.
+pub(super) async fn hear(replied: oneshot::Receiver<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+    let gone = |_| io::Error::other("its socket was closed");
+    replied.await.map_err(gone)?
+}
+
+impl Hears {
+    fn fail(self, error: io::Error) {
+        match self {
+            // Who asked may have its answer from another resolver.
+            Self::Asker(asker) => drop(asker.send(Err(error))),
+            Self::Since(_, then) => fail(then, error),
+        }
+    }
+}
+
+fn fail(then: Then, error: io::Error) {
+    if let Some(postbox) = then(Word::Failed(error)) {
+        postbox.send();
+    }
+}
+
 impl Line {
-    fn enter(
-        &self,
-        query: Passed<'_>,
-        reply: oneshot::Sender<io::Result<Vec<u8>>>,
-    ) -> io::Result<(u16, Vec<u8>)> {
+    /// The query as it is to be sent, under its id here.
+    fn enter(&self, query: Passed<'_>, hears: Hears) -> Result<(u16, Vec<u8>), (Hears, io::Error)> {
         let mut bytes = query.bytes.to_vec();
         let mut waiting = lock(&self.waiting);
-        let id = (0..TRIES).map(|_| random_id());
-        let id = id.into_iter().find(|id| !waiting.contains_key(id));
-        let id = id.ok_or_else(|| io::Error::other("no id is free"))?;
+        // From a cryptographic generator (ChaCha, seeded by the system's): what was sent before
+        // tells nothing about it.
+        let id = (0..TRIES).map(|_| rand::random());
+        let Some(id) = id.into_iter().find(|id| !waiting.contains_key(id)) else {
+            return Err((hears, io::Error::other("no id is free")));
+        };
         if let Some(place) = bytes.get_mut(..2) {
             place.copy_from_slice(&id.to_be_bytes());
         }
+        if waiting.is_empty() {
+            self.first_waits.notify_one();
+        }
         let entry = Waiting {
             question: query.question.to_vec(),
-            reply,
+            hears,
         };
         waiting.insert(id, entry);
         Ok((id, bytes))
     }
 
-    fn take(&self, reply: &[u8]) -> Option<Waiting> {
+    fn take(&self, reply: &[u8]) -> Option<Hears> {
         let id = u16::from_be_bytes(*reply.first_chunk()?);
         let mut waiting = lock(&self.waiting);
         let asked = waiting.get(&id)?;
         if !relay::is_reply_to(reply, &asked.question) {
             return None;
         }
-        waiting.remove(&id)
+        Some(waiting.remove(&id)?.hears)
+    }
+
+    fn hear(&self, reply: &mut [u8]) -> Option<Arc<Postbox>> {
+        match self.take(reply)? {
+            Hears::Asker(asker) => {
+                // Who asked may have its answer from another resolver.
+                let _ = asker.send(Ok(reply.to_vec()));
+                None
+            }
+            Hears::Since(_, then) => then(Word::Reply(reply)),
+        }
     }
 
     /// Nobody listens there, says the kernel; of which query it doesn't say.
     fn fail(&self, error: &io::Error) {
         for waiting in std::mem::take(&mut *lock(&self.waiting)).into_values() {
-            // Who asked may have its answer from another resolver.
-            let _ = waiting.reply.send(Err(io::Error::from(error.kind())));
+            waiting.hears.fail(io::Error::from(error.kind()));
+        }
+    }
+
+    /// Tells who has heard nothing for too long, and forgets who doesn't wait any more.
+    fn look(&self, now: Instant) {
+        let mut late = Vec::new();
+        lock(&self.waiting).retain(|_, waiting| match &waiting.hears {
+            Hears::Asker(asker) => !asker.is_closed(),
+            Hears::Since(since, _) => {
+                if now >= *since + LATE {
+                    let (reply, replied) = oneshot::channel();
+                    let hears = std::mem::replace(&mut waiting.hears, Hears::Asker(reply));
+                    late.push((hears, replied));
+                }
+                true
+            }
+        });
+        for (hears, replied) in late {
+            if let Hears::Since(_, then) = hears {
+                then(Word::Late(replied));
+            }
         }
     }
 }
@@ -142,29 +249,33 @@ impl Drop for Entry<'_> {
 
 /// Reads until nobody can ask by this socket any more and nobody waits.
 async fn read(line: Arc<Line>) {
-    let mut buffer = vec![0; REPLY_MAX];
+    let (mut inbox, mut looked) = (Inbox::default(), Instant::now());
     loop {
-        let received = tokio::time::timeout(LIFE, line.socket.recv(&mut buffer)).await;
-        match received {
-            Ok(Ok(length)) => {
-                if let Some(waiting) = line.take(&buffer[..length]) {
-                    // Who asked may have its answer from another resolver.
-                    let _ = waiting.reply.send(Ok(buffer[..length].to_vec()));
+        let pause = match lock(&line.waiting).is_empty() {
+            true => LIFE,
+            false => LOOK,
+        };
+        tokio::select! {
+            biased;
+            received = timeout(pause, inbox.receive(&line.socket)) => match received {
+                Ok(Ok(())) => {
+                    let to: Vec<_> = inbox.burst().filter_map(|it| line.hear(it.0)).collect();
+                    to.iter().for_each(|postbox| postbox.send());
                 }
-            }
-            Ok(Err(error)) => line.fail(&error),
-            Err(_) => {}
+                Ok(Err(error)) => line.fail(&error),
+                Err(_) => {}
+            },
+            () = line.first_waits.notified() => {}
         }
-        let old = line.born.elapsed() >= LIFE;
+        let now = Instant::now();
+        if now >= looked + LOOK {
+            line.look(now);
+            looked = now;
+        }
+        let old = line.born + LIFE <= now;
         // The pool may hold one of the handles, as long as nobody else takes it from there.
         if old && lock(&line.waiting).is_empty() && Arc::strong_count(&line) <= 2 {
             return;
         }
     }
-}
-
-/// From the system's generator: what was sent before tells nothing about it.
-fn random_id() -> u16 {
-    let [a, b, ..] = *uuid::Uuid::new_v4().as_bytes();
-    u16::from_be_bytes([a, b])
 }

@@ -39,10 +39,15 @@ pub(super) fn relay(request: &Request, mut reply: Vec<u8>) -> Outcome {
         said.metadata.truncation = true;
         return Outcome::Said(said);
     }
-    if let Some(id) = reply.get_mut(..2) {
-        id.copy_from_slice(&request.metadata.id.to_be_bytes());
-    }
+    give_id_of(request.as_slice(), &mut reply);
     Outcome::Passed(reply)
+}
+
+/// Of two messages, both with a header.
+pub(super) fn give_id_of(query: &[u8], reply: &mut [u8]) {
+    if let (Some(is), Some(id)) = (query.first_chunk::<2>(), reply.first_chunk_mut()) {
+        *id = *is;
+    }
 }
 
 /// Lets a reply be remembered no longer than `ttl` where it says that there is nothing: tomorrow
@@ -125,16 +130,58 @@ pub(super) fn records(reply: &[u8]) -> Result<Vec<Record>, DecodeError> {
     Ok(records)
 }
 
+/// The name of a question, and what stands behind it: its type and class (RFC 1035 §4.1.2).
+pub(super) fn parts(question: &[u8]) -> Option<(&[u8], &[u8; 4])> {
+    question.split_last_chunk()
+}
+
 /// Whether a reply is to this question. Names are compared without case, type and class with it:
 /// 65 and 97 are both types.
 pub(super) fn is_reply_to(reply: &[u8], question: &[u8]) -> bool {
-    let (name, kind) = question.split_at(question.len().saturating_sub(4));
+    let answers = reply.get(2).is_some_and(|it| it & 0x80 != 0);
     let of = reply.get(HEADER..HEADER + question.len());
-    of.and_then(|of| of.split_at_checked(name.len()))
-        .is_some_and(|of| reply[2] & 0x80 != 0 && of.0.eq_ignore_ascii_case(name) && of.1 == kind)
+    let (Some((name, kind)), Some(of)) = (parts(question), of.and_then(parts)) else {
+        return false;
+    };
+    answers && of.0.eq_ignore_ascii_case(name) && of.1 == kind
 }
 
 /// The code in a reply's header.
 pub(super) fn code_of(reply: &[u8]) -> ResponseCode {
     ResponseCode::from_low(reply.get(3).map_or(0, |it| it & 0x0F))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: &[u8] = b"\x03www\x07example\x00\x00\x01\x00\x01";
+
+    /// A reply with this question, of which the byte from the end `at` is `is`.
+    fn reply(at: usize, is: u8) -> Vec<u8> {
+        let mut reply = b"\x00\x07\x81\x80\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+        reply.extend(QUESTION);
+        let place = reply.len() - at;
+        reply[place] = is;
+        reply
+    }
+
+    #[test]
+    fn a_reply_is_to_the_very_question() {
+        let end = QUESTION.len();
+        assert!(is_reply_to(&reply(1, 1), QUESTION));
+        // Who answers may spell a name otherwise; a type is a number, and no letter.
+        assert!(is_reply_to(&reply(end - 1, b'W'), QUESTION));
+        assert!(!is_reply_to(&reply(end - 1, b'x'), QUESTION));
+        for (asked, told, same) in [(65, 65, true), (65, 97, false), (97, 65, false)] {
+            let mut question = QUESTION.to_vec();
+            question[end - 3] = asked;
+            assert_eq!(is_reply_to(&reply(3, told), &question), same);
+        }
+        assert!(!is_reply_to(&reply(1, 3), QUESTION), "another class");
+        assert!(!is_reply_to(&reply(end + 10, 0), QUESTION), "a question");
+        for length in 0..HEADER + end {
+            assert!(!is_reply_to(&reply(1, 1)[..length], QUESTION));
+        }
+    }
 }

@@ -15,11 +15,12 @@ use hickory_proto::op::ResponseCode;
 use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Cache, Key};
 use super::message::HEADER;
-use super::pool::Pool;
+use super::pool::{self, Pool, Then};
 use super::relay::{self, Passed};
 use crate::lock::lock;
 use crate::resource::DNS_ADDRESS;
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_millis(1_800);
 /// The same, when all of them have just been silent.
 const BRIEF: Duration = Duration::from_millis(300);
 /// After this silence the next resolver is asked too, or the only one again.
-const NEXT: Duration = Duration::from_millis(500);
+const NEXT: Duration = pool::LATE;
 /// How long a resolver's silence is remembered.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Resolvers that are asked; more are ignored, as resolv.conf(5) has it.
@@ -69,7 +70,7 @@ struct Known {
 /// The resolvers that the file names, and what they said. Others may say otherwise.
 #[derive(Debug, Default)]
 struct Named {
-    resolvers: Vec<Resolver>,
+    resolvers: Vec<Arc<Resolver>>,
     cache: Mutex<Cache>,
 }
 
@@ -80,6 +81,23 @@ pub(super) struct Forward<'a> {
     query: Passed<'a>,
     key: Option<Key>,
     named: Arc<Named>,
+}
+
+/// A query of which one resolver was asked.
+#[derive(Debug)]
+pub(super) struct Begun {
+    named: Arc<Named>,
+    key: Option<Key>,
+    resolver: Arc<Resolver>,
+    since: Instant,
+}
+
+/// What came of it first, unless that was an answer.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Word(io::Result<Vec<u8>>),
+    /// Nothing so far; it may still come.
+    Nothing(oneshot::Receiver<io::Result<Vec<u8>>>),
 }
 
 #[derive(Debug)]
@@ -114,6 +132,30 @@ impl Upstream {
             key: Key::of(query),
             named: self.named(Instant::now()),
         }
+    }
+
+    /// Goes on with what was begun.
+    pub(super) async fn go_on(
+        &self,
+        query: Passed<'_>,
+        begun: Begun,
+        heard: Heard,
+    ) -> Result<Vec<u8>, ForwardError> {
+        let named = begun.named.clone();
+        let first = First {
+            resolver: begun.resolver,
+            since: begun.since,
+            heard,
+        };
+        let mut reply = race(&named.resolvers, query, Some(first)).await?;
+        named.keep(begun.key, query.question, &mut reply, self.ttl);
+        Ok(reply)
+    }
+
+    /// A reply came to what was begun, and it is an answer.
+    pub(super) fn note(&self, begun: Begun, question: &[u8], reply: &mut [u8]) {
+        begun.resolver.answers();
+        begun.named.keep(begun.key, question, reply, self.ttl);
     }
 
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
@@ -157,17 +199,46 @@ impl Forward<'_> {
             let path = self.upstream.resolv_conf.display().to_string();
             return Err(ForwardError::NoResolver(path));
         }
-        let mut reply = race(resolvers, self.query).await?;
-        // Who asked sees for itself that a reply can't be read.
-        if let Ok(mut records) = relay::records(&reply) {
-            relay::cap_negative(&mut reply, &mut records, self.upstream.ttl);
-            if let Some(key) = self.key {
-                let now = Instant::now().into_std();
-                let said = (&reply[..], &records[..]);
-                lock(&self.named.cache).put(key, self.query, said, now);
-            }
-        }
+        let mut reply = race(resolvers, self.query, None).await?;
+        let (question, ttl) = (self.query.question, self.upstream.ttl);
+        self.named.keep(self.key, question, &mut reply, ttl);
         Ok(reply)
+    }
+
+    /// The resolver that is to be asked before the others; `None`: all of them at once, or none.
+    pub(super) fn begin(&mut self) -> Option<Begun> {
+        let since = Instant::now();
+        let mut all = self.named.resolvers.iter();
+        Some(Begun {
+            resolver: all.find(|it| !it.is_silent(since))?.clone(),
+            named: self.named.clone(),
+            key: self.key.take(),
+            since,
+        })
+    }
+}
+
+impl Named {
+    /// Remembers a reply, if it may be. What it denies is made to hold no longer than `ttl`.
+    fn keep(&self, key: Option<Key>, question: &[u8], reply: &mut [u8], ttl: u32) {
+        // Who asked sees for itself that a reply can't be read.
+        let Ok(mut records) = relay::records(reply) else {
+            return;
+        };
+        relay::cap_negative(reply, &mut records, ttl);
+        if let Some(key) = key {
+            let now = Instant::now().into_std();
+            let said = (&*reply, &records[..]);
+            lock(&self.cache).put(key, question, said, now);
+        }
+    }
+}
+
+impl Begun {
+    /// Asks by UDP, and calls `then` of it once.
+    pub(super) fn launch(self, query: Passed<'_>, then: impl FnOnce(Self) -> Then) {
+        let (resolver, since) = (self.resolver.clone(), self.since);
+        resolver.pool.launch(query, since, then(self));
     }
 }
 
@@ -203,12 +274,27 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(address, PORT, 0, scope).into())
 }
 
+/// The first attempt of a race, made before it.
+struct First {
+    resolver: Arc<Resolver>,
+    since: Instant,
+    heard: Heard,
+}
+
 /// Asks one resolver after another, without giving up on those asked before.
-async fn race(resolvers: &[Resolver], query: Passed<'_>) -> Result<Vec<u8>, ForwardError> {
-    let begin = Instant::now();
-    let mut order: Vec<&Resolver> = resolvers.iter().collect();
-    order.sort_by_key(|resolver| resolver.is_silent(begin));
-    let hopeless = order.iter().all(|resolver| resolver.is_silent(begin));
+async fn race(
+    resolvers: &[Arc<Resolver>],
+    query: Passed<'_>,
+    mut first: Option<First>,
+) -> Result<Vec<u8>, ForwardError> {
+    let begin = first.as_ref().map_or_else(Instant::now, |it| it.since);
+    let was_asked = |it: &Resolver| {
+        let asked = first.as_ref().map(|first| &*first.resolver);
+        asked.is_some_and(|asked| std::ptr::eq(asked, it))
+    };
+    let mut order: Vec<&Resolver> = resolvers.iter().map(|it| &**it).collect();
+    order.sort_by_key(|resolver| (!was_asked(resolver), resolver.is_silent(begin)));
+    let hopeless = first.is_none() && order.iter().all(|resolver| resolver.is_silent(begin));
     let (patience, pause) = match hopeless {
         true => (BRIEF, Duration::ZERO),
         false => (PATIENCE, NEXT),
@@ -224,14 +310,15 @@ async fn race(resolvers: &[Resolver], query: Passed<'_>) -> Result<Vec<u8>, Forw
     let mut worst = ForwardError::Silent;
     let mut unhelpful = None;
     while Instant::now() < deadline {
+        let since = first.as_ref().map_or_else(Instant::now, |it| it.since);
         match next.next() {
-            Some(resolver) => asked.push(resolver.ask(query)),
+            Some(resolver) => asked.push(resolver.ask(query, first.take())),
             None if asked.is_empty() => break,
             None => {}
         }
         let until = match next.peek() {
             None => deadline,
-            Some(_) => deadline.min(Instant::now() + pause),
+            Some(_) => deadline.min(since + pause),
         };
         match timeout_at(until, asked.next()).await {
             Ok(Some(Ok(reply))) if helpful(&reply) => return Ok(reply),
@@ -244,18 +331,18 @@ async fn race(resolvers: &[Resolver], query: Passed<'_>) -> Result<Vec<u8>, Forw
 }
 
 /// Another resolver may know better than one that fails or refuses.
-fn helpful(reply: &[u8]) -> bool {
+pub(super) fn helpful(reply: &[u8]) -> bool {
     use ResponseCode::{NotImp, Refused, ServFail};
     !matches!(relay::code_of(reply), ServFail | Refused | NotImp)
 }
 
 impl Resolver {
-    fn new(address: SocketAddr) -> Self {
-        Self {
+    fn new(address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
             address,
             pool: Pool::new(address),
             health: Mutex::default(),
-        }
+        })
     }
 
     fn is_silent(&self, now: Instant) -> bool {
@@ -266,23 +353,30 @@ impl Resolver {
         lock(&self.health)
     }
 
-    async fn ask(&self, query: Passed<'_>) -> io::Result<Vec<u8>> {
+    fn answers(&self) {
+        *self.health() = Health {
+            answered: Some(Instant::now()),
+            silent_until: None,
+        };
+    }
+
+    async fn ask(&self, query: Passed<'_>, begun: Option<First>) -> io::Result<Vec<u8>> {
         // Until it answers it counts as silent, from the moment when the next one is asked.
+        let since = begun.as_ref().map_or_else(Instant::now, |it| it.since);
         let mut asked = Unanswered {
             resolver: self,
-            since: Some(Instant::now()),
+            since: Some(since),
         };
-        let reply = match query.by {
-            Protocol::Udp => self.pool.ask(query).await,
-            _ => by_tcp(self.address, query).await,
+        let reply = match (begun.map(|it| it.heard), query.by) {
+            (Some(Heard::Word(word)), _) => word,
+            (Some(Heard::Nothing(replied)), _) => pool::hear(replied).await,
+            (None, Protocol::Udp) => self.pool.ask(query).await,
+            (None, _) => by_tcp(self.address, query).await,
         };
         // Also a word that nobody listens there comes at once, and costs nobody time.
         asked.since = None;
         if reply.is_ok() {
-            *self.health() = Health {
-                answered: Some(Instant::now()),
-                silent_until: None,
-            };
+            self.answers();
         }
         reply
     }

@@ -25,13 +25,18 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(namespace: &Namespace) -> Self {
+        Self::at(ASKER, namespace)
+    }
+
+    /// From this address.
+    pub(crate) fn at(asker: &str, namespace: &Namespace) -> Self {
+        let asker: Ipv4Addr = asker.parse().unwrap();
         let path = format!("/run/netns/{}", namespace.0);
         let open = move || {
             let file = std::fs::File::open(path).unwrap();
             setns(file, CloneFlags::CLONE_NEWNET).unwrap();
             let socket = |kind| {
                 let socket = Socket::new(Domain::IPV4, kind, None).unwrap();
-                let asker: Ipv4Addr = ASKER.parse().unwrap();
                 socket.bind(&SocketAddr::from((asker, 0)).into()).unwrap();
                 let server = SocketAddr::from(([169, 254, 53, 53], 53));
                 socket.connect(&server.into()).unwrap();

@@ -257,3 +257,83 @@ async fn each_of_many_who_ask_at_once_gets_its_own_answer() {
         }
     });
 }
+
+fn told(client: &Client, name: &str) -> Vec<String> {
+    let reply = client.ask(&question(name, RecordType::A, None));
+    let data = reply.answers.iter().map(|it| it.data.to_string());
+    data.collect()
+}
+
+/// What was asked before is known; that it has changed, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_shows_in_the_very_next_answer() {
+    let world = world(&[]).await;
+    let client = Client::new(&world.default);
+    let name = "prod_db.front.contiv.local.";
+    for last in 2..100 {
+        let address = format!("20.1.1.{last}");
+        let mut now = endpoint("default", "front", "prod_db", &address);
+        world.view.send_modify(|view| view.show(now.clone()));
+        for _ in 0..3 {
+            assert_eq!(told(&client, name), [address.as_str()]);
+        }
+        Arc::make_mut(&mut now).closed = Some("its network was removed".to_owned());
+        world.view.send_modify(|view| view.show(now.clone()));
+        for _ in 0..3 {
+            assert!(told(&client, name).is_empty());
+        }
+        world
+            .view
+            .send_modify(|view| view.remove(&now.id, &now.node));
+        for _ in 0..3 {
+            let reply = client.ask(&question(name, RecordType::A, None));
+            assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_told_to_one_is_not_told_to_another() {
+    let world = world(&[]).await;
+    world.view.send_modify(|view| {
+        view.show(endpoint("default", "front", "both", "20.1.1.8"));
+        view.show(endpoint("default", "back", "both", "20.2.1.8"));
+        view.show(endpoint("blue", "front", "both", "20.1.1.9"));
+    });
+    // The same message, thrice from the same address.
+    let front = Client::new(&world.default);
+    let back = Client::at("20.2.1.1", &world.default);
+    let blue = Client::new(&world.blue);
+    for _ in 0..3 {
+        assert_eq!(told(&front, "both."), ["20.1.1.8"]);
+        assert_eq!(told(&back, "both."), ["20.2.1.8"]);
+        assert_eq!(told(&blue, "both."), ["20.1.1.9"]);
+    }
+    // With less room, with EDNS, by TCP.
+    for payload in [None, Some(512), None, Some(4_096)] {
+        let bytes = question("Both.", RecordType::A, payload);
+        let by_tcp = Message::from_vec(&front.by_tcp(&bytes)).unwrap();
+        for reply in [front.ask(&bytes), by_tcp] {
+            assert_eq!(reply.edns.is_some(), payload.is_some());
+            assert_eq!(reply.queries[0].name().to_ascii(), "Both.");
+            assert_eq!(reply.answers[0].data.to_string(), "20.1.1.8");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_one_of_two_is_first_half_of_the_time() {
+    let world = world(&[]).await;
+    let client = Client::new(&world.default);
+    world.view.send_modify(|view| {
+        for (name, address) in [("one", "20.1.1.3"), ("two", "20.1.1.4")] {
+            let mut member = endpoint("default", "front", name, address);
+            Arc::make_mut(&mut member).group = Some("pair".parse().unwrap());
+            view.show(member);
+        }
+    });
+    let first = (0..1_000).filter(|_| told(&client, "pair.")[0] == "20.1.1.3");
+    // Five standard deviations.
+    let times = first.count();
+    assert!((420..580).contains(&times), "{times}");
+}

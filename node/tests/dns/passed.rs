@@ -1,13 +1,16 @@
 //! What other resolvers say, as it is passed on.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bus_schema::TenantName;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{NULL, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use crate::client::{Client, question, world};
+use crate::client::{Client, PATIENCE, question, world};
 use crate::world::{until, unused_loopback, write_resolvers};
 
 /// Answers each query on this address by what `of` makes of it, until that is nothing.
@@ -170,4 +173,149 @@ async fn a_resolver_is_asked_once_for_as_long_as_it_said() {
     assert_eq!(told.metadata.response_code, ResponseCode::ServFail);
     let told = client.ask(&www("www.example."));
     assert_eq!(told.answers[0].data.to_string(), "192.0.2.7");
+}
+
+/// A resolver that the test itself is.
+struct Asked(UdpSocket);
+
+impl Asked {
+    fn new() -> (Self, Ipv4Addr) {
+        let address = unused_loopback();
+        let socket = UdpSocket::bind((address, 53)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        (Self(socket), address)
+    }
+
+    fn query(&self) -> (Message, SocketAddr) {
+        let mut query = [0; 4_096];
+        let (length, asker) = self.0.recv_from(&mut query).unwrap();
+        (Message::from_vec(&query[..length]).unwrap(), asker)
+    }
+
+    fn says(&self, (query, asker): &(Message, SocketAddr), address: &str) {
+        let mut reply = reply_to(query);
+        let owner = query.queries[0].name().clone();
+        let told = RData::A(address.parse().unwrap());
+        reply.add_answer(Record::from_rdata(owner, 0, told));
+        self.0.send_to(&reply.to_vec().unwrap(), asker).unwrap();
+    }
+
+    fn fails(&self, (query, asker): &(Message, SocketAddr)) {
+        let mut reply = reply_to(query);
+        reply.metadata.response_code = ResponseCode::ServFail;
+        self.0.send_to(&reply.to_vec().unwrap(), asker).unwrap();
+    }
+}
+
+fn hears(client: &Client) -> String {
+    let reply = Message::from_vec(&client.receive().expect("an answer")).unwrap();
+    assert_eq!(reply.metadata.id, 0xABCD);
+    reply.answers[0].data.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_while_the_next_is_asked_and_the_first_may_still_answer() {
+    let ((first, one), (second, two)) = (Asked::new(), Asked::new());
+    let world = world(&[one, two]).await;
+    let client = Client::new(&world.default);
+    let ask = || {
+        let query = question("www.example.", RecordType::A, None);
+        client.udp.send(&query).unwrap();
+        Instant::now()
+    };
+    for first_answers in [true, false] {
+        let since = ask();
+        let (of_first, of_second) = (first.query(), second.query());
+        let took = since.elapsed();
+        let due = Duration::from_millis(500)..Duration::from_millis(1_500);
+        assert!(due.contains(&took), "{took:?}");
+        match first_answers {
+            true => first.says(&of_first, "192.0.2.1"),
+            false => second.says(&of_second, "192.0.2.1"),
+        }
+        assert_eq!(hears(&client), "192.0.2.1");
+    }
+    // Whose silence was heard last is asked last.
+    ask();
+    second.says(&second.query(), "192.0.2.2");
+    assert_eq!(hears(&client), "192.0.2.2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fails_is_not_waited_for() {
+    let ((first, one), (second, two)) = (Asked::new(), Asked::new());
+    let world = world(&[one, two]).await;
+    let client = Client::new(&world.default);
+    let since = Instant::now();
+    for _ in 0..3 {
+        let query = question("www.example.", RecordType::A, None);
+        client.udp.send(&query).unwrap();
+        first.fails(&first.query());
+        second.says(&second.query(), "192.0.2.2");
+        assert_eq!(hears(&client), "192.0.2.2");
+    }
+    let took = since.elapsed();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    let counters = world.dns.counters();
+    assert_eq!((counters.forwarded, counters.failed), (3, 0));
+}
+
+/// Ids are those of whoever asked, and of what was asked of us nothing else shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_many_who_ask_at_once_hears_of_its_own_question() {
+    let address = unused_loopback();
+    let (sender, ids) = std::sync::mpsc::channel();
+    resolver(address, move |query| {
+        sender.send(query.metadata.id).unwrap();
+        let name = query.queries[0].name().clone();
+        let number = name.to_ascii()[1..].trim_end_matches('.').parse().unwrap();
+        let mut reply = reply_to(&query);
+        let told = RData::A(Ipv4Addr::new(192, 0, 2, number).into());
+        reply.add_answer(Record::from_rdata(name, 0, told));
+        reply.to_vec().unwrap()
+    });
+    let world = world(&[address]).await;
+    let client = Client::new(&world.default);
+    for _ in 0..20 {
+        // Less than may wait at once.
+        for number in 0..100 {
+            let mut query = question(&format!("h{number}."), RecordType::A, None);
+            query[..2].copy_from_slice(&[7, number]);
+            client.udp.send(&query).unwrap();
+        }
+        let mut due: BTreeSet<u8> = (0..100).collect();
+        while !due.is_empty() {
+            let reply = Message::from_vec(&client.receive().expect("an answer")).unwrap();
+            let [seven, number] = reply.metadata.id.to_be_bytes();
+            let told = reply.answers[0].data.to_string();
+            assert_eq!(told, format!("192.0.2.{number}"));
+            assert!(seven == 7 && due.remove(&number), "{reply}");
+        }
+    }
+    let ids: BTreeSet<u16> = ids.try_iter().collect();
+    // Of 65,536 few are drawn twice.
+    assert!(ids.len() > 1_900, "{}", ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_waits_for_no_resolver() {
+    let (silent, address) = Asked::new();
+    let world = world(&[address]).await;
+    let client = Client::new(&world.default);
+    let query = question("www.example.", RecordType::A, None);
+    client.udp.send(&query).unwrap();
+    silent.query();
+    let since = Instant::now();
+    world.dns.drop_domain(&TenantName::default_tenant());
+    let sockets = ["ip", "netns", "exec", &world.default.0, "ss", "-Hlun"];
+    until("its socket is closed", || {
+        let output = Command::new(sockets[0])
+            .args(&sockets[1..])
+            .output()
+            .unwrap();
+        !String::from_utf8_lossy(&output.stdout).contains(":53 ")
+    })
+    .await;
+    // As long as a resolver is waited for.
+    assert!(since.elapsed() < Duration::from_millis(1_500));
 }
