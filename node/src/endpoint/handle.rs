@@ -69,7 +69,11 @@ pub struct EndpointsHandle {
     /// Pools for which somebody asks for a block right now: one request is enough for all.
     leasing: Arc<Mutex<BTreeMap<PoolKey, Arc<tokio::sync::Mutex<()>>>>>,
     ahead: Arc<Mutex<BTreeSet<PoolKey>>>,
+    asking: Asking,
 }
+
+/// Addresses that somebody asks for right now: they aren't given back for lack of an endpoint.
+type Asking = Arc<Mutex<BTreeSet<(NetworkKey, IpAddr)>>>;
 
 impl EndpointsHandle {
     /// Opens the journal and starts the manager.
@@ -106,6 +110,7 @@ impl EndpointsHandle {
             bus: parts.bus,
             leasing: Arc::default(),
             ahead: Arc::default(),
+            asking: Arc::default(),
         };
         Ok((handle, damage))
     }
@@ -209,6 +214,10 @@ impl EndpointsHandle {
         reserved.collect()
     }
 
+    pub(super) fn asking(&self) -> BTreeSet<(NetworkKey, IpAddr)> {
+        lock(&self.asking).clone()
+    }
+
     pub fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
         let snapshot = self.snapshot.borrow();
         snapshot.endpoints.get(id).map(|it| it.as_ref().clone())
@@ -302,6 +311,7 @@ impl EndpointsHandle {
         let turn = self.turn(key);
         let waited = timeout_at(deadline, turn.lock()).await;
         let _turn = waited.map_err(|_| unreachable(key, "netmaster doesn't answer"))?;
+        let mut asked = Vec::new();
         let mut refused = None;
         // A tiny block may hold nothing but the gateway, so one may not be enough.
         for _ in 0..4 {
@@ -317,6 +327,7 @@ impl EndpointsHandle {
             if let Some(error) = refused {
                 return Err(error);
             }
+            asked.extend(address.map(|address| self.ask_for(key, address)));
             let leased = timeout_at(deadline, self.lease(key, address)).await;
             refused = match leased {
                 Ok(Ok(())) => None,
@@ -325,6 +336,15 @@ impl EndpointsHandle {
             };
         }
         Err(unreachable(key, "the blocks leased hold no free address"))
+    }
+
+    fn ask_for(&self, key: &PoolKey, address: IpAddr) -> AskedFor {
+        let it = ((key.tenant.clone(), key.network.clone()), address);
+        lock(&self.asking).insert(it.clone());
+        AskedFor {
+            all: self.asking.clone(),
+            it,
+        }
     }
 
     /// Whose blocks an endpoint gets its address from.
@@ -504,6 +524,18 @@ impl EndpointsHandle {
             mtu: self.mtu,
             endpoint,
         }
+    }
+}
+
+/// Is asked for until this is dropped.
+struct AskedFor {
+    all: Asking,
+    it: (NetworkKey, IpAddr),
+}
+
+impl Drop for AskedFor {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.it);
     }
 }
 

@@ -150,8 +150,7 @@ impl Ledger {
             Record::Returning { key, block } => self.change(key, |usage| {
                 usage.returning.insert(*block);
             }),
-            // What is known of its addresses went with it: one that is ceded to this node again
-            // isn't one that it has done with.
+            // What is known of its addresses went with it.
             Record::ReturnEnded { key, block } => self.change(key, |usage| {
                 usage.returning.remove(block);
                 let done = usage.freed.keys().filter(|it| block.contains(*it)).copied();

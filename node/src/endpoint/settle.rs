@@ -4,7 +4,7 @@
 //! What is due follows from the facts and the ledger alone, so that a lost answer, a restart or a
 //! bus that was away only makes it later. The daemon runs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,8 +36,13 @@ pub struct Due {
     pub ceding: Vec<(NetworkKey, IpAddr, NodeName)>,
 }
 
-/// What the facts and the ledger ask for.
-pub fn due(facts: &Projection, ledger: &Ledger, me: &NodeName) -> Due {
+/// What the facts and the ledger ask for. What is being `asked` for has no endpoint yet.
+pub fn due(
+    facts: &Projection,
+    asked: &BTreeSet<(NetworkKey, IpAddr)>,
+    ledger: &Ledger,
+    me: &NodeName,
+) -> Due {
     let mut due = Due::default();
     let mut usages = BTreeMap::new();
     for (key, usage) in ledger.networks() {
@@ -74,8 +79,8 @@ pub fn due(facts: &Projection, ledger: &Ledger, me: &NodeName) -> Due {
             let spare = network.closing
                 || group.is_some_and(|group| group.closing)
                 || is_ceded(network, block)
-                    && usage.freed.contains_key(&block.addr())
-                    && !usage.is_taken(block.addr());
+                    && !usage.is_taken(block.addr())
+                    && !asked.contains(&(key.clone(), block.addr()));
             if spare && !in_use && !usage.returning.contains(&block) {
                 due.unused.push((key.clone(), block));
             }
@@ -95,18 +100,16 @@ pub async fn run(
     let mut snapshots: watch::Receiver<Snapshot> = endpoints.snapshots();
     loop {
         let ready = *log.borrow_and_update() == LogState::InSync;
+        // In this order: an address that is ours and isn't asked for any more has its endpoint, if
+        // there is one, in the ledger.
         let projection = facts.borrow_and_update().clone();
+        let asked = endpoints.asking();
         let ledger = snapshots.borrow_and_update().ledger.clone();
         let mut left = false;
         if ready {
-            left = !work(
-                &endpoints,
-                &bus,
-                &me,
-                &projection,
-                due(&projection, &ledger, &me),
-            )
-            .await;
+            let due = due(&projection, &asked, &ledger, &me);
+            let done = work(&endpoints, &bus, &me, &projection, due).await;
+            left = !done || !asked.is_empty();
         }
         let again = async {
             if left {
@@ -217,7 +220,7 @@ mod tests {
     }
 
     fn unused(facts: &Projection, records: &[Record]) -> Vec<String> {
-        let due = due(facts, &ledger(records), &node("a"));
+        let due = due(facts, &BTreeSet::new(), &ledger(records), &node("a"));
         due.unused.iter().map(|(_, it)| it.to_string()).collect()
     }
 
@@ -242,16 +245,19 @@ mod tests {
             id: endpoint("e1", "10.0.0.9").id,
             at: 1,
         };
-        // Ceded a moment ago, for an endpoint that isn't there yet.
-        assert!(unused(&facts, &[]).is_empty());
+        // Ceded a moment ago, for an endpoint that isn't there yet; or for nobody, whose netplugin
+        // was killed or gave up too early.
+        let asked = BTreeSet::from([(key(), ip("10.0.0.9"))]);
+        let waiting = due(&facts, &asked, &Ledger::default(), &node("a"));
+        assert_eq!(waiting, Due::default());
+        assert_eq!(unused(&facts, &[]), ["10.0.0.9/32"]);
         assert!(unused(&facts, std::slice::from_ref(&attached)).is_empty());
-        let mut records = vec![attached, detached];
-        assert_eq!(unused(&facts, &records), ["10.0.0.9/32"]);
-        // Given back, and ceded again for the next endpoint.
-        let block = "10.0.0.9/32".parse().unwrap();
-        records.push(Record::Returning { key: key(), block });
-        records.push(Record::ReturnEnded { key: key(), block });
-        assert!(unused(&facts, &records).is_empty());
+        assert_eq!(unused(&facts, &[attached, detached]), ["10.0.0.9/32"]);
+        let reserved = Record::Reserved {
+            key: key(),
+            address: ip("10.0.0.9"),
+        };
+        assert!(unused(&facts, &[reserved]).is_empty());
     }
 
     #[test]
@@ -266,13 +272,14 @@ mod tests {
             },
         ];
         let held = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "a")]));
-        let before = due(&held, &ledger(&records), &node("a"));
+        let nobody = BTreeSet::new();
+        let before = due(&held, &nobody, &ledger(&records), &node("a"));
         assert_eq!(before.returning, [(key(), block)]);
         assert_eq!(before.ceding, [(key(), ip("10.0.0.33"), node("b"))]);
         assert!(before.settled.is_empty());
 
         let gone = facts(network(&[("10.0.0.32/28", "a"), ("10.0.0.33/32", "b")]));
-        let after = due(&gone, &ledger(&records), &node("a"));
+        let after = due(&gone, &nobody, &ledger(&records), &node("a"));
         assert!(after.returning.is_empty() && after.ceding.is_empty());
         let mut settled = ledger(&records);
         after
