@@ -65,6 +65,35 @@ rm -rf "$root""#
         self.run(node, &["sh", "-c", &script]).map(drop)
     }
 
+    /// Makes all nodes' engines one swarm, with the first node for its manager.
+    pub fn start_swarm(&self) -> Result<()> {
+        let nodes = self.nodes();
+        let Some((manager, workers)) = nodes.split_first() else {
+            return Ok(());
+        };
+        let own = |node: &str| -> Result<String> {
+            Ok(format!("--advertise-addr={}", self.address(node)?))
+        };
+        let init = ["docker", "swarm", "init", &own(manager)?];
+        self.run(manager, &init)?;
+        let token = ["docker", "swarm", "join-token", "-q", "worker"];
+        let token = self.run(manager, &token)?.stdout;
+        let (token, at) = (token.trim(), format!("{}:2377", self.address(manager)?));
+        for node in workers {
+            let join = [
+                "docker",
+                "swarm",
+                "join",
+                "--token",
+                token,
+                &own(node)?,
+                &at,
+            ];
+            self.run(node, &join)?;
+        }
+        Ok(())
+    }
+
     /// `docker` on a node; whatever its exit status.
     pub fn docker(&self, node: &str, arguments: &[&str]) -> Result<crate::Output> {
         let argv: Vec<&str> = std::iter::once("docker")

@@ -133,23 +133,7 @@ END"
 
 /// A container on each node in an attachable overlay network of Docker's own swarm.
 fn overlay(lab: &Lab) -> anyhow::Result<Way> {
-    let manager = lab.address("node-1")?;
-    let advertise = format!("--advertise-addr={manager}");
-    lab.run("node-1", &["docker", "swarm", "init", &advertise])?;
-    let token = ["docker", "swarm", "join-token", "-q", "worker"];
-    let token = lab.run("node-1", &token)?.stdout;
-    let (at, own) = (format!("{manager}:2377"), lab.address("node-2")?);
-    let advertise = format!("--advertise-addr={own}");
-    let join = [
-        "docker",
-        "swarm",
-        "join",
-        "--token",
-        token.trim(),
-        &advertise,
-        &at,
-    ];
-    lab.run("node-2", &join)?;
+    lab.start_swarm()?;
     let network = [
         "docker",
         "network",
