@@ -169,6 +169,9 @@ pub enum NodeRequest {
         network: NetworkName,
         address: IpAddr,
         to: NodeName,
+        /// For a task of Docker's swarm, whose manager promised it this address.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        promised: bool,
     },
     /// Looks at its machine, and at the way to the other nodes; takes some seconds.
     Examine,

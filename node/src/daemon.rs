@@ -132,6 +132,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let docker = docker::start(
         docker::Config {
             plugin_dir: config.plugin_dir,
+            run_dir: config.run_dir.clone(),
             engine: config.engine,
             state_dir: config.state_dir,
             files: docker::ResolverFiles::default(),

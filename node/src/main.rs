@@ -12,6 +12,7 @@ use node::core::Watching;
 use node::daemon::{self, Config, StartError};
 use node::datapath::DatapathError;
 use node::dns;
+use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
 use node::local::Detach;
 use node::local::client::{ClientError, ask};
@@ -50,6 +51,9 @@ enum Command {
     Leave(Where),
     /// Say how the daemon is, as JSON
     Status(Where),
+    /// Make the engine's plug-in contiv-swarm:latest and enable it, for networks of a swarm's
+    /// services; on each node of the swarm, once
+    SwarmPlugin(SwarmPlugin),
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +132,15 @@ struct Where {
 }
 
 #[derive(Debug, Args)]
+struct SwarmPlugin {
+    #[command(flatten)]
+    at: Where,
+    /// The Docker Engine's socket
+    #[arg(long, default_value = "/var/run/docker.sock")]
+    engine: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct AttachArgs {
     #[command(flatten)]
     at: Where,
@@ -181,6 +194,7 @@ fn main() -> ExitCode {
             client(&args.at, "POST", "/v1/detach", Some(&body))
         }
         Command::Leave(at) => client::<Detach>(&at, "POST", "/v1/leave", None),
+        Command::SwarmPlugin(args) => in_runtime(swarm_plugin(args)),
         Command::Status(at) => client::<Detach>(&at, "GET", "/v1/status", None),
     }
 }
@@ -238,6 +252,17 @@ async fn check(run: Run) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => fail(USAGE, &error.to_string()),
+    }
+}
+
+async fn swarm_plugin(args: SwarmPlugin) -> ExitCode {
+    match swarm::install(&args.engine, &args.at.run_dir).await {
+        Ok(()) => {
+            say(&format!("plug-in {} is enabled", swarm::DRIVER));
+            ExitCode::SUCCESS
+        }
+        Err(error @ InstallError::Away(_)) => fail(UNREACHABLE, &error.to_string()),
+        Err(error) => fail(1, &error.to_string()),
     }
 }
 

@@ -527,6 +527,7 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
             network: network(),
             address: ip("20.1.1.17"),
             to: node("node2"),
+            promised: false,
         },
         NodeRequest::AcceptLog {
             cluster: ClusterId(id(1)),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Facts;
 use super::connection::pause;
-use crate::endpoint::{AttachError, EndpointsHandle, LocalEndpoint};
+use crate::endpoint::{AttachError, Ceding, EndpointsHandle, LocalEndpoint};
 use crate::inquiry::{self, Question};
 use crate::projection::Projection;
 
@@ -123,9 +123,15 @@ impl Service {
                 network,
                 address,
                 to,
+                promised,
             } => {
-                let ceded = self.endpoints.cede((tenant, network), address, to);
-                match ceded.await {
+                let ceding = Ceding {
+                    key: (tenant, network),
+                    address,
+                    to,
+                    promised,
+                };
+                match self.endpoints.cede(ceding).await {
                     Ok(()) => NodeReply::Done,
                     Err(AttachError::AddressInUse(_, id)) => NodeReply::Refused {
                         reason: format!("it is in use by endpoint {id}"),

@@ -279,7 +279,9 @@ impl Cni {
             AttachError::Rejected(Rejection::PoolExhausted { .. })
             | AttachError::Unreachable { .. } => Failure::try_again(details),
             AttachError::Rejected(_) => Failure::config(details),
-            AttachError::AddressInUse(..) | AttachError::NotCeded { .. } => {
+            AttachError::AddressInUse(..)
+            | AttachError::AddressPromised(_)
+            | AttachError::NotCeded { .. } => {
                 Failure::new(Failure::ADDRESS_TAKEN, "the address is taken", details)
             }
             AttachError::EndpointDiffers(_) => Failure::environment(format!(

@@ -3,25 +3,40 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{EventMessage, Ipam, IpamConfig, Network, NetworkCreateRequest};
-use bollard::query_parameters::EventsOptionsBuilder;
+use bollard::models::{
+    EventMessage, Ipam, IpamConfig, LocalNodeState, Network, NetworkCreateRequest,
+};
+use bollard::query_parameters::{
+    CreatePluginOptionsBuilder, EnablePluginOptionsBuilder, EventsOptionsBuilder,
+};
+use bollard::{Docker, body_full};
 use futures::{Stream, StreamExt};
 
 use super::plan::{DRIVER, Found, LABEL, LABEL_VALUE, Wanted};
+use super::swarm::{self, Swarm};
+use crate::local;
+use crate::local::client::Answer;
 
 /// Creating a network calls back into our own plugin several times; the rest takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Inspecting a container blocks until its start has finished.
 const INSPECT_LIMIT: Duration = Duration::from_secs(60);
+/// The engine itself looks for a plug-in's socket for twelve seconds.
+const ENABLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A manager has its lists at hand.
+const SWARM_LIMIT: Duration = Duration::from_secs(3);
+
+/// A container's label: the swarm's service that it is a task of.
+const SERVICE: &str = "com.docker.swarm.service.name";
 
 /// What the engine did not do.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EngineError {
+pub enum EngineError {
     #[error("the engine doesn't answer within {} s", LIMIT.as_secs())]
     Silent,
     #[error("the engine's events ended")]
@@ -70,22 +85,26 @@ pub(super) enum EngineEvent {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Client(Docker);
+pub(super) struct Client {
+    docker: Docker,
+    socket: PathBuf,
+}
 
 impl Client {
     pub(super) async fn connect(socket: &Path) -> Result<Self, EngineError> {
-        let socket = socket.to_string_lossy();
-        let docker = Docker::connect_with_unix(&socket, 120, bollard::API_DEFAULT_VERSION)?;
+        let path = socket.to_string_lossy();
+        let docker = Docker::connect_with_unix(&path, 120, bollard::API_DEFAULT_VERSION)?;
         let docker = bounded(docker.negotiate_version()).await?;
-        Ok(Self(docker))
+        let socket = socket.to_owned();
+        Ok(Self { docker, socket })
     }
 
     pub(super) async fn version(&self) -> Result<Option<String>, EngineError> {
-        Ok(bounded(self.0.version()).await?.version)
+        Ok(bounded(self.docker.version()).await?.version)
     }
 
     pub(super) async fn ping(&self) -> Result<(), EngineError> {
-        bounded(self.0.ping()).await.map(drop)
+        bounded(self.docker.ping()).await.map(drop)
     }
 
     pub(super) fn events(&self) -> impl Stream<Item = Result<EngineEvent, EngineError>> + use<> {
@@ -104,19 +123,19 @@ impl Client {
         let options = EventsOptionsBuilder::default()
             .filters(&filters.into_iter().collect())
             .build();
-        self.0
+        self.docker
             .events(Some(options))
             .map(|event| Ok(understand(event?)))
     }
 
     pub(super) async fn networks(&self) -> Result<Vec<Found>, EngineError> {
-        let listed = bounded(self.0.list_networks(None)).await?;
+        let listed = bounded(self.docker.list_networks(None)).await?;
         Ok(listed.into_iter().map(found).collect())
     }
 
     /// `None`: the engine has no such network.
     pub(super) async fn members(&self, network: &str) -> Result<Option<Vec<Member>>, EngineError> {
-        let inspected = tokio::time::timeout(LIMIT, self.0.inspect_network(network, None))
+        let inspected = tokio::time::timeout(LIMIT, self.docker.inspect_network(network, None))
             .await
             .map_err(|_| EngineError::Silent)?;
         let inspected = match inspected {
@@ -138,16 +157,19 @@ impl Client {
         ))
     }
 
-    /// The aliases of a container in the network of this endpoint.
+    /// The aliases of a container in the network of this endpoint. A swarm's task also bears its
+    /// service's name, as it does in a swarm's own networks.
     pub(super) async fn aliases(
         &self,
         container: &str,
         endpoint: &str,
     ) -> Result<Vec<String>, EngineError> {
-        let inspect = self.0.inspect_container(container, None);
+        let inspect = self.docker.inspect_container(container, None);
         let inspected = tokio::time::timeout(INSPECT_LIMIT, inspect)
             .await
             .map_err(|_| EngineError::Silent)??;
+        let labels = inspected.config.and_then(|config| config.labels);
+        let service = labels.and_then(|mut labels| labels.remove(SERVICE));
         let networks = inspected.network_settings.and_then(|s| s.networks);
         let mut aliases = networks
             .into_iter()
@@ -155,6 +177,11 @@ impl Client {
             .find(|(_, settings)| settings.endpoint_id.as_deref() == Some(endpoint))
             .and_then(|(_, settings)| settings.aliases)
             .unwrap_or_default();
+        aliases.extend(
+            service
+                .into_iter()
+                .flat_map(|it| [format!("tasks.{it}"), it]),
+        );
         aliases.sort();
         aliases.dedup();
         Ok(aliases)
@@ -185,12 +212,12 @@ impl Client {
             }),
             ..NetworkCreateRequest::default()
         };
-        bounded(self.0.create_network(request)).await.map(drop)
+        bounded(self.docker.create_network(request)).await.map(drop)
     }
 
     /// One that is gone already is fine.
     pub(super) async fn remove(&self, id: &str) -> Result<(), EngineError> {
-        let removed = tokio::time::timeout(LIMIT, self.0.remove_network(id))
+        let removed = tokio::time::timeout(LIMIT, self.docker.remove_network(id))
             .await
             .map_err(|_| EngineError::Silent)?;
         match removed {
@@ -199,6 +226,86 @@ impl Client {
             }) => Ok(()),
             other => Ok(other?),
         }
+    }
+}
+
+/// Of plug-ins, and of what only a swarm's manager knows.
+impl Client {
+    /// False: it is there already. `archive` is a tar of `config.json` and `rootfs/`.
+    pub(super) async fn create_plugin(
+        &self,
+        name: &str,
+        archive: Vec<u8>,
+    ) -> Result<bool, EngineError> {
+        let options = CreatePluginOptionsBuilder::default().name(name).build();
+        let create = self
+            .docker
+            .create_plugin(options, body_full(archive.into()));
+        unless_so_already(tokio::time::timeout(LIMIT, create).await)
+    }
+
+    /// Returns when the engine has found its socket. False: it was enabled already.
+    pub(super) async fn enable_plugin(&self, name: &str) -> Result<bool, EngineError> {
+        let options = EnablePluginOptionsBuilder::default().timeout(30).build();
+        let enable = self.docker.enable_plugin(name, Some(options));
+        unless_so_already(tokio::time::timeout(ENABLE_LIMIT, enable).await)
+    }
+
+    /// What this engine's swarm says of its tasks' addresses. A swarm without a quorum doesn't
+    /// answer, which is no reason to take the engine for silent.
+    pub(super) async fn swarm(&self) -> Swarm {
+        match tokio::time::timeout(SWARM_LIMIT, self.ask_swarm()).await {
+            Ok(Ok(swarm)) => swarm,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the swarm's tasks aren't known now");
+                Swarm::Unknown
+            }
+            Err(_) => Swarm::Unknown,
+        }
+    }
+
+    async fn ask_swarm(&self) -> Result<Swarm, EngineError> {
+        let info = bounded(self.docker.info()).await?;
+        let state = info.swarm.unwrap_or_default();
+        match state.local_node_state {
+            Some(LocalNodeState::ACTIVE) if state.control_available == Some(true) => {}
+            None | Some(LocalNodeState::INACTIVE | LocalNodeState::ACTIVE) => {
+                return Ok(Swarm::NotManaged);
+            }
+            Some(_) => return Ok(Swarm::Unknown),
+        }
+        let (tasks, services) = (self.get("/tasks").await?, self.get("/services").await?);
+        if !tasks.is_success() || !services.is_success() {
+            return Ok(Swarm::Unknown);
+        }
+        let in_use = swarm::in_use(&tasks.body, &services.body);
+        Ok(in_use.map_or_else(
+            |error| {
+                tracing::warn!(%error, "the engine lists its tasks in another way than we read them");
+                Swarm::Unknown
+            },
+            Swarm::Uses,
+        ))
+    }
+
+    /// bollard's tasks lack their addresses, as the engine's own specification does.
+    async fn get(&self, path: &'static str) -> Result<Answer, EngineError> {
+        let socket = self.socket.clone();
+        let asked = tokio::task::spawn_blocking(move || local::client::get(&socket, path)).await;
+        let answer = asked.map_err(std::io::Error::other).flatten();
+        answer.map_err(|err| EngineError::Transport(Error::IOError { err }))
+    }
+}
+
+/// False: nothing was to be done.
+fn unless_so_already(
+    done: Result<Result<(), Error>, tokio::time::error::Elapsed>,
+) -> Result<bool, EngineError> {
+    match done.map_err(|_| EngineError::Silent)? {
+        Err(Error::DockerResponseServerError {
+            status_code: 409, ..
+        }) => Ok(false),
+        other => Ok(other.map(|()| true)?),
     }
 }
 

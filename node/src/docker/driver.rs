@@ -18,8 +18,8 @@ use super::endpoints::Endpoints;
 use super::networks::Networks;
 use super::pool::{self, Meaning, Unresolved};
 use super::protocol::{
-    CreateEndpoint, CreateNetwork, EndpointRef, GENERIC, INTERNAL, Interface, InterfaceName,
-    Joined, NetworkRef, PORT_MAP, StaticRoute,
+    AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointRef, GENERIC, INTERNAL, Interface,
+    InterfaceName, IpamData, Joined, NetworkRef, PORT_MAP, StaticRoute,
 };
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
 use crate::lock::lock;
@@ -52,7 +52,7 @@ pub(super) enum DriverError {
     #[error("contiv networks can't be made with --internal: leave it out")]
     Internal,
     #[error(
-        "contiv needs its own addresses: add `--ipam-driver contiv --ipam-opt contiv.network=NET` to `docker network create`"
+        "contiv needs its own addresses: add `--ipam-driver contiv --ipam-opt contiv.network=NET` to `docker network create` (in a swarm `--ipam-driver contiv-swarm:latest`)"
     )]
     ForeignIpam,
     #[error(
@@ -66,7 +66,7 @@ pub(super) enum DriverError {
     #[error("endpoint {0} is gone: start the container again")]
     UnknownEndpoint(EndpointId),
     #[error(
-        "contiv networks are of scope `local`, which swarm services can't use: run containers with `docker run --net`"
+        "networks of driver `contiv` are of scope `local`, which swarm services can't use: create one with `docker network create -d contiv-swarm:latest --ipam-driver contiv-swarm:latest`"
     )]
     Swarm,
     #[error(
@@ -108,24 +108,38 @@ impl<E: Endpoints> Driver<E> {
             return Err(DriverError::Internal);
         }
         let pools = call.ipv4.iter().chain(&call.ipv6).flatten();
+        let meaning = self.stands_for(&generic_options(options), pools)?;
+        self.networks.insert(&call.network_id, meaning)?;
+        Ok(())
+    }
+
+    /// What a swarm's network stands for, as options for the nodes that create it.
+    pub(super) fn allocate_network(
+        &self,
+        call: &AllocateNetwork,
+    ) -> Result<BTreeMap<String, String>, DriverError> {
+        let pools = call.ipv4.iter().chain(&call.ipv6).flatten();
+        let options = call.options.clone().unwrap_or_default();
+        Ok(self.stands_for(&options, pools)?.options())
+    }
+
+    fn stands_for<'a>(
+        &self,
+        options: &BTreeMap<String, String>,
+        pools: impl Iterator<Item = &'a IpamData>,
+    ) -> Result<Meaning, DriverError> {
         let subnets = pools
             .filter(|data| !data.pool.is_empty())
             .map(|data| parse("a subnet", &data.pool))
             .collect::<Result<Vec<IpNet>, _>>()?;
-        let generic = generic_options(options);
-        let meaning = {
-            let projection = self.projection.borrow();
-            let named = Meaning::from_options(&generic)?.is_some();
-            pool::resolve(&projection, &generic, subnets.first().copied()).map_err(|error| {
-                match error {
-                    Unresolved::SubnetDiffers { .. } => DriverError::ForeignIpam,
-                    Unresolved::NoSubnet(_) if !named => DriverError::ForeignIpam,
-                    other => other.into(),
-                }
-            })?
-        };
-        self.networks.insert(&call.network_id, meaning)?;
-        Ok(())
+        let named = Meaning::from_options(options)?.is_some();
+        let projection = self.projection.borrow();
+        let meaning = pool::resolve(&projection, options, subnets.first().copied());
+        meaning.map_err(|error| match error {
+            Unresolved::SubnetDiffers { .. } => DriverError::ForeignIpam,
+            Unresolved::NoSubnet(_) if !named => DriverError::ForeignIpam,
+            other => other.into(),
+        })
     }
 
     /// What the engine believes to be without endpoints has none: a leftover goes with it.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bus_schema::{EndpointId, NetworkName, TenantName};
 
 use crate::endpoint::{
-    Attach, AttachError, Attachment, Description, EndpointsHandle, LocalEndpoint, Reserve,
+    Attach, AttachError, Attachment, Claim, Description, EndpointsHandle, LocalEndpoint, Reserve,
 };
 
 pub(super) type Reserved = (TenantName, NetworkName, IpAddr);
@@ -18,16 +18,20 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
     fn reserve(&self, reserve: Reserve)
     -> impl Future<Output = Result<IpAddr, AttachError>> + Send;
 
-    /// Frees a reserved address; nothing happens to one that isn't reserved.
+    /// Ends what `reserve` began; nothing happens to an address without that claim.
     fn release(
         &self,
         tenant: TenantName,
         network: NetworkName,
         address: IpAddr,
+        claim: Claim,
     ) -> impl Future<Output = Result<(), AttachError>> + Send;
 
     /// Addresses that are reserved and belong to no endpoint.
     fn reserved(&self) -> Vec<Reserved>;
+
+    /// Addresses that are promised to tasks of the swarm.
+    fn promised(&self) -> Vec<Reserved>;
 
     /// Returns when the endpoint is promised; its interfaces follow. The same again is fine.
     fn attach(
@@ -62,12 +66,17 @@ impl Endpoints for EndpointsHandle {
         tenant: TenantName,
         network: NetworkName,
         address: IpAddr,
+        claim: Claim,
     ) -> Result<(), AttachError> {
-        self.release(tenant, network, address).await
+        self.release(tenant, network, address, claim).await
     }
 
     fn reserved(&self) -> Vec<Reserved> {
         self.reserved()
+    }
+
+    fn promised(&self) -> Vec<Reserved> {
+        self.promised()
     }
 
     async fn attach(&self, attach: Attach) -> Result<Attachment, AttachError> {

@@ -27,8 +27,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::client::{Client, EngineError, EngineEvent, Member};
 use super::driver::{Driver, endpoint_id};
 use super::endpoints::Endpoints;
-use super::plan::{DRIVER, Found, Plan, plan};
-use super::{pool, resolver};
+use super::plan::{DRIVER, Found, Plan, is_contiv, plan};
+use super::{pool, resolver, swarm};
 use crate::cleanup::Asked;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
@@ -106,6 +106,7 @@ impl<E: Endpoints> Engine<E> {
             inspections: Arc::new(Semaphore::new(INSPECTIONS)),
         };
         self.adopt(&session.found);
+        session.tasks.spawn(swarm::revive(session.client.clone()));
         self.learn_all(&mut session, true).await?;
         self.settle(&mut session).await?;
         self.report(|status| {
@@ -181,7 +182,7 @@ impl<E: Endpoints> Engine<E> {
     /// Networks that the map on disk lost, or that were made while netplugin was away.
     fn adopt(&self, found: &[Found]) {
         let projection = self.projection.borrow();
-        for network in found.iter().filter(|network| network.driver == DRIVER) {
+        for network in found.iter().filter(|it| is_contiv(&it.driver)) {
             let subnet = network
                 .pools
                 .first()

@@ -3,6 +3,10 @@
 //! An address is handed out as a /32 (/128): the container's network is its gateway and routes.
 //! An address is reserved first and belongs to an endpoint after `CreateEndpoint`; the engine
 //! releases it after `DeleteEndpoint`, or when the endpoint couldn't be made.
+//!
+//! A swarm's task has its address from the manager: its node promises it out of its own blocks,
+//! until the manager releases it. The node where the task starts has it ceded, like any other
+//! address that is asked for by name.
 
 use std::net::IpAddr;
 
@@ -10,14 +14,11 @@ use ipnet::IpNet;
 
 use super::driver::{Driver, DriverError, parse};
 use super::endpoints::Endpoints;
-use super::pool::{self, PoolId};
+use super::pool::{self, PoolId, Space};
 use super::protocol::{
     ADDRESS_TYPE, ADDRESS_TYPE_GATEWAY, ReleaseAddress, RequestAddress, RequestPool,
 };
-use crate::endpoint::{AttachError, Reserve};
-
-/// Both of the engine's address spaces; ours are told apart by the pool's id.
-pub(super) const ADDRESS_SPACE: &str = "contiv";
+use crate::endpoint::{AttachError, Claim, Reserve};
 
 impl<E: Endpoints> Driver<E> {
     /// The pool's id and its subnet.
@@ -38,7 +39,8 @@ impl<E: Endpoints> Driver<E> {
         let meaning = pool::resolve(&projection, &options, subnet)?;
         let v6 = subnet.map_or(call.v6, |subnet| subnet.addr().is_ipv6());
         let subnet = pool::pool_of(meaning.spec(&projection)?, v6)?.subnet;
-        Ok((PoolId { v6, meaning }, subnet))
+        let space = Space::named(&call.address_space);
+        Ok((PoolId { space, v6, meaning }, subnet))
     }
 
     pub(super) async fn request_address(
@@ -73,6 +75,7 @@ impl<E: Endpoints> Driver<E> {
                 network: id.meaning.network,
                 group: id.meaning.group,
                 address: asked,
+                claim: claim(id.space),
             })
             .await?;
         self.has_reserved(reserved);
@@ -84,16 +87,23 @@ impl<E: Endpoints> Driver<E> {
         let id: PoolId = call.pool_id.parse()?;
         let address = call.address.split('/').next().unwrap_or_default();
         let address: IpAddr = parse("an address", address)?;
-        let released = self
-            .endpoints
-            .release(id.meaning.tenant, id.meaning.network, address)
-            .await;
-        match released {
+        let (tenant, network) = (id.meaning.tenant, id.meaning.network);
+        let endpoints = &self.endpoints;
+        let released = endpoints.release(tenant, network, address, claim(id.space));
+        match released.await {
             Err(AttachError::Rejected(rejection)) => {
                 tracing::debug!(%address, %rejection, "released an address of what is gone");
                 Ok(())
             }
             other => Ok(other?),
         }
+    }
+}
+
+fn claim(space: Space) -> Claim {
+    match space {
+        Space::Engine => Claim::Container,
+        Space::Tasks => Claim::Task,
+        Space::Swarm => Claim::Promise,
     }
 }

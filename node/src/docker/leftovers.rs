@@ -11,8 +11,9 @@ use super::client::{EngineError, Member};
 use super::driver::endpoint_id;
 use super::endpoints::{Endpoints, Reserved};
 use super::engine::{Engine, Session, differs};
-use super::plan::DRIVER;
-use crate::endpoint::{LocalEndpoint, Owner};
+use super::plan::is_contiv;
+use super::swarm::Swarm;
+use crate::endpoint::{Claim, LocalEndpoint, Owner};
 
 /// An endpoint that the engine is just making isn't in its list yet: its calls take 5 s at most.
 const JUST_MADE: Duration = Duration::from_secs(15);
@@ -46,7 +47,43 @@ impl<E: Endpoints> Engine<E> {
             }
         }
         done.extend(self.release_reserved(session).await?);
+        done.extend(self.end_promises(session).await);
         Ok(done)
+    }
+
+    /// Addresses that the swarm's manager asked for and no task has: it died in between, or is the
+    /// leader no more and the next one has released them.
+    async fn end_promises(&self, session: &Session) -> Vec<String> {
+        let promised = self.driver.endpoints.promised();
+        let idle = |it: &Reserved| !self.driver.reserved_within(&it.2, JUST_MADE);
+        let idle: Vec<Reserved> = promised.into_iter().filter(idle).collect();
+        if idle.is_empty() {
+            return Vec::new();
+        }
+        let in_use = match session.client.swarm().await {
+            Swarm::Uses(in_use) => in_use,
+            Swarm::NotManaged => BTreeSet::new(),
+            Swarm::Unknown => return Vec::new(),
+        };
+        let mut done = Vec::new();
+        for (tenant, network, address) in idle {
+            if in_use.contains(&address) {
+                continue;
+            }
+            let what = format!("- address {address} in {tenant}:{network}: no task has it");
+            let endpoints = &self.driver.endpoints;
+            match endpoints
+                .release(tenant, network, address, Claim::Promise)
+                .await
+            {
+                Ok(()) => {
+                    tracing::info!("{what}");
+                    done.push(what);
+                }
+                Err(error) => tracing::warn!(%address, %error, "can't end a promise"),
+            }
+        }
+        done
     }
 
     /// Addresses that the engine asked for and made no endpoint with: it died in between.
@@ -58,7 +95,7 @@ impl<E: Endpoints> Engine<E> {
             return Ok(Vec::new());
         }
         let mut in_use = BTreeSet::new();
-        for network in session.found.iter().filter(|it| it.driver == DRIVER) {
+        for network in session.found.iter().filter(|it| is_contiv(&it.driver)) {
             let members = session.client.members(&network.id).await?;
             in_use.extend(members.into_iter().flatten().filter_map(|it| it.address));
         }
@@ -72,7 +109,7 @@ impl<E: Endpoints> Engine<E> {
             match self
                 .driver
                 .endpoints
-                .release(tenant, network, address)
+                .release(tenant, network, address, Claim::Container)
                 .await
             {
                 Ok(()) => {
@@ -110,7 +147,10 @@ impl<E: Endpoints> Engine<E> {
         }
         for address in &endpoint.addresses {
             let (tenant, network) = (endpoint.tenant.clone(), endpoint.network.clone());
-            let released = self.driver.endpoints.release(tenant, network, *address);
+            let released =
+                self.driver
+                    .endpoints
+                    .release(tenant, network, *address, Claim::Container);
             if let Err(error) = released.await {
                 tracing::warn!(%id, %address, %error, "can't release a leftover address");
             }

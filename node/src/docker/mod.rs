@@ -1,12 +1,12 @@
 //! Docker: the network and IPAM driver `contiv`, and the engine's networks that follow the log.
 //!
 //! ```text
-//! engine ── plugin's socket ──▶ server ─▶ driver, ipam ──▶ endpoints
+//! engine ── plugins' sockets ─▶ server ─▶ driver, ipam ──▶ endpoints
 //!    ▲  └───── events, lists ─▶ client ─▶ engine ────────▶ (names, leftovers)
 //!    └──────── networks ◀────── plan ◀── projection
 //! ```
 //!
-//! The socket answers before the engine and the bus are there, and no call of the engine waits on
+//! The sockets answer before the engine and the bus are there, and no call of the engine waits on
 //! the engine. The daemon starts this; dropping the handle ends it.
 
 mod client;
@@ -21,6 +21,7 @@ mod pool;
 mod protocol;
 mod resolver;
 mod server;
+pub mod swarm;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use bus_schema::node::{Alarm, EngineStatus, LogState};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use self::client::EngineError;
 pub use self::endpoints::Endpoints;
 pub use self::engine::ResolverFiles;
 pub use self::server::ServerError;
@@ -37,6 +39,7 @@ pub use self::server::ServerError;
 use self::driver::Driver;
 use self::engine::Engine;
 use self::networks::Networks;
+use self::server::Scope;
 use crate::cleanup::Asked;
 use crate::healing::Healings;
 use crate::projection::Projection;
@@ -45,6 +48,8 @@ use crate::projection::Projection;
 pub struct Config {
     /// Where the engine looks for plugins: `/run/docker/plugins`.
     pub plugin_dir: PathBuf,
+    /// Where the plug-in for swarms finds us: `/run/contiv`.
+    pub run_dir: PathBuf,
     /// The engine's own socket; absent: no engine is served, and there is no plugin.
     pub engine: Option<PathBuf>,
     pub state_dir: PathBuf,
@@ -78,7 +83,7 @@ pub struct DockerHandle {
     tasks: JoinSet<()>,
 }
 
-/// The socket listens when this returns.
+/// The sockets listen when this returns.
 pub fn start<E: Endpoints>(
     config: Config,
     endpoints: E,
@@ -101,7 +106,8 @@ pub fn start<E: Endpoints>(
     let Some(socket) = config.engine else {
         return Ok(handle);
     };
-    let listener = server::listen(&config.plugin_dir)?;
+    let local = server::listen(config.plugin_dir.join("contiv.sock"))?;
+    let swarm = server::listen(config.run_dir.join(swarm::SOCKET))?;
     let networks = Networks::open(config.state_dir.join("docker-networks.json"));
     let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
     let (cleanups, asked) = mpsc::channel(1);
@@ -119,7 +125,9 @@ pub fn start<E: Endpoints>(
         had: BTreeSet::new(),
         healings: config.healings,
     };
-    handle.tasks.spawn(server::serve(listener, driver));
+    let serve = |listener, scope| server::serve(listener, Arc::clone(&driver), scope);
+    handle.tasks.spawn(serve(local, Scope::Local));
+    handle.tasks.spawn(serve(swarm, Scope::Swarm));
     handle.tasks.spawn(engine.run());
     Ok(handle)
 }

@@ -9,12 +9,18 @@ use bus_schema::node::Alarm;
 use bus_schema::{GroupSpec, NetworkSpec};
 
 use super::pool::{self, Meaning};
+use super::swarm;
 use crate::projection::Projection;
 
 /// On every Docker network that netplugin made.
 pub(super) const LABEL: &str = "contiv.made-by";
 pub(super) const LABEL_VALUE: &str = "netplugin";
 pub(super) const DRIVER: &str = "contiv";
+
+/// Whether a network's driver is one of our two.
+pub(super) fn is_contiv(driver: &str) -> bool {
+    [DRIVER, swarm::DRIVER].contains(&driver)
+}
 
 /// A network as the engine lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -222,10 +222,50 @@ pub(super) fn pool_of(spec: &NetworkSpec, v6: bool) -> Result<&Pool, Unresolved>
         })
 }
 
-/// A pool's id, as the engine keeps it: `v4:TENANT/NETWORK` or `v6:TENANT/NETWORK/GROUP`. It says
-/// all that the pool is, so nothing has to be remembered for it.
+/// Whose addresses a pool's are: an engine's address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Space {
+    /// Containers of this engine.
+    Engine,
+    /// The swarm's tasks on this engine: each address is the one that the swarm gave the task.
+    Tasks,
+    /// All of the swarm's tasks, for its manager.
+    Swarm,
+}
+
+impl Space {
+    const ALL: [Self; 3] = [Self::Engine, Self::Tasks, Self::Swarm];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "contiv",
+            Self::Tasks => "contiv-tasks",
+            Self::Swarm => "contiv-swarm",
+        }
+    }
+
+    /// The engine's own, when nothing else is named.
+    pub(super) fn named(name: &str) -> Self {
+        let mut all = Self::ALL.into_iter();
+        all.find(|it| it.name() == name).unwrap_or(Self::Engine)
+    }
+
+    /// Before a pool's id. Networks of an engine that were made by an older netplugin have none.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Engine => "",
+            Self::Tasks => "tasks-",
+            Self::Swarm => "swarm-",
+        }
+    }
+}
+
+/// A pool's id, as the engine keeps it: `v4:TENANT/NETWORK` or `v6:TENANT/NETWORK/GROUP`, with
+/// `tasks-` or `swarm-` before it in a swarm. It says all that the pool is, so nothing has to be
+/// remembered for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PoolId {
+    pub(super) space: Space,
     pub(super) v6: bool,
     pub(super) meaning: Meaning,
 }
@@ -233,7 +273,7 @@ pub(super) struct PoolId {
 impl fmt::Display for PoolId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = if self.v6 { "v6" } else { "v4" };
-        write!(f, "{family}:{}", self.meaning)
+        write!(f, "{}{family}:{}", self.space.prefix(), self.meaning)
     }
 }
 
@@ -243,6 +283,10 @@ impl FromStr for PoolId {
     fn from_str(text: &str) -> Result<Self, Unresolved> {
         let unknown = || Unresolved::PoolId(text.to_owned());
         let (family, rest) = text.split_once(':').ok_or_else(unknown)?;
+        let (space, family) = [Space::Tasks, Space::Swarm]
+            .into_iter()
+            .find_map(|space| Some((space, family.strip_prefix(space.prefix())?)))
+            .unwrap_or((Space::Engine, family));
         let v6 = match family {
             "v4" => false,
             "v6" => true,
@@ -262,6 +306,6 @@ impl FromStr for PoolId {
                 .transpose()
                 .map_err(|_| unknown())?,
         };
-        Ok(Self { v6, meaning })
+        Ok(Self { space, v6, meaning })
     }
 }

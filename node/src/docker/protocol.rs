@@ -32,6 +32,18 @@ pub(super) struct CreateNetwork {
     pub(super) ipv6: Option<Vec<IpamData>>,
 }
 
+/// A swarm's manager asks, before any worker creates the network.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct AllocateNetwork {
+    /// What `docker network create -o` gave.
+    pub(super) options: Option<BTreeMap<String, String>>,
+    #[serde(rename = "IPv4Data")]
+    pub(super) ipv4: Option<Vec<IpamData>>,
+    #[serde(rename = "IPv6Data")]
+    pub(super) ipv6: Option<Vec<IpamData>>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct IpamData {
@@ -113,6 +125,8 @@ impl StaticRoute {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct RequestPool {
+    #[serde(default)]
+    pub(super) address_space: String,
     #[serde(default)]
     pub(super) pool: String,
     #[serde(default)]

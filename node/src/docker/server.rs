@@ -20,7 +20,7 @@ use tokio::net::UnixListener;
 
 use super::driver::{Driver, DriverError};
 use super::endpoints::Endpoints;
-use super::ipam::ADDRESS_SPACE;
+use super::pool::Space;
 use super::protocol::Failure;
 use crate::endpoint::DEADLINE;
 
@@ -41,10 +41,17 @@ pub enum ServerError {
     },
 }
 
-/// Listens on `contiv.sock` in `folder`. The socket of a dead netplugin is replaced in one step,
-/// so that an engine never finds none.
-pub(super) fn listen(folder: &Path) -> Result<UnixListener, ServerError> {
-    let path = folder.join("contiv.sock");
+/// Which of the two drivers is asked. An engine lets each have one scope.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Scope {
+    /// `contiv`, for `docker run`.
+    Local,
+    /// [`swarm::DRIVER`](super::swarm::DRIVER), for services.
+    Swarm,
+}
+
+/// The socket of a dead netplugin is replaced in one step, so that an engine never finds none.
+pub(super) fn listen(path: PathBuf) -> Result<UnixListener, ServerError> {
     let failed = |reason| ServerError::Bind {
         path: path.clone(),
         reason,
@@ -52,8 +59,9 @@ pub(super) fn listen(folder: &Path) -> Result<UnixListener, ServerError> {
     if UnixStream::connect(&path).is_ok() {
         return Err(ServerError::InUse(path));
     }
+    let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed)?;
-    let new = folder.join("contiv.new");
+    let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -63,22 +71,26 @@ pub(super) fn listen(folder: &Path) -> Result<UnixListener, ServerError> {
     Ok(listener)
 }
 
-pub(super) async fn serve<E: Endpoints>(listener: UnixListener, driver: Arc<Driver<E>>) {
+pub(super) async fn serve<E: Endpoints>(
+    listener: UnixListener,
+    driver: Arc<Driver<E>>,
+    scope: Scope,
+) {
     let router = Router::new()
         .route("/{call}", any(answer::<E>))
-        .with_state(driver);
+        .with_state((driver, scope));
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the plugin's socket failed");
     }
 }
 
 async fn answer<E: Endpoints>(
-    State(driver): State<Arc<Driver<E>>>,
+    State((driver, scope)): State<(Arc<Driver<E>>, Scope)>,
     UrlPath(call): UrlPath<String>,
     body: Bytes,
 ) -> Response {
     let started = Instant::now();
-    let result = tokio::time::timeout(CALL_LIMIT, dispatch(&driver, &call, &body)).await;
+    let result = tokio::time::timeout(CALL_LIMIT, dispatch(&driver, scope, &call, &body)).await;
     let took = started.elapsed();
     let outcome = match &result {
         Ok(Ok(_)) => "done",
@@ -132,6 +144,7 @@ fn text(body: &Bytes) -> std::borrow::Cow<'_, str> {
 
 async fn dispatch<E: Endpoints>(
     driver: &Driver<E>,
+    scope: Scope,
     call: &str,
     body: &[u8],
 ) -> Result<Value, DriverError> {
@@ -139,9 +152,13 @@ async fn dispatch<E: Endpoints>(
     Ok(match call {
         "Plugin.Activate" => json!({"Implements": ["NetworkDriver", "IpamDriver"]}),
 
-        "NetworkDriver.GetCapabilities" => {
-            json!({"Scope": "local", "ConnectivityScope": "global"})
-        }
+        "NetworkDriver.GetCapabilities" => match scope {
+            Scope::Local => json!({"Scope": "local", "ConnectivityScope": "global"}),
+            // With `global` connectivity the engine would keep the services' names itself, by
+            // gossip, and have a name stand for a virtual address that needs ipvs: with `local`
+            // it leaves them to our DNS.
+            Scope::Swarm => json!({"Scope": "global", "ConnectivityScope": "local"}),
+        },
         "NetworkDriver.CreateNetwork" => {
             driver.create_network(&read(body)?)?;
             done
@@ -172,9 +189,11 @@ async fn dispatch<E: Endpoints>(
         "NetworkDriver.RevokeExternalConnectivity"
         | "NetworkDriver.DiscoverNew"
         | "NetworkDriver.DiscoverDelete" => done,
-        "NetworkDriver.AllocateNetwork" | "NetworkDriver.FreeNetwork" => {
-            return Err(DriverError::Swarm);
-        }
+        "NetworkDriver.AllocateNetwork" => match scope {
+            Scope::Local => return Err(DriverError::Swarm),
+            Scope::Swarm => json!({"Options": driver.allocate_network(&read(body)?)?}),
+        },
+        "NetworkDriver.FreeNetwork" => done,
         // Engine 28 asks whether it may do without a gateway's address; it may not.
         "NetworkDriver.GwAllocCheck" => json!({"SkipIPv4": false, "SkipIPv6": false}),
 
@@ -183,10 +202,16 @@ async fn dispatch<E: Endpoints>(
         "IpamDriver.GetCapabilities" => {
             json!({"RequiresMACAddress": false, "RequiresRequestReplay": false})
         }
-        "IpamDriver.GetDefaultAddressSpaces" => json!({
-            "LocalDefaultAddressSpace": ADDRESS_SPACE,
-            "GlobalDefaultAddressSpace": ADDRESS_SPACE,
-        }),
+        "IpamDriver.GetDefaultAddressSpaces" => {
+            let (local, global) = match scope {
+                Scope::Local => (Space::Engine, Space::Engine),
+                Scope::Swarm => (Space::Tasks, Space::Swarm),
+            };
+            json!({
+                "LocalDefaultAddressSpace": local.name(),
+                "GlobalDefaultAddressSpace": global.name(),
+            })
+        }
         "IpamDriver.RequestPool" => {
             let (id, subnet) = driver.request_pool(&read(body)?)?;
             json!({"PoolID": id.to_string(), "Pool": subnet, "Data": {}})

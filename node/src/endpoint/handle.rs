@@ -20,9 +20,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::journal::{Damage, Journal};
 use super::ledger::{NetworkKey, Record};
-use super::manager::{Answer, Attached, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
+use super::manager::{Answer, Attached, Ceding, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
 use super::pool::{Choice, For, choose, is_half_full};
-use super::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
+use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
 use crate::bus::{AskError, BusHandle};
 use crate::lock::lock;
 use crate::projection::{NetworkFact, Projection};
@@ -118,21 +118,26 @@ impl EndpointsHandle {
     /// Takes an address before its endpoint exists. The same address again is fine.
     pub async fn reserve(&self, ask: Reserve) -> Result<IpAddr, AttachError> {
         let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
+        // Out of the blocks of the swarm's manager: it says nothing of how full ours are.
+        let promised = ask.claim == Claim::Task;
         let ask = |haste, answer| Inbox::Reserve(ask.clone(), haste, answer);
         let deadline = Instant::now() + DEADLINE;
-        let address = self.with_block(&key, deadline, ask).await?;
-        self.lease_ahead(&key);
+        let address = self.with_block(&key, deadline, promised, ask).await?;
+        if !promised {
+            self.lease_ahead(&key);
+        }
         Ok(address)
     }
 
-    /// Frees a reserved address; nothing happens to one that isn't reserved.
+    /// Ends what [`reserve`](Self::reserve) began; nothing happens to an address without that claim.
     pub async fn release(
         &self,
         tenant: TenantName,
         network: NetworkName,
         address: IpAddr,
+        claim: Claim,
     ) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Release((tenant, network), address, answer))
+        self.ask(|answer| Inbox::Release((tenant, network), address, claim, answer))
             .await
     }
 
@@ -153,8 +158,10 @@ impl EndpointsHandle {
     async fn claim(&self, ask: Attach, deadline: Instant) -> Result<Attached, AttachError> {
         let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
         let message = |haste, answer| Inbox::Attach(ask.clone(), haste, answer);
-        let attached = self.with_block(&key, deadline, message).await?;
-        self.lease_ahead(&key);
+        let attached = self.with_block(&key, deadline, false, message).await?;
+        if ask.addresses.is_empty() {
+            self.lease_ahead(&key);
+        }
         Ok(attached)
     }
 
@@ -214,6 +221,17 @@ impl EndpointsHandle {
         reserved.collect()
     }
 
+    /// Addresses that are promised to tasks of the swarm that this node manages.
+    pub fn promised(&self) -> Vec<(TenantName, NetworkName, IpAddr)> {
+        let snapshot = self.snapshot.borrow();
+        let networks = snapshot.ledger.networks();
+        let promised = networks.flat_map(|((tenant, network), usage)| {
+            let all = usage.promised.iter();
+            all.map(move |it| (tenant.clone(), network.clone(), *it))
+        });
+        promised.collect()
+    }
+
     pub(super) fn asking(&self) -> BTreeSet<(NetworkKey, IpAddr)> {
         lock(&self.asking).clone()
     }
@@ -248,14 +266,12 @@ impl EndpointsHandle {
     }
 
     /// Lets another node have an address of a block of ours.
-    pub async fn cede(
-        &self,
-        key: NetworkKey,
-        address: IpAddr,
-        to: NodeName,
-    ) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Cede(key.clone(), address, to.clone(), answer))
+    pub(crate) async fn cede(&self, asked: Ceding) -> Result<(), AttachError> {
+        self.ask(|answer| Inbox::Cede(asked.clone(), answer))
             .await?;
+        let Ceding {
+            key, address, to, ..
+        } = asked;
         let command = Command::BlockCede(BlockCede {
             tenant: key.0.clone(),
             network: key.1.clone(),
@@ -303,6 +319,7 @@ impl EndpointsHandle {
         &self,
         key: &PoolKey,
         deadline: Instant,
+        promised: bool,
         message: impl Fn(Haste, Answer<Step<T>>) -> Inbox,
     ) -> Result<T, AttachError> {
         if let Step::Done(done) = self.ask(|it| message(Haste::Rested, it)).await? {
@@ -328,7 +345,7 @@ impl EndpointsHandle {
                 return Err(error);
             }
             asked.extend(address.map(|address| self.ask_for(key, address)));
-            let leased = timeout_at(deadline, self.lease(key, address)).await;
+            let leased = timeout_at(deadline, self.lease(key, address, promised)).await;
             refused = match leased {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error),
@@ -382,7 +399,12 @@ impl EndpointsHandle {
     }
 
     /// Has a block leased to this node, or one address ceded, and waits for the log to say so.
-    async fn lease(&self, key: &PoolKey, address: Option<IpAddr>) -> Result<(), AttachError> {
+    async fn lease(
+        &self,
+        key: &PoolKey,
+        address: Option<IpAddr>,
+        promised: bool,
+    ) -> Result<(), AttachError> {
         if let Some(address) = address {
             self.until_returned(key, address).await?;
         }
@@ -402,7 +424,7 @@ impl EndpointsHandle {
                 Ok(())
             }
             Err(AskError::Rejected(Rejection::AddressHeld { address, node, .. })) => {
-                self.ask_holder(key, address, node).await
+                self.ask_holder(key, address, node, promised).await
             }
             Err(AskError::Rejected(rejection)) => Err(AttachError::Rejected(rejection)),
             Err(AskError::Unreachable(reason)) => Err(unreachable(key, &reason)),
@@ -414,6 +436,7 @@ impl EndpointsHandle {
         key: &PoolKey,
         address: IpAddr,
         holder: NodeName,
+        promised: bool,
     ) -> Result<(), AttachError> {
         let not_ceded = |reason: String| AttachError::NotCeded {
             address,
@@ -428,6 +451,7 @@ impl EndpointsHandle {
             network: key.network.clone(),
             address,
             to: self.me.clone(),
+            promised,
         };
         match self.bus.node(holder.clone(), request).await {
             Ok(NodeReply::Done) => {}
@@ -484,7 +508,7 @@ impl EndpointsHandle {
         tokio::spawn(async move {
             let turn = handle.turn(&key);
             let _turn = turn.lock().await;
-            let leased = tokio::time::timeout(DEADLINE, handle.lease(&key, None)).await;
+            let leased = tokio::time::timeout(DEADLINE, handle.lease(&key, None, false)).await;
             if let Ok(Err(error)) = leased {
                 tracing::debug!(pool = %key, %error, "no further block yet");
             }

@@ -181,8 +181,12 @@ fn free_name(path: &Path) -> PathBuf {
 fn is_promise(record: &Record, ledger: &Ledger) -> bool {
     match record {
         Record::Attached { endpoint } => ledger.endpoint(&endpoint.id).is_none(),
-        Record::Reserved { .. } | Record::Released { .. } | Record::Detached { .. } => false,
-        Record::Freed { .. }
+        Record::Reserved { .. }
+        | Record::Released { .. }
+        | Record::PromiseEnded { .. }
+        | Record::Detached { .. } => false,
+        Record::Promised { .. }
+        | Record::Freed { .. }
         | Record::Returning { .. }
         | Record::ReturnEnded { .. }
         | Record::Ceding { .. }

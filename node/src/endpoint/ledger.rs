@@ -37,6 +37,16 @@ pub enum Record {
         address: IpAddr,
         at: u64,
     },
+    /// The swarm that this node manages gives the address to a task of its own.
+    Promised {
+        key: NetworkKey,
+        address: IpAddr,
+    },
+    PromiseEnded {
+        key: NetworkKey,
+        address: IpAddr,
+        at: u64,
+    },
     /// When an address was last used; written when the journal is made shorter.
     Freed {
         key: NetworkKey,
@@ -84,26 +94,32 @@ pub struct Ledger {
 pub struct Usage {
     pub in_use: OrdMap<IpAddr, EndpointId>,
     pub reserved: OrdSet<IpAddr>,
+    /// To tasks of the swarm that this node manages: nobody else's, wherever the task runs.
+    pub promised: OrdSet<IpAddr>,
     pub freed: OrdMap<IpAddr, u64>,
     pub returning: OrdSet<IpNet>,
     pub ceding: OrdMap<IpAddr, NodeName>,
 }
 
 impl Usage {
-    /// Whether an endpoint, a reservation or another node has a claim on the address.
+    /// Whether an endpoint, a reservation, a task or another node has a claim on the address.
     pub fn is_taken(&self, address: IpAddr) -> bool {
         self.in_use.contains_key(&address)
             || self.reserved.contains(&address)
+            || self.promised.contains(&address)
             || self.ceding.contains_key(&address)
     }
 
-    /// The addresses of a block that are in use or reserved.
+    /// The addresses of a block that are in use, reserved or promised.
     pub fn taken_in(&self, block: IpNet) -> usize {
-        let reserved = self
-            .reserved
+        let reserved = self.reserved.iter();
+        let promised = self
+            .promised
             .iter()
-            .filter(|address| !self.in_use.contains_key(*address));
-        let all = self.in_use.keys().chain(reserved);
+            .filter(|it| !self.reserved.contains(*it));
+        let idle = reserved.chain(promised);
+        let idle = idle.filter(|address| !self.in_use.contains_key(*address));
+        let all = self.in_use.keys().chain(idle);
         all.filter(|address| block.contains(*address)).count()
     }
 
@@ -144,6 +160,14 @@ impl Ledger {
                     usage.freed.insert(*address, *at);
                 }
             }),
+            Record::Promised { key, address } => self.change(key, |usage| {
+                usage.promised.insert(*address);
+            }),
+            Record::PromiseEnded { key, address, at } => self.change(key, |usage| {
+                if usage.promised.remove(address).is_some() {
+                    usage.freed.insert(*address, *at);
+                }
+            }),
             Record::Freed { key, address, at } => self.change(key, |usage| {
                 usage.freed.insert(*address, *at);
             }),
@@ -171,7 +195,8 @@ impl Ledger {
     /// How many [`records`](Self::records) there are.
     pub fn size(&self) -> usize {
         let of = |usage: &Usage| {
-            usage.freed.len() + usage.reserved.len() + usage.returning.len() + usage.ceding.len()
+            let taken = usage.reserved.len() + usage.promised.len();
+            usage.freed.len() + taken + usage.returning.len() + usage.ceding.len()
         };
         self.endpoints.len() + self.networks.values().map(of).sum::<usize>()
     }
@@ -187,6 +212,10 @@ impl Ledger {
                 at: *at,
             }));
             records.extend(usage.reserved.iter().map(|address| Record::Reserved {
+                key: key(),
+                address: *address,
+            }));
+            records.extend(usage.promised.iter().map(|address| Record::Promised {
                 key: key(),
                 address: *address,
             }));

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::pool::{self, Choice, For};
-use super::{Attach, AttachError, Description, LocalEndpoint, Reserve};
+use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve};
 use crate::desired::interface_names;
 use crate::projection::{NetworkFact, Projection};
 
@@ -28,15 +28,25 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, AttachError>>;
 #[derive(Debug)]
 pub(super) enum Inbox {
     Reserve(Reserve, Haste, Answer<Step<IpAddr>>),
-    Release(NetworkKey, IpAddr, Answer<()>),
+    Release(NetworkKey, IpAddr, Claim, Answer<()>),
     Attach(Attach, Haste, Answer<Step<Attached>>),
     Detach(EndpointId, Answer<u64>),
     Describe(EndpointId, Description, Answer<()>),
     /// Gives no address of the block any more, so that it can be returned.
     Return(NetworkKey, IpNet, Answer<()>),
-    Cede(NetworkKey, IpAddr, NodeName, Answer<()>),
+    Cede(Ceding, Answer<()>),
     /// The log settled what was given back.
     Settled(Vec<Record>, Answer<()>),
+}
+
+/// An address of a block of ours that another node asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Ceding {
+    pub key: NetworkKey,
+    pub address: IpAddr,
+    pub to: NodeName,
+    /// For the task that it was promised to.
+    pub promised: bool,
 }
 
 /// Whether an address freed a moment ago will do.
@@ -94,8 +104,8 @@ impl Manager {
             Inbox::Reserve(ask, haste, answer) => {
                 answer.send(self.reserve(&ask, haste)).ok();
             }
-            Inbox::Release(key, address, answer) => {
-                answer.send(self.release(key, address)).ok();
+            Inbox::Release(key, address, claim, answer) => {
+                answer.send(self.release(key, address, claim)).ok();
             }
             Inbox::Attach(ask, haste, answer) => {
                 answer.send(self.attach(&ask, haste)).ok();
@@ -109,8 +119,8 @@ impl Manager {
             Inbox::Return(key, block, answer) => {
                 answer.send(self.start_return(key, block)).ok();
             }
-            Inbox::Cede(key, address, to, answer) => {
-                answer.send(self.start_cede(key, address, to)).ok();
+            Inbox::Cede(asked, answer) => {
+                answer.send(self.start_cede(asked)).ok();
             }
             Inbox::Settled(records, answer) => {
                 answer.send(self.write(&records)).ok();
@@ -124,9 +134,18 @@ impl Manager {
         self.must_be_open(&key, ask.group.as_ref())?;
         let usage = self.usage(&key);
         let address = match ask.address {
+            // The next leader of a swarm asks for what the last one promised its tasks: where it
+            // isn't ours, its holder keeps the promise, or the task itself has the address by now.
+            Some(address) if ask.claim == Claim::Promise => {
+                if !self.gives_out(&network, &usage, address) {
+                    return Ok(Step::Done(address));
+                }
+                address
+            }
             Some(address) => {
                 must_be_for(&network, address, ask.group.as_ref())?;
-                match self.claim(&network, &usage, address, None)? {
+                let promised = ask.claim == Claim::Task;
+                match self.claim(&network, &usage, address, None, promised)? {
                     Step::Lease(_) => return Ok(Step::Lease(Some(address))),
                     Step::Done(()) => address,
                 }
@@ -136,18 +155,47 @@ impl Manager {
                 None => return Ok(Step::Lease(None)),
             },
         };
-        if !usage.reserved.contains(&address) {
-            self.write(&[Record::Reserved { key, address }])?;
+        let (known, record) = match ask.claim {
+            Claim::Promise => (&usage.promised, Record::Promised { key, address }),
+            Claim::Container | Claim::Task => (&usage.reserved, Record::Reserved { key, address }),
+        };
+        if !known.contains(&address) {
+            self.write(&[record])?;
         }
         Ok(Step::Done(address))
     }
 
-    fn release(&mut self, key: NetworkKey, address: IpAddr) -> Result<(), AttachError> {
-        if !self.usage(&key).reserved.contains(&address) {
-            return Ok(());
+    fn release(
+        &mut self,
+        key: NetworkKey,
+        address: IpAddr,
+        claim: Claim,
+    ) -> Result<(), AttachError> {
+        let usage = self.usage(&key);
+        let (at, of) = (now(), key.clone());
+        let mut records = match claim {
+            Claim::Promise if usage.promised.contains(&address) => {
+                vec![Record::PromiseEnded { key, address, at }]
+            }
+            Claim::Container | Claim::Task if usage.reserved.contains(&address) => {
+                vec![Record::Released { key, address, at }]
+            }
+            Claim::Promise | Claim::Container | Claim::Task => return Ok(()),
+        };
+        // In a tiny pool a block is one address, so that what was ceded for a task looks like a
+        // block of our own. The swarm's manager needs it for the next task.
+        let block = IpNet::from(address);
+        let kept = usage.promised.contains(&address) || usage.in_use.contains_key(&address);
+        if claim == Claim::Task && !kept && self.holds(&of, block) {
+            records.push(Record::Returning { key: of, block });
         }
-        let at = now();
-        self.write(&[Record::Released { key, address, at }])
+        self.write(&records)
+    }
+
+    fn holds(&self, (tenant, network): &NetworkKey, block: IpNet) -> bool {
+        let facts = self.facts.borrow();
+        let network = facts.network(tenant, network);
+        network.is_some_and(|it| it.blocks.get(&block) == Some(&self.me))
     }
 
     fn attach(&mut self, ask: &Attach, haste: Haste) -> Result<Step<Attached>, AttachError> {
@@ -161,7 +209,10 @@ impl Manager {
         let mut addresses = ask.addresses.clone();
         for address in &addresses {
             must_be_for(&network, *address, ask.group.as_ref())?;
-            if let Step::Lease(_) = self.claim(&network, &usage, *address, Some(&ask.id))? {
+            // Whom it was promised to has reserved it.
+            let promised = usage.reserved.contains(address);
+            let claimed = self.claim(&network, &usage, *address, Some(&ask.id), promised)?;
+            if let Step::Lease(_) = claimed {
                 return Ok(Step::Lease(Some(*address)));
             }
         }
@@ -239,23 +290,21 @@ impl Manager {
         self.write(&[Record::Returning { key, block }])
     }
 
-    fn start_cede(
-        &mut self,
-        key: NetworkKey,
-        address: IpAddr,
-        to: NodeName,
-    ) -> Result<(), AttachError> {
+    fn start_cede(&mut self, asked: Ceding) -> Result<(), AttachError> {
+        let Ceding {
+            key,
+            address,
+            to,
+            promised,
+        } = asked;
         let network = self.open_network(&key)?;
         let usage = self.usage(&key);
         if usage.ceding.get(&address) == Some(&to) {
             return Ok(());
         }
-        match self.claim(&network, &usage, address, None)? {
-            Step::Done(()) if usage.is_taken(address) => {
-                let user = usage.in_use.get(&address);
-                let user = user.map_or("a container that is starting".to_owned(), |id| {
-                    id.to_string()
-                });
+        match self.claim(&network, &usage, address, None, promised)? {
+            Step::Done(()) if usage.reserved.contains(&address) => {
+                let user = "a container that is starting".to_owned();
                 Err(AttachError::AddressInUse(address, user))
             }
             Step::Done(()) => self.write(&[Record::Ceding { key, address, to }]),
@@ -275,6 +324,7 @@ impl Manager {
         usage: &Usage,
         address: IpAddr,
         endpoint: Option<&EndpointId>,
+        promised: bool,
     ) -> Result<Step<()>, AttachError> {
         let mut pools = network.spec.pools();
         if !pools.any(|pool| pool.is_assignable(address)) {
@@ -289,14 +339,22 @@ impl Manager {
         {
             return Err(AttachError::AddressInUse(address, user.to_string()));
         }
-        let block = network.block_of(address);
-        let ours = block
-            .is_some_and(|(block, holder)| *holder == self.me && !usage.returning.contains(&block));
-        if ours && !usage.ceding.contains_key(&address) {
+        if usage.promised.contains(&address) && !promised {
+            return Err(AttachError::AddressPromised(address));
+        }
+        if self.gives_out(network, usage, address) {
             Ok(Step::Done(()))
         } else {
             Ok(Step::Lease(Some(address)))
         }
+    }
+
+    /// Whether the address is this node's to give, taken or not.
+    fn gives_out(&self, network: &NetworkFact, usage: &Usage, address: IpAddr) -> bool {
+        let block = network.block_of(address);
+        let ours = block
+            .is_some_and(|(block, holder)| *holder == self.me && !usage.returning.contains(&block));
+        ours && !usage.ceding.contains_key(&address)
     }
 
     fn next(

@@ -14,7 +14,7 @@ mod tests;
 pub mod vanished;
 
 pub(crate) use journal::replace;
-pub(crate) use manager::now;
+pub(crate) use manager::{Ceding, now};
 
 pub use handle::{DEADLINE, EndpointsHandle, Kernel, Parts};
 pub use journal::Damage;
@@ -118,6 +118,21 @@ pub struct Reserve {
     /// Absent: any free one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+    #[serde(default)]
+    pub claim: Claim,
+}
+
+/// For whom an address is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Claim {
+    /// A container that starts here.
+    #[default]
+    Container,
+    /// A swarm's task that starts here, with the address that its manager promised it.
+    Task,
+    /// The swarm that this node manages: one of its tasks will start with it, on whatever node.
+    Promise,
 }
 
 /// What an attached endpoint's owner needs to know.
@@ -137,6 +152,8 @@ pub enum AttachError {
     Rejected(#[from] Rejection),
     #[error("address {0} is in use by endpoint {1} of this node")]
     AddressInUse(IpAddr, String),
+    #[error("address {0} is promised to a task of the swarm that this node manages")]
+    AddressPromised(IpAddr),
     #[error("endpoint {0} exists with other settings: detach it first")]
     EndpointDiffers(EndpointId),
     #[error("endpoint {0} doesn't exist on this node")]

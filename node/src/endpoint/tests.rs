@@ -1,3 +1,5 @@
+mod promises;
+
 use std::time::Duration;
 
 use bus_schema::node::{NodeReply, NodeRequest};
@@ -102,6 +104,16 @@ fn reserve(address: Option<&str>) -> Reserve {
         network: net(),
         group: None,
         address: address.map(ip),
+        claim: Claim::Container,
+    }
+}
+
+fn ceding(address: &str, to: &str, promised: bool) -> Ceding {
+    Ceding {
+        key: key(),
+        address: ip(address),
+        to: node(to),
+        promised,
     }
 }
 
@@ -147,12 +159,12 @@ async fn an_address_of_a_live_endpoint_is_neither_reserved_nor_attached_again() 
     assert_ne!(bench.handle.reserve(reserve(None)).await.unwrap(), address);
     bench
         .handle
-        .release(tenant(), net(), address)
+        .release(tenant(), net(), address, Claim::Container)
         .await
         .unwrap();
     bench
         .handle
-        .release(tenant(), net(), address)
+        .release(tenant(), net(), address, Claim::Container)
         .await
         .unwrap();
     bench
@@ -303,7 +315,8 @@ async fn an_address_in_anothers_block_is_ceded() {
 async fn a_ceded_address_is_never_given_out_again_even_if_the_answer_is_lost() {
     let mut bench = Bench::new(&[("10.0.0.16/31", "a")]);
     let handle = bench.handle.clone();
-    let ceding = tokio::spawn(async move { handle.cede(key(), ip("10.0.0.16"), node("b")).await });
+    let asked = ceding("10.0.0.16", "b", false);
+    let ceding = tokio::spawn(async move { handle.cede(asked).await });
     let Ask::Command { command, answer } = bench.asked().await else {
         panic!("no command");
     };
@@ -315,7 +328,10 @@ async fn a_ceded_address_is_never_given_out_again_even_if_the_answer_is_lost() {
     let bench = bench.again(&[("10.0.0.16/31", "a")]);
     let attached = bench.handle.attach(attach("e1", None)).await.unwrap();
     assert_eq!(attached.endpoint.addresses, [ip("10.0.0.17")]);
-    let used = bench.handle.cede(key(), ip("10.0.0.17"), node("b")).await;
+    let used = bench
+        .handle
+        .cede(self::ceding("10.0.0.17", "b", false))
+        .await;
     assert!(matches!(used, Err(AttachError::AddressInUse(..))));
 }
 

@@ -76,6 +76,11 @@ pub fn send<T: Serialize>(
     })
 }
 
+/// Asks another server on this machine.
+pub fn get(socket: &Path, path: &str) -> io::Result<Answer> {
+    exchange(socket, "GET", path, "")
+}
+
 /// HTTP/1.0: the answer has a plain body, which ends with the connection.
 fn exchange(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
@@ -88,8 +93,7 @@ fn exchange(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<A
     stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
-    parse(&String::from_utf8_lossy(&bytes))
-        .ok_or_else(|| io::Error::other("the answer breaks off: netplugin stopped"))
+    parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("the answer breaks off"))
 }
 
 fn parse(text: &str) -> Option<Answer> {

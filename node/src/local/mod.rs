@@ -196,6 +196,7 @@ fn status_of(error: &AttachError) -> StatusCode {
     match error {
         AttachError::Rejected(_)
         | AttachError::AddressInUse(..)
+        | AttachError::AddressPromised(_)
         | AttachError::EndpointDiffers(_)
         | AttachError::NotCeded { .. } => StatusCode::CONFLICT,
         AttachError::EndpointUnknown(_) => StatusCode::NOT_FOUND,

@@ -3,3 +3,4 @@
 mod engine;
 mod protocol;
 mod support;
+mod swarm;

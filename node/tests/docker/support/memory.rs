@@ -10,7 +10,7 @@ use bus_schema::{
     TenantName, Vni,
 };
 use node::docker::Endpoints;
-use node::endpoint::{Attach, AttachError, Attachment, Description, LocalEndpoint, Reserve};
+use node::endpoint::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
 use node::projection::{GroupFact, NetworkFact, Projection};
 use tokio::sync::watch;
 
@@ -28,6 +28,7 @@ pub(crate) struct Memory {
 pub(crate) struct State {
     pub(crate) endpoints: BTreeMap<EndpointId, LocalEndpoint>,
     pub(crate) reserved: BTreeSet<Address>,
+    pub(crate) promised: BTreeSet<Address>,
     pub(crate) described: Vec<(EndpointId, Description)>,
     /// Every attach and reservation waits for ever, as on a bus that doesn't answer.
     pub(crate) hang: bool,
@@ -94,6 +95,7 @@ impl Memory {
 impl State {
     fn is_used(&self, address: &Address) -> bool {
         self.reserved.contains(address)
+            || self.promised.contains(address)
             || self.endpoints.values().any(|it| {
                 (&it.tenant, &it.network) == (&address.0, &address.1)
                     && it.addresses.contains(&address.2)
@@ -108,7 +110,10 @@ impl Endpoints for Memory {
         let mut state = self.state();
         let key = |address| (ask.tenant.clone(), ask.network.clone(), address);
         let address = match ask.address {
-            Some(address) if state.is_used(&key(address)) => {
+            Some(address)
+                if state.is_used(&key(address))
+                    && !(ask.claim == Claim::Task && state.promised.contains(&key(address))) =>
+            {
                 return Err(AttachError::AddressInUse(address, "another".to_owned()));
             }
             Some(address) => address,
@@ -120,7 +125,10 @@ impl Endpoints for Memory {
                 }
             },
         };
-        state.reserved.insert(key(address));
+        match ask.claim {
+            Claim::Promise => state.promised.insert(key(address)),
+            Claim::Container | Claim::Task => state.reserved.insert(key(address)),
+        };
         Ok(address)
     }
 
@@ -129,13 +137,22 @@ impl Endpoints for Memory {
         tenant: TenantName,
         network: NetworkName,
         address: IpAddr,
+        claim: Claim,
     ) -> Result<(), AttachError> {
-        self.state().reserved.remove(&(tenant, network, address));
+        let address = (tenant, network, address);
+        match claim {
+            Claim::Promise => self.state().promised.remove(&address),
+            Claim::Container | Claim::Task => self.state().reserved.remove(&address),
+        };
         Ok(())
     }
 
     fn reserved(&self) -> Vec<Address> {
         self.state().reserved.iter().cloned().collect()
+    }
+
+    fn promised(&self) -> Vec<Address> {
+        self.state().promised.iter().cloned().collect()
     }
 
     async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {

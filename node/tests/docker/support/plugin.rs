@@ -39,6 +39,7 @@ impl Plugin {
             log,
             config: Config {
                 plugin_dir: folder.join("plugins"),
+                run_dir: folder.join("run"),
                 engine: Some(engine),
                 state_dir: folder.join("state"),
                 files: ResolverFiles {
@@ -87,6 +88,10 @@ impl Plugin {
     /// The HTTP status and the answer.
     pub(crate) async fn send(&self, call: &str, body: &str) -> (u16, Value) {
         let socket = self.config.plugin_dir.join("contiv.sock");
+        self.send_to(&socket, call, body).await
+    }
+
+    pub(crate) async fn send_to(&self, socket: &Path, call: &str, body: &str) -> (u16, Value) {
         let stream = UnixStream::connect(socket)
             .await
             .expect("the socket is there");

@@ -1,0 +1,286 @@
+//! Docker's swarm: its plug-in on this node, and what a swarm's manager knows of its tasks.
+//!
+//! In swarm mode the engine takes a managed plug-in alone, and a driver has one scope, so that
+//! `contiv` can't serve both. Ours holds no program of its own: it runs the host's shell, which
+//! links the socket where the engine looks for it to [`SOCKET`], and waits. The engine follows the
+//! link, so netplugin may be replaced under it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{Client, EngineError};
+
+/// The managed plug-in, as `docker network create` wants it: the tag belongs to the name.
+pub const DRIVER: &str = "contiv-swarm:latest";
+/// In netplugin's run directory.
+pub(super) const SOCKET: &str = "swarm.sock";
+
+/// What the plug-in runs; out of the host's own `/usr`.
+const SHELL: &str = "/usr/bin/sh";
+
+/// Why the engine has no plug-in for swarms.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    #[error("no netplugin answers on {0}: start it with `netplugin run`")]
+    Away(PathBuf),
+    #[error("this host has no {SHELL}, which the plug-in runs: its /bin isn't merged into /usr")]
+    NoShell,
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Makes the plug-in in the engine and enables it; one that is there is left as it is.
+pub async fn install(engine: &Path, run_dir: &Path) -> Result<(), InstallError> {
+    let socket = run_dir.join(SOCKET);
+    if UnixStream::connect(&socket).is_err() {
+        return Err(InstallError::Away(socket));
+    }
+    if !Path::new(SHELL).exists() {
+        return Err(InstallError::NoShell);
+    }
+    let client = Client::connect(engine).await?;
+    client.create_plugin(DRIVER, archive(&socket)).await?;
+    client.enable_plugin(DRIVER).await?;
+    Ok(())
+}
+
+/// An engine that starts without netplugin disables the plug-in, and then this node gets no tasks
+/// of services in our networks.
+pub(super) async fn revive(client: Client) {
+    match client.enable_plugin(DRIVER).await {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
+            "the engine started without netplugin and disabled its plug-in {DRIVER}: enabled it again; if this node leads the swarm, restart the engine, since a leader looks for its networks' drivers once"
+        ),
+        // Most engines have none.
+        Err(error) => tracing::debug!(%error, "no plug-in for swarms"),
+    }
+}
+
+/// The plug-in as `docker plugin create` packs it: its configuration and a root folder.
+fn archive(socket: &Path) -> Vec<u8> {
+    let socket = socket.display();
+    // A process with number 1 must say so itself if it wants to end by SIGTERM; without that the
+    // engine takes ten seconds longer to stop.
+    let script = format!(
+        "trap exit TERM; ln -sfn '{socket}' /run/docker/plugins/contiv.sock; sleep infinity & wait"
+    );
+    let config = json!({
+        "description": "contiv's networks for the services of a swarm",
+        "documentation": "",
+        "entrypoint": [SHELL, "-c", script],
+        "interface": {
+            "types": ["docker.networkdriver/1.0", "docker.ipamdriver/1.0"],
+            "socket": "contiv.sock",
+        },
+        "network": {"type": "none"},
+        "linux": {},
+        "mounts": [{
+            "name": "usr", "type": "bind", "source": "/usr", "destination": "/usr",
+            "options": ["rbind", "ro"],
+        }],
+    });
+    let mut archive = entry("config.json", Kind::File(config.to_string().as_bytes()));
+    for folder in ["rootfs/", "rootfs/usr/"] {
+        archive.extend(entry(folder, Kind::Folder));
+    }
+    // Where the shell and its libraries are looked for.
+    for link in ["bin", "lib", "lib64"] {
+        archive.extend(entry(
+            &format!("rootfs/{link}"),
+            Kind::Link(&format!("usr/{link}")),
+        ));
+    }
+    archive.extend([0; 2 * BLOCK]);
+    archive
+}
+
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    File(&'a [u8]),
+    Folder,
+    Link(&'a str),
+}
+
+const BLOCK: usize = 512;
+
+/// One file of a tar archive: a header of one block, and its bytes in whole blocks (POSIX `ustar`).
+fn entry(name: &str, kind: Kind<'_>) -> Vec<u8> {
+    let (flag, link, bytes) = match kind {
+        Kind::File(bytes) => ('0', "", bytes),
+        Kind::Link(target) => ('2', target, &[][..]),
+        Kind::Folder => ('5', "", &[][..]),
+    };
+    let header = |sum: u32| {
+        let numbers = format!(
+            "{:07o}\0{:07o}\0{:07o}\0{:011o}\0{:011o}\0",
+            0o755,
+            0,
+            0,
+            bytes.len(),
+            0
+        );
+        let sum = match sum {
+            0 => " ".repeat(8),
+            sum => format!("{sum:06o}\0 "),
+        };
+        let mut header = format!("{name:\0<100}{numbers}{sum}{flag}{link:\0<100}ustar\x0000");
+        header.extend(std::iter::repeat_n('\0', BLOCK - header.len()));
+        header.into_bytes()
+    };
+    // The sum is taken with spaces in its own place.
+    let sum = header(0).iter().map(|byte| u32::from(*byte)).sum();
+    let mut entry = header(sum);
+    entry.extend(bytes);
+    entry.resize(entry.len().next_multiple_of(BLOCK), 0);
+    entry
+}
+
+/// What this engine's swarm says of the addresses that its manager asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Swarm {
+    /// A manager: these are its tasks' and services'.
+    Uses(BTreeSet<IpAddr>),
+    /// A worker, or no swarm at all: it asked for none.
+    NotManaged,
+    /// It can't be said now.
+    Unknown,
+}
+
+/// The engine's answers to `GET /tasks` and `GET /services`, as far as they name addresses.
+pub(super) fn in_use(tasks: &str, services: &str) -> serde_json::Result<BTreeSet<IpAddr>> {
+    let tasks: Vec<Task> = serde_json::from_str(tasks)?;
+    let services: Vec<Service> = serde_json::from_str(services)?;
+    let tasks = tasks.into_iter().filter(|task| !task.is_dead());
+    let attachments = tasks.flat_map(|task| task.networks_attachments.unwrap_or_default());
+    let attached = attachments.flat_map(|it| it.addresses.unwrap_or_default());
+    let endpoints = services.into_iter().filter_map(|service| service.endpoint);
+    let virtual_ips = endpoints.flat_map(|it| it.virtual_ips.unwrap_or_default());
+    let all = attached.chain(virtual_ips.map(|it| it.addr));
+    Ok(all
+        .filter_map(|text| text.split('/').next()?.parse().ok())
+        .collect())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Task {
+    #[serde(default)]
+    desired_state: String,
+    #[serde(default)]
+    status: TaskStatus,
+    networks_attachments: Option<Vec<Attachment>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TaskStatus {
+    #[serde(default)]
+    state: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Attachment {
+    addresses: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Service {
+    endpoint: Option<Endpoint>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Endpoint {
+    #[serde(rename = "VirtualIPs")]
+    virtual_ips: Option<Vec<VirtualIp>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VirtualIp {
+    #[serde(default)]
+    addr: String,
+}
+
+impl Task {
+    /// One that has ended and is to stay so: its addresses are given back, though it still names
+    /// them (swarmkit, `manager/allocator`, `taskDead`).
+    fn is_dead(&self) -> bool {
+        const ENDED: [&str; 6] = [
+            "complete", "shutdown", "failed", "rejected", "remove", "orphaned",
+        ];
+        [&self.desired_state, &self.status.state]
+            .iter()
+            .all(|it| ENDED.contains(&it.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_uses_no_address() {
+        let task = |desired: &str, state: &str, address: &str| {
+            json!({
+                "DesiredState": desired,
+                "Status": {"State": state},
+                "NetworksAttachments": [{"Network": {"ID": "n"}, "Addresses": [address]}],
+            })
+        };
+        let tasks = json!([
+            task("running", "running", "20.1.1.1/32"),
+            task("ready", "preparing", "20.1.1.2/32"),
+            task("shutdown", "running", "20.1.1.3/32"),
+            task("running", "failed", "20.1.1.4/32"),
+            task("shutdown", "failed", "20.1.1.5/32"),
+            task("remove", "shutdown", "20.1.1.6/32"),
+            {"DesiredState": "running", "Status": {"State": "new"}, "NetworksAttachments": null},
+        ]);
+        let services = json!([
+            {"Endpoint": {"VirtualIPs": [{"NetworkID": "n", "Addr": "20.1.1.7/32"}]}},
+            {"Endpoint": {"Spec": {"Mode": "dnsrr"}}},
+        ]);
+        let used = in_use(&tasks.to_string(), &services.to_string()).unwrap();
+        let last = |it: &IpAddr| it.to_string().rsplit('.').next().unwrap().to_owned();
+        let used: Vec<String> = used.iter().map(last).collect();
+        assert_eq!(used, ["1", "2", "3", "4", "7"]);
+    }
+
+    #[test]
+    fn the_plugins_archive_is_one_that_tar_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plugin.tar");
+        std::fs::write(&file, archive(Path::new("/run/contiv/swarm.sock"))).unwrap();
+        let listed = std::process::Command::new("tar")
+            .arg("-tvf")
+            .arg(&file)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&listed.stdout);
+        assert!(listed.status.success(), "{listed:?}");
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|it| it.split(":00 ").nth(1))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "config.json",
+                "rootfs/",
+                "rootfs/usr/",
+                "rootfs/bin -> usr/bin",
+                "rootfs/lib -> usr/lib",
+                "rootfs/lib64 -> usr/lib64"
+            ]
+        );
+    }
+}
