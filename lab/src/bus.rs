@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::host::ctl_names;
+use crate::host::{Output, ctl_names};
 use crate::lab::{Lab, START};
 use crate::{CTL, Result, tools};
 
@@ -56,12 +56,15 @@ impl Lab {
     pub fn init_cluster(&self) -> Result<String> {
         let replicas = self.state.servers.to_string();
         let argv = ["netmaster", "init", "--replicas", &replicas];
-        if self.state.servers > 1 {
-            self.await_process("nats-1", "the servers choose a leader", START, || {
-                self.exec(CTL, &argv).is_ok_and(|output| output.success())
-            })?;
+        if self.state.servers == 1 {
+            return self.run(CTL, &argv).map(|output| output.stdout);
         }
-        self.run(CTL, &argv).map(|output| output.stdout)
+        let mut made = None;
+        self.await_process("nats-1", "the servers choose a leader", START, || {
+            made = self.exec(CTL, &argv).ok().filter(Output::success);
+            made.is_some()
+        })?;
+        Ok(made.map(|output| output.stdout).unwrap_or_default())
     }
 
     pub(crate) fn start_bus(&mut self) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actors::journal::{self, AppendError, JetStream, Journal, LoadError};
 use actors::shell::{External, Registry, Settings};
@@ -20,7 +20,9 @@ use uuid::Uuid;
 
 use crate::stream;
 
+/// Servers that have only just met take a moment to choose who leads.
 const PATIENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(300);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
@@ -46,8 +48,39 @@ pub(crate) enum InitError {
     Tenant(String),
 }
 
+impl InitError {
+    /// Whether trying again may help.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Create { .. } | Self::Load(_) | Self::Append(_) => true,
+            Self::Differs { .. } | Self::ForeignLog | Self::Tenant(_) => false,
+        }
+    }
+}
+
 /// Creates what is missing and answers the cluster's id.
 pub(crate) async fn init(client: &Client, replicas: usize) -> Result<ClusterId, InitError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match attempt(client, replicas).await {
+            Err(error) if error.may_pass() && Instant::now() < until => {
+                tracing::warn!("{error}; trying again");
+                pause().await;
+            }
+            done => return done,
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause before another try is the point"
+)]
+async fn pause() {
+    tokio::time::sleep(AGAIN).await;
+}
+
+async fn attempt(client: &Client, replicas: usize) -> Result<ClusterId, InitError> {
     let context = jetstream::new(client.clone());
     for config in [
         stream::log(replicas),
