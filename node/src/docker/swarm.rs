@@ -6,12 +6,14 @@
 //! link, so netplugin may be replaced under it.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
+use tar::{EntryType, Header};
 
 use super::client::{Client, EngineError};
 
@@ -30,6 +32,8 @@ pub enum InstallError {
     Away(PathBuf),
     #[error("this host has no {SHELL}, which the plug-in runs: its /bin isn't merged into /usr")]
     NoShell,
+    #[error("the plug-in can't be packed: {0}")]
+    Pack(#[from] io::Error),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -44,7 +48,7 @@ pub async fn install(engine: &Path, run_dir: &Path) -> Result<(), InstallError> 
         return Err(InstallError::NoShell);
     }
     let client = Client::connect(engine).await?;
-    client.create_plugin(DRIVER, archive(&socket)).await?;
+    client.create_plugin(DRIVER, archive(&socket)?).await?;
     client.enable_plugin(DRIVER).await?;
     Ok(())
 }
@@ -63,7 +67,7 @@ pub(super) async fn revive(client: Client) {
 }
 
 /// The plug-in as `docker plugin create` packs it: its configuration and a root folder.
-fn archive(socket: &Path) -> Vec<u8> {
+fn archive(socket: &Path) -> io::Result<Vec<u8>> {
     let socket = socket.display();
     // A process with number 1 must say so itself if it wants to end by SIGTERM; without that the
     // engine takes ten seconds longer to stop.
@@ -85,60 +89,30 @@ fn archive(socket: &Path) -> Vec<u8> {
             "options": ["rbind", "ro"],
         }],
     });
-    let mut archive = entry("config.json", Kind::File(config.to_string().as_bytes()));
-    for folder in ["rootfs/", "rootfs/usr/"] {
-        archive.extend(entry(folder, Kind::Folder));
+    let config = config.to_string();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(
+        &mut header(EntryType::Regular, config.len()),
+        "config.json",
+        config.as_bytes(),
+    )?;
+    for folder in ["rootfs", "rootfs/usr"] {
+        archive.append_data(&mut header(EntryType::Directory, 0), folder, io::empty())?;
     }
     // Where the shell and its libraries are looked for.
     for link in ["bin", "lib", "lib64"] {
-        archive.extend(entry(
-            &format!("rootfs/{link}"),
-            Kind::Link(&format!("usr/{link}")),
-        ));
+        let (name, target) = (format!("rootfs/{link}"), format!("usr/{link}"));
+        archive.append_link(&mut header(EntryType::Symlink, 0), name, target)?;
     }
-    archive.extend([0; 2 * BLOCK]);
-    archive
+    archive.into_inner()
 }
 
-#[derive(Clone, Copy)]
-enum Kind<'a> {
-    File(&'a [u8]),
-    Folder,
-    Link(&'a str),
-}
-
-const BLOCK: usize = 512;
-
-/// One file of a tar archive: a header of one block, and its bytes in whole blocks (POSIX `ustar`).
-fn entry(name: &str, kind: Kind<'_>) -> Vec<u8> {
-    let (flag, link, bytes) = match kind {
-        Kind::File(bytes) => ('0', "", bytes),
-        Kind::Link(target) => ('2', target, &[][..]),
-        Kind::Folder => ('5', "", &[][..]),
-    };
-    let header = |sum: u32| {
-        let numbers = format!(
-            "{:07o}\0{:07o}\0{:07o}\0{:011o}\0{:011o}\0",
-            0o755,
-            0,
-            0,
-            bytes.len(),
-            0
-        );
-        let sum = match sum {
-            0 => " ".repeat(8),
-            sum => format!("{sum:06o}\0 "),
-        };
-        let mut header = format!("{name:\0<100}{numbers}{sum}{flag}{link:\0<100}ustar\x0000");
-        header.extend(std::iter::repeat_n('\0', BLOCK - header.len()));
-        header.into_bytes()
-    };
-    // The sum is taken with spaces in its own place.
-    let sum = header(0).iter().map(|byte| u32::from(*byte)).sum();
-    let mut entry = header(sum);
-    entry.extend(bytes);
-    entry.resize(entry.len().next_multiple_of(BLOCK), 0);
-    entry
+fn header(kind: EntryType, size: usize) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(0o755);
+    header.set_size(size as u64);
+    header
 }
 
 /// What this engine's swarm says of the addresses that its manager asked for.
@@ -259,7 +233,7 @@ mod tests {
     fn the_plugins_archive_is_one_that_tar_reads() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plugin.tar");
-        std::fs::write(&file, archive(Path::new("/run/contiv/swarm.sock"))).unwrap();
+        std::fs::write(&file, archive(Path::new("/run/contiv/swarm.sock")).unwrap()).unwrap();
         let listed = std::process::Command::new("tar")
             .arg("-tvf")
             .arg(&file)
@@ -275,8 +249,8 @@ mod tests {
             names,
             [
                 "config.json",
-                "rootfs/",
-                "rootfs/usr/",
+                "rootfs",
+                "rootfs/usr",
                 "rootfs/bin -> usr/bin",
                 "rootfs/lib -> usr/lib",
                 "rootfs/lib64 -> usr/lib64"
