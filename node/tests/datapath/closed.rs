@@ -263,6 +263,14 @@ async fn what_came_by_vxlan_never_leaves_by_vxlan() {
     let rule = said.lines().find(|line| line.contains(r#""cx*" counter"#));
     let rule = rule.expect("the rule");
     assert!(!rule.contains("packets 0 "), "{rule}");
+    // The second host would drop what comes back to it.
+    let list = world.in_domain(1, "red", "nft list chain inet contiv from_overlay");
+    let said = String::from_utf8(list.stdout).expect("text");
+    let mut drops = said.lines().filter(|line| line.contains("drop"));
+    assert!(
+        drops.all(|line| !line.contains("packets") || line.contains("packets 0 ")),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

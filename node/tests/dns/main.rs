@@ -249,9 +249,10 @@ async fn answers_are_remembered_for_as_long_as_was_set_and_denials_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_harms_nobody() {
     let world = World::new(&[]).await;
+    // So few that a socket's buffer (212,992 bytes) holds all of them, however late they are read.
     let script = r"
         exec 3<>/dev/udp/169.254.53.53/53 4<>/dev/tcp/169.254.53.53/53
-        for n in $(seq 200); do head -c $((n * 7)) /dev/urandom >&3; done
+        for n in $(seq 100); do head -c $((n * 7)) /dev/urandom >&3; done
         printf '\0\0\1\0\0\7\0\0\0\0\0\0' >&3
         printf '\0\14\0\0\1\0\0\1\0\0\0\0\0\0\300\14' >&3
         head -c 70000 /dev/urandom >&4
@@ -261,8 +262,8 @@ async fn garbage_harms_nobody() {
         .args(["netns", "exec", &world.default.0, "bash", "-c", script])
         .stderr(Stdio::null())
         .status();
-    // 202 by UDP, and the first by TCP, which ends its connection.
-    until("each is counted", || world.dns.counters().malformed == 203).await;
+    // 102 by UDP, and the first by TCP, which ends its connection.
+    until("each is counted", || world.dns.counters().malformed == 103).await;
     for more in ["+notcp", "+tcp"] {
         assert_eq!(
             world.default.short("20.1.1.1", &["prod_db", more]),
