@@ -49,9 +49,9 @@ fn serve(lab: &Lab, name: &str, network: &str, replicas: usize) -> Outcome {
 fn tasks(lab: &Lab, manager: &str, service: &str) -> Vec<(String, String)> {
     let form = "{{.Node}} {{.Name}}.{{.ID}} {{.CurrentState}}";
     let ps = format!("service ps {service} --no-trunc --filter desired-state=running --format");
-    let mut line: Vec<&str> = std::iter::once("docker").chain(ps.split(' ')).collect();
+    let mut line: Vec<&str> = ps.split(' ').collect();
     line.push(form);
-    let listed = lab.exec(manager, &line).map(|it| it.stdout);
+    let listed = lab.docker(manager, &line).map(|it| it.stdout);
     let listed = listed.unwrap_or_default();
     let running = listed.lines().filter(|line| line.contains(" Running "));
     running

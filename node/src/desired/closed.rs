@@ -75,6 +75,7 @@ mod tests {
         std::sync::Arc::make_mut(endpoint).group = Some("web".parse().unwrap());
         check(&ungrouped, Some("its group was removed"));
     }
+
     #[test]
     fn what_newer_events_may_have_changed_is_told() {
         let mut facts = Facts::two_nodes();

@@ -201,13 +201,14 @@ async fn a_container_on_two_networks_answers_on_both() {
 async fn docker_networks_follow_the_log() {
     let host = host(&[]);
     host.has_network("web/blue");
-    let status = host
-        .plugin
-        .handle()
-        .status
-        .borrow()
-        .clone()
-        .expect("an engine");
+    let status = || {
+        let status = host.plugin.handle().status.borrow().clone();
+        status.expect("an engine")
+    };
+    // Told behind the networks that were made.
+    host.engine
+        .until("it is known to answer", || status().answers);
+    let status = status();
     assert!(status.answers && status.version.is_some_and(|v| v.starts_with("20.10")));
 
     host.plugin

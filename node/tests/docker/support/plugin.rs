@@ -73,11 +73,15 @@ impl Plugin {
 
     pub(crate) async fn stop(&mut self) {
         self.handle = None;
-        let socket = self.config.plugin_dir.join("contiv.sock");
         let deadline = Instant::now() + Duration::from_secs(5);
-        while UnixStream::connect(&socket).await.is_ok() {
-            assert!(Instant::now() < deadline, "its tasks didn't end");
-            tokio::task::yield_now().await;
+        for socket in [
+            self.config.plugin_dir.join("contiv.sock"),
+            self.config.run_dir.join("swarm.sock"),
+        ] {
+            while UnixStream::connect(&socket).await.is_ok() {
+                assert!(Instant::now() < deadline, "its tasks didn't end");
+                tokio::task::yield_now().await;
+            }
         }
     }
 
