@@ -166,3 +166,11 @@ async fn answers(client: &Client) -> bool {
     };
     timeout(TICK, round_trip).await.is_ok_and(|m| m.is_some())
 }
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause before another look or try is the point"
+)]
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}

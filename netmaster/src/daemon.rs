@@ -27,10 +27,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::bus::{self, pause};
 use crate::feed::{self, Shared};
 use crate::gateway::{self, Desk};
 use crate::init::now;
-use crate::{bus, metrics, process};
+use crate::{metrics, process};
 
 /// How long a reaction may take before it is due anew.
 const REACTION_MS: u64 = 5_000;
@@ -145,7 +146,7 @@ async fn react(registry: Rc<Registry>, shared: Shared, client: async_nats::Clien
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            _ = changes.changed() => pause().await,
+            _ = changes.changed() => pause(TOGETHER).await,
         }
         changes.mark_unchanged();
         if client.connection_state() != State::Connected {
@@ -181,12 +182,4 @@ async fn carry_out(registry: &Rc<Registry>, id: CommandId, command: Command) {
         }
         Reply::Unknown { reason, .. } => tracing::warn!("reaction {noun} {verb}: {reason}"),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what changes together is looked at together"
-)]
-async fn pause() {
-    tokio::time::sleep(TOGETHER).await;
 }

@@ -19,8 +19,9 @@ use bus_schema::node::NodeStatus;
 use bus_schema::{EndpointEvent, EventId, Revision, subject};
 use futures::StreamExt;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::bus::pause;
 use crate::init::now;
 use crate::metrics;
 use crate::view::{self, View};
@@ -135,7 +136,7 @@ pub(crate) async fn log(client: Client, registry: Rc<Registry>, ready: impl Fn()
             }
             Err(e @ (FeedError::Replaced(_) | FeedError::NoLog)) => return e,
         }
-        pause().await;
+        pause(PAUSE).await;
     }
 }
 
@@ -264,7 +265,7 @@ pub(crate) async fn endpoints(client: Client, shared: Shared) {
         {
             tracing::warn!("reading endpoints: {e}; trying again");
         }
-        pause().await;
+        pause(PAUSE).await;
     }
 }
 
@@ -321,14 +322,6 @@ pub(crate) async fn statuses(client: Client, shared: Shared) {
             }
             Err(e) => tracing::warn!("listening to nodes: {e}"),
         }
-        pause().await;
+        pause(PAUSE).await;
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause before another try is the point"
-)]
-async fn pause() {
-    sleep(PAUSE).await;
 }

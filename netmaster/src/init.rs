@@ -18,6 +18,7 @@ use bus_schema::{
 };
 use uuid::Uuid;
 
+use crate::bus::pause;
 use crate::stream;
 
 /// Servers that have only just met take a moment to choose who leads.
@@ -65,19 +66,11 @@ pub(crate) async fn init(client: &Client, replicas: usize) -> Result<ClusterId, 
         match attempt(client, replicas).await {
             Err(error) if error.may_pass() && Instant::now() < until => {
                 tracing::warn!("{error}; trying again");
-                pause().await;
+                pause(AGAIN).await;
             }
             done => return done,
         }
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the pause before another try is the point"
-)]
-async fn pause() {
-    tokio::time::sleep(AGAIN).await;
 }
 
 async fn attempt(client: &Client, replicas: usize) -> Result<ClusterId, InitError> {

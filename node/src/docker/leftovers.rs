@@ -3,6 +3,7 @@
 //! somebody asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bus_schema::EndpointId;
@@ -54,9 +55,7 @@ impl<E: Endpoints> Engine<E> {
     /// Addresses that the swarm's manager asked for and no task has: it died in between, or is the
     /// leader no more and the next one has released them.
     async fn end_promises(&self, session: &Session) -> Vec<String> {
-        let promised = self.driver.endpoints.promised();
-        let idle = |it: &Reserved| !self.driver.reserved_within(&it.2, JUST_MADE);
-        let idle: Vec<Reserved> = promised.into_iter().filter(idle).collect();
+        let idle = self.settled(self.driver.endpoints.promised());
         if idle.is_empty() {
             return Vec::new();
         }
@@ -65,32 +64,14 @@ impl<E: Endpoints> Engine<E> {
             Swarm::NotManaged => BTreeSet::new(),
             Swarm::Unknown => return Vec::new(),
         };
-        let mut done = Vec::new();
-        for (tenant, network, address) in idle {
-            if in_use.contains(&address) {
-                continue;
-            }
-            let what = format!("- address {address} in {tenant}:{network}: no task has it");
-            let endpoints = &self.driver.endpoints;
-            match endpoints
-                .release(tenant, network, address, Claim::Promise)
-                .await
-            {
-                Ok(()) => {
-                    tracing::info!("{what}");
-                    done.push(what);
-                }
-                Err(error) => tracing::warn!(%address, %error, "can't end a promise"),
-            }
-        }
-        done
+        let ended = self.release_unused(idle, &in_use, Claim::Promise).await;
+        let told = ended.into_iter().map(|it| format!("{it}: no task has it"));
+        told.inspect(|what| tracing::info!("{what}")).collect()
     }
 
     /// Addresses that the engine asked for and made no endpoint with: it died in between.
     async fn release_reserved(&self, session: &Session) -> Result<Vec<String>, EngineError> {
-        let reserved = self.driver.endpoints.reserved();
-        let leftover = |it: &Reserved| !self.driver.reserved_within(&it.2, JUST_MADE);
-        let leftover: Vec<Reserved> = reserved.into_iter().filter(leftover).collect();
+        let leftover = self.settled(self.driver.endpoints.reserved());
         if leftover.is_empty() {
             return Ok(Vec::new());
         }
@@ -99,27 +80,40 @@ impl<E: Endpoints> Engine<E> {
             let members = session.client.members(&network.id).await?;
             in_use.extend(members.into_iter().flatten().filter_map(|it| it.address));
         }
-        let mut done = Vec::new();
-        for (tenant, network, address) in leftover {
+        let freed = self.release_unused(leftover, &in_use, Claim::Container);
+        let told = freed.await.into_iter();
+        let told = told.map(|it| format!("{it}: the engine doesn't use it"));
+        Ok(told.inspect(|what| tracing::warn!("{what}")).collect())
+    }
+
+    /// Without those that the engine may be about to use.
+    fn settled(&self, mut addresses: Vec<Reserved>) -> Vec<Reserved> {
+        addresses.retain(|it| !self.driver.reserved_within(&it.2, JUST_MADE));
+        addresses
+    }
+
+    /// Each that was released, and where.
+    async fn release_unused(
+        &self,
+        addresses: Vec<Reserved>,
+        in_use: &BTreeSet<IpAddr>,
+        claim: Claim,
+    ) -> Vec<String> {
+        let mut released = Vec::new();
+        for (tenant, network, address) in addresses {
             if in_use.contains(&address) {
                 continue;
             }
-            let what =
-                format!("- address {address} in {tenant}:{network}: the engine doesn't use it");
-            match self
-                .driver
-                .endpoints
-                .release(tenant, network, address, Claim::Container)
-                .await
-            {
-                Ok(()) => {
-                    tracing::warn!("{what}");
-                    done.push(what);
+            let what = format!("- address {address} in {tenant}:{network}");
+            let endpoints = &self.driver.endpoints;
+            match endpoints.release(tenant, network, address, claim).await {
+                Ok(()) => released.push(what),
+                Err(error) => {
+                    tracing::warn!(%address, ?claim, %error, "can't release a leftover address");
                 }
-                Err(error) => tracing::warn!(%address, %error, "can't release a leftover address"),
             }
         }
-        Ok(done)
+        released
     }
 
     fn local(&self) -> BTreeMap<String, Vec<LocalEndpoint>> {

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::journal::{Damage, Journal};
-use super::ledger::{NetworkKey, Record};
+use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Answer, Attached, Ceding, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
 use super::pool::{Choice, For, choose, is_half_full};
 use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
@@ -211,25 +211,25 @@ impl EndpointsHandle {
 
     /// Addresses that are reserved and belong to no endpoint.
     pub fn reserved(&self) -> Vec<(TenantName, NetworkName, IpAddr)> {
-        let snapshot = self.snapshot.borrow();
-        let networks = snapshot.ledger.networks();
-        let reserved = networks.flat_map(|((tenant, network), usage)| {
+        self.taken(|usage| {
             let idle = usage.reserved.iter().copied();
-            let idle = idle.filter(|it| !usage.in_use.contains_key(it));
-            idle.map(move |it| (tenant.clone(), network.clone(), it))
-        });
-        reserved.collect()
+            idle.filter(|it| !usage.in_use.contains_key(it)).collect()
+        })
     }
 
     /// Addresses that are promised to tasks of the swarm that this node manages.
     pub fn promised(&self) -> Vec<(TenantName, NetworkName, IpAddr)> {
+        self.taken(|usage| usage.promised.iter().copied().collect())
+    }
+
+    fn taken(&self, of: fn(&Usage) -> Vec<IpAddr>) -> Vec<(TenantName, NetworkName, IpAddr)> {
         let snapshot = self.snapshot.borrow();
         let networks = snapshot.ledger.networks();
-        let promised = networks.flat_map(|((tenant, network), usage)| {
-            let all = usage.promised.iter();
-            all.map(move |it| (tenant.clone(), network.clone(), *it))
+        let all = networks.flat_map(|((tenant, network), usage)| {
+            let addresses = of(usage).into_iter();
+            addresses.map(move |it| (tenant.clone(), network.clone(), it))
         });
-        promised.collect()
+        all.collect()
     }
 
     pub(super) fn asking(&self) -> BTreeSet<(NetworkKey, IpAddr)> {
