@@ -26,6 +26,11 @@ pub enum Rejection {
         "the log's event at revision {revision} can't be read ({reason}): somebody else than netmaster wrote it; nothing was done"
     )]
     LogUnreadable { revision: Revision, reason: String },
+    /// `end` is the proved end of the log, `seen` what the request has seen of it.
+    #[error(
+        "the log ends at revision {end}, but revision {seen} was seen of it: it was restored from an older copy or written anew; nothing was done, see `netctl status`"
+    )]
+    LogShorter { end: Revision, seen: Revision },
     #[error("{what} is not supported: {instead}")]
     Unsupported { what: String, instead: String },
 
@@ -328,6 +333,36 @@ pub enum Rejection {
         network: NetworkName,
         node: NodeName,
     },
+
+    /// A type that this build doesn't know. The reply carries its text beside it.
+    #[error(
+        "netmaster refused this for a reason that this build doesn't know: upgrade it, see `netctl version`"
+    )]
+    #[serde(other)]
+    Unknown,
+}
+
+impl Rejection {
+    /// What to print of a rejection that came with `text` beside it.
+    pub fn told(&self, text: Option<String>) -> String {
+        match (self, text) {
+            (Self::Unknown, Some(text)) => text,
+            _ => self.to_string(),
+        }
+    }
+
+    /// Netmaster couldn't decide: the same command may be accepted later, or by another netmaster.
+    /// All other rejections are decisions.
+    pub fn is_undecided(&self) -> bool {
+        matches!(
+            self,
+            Self::DeadlinePassed
+                | Self::OlderThanLog { .. }
+                | Self::LogUnreadable { .. }
+                | Self::LogShorter { .. }
+                | Self::Unknown
+        )
+    }
 }
 
 /// An endpoint that keeps something from being removed.

@@ -16,11 +16,26 @@ pub enum Reply {
     },
     Rejected {
         rejection: Rejection,
+        /// The log up to here was decided on.
         revision: Revision,
+        /// The rejection's text, for a reader that doesn't know its type. Absent: an older build
+        /// wrote it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
     },
     /// The log couldn't be asked, or didn't answer in time: the command may have happened or may
     /// happen yet. The same id again tells.
     Unknown { id: CommandId, reason: String },
+}
+
+impl Reply {
+    pub fn rejected(rejection: Rejection, revision: Revision) -> Self {
+        Self::Rejected {
+            text: Some(rejection.to_string()),
+            rejection,
+            revision,
+        }
+    }
 }
 
 /// The answer to a query.
@@ -62,10 +77,23 @@ pub enum Answer {
     Rejected {
         rejection: Rejection,
         revision: Revision,
+        /// As in [`Reply::Rejected`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
     },
     /// This netmaster hasn't reached the revision that the client has seen.
     Behind {
         revision: Revision,
         reason: String,
     },
+}
+
+impl Answer {
+    pub fn rejected(rejection: Rejection, revision: Revision) -> Self {
+        Self::Rejected {
+            text: Some(rejection.to_string()),
+            rejection,
+            revision,
+        }
+    }
 }

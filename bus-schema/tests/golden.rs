@@ -10,7 +10,8 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use bus_schema::codec::{Decoded, decode, from_bytes, to_bytes};
-use bus_schema::{Event, Rejection, subject};
+use bus_schema::command::Request;
+use bus_schema::{Answer, Event, Rejection, Reply, Revision, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -139,19 +140,100 @@ fn queries() {
 #[test]
 fn replies() {
     let types = check("reply", samples::replies());
-    assert_eq!(types, variants::<bus_schema::Reply>());
+    assert_eq!(types, variants::<Reply>());
 }
 
 #[test]
 fn answers() {
     let types = check("answer", samples::answers());
-    assert_eq!(types, variants::<bus_schema::Answer>());
+    assert_eq!(types, variants::<Answer>());
 }
 
+/// The enum has a catch-all, so its variants are read from its source.
 #[test]
 fn rejections() {
     let types = check("rejection", samples::rejections());
-    assert_eq!(types, variants::<Rejection>());
+    let source = include_str!("../src/rejection.rs");
+    let (_, body) = source.split_once("pub enum Rejection {").expect("the enum");
+    let (body, _) = body.split_once("\n}").expect("its end");
+    let names = body.lines().filter_map(|line| {
+        let name = line.strip_prefix("    ")?.split([',', ' ']).next()?;
+        name.starts_with(char::is_uppercase).then(|| kebab(name))
+    });
+    let mut sampled = types;
+    sampled.insert("unknown".to_owned());
+    assert_eq!(sampled, names.collect());
+}
+
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.extend(c.to_lowercase());
+    }
+    text
+}
+
+#[test]
+fn a_request_says_how_long_its_asker_waits() {
+    check("request-within", vec![samples::request_within()]);
+    let request = samples::request_within().arrived(7_000);
+    assert_eq!(request.deadline, 12_000, "counted from its arrival");
+    let older = Request {
+        within: None,
+        ..samples::request_within()
+    };
+    assert_eq!(older.clone().arrived(7_000), older);
+}
+
+#[test]
+fn replies_carry_the_text_of_a_rejection() {
+    let revision = Revision(42);
+    for rejection in samples::rejections() {
+        let text = Some(rejection.to_string());
+        let reply = Reply::rejected(rejection.clone(), revision);
+        assert!(matches!(&reply, Reply::Rejected { text: it, .. } if *it == text));
+        let answer = Answer::rejected(rejection, revision);
+        assert!(matches!(&answer, Answer::Rejected { text: it, .. } if *it == text));
+    }
+    let shorter = Rejection::LogShorter {
+        end: Revision(40),
+        seen: Revision(41),
+    };
+    check(
+        "reply-with-text",
+        vec![Reply::rejected(shorter.clone(), revision)],
+    );
+    check(
+        "answer-with-text",
+        vec![Answer::rejected(shorter, revision)],
+    );
+}
+
+#[test]
+fn the_text_of_an_unknown_rejection_is_told() {
+    let bytes = golden(
+        "future.unknown-rejection",
+        &to_bytes(&json!({
+            "type": "rejected",
+            "rejection": { "type": "moon-phase-wrong", "phase": { "days": [1, 2] } },
+            "revision": 42,
+            "text": "wait for the full moon",
+        })),
+    );
+    let reply = from_bytes::<Reply>(&bytes);
+    let Ok(Reply::Rejected {
+        rejection, text, ..
+    }) = reply
+    else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(rejection, Rejection::Unknown);
+    assert!(rejection.is_undecided());
+    assert_eq!(rejection.told(text), "wait for the full moon");
+    assert!(rejection.told(None).contains("upgrade"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 /// Commands under way at once.
 const AT_ONCE: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client of the bus that asks netmaster and nodes, and says what it saw, as `netctl` does.
 #[derive(Debug, Clone)]
@@ -40,11 +41,10 @@ impl Bus {
     pub async fn command(&self, command: Command) -> anyhow::Result<Revision> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let subject = subject::of_command(&command);
+        let id = CommandId(uuid::Uuid::new_v4());
         let request = Request {
-            id: CommandId(uuid::Uuid::new_v4()),
-            deadline: u64::try_from(now)? + 60_000,
             seen: Revision(self.1.load(Ordering::Relaxed)),
-            body: command,
+            ..Request::new(id, command, PATIENCE, u64::try_from(now)?)
         };
         let payload = codec::to_bytes(&request);
         let reply = self.0.request(subject, payload.into()).await?;

@@ -115,10 +115,6 @@ pub(crate) fn now() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn deadline(within: Duration) -> u64 {
-    now() + u64::try_from(within.as_millis()).unwrap_or(0)
-}
-
 impl Session {
     /// Connects and asks which cluster this is, since a revision means something in one cluster
     /// only.
@@ -158,10 +154,8 @@ impl Session {
         let id = id.unwrap_or_else(|| CommandId(Uuid::now_v7()));
         let to = subject::of_command(&command);
         let request = Request {
-            id,
-            deadline: deadline(within),
             seen: self.revision,
-            body: command,
+            ..Request::new(id, command, within, now())
         };
         let unknown = |reason: String| Failure::Unknown { id, reason };
         // Netmaster answers at its deadline too; it gets a moment for that.
@@ -184,9 +178,10 @@ impl Session {
             Ok(Reply::Rejected {
                 rejection,
                 revision,
+                text,
             }) => {
                 self.saw(revision);
-                Err(rejection.into())
+                Err(Failure::Rejected(rejection.told(text)))
             }
             Ok(Reply::Unknown { id, reason }) => Err(Failure::Unknown { id, reason }),
             Err(error) => Err(unknown(format!(
@@ -226,10 +221,8 @@ impl Session {
     async fn ask_once(&mut self, query: Query, within: Duration) -> Result<Answer, Failure> {
         let to = subject::of_query(&query);
         let request = Request {
-            id: CommandId(Uuid::now_v7()),
-            deadline: deadline(within),
             seen: self.revision,
-            body: query,
+            ..Request::new(CommandId(Uuid::now_v7()), query, within, now())
         };
         let within = within + Duration::from_secs(1);
         let bytes = match self.request(to, &request, within).await {
@@ -249,7 +242,9 @@ impl Session {
             ))
         })?;
         match answer {
-            Answer::Rejected { rejection, .. } => Err(rejection.into()),
+            Answer::Rejected {
+                rejection, text, ..
+            } => Err(Failure::Rejected(rejection.told(text))),
             Answer::Cluster { revision, .. }
             | Answer::Tenants { revision, .. }
             | Answer::Networks { revision, .. }

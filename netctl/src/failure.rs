@@ -10,7 +10,7 @@ pub(crate) const USAGE: u8 = 64;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{0}")]
-    Rejected(Box<Rejection>),
+    Rejected(String),
     /// The domain's answer, where it has no variant: nothing of this name, nodes that lag.
     #[error("{0}")]
     Refused(String),
@@ -48,6 +48,6 @@ impl Failure {
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
-        Self::Rejected(Box::new(rejection))
+        Self::Rejected(rejection.to_string())
     }
 }

@@ -20,7 +20,7 @@ use actors::shell::{External, Registry, Settings};
 use anyhow::Context;
 use async_nats::connection::State;
 use bus_schema::command::Request;
-use bus_schema::{Command, CommandId, Reply, Revision};
+use bus_schema::{Command, CommandId, Reply};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +34,7 @@ use crate::init::now;
 use crate::{metrics, process};
 
 /// How long a reaction may take before it is due anew.
-const REACTION_MS: u64 = 5_000;
+const REACTION: Duration = Duration::from_secs(5);
 /// How often reactions are looked for besides every change.
 const TICK: Duration = Duration::from_secs(1);
 /// Changes of the view within this time are looked at together.
@@ -167,12 +167,7 @@ async fn react(registry: Rc<Registry>, shared: Shared, client: async_nats::Clien
 
 async fn carry_out(registry: &Rc<Registry>, id: CommandId, command: Command) {
     let (noun, verb) = command.verb();
-    let request = Request {
-        id,
-        deadline: now() + REACTION_MS,
-        seen: Revision(0),
-        body: command,
-    };
+    let request = Request::new(id, command, REACTION, now());
     match registry.execute(request, External::default()).await {
         Reply::Accepted { revision, .. } => {
             tracing::debug!("reaction {noun} {verb} is in the log at {revision}");

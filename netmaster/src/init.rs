@@ -185,15 +185,11 @@ async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(),
             pause_after_append: None,
         },
     );
-    let patience = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
-    let request = Request {
-        id: CommandId::derive(cluster.0, "tenant default"),
-        deadline: now() + patience,
-        seen: Revision(0),
-        body: Command::TenantCreate(TenantCreate {
-            tenant: TenantName::default_tenant(),
-        }),
-    };
+    let id = CommandId::derive(cluster.0, "tenant default");
+    let create = Command::TenantCreate(TenantCreate {
+        tenant: TenantName::default_tenant(),
+    });
+    let request = Request::new(id, create, PATIENCE, now());
     match registry.execute(request, External::default()).await {
         Reply::Accepted { .. } => Ok(()),
         Reply::Rejected { rejection, .. } => Err(InitError::Tenant(rejection.to_string())),

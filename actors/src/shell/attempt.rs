@@ -165,10 +165,9 @@ impl<A: Gather> Desk<A> {
             (Ok(events), Some(revision)) => {
                 Ok(Some(Tried::Answered(Reply::Accepted { revision, events })))
             }
-            (Err(rejection), Some(revision)) => Ok(Some(Tried::Answered(Reply::Rejected {
-                rejection,
-                revision,
-            }))),
+            (Err(rejection), Some(revision)) => {
+                Ok(Some(Tried::Answered(Reply::rejected(rejection, revision))))
+            }
         }
     }
 
@@ -278,10 +277,7 @@ impl<A: Gather> Desk<A> {
     }
 
     pub(super) fn rejected(&self, rejection: Rejection) -> Reply {
-        Reply::Rejected {
-            rejection,
-            revision: self.ledger.borrow().revision(),
-        }
+        Reply::rejected(rejection, self.ledger.borrow().revision())
     }
 }
 

@@ -109,6 +109,7 @@ impl Registry {
             deadline,
             seen,
             body,
+            ..
         } = request;
         // What the client saw is on its way here, too.
         self.fed_to(seen).await;

@@ -2,6 +2,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bus_schema::codec;
 use bus_schema::command::{BlockLease, NetworkCreate, NodeJoin, Request, TenantCreate};
@@ -76,12 +77,7 @@ fn network(name: &str, subnet: &str) -> Command {
 }
 
 async fn ask(master: &Rc<Registry>, id: CommandId, command: Command) -> Reply {
-    let request = Request {
-        id,
-        deadline: master.now() + 2_000,
-        seen: Revision(0),
-        body: command,
-    };
+    let request = Request::new(id, command, Duration::from_secs(2), master.now());
     master.execute(request, External::default()).await
 }
 
@@ -169,10 +165,8 @@ async fn a_passed_deadline_appends_nothing() {
     let log = cluster().await;
     let master = master(&log);
     let request = Request {
-        id: id(),
         deadline: master.now() - 1,
-        seen: Revision(0),
-        body: tenant("blue"),
+        ..Request::new(id(), tenant("blue"), Duration::ZERO, master.now())
     };
     let reply = master.execute(request, External::default()).await;
     assert_eq!(rejection(reply), Rejection::DeadlinePassed);
@@ -183,11 +177,10 @@ async fn a_passed_deadline_appends_nothing() {
 async fn a_log_behind_what_the_client_saw_rejects_nothing() {
     let log = cluster().await;
     let master = master(&log);
+    let body = network("a", "20.1.0.0/24");
     let request = Request {
-        id: id(),
-        deadline: master.now() + 100,
         seen: Revision(99),
-        body: network("a", "20.1.0.0/24"),
+        ..Request::new(id(), body, Duration::from_millis(100), master.now())
     };
     let reply = master.execute(request, External::default()).await;
     assert!(matches!(reply, Reply::Unknown { .. }), "{reply:?}");

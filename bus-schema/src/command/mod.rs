@@ -14,6 +14,8 @@ pub use node::*;
 pub use policy::*;
 pub use tenant::*;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{CommandId, Revision, TenantName};
@@ -24,12 +26,48 @@ pub struct Request<T> {
     /// Chosen by who asks; the same id again is answered from the log, never done twice.
     pub id: CommandId,
     /// Milliseconds since 1970-01-01 UTC; after this nobody waits for the answer, and nothing is
-    /// appended any more.
+    /// appended any more. It is by the asker's clock, so netmaster reads it only where `within` is
+    /// absent, in a request of an older build.
     pub deadline: u64,
+    /// Milliseconds that the asker waits. Netmaster counts them from the request's arrival, so the
+    /// clocks of two machines are not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<u64>,
     /// The highest revision that the client has seen: the answer is not older.
     #[serde(default)]
     pub seen: Revision,
+    /// The answer to a query rests on a proved end of the log: it holds everything that was
+    /// acknowledged before the query was sent, by whichever netmaster. (Answers to commands always
+    /// do.) An older netmaster ignores it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub linearizable: bool,
     pub body: T,
+}
+
+impl<T> Request<T> {
+    /// A request whose asker waits as long as `within`. `now`: milliseconds since 1970-01-01 UTC
+    /// by the asker's clock.
+    pub fn new(id: CommandId, body: T, within: Duration, now: u64) -> Self {
+        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            id,
+            deadline: now.saturating_add(within),
+            within: Some(within),
+            seen: Revision::default(),
+            linearizable: false,
+            body,
+        }
+    }
+
+    /// The request as it arrived at `now` by the reader's clock: from here on `deadline` is by
+    /// that clock, too.
+    #[must_use]
+    pub fn arrived(mut self, now: u64) -> Self {
+        if let Some(within) = self.within {
+            self.deadline = now.saturating_add(within);
+        }
+        self
+    }
 }
 
 /// Everything that changes the log.

@@ -168,8 +168,19 @@ fn requested<T>(body: T) -> Request<T> {
     Request {
         id: CommandId(id(0xc0)),
         deadline: 1_790_000_005_000,
+        within: None,
         seen: Revision(41),
+        linearizable: false,
         body,
+    }
+}
+
+/// As builds since [`Request::within`] write it.
+pub(crate) fn request_within() -> Request<Query> {
+    Request {
+        within: Some(5_000),
+        linearizable: true,
+        ..requested(Query::TenantList)
     }
 }
 
@@ -408,6 +419,7 @@ pub(crate) fn replies() -> Vec<Reply> {
                 endpoints: vec![endpoint_use()],
             },
             revision: Revision(42),
+            text: None,
         },
         Reply::Unknown {
             id: CommandId(id(0xc0)),
@@ -472,6 +484,7 @@ pub(crate) fn answers() -> Vec<Answer> {
                 node: node("node9"),
             },
             revision,
+            text: None,
         },
         Answer::Behind {
             revision,

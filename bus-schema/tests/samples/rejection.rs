@@ -10,6 +10,10 @@ pub(crate) fn rejections() -> Vec<Rejection> {
     let mut all = of_networks();
     all.extend(of_policies());
     all.extend(of_pools());
+    all.push(Rejection::LogShorter {
+        end: Revision(40),
+        seen: Revision(41),
+    });
     all
 }
 

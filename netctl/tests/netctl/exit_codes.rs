@@ -143,10 +143,7 @@ async fn a_rejection_ends_with_1_and_says_what_to_do() {
             tenant: TenantName::default_tenant(),
         };
         assert_eq!(request.seen, Revision(7));
-        Some(codec::to_bytes(&Reply::Rejected {
-            rejection,
-            revision: Revision(7),
-        }))
+        Some(codec::to_bytes(&Reply::rejected(rejection, Revision(7))))
     })
     .await;
     let ran = netctl(&bus.url, "net create n -subnet=10.1.1.0/24");

@@ -38,10 +38,10 @@ fn older_than_log(desk: &Desk, command: &Command) -> Option<Reply> {
     let tenant = command.tenant()?;
     desk.shared.read(|view| {
         let revision = *view.newer.get(tenant)?;
-        Some(Reply::Rejected {
-            rejection: Rejection::OlderThanLog { revision },
-            revision: view.applied,
-        })
+        Some(Reply::rejected(
+            Rejection::OlderThanLog { revision },
+            view.applied,
+        ))
     })
 }
 

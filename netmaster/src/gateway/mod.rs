@@ -176,12 +176,11 @@ async fn listen(desk: Rc<Desk>, mut endpoint: Endpoint, kind: Kind) {
 
 async fn command(desk: &Rc<Desk>, incoming: &Incoming) {
     let bytes = &incoming.message.payload;
-    let rejected = |rejection| Reply::Rejected {
-        rejection,
-        revision: desk.revision(),
-    };
+    let rejected = |rejection| Reply::rejected(rejection, desk.revision());
     let request = match codec::from_bytes::<Request<Command>>(bytes) {
-        Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => request,
+        Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => {
+            request.arrived(now())
+        }
         misled => {
             let why = misled.map_or_else(
                 |e| malformed(&e),
@@ -211,6 +210,7 @@ fn report(reply: &Reply, took: Duration) {
         Reply::Rejected {
             rejection,
             revision,
+            ..
         } => {
             tracing::info!(%revision, ?took, reason = %rejection, "rejected");
         }
@@ -220,14 +220,11 @@ fn report(reply: &Reply, took: Duration) {
 
 async fn query(desk: &Desk, incoming: &Incoming) {
     let bytes = &incoming.message.payload;
-    let rejected = |rejection| Answer::Rejected {
-        rejection,
-        revision: desk.revision(),
-    };
+    let rejected = |rejection| Answer::rejected(rejection, desk.revision());
     let answer = match codec::from_bytes::<Request<Query>>(bytes) {
         Ok(request) if subject::of_query(&request.body) == *incoming.message.subject => {
             let started = Instant::now();
-            let answer = query::answer(desk, request).await;
+            let answer = query::answer(desk, request.arrived(now())).await;
             metrics::query(started.elapsed());
             answer
         }
@@ -277,11 +274,7 @@ fn carried(answer: Vec<u8>, most: usize, revision: Revision) -> Vec<u8> {
     let reason = format!(
         "the answer is {bytes} bytes long and nats-server carries {most}: ask for one tenant, or raise max_payload in its nats.conf"
     );
-    let rejection = Rejection::Malformed { reason };
-    codec::to_bytes(&Answer::Rejected {
-        rejection,
-        revision,
-    })
+    codec::to_bytes(&Answer::rejected(Rejection::Malformed { reason }, revision))
 }
 
 async fn respond(desk: &Desk, incoming: &Incoming, answer: Vec<u8>) {

@@ -200,10 +200,7 @@ impl Closing<'_> {
         match execute(self.desk, request).await {
             Reply::Accepted { revision, .. } => {
                 endpoints.sort();
-                Reply::Rejected {
-                    rejection: self.target.in_use(endpoints),
-                    revision,
-                }
+                Reply::rejected(self.target.in_use(endpoints), revision)
             }
             rejected @ Reply::Rejected { .. } => rejected,
             Reply::Unknown { reason, .. } => self.unknown(&reason),
@@ -212,17 +209,14 @@ impl Closing<'_> {
 
     /// It was closed by this very command once, and opened again because it is in use.
     fn reopened(&self) -> Reply {
-        self.desk.shared.read(|view| Reply::Rejected {
-            revision: view.applied,
-            rejection: self.target.in_use(self.target.users(view)),
+        self.desk.shared.read(|view| {
+            let users = self.target.users(view);
+            Reply::rejected(self.target.in_use(users), view.applied)
         })
     }
 
     fn held(&self, nodes: Vec<NodeName>) -> Reply {
-        Reply::Rejected {
-            revision: self.desk.revision(),
-            rejection: self.target.held(nodes),
-        }
+        Reply::rejected(self.target.held(nodes), self.desk.revision())
     }
 
     fn unknown(&self, reason: &str) -> Reply {
@@ -236,7 +230,9 @@ impl Closing<'_> {
         Request {
             id,
             deadline: self.until,
+            within: None,
             seen: self.revision,
+            linearizable: false,
             body,
         }
     }

@@ -44,10 +44,7 @@ impl View {
             }
             Query::Wait { .. } => return None,
         };
-        Some(answer.unwrap_or_else(|rejection| Answer::Rejected {
-            rejection,
-            revision,
-        }))
+        Some(answer.unwrap_or_else(|rejection| Answer::rejected(rejection, revision)))
     }
 
     fn info(&self) -> Result<Answer, Rejection> {

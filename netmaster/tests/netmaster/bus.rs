@@ -1,14 +1,16 @@
 //! What the bus does to a netmaster: garbage on every subject, servers that go, logs that change.
 
 use bus_schema::codec;
-use bus_schema::command::{BlockLease, Request};
+use bus_schema::command::BlockLease;
 use bus_schema::{
     Answer, Command, Envelope, Event, EventId, Header, Query, Rejection, Reply, Revision, subject,
 };
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::support::{Bus, create, create_tenant, id, network, node, now, request, tenant, until};
+use crate::support::{
+    Bus, create, create_tenant, id, network, node, now, request, request_within, tenant, until,
+};
 
 const COMMANDS: [&str; 10] = [
     "tenant.create",
@@ -142,12 +144,8 @@ async fn a_bad_name_on_the_bus_is_refused() {
 /// Asks until netmaster answers with something else than "unknown".
 async fn decided(bus: &Bus, command: Command) -> Reply {
     let api = bus.client().await;
-    let ask = request(command);
+    let ask = request_within(2_000, command);
     until("the command is decided", async || {
-        let ask = Request {
-            deadline: now() + 2_000,
-            ..ask.clone()
-        };
         match api.send(&ask).await {
             Ok(Reply::Unknown { .. }) | Err(_) => None,
             Ok(reply) => Some(reply),
@@ -251,10 +249,7 @@ async fn an_emptied_bus_is_not_taken_for_the_truth() {
     master.says("run `netmaster init` once").await;
     assert!(master.runs());
     let api = bus.client().await;
-    let ask = Request {
-        deadline: now() + 1_000,
-        ..request(create_tenant("blue"))
-    };
+    let ask = request_within(1_000, create_tenant("blue"));
     let reply = api.send(&ask).await.expect("an answer");
     assert!(matches!(reply, Reply::Unknown { .. }), "{reply:?}");
 }

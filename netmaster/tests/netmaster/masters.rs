@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bus_schema::{Answer, Event, Query, Rejection, Reply, Revision};
 
-use crate::support::{Bus, create, create_tenant, id, join, now, request, tenant, until};
+use crate::support::{Bus, create, create_tenant, join, request, request_within, tenant, until};
 
 const ROUNDS: usize = 60;
 
@@ -169,9 +169,8 @@ async fn reads_see_what_their_client_has_seen_or_say_so() {
         assert!(tenants.iter().any(|t| t.tenant == tenant(&name)), "{name}");
     }
     let ahead = bus_schema::command::Request {
-        deadline: now() + 500,
         seen: Revision(1_000_000),
-        ..request(Query::TenantList)
+        ..request_within(500, Query::TenantList)
     };
     let answer = api.ask(&ahead).await;
     assert!(matches!(answer, Answer::Behind { .. }), "{answer:?}");
@@ -214,11 +213,7 @@ async fn a_passed_deadline_is_refused() {
     let bus = Bus::cluster().await;
     let _master = bus.master("m1").await;
     let api = bus.client().await;
-    let late = bus_schema::command::Request {
-        deadline: now() - 1,
-        id: id(),
-        ..request(create_tenant("blue"))
-    };
+    let late = request_within(0, create_tenant("blue"));
     let reply = api.send(&late).await.expect("an answer");
     assert!(
         matches!(

@@ -252,9 +252,8 @@ async fn a_wait_names_who_lags_and_ends_when_all_have_applied() {
     let api = bus.client().await;
     let seen = api.join("n1", "198.18.0.1").await;
     let wait = |patience: u64| bus_schema::command::Request {
-        deadline: crate::support::now() + patience,
         seen,
-        ..crate::support::request(Query::Wait { revision: None })
+        ..crate::support::request_within(patience, Query::Wait { revision: None })
     };
     // Heard, one revision behind.
     let behind = Revision(seen.0 - 1);

@@ -292,12 +292,12 @@ pub(crate) fn id() -> CommandId {
 }
 
 pub(crate) fn request<T>(body: T) -> Request<T> {
-    Request {
-        id: id(),
-        deadline: now() + 10_000,
-        seen: Revision(0),
-        body,
-    }
+    request_within(10_000, body)
+}
+
+/// A request that its asker waits so many milliseconds for.
+pub(crate) fn request_within<T>(millis: u64, body: T) -> Request<T> {
+    Request::new(id(), body, Duration::from_millis(millis), now())
 }
 
 /// A client of the API.

@@ -93,15 +93,17 @@ pub(super) async fn ask_command(
 ) -> Result<Revision, AskError> {
     let until = Instant::now() + DEADLINE;
     let to = subject::of_command(&command);
+    let id = CommandId(Uuid::new_v4());
     let request = codec::to_bytes(&Request {
-        id: CommandId(Uuid::new_v4()),
-        deadline: now() + DEADLINE.as_millis() as u64,
         seen,
-        body: command,
+        ..Request::new(id, command, DEADLINE, now())
     });
     loop {
         let reason = match ask::<Reply>(client, &to, &request, until).await {
             Ok(Reply::Accepted { revision, .. }) => return Ok(revision),
+            Ok(Reply::Rejected {
+                rejection, text, ..
+            }) if rejection.is_undecided() => rejection.told(text),
             Ok(Reply::Rejected { rejection, .. }) => return Err(AskError::Rejected(rejection)),
             Ok(Reply::Unknown { reason, .. }) => reason,
             Err(reason) => reason,

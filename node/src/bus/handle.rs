@@ -12,9 +12,11 @@ const ASKS: usize = 256;
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
+    /// Netmaster decided against it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// Nobody answered, or nobody could be asked. A command may have happened.
+    /// Nobody answered, nobody could be asked, or netmaster couldn't decide
+    /// ([`Rejection::is_undecided`]). A command may have happened.
     #[error("{0}")]
     Unreachable(String),
 }

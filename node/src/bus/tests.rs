@@ -173,10 +173,7 @@ impl Master {
                     panic!("no join");
                 };
                 let reply = match refuse.clone() {
-                    Some(rejection) => Reply::Rejected {
-                        rejection,
-                        revision: Revision(1),
-                    },
+                    Some(rejection) => Reply::rejected(rejection, Revision(1)),
                     None => Reply::Accepted {
                         revision: master.append(joined(join)).await,
                         events: Vec::new(),
