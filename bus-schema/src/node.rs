@@ -39,7 +39,7 @@ pub struct NodeStatus {
     pub endpoints: u64,
     /// Blocks leased to it.
     pub blocks: u64,
-    /// What an operator should know, worst first.
+    /// What an operator should know, the worst grade first.
     #[serde(default)]
     pub alarms: Vec<Alarm>,
     /// What its name servers did since it started.
@@ -130,10 +130,25 @@ impl std::fmt::Display for DomainKind {
 /// Something an operator should know and can act on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Alarm {
+    /// `Wrong`: something doesn't work until somebody acts. `Warning`: everything works, or works
+    /// again, but somebody should know. A node that sends no grade is older; its alarms count as
+    /// warnings, so that an upgrade of netctl changes no exit code.
+    #[serde(default = "Grade::warning")]
+    pub grade: Grade,
     /// Stable, for scripts: `foreign-log`, `journal-truncated`, `block-revoked`, …
     pub code: String,
     /// What is wrong and what to do.
     pub text: String,
+}
+
+impl Alarm {
+    pub fn new(grade: Grade, code: &str, text: impl Into<String>) -> Self {
+        Self {
+            grade,
+            code: code.to_owned(),
+            text: text.into(),
+        }
+    }
 }
 
 /// What is asked of one node.
@@ -268,6 +283,12 @@ pub enum Grade {
     /// It couldn't be found out.
     Unknown,
     Fine,
+}
+
+impl Grade {
+    fn warning() -> Self {
+        Self::Warning
+    }
 }
 
 impl std::fmt::Display for Grade {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use bus_schema::codec::{Decoded, decode, from_bytes, to_bytes};
 use bus_schema::command::Request;
+use bus_schema::node::{Grade, NodeStatus};
 use bus_schema::{Answer, Event, Rejection, Reply, Revision, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -248,6 +249,15 @@ fn node_messages() {
     assert_eq!(types, variants::<bus_schema::node::NodeRequest>());
     let types = check("node-reply", samples::node_replies());
     assert_eq!(types, variants::<bus_schema::node::NodeReply>());
+}
+
+#[test]
+fn an_alarm_of_an_older_node_has_no_grade_and_is_a_warning() {
+    let mut status = serde_json::to_value(samples::status()).expect("JSON");
+    let alarm = status["alarms"][0].as_object_mut().expect("an alarm");
+    assert_eq!(alarm.remove("grade"), Some(json!("wrong")));
+    let status: NodeStatus = from_bytes(&to_bytes(&status)).expect("a status");
+    assert_eq!(status.alarms[0].grade, Grade::Warning);
 }
 
 /// A truncated or garbled envelope is malformed, never newer and never a panic.

@@ -40,6 +40,33 @@ fn status_says_whether_all_is_converged_and_who_lags() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn status_prints_a_warning_and_exits_with_zero() -> Outcome {
+    let mut lab = two_nodes()?;
+    lab.stop("netplugin@node-1", Signal::Term)?;
+    let torn = "printf torn >> /var/lib/contiv/endpoints.journal";
+    lab.run("node-1", &["sh", "-c", torn])?;
+    lab.start("netplugin@node-1")?;
+    lab.await_node("node-1")?;
+    let mut shown = String::new();
+    wait_until("status shows the warning", SOON, || {
+        shown = lab
+            .netctl(&["status"])
+            .map_or_else(|_| String::new(), |it| it.stdout);
+        shown.contains("warning  node node-1 journal-truncated: ")
+    })?;
+    let (code, value) = status(&lab)?;
+    assert_eq!((code, &value["converged"]), (0, &true.into()), "{value}");
+    let alarm = &value["nodes"][0]["status"]["alarms"][0];
+    assert_eq!(alarm["grade"], "warning", "{value}");
+    let (_, text) = complaints(&lab)?;
+    assert!(
+        text.contains("warning  node node-1 journal-truncated"),
+        "{text}"
+    );
+    Ok(())
+}
+
 /// The lines of doctor that aren't fine.
 fn complaints(lab: &Lab) -> Result<(i32, String), Error> {
     let output = lab.netctl(&["doctor", "-q"])?;

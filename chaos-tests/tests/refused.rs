@@ -48,6 +48,10 @@ fn what_the_kernel_refuses_is_closed_and_says_so_until_it_is_taken() -> Outcome 
         let shown = lab.netctl_ok(&["node", "inspect", "node-2"]);
         shown.is_ok_and(|it| it.contains("datapath") && it.contains("Operation not permitted"))
     })?;
+    let status = lab.netctl(&["status"])?;
+    assert_eq!(status.status, 1, "{status:?}");
+    let alarm = "wrong    node node-2 datapath: ";
+    assert!(status.stdout.contains(alarm), "{status:?}");
     // Answers without a stamp don't pass the other host; here nobody else asks for one.
     for (from, port) in [
         ("beside", 80),
@@ -79,5 +83,8 @@ fn what_the_kernel_refuses_is_closed_and_says_so_until_it_is_taken() -> Outcome 
     wait_until("nothing is wrong any more", SOON, || {
         let shown = lab.netctl_ok(&["node", "inspect", "node-2"]);
         shown.is_ok_and(|shown| !shown.contains("not permitted"))
+    })?;
+    wait_until("the cluster is converged without alarms", SOON, || {
+        lab.netctl(&["status"]).is_ok_and(|it| it.success())
     })
 }

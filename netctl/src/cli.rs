@@ -32,8 +32,8 @@ const DEFAULT_BUS: &str = "nats://127.0.0.1:4222";
   netctl trace --from web --to db --protocol tcp --port 443
   netctl events --follow
 
-Long flags may be written with one dash. Exit codes: 0 done, 1 rejected (or denied: trace),
-2 unreachable, 3 outcome unknown, 64 usage."
+Long flags may be written with one dash. Exit codes: 0 done, 1 rejected (trace: denied;
+status: not converged, or an alarm of grade wrong), 2 unreachable, 3 outcome unknown, 64 usage."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use bus_schema::node::{Alarm, DomainKind, LogState};
+use bus_schema::node::{Alarm, DomainKind, Grade, LogState};
 use bus_schema::{MachineId, NodeName};
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
@@ -38,7 +38,7 @@ use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
 use crate::metrics;
 use crate::projection::{EndpointsView, Projection};
-use crate::status::{Sources, alarm};
+use crate::status::Sources;
 use crate::{dns, docker, store, viewer};
 
 /// What `netplugin run` was told.
@@ -280,13 +280,15 @@ fn load(config: &Config) -> Result<(Projection, Vec<Alarm>), StartError> {
 }
 
 fn truncated(damage: &Damage) -> Alarm {
-    let kept = match &damage.kept {
-        Some(path) => format!("it is kept in {}", path.display()),
-        None => {
-            "there is no room for a new one: make some, until then nothing is attached".to_owned()
-        }
+    let (grade, kept) = match &damage.kept {
+        Some(path) => (Grade::Warning, format!("it is kept in {}", path.display())),
+        None => (
+            Grade::Wrong,
+            "there is no room for a new one: make some, until then nothing is attached".to_owned(),
+        ),
     };
-    alarm(
+    Alarm::new(
+        grade,
         "journal-truncated",
         format!(
             "{} bytes of the endpoint journal were no whole record, every whole record was recovered; {kept}. Endpoints that are missing: start their containers again",

@@ -3,7 +3,7 @@
 //! Names and units as prometheus.io/docs/practices/naming advises. Callers record where it
 //! happens, with the macros of `metrics`; here is what the names mean.
 
-use bus_schema::node::{LogState, NodeStatus};
+use bus_schema::node::{Grade, LogState, NodeStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// What the names mean, for [`telemetry::serve`].
@@ -21,7 +21,10 @@ pub fn describe() {
         "contiv_node_blocks",
         "Blocks of addresses leased to this node."
     );
-    describe_gauge!("contiv_node_alarms", "What `netctl node inspect` warns of.");
+    describe_gauge!(
+        "contiv_node_alarms",
+        "The alarms that `netctl node inspect` shows, by grade."
+    );
     describe_counter!(
         "contiv_node_drift_total",
         "How often others changed what is ours, and it was put right."
@@ -50,7 +53,10 @@ pub fn status(status: &NodeStatus) {
     gauge!("contiv_node_in_sync").set(f64::from(status.log == LogState::InSync));
     gauge!("contiv_node_endpoints").set(status.endpoints as f64);
     gauge!("contiv_node_blocks").set(status.blocks as f64);
-    gauge!("contiv_node_alarms").set(status.alarms.len() as f64);
+    for grade in [Grade::Wrong, Grade::Warning] {
+        let alarms = status.alarms.iter().filter(|it| it.grade == grade);
+        gauge!("contiv_node_alarms", "grade" => grade.to_string()).set(alarms.count() as f64);
+    }
     let dns = status.dns.unwrap_or_default();
     for (outcome, messages) in [
         ("answered", dns.answered),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bus_schema::NodeName;
 use bus_schema::healing::Healing;
-use bus_schema::node::{Alarm, DomainKind, EngineStatus, LogState, NodeStatus, STATUS_EVERY_MS};
+use bus_schema::node::{
+    Alarm, DomainKind, EngineStatus, Grade, LogState, NodeStatus, STATUS_EVERY_MS,
+};
 use tokio::sync::watch;
 
 use crate::bus::{Identity, pause};
@@ -39,15 +41,16 @@ impl Sources {
         let progress = self.progress.borrow().clone();
         let mut alarms: Vec<Alarm> = log_alarm(&log).into_iter().collect();
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
-        alarms.extend(progress.trouble.map(|text| alarm("datapath", text)));
+        alarms.extend(progress.trouble.map(|text| wrong("datapath", text)));
         let hindrances = progress.hindrances.iter();
-        alarms.extend(hindrances.map(|it| alarm("host-firewall", it.to_string())));
+        alarms.extend(hindrances.map(|it| wrong("host-firewall", it.to_string())));
         alarms.extend(newer(&facts));
         let deaf = self.dns.troubles().into_iter();
         alarms
-            .extend(deaf.map(|(of, why)| alarm("dns", format!("no name server for {of}: {why}"))));
+            .extend(deaf.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
         alarms.extend(self.alarms.iter().cloned());
         alarms.extend(self.engine_alarms.borrow().iter().cloned());
+        alarms.sort_by_key(|it| it.grade);
         NodeStatus {
             node: self.me.node.clone(),
             machine: self.me.machine.clone(),
@@ -93,17 +96,14 @@ impl Sources {
     }
 }
 
-pub fn alarm(code: &str, text: impl Into<String>) -> Alarm {
-    Alarm {
-        code: code.to_owned(),
-        text: text.into(),
-    }
+fn wrong(code: &str, text: impl Into<String>) -> Alarm {
+    Alarm::new(Grade::Wrong, code, text)
 }
 
 fn log_alarm(log: &LogState) -> Option<Alarm> {
     match log {
-        LogState::Foreign { reason } => Some(alarm("foreign-log", reason)),
-        LogState::Refused { reason } => Some(alarm("node-refused", reason)),
+        LogState::Foreign { reason } => Some(wrong("foreign-log", reason)),
+        LogState::Refused { reason } => Some(wrong("node-refused", reason)),
         LogState::CatchingUp | LogState::InSync | LogState::Disconnected { .. } => None,
     }
 }
@@ -118,7 +118,7 @@ fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
         whole.into_iter().chain(groups).chain(policies)
     });
     newer.map(|what| {
-        alarm(
+        wrong(
             "older-than-log",
             format!("{what} uses what this netplugin doesn't know: upgrade it"),
         )
@@ -152,5 +152,5 @@ fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Vec<Alarm>
         "the addresses of these endpoints were taken from this node, and they are cut off: {}; start their containers again",
         names.join(", ")
     );
-    vec![alarm("block-revoked", text)]
+    vec![wrong("block-revoked", text)]
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bus_schema::node::Alarm;
+use bus_schema::node::{Alarm, Grade};
 use bus_schema::{NodeName, SCHEMA, codec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -39,8 +39,8 @@ pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
                 "the saved facts were unreadable and are kept in {}; this node started from the log's first event",
                 kept.display()
             );
-            let code = "state-damaged".to_owned();
-            Ok((Projection::default(), Some(Alarm { code, text })))
+            let alarm = Alarm::new(Grade::Warning, "state-damaged", text);
+            Ok((Projection::default(), Some(alarm)))
         }
     }
 }

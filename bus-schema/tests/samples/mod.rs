@@ -129,10 +129,11 @@ pub(crate) fn status() -> NodeStatus {
         domain: DomainKind::Vrf,
         endpoints: 3,
         blocks: 2,
-        alarms: vec![Alarm {
-            code: "foreign-log".to_owned(),
-            text: "the log is another cluster's".to_owned(),
-        }],
+        alarms: vec![Alarm::new(
+            Grade::Wrong,
+            "foreign-log",
+            "the log is another cluster's",
+        )],
         dns: Some(DnsCounters {
             answered: 70,
             forwarded: 8,

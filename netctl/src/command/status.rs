@@ -1,9 +1,10 @@
-//! `netctl status`: what there is, what lags and why, whether all is converged.
+//! `netctl status`: what there is, what lags and why, whether all is converged, which alarms there
+//! are.
 
 use std::time::{Duration, Instant};
 
 use bus_schema::Revision;
-use bus_schema::node::{LogState, NodeReply, NodeRequest, NodeStatus};
+use bus_schema::node::{Alarm, Grade, LogState, NodeReply, NodeRequest, NodeStatus};
 use bus_schema::query::NodeInfo;
 use clap::Args;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use crate::bus_url::BusUrl;
 use crate::cli::Listing;
 use crate::client::{self, Session};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Format, Table, printable};
 use crate::survey::{self, Log, Master};
 
 /// What changes all the time is converged a moment later.
@@ -22,7 +23,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 converged, 1 not (the output says what lags), 2 unreachable.\n\nExamples:\n  netctl status\n  netctl status -q || echo not yet\n  netctl status -o json"
+    after_help = "Exit codes: 0 converged and no alarm of grade wrong, 1 otherwise (the output says what lags\nand shows the alarms), 2 unreachable. Warnings are printed and don't change the exit code.\n\nExamples:\n  netctl status\n  netctl status -q || echo not yet\n  netctl status -o json"
 )]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -56,17 +57,21 @@ pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
             masters,
             nodes,
         };
-        if lags(&status).is_empty() || Instant::now() >= until {
+        if is_sound(&status) || Instant::now() >= until {
             break status;
         }
         pause().await;
     };
-    let lags = lags(&status);
-    output::print(&shown(&status, &lags, &options.listing)?)?;
-    match lags.is_empty() {
+    output::print(&shown(&status, &lags(&status), &options.listing)?)?;
+    match is_sound(&status) {
         true => Ok(()),
         false => Err(Failure::Negative),
     }
+}
+
+/// Nothing lags, and no node has an alarm of grade wrong.
+fn is_sound(status: &Status) -> bool {
+    lags(status).is_empty() && !status.nodes.iter().any(has_wrong_alarm)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
@@ -74,14 +79,13 @@ async fn pause() {
     tokio::time::sleep(AGAIN).await;
 }
 
-/// What netmaster heard may be a second old; a node that seems behind is asked itself.
+/// What netmaster heard may be a second old; a node that seems behind, or to have an alarm, is asked
+/// itself.
 async fn refresh(session: &Session, nodes: &mut [NodeInfo], revision: Revision) {
     for info in nodes.iter_mut().filter(|info| info.alive) {
-        let seems = info
-            .status
-            .as_ref()
-            .is_some_and(|it| lag(it, revision).is_none());
-        if seems {
+        let status = info.status.as_ref();
+        let converged = status.is_some_and(|it| lag(it, revision).is_none());
+        if converged && !has_wrong_alarm(info) {
             continue;
         }
         if let Ok(NodeReply::Status(status)) = session.node(&info.node, &NodeRequest::Status).await
@@ -124,6 +128,29 @@ fn lags(status: &Status) -> Vec<String> {
     lags
 }
 
+fn alarms(info: &NodeInfo) -> impl Iterator<Item = &Alarm> {
+    info.status.iter().flat_map(|it| &it.alarms)
+}
+
+fn has_wrong_alarm(info: &NodeInfo) -> bool {
+    alarms(info).any(|it| it.grade == Grade::Wrong)
+}
+
+/// One line for each alarm of a grade that `show` wants.
+fn alarm_lines(status: &Status, show: impl Fn(Grade) -> bool) -> String {
+    let all = status
+        .nodes
+        .iter()
+        .flat_map(|info| alarms(info).map(move |it| (&info.node, it)));
+    let shown = all.filter(|(_, alarm)| show(alarm.grade));
+    shown
+        .map(|(node, alarm)| {
+            let Alarm { grade, code, text } = alarm;
+            format!("{grade:8} node {node} {code}: {}\n", printable(text))
+        })
+        .collect()
+}
+
 fn node_lag(info: &NodeInfo, revision: Revision) -> Option<String> {
     match (&info.status, info.alive, info.age) {
         (Some(status), true, _) => lag(status, revision),
@@ -141,23 +168,21 @@ fn lag(status: &NodeStatus, revision: Revision) -> Option<String> {
         LogState::Foreign { reason } => Some(format!("it doesn't follow this log: {reason}")),
         LogState::Refused { reason } => Some(format!("it isn't let in: {reason}")),
     };
-    let datapath = || {
-        let alarm = status.alarms.iter().find(|it| it.code == "datapath");
-        alarm.map(|it| it.text.clone())
-    };
     let engine = || {
         let engine = status.engine.as_ref()?;
         (engine.answers && engine.applied < revision)
             .then(|| format!("its engine's networks are at {}", engine.applied))
     };
-    let why = why.or_else(datapath).or_else(engine);
+    let why = why.or_else(engine);
     let why = why.map_or_else(String::new, |why| format!(", {why}"));
     Some(format!("at {} of {revision}{why}", status.applied))
 }
 
 fn shown(status: &Status, lags: &[String], listing: &Listing) -> Result<String, Failure> {
     if listing.quiet {
-        return Ok(lags.iter().map(|lag| format!("{lag}\n")).collect());
+        let lags = lags.iter().map(|lag| format!("{lag}\n"));
+        let alarms = alarm_lines(status, |grade| grade == Grade::Wrong);
+        return Ok(lags.chain([alarms]).collect());
     }
     match listing.format() {
         format @ (Format::Table | Format::Wide) => Ok(text(status, lags, format)),
@@ -175,6 +200,7 @@ fn text(status: &Status, lags: &[String], format: Format) -> String {
         status.cluster, status.log.revision
     );
     text.extend(lags.iter().map(|lag| format!("  {lag}\n")));
+    text += &alarm_lines(status, |_| true);
     let mut servers = Table::new(&["Server", "Log"], &[]);
     for server in &status.log.servers {
         let state = match (&server.behind, server.leads) {
@@ -302,17 +328,30 @@ mod tests {
     }
 
     #[test]
+    fn an_alarm_of_grade_wrong_is_not_sound_and_a_warning_is() {
+        for (grade, sound, quiet) in [
+            (Grade::Wrong, false, "wrong    node n1 disk: no room\n"),
+            (Grade::Warning, true, ""),
+        ] {
+            let mut alarmed = node(9, LogState::InSync);
+            if let Some(status) = &mut alarmed.status {
+                status.alarms = vec![Alarm::new(grade, "disk", "no room")];
+            }
+            let all = status(vec![alarmed]);
+            assert_eq!(is_sound(&all), sound);
+            assert_eq!(alarm_lines(&all, |grade| grade == Grade::Wrong), quiet);
+            let line = format!("\n{grade:8} node n1 disk: no room\n");
+            let shown = text(&all, &lags(&all), Format::Table);
+            assert!(shown.contains(": converged\n"), "{shown}");
+            assert!(shown.contains(&line), "{shown}");
+        }
+    }
+
+    #[test]
     fn each_that_lags_is_named_with_its_reason() {
         let reason = || "gone".to_owned();
         let mut silent = node(9, LogState::InSync);
         (silent.alive, silent.age) = (false, Some(12_000));
-        let mut alarmed = node(8, LogState::InSync);
-        if let Some(status) = &mut alarmed.status {
-            status.alarms = vec![Alarm {
-                code: "datapath".to_owned(),
-                text: "no room".to_owned(),
-            }];
-        }
         let mut engine = node(9, LogState::InSync);
         if let Some(status) = &mut engine.status {
             status.engine = Some(EngineStatus {
@@ -327,7 +366,6 @@ mod tests {
             (node(9, LogState::Disconnected { reason: reason() }), "gone"),
             (node(9, LogState::Foreign { reason: reason() }), "gone"),
             (silent, "nothing heard for 12 s"),
-            (alarmed, "no room"),
             (engine, "its engine's networks are at 7"),
         ] {
             let lags = lags(&status(vec![info]));

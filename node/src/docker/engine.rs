@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bus_schema::Revision;
 use bus_schema::healing::Cleanup;
-use bus_schema::node::{Alarm, EngineStatus, LogState};
+use bus_schema::node::{Alarm, EngineStatus, Grade, LogState};
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -236,14 +236,15 @@ impl<E: Endpoints> Engine<E> {
                 }
                 Err(error) if error.is_refusal() => {
                     done = false;
-                    alarms.push(Alarm {
-                        code: "docker-network-failed".to_owned(),
-                        text: format!(
+                    alarms.push(Alarm::new(
+                        Grade::Wrong,
+                        "docker-network-failed",
+                        format!(
                             "can't create the Docker network `{}`, trying again every {} s: {error}",
                             wanted.name,
                             TICK.as_secs()
                         ),
-                    });
+                    ));
                 }
                 Err(error) => return Err(error),
             }
@@ -357,10 +358,11 @@ async fn describe<E: Endpoints>(
 
 fn held(network: &Found, error: &EngineError) -> Alarm {
     let name = &network.name;
-    Alarm {
-        code: "docker-network-held".to_owned(),
-        text: format!(
+    Alarm::new(
+        Grade::Warning,
+        "docker-network-held",
+        format!(
             "network {name} is removed, but the engine keeps its Docker network: {error}; stop its containers (`docker ps --filter network={name}`)"
         ),
-    }
+    )
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bus_schema::node::Alarm;
+use bus_schema::node::{Alarm, Grade};
 use bus_schema::{GroupSpec, NetworkSpec};
 
 use super::pool::{self, Meaning};
@@ -138,11 +138,12 @@ pub(super) fn plan(projection: &Projection, found: &[Found], in_sync: bool) -> P
 
 fn taken(wanted: &Wanted, stranger: &Found) -> Alarm {
     let name = &stranger.name;
-    Alarm {
-        code: "docker-network-taken".to_owned(),
-        text: format!(
+    Alarm::new(
+        Grade::Wrong,
+        "docker-network-taken",
+        format!(
             "the engine has a network `{name}` of driver `{}` that stands for something else, so {} has no Docker network on this node: remove it with `docker network rm {name}`, netplugin then creates ours",
             stranger.driver, wanted.meaning
         ),
-    }
+    )
 }

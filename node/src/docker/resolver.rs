@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use bus_schema::node::Alarm;
+use bus_schema::node::{Alarm, Grade};
 
 /// netplugin's own forwarder, in the node's root namespace.
 pub(super) const FORWARDER: &str = "169.254.53.53";
@@ -26,12 +26,13 @@ pub(super) fn alarm(resolv_conf: &str, systemd_resolved: &str, daemon_json: &str
     if !first.is_loopback() || engine_asks_us(daemon_json) {
         return None;
     }
-    Some(Alarm {
-        code: "loopback-resolver".to_owned(),
-        text: format!(
+    Some(Alarm::new(
+        Grade::Wrong,
+        "loopback-resolver",
+        format!(
             "this host's resolver is {first}, a loopback address, which the engine asks from the host's namespace, so containers can't resolve contiv's names: put \"dns\": [\"{FORWARDER}\"] into /etc/docker/daemon.json and restart the engine"
         ),
-    })
+    ))
 }
 
 fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {

@@ -217,7 +217,7 @@ fn node(info: &NodeInfo) -> Vec<Complaint> {
         ));
     }
     let alarms = status.alarms.iter();
-    all.extend(alarms.map(|it| said(Grade::Wrong, format!("{of} {}", it.code), &it.text)));
+    all.extend(alarms.map(|it| said(it.grade, format!("{of} {}", it.code), &it.text)));
     if all.is_empty() {
         all.push(said(Grade::Fine, of, "alive, without alarms"));
     }
