@@ -63,7 +63,7 @@ use self::nftables::Nftables;
 use self::observe::View;
 pub(crate) use self::scratch::Scratch;
 use crate::reconcile::Op;
-use crate::resource::{Place, State};
+use crate::resource::{OuterDrop, Place, State};
 
 /// Where and how to work.
 #[derive(Debug, Clone)]
@@ -425,6 +425,15 @@ impl Datapath {
             .filter(|(of, ..)| *of == zone)
             .map(|(_, rule, counter)| (rule, counter))
             .collect())
+    }
+
+    /// How many packets to the outer port were dropped, by reason, since the host's table was made;
+    /// empty when there is no table.
+    pub async fn outer_drops(&self) -> Result<BTreeMap<OuterDrop, u64>, DatapathError> {
+        let counted = self.inner.host.nftables.counters().await;
+        let counted = counted.map_err(failure("read counters", &Place::Host))?;
+        let of = |reason: OuterDrop| Some((reason, *counted.get(reason.counter())?));
+        Ok(OuterDrop::ALL.into_iter().filter_map(of).collect())
     }
 
     /// Where namespaces can be bound.

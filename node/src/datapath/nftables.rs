@@ -1,5 +1,9 @@
-//! One socket to nftables in one namespace: batches in, and what the kernel refuses of them.
+//! One socket to nftables in one namespace: batches in, and what the kernel refuses of them; named
+//! counters out.
+//!
+//! Numbers are those of `linux/netfilter/nf_tables.h`.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use nix::sys::socket::setsockopt;
@@ -8,7 +12,25 @@ use rtnetlink::sys::Socket;
 
 use super::netfilter::Netfilter;
 use super::netns::Namespace;
-use super::wire::{Buffer, ERROR, Message, code, messages, subject};
+use super::wire::{
+    About, Buffer, DONE, DUMP, ERROR, Message, REQUEST, attributes, code, messages, subject,
+};
+use crate::resource::TABLE;
+
+/// `NFT_MSG_GETOBJ` of `NFNL_SUBSYS_NFTABLES`.
+const GET_OBJECT: u16 = 10 << 8 | 19;
+const OBJECT_TABLE: u16 = 1;
+const OBJECT_NAME: u16 = 2;
+const OBJECT_TYPE: u16 = 3;
+const OBJECT_DATA: u16 = 4;
+/// `NFT_OBJECT_COUNTER`
+const COUNTER: u32 = 1;
+const COUNTER_PACKETS: u16 = 2;
+/// `NFPROTO_INET`
+const ABOUT: About = About {
+    family: 1,
+    resource: 0,
+};
 
 /// Bytes for the kernel's errors, one for each message that it refuses.
 const ERRORS: usize = 8 << 20;
@@ -51,6 +73,40 @@ impl Nftables {
         let work = move |socket: &Socket| exchange(socket, batch.bytes());
         self.netfilter.run(work).await
     }
+
+    /// The packets that each named counter of our table has seen; none where there is no table.
+    pub(super) async fn counters(&self) -> io::Result<BTreeMap<String, u64>> {
+        self.netfilter.run(dump_counters).await
+    }
+}
+
+fn dump_counters(socket: &Socket) -> io::Result<BTreeMap<String, u64>> {
+    let mut request = Buffer::default();
+    request.message((GET_OBJECT, REQUEST | DUMP, 0), ABOUT, |body| {
+        body.text(OBJECT_TABLE, TABLE);
+        body.number(OBJECT_TYPE, COUNTER);
+    });
+    socket.send(request.bytes(), 0)?;
+    let mut counters = BTreeMap::new();
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        for Message { kind, payload, .. } in messages(&bytes) {
+            match kind {
+                DONE => return Ok(counters),
+                ERROR => return Err(io::Error::from_raw_os_error(code(payload))),
+                _ => counters.extend(counter(payload.get(4..).unwrap_or_default())),
+            }
+        }
+    }
+}
+
+/// Name and packets.
+fn counter(object: &[u8]) -> Option<(String, u64)> {
+    let value = |of, kind| attributes(of).find_map(|(it, value)| (it == kind).then_some(value));
+    let name = value(object, OBJECT_NAME)?.strip_suffix(&[0])?;
+    let packets = value(value(object, OBJECT_DATA)?, COUNTER_PACKETS)?;
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    Some((name, u64::from_be_bytes(packets.try_into().ok()?)))
 }
 
 /// The kernel works while it is sent to (`nfnetlink_rcv`): all that it has to say is there then.

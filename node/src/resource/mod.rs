@@ -6,6 +6,7 @@
 
 mod firewall;
 mod kernel;
+mod outer;
 mod passage;
 mod ruleset;
 mod steps;
@@ -20,8 +21,9 @@ pub use firewall::{Element, RuleChain, RuleMap, Table, zone_of};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
 };
+pub use outer::{Outer, OuterDrop};
 pub use passage::{Passage, Slaves};
-pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Outer, Parts, Rule, Ruleset, Unseen, dns_port};
+pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
 pub use steps::{Field, Span, Step, Steps, Target};
 
 /// The route protocol number of our routes: what tells them from others'.

@@ -5,11 +5,12 @@
 //! comment, by which it is told again after a restart, whatever way `nft` prints it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use bus_schema::GroupId;
 use bus_schema::node::DomainKind;
 
+use super::outer::Outer;
 use super::{Steps, TABLE, zone_of};
 use crate::policy::Value;
 
@@ -36,18 +37,10 @@ const BEFORE_DNAT: i32 = -102;
 /// Which rules a table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {
-    /// The host's: where VXLAN's outer packets come in, and who may send them.
+    /// The host's: who may send VXLAN's outer packets.
     pub outer: Option<Outer>,
     /// A domain's; of all domains when they are VRFs.
     pub domain: Option<DomainKind>,
-}
-
-/// This node's end of the underlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outer {
-    pub vtep: IpAddr,
-    /// UDP.
-    pub port: u16,
 }
 
 /// What can't be observed, and so isn't compared: it is there when desired, and never else.
@@ -134,13 +127,16 @@ pub struct Ruleset {
     /// Name and declaration.
     pub sets: Vec<(String, Unseen<String>)>,
     pub chains: Vec<Chain>,
+    /// The names of counters that rules share. Each is in the kernel as long as a rule uses it, so
+    /// the rules alone are compared.
+    pub counters: Unseen<Vec<&'static str>>,
 }
 
 impl Ruleset {
     pub fn new(parts: Parts) -> Self {
         let mut rules = Self::default();
         if let Some(outer) = parts.outer {
-            rules.outer(outer);
+            rules.outer(outer, parts.domain);
         }
         if let Some(kind) = parts.domain {
             rules.ingress(kind);
@@ -159,38 +155,6 @@ impl Ruleset {
     pub fn sort(&mut self) {
         self.sets.sort();
         self.chains.sort_by(|a, b| a.name.cmp(&b.name));
-    }
-
-    /// The outer port is open to known VTEPs, and conntrack doesn't see what it carries. What comes to
-    /// the address that all others know needs no look at which addresses are the host's.
-    fn outer(&mut self, Outer { vtep, port }: Outer) {
-        self.set("peers", "set", "type ipv4_addr");
-        self.set("peers6", "set", "type ipv6_addr");
-        let family = match vtep {
-            IpAddr::V4(_) => "ip",
-            IpAddr::V6(_) => "ip6",
-        };
-        self.base(
-            "outer_in",
-            ("filter", "prerouting", -300),
-            &[
-                &format!("udp dport {port} {family} daddr {vtep} goto outer"),
-                &format!("udp dport {port} fib daddr type local goto outer"),
-            ],
-        );
-        self.chain(
-            "outer",
-            &[
-                "ip saddr @peers notrack accept",
-                "ip6 saddr @peers6 notrack accept",
-                "counter drop",
-            ],
-        );
-        self.base(
-            "outer_out",
-            ("filter", "output", -300),
-            &[&format!("udp dport {port} notrack")],
-        );
     }
 
     /// Before conntrack: who sent it, and may it come from there at all.
@@ -430,19 +394,24 @@ impl Ruleset {
         present.sets.iter().any(|(name, _)| !wanted(name))
     }
 
-    fn set(&mut self, name: &str, keyword: &str, body: &str) {
+    pub(super) fn set(&mut self, name: &str, keyword: &str, body: &str) {
         let text = format!("{keyword} {name} {{ {body}; }}");
         self.sets.push((name.to_owned(), Unseen(Some(text))));
     }
 
-    fn base(&mut self, name: &str, (kind, hook, priority): (&str, &str, i32), rules: &[&str]) {
+    pub(super) fn base(
+        &mut self,
+        name: &str,
+        (kind, hook, priority): (&str, &str, i32),
+        rules: &[&str],
+    ) {
         self.chain(name, rules);
         if let Some(chain) = self.chains.last_mut() {
             chain.base = Some((kind.to_owned(), hook.to_owned(), priority));
         }
     }
 
-    fn chain(&mut self, name: &str, rules: &[&str]) {
+    pub(super) fn chain(&mut self, name: &str, rules: &[&str]) {
         self.chains.push(Chain::new(name, rules.iter().copied()));
     }
 
@@ -464,6 +433,9 @@ impl Ruleset {
         script += &format!("table inet {TABLE} {{\n");
         for (_, Unseen(text)) in &self.sets {
             script += &format!("\t{}\n", text.as_deref().unwrap_or_default());
+        }
+        for counter in self.counters.0.iter().flatten() {
+            script += &format!("\tcounter {counter} {{}}\n");
         }
         for chain in &self.chains {
             script += &format!("\tchain {} {{\n", chain.name);

@@ -16,10 +16,10 @@ const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// More fragments follow.
-const MORE: u16 = 0x2000;
+pub(crate) const MORE: u16 = 0x2000;
 
 /// Allowed and denied ports of `web`, for TCP and UDP.
 const ALLOWED: u16 = 80;
@@ -70,7 +70,13 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 }
 
 /// One packet, or one fragment of it; `offset` in units of eight bytes.
-fn ipv4(ends: (Ipv4Addr, Ipv4Addr), protocol: u8, id: u16, offset: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv4(
+    ends: (Ipv4Addr, Ipv4Addr),
+    protocol: u8,
+    id: u16,
+    offset: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let length = u16::try_from(20 + payload.len()).expect("short");
     let mut header = [&[0x45, 0][..], &length.to_be_bytes(), &id.to_be_bytes()].concat();
     header.extend(offset.to_be_bytes());
@@ -83,7 +89,7 @@ fn ipv4(ends: (Ipv4Addr, Ipv4Addr), protocol: u8, id: u16, offset: u16, payload:
     header
 }
 
-fn udp(port: u16) -> Vec<u8> {
+pub(crate) fn udp(port: u16) -> Vec<u8> {
     // No checksum: IPv4 allows it.
     [
         &4000u16.to_be_bytes()[..],

@@ -9,6 +9,7 @@ mod neighbours;
 mod netlink;
 mod policy;
 mod reach;
+mod strangers;
 mod traffic;
 mod world;
 

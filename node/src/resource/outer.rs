@@ -1,0 +1,214 @@
+//! Rules about the outer packets of VXLAN: which of them the kernel's VXLAN socket gets, which this
+//! host forwards, and which its own processes send.
+//!
+//! The socket takes any datagram to its port, also one to a broadcast or multicast address, and
+//! believes what it carries. So three hooks are closed:
+//!
+//! - `input` sees every packet that the socket would get, whatever address it was sent to, whole
+//!   (fragments are put together before it) and after any DNAT. A packet passes if it comes from a
+//!   known node, is for this node's VTEP, and arrived by an interface by which this host would
+//!   answer.
+//! - `forward`: Docker masquerades what its bridges' containers send, so the packet would arrive at
+//!   another node with this node's address.
+//! - `output`: what a process of this host sends has this node's address anyway. The kernel's own
+//!   tunnel packets belong to no socket.
+//!
+//! Packet sockets pass none of these hooks: root and CAP_NET_RAW in the host's namespace are trusted.
+
+use std::net::IpAddr;
+
+use bus_schema::node::DomainKind;
+
+use super::{Ruleset, Unseen};
+
+/// This node's end of the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outer {
+    pub vtep: IpAddr,
+    /// UDP.
+    pub port: u16,
+}
+
+/// Why a packet to the outer port was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OuterDrop {
+    /// Its source is no node's address.
+    Sender,
+    /// It bears a node's address, but came by an interface that doesn't lead back to that node.
+    Interface,
+    /// It wasn't sent to this node's VTEP but to a broadcast, multicast or other address.
+    Address,
+    /// This host was to forward it, and not for a known node.
+    Forwarded,
+    /// A process of this host sent it.
+    Process,
+}
+
+impl OuterDrop {
+    pub const ALL: [Self; 5] = [
+        Self::Sender,
+        Self::Interface,
+        Self::Address,
+        Self::Forwarded,
+        Self::Process,
+    ];
+
+    /// A metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "sender",
+            Self::Interface => "interface",
+            Self::Address => "address",
+            Self::Forwarded => "forwarded",
+            Self::Process => "process",
+        }
+    }
+
+    /// The name of its counter in our table.
+    pub fn counter(self) -> &'static str {
+        match self {
+            Self::Sender => "outer_sender",
+            Self::Interface => "outer_interface",
+            Self::Address => "outer_address",
+            Self::Forwarded => "outer_forwarded",
+            Self::Process => "outer_process",
+        }
+    }
+
+    fn drop(self) -> String {
+        format!("counter name {} drop", self.counter())
+    }
+}
+
+/// The strict reverse path of RFC 3704; any of several next hops of IPv4 will do. IPv6's look-up picks
+/// one of them by the flow (`nft_fib6_eval`), so an IPv6 underlay with several loses packets.
+const LEADS_BACK: &str = "fib saddr . iif oif exists";
+
+/// What leaves by a tenant's devices is no outer packet.
+const TO_TENANTS: [&str; 3] = [
+    r#"oifname "cd*" accept"#,
+    r#"oifname "cv*" accept"#,
+    r#"oifname "cx*" accept"#,
+];
+
+impl Ruleset {
+    /// `domain`: VRFs share the host's table, so what tenants send each other passes these hooks, too.
+    pub(super) fn outer(&mut self, outer: Outer, domain: Option<DomainKind>) {
+        self.set("peers", "set", "type ipv4_addr");
+        self.set("peers6", "set", "type ipv6_addr");
+        self.counters = Unseen(Some(OuterDrop::ALL.map(OuterDrop::counter).to_vec()));
+        let vrf = domain == Some(DomainKind::Vrf);
+        self.outer_in(outer);
+        self.outer_through(outer.port, vrf);
+        self.outer_out(outer.port, vrf);
+    }
+
+    fn outer_in(&mut self, Outer { vtep, port }: Outer) {
+        let (family, peers) = match vtep {
+            IpAddr::V4(_) => ("ip", "peers"),
+            IpAddr::V6(_) => ("ip6", "peers6"),
+        };
+        let to_vtep = format!("{family} daddr {vtep}");
+        let of_node = format!("{family} saddr @{peers}");
+        // Conntrack has no use for tunnels.
+        self.base(
+            "outer_in",
+            ("filter", "prerouting", -300),
+            &[&format!("udp dport {port} {to_vtep} notrack")],
+        );
+        self.base(
+            "outer_local",
+            ("filter", "input", -300),
+            &[&format!("udp dport {port} goto outer")],
+        );
+        // Nearly all packets are let in by the first rule; the others say why the rest isn't.
+        self.chain(
+            "outer",
+            &[
+                &format!("{of_node} {to_vtep} {LEADS_BACK} accept"),
+                &format!("{of_node} {LEADS_BACK} {}", OuterDrop::Address.drop()),
+                &format!("{of_node} {}", OuterDrop::Interface.drop()),
+                &OuterDrop::Sender.drop(),
+            ],
+        );
+    }
+
+    /// A node may be the router or the hypervisor of other nodes: with br_netfilter, which Docker
+    /// loads, packets between two ports of a bridge pass this hook, too.
+    fn outer_through(&mut self, port: u16, vrf: bool) {
+        self.base(
+            "outer_forward",
+            ("filter", "forward", -300),
+            &[&format!("udp dport {port} goto outer_through")],
+        );
+        let v4 = format!("ip saddr @peers {LEADS_BACK} accept");
+        let v6 = format!("ip6 saddr @peers6 {LEADS_BACK} accept");
+        let drop = OuterDrop::Forwarded.drop();
+        let mut rules = if vrf { TO_TENANTS.to_vec() } else { Vec::new() };
+        rules.extend([v4.as_str(), &v6, &drop]);
+        self.chain("outer_through", &rules);
+    }
+
+    fn outer_out(&mut self, port: u16, vrf: bool) {
+        self.base(
+            "outer_out",
+            ("filter", "output", -300),
+            &[&format!("udp dport {port} goto outer_sent")],
+        );
+        // In a VRF a process of the host may send by the tunnel: the outer packet still belongs to
+        // the process's socket, but has its mark, which only CAP_NET_ADMIN or CAP_NET_RAW may set.
+        let by_tunnel = if vrf {
+            "meta mark and 0xffff == 0 "
+        } else {
+            ""
+        };
+        let drop = OuterDrop::Process.drop();
+        let drop = format!("meta skuid 0-4294967294 {by_tunnel}{drop}");
+        let mut rules = if vrf { TO_TENANTS.to_vec() } else { Vec::new() };
+        rules.extend([drop.as_str(), "notrack"]);
+        self.chain("outer_sent", &rules);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::Parts;
+    use super::*;
+
+    #[test]
+    fn sets_keep_their_names_so_that_an_upgrade_leaves_their_elements() {
+        let rules = |domain| {
+            let vtep = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
+            let outer = Some(Outer { vtep, port: 14_789 });
+            Ruleset::new(Parts { outer, domain })
+        };
+        let sets = |rules: &Ruleset| {
+            let names = rules.sets.iter().map(|(name, _)| name.clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(sets(&rules(None)), ["peers", "peers6"]);
+        let vrf = rules(Some(DomainKind::Vrf));
+        let before = [
+            "endpoints",
+            "gateways",
+            "hits",
+            "known",
+            "members",
+            "openers",
+            "peers",
+            "peers6",
+            "programs_in",
+            "programs_out",
+            "revised",
+            "revisions",
+            "same",
+            "stamps",
+            "subnets",
+            "zones",
+        ];
+        let kept = |name: &&str| sets(&vrf).iter().any(|it| it == name);
+        assert!(before.iter().all(kept), "{:?}", sets(&vrf));
+    }
+}
