@@ -37,6 +37,7 @@ use crate::healing::Healings;
 use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
 use crate::metrics;
+use crate::outer_drops::OuterDrops;
 use crate::projection::{EndpointsView, Projection};
 use crate::status::Sources;
 use crate::{dns, docker, store, viewer};
@@ -145,6 +146,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let suffix = config.dns.suffix.clone();
     let dns = dns::start(config.dns, view_rx.clone()).map_err(StartError::Dns)?;
     let (cleanups, cleaned) = mpsc::channel(1);
+    let outer_drops = OuterDrops::new(datapath.clone());
     let inquiry = Inquiry {
         params: params.clone(),
         datapath: datapath.clone(),
@@ -156,6 +158,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             engine: docker.cleanups.clone(),
             core: cleanups,
         },
+        outer_drops: outer_drops.clone(),
     };
     let sources = Sources {
         dns: dns.clone(),
@@ -196,6 +199,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tasks.spawn(local::serve(listener, api));
     let (questions, asked) = mpsc::channel(inquiry::WAITING);
     tasks.spawn(inquiry.run(asked));
+    tasks.spawn(outer_drops.run());
     tasks.spawn(sources.keep(status));
     let (stop, mut keepers) = (CancellationToken::new(), JoinSet::new());
     keepers.spawn(store::keep(saved, facts.subscribe(), stop.clone()));

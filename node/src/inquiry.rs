@@ -12,6 +12,7 @@ use crate::datapath::Datapath;
 use crate::desired::{Params, domain_name, trace, zone};
 use crate::dns::DnsHandle;
 use crate::doctor;
+use crate::outer_drops::OuterDrops;
 use crate::projection::{EndpointsView, Projection};
 use crate::resource::Place;
 
@@ -46,6 +47,7 @@ pub struct Inquiry {
     pub view: watch::Receiver<EndpointsView>,
     pub dns: DnsHandle,
     pub cleaner: Cleaner,
+    pub outer_drops: OuterDrops,
 }
 
 impl Inquiry {
@@ -88,8 +90,9 @@ impl Inquiry {
         }
         let (params, datapath) = (self.params.clone(), self.datapath.clone());
         let facts = self.facts.borrow().clone();
+        let drops = self.outer_drops.clone();
         running.spawn(async move {
-            let examination = doctor::examine(&params, &datapath, &facts).await;
+            let examination = doctor::examine(&params, &datapath, &facts, &drops).await;
             let _ = answer.send(NodeReply::Examined(examination));
         });
     }

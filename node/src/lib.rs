@@ -22,6 +22,7 @@ pub mod local;
 mod lock;
 mod maps;
 pub mod metrics;
+pub mod outer_drops;
 pub mod policy;
 pub mod projection;
 pub mod reconcile;

@@ -6,6 +6,12 @@
 use bus_schema::node::{Grade, LogState, NodeStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
+use crate::outer_drops::Drops;
+use crate::resource::OuterDrop;
+
+/// By reason.
+const OUTER_DROPPED: &str = "contiv_node_outer_dropped_total";
+
 /// What the names mean, for [`telemetry::serve`].
 pub fn describe() {
     describe_gauge!(
@@ -39,6 +45,13 @@ pub fn describe() {
         "What its name servers got, by what became of it."
     );
     counter!("contiv_node_drift_total").increment(0);
+    describe_counter!(
+        OUTER_DROPPED,
+        "Packets to VXLAN's outer port that weren't another node's and were dropped, by reason."
+    );
+    for reason in OuterDrop::ALL {
+        counter!(OUTER_DROPPED, "reason" => reason.name()).increment(0);
+    }
     describe_histogram!(
         "contiv_docker_call_seconds",
         "The engine's calls to the driver."
@@ -78,4 +91,11 @@ pub fn kernel_ops(attempted: usize, failed: usize) {
 
 pub fn drift() {
     counter!("contiv_node_drift_total").increment(1);
+}
+
+/// Packets that were dropped since this was called last.
+pub fn outer_drops(drops: &Drops) {
+    for (reason, packets) in drops {
+        counter!(OUTER_DROPPED, "reason" => reason.name()).increment(*packets);
+    }
 }

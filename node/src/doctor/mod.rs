@@ -3,6 +3,7 @@
 //!
 //! Changes nothing but what it takes away again. `inquiry` asks.
 
+mod outer;
 mod underlay;
 
 use std::collections::BTreeMap;
@@ -17,11 +18,17 @@ use crate::check::check;
 use crate::datapath::{Datapath, Traffic};
 use crate::desired::Params;
 use crate::endpoint::now;
+use crate::outer_drops::OuterDrops;
 use crate::projection::Projection;
 use crate::underlay::interface_of;
 
 /// Looks at everything. The findings are in no order.
-pub async fn examine(params: &Params, datapath: &Datapath, facts: &Projection) -> Examination {
+pub async fn examine(
+    params: &Params,
+    datapath: &Datapath,
+    facts: &Projection,
+    drops: &OuterDrops,
+) -> Examination {
     let peers = facts
         .nodes
         .iter()
@@ -31,7 +38,9 @@ pub async fn examine(params: &Params, datapath: &Datapath, facts: &Projection) -
     findings.push(kernel(params, datapath).await);
     let strict = text("/proc/sys/net/ipv4/conf/all/rp_filter");
     findings.extend(strictness(params.kind, &strict));
-    findings.push(firewall(params, datapath, facts.settings.vxlan_port).await);
+    let port = facts.settings.vxlan_port;
+    findings.push(firewall(params, datapath, port).await);
+    findings.extend(outer::findings(drops.recent().await, port));
     findings.push(resolver(&text("/etc/resolv.conf")));
     Examination {
         at: now(),

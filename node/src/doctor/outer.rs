@@ -1,0 +1,98 @@
+//! Which packets to VXLAN's outer port were dropped lately, and what to do about it.
+
+use bus_schema::node::{Finding, Grade};
+
+use crate::datapath::DatapathError;
+use crate::outer_drops::Recent;
+use crate::resource::OuterDrop;
+
+const ABOUT: &str = "outer-port";
+
+/// One for each reason, or one that says that nothing was dropped.
+pub(super) fn findings(recent: Result<Recent, DatapathError>, port: u16) -> Vec<Finding> {
+    let recent = match recent {
+        Ok(recent) => recent,
+        Err(error) => return vec![Finding::new(Grade::Unknown, ABOUT, error.to_string())],
+    };
+    let during = during(recent.during.as_secs() / 60);
+    if recent.drops.is_empty() {
+        let text = format!("no packet to UDP port {port} had to be dropped {during}");
+        return vec![Finding::new(Grade::Fine, ABOUT, text)];
+    }
+    let finding = |(reason, packets): (&OuterDrop, &u64)| {
+        let what = what(*reason, port);
+        let text = format!("{packets} packets to UDP port {port} were dropped {during}: {what}");
+        Finding::new(Grade::Warning, ABOUT, text)
+    };
+    recent.drops.iter().map(finding).collect()
+}
+
+fn during(minutes: u64) -> String {
+    match minutes {
+        60.. => "in the last hour".to_owned(),
+        minutes => format!("in the {minutes} minutes since netplugin started"),
+    }
+}
+
+fn what(reason: OuterDrop, port: u16) -> String {
+    match reason {
+        OuterDrop::Sender => format!(
+            "their source address is no node's (`tcpdump -ni any udp port {port}` shows it): a removed \
+             node, a node behind a NAT, or a stranger that tries to reach containers"
+        ),
+        OuterDrop::Interface => {
+            "they have a node's source address, but came by another interface than the one that leads \
+             to that node: a stranger forges it, or the routes between the nodes aren't symmetric; \
+             compare with `ip route get NODE`"
+                .to_owned()
+        }
+        OuterDrop::Address => {
+            "they have a node's source address, but were sent to a broadcast, a multicast or another \
+             address of this host, which no node does: a stranger forges it"
+                .to_owned()
+        }
+        OuterDrop::Forwarded => format!(
+            "this host was to forward them, and their sender is no node of this cluster \
+             (`tcpdump -ni any udp port {port}` shows it): a container or a virtual machine on this \
+             host tries to reach other nodes' containers; if it is a node of another cluster on a \
+             bridge, `sysctl net.bridge.bridge-nf-call-iptables=0` lets bridged packets pass"
+        ),
+        OuterDrop::Process => format!(
+            "a process of this host sent them (`ss -uapn` may show it): it tries to reach other nodes' \
+             containers, or it needs another port than {port}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn texts(drops: &[(OuterDrop, u64)], minutes: u64) -> Vec<(Grade, String)> {
+        let recent = Recent {
+            drops: drops.iter().copied().collect(),
+            during: Duration::from_secs(60 * minutes),
+        };
+        let findings = findings(Ok(recent), 14_789).into_iter();
+        findings.map(|it| (it.grade, it.text)).collect()
+    }
+
+    #[test]
+    fn each_reason_is_a_warning_with_its_number() {
+        let [(grade, text)] = &texts(&[], 60)[..] else {
+            panic!("one finding");
+        };
+        assert_eq!(*grade, Grade::Fine);
+        assert!(text.ends_with("dropped in the last hour"), "{text}");
+        let all = OuterDrop::ALL.map(|reason| (reason, 7));
+        let found = texts(&all, 12);
+        assert_eq!(found.len(), all.len());
+        for (grade, text) in &found {
+            assert_eq!(*grade, Grade::Warning);
+            let begin = "7 packets to UDP port 14789 were dropped in the 12 minutes since";
+            assert!(text.starts_with(begin), "{text}");
+        }
+    }
+}
