@@ -356,7 +356,8 @@ impl Rejection {
     pub fn is_undecided(&self) -> bool {
         matches!(
             self,
-            Self::DeadlinePassed
+            Self::Malformed { .. }
+                | Self::DeadlinePassed
                 | Self::OlderThanLog { .. }
                 | Self::LogUnreadable { .. }
                 | Self::LogShorter { .. }

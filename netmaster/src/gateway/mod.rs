@@ -4,10 +4,12 @@
 //! is answered with a rejection. Nothing is answered while disconnected: the reply would wait in
 //! the client and arrive late.
 
+mod arrival;
 mod command;
 mod query;
 mod removal;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,9 +30,10 @@ use tokio::time::timeout;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use self::arrival::{Arrivals, TICK_MS};
+use crate::bus::pause;
 use crate::feed::Shared;
 use crate::init::now;
-
 use crate::metrics;
 
 /// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
@@ -79,6 +82,7 @@ pub(crate) struct Desk {
     /// When this netmaster began to listen to nodes, in milliseconds since 1970.
     pub(crate) since: u64,
     in_work: Semaphore,
+    arrivals: Cell<Arrivals>,
 }
 
 impl Desk {
@@ -89,11 +93,26 @@ impl Desk {
             shared,
             since,
             in_work: Semaphore::new(usize::try_from(IN_WORK).unwrap_or(usize::MAX)),
+            arrivals: Cell::new(Arrivals::new(now())),
         }
     }
 
     fn revision(&self) -> Revision {
         self.shared.read(|view| view.applied)
+    }
+
+    /// From here on the request's deadline is by this machine's clock.
+    fn arrived<T>(&self, request: Request<T>) -> Request<T> {
+        request.arrived(self.arrivals.get().of(now()))
+    }
+
+    async fn watch_for_standstills(self: Rc<Self>) {
+        loop {
+            pause(Duration::from_millis(TICK_MS)).await;
+            let mut arrivals = self.arrivals.get();
+            arrivals.tick(now());
+            self.arrivals.set(arrivals);
+        }
     }
 }
 
@@ -127,6 +146,7 @@ pub(crate) async fn serve(desk: Rc<Desk>, name: String) -> Result<Gateway, Error
         .await?;
     let group = service.group(subject::API);
     let mut endpoints = JoinSet::new();
+    endpoints.spawn_local(Rc::clone(&desk).watch_for_standstills());
     let commands = COMMANDS.map(|verb| (verb, Kind::Command));
     let queries = QUERIES.map(|verb| (verb, Kind::Query));
     for ((noun, verb), kind) in commands.into_iter().chain(queries) {
@@ -179,7 +199,7 @@ async fn command(desk: &Rc<Desk>, incoming: &Incoming) {
     let rejected = |rejection| Reply::rejected(rejection, desk.revision());
     let request = match codec::from_bytes::<Request<Command>>(bytes) {
         Ok(request) if subject::of_command(&request.body) == *incoming.message.subject => {
-            request.arrived(now())
+            desk.arrived(request)
         }
         misled => {
             let why = misled.map_or_else(
@@ -224,7 +244,7 @@ async fn query(desk: &Desk, incoming: &Incoming) {
     let answer = match codec::from_bytes::<Request<Query>>(bytes) {
         Ok(request) if subject::of_query(&request.body) == *incoming.message.subject => {
             let started = Instant::now();
-            let answer = query::answer(desk, request.arrived(now())).await;
+            let answer = query::answer(desk, desk.arrived(request)).await;
             metrics::query(started.elapsed());
             answer
         }

@@ -1,10 +1,14 @@
 //! Two netmasters side by side, and netmasters that die: every command happens once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use bus_schema::command::Request;
 use bus_schema::{Answer, Event, Query, Rejection, Reply, Revision};
 
-use crate::support::{Bus, create, create_tenant, join, request, request_within, tenant, until};
+use crate::support::{
+    Bus, create, create_tenant, join, now, request, request_within, tenant, until,
+};
 
 const ROUNDS: usize = 60;
 
@@ -168,7 +172,7 @@ async fn reads_see_what_their_client_has_seen_or_say_so() {
         assert!(revision >= seen);
         assert!(tenants.iter().any(|t| t.tenant == tenant(&name)), "{name}");
     }
-    let ahead = bus_schema::command::Request {
+    let ahead = Request {
         seen: Revision(1_000_000),
         ..request_within(500, Query::TenantList)
     };
@@ -209,24 +213,71 @@ async fn sigterm_ends_it_after_its_answers() {
 }
 
 #[tokio::test]
-async fn a_passed_deadline_is_refused() {
+async fn a_request_is_given_the_time_that_its_asker_waits_whatever_the_askers_clock_says() {
     let bus = Bus::cluster().await;
     let _master = bus.master("m1").await;
     let api = bus.client().await;
-    let late = request_within(0, create_tenant("blue"));
-    let reply = api.send(&late).await.expect("an answer");
-    assert!(
-        matches!(
+    let minute = 60_000;
+    let behind = Request {
+        deadline: now() - minute,
+        ..request(create_tenant("behind"))
+    };
+    let reply = api.send(&behind).await.expect("an answer");
+    assert!(matches!(reply, Reply::Accepted { .. }), "{reply:?}");
+    let query = Request {
+        deadline: now() - minute,
+        seen: Revision(1),
+        ..request(Query::TenantList)
+    };
+    let answer = api.ask(&query).await;
+    assert!(matches!(answer, Answer::Tenants { .. }), "{answer:?}");
+
+    let before = api.log().await.len();
+    let ahead = Request {
+        deadline: now() + minute,
+        ..request_within(0, create_tenant("ahead"))
+    };
+    let of_an_older_build = Request {
+        deadline: now() - 1,
+        within: None,
+        ..request(create_tenant("older"))
+    };
+    for late in [ahead, of_an_older_build] {
+        let reply = api.send(&late).await.expect("an answer");
+        let passed = matches!(
             reply,
             Reply::Rejected {
                 rejection: Rejection::DeadlinePassed,
                 ..
             }
-        ),
-        "{reply:?}"
-    );
-    until("nothing was appended", async || {
-        (api.log().await.len() == 3).then_some(())
+        );
+        assert!(passed, "{reply:?}");
+    }
+    assert_eq!(api.log().await.len(), before, "nothing is appended");
+}
+
+#[tokio::test]
+async fn a_frozen_netmaster_does_not_carry_out_what_nobody_waits_for_any_more() {
+    let bus = Bus::cluster().await;
+    let master = bus.master("m1").await;
+    let api = bus.client().await;
+    master.stop();
+    let late = request_within(500, create_tenant("late"));
+    let asked = tokio::time::timeout(Duration::from_secs(2), api.send(&late)).await;
+    assert!(asked.is_err(), "the asker gives up: {asked:?}");
+    master.resume();
+    // Read behind the other one.
+    until("it answers again", async || {
+        let reply = api.send(&request(create_tenant("next"))).await;
+        matches!(reply, Ok(Reply::Accepted { .. })).then_some(())
     })
     .await;
+    let log = api.log().await;
+    let opened = |name: &str| {
+        let name = tenant(name);
+        let of = |event: &Event| matches!(event, Event::TenantCreated(e) if e.tenant == name);
+        log.iter().any(|envelope| of(&envelope.body))
+    };
+    assert!(opened("next"));
+    assert!(!opened("late"));
 }

@@ -8,17 +8,22 @@ use bus_schema::codec;
 use bus_schema::command::Request;
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
 use bus_schema::{Command, CommandId, NodeName, Reply, Revision, subject};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::connection::pause;
 use super::{Ask, AskError};
 use crate::endpoint::now;
 use crate::projection::Projection;
 
 /// A command is given up after this.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// A command without an answer is sent again after this.
+const RESEND: Duration = Duration::from_secs(1);
+/// The pause before a command is sent again whose outcome its answer didn't tell.
+const RETRY: Duration = Duration::from_millis(100);
 /// Requests under way; more would only wait at netmaster.
 const AT_ONCE: usize = 64;
 
@@ -84,34 +89,49 @@ fn ready(
     }
 }
 
-/// Asks until the outcome is known or the deadline passes; always with the same id, so that the
-/// command happens once.
+/// Asks until the outcome is known or the deadline passes, always with the same id, so that the
+/// command happens once. A netmaster whose host vanished gets requests for some seconds more, until
+/// its server misses it; so a request without an answer is sent again, perhaps to another one.
 pub(super) async fn ask_command(
     client: &Client,
     command: Command,
     seen: Revision,
 ) -> Result<Revision, AskError> {
-    let until = Instant::now() + DEADLINE;
-    let to = subject::of_command(&command);
     let id = CommandId(Uuid::new_v4());
-    let request = codec::to_bytes(&Request {
-        seen,
-        ..Request::new(id, command, DEADLINE, now())
-    });
-    loop {
-        let reason = match ask::<Reply>(client, &to, &request, until).await {
-            Ok(Reply::Accepted { revision, .. }) => return Ok(revision),
-            Ok(Reply::Rejected {
-                rejection, text, ..
-            }) if rejection.is_undecided() => rejection.told(text),
-            Ok(Reply::Rejected { rejection, .. }) => return Err(AskError::Rejected(rejection)),
-            Ok(Reply::Unknown { reason, .. }) => reason,
-            Err(reason) => reason,
+    let to = subject::of_command(&command);
+    let until = Instant::now() + DEADLINE;
+    let send = || {
+        let left = until.saturating_duration_since(Instant::now());
+        let request = Request {
+            seen,
+            ..Request::new(id, command.clone(), left, now())
         };
-        if Instant::now() + Duration::from_millis(200) >= until {
-            return Err(AskError::Unreachable(reason));
+        ask::<Reply>(client, &to, codec::to_bytes(&request), until)
+    };
+    // A slow netmaster's answer counts, too.
+    let mut sent = FuturesUnordered::new();
+    let mut again = tokio::time::interval(RESEND);
+    let mut why = format!("{to} didn't answer in time");
+    loop {
+        tokio::select! {
+            biased;
+            Some(reply) = sent.next() => {
+                why = match reply {
+                    Ok(Reply::Accepted { revision, .. }) => return Ok(revision),
+                    Ok(Reply::Rejected { rejection, text, .. }) if rejection.is_undecided() => {
+                        rejection.told(text)
+                    }
+                    Ok(Reply::Rejected { rejection, .. }) => {
+                        return Err(AskError::Rejected(rejection));
+                    }
+                    Ok(Reply::Unknown { reason, .. }) => reason,
+                    Err(reason) => reason,
+                };
+                again.reset_after(RETRY);
+            }
+            _ = again.tick(), if Instant::now() + 2 * RETRY < until => sent.push(send()),
+            else => return Err(AskError::Unreachable(why)),
         }
-        pause(Duration::from_millis(100)).await;
     }
 }
 
@@ -122,17 +142,17 @@ async fn ask_node(
 ) -> Result<NodeReply, AskError> {
     let to = subject::of_node(node, request.verb());
     let until = Instant::now() + DEADLINE;
-    let answer = ask(client, &to, &codec::to_bytes(request), until).await;
+    let answer = ask(client, &to, codec::to_bytes(request), until).await;
     answer.map_err(AskError::Unreachable)
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(
     client: &Client,
     to: &str,
-    request: &[u8],
+    request: Vec<u8>,
     until: Instant,
 ) -> Result<T, String> {
-    let asked = client.request(to.to_owned(), request.to_vec().into());
+    let asked = client.request(to.to_owned(), request.into());
     let answer = match tokio::time::timeout_at(until, asked).await {
         Ok(Ok(message)) => message,
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {

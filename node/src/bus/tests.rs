@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+mod join;
+
 use super::*;
 use crate::endpoint::{EndpointsHandle, Kernel, Parts as EndpointParts};
 use crate::healing::Healings;
@@ -527,21 +529,6 @@ async fn what_was_put_right_is_told_also_when_it_was_while_the_bus_was_away() {
     let second = told(&[("fdb", 1), ("route", 1)], "r");
     let second = tokio::time::timeout(limit, second).await;
     second.expect("only what is new is told");
-}
-
-#[tokio::test]
-async fn a_second_machine_of_the_name_is_refused() {
-    let store = tempfile::tempdir().unwrap();
-    let server = Server::start(None, store.path(), true).await;
-    let mut tasks = JoinSet::new();
-    let master = Master::init(&server, cluster(1)).await;
-    let taken = Rejection::NodeNameTaken { node: me().node };
-    master.serve(Some(taken), &mut tasks).await;
-    let node = Node::start(server.url(), Projection::default());
-    let refused =
-        |log: &LogState| matches!(log, LogState::Refused { reason } if reason.contains("--name"));
-    node.log_is("refused", refused).await;
-    assert_eq!(*node.facts.borrow(), Projection::default());
 }
 
 #[tokio::test]
