@@ -3,6 +3,7 @@
 //! ```text
 //! contiv.log._cluster.cluster                    the log (stream LOG): what spans tenants
 //! contiv.log._cluster.{tenant,node,vni}.<name>
+//! contiv.log._barrier                            barriers, outside of every fence
 //! contiv.log.<tenant>.intent.<kind>.<name>       a tenant's intent
 //! contiv.log.<tenant>.lease.<network>[.<group>]  a network's blocks, or a group's pool's
 //! contiv.endpoint.<tenant>.<node>.<id>           endpoints (stream ENDPOINTS)
@@ -37,6 +38,9 @@ pub const API: &str = "contiv.api.v1";
 /// Name of the NATS service, and of the queue group of its members.
 pub const SERVICE: &str = "netmaster";
 
+/// Where barriers are appended. No aggregate's filter matches it, so a barrier refuses nobody's append.
+const BARRIER: &str = "contiv.log._barrier";
+
 /// Stands for a tenant in the subjects of what spans tenants. No tenant can bear it: names start
 /// with a letter or a digit.
 const CLUSTER: &str = "_cluster";
@@ -45,7 +49,7 @@ const CLUSTER: &str = "_cluster";
 pub fn of_event(event: &Event) -> Option<String> {
     Some(match event {
         Event::ClusterCreated(_) => format!("contiv.log.{CLUSTER}.cluster"),
-        Event::Barrier => format!("contiv.log.{CLUSTER}.barrier"),
+        Event::Barrier => BARRIER.to_owned(),
         Event::TenantCreated(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
         Event::TenantRemoved(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
         Event::NodeJoined(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),

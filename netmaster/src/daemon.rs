@@ -168,7 +168,7 @@ async fn react(registry: Rc<Registry>, shared: Shared, client: async_nats::Clien
 async fn carry_out(registry: &Rc<Registry>, id: CommandId, command: Command) {
     let (noun, verb) = command.verb();
     let request = Request::new(id, command, REACTION, now());
-    match registry.execute(request, External::default()).await {
+    match registry.react(request, External::default()).await {
         Reply::Accepted { revision, .. } => {
             tracing::debug!("reaction {noun} {verb} is in the log at {revision}");
         }

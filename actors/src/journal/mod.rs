@@ -74,22 +74,22 @@ pub fn batch(
     let mut entries = Vec::with_capacity(events.len());
     let mut envelopes = Vec::with_capacity(events.len());
     for event in events {
-        let (Some(aggregate), Some(subject)) = (event.aggregate(), subject::of_event(event)) else {
+        let Some(subject) = subject::of_event(event) else {
             continue;
         };
         let mut header = Header::new(EventId(Uuid::now_v7()), time, actor, cause);
         header.min_reader = event.min_reader();
         let body = event.clone();
         let envelope = Envelope { header, body };
-        let fence = if fenced.contains(&aggregate) {
-            None
-        } else {
-            last(&aggregate).map(|last| Fence {
+        let unfenced = event.aggregate().filter(|it| !fenced.contains(it));
+        let fence = unfenced.and_then(|aggregate| {
+            let fence = last(&aggregate).map(|last| Fence {
                 filter: subject::of_aggregate(&aggregate),
                 last,
-            })
-        };
-        fenced.push(aggregate);
+            });
+            fenced.push(aggregate);
+            fence
+        });
         entries.push(Entry {
             subject,
             payload: Bytes::from(codec::to_bytes(&envelope)),

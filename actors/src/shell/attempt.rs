@@ -8,16 +8,20 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bus_schema::codec::Decoded;
 use bus_schema::{AggregateId, CommandId, Envelope, Event, Rejection, Reply, Revision, subject};
 
-use super::decider::{Desk, Execute, Freshness, Pending, Tried, Trouble};
+use super::decider::{Desk, Execute, Freshness, Needs, Pending, Tried, Trouble};
 use super::facts::{Gather, Gathered, Snapshot};
+use super::proof::Proof;
 use crate::journal::{self, AppendError, Entry, Record};
 
 /// Messages loaded at once while folding.
 const PAGE: usize = 10_000;
+/// How long a proof of the log's end is waited for; who asked is answered "unknown" a little later.
+const PROOF: Duration = Duration::from_secs(3);
 /// No command writes more than this; where its events lie is found by looking around one of them.
 const LONGEST_BATCH: u64 = 16;
 
@@ -51,16 +55,39 @@ impl<A: Gather> Draft<A> {
     }
 }
 
+/// What a try rests on.
+#[derive(Debug, Clone, Copy)]
+struct Basis {
+    freshness: Freshness,
+    proof: Option<Proof>,
+}
+
 impl<A: Gather> Desk<A> {
-    pub(super) async fn attempt(&self, group: &[Pending<A>]) -> Result<Vec<Tried>, Trouble> {
-        let (end, freshness) = if group.iter().any(|it| it.tries > 0) {
-            let end = self.registry.journal().end().await?;
-            (Some(end), Freshness::End(end))
-        } else {
-            (None, Freshness::Cached)
+    /// As much as the one that needs most.
+    async fn basis(&self, group: &[Pending<A>]) -> Result<Basis, Trouble> {
+        let unproved = group.iter().filter(|it| it.needs == Needs::Proof);
+        if let Some(arrived) = unproved.map(|it| it.ask.arrived).max() {
+            let proof = self.registry.prove(arrived, PROOF).await;
+            let proof = proof.map_err(|e| Trouble::Unavailable(e.to_string()))?;
+            return Ok(Basis {
+                freshness: Freshness::End(proof.end),
+                proof: Some(proof),
+            });
+        }
+        let freshness = match group.iter().any(|it| it.needs == Needs::End) {
+            true => Freshness::End(self.registry.journal().end().await?),
+            false => Freshness::Cached,
         };
+        Ok(Basis {
+            freshness,
+            proof: None,
+        })
+    }
+
+    pub(super) async fn attempt(&self, group: &[Pending<A>]) -> Result<Vec<Tried>, Trouble> {
+        let basis = self.basis(group).await?;
         let mut draft = Draft {
-            own: self.refresh(freshness).await?,
+            own: self.refresh(basis.freshness).await?,
             gathered: Gathered::default(),
             decided: vec![],
             folded: 0,
@@ -73,10 +100,7 @@ impl<A: Gather> Desk<A> {
         let mut tried = Vec::with_capacity(group.len());
         for pending in group {
             let first = pending.tries == 0;
-            tried.push(
-                self.decide(&mut draft, &pending.ask, first, end, freshness)
-                    .await?,
-            );
+            tried.push(self.decide(&mut draft, &pending.ask, first, basis).await?);
         }
         let appended = match draft.decided.is_empty() {
             true => vec![],
@@ -94,8 +118,7 @@ impl<A: Gather> Desk<A> {
         draft: &mut Draft<A>,
         ask: &Execute<A>,
         first: bool,
-        end: Option<Revision>,
-        freshness: Freshness,
+        basis: Basis,
     ) -> Result<Option<Tried>, Trouble> {
         let again = |why: &str| Ok(Some(Tried::Again(why.to_owned())));
         if self.registry.now() >= ask.deadline {
@@ -105,6 +128,18 @@ impl<A: Gather> Desk<A> {
                 )));
             }
             return again("the deadline passed");
+        }
+        let proof = basis.proof.filter(|it| it.covers(ask.arrived));
+        match proof {
+            Some(proof) if proof.before() < ask.seen => {
+                let (end, seen) = (proof.before(), ask.seen);
+                let shorter = Rejection::LogShorter { end, seen };
+                return Ok(Some(Tried::Answered(Reply::rejected(shorter, end))));
+            }
+            None if ask.seen > self.registry.fed() => {
+                return Ok(Some(Tried::Needs(Needs::Proof)));
+            }
+            Some(_) | None => {}
         }
         let done = self.ledger.borrow().done(ask.id);
         if let Some(first) = done {
@@ -122,7 +157,7 @@ impl<A: Gather> Desk<A> {
             &self.registry,
             &draft.own.state,
             ask,
-            freshness,
+            basis.freshness,
             &mut draft.gathered,
         )
         .await
@@ -150,25 +185,27 @@ impl<A: Gather> Desk<A> {
             }
             None => return again("it panicked"),
         };
-        match (decided, end) {
-            (Ok(events), _) if !events.is_empty() => {
-                draft.decided.push((ask.id, events));
-                draft.deadline = draft.deadline.min(ask.deadline);
-                Ok(None)
-            }
-            _ if !alone => again("what it follows from isn't in the log yet"),
-            (_, None) => again("the log's end isn't known"),
-            (_, Some(end)) if end < ask.seen => Ok(Some(Tried::Away(format!(
-                "the log ends at {end} here, before revision {} that was seen already",
-                ask.seen
-            )))),
-            (Ok(events), Some(revision)) => {
-                Ok(Some(Tried::Answered(Reply::Accepted { revision, events })))
-            }
-            (Err(rejection), Some(revision)) => {
-                Ok(Some(Tried::Answered(Reply::rejected(rejection, revision))))
-            }
+        if let Some(events) = decided.as_ref().ok().filter(|events| !events.is_empty()) {
+            draft.decided.push((ask.id, events.clone()));
+            draft.deadline = draft.deadline.min(ask.deadline);
+            return Ok(None);
         }
+        if !alone {
+            return again("what it follows from isn't in the log yet");
+        }
+        let end = match (proof, basis.freshness) {
+            (Some(proof), _) => proof.end,
+            (None, Freshness::End(end)) if !ask.proved => end,
+            (None, _) if ask.proved => return Ok(Some(Tried::Needs(Needs::Proof))),
+            (None, _) => return Ok(Some(Tried::Needs(Needs::End))),
+        };
+        Ok(Some(Tried::Answered(match decided {
+            Ok(events) => Reply::Accepted {
+                revision: end,
+                events,
+            },
+            Err(rejection) => Reply::rejected(rejection, end),
+        })))
     }
 
     /// What became of each decided command.
@@ -199,8 +236,10 @@ impl<A: Gather> Desk<A> {
             entries.extend(some);
             envelopes.extend(read);
         }
+        let sent = Instant::now();
         match self.registry.journal().append(&entries).await {
             Ok(last) => {
+                self.registry.proofs().acknowledged(sent, last);
                 let behind = u64::try_from(entries.len()).unwrap_or(0);
                 let mut revision = Revision(last.0.saturating_sub(behind));
                 self.spread(entries, envelopes, revision);
@@ -306,6 +345,7 @@ impl<A: Gather> Desk<A> {
         let cached = freshness == Freshness::Cached && self.ledger.borrow().loaded;
         if !complete && !cached {
             self.load().await?;
+            self.registry.holds(wanted).await?;
         }
         Ok(self.ledger.borrow().snapshot())
     }

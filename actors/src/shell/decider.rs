@@ -2,7 +2,7 @@
 //!
 //! Acceptance stands on a fence, so the cached fold is good enough to try; a refused fence brings it
 //! to the log's end and decides again. Rejections and "nothing to do" append nothing, so they are
-//! given only on a fold that was brought to the log's end for this command.
+//! given only on a fold that holds the log up to an end that was proved since the command arrived.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -61,6 +61,9 @@ pub(super) struct Execute<A: Gather> {
     pub(super) id: CommandId,
     pub(super) deadline: u64,
     pub(super) seen: Revision,
+    pub(super) arrived: Instant,
+    /// Whether an answer for which nothing is appended needs a proved end of the log.
+    pub(super) proved: bool,
     pub(super) command: A::Command,
     pub(super) external: A::External,
 }
@@ -88,11 +91,23 @@ impl<A: Gather> Message for Snap<A> {
     type Result = Result<Snapshot<A>, Trouble>;
 }
 
+/// What the next try of a command must rest on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Needs {
+    /// Whatever the fold holds.
+    Nothing,
+    /// The log's end, as whoever leads it says.
+    End,
+    /// An end that was proved since the command arrived.
+    Proof,
+}
+
 /// A command that waits for its answer.
 pub(super) struct Pending<A: Gather> {
     pub(super) ask: Execute<A>,
     answer: oneshot::Sender<Reply>,
     pub(super) tries: u32,
+    pub(super) needs: Needs,
     /// Since when the log didn't answer.
     away: Option<Instant>,
 }
@@ -150,6 +165,7 @@ impl<A: Gather> Handler<Execute<A>> for Decider<A> {
             ask,
             answer,
             tries: 0,
+            needs: Needs::Nothing,
             away: None,
         });
         if !std::mem::replace(&mut self.working, true) {
@@ -179,6 +195,8 @@ pub(super) enum Tried {
     Answered(Reply),
     /// Again, with folds brought to the log's end.
     Again(String),
+    /// Again, on a fold that holds so much.
+    Needs(Needs),
     Away(String),
 }
 
@@ -231,7 +249,13 @@ impl<A: Gather> Desk<A> {
                 }
                 Tried::Again(reason) => {
                     pending.away = None;
+                    pending.needs = pending.needs.max(Needs::End);
                     reason
+                }
+                Tried::Needs(needs) => {
+                    pending.needs = needs;
+                    progress = true;
+                    "the log's end isn't proved".to_owned()
                 }
                 Tried::Away(reason) => {
                     pending.away.get_or_insert_with(Instant::now);

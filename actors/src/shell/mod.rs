@@ -10,9 +10,11 @@ mod decider;
 mod facts;
 mod fold;
 mod ledger;
+mod proof;
 mod registry;
 mod supervise;
 
+pub use proof::{Proof, Unproved};
 pub use registry::{External, Registry, Settings};
 pub use supervise::{Away, Busy, Health, Supervised, supervise};
 

@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bus_schema::command::Request;
-use bus_schema::{AggregateId, Command, CommandId, PoolKey, Reply, Revision, TenantName, subject};
+use bus_schema::{
+    AggregateId, Command, CommandId, EventId, PoolKey, Reply, Revision, TenantName, subject,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::decider::{Decider, Execute};
 use super::facts::Gather;
 use super::ledger::{Ledger, Shared};
+use super::proof::Proofs;
 use super::supervise::{Supervised, supervise};
 use crate::aggregate::{Cluster, ClusterFacts, Drained, Leases, Routed, Tenant, route};
-use crate::journal::{Journal, Record};
+use crate::journal::{Journal, LoadError, Record};
 
 /// Commands and questions that wait for one actor. Beyond, they are answered "busy".
 const MAILBOX: usize = 256;
@@ -78,11 +81,14 @@ pub struct External {
 pub struct Registry {
     journal: Arc<dyn Journal>,
     settings: Settings,
+    proofs: Proofs,
     cluster: RefCell<Option<Running<Cluster>>>,
     tenants: RefCell<Shelf<TenantName, Tenant>>,
     leases: RefCell<Shelf<PoolKey, Leases>>,
     /// Up to where the log was fed.
     fed: watch::Sender<Revision>,
+    /// The id of the event that was fed last; `None`: it can't be read.
+    last_event: Cell<Option<EventId>>,
     /// The last fed message of each aggregate.
     last: RefCell<BTreeMap<AggregateId, Revision>>,
     given_up: Cell<bool>,
@@ -93,17 +99,36 @@ impl Registry {
         Rc::new(Self {
             journal,
             settings,
+            proofs: Proofs::default(),
             cluster: RefCell::default(),
             tenants: RefCell::default(),
             leases: RefCell::default(),
             fed: watch::Sender::new(Revision(0)),
+            last_event: Cell::default(),
             last: RefCell::default(),
             given_up: Cell::new(false),
         })
     }
 
-    /// Has the command decided and carried out, at most once for its id.
+    /// Has the command decided and carried out, at most once for its id. An answer for which nothing
+    /// was appended holds at a proved end of the log.
     pub async fn execute(self: &Rc<Self>, request: Request<Command>, external: External) -> Reply {
+        self.carry_out(request, external, true).await
+    }
+
+    /// As [`Registry::execute`], for commands whose answer nobody relies on: netmaster's own, which
+    /// are due again while they aren't done. They append no barriers.
+    pub async fn react(self: &Rc<Self>, request: Request<Command>, external: External) -> Reply {
+        self.carry_out(request, external, false).await
+    }
+
+    async fn carry_out(
+        self: &Rc<Self>,
+        request: Request<Command>,
+        external: External,
+        proved: bool,
+    ) -> Reply {
+        let arrived = Instant::now();
         let Request {
             id,
             deadline,
@@ -113,7 +138,13 @@ impl Registry {
         } = request;
         // What the client saw is on its way here, too.
         self.fed_to(seen).await;
-        let ask = Ask { id, deadline, seen };
+        let ask = Ask {
+            id,
+            deadline,
+            seen,
+            arrived,
+            proved,
+        };
         match route(body) {
             Routed::Cluster(command) => ask.put(self.cluster(), command, external.cluster).await,
             Routed::Tenant(tenant, command) => {
@@ -130,6 +161,10 @@ impl Registry {
 
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     /// Milliseconds since 1970.
@@ -155,6 +190,8 @@ impl Registry {
             let after = last.unwrap_or_default();
             self.tell(&id, after, std::slice::from_ref(record));
         }
+        self.last_event
+            .set(record.envelope().map(|it| it.header.id));
         (self.settings.fed)(record);
         self.fed.send_replace(record.revision);
     }
@@ -162,6 +199,26 @@ impl Registry {
     /// Up to where the log was fed; 0: nobody feeds.
     pub fn fed(&self) -> Revision {
         *self.fed.borrow()
+    }
+
+    /// The id of the event that was fed last; `None`: none was, or it can't be read.
+    pub fn last_event(&self) -> Option<EventId> {
+        self.last_event.get()
+    }
+
+    /// Asks whoever answered a load just now for the message at `end`: a server that is cut off or
+    /// behind doesn't hold it.
+    pub(super) async fn holds(&self, end: Revision) -> Result<(), LoadError> {
+        if end == Revision(0) {
+            return Ok(());
+        }
+        let before = Revision(end.0.saturating_sub(1));
+        let last = self.journal.load(subject::LOG_ALL, before, 1).await?;
+        if last.iter().any(|record| record.revision == end) {
+            return Ok(());
+        }
+        let reason = format!("the server that answers doesn't hold the log's revision {end}");
+        Err(LoadError::Unavailable(reason))
     }
 
     /// Whether what lies behind `revision` is what is to be fed next.
@@ -251,6 +308,8 @@ struct Ask {
     id: CommandId,
     deadline: u64,
     seen: Revision,
+    arrived: Instant,
+    proved: bool,
 }
 
 impl Ask {
@@ -267,6 +326,8 @@ impl Ask {
             id,
             deadline: self.deadline,
             seen: self.seen,
+            arrived: self.arrived,
+            proved: self.proved,
             command,
             external,
         };

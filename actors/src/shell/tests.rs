@@ -1,8 +1,10 @@
+mod proofs;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus_schema::codec;
 use bus_schema::command::{BlockLease, NetworkCreate, NodeJoin, Request, TenantCreate};
@@ -120,7 +122,8 @@ async fn the_same_wish_under_another_id_changes_nothing() {
     let master = master(&log);
     accepted(ask(&master, id(), tenant("blue")).await);
     let (revision, events) = accepted(ask(&master, id(), tenant("blue")).await);
-    assert_eq!((revision, events), (3, vec![]));
+    // A barrier proved that it is so.
+    assert_eq!((revision, events), (4, vec![]));
 }
 
 #[actix::test]
@@ -174,7 +177,7 @@ async fn a_passed_deadline_appends_nothing() {
 }
 
 #[actix::test]
-async fn a_log_behind_what_the_client_saw_rejects_nothing() {
+async fn a_log_that_ends_before_what_the_client_saw_is_named_and_nothing_is_done() {
     let log = cluster().await;
     let master = master(&log);
     let body = network("a", "20.1.0.0/24");
@@ -183,7 +186,8 @@ async fn a_log_behind_what_the_client_saw_rejects_nothing() {
         ..Request::new(id(), body, Duration::from_millis(100), master.now())
     };
     let reply = master.execute(request, External::default()).await;
-    assert!(matches!(reply, Reply::Unknown { .. }), "{reply:?}");
+    let (end, seen) = (Revision(1), Revision(99));
+    assert_eq!(rejection(reply), Rejection::LogShorter { end, seen });
 }
 
 #[actix::test]
@@ -328,7 +332,8 @@ async fn what_was_fed_is_neither_read_nor_refused() {
     feed(&second, &log).await;
     let overlapping = ask(&second, id(), network("c", "20.1.0.0/16")).await;
     assert!(overlaps(overlapping));
-    assert_eq!(counted.asked(), (1, 2));
+    // The barrier that proves the log's end is fed, too.
+    assert_eq!(counted.asked(), (1, 3));
 }
 
 #[actix::test]
@@ -533,6 +538,8 @@ impl Fussiness {
             id: id(),
             deadline: u64::MAX,
             seen: Revision(0),
+            arrived: Instant::now(),
+            proved: true,
             command: "blue".to_owned(),
             external: (),
         };

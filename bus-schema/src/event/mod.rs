@@ -28,7 +28,7 @@ use crate::{GroupName, NetworkName, PoolKey, TenantName};
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
     ClusterCreated(ClusterCreated),
-    /// Nothing happened; appended so that a reader can prove how far the log reaches.
+    /// Nothing happened. Its acknowledgement proves to a netmaster how far the log reaches.
     Barrier,
 
     TenantCreated(TenantCreated),
@@ -94,7 +94,7 @@ impl AggregateId {
 }
 
 impl Event {
-    /// Whose fold this event belongs to; `None` for what this build doesn't know.
+    /// Whose fold this event belongs to; `None` for a barrier and for what this build doesn't know.
     pub fn aggregate(&self) -> Option<AggregateId> {
         use AggregateId::{Cluster, Leases, Tenant};
         let leases = |tenant: &TenantName, network: &NetworkName, group: Option<&GroupName>| {
@@ -106,7 +106,6 @@ impl Event {
         };
         Some(match self {
             Self::ClusterCreated(_)
-            | Self::Barrier
             | Self::TenantCreated(_)
             | Self::TenantRemoved(_)
             | Self::NodeJoined(_)
@@ -143,7 +142,7 @@ impl Event {
             Self::PoolReserved(e) => leases(&e.tenant, &e.network, None),
             Self::PoolReleased(e) => leases(&e.tenant, &e.network, None),
 
-            Self::Unknown => return None,
+            Self::Barrier | Self::Unknown => return None,
         })
     }
 

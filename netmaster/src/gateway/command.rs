@@ -1,6 +1,7 @@
 //! Commands: handed to their actor. What takes more than its decision goes on from there.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use actors::aggregate::ClusterFacts;
 use actors::shell::External;
@@ -49,18 +50,11 @@ pub(super) async fn execute(desk: &Rc<Desk>, request: Request<Command>) -> Reply
     desk.registry.execute(request, External::default()).await
 }
 
-/// Whether the node speaks and what it holds is told to the cluster as of the log's end.
+/// Whether the node speaks and what it holds is told to the cluster as of a proved end of the log.
 async fn node_remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove) -> Reply {
     let id = request.id;
-    let unknown = |reason: String| Reply::Unknown { id, reason };
-    let end = match desk.registry.journal().end().await {
-        Ok(end) => end.max(request.seen),
-        Err(e) => return unknown(e.to_string()),
-    };
-    if !desk.shared.reach(end, request.deadline).await {
-        return unknown(format!(
-            "this netmaster hasn't read the log up to {end} yet"
-        ));
+    if let Err(reason) = desk.prove(Instant::now(), request.deadline).await {
+        return Reply::Unknown { id, reason };
     }
     let cluster = desk.shared.read(|view| ClusterFacts {
         alive: view.alive(&c.node, now()),

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actors::shell::Registry;
+use actors::shell::{Proof, Registry};
 use async_nats::connection::State;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request as Incoming, Service, ServiceExt};
@@ -95,6 +95,21 @@ impl Desk {
             in_work: Semaphore::new(usize::try_from(IN_WORK).unwrap_or(usize::MAX)),
             arrivals: Cell::new(Arrivals::new(now())),
         }
+    }
+
+    /// Brings the view to an end of the log that is proved for a request that arrived then, at most
+    /// until `deadline` in milliseconds since 1970. An error says why not.
+    async fn prove(&self, arrived: Instant, deadline: u64) -> Result<Proof, String> {
+        let patience = Duration::from_millis(deadline.saturating_sub(now()));
+        let proof = self.registry.prove(arrived, patience).await;
+        let proof = proof.map_err(|e| e.to_string())?;
+        if self.shared.reach(proof.end, deadline).await {
+            return Ok(proof);
+        }
+        let (read, end) = (self.revision(), proof.end);
+        Err(format!(
+            "this netmaster has read the log up to {read}, not yet {end}"
+        ))
     }
 
     fn revision(&self) -> Revision {

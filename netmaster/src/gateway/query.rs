@@ -1,10 +1,11 @@
-//! Queries: answered from the view once it has reached what the client has seen.
+//! Queries: answered from the view once it has reached what the client has seen, or a proved end of the
+//! log.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus_schema::command::Request;
 use bus_schema::node::ALIVE_MS;
-use bus_schema::{Answer, Query, Revision};
+use bus_schema::{Answer, Query, Rejection, Revision};
 use tokio::time::timeout;
 
 use super::Desk;
@@ -12,47 +13,68 @@ use crate::init::now;
 
 /// Time kept for the answer's way back, in milliseconds.
 const WAY_BACK: u64 = 150;
+/// How long the feed is waited for before the log's end is proved, in milliseconds.
+const FEED: u64 = 250;
 /// How often a wait looks whether a node fell silent.
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) async fn answer(desk: &Desk, request: Request<Query>) -> Answer {
+    let arrived = Instant::now();
     let until = request.deadline.saturating_sub(WAY_BACK);
+    let (seen, linearizable) = (request.seen, request.linearizable);
     if let Query::Wait { revision } = request.body {
-        return wait(desk, revision, request.seen, until).await;
+        return wait(desk, revision, seen, arrived, until).await;
     }
-    if !desk.shared.reach(request.seen, until).await {
-        return behind(desk, request.seen);
+    let recent = !linearizable && desk.shared.reach(seen, until.min(now() + FEED)).await;
+    if !recent && let Err(refused) = prove(desk, seen, arrived, until).await {
+        return refused;
     }
     let answer = desk.shared.read(|view| view.answer(&request.body, now()));
-    answer.unwrap_or_else(|| behind(desk, request.seen))
+    answer.unwrap_or_else(|| behind(desk, format!("{:?} is no list", request.body)))
 }
 
-fn behind(desk: &Desk, seen: Revision) -> Answer {
-    let revision = desk.revision();
-    Answer::Behind {
-        revision,
-        reason: format!("this netmaster has read the log up to {revision}, not yet {seen}"),
+/// Brings the view to a proved end of the log and answers the last revision that anybody can have
+/// seen when the request arrived. An error is the answer to the request.
+async fn prove(
+    desk: &Desk,
+    seen: Revision,
+    arrived: Instant,
+    until: u64,
+) -> Result<Revision, Answer> {
+    let proof = desk.prove(arrived, until).await;
+    let end = proof.map_err(|reason| behind(desk, reason))?.before();
+    if end < seen {
+        return Err(Answer::rejected(Rejection::LogShorter { end, seen }, end));
     }
+    Ok(end)
+}
+
+fn behind(desk: &Desk, reason: String) -> Answer {
+    let revision = desk.revision();
+    Answer::Behind { revision, reason }
 }
 
 /// Waits for every live node. A netmaster that has just started doesn't know who lives, so it
 /// answers "all have" only when it has heard all, or listened for as long as a node may be silent.
-async fn wait(desk: &Desk, revision: Option<Revision>, seen: Revision, until: u64) -> Answer {
+async fn wait(
+    desk: &Desk,
+    revision: Option<Revision>,
+    seen: Revision,
+    arrived: Instant,
+    until: u64,
+) -> Answer {
     let target = match revision {
         Some(revision) => revision,
-        None => match desk.registry.journal().end().await {
-            Ok(end) => end.max(seen),
-            Err(e) => {
-                return Answer::Behind {
-                    revision: desk.revision(),
-                    reason: e.to_string(),
-                };
-            }
+        None => match prove(desk, seen, arrived, until).await {
+            Ok(end) => end,
+            Err(refused) => return refused,
         },
     };
     // Nodes that joined below `target` are known then; a revision to come is waited for.
     if !desk.shared.reach(target, until).await {
-        return behind(desk, target);
+        let read = desk.revision();
+        let reason = format!("this netmaster has read the log up to {read}, not yet {target}");
+        return behind(desk, reason);
     }
     let mut changes = desk.shared.changes();
     loop {

@@ -6,7 +6,7 @@
 mod target;
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use bus_schema::codec;
@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// `request` closes `target`.
 pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, target: Target) -> Reply {
-    let (id, deadline) = (request.id, request.deadline);
+    let (id, deadline, arrived) = (request.id, request.deadline, Instant::now());
     let closed = execute(desk, request).await;
     let Reply::Accepted { revision, events } = closed else {
         return closed;
@@ -46,6 +46,10 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, target: T
         revision,
         until: deadline.saturating_sub(WAY_BACK),
     };
+    // What the view says is an answer only at a proved end; most often the closing proves it.
+    if let Err(reason) = desk.prove(arrived, removal.until).await {
+        return removal.unknown(&reason);
+    }
     removal.go_on(events).await
 }
 
@@ -68,9 +72,6 @@ struct Answers {
 
 impl Closing<'_> {
     async fn go_on(&self, mut events: Vec<Event>) -> Reply {
-        if !self.desk.shared.reach(self.revision, self.until).await {
-            return self.unknown("this netmaster hasn't read the log so far yet");
-        }
         // Before the nodes are asked: it counts for this closing alone.
         let closing = self.desk.shared.read(|view| self.target.closing(view));
         let mut drained = None;
@@ -117,7 +118,7 @@ impl Closing<'_> {
         if let Reply::Accepted {
             revision,
             events: finished,
-        } = registry.execute(finish, step.external).await
+        } = registry.react(finish, step.external).await
         {
             events.extend(finished);
             self.desk.shared.reach(revision, self.until).await;

@@ -176,8 +176,53 @@ async fn reads_see_what_their_client_has_seen_or_say_so() {
         seen: Revision(1_000_000),
         ..request_within(500, Query::TenantList)
     };
-    let answer = api.ask(&ahead).await;
-    assert!(matches!(answer, Answer::Behind { .. }), "{answer:?}");
+    match api.ask(&ahead).await {
+        Answer::Rejected {
+            rejection: Rejection::LogShorter { end, seen },
+            ..
+        } => assert!(end < seen && end.0 > 40, "{end} {seen}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_linearizable_read_proves_the_logs_end_and_others_append_nothing() {
+    let bus = Bus::cluster().await;
+    let _master = bus.master("m1").await;
+    let api = bus.client().await;
+    let (seen, _) = api.accepted(create_tenant("blue")).await;
+    api.query(seen, Query::TenantList).await;
+    assert_eq!(Revision(api.log().await.len() as u64), seen);
+    let linearizable = bus_schema::command::Request {
+        linearizable: true,
+        ..request_within(2_000, Query::TenantList)
+    };
+    let Answer::Tenants { revision, .. } = api.ask(&linearizable).await else {
+        panic!("no tenants");
+    };
+    let log = api.log().await;
+    assert_eq!(log.last().map(|it| &it.body), Some(&Event::Barrier));
+    assert_eq!((revision, log.len() as u64), (seen.next(), seen.0 + 1));
+}
+
+#[tokio::test]
+async fn a_barrier_refuses_nobody_and_leads_to_no_other() {
+    let bus = Bus::cluster().await;
+    let (_m1, _m2) = (bus.master("m1").await, bus.master("m2").await);
+    let api = bus.client().await;
+    api.accepted(create_tenant("blue")).await;
+    let (unchanged, events) = api.accepted(create_tenant("blue")).await;
+    assert_eq!(events, []);
+    let mut last = unchanged;
+    for i in 0..20 {
+        let subnet = format!("20.{i}.0.0/16");
+        (last, _) = api
+            .accepted(create("blue", &format!("n{i}"), &subnet, None))
+            .await;
+    }
+    let log = api.log().await;
+    let barriers = log.iter().filter(|it| it.body == Event::Barrier).count();
+    assert_eq!((barriers, log.len() as u64), (1, last.0));
 }
 
 #[tokio::test]

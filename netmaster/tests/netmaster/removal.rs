@@ -267,13 +267,15 @@ async fn a_wait_names_who_lags_and_ends_when_all_have_applied() {
     .await;
     assert_eq!(lagging.get(&node("n1")), Some(&behind));
     api.status("n1", behind).await;
+    // A wait proves the log's end by a barrier and waits for what lies before it.
+    let end = Revision(api.log().await.len() as u64);
     let (answer, ()) = tokio::join!(
         async { api.ask(&wait(10_000)).await },
-        api.status("n1", seen)
+        api.status("n1", end)
     );
     let Answer::Waited { waited, .. } = answer else {
         panic!("{answer:?}");
     };
-    assert_eq!(waited.until, seen);
+    assert_eq!(waited.until, end);
     assert!(waited.lagging.is_empty(), "{waited:?}");
 }

@@ -112,6 +112,11 @@ impl Item {
         self.header.as_ref().map(|it| it.cause)
     }
 
+    /// A netmaster appended it to prove the log's end; nothing happened.
+    pub(super) fn is_barrier(&self) -> bool {
+        matches!(&self.what, What::Log(event) if **event == Event::Barrier)
+    }
+
     pub(super) fn applied(&self) -> Option<Revision> {
         match &self.what {
             What::Endpoint(event) => match event.as_ref() {

@@ -238,7 +238,8 @@ impl Tail {
     fn print(&mut self, item: &Item) -> Result<(), Failure> {
         let last = self.printed.entry(item.stream.clone()).or_default();
         *last = item.sequence.max(*last);
-        let wanted = self.tenant.as_ref().is_none_or(|t| item.concerns(t));
+        let of_tenant = self.tenant.as_ref().is_none_or(|t| item.concerns(t));
+        let wanted = of_tenant && !item.is_barrier();
         match (wanted, self.json) {
             (false, _) => Ok(()),
             (true, true) => self.write(&format!("{}\n", item.json())),
