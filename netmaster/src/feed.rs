@@ -1,12 +1,13 @@
 //! Feeds the view, and with the log the actors: pull loops of our own over LOG and ENDPOINTS with a
 //! heartbeat of one second, recreated behind what was read, and the nodes' statuses.
 //!
-//! A log that was replaced under a running netmaster ends it: its actors' folds are of another.
+//! A log that was replaced under a running netmaster ends it: its actors' folds are of another. That a
+//! server says so is no proof: the leader of before, cut off or just back, answers with an earlier end.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actors::journal::Record;
 use actors::shell::Registry;
@@ -16,7 +17,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::{Client, jetstream::stream::Stream};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::node::NodeStatus;
-use bus_schema::{EndpointEvent, EventId, Revision, subject};
+use bus_schema::{EndpointEvent, Revision, subject};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -110,11 +111,10 @@ fn trouble(e: impl std::fmt::Display) -> FeedError {
     FeedError::Trouble(e.to_string())
 }
 
-/// What tells this log from another.
+/// What tells this log from another, beside its events.
 #[derive(Debug, Default)]
 struct Identity {
     created: Option<String>,
-    first: Option<EventId>,
 }
 
 /// Feeds the actors, and by them the view, for as long as it is the same log. `ready` is called when
@@ -142,13 +142,14 @@ pub(crate) async fn log(client: Client, registry: Rc<Registry>, ready: impl Fn()
 
 async fn pull_log(
     context: &jetstream::Context,
-    registry: &Registry,
+    registry: &Rc<Registry>,
     identity: &mut Identity,
     ready: &impl Fn(),
 ) -> Result<(), FeedError> {
     let stream = stream(context, subject::LOG).await?;
     let after = registry.fed();
-    check(&stream, identity, after)?;
+    check(&stream, identity)?;
+    recognise(&stream, registry).await?;
     let end = stream.cached_info().state.last_sequence;
     if after.0 >= end {
         ready();
@@ -168,9 +169,6 @@ async fn pull_log(
         // What was appended here is known.
         if revision > registry.fed() {
             let record = Record::new(revision, message.subject.to_string(), &message.payload);
-            if let Some(envelope) = record.envelope().filter(|_| revision == Revision(1)) {
-                identity.first = Some(envelope.header.id);
-            }
             report(&record);
             registry.feed(&record);
         }
@@ -181,9 +179,8 @@ async fn pull_log(
     Ok(())
 }
 
-fn check(stream: &Stream, identity: &mut Identity, after: Revision) -> Result<(), FeedError> {
-    let info = stream.cached_info();
-    let created = info.created.to_string();
+fn check(stream: &Stream, identity: &mut Identity) -> Result<(), FeedError> {
+    let created = stream.cached_info().created.to_string();
     match &identity.created {
         None => identity.created = Some(created),
         Some(known) if *known != created => {
@@ -193,12 +190,43 @@ fn check(stream: &Stream, identity: &mut Identity, after: Revision) -> Result<()
         }
         Some(_) => {}
     }
-    if info.state.last_sequence < after.0 {
-        let end = info.state.last_sequence;
-        let reason = format!("it ends at {end}, before revision {after} that was read");
-        return Err(FeedError::Replaced(reason));
-    }
     Ok(())
+}
+
+/// Whether the log holds what was read of it. A server that says that it ends before is believed
+/// when an append proves it.
+async fn recognise(stream: &Stream, registry: &Rc<Registry>) -> Result<(), FeedError> {
+    let read = registry.fed();
+    let end = Revision(stream.cached_info().state.last_sequence);
+    if end < read {
+        let proof = registry.prove(Instant::now(), ANSWER).await;
+        let end = proof.map_err(trouble)?.before();
+        return Err(match end < read {
+            true => FeedError::Replaced(format!(
+                "it ends at {end}, before revision {read} that was read"
+            )),
+            false => trouble("a server answered that doesn't hold the log to its end"),
+        });
+    }
+    let Some(known) = registry.last_event() else {
+        return Ok(());
+    };
+    let before = Revision(read.0.saturating_sub(1));
+    let log = registry.journal();
+    let found = log
+        .load(subject::LOG_ALL, before, 1)
+        .await
+        .map_err(trouble)?;
+    let found = found.first().filter(|record| record.revision == read);
+    match found.map(|record| record.envelope().map(|it| it.header.id)) {
+        Some(Some(id)) if id == known => Ok(()),
+        Some(_) => Err(FeedError::Replaced(format!(
+            "it holds another event at revision {read}"
+        ))),
+        None => Err(trouble(format!(
+            "the server that answers doesn't hold revision {read}"
+        ))),
+    }
 }
 
 fn report(record: &Record) {
