@@ -16,8 +16,10 @@
 //! the engine are there.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bus_schema::node::{Alarm, DomainKind, Grade, LogState};
 use bus_schema::{MachineId, NodeName};
@@ -40,7 +42,8 @@ use crate::metrics;
 use crate::outer_drops::OuterDrops;
 use crate::projection::{EndpointsView, Projection};
 use crate::status::Sources;
-use crate::{dns, docker, store, viewer};
+use crate::store::{self, Disk};
+use crate::{dns, docker, viewer};
 
 /// What `netplugin run` was told.
 #[derive(Debug, Clone)]
@@ -101,9 +104,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         machine: config.machine.clone(),
         vtep: config.vtep,
     };
-    let saved = config.state_dir.join("projection");
-    let (projection, mut alarms) = load(&config)?;
-    let facts = Facts::new(projection);
+    let (disk, projection, mut alarms) = load(&config)?;
+    let disk = Arc::new(disk);
+    let facts = Facts::new(projection, Arc::clone(&disk));
     let (bus, asks) = BusHandle::new();
     let (kernel, kernel_rx) = watch::channel(Kernel::default());
     let journal = config.state_dir.join("endpoints.journal");
@@ -168,6 +171,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         log: log_rx.clone(),
         progress: progress_rx,
         facts: facts.subscribe(),
+        saved: facts.saved(),
         snapshots: endpoints.snapshots(),
         engine: docker.status.clone(),
         engine_alarms: docker.alarms.clone(),
@@ -202,7 +206,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tasks.spawn(outer_drops.run());
     tasks.spawn(sources.keep(status));
     let (stop, mut keepers) = (CancellationToken::new(), JoinSet::new());
-    keepers.spawn(store::keep(saved, facts.subscribe(), stop.clone()));
+    keepers.spawn(store::keep(disk, facts.subscribe(), stop.clone()));
     tasks.spawn(viewer::keep(
         me.clone(),
         view.clone(),
@@ -237,6 +241,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         bus,
         me.node.clone(),
         facts.subscribe(),
+        facts.saved(),
         log_rx,
     ));
     tasks.spawn(bus::run(bus::Parts {
@@ -271,16 +276,20 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
-fn load(config: &Config) -> Result<(Projection, Vec<Alarm>), StartError> {
+fn load(config: &Config) -> Result<(Disk, Projection, Vec<Alarm>), StartError> {
     let unusable = |error: std::io::Error| StartError::File {
         what: "the state directory",
         path: config.state_dir.clone(),
         reason: error.to_string(),
     };
-    std::fs::create_dir_all(&config.state_dir).map_err(unusable)?;
-    let (projection, alarm) =
-        store::load(&config.state_dir.join("projection")).map_err(unusable)?;
-    Ok((projection, alarm.into_iter().collect()))
+    // A disk that takes no writes holds nothing, then, and is reported by who writes to it.
+    std::fs::create_dir_all(&config.state_dir)
+        .or_else(|error| match error.kind() {
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull => Ok(()),
+            _ => Err(error),
+        })
+        .map_err(unusable)?;
+    Disk::open(&config.state_dir).map_err(unusable)
 }
 
 fn truncated(damage: &Damage) -> Alarm {

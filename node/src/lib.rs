@@ -16,6 +16,7 @@ pub mod dns;
 pub mod docker;
 pub mod doctor;
 pub mod endpoint;
+mod frames;
 pub mod healing;
 pub mod inquiry;
 pub mod local;

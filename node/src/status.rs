@@ -15,6 +15,7 @@ use crate::dns::DnsHandle;
 use crate::endpoint::{LocalEndpoint, Locals, Snapshot};
 use crate::metrics;
 use crate::projection::Projection;
+use crate::store::Saved;
 
 /// Where the parts come from.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Sources {
     pub log: watch::Receiver<LogState>,
     pub progress: watch::Receiver<Progress>,
     pub facts: watch::Receiver<Projection>,
+    /// How far the facts are on disk.
+    pub saved: watch::Receiver<Saved>,
     pub snapshots: watch::Receiver<Snapshot>,
     pub engine: watch::Receiver<Option<EngineStatus>>,
     pub engine_alarms: watch::Receiver<Vec<Alarm>>,
@@ -40,6 +43,8 @@ impl Sources {
         let log = self.log.borrow().clone();
         let progress = self.progress.borrow().clone();
         let mut alarms: Vec<Alarm> = log_alarm(&log).into_iter().collect();
+        let saved = self.saved.borrow().clone();
+        alarms.extend(saved.trouble.as_deref().map(|why| disk_alarm(why, &saved)));
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
         alarms.extend(progress.trouble.map(|text| wrong("datapath", text)));
         let hindrances = progress.hindrances.iter();
@@ -56,7 +61,8 @@ impl Sources {
             machine: self.me.machine.clone(),
             vtep: self.me.vtep,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            applied: progress.applied,
+            // What a restart forgets isn't reported.
+            applied: progress.applied.min(saved.revision),
             log,
             engine: self.engine.borrow().clone(),
             domain: self.domain,
@@ -82,6 +88,7 @@ impl Sources {
                 changed = self.log.changed() => changed.is_err(),
                 changed = self.progress.changed() => changed.is_err(),
                 changed = self.facts.changed() => changed.is_err(),
+                changed = self.saved.changed() => changed.is_err(),
                 changed = self.snapshots.changed() => changed.is_err(),
                 changed = self.engine.changed() => changed.is_err(),
                 changed = self.healing.changed() => changed.is_err(),
@@ -106,6 +113,14 @@ fn log_alarm(log: &LogState) -> Option<Alarm> {
         LogState::Refused { reason } => Some(wrong("node-refused", reason)),
         LogState::CatchingUp | LogState::InSync | LogState::Disconnected { .. } => None,
     }
+}
+
+fn disk_alarm(why: &str, saved: &Saved) -> Alarm {
+    let text = format!(
+        "this node's disk takes no writes: {why}; what the log says after revision {} is enforced, but a restart would forget it, and no endpoint can be attached: make room in the state folder, or mount it writable",
+        saved.revision
+    );
+    wrong("disk", text)
 }
 
 fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {

@@ -1,28 +1,150 @@
-//! The projection on disk, so that a node starts with its last facts when the bus is away, and
-//! others' endpoints, so that their names go on resolving.
+//! What this node keeps on disk of the log and of other nodes, so that it starts with its last facts
+//! when the bus is away.
 //!
-//! Replaced as a whole, never changed in place. A file that can't be read is kept aside, and the
-//! node starts from the log's first event, saying so. What an older build folded is read for the
-//! cluster's id alone: it skipped what this build knows, and closed the tenants concerned.
+//! The projection is saved as a whole, now and then; the events behind it are appended to files
+//! beside it, each before anybody acts on it ([`events`]). Other nodes' endpoints are saved so that
+//! their names go on resolving. A projection that can't be read is kept aside, and the node starts
+//! from the log's first event and says so. Of what an older build folded only the cluster's id is
+//! read: that build skipped what this one knows, and closed the tenants concerned.
+
+mod events;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus_schema::node::{Alarm, Grade};
-use bus_schema::{NodeName, SCHEMA, codec};
-use tokio::sync::watch;
+use bus_schema::{NodeName, Revision, SCHEMA, codec};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::pause;
-use crate::endpoint::replace;
+use crate::frames::replace;
 use crate::projection::{EndpointsView, Projection, Remembered};
+use events::Events;
+pub use events::Message;
 
-/// Between two saves; what a crash costs is replayed from the log.
+/// Between two saves of the projection.
 const EVERY: Duration = Duration::from_secs(3);
 
+/// How far the facts are on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// A restart knows the log up to here.
+    pub revision: Revision,
+    /// Why the disk takes no writes.
+    pub trouble: Option<String>,
+}
+
+/// The facts on disk: the saved projection and the events behind it.
+#[derive(Debug)]
+pub struct Disk {
+    projection: PathBuf,
+    events: Arc<Mutex<Events>>,
+    /// Held while the projection is saved or removed.
+    saving: Mutex<()>,
+    saved: watch::Sender<Saved>,
+}
+
+impl Disk {
+    /// Reads what is there. The alarms say what of it is damaged.
+    pub fn open(folder: &Path) -> io::Result<(Self, Projection, Vec<Alarm>)> {
+        let projection = folder.join("projection");
+        let (mut facts, damage) = load(&projection)?;
+        let mut alarms: Vec<Alarm> = damage.into_iter().collect();
+        let (events, found) = Events::open(&folder.join("events"), &mut facts)?;
+        if found.folded > 0 {
+            tracing::info!(count = found.folded, applied = %facts.applied, "read events behind the saved facts");
+        }
+        if found.damaged {
+            let text = format!(
+                "a file in {} is damaged; this node starts with revision {} and reads the rest from the log",
+                folder.join("events").display(),
+                facts.applied
+            );
+            alarms.push(damage_alarm(text));
+        }
+        let saved = watch::Sender::new(Saved {
+            revision: facts.applied,
+            trouble: None,
+        });
+        let disk = Self {
+            projection,
+            events: Arc::new(Mutex::new(events)),
+            saving: Mutex::default(),
+            saved,
+        };
+        Ok((disk, facts, alarms))
+    }
+
+    pub fn saved(&self) -> watch::Receiver<Saved> {
+        self.saved.subscribe()
+    }
+
+    /// Returns when the messages are on disk, or when it is known that the disk refuses them: they
+    /// are tried again then, and [`Saved`] says so.
+    pub async fn append(&self, messages: Vec<Message>) {
+        self.work(|events| events.append(messages)).await.ok();
+    }
+
+    /// Saves the facts as they are now; events behind them go on to be written meanwhile.
+    async fn save(&self, facts: &watch::Receiver<Projection>) {
+        let _saving = self.saving.lock().await;
+        self.events.lock().await.rotate();
+        let facts = facts.borrow().clone();
+        let (path, applied) = (self.projection.clone(), facts.applied);
+        let written = tokio::task::spawn_blocking(move || save(&path, &facts)).await;
+        match written.map_err(io::Error::other).flatten() {
+            Ok(()) => {
+                self.work(move |events| events.saved(applied)).await.ok();
+            }
+            Err(error) => self.tell(|saved| saved.trouble = Some(error.to_string())),
+        }
+    }
+
+    /// Forgets the facts on disk, then those in memory: the log to follow is another one.
+    pub async fn reset(&self, forget: impl FnOnce()) -> io::Result<()> {
+        let _saving = self.saving.lock().await;
+        let path = self.projection.clone();
+        self.work(move |events| {
+            remove(&path)?;
+            events.reset()
+        })
+        .await?;
+        forget();
+        Ok(())
+    }
+
+    /// Whoever stops waiting doesn't stop the work, and the next work waits for it.
+    async fn work(
+        &self,
+        work: impl FnOnce(&mut Events) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let mut events = Arc::clone(&self.events).lock_owned().await;
+        let worked = tokio::task::spawn_blocking(move || (work(&mut events), events.end()));
+        let (done, revision) = worked.await.map_err(io::Error::other)?;
+        self.tell(|saved| {
+            saved.revision = revision;
+            saved.trouble = done.as_ref().err().map(ToString::to_string);
+        });
+        done
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Saved)) {
+        self.saved.send_if_modified(|saved| {
+            let before = saved.clone();
+            change(saved);
+            if let (None, Some(trouble)) = (&before.trouble, &saved.trouble) {
+                tracing::error!(trouble, on_disk = %saved.revision, "can't write the facts to disk");
+            }
+            *saved != before
+        });
+    }
+}
+
 /// What was saved, or nothing. The alarm tells of a file that can't be read.
-pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
+fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -30,23 +152,37 @@ pub fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
         }
         Err(error) => return Err(error),
     };
-    match decode(&bytes) {
-        Some(projection) => Ok((projection, None)),
-        None => {
-            let kept = path.with_extension("damaged");
-            std::fs::rename(path, &kept)?;
-            let text = format!(
-                "the saved facts were unreadable and are kept in {}; this node started from the log's first event",
-                kept.display()
-            );
-            let alarm = Alarm::new(Grade::Warning, "state-damaged", text);
-            Ok((Projection::default(), Some(alarm)))
-        }
+    if let Some(projection) = decode(&bytes) {
+        return Ok((projection, None));
     }
+    let kept = path.with_extension("damaged");
+    // On a disk that takes no writes it stays where it is.
+    let kept = match std::fs::rename(path, &kept) {
+        Ok(()) => kept,
+        Err(_) => path.to_owned(),
+    };
+    let text = format!(
+        "the saved facts were unreadable and are kept in {}; this node started from the log's first event",
+        kept.display()
+    );
+    Ok((Projection::default(), Some(damage_alarm(text))))
+}
+
+/// All that was lost is read from the log.
+fn damage_alarm(text: String) -> Alarm {
+    Alarm::new(Grade::Warning, "state-damaged", text)
 }
 
 fn save(path: &Path, projection: &Projection) -> io::Result<()> {
     write(path, codec::to_bytes(&(SCHEMA, projection)))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => crate::frames::sync_folder(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What other nodes published; nothing, when it can't be read: the bus tells it anew.
@@ -86,16 +222,27 @@ fn decode(bytes: &[u8]) -> Option<Projection> {
     })
 }
 
-/// Saves what changed until it is stopped: the first change at once, since without the cluster's id
-/// on disk a node would follow any log after a crash, further ones now and then.
-pub async fn keep(path: PathBuf, facts: watch::Receiver<Projection>, stop: CancellationToken) {
-    let mut changes = Changes::new(facts, stop);
-    while let Some(projection) = changes.next().await {
-        let path = path.clone();
-        let saved = tokio::task::spawn_blocking(move || save(&path, &projection)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::error!(%error, "can't save the facts; after a restart the log is replayed");
+/// Saves what changed until it is stopped: the first change at once, further ones now and then. What
+/// the disk refused is tried again, changed or not.
+pub async fn keep(disk: Arc<Disk>, facts: watch::Receiver<Projection>, stop: CancellationToken) {
+    let mut changes = Changes::new(facts.clone(), stop);
+    let saved = disk.saved();
+    loop {
+        let refused = saved.borrow().trouble.is_some();
+        let again = async {
+            match refused {
+                true => pause(EVERY).await,
+                false => std::future::pending().await,
+            }
+        };
+        let is_more = tokio::select! {
+            changed = changes.next() => changed.is_some(),
+            () = again => true,
+        };
+        if !is_more {
+            return;
         }
+        disk.save(&facts).await;
     }
 }
 
@@ -208,9 +355,10 @@ mod tests {
     async fn the_clusters_id_is_on_disk_at_once_and_the_last_before_a_stop() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("projection");
+        let (disk, ..) = Disk::open(folder.path()).unwrap();
         let (facts, kept) = watch::channel(Projection::default());
         let stop = CancellationToken::new();
-        let keeping = tokio::spawn(keep(path.clone(), kept, stop.clone()));
+        let keeping = tokio::spawn(keep(Arc::new(disk), kept, stop.clone()));
         facts.send_modify(|facts| facts.cluster = Some(ClusterId(Uuid::from_u128(1))));
         let saved = async {
             while !path.exists() {

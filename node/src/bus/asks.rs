@@ -121,8 +121,8 @@ pub(super) async fn ask_command(
                     Ok(Reply::Rejected { rejection, text, .. }) if rejection.is_undecided() => {
                         rejection.told(text)
                     }
-                    Ok(Reply::Rejected { rejection, .. }) => {
-                        return Err(AskError::Rejected(rejection));
+                    Ok(Reply::Rejected { rejection, revision, .. }) => {
+                        return Err(AskError::Rejected { rejection, revision });
                     }
                     Ok(Reply::Unknown { reason, .. }) => reason,
                     Err(reason) => reason,

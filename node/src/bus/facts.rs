@@ -1,5 +1,9 @@
 //! The facts as the feed folds them, and what of them nobody has worked off yet.
+//!
+//! Each event is on disk before it is folded in, unless the disk takes no writes: then the kernel
+//! follows all the same, and [`Facts::saved`] says how far a restart would know the log.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +14,7 @@ use tokio::sync::watch;
 use crate::lock::lock;
 use crate::projection::{Projection, Touched};
 use crate::steps::{Ring, Work};
+use crate::store::{Disk, Message, Saved};
 
 /// The feed's end. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -17,15 +22,42 @@ pub struct Facts {
     sender: watch::Sender<Projection>,
     touched: Arc<Mutex<Touched>>,
     steps: Arc<Mutex<Ring>>,
+    disk: Arc<Disk>,
 }
 
 impl Facts {
-    pub fn new(projection: Projection) -> Self {
+    /// `projection` is what the disk holds.
+    pub fn new(projection: Projection, disk: Arc<Disk>) -> Self {
         Self {
             sender: watch::channel(projection).0,
             touched: Arc::default(),
             steps: Arc::default(),
+            disk,
         }
+    }
+
+    /// How far the facts are on disk.
+    pub fn saved(&self) -> watch::Receiver<Saved> {
+        self.disk.saved()
+    }
+
+    /// Takes in messages of the log, in their order: to disk first, then to everybody.
+    pub async fn take_in(&self, messages: Vec<Message>) {
+        self.disk.append(messages.clone()).await;
+        for message in &messages {
+            self.change(|facts| message.fold(facts));
+        }
+    }
+
+    /// Forgets everything: the log to follow is another one.
+    pub async fn reset(&self) -> io::Result<()> {
+        let forget = || {
+            self.change(|facts| {
+                *facts = Projection::default();
+                Touched::cluster()
+            });
+        };
+        self.disk.reset(forget).await
     }
 
     pub fn subscribe(&self) -> watch::Receiver<Projection> {
@@ -37,7 +69,7 @@ impl Facts {
     }
 
     /// Folds something in. What it touched is there before anybody is woken.
-    pub fn change(&self, fold: impl FnOnce(&mut Projection) -> Touched) {
+    pub(super) fn change(&self, fold: impl FnOnce(&mut Projection) -> Touched) {
         self.sender.send_modify(|projection| {
             let before = projection.applied;
             let touched = fold(projection);
@@ -51,9 +83,10 @@ impl Facts {
         });
     }
 
-    /// The kernel reflects the log up to here.
+    /// The kernel reflects the log up to here. What a restart forgets doesn't count.
     pub fn applied(&self, revision: Revision, work: &Work) {
-        lock(&self.steps).applied(revision, work, micros());
+        let on_disk = self.saved().borrow().revision;
+        lock(&self.steps).applied(revision.min(on_disk), work, micros());
     }
 
     /// What became of these revisions here.

@@ -10,11 +10,12 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use bus_schema::codec::{self, Decoded};
 use bus_schema::{Envelope, Event, Header, Revision, subject};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::facts::Facts;
 use super::recognise::LogFacts;
 use crate::projection::Projection;
+use crate::store::Message;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Events on their way; more would only take memory.
@@ -140,38 +141,52 @@ async fn follow(
         {
             caught_up();
         }
-        let message = messages.next().await;
-        let message = message.ok_or_else(|| FeedError::read("the server ended it"))?;
-        let message = message.map_err(FeedError::read)?;
-        let info = message.info().map_err(FeedError::read)?;
-        let revision = Revision(info.stream_sequence);
-        if revision <= applied {
-            continue;
+        let first = messages.next().await;
+        let (mut batch, mut ended) = (Vec::new(), None);
+        let mut next = Some(first);
+        // What is there already is written to disk together.
+        while let Some(message) = next {
+            match read(message, &mut applied) {
+                Ok(message) => batch.extend(message),
+                Err(error) => {
+                    ended = Some(error);
+                    break;
+                }
+            }
+            next = match batch.len() < BATCH {
+                true => messages.next().now_or_never(),
+                false => None,
+            };
         }
-        if revision != applied.next() {
-            return Err(FeedError::Gap(applied, revision));
+        facts.take_in(batch).await;
+        if let Some(error) = ended {
+            return Err(error);
         }
-        fold(facts, revision, &message.subject, &message.payload);
-        applied = revision;
     }
 }
 
-fn fold(facts: &Facts, revision: Revision, of: &str, payload: &[u8]) {
-    match codec::decode::<Event>(payload) {
-        Ok(Decoded::Known(Envelope { header, body })) => {
-            tracing::debug!(%revision, event = body.kind(), "applied");
-            facts.change(|it| it.apply(revision, header.id, &body));
-        }
-        Ok(Decoded::Newer(header)) => {
-            tracing::warn!(%revision, subject = of, "an event for newer versions: upgrade netplugin");
-            facts.change(|it| it.apply_newer(revision, header.id, of));
-        }
-        Err(error) => {
-            tracing::warn!(%revision, subject = of, %error, "no event of ours in the log, skipped");
-            facts.change(|it| {
-                it.skip(revision);
-                crate::projection::Touched::default()
-            });
-        }
+/// What the stream delivered, if it comes behind what was read.
+fn read<E: std::fmt::Display>(
+    delivered: Option<Result<async_nats::jetstream::Message, E>>,
+    applied: &mut Revision,
+) -> Result<Option<Message>, FeedError> {
+    let message = delivered.ok_or_else(|| FeedError::read("the server ended it"))?;
+    let message = message.map_err(FeedError::read)?;
+    let info = message.info().map_err(FeedError::read)?;
+    let revision = Revision(info.stream_sequence);
+    if revision <= *applied {
+        return Ok(None);
     }
+    if revision != applied.next() {
+        return Err(FeedError::Gap(*applied, revision));
+    }
+    *applied = revision;
+    let async_nats::Message {
+        subject, payload, ..
+    } = message.message;
+    Ok(Some(Message {
+        revision,
+        subject: subject.to_string(),
+        payload,
+    }))
 }

@@ -13,8 +13,12 @@ const ASKS: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
     /// Netmaster decided against it.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
+    #[error("{rejection}")]
+    Rejected {
+        rejection: Rejection,
+        /// It decided by what the log said up to here.
+        revision: Revision,
+    },
     /// Nobody answered, nobody could be asked, or netmaster couldn't decide
     /// ([`Rejection::is_undecided`]). A command may have happened.
     #[error("{0}")]

@@ -216,13 +216,24 @@ impl Service {
         NodeReply::InUse { endpoints }
     }
 
+    /// Waits until this node knows the revision, also after a restart.
     async fn reach(&self, revision: Revision, until: Instant) -> Result<(), String> {
-        let mut facts = self.facts.clone();
-        let applied = facts.wait_for(|facts| facts.applied >= revision);
-        match tokio::time::timeout_at(until, applied).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(format!("it hasn't applied revision {revision} yet")),
+        let (mut facts, mut saved) = (self.facts.clone(), self.folded.saved());
+        let reached = async {
+            facts.wait_for(|facts| facts.applied >= revision).await.ok();
+            saved
+                .wait_for(|saved| saved.revision >= revision)
+                .await
+                .ok();
+        };
+        if tokio::time::timeout_at(until, reached).await.is_ok() {
+            return Ok(());
         }
+        let why = saved.borrow().trouble.clone();
+        let why = why.map_or_else(String::new, |why| {
+            format!(", because its disk takes no writes ({why})")
+        });
+        Err(format!("it hasn't applied revision {revision} yet{why}"))
     }
 
     fn users(&self, of: impl Fn(&LocalEndpoint) -> bool) -> Vec<EndpointUse> {

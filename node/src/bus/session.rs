@@ -22,7 +22,7 @@ use super::serve::Accept;
 use super::{AskError, Facts, asks, publish};
 use crate::endpoint::EndpointsHandle;
 use crate::healing::Healings;
-use crate::projection::{EndpointsView, Projection, Touched};
+use crate::projection::{EndpointsView, Projection};
 
 /// Between two looks at what an operator has to put right.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -118,7 +118,7 @@ impl Session {
                     .await
                     .map(|it| match it {})
             }
-            Err(AskError::Rejected(rejection)) => {
+            Err(AskError::Rejected { rejection, .. }) => {
                 let reason = rejection.to_string();
                 self.wait(LogState::Refused { reason })
                     .await
@@ -207,12 +207,13 @@ impl Session {
         };
         let outcome = match cluster {
             Some(cluster) if cluster == accepted => {
-                tracing::warn!(%cluster, "accepted the log; starting from its first event");
-                self.facts.change(|facts| {
-                    *facts = Projection::default();
-                    Touched::cluster()
-                });
-                Ok(())
+                let forgotten = self.facts.reset().await;
+                if forgotten.is_ok() {
+                    tracing::warn!(%cluster, "accepted the log; starting from its first event");
+                }
+                forgotten.map_err(|error| {
+                    format!("it can't remove what it knows of its own log from its disk: {error}")
+                })
             }
             Some(cluster) => Err(format!("the log on the bus is of cluster {cluster}")),
             None => Err("the bus holds no cluster: run `netmaster init` first".to_owned()),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
@@ -229,7 +230,8 @@ impl Node {
     fn start(url: String, known: Projection) -> Self {
         let healings = Healings::default();
         let folder = tempfile::tempdir().unwrap();
-        let facts = Facts::new(known);
+        let (disk, ..) = crate::store::Disk::open(folder.path()).unwrap();
+        let facts = Facts::new(known, Arc::new(disk));
         let (bus, asks) = BusHandle::new();
         let (kernel, kernel_rx) = watch::channel(Kernel {
             generation: u64::MAX,

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use crate::datapath::{Connection, Datapath};
 use crate::desired::{Params, domain_name, zone};
-use crate::endpoint::{Locals, replace};
+use crate::endpoint::Locals;
+use crate::frames::replace;
 use crate::policy::{Cache, End, must_end};
 use crate::projection::{EndpointsView, Projection, TenantFact};
 use crate::resource::Place;

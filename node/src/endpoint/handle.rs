@@ -282,11 +282,9 @@ impl EndpointsHandle {
         });
         match self.bus.command(command).await {
             Ok(_) => Ok(()),
-            Err(AskError::Rejected(rejection)) => {
-                let ended = Record::CedeEnded { key, address };
-                self.settled(vec![ended]).await?;
-                Err(AttachError::Rejected(rejection))
-            }
+            // Whether the address is ours again is for `settle` to find out: an earlier request may
+            // have been granted, of which the facts don't know yet.
+            Err(AskError::Rejected { rejection, .. }) => Err(AttachError::Rejected(rejection)),
             Err(AskError::Unreachable(reason)) => Err(AttachError::Unreachable {
                 network: key.1,
                 reason,
@@ -423,10 +421,11 @@ impl EndpointsHandle {
                 there.map_err(|_| unreachable(key, "netplugin is stopping"))?;
                 Ok(())
             }
-            Err(AskError::Rejected(Rejection::AddressHeld { address, node, .. })) => {
-                self.ask_holder(key, address, node, promised).await
-            }
-            Err(AskError::Rejected(rejection)) => Err(AttachError::Rejected(rejection)),
+            Err(AskError::Rejected {
+                rejection: Rejection::AddressHeld { address, node, .. },
+                ..
+            }) => self.ask_holder(key, address, node, promised).await,
+            Err(AskError::Rejected { rejection, .. }) => Err(AttachError::Rejected(rejection)),
             Err(AskError::Unreachable(reason)) => Err(unreachable(key, &reason)),
         }
     }

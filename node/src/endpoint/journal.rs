@@ -1,22 +1,19 @@
 //! The node's journal of endpoints: written before anything is answered, and on disk before anybody
 //! builds on it.
 //!
-//! Each record stands in a frame of its length, a CRC-32 of length and record, and the record.
-//! A damaged file gives back every whole record, is kept aside, and is written anew. A full disk
-//! refuses the append and leaves what is there. The manager's thread alone uses it.
+//! The records stand in [`frames`]. A damaged file gives back every whole record, is kept aside,
+//! and is written anew. A full disk refuses the append and leaves what is there. The manager's
+//! thread alone uses it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bus_schema::codec;
 
 use super::ledger::{Ledger, Record};
+use crate::frames::{self, Tail, replace};
 
-/// Length and CRC, four bytes each, little-endian.
-const FRAME: usize = 8;
-/// No record is longer; a length above it is damage.
-const MAX_RECORD: usize = 1 << 20;
 /// Below this many records a journal isn't worth making shorter.
 const COMPACT_FROM: usize = 1_000;
 
@@ -33,27 +30,21 @@ pub struct Damage {
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
-    file: File,
-    /// Bytes of whole records; what stands behind is the rest of an append that failed.
-    length: u64,
+    /// Absent while the disk takes no writes: the next append tries again.
+    tail: Option<Tail>,
     records: usize,
     /// The file is damaged and couldn't be written anew yet.
     damaged: bool,
 }
 
 impl Journal {
-    /// Opens the journal, or creates it, and folds its records.
+    /// Opens the journal, or creates it, and folds its records. A disk that takes no writes is no
+    /// error: what there is to read is read, and appends fail.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Ledger, Option<Damage>)> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        let bytes = fs::read(path)?;
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
         let (records, lost) = read_frames(&bytes);
         let mut ledger = Ledger::default();
         for record in &records {
@@ -61,8 +52,7 @@ impl Journal {
         }
         let mut journal = Self {
             path: path.to_owned(),
-            file,
-            length: bytes.len() as u64,
+            tail: None,
             records: records.len(),
             damaged: lost > 0,
         };
@@ -70,6 +60,11 @@ impl Journal {
             bytes: lost,
             kept: journal.repair(&ledger).ok().flatten(),
         });
+        if !journal.damaged
+            && let Err(error) = journal.tail()
+        {
+            tracing::error!(path = %path.display(), %error, "can't write the endpoint journal: no endpoint is attached until its disk takes writes");
+        }
         Ok((journal, ledger, damage))
     }
 
@@ -89,26 +84,26 @@ impl Journal {
         }
         let frames: Vec<u8> = records.iter().flat_map(frame).collect();
         let promises = records.iter().any(|it| is_promise(it, ledger));
-        let written = self.write_at_end(&frames, promises);
-        if written.is_err() {
-            // A failure here leaves half a record behind the end, which the next append overwrites
-            // and the next start reports.
-            self.file.set_len(self.length).ok();
-            return written;
-        }
-        self.length += frames.len() as u64;
+        self.tail()?.append(&frames, promises)?;
         self.records += records.len();
         Ok(())
     }
 
-    fn write_at_end(&mut self, frames: &[u8], sync: bool) -> io::Result<()> {
-        self.file.set_len(self.length)?;
-        self.file.seek(SeekFrom::Start(self.length))?;
-        self.file.write_all(frames)?;
-        match sync {
-            true => self.file.sync_data(),
-            false => Ok(()),
-        }
+    fn tail(&mut self) -> io::Result<&mut Tail> {
+        let tail = match self.tail.take() {
+            Some(tail) => tail,
+            None => {
+                if let Some(folder) = self.path.parent() {
+                    fs::create_dir_all(folder)?;
+                }
+                let mut options = OpenOptions::new();
+                let options = options.read(true).write(true).create(true).truncate(false);
+                let file = options.open(&self.path)?;
+                let length = file.metadata()?.len();
+                Tail::new(file, length)
+            }
+        };
+        Ok(self.tail.insert(tail))
     }
 
     /// Keeps the damaged file aside and writes what was recovered anew.
@@ -132,36 +127,10 @@ impl Journal {
         let records = ledger.records();
         let frames: Vec<u8> = records.iter().flat_map(frame).collect();
         let file = replace(&self.path, &frames)?;
-        self.file = file;
-        self.length = frames.len() as u64;
+        self.tail = Some(Tail::new(file, frames.len() as u64));
         self.records = records.len();
         Ok(())
     }
-}
-
-/// Writes a file in one step: whoever reads the path sees the old bytes or the new ones, also
-/// after a crash.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let fresh = path.with_extension("new");
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(file)
-    })();
-    if written.is_err() {
-        fs::remove_file(&fresh).ok();
-    }
-    written
 }
 
 /// A name beside `path` that no file bears yet.
@@ -196,53 +165,12 @@ fn is_promise(record: &Record, ledger: &Ledger) -> bool {
 }
 
 fn frame(record: &Record) -> Vec<u8> {
-    let body = codec::to_bytes(record);
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let mut frame = Vec::with_capacity(FRAME + body.len());
-    frame.extend(length);
-    frame.extend(crc(&length, &body).to_le_bytes());
-    frame.extend(body);
-    frame
+    frames::frame(&codec::to_bytes(record))
 }
 
-fn crc(length: &[u8], body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(length);
-    hasher.update(body);
-    hasher.finalize()
-}
-
-/// Every whole record, and how many bytes belong to none. Behind damage the next frame whose CRC
-/// fits is looked for.
+/// Every whole record, and how many bytes belong to none.
 fn read_frames(bytes: &[u8]) -> (Vec<Record>, usize) {
-    let (mut records, mut lost, mut at) = (Vec::new(), 0, 0);
-    while at < bytes.len() {
-        match read_frame(&bytes[at..]) {
-            Some((record, length)) => {
-                records.push(record);
-                at += length;
-            }
-            None => {
-                lost += 1;
-                at += 1;
-            }
-        }
-    }
-    (records, lost)
-}
-
-fn read_frame(bytes: &[u8]) -> Option<(Record, usize)> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (sum, rest) = rest.split_first_chunk::<4>()?;
-    let size = u32::from_le_bytes(*length) as usize;
-    if size == 0 || size > MAX_RECORD {
-        return None;
-    }
-    let body = rest.get(..size)?;
-    if crc(length, body) != u32::from_le_bytes(*sum) {
-        return None;
-    }
-    Some((codec::from_bytes(body).ok()?, FRAME + size))
+    frames::read(bytes, |body| codec::from_bytes(body).ok())
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ pub mod settle;
 mod tests;
 pub mod vanished;
 
-pub(crate) use journal::replace;
 pub(crate) use manager::{Ceding, now};
 
 pub use handle::{DEADLINE, EndpointsHandle, Kernel, Parts};

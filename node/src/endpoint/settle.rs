@@ -1,8 +1,10 @@
 //! Gives back what isn't needed: the blocks of a network that is being removed, and addresses that
 //! were ceded to this node and are in use no more.
 //!
-//! What is due follows from the facts and the ledger alone, so that a lost answer, a restart or a
-//! bus that was away only makes it later. The daemon runs it.
+//! What is due follows from the facts and the ledger, so that a lost answer, a restart or a bus that
+//! was away only makes it later. That a block or an address is given back for good is journaled when
+//! the events that say so are on disk: with older facts a restart would give it out again. The daemon
+//! runs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use bus_schema::command::{BlockCede, BlockReturn};
 use bus_schema::node::LogState;
-use bus_schema::{Command, GroupName, NodeName};
+use bus_schema::{Command, GroupName, NodeName, Revision};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -20,6 +22,7 @@ use super::pool::is_ceded;
 use super::{EndpointsHandle, Snapshot};
 use crate::bus::{AskError, BusHandle};
 use crate::projection::Projection;
+use crate::store::Saved;
 
 /// What is tried again when nobody answered.
 const RETRY: Duration = Duration::from_secs(1);
@@ -36,20 +39,30 @@ pub struct Due {
     pub ceding: Vec<(NetworkKey, IpAddr, NodeName)>,
 }
 
-/// What the facts and the ledger ask for. What is being `asked` for has no endpoint yet.
+/// What netmaster refused to take back, and the revision up to which it had read the log then.
+pub type Refused = BTreeMap<(NetworkKey, IpNet), Revision>;
+
+/// What the facts and the ledger ask for. What is being `asked` for has no endpoint yet. What is
+/// still ours in facts of the revision at which it was `refused` stays ours.
 pub fn due(
     facts: &Projection,
     asked: &BTreeSet<(NetworkKey, IpAddr)>,
+    refused: &Refused,
     ledger: &Ledger,
     me: &NodeName,
 ) -> Due {
     let mut due = Due::default();
+    let stays = |key: &NetworkKey, block: IpNet| {
+        let at = refused.get(&(key.clone(), block));
+        at.is_some_and(|at| facts.applied >= *at)
+    };
     let mut usages = BTreeMap::new();
     for (key, usage) in ledger.networks() {
         usages.insert(key.clone(), usage.clone());
         let network = facts.network(&key.0, &key.1);
         for block in &usage.returning {
-            if network.is_some_and(|it| it.blocks.get(block) == Some(me)) {
+            let ours = network.is_some_and(|it| it.blocks.get(block) == Some(me));
+            if ours && !stays(key, *block) {
                 due.returning.push((key.clone(), *block));
             } else {
                 due.settled.push(Record::ReturnEnded {
@@ -59,7 +72,8 @@ pub fn due(
             }
         }
         for (address, to) in &usage.ceding {
-            if network.is_some_and(|it| it.is_held_by(*address, me)) {
+            let ours = network.is_some_and(|it| it.is_held_by(*address, me));
+            if ours && !stays(key, IpNet::from(*address)) {
                 due.ceding.push((key.clone(), *address, to.clone()));
             } else {
                 due.settled.push(Record::CedeEnded {
@@ -95,9 +109,11 @@ pub async fn run(
     bus: BusHandle,
     me: NodeName,
     mut facts: watch::Receiver<Projection>,
+    mut saved: watch::Receiver<Saved>,
     mut log: watch::Receiver<LogState>,
 ) {
     let mut snapshots: watch::Receiver<Snapshot> = endpoints.snapshots();
+    let mut refused = Refused::new();
     loop {
         let ready = *log.borrow_and_update() == LogState::InSync;
         // In this order: an address that is ours and isn't asked for any more has its endpoint, if
@@ -107,8 +123,11 @@ pub async fn run(
         let ledger = snapshots.borrow_and_update().ledger.clone();
         let mut left = false;
         if ready {
-            let due = due(&projection, &asked, &ledger, &me);
-            let done = work(&endpoints, &bus, &me, &projection, due).await;
+            let mut due = due(&projection, &asked, &refused, &ledger, &me);
+            if saved.borrow_and_update().revision < projection.applied {
+                due.settled.clear();
+            }
+            let done = work(&endpoints, &bus, &me, &projection, due, &mut refused).await;
             left = !done || !asked.is_empty();
         }
         let again = async {
@@ -122,6 +141,7 @@ pub async fn run(
             changed = facts.changed() => changed.is_err(),
             changed = snapshots.changed() => changed.is_err(),
             changed = log.changed() => changed.is_err(),
+            changed = saved.changed() => changed.is_err(),
             () = again => false,
         };
         if gone {
@@ -137,9 +157,18 @@ async fn work(
     me: &NodeName,
     facts: &Projection,
     due: Due,
+    refused: &mut Refused,
 ) -> bool {
     let mut done = true;
-    let mut settled = due.settled;
+    if !due.settled.is_empty() && endpoints.settled(due.settled).await.is_err() {
+        done = false;
+    }
+    refused.retain(|(key, block), _| {
+        let there = |it: &(NetworkKey, IpNet)| (&it.0, &it.1) == (key, block);
+        let ceded =
+            |it: &(NetworkKey, IpAddr, NodeName)| (&it.0, IpNet::from(it.1)) == (key, *block);
+        due.returning.iter().any(there) || due.ceding.iter().any(ceded)
+    });
     let mut returning = due.returning;
     for (key, block) in due.unused {
         match endpoints.start_return(key.clone(), block).await {
@@ -160,10 +189,14 @@ async fn work(
         });
         match bus.command(command).await {
             Ok(revision) => tracing::info!(network = %key.1, %block, %revision, "block returned"),
-            // Not ours according to the log: the facts will say so.
-            Err(AskError::Rejected(rejection)) => {
+            // Not ours according to the log, mostly: the facts will say so.
+            Err(AskError::Rejected {
+                rejection,
+                revision,
+            }) => {
                 tracing::info!(network = %key.1, %block, %rejection, "block not returned");
-                settled.push(Record::ReturnEnded { key, block });
+                refused.insert((key, block), revision);
+                done = false;
             }
             Err(AskError::Unreachable(reason)) => {
                 tracing::debug!(%block, reason, "block not returned yet");
@@ -182,12 +215,12 @@ async fn work(
         });
         match bus.command(command).await {
             Ok(_) => {}
-            Err(AskError::Rejected(_)) => settled.push(Record::CedeEnded { key, address }),
+            Err(AskError::Rejected { revision, .. }) => {
+                refused.insert((key, IpNet::from(address)), revision);
+                done = false;
+            }
             Err(AskError::Unreachable(_)) => done = false,
         }
-    }
-    if !settled.is_empty() && endpoints.settled(settled).await.is_err() {
-        done = false;
     }
     done
 }
@@ -220,7 +253,13 @@ mod tests {
     }
 
     fn unused(facts: &Projection, records: &[Record]) -> Vec<String> {
-        let due = due(facts, &BTreeSet::new(), &ledger(records), &node("a"));
+        let due = due(
+            facts,
+            &BTreeSet::new(),
+            &Refused::new(),
+            &ledger(records),
+            &node("a"),
+        );
         due.unused.iter().map(|(_, it)| it.to_string()).collect()
     }
 
@@ -248,7 +287,13 @@ mod tests {
         // Ceded a moment ago, for an endpoint that isn't there yet; or for nobody, whose netplugin
         // was killed or gave up too early.
         let asked = BTreeSet::from([(key(), ip("10.0.0.9"))]);
-        let waiting = due(&facts, &asked, &Ledger::default(), &node("a"));
+        let waiting = due(
+            &facts,
+            &asked,
+            &Refused::new(),
+            &Ledger::default(),
+            &node("a"),
+        );
         assert_eq!(waiting, Due::default());
         assert_eq!(unused(&facts, &[]), ["10.0.0.9/32"]);
         assert!(unused(&facts, std::slice::from_ref(&attached)).is_empty());
@@ -273,13 +318,25 @@ mod tests {
         ];
         let held = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "a")]));
         let nobody = BTreeSet::new();
-        let before = due(&held, &nobody, &ledger(&records), &node("a"));
+        let before = due(
+            &held,
+            &nobody,
+            &Refused::new(),
+            &ledger(&records),
+            &node("a"),
+        );
         assert_eq!(before.returning, [(key(), block)]);
         assert_eq!(before.ceding, [(key(), ip("10.0.0.33"), node("b"))]);
         assert!(before.settled.is_empty());
 
         let gone = facts(network(&[("10.0.0.32/28", "a"), ("10.0.0.33/32", "b")]));
-        let after = due(&gone, &nobody, &ledger(&records), &node("a"));
+        let after = due(
+            &gone,
+            &nobody,
+            &Refused::new(),
+            &ledger(&records),
+            &node("a"),
+        );
         assert!(after.returning.is_empty() && after.ceding.is_empty());
         let mut settled = ledger(&records);
         after

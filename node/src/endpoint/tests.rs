@@ -119,6 +119,14 @@ fn ceding(address: &str, to: &str, promised: bool) -> Ceding {
 
 const BLOCK: [(&str, &str); 1] = [("10.0.0.16/28", "a")];
 
+fn rejected(rejection: Rejection) -> AskError {
+    let revision = Revision(1);
+    AskError::Rejected {
+        rejection,
+        revision,
+    }
+}
+
 #[tokio::test]
 async fn the_same_attach_again_gives_the_same_answer_also_after_a_restart() {
     let bench = Bench::new(&BLOCK);
@@ -294,7 +302,7 @@ async fn an_address_in_anothers_block_is_ceded() {
         block: "10.0.0.16/28".parse().unwrap(),
         node: node("b"),
     };
-    answer.send(Err(AskError::Rejected(held))).unwrap();
+    answer.send(Err(rejected(held))).unwrap();
     let Ask::Node {
         node: holder,
         request,
@@ -541,9 +549,7 @@ async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
         group: db.clone(),
         pool: range,
     };
-    answer
-        .send(Err(AskError::Rejected(exhausted.clone())))
-        .unwrap();
+    answer.send(Err(rejected(exhausted.clone()))).unwrap();
 
     let attaching = bench.handle.clone();
     let ask = member("e2", None);
@@ -551,7 +557,7 @@ async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
     let Ask::Command { answer, .. } = bench.asked().await else {
         panic!("a lease")
     };
-    answer.send(Err(AskError::Rejected(exhausted))).unwrap();
+    answer.send(Err(rejected(exhausted))).unwrap();
     let error = second.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("is used up"), "{error}");
 
