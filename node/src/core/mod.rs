@@ -12,6 +12,7 @@ mod cleanup;
 mod drift;
 mod ending;
 mod heirs;
+mod kept;
 mod look;
 mod neighbours;
 mod peer;
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bus_schema::node::LogState;
-use bus_schema::{EndpointId, TenantName};
+use bus_schema::{ClusterId, EndpointId, Revision, TenantName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -43,6 +44,7 @@ use blame::{is_blamed, take_back};
 use changed::{Changed, changed};
 pub use ending::Ending;
 use heirs::Heirs;
+use kept::Kept;
 use look::{Look, RETRY};
 use neighbours::Neighbours;
 use servers::Servers;
@@ -62,6 +64,12 @@ pub struct Core {
     /// What the kernel holds, as far as we know.
     known: State,
     wanted: Wanted,
+    /// Places that stay as they are until this node is in sync; absent: nobody looked yet.
+    kept: Option<Kept>,
+    /// Why a change was kept back.
+    held_back: Option<String>,
+    /// Which log the facts were of at the last step, and how far.
+    read: (Option<ClusterId>, Revision),
     locals: Locals,
     programs: Programs,
     ending: Ending,
@@ -125,6 +133,9 @@ impl Core {
             servers: Servers::new(dns),
             known: State::default(),
             wanted: Wanted::default(),
+            kept: None,
+            held_back: None,
+            read: Default::default(),
             locals: Locals::default(),
             programs: Programs::default(),
             ending,
@@ -238,6 +249,7 @@ impl Core {
     }
 
     async fn step(&mut self, log: &LogState, facts: &Projection, snapshot: &Snapshot) {
+        self.notice_another_log(facts);
         // Nothing is known yet: neither what to want nor what is ours to keep.
         if facts.cluster.is_none() {
             self.kernel.send_replace(Kernel {
@@ -258,15 +270,19 @@ impl Core {
         }
         let changed = changed(&self.locals, &snapshot.endpoints);
         self.locals = snapshot.endpoints.clone();
-        if in_sync && (!self.wanted.is_swept() || self.incomplete) {
-            self.look.want();
-            self.incomplete = false;
+        if in_sync {
+            self.keep_nothing();
+            if !self.wanted.is_swept() || self.incomplete {
+                self.look.want();
+                self.incomplete = false;
+            }
         }
         let allowed = Allowed {
             changes: !replaying,
             deletes_of_others: self.wanted.is_swept() || in_sync,
         };
-        let look = !replaying && self.look.is_due(Instant::now());
+        // What is there has to be known before anything is added to it.
+        let look = (!replaying || self.kept.is_none()) && self.look.is_due(Instant::now());
         let outcome = if look {
             self.everything(facts, &allowed).await
         } else {
@@ -310,6 +326,8 @@ impl Core {
             Err(error) => return Err(error.to_string()),
         };
         let before = std::mem::replace(&mut self.known, observed);
+        self.kept.get_or_insert_with(|| Kept::of(&self.known));
+        self.held_back = None;
         let want = desired(facts, &self.locals, &self.params, &mut self.programs);
         self.owed.extend(farewells(&before, &self.known, &want));
         self.before = Some(before);
@@ -372,7 +390,7 @@ impl Core {
     async fn apply(&mut self, have: &State, want: &State, allowed: &Allowed) -> Result<(), String> {
         let all = diff(have, want);
         let count = all.len();
-        let mut ops = allowed.of(all, want, &self.wanted);
+        let mut ops = allowed.of(self.keep(all, want), want, &self.wanted);
         let complete = ops.len() == count;
         if allowed.changes && !self.owed.is_empty() {
             ops.append(&mut self.owed);
@@ -484,7 +502,7 @@ impl Core {
             closed,
             was_in_sync: self.was_in_sync,
         });
-        let trouble = outcome.err();
+        let trouble = outcome.err().or_else(|| self.held_back.clone());
         if !replaying && trouble.is_none() {
             self.facts.applied(facts.applied, &self.work);
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::execute::{Batch, copy, decides, is_delete, place_of};
+use super::execute::{Batch, copy, decides, is_delete};
 use super::netlink::is_absence;
 use super::nftables::Refused;
 use super::transaction;
@@ -86,7 +86,7 @@ impl Batch<'_> {
             if let Some(whole) = whole {
                 let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
                 for (number, op) in left {
-                    let part = (place_of(&op).clone(), decides(&op));
+                    let part = (op.place().clone(), decides(&op));
                     parts.entry(part).or_default().push((number, op));
                 }
                 if parts.len() > 1 {
@@ -128,12 +128,12 @@ impl Batch<'_> {
         }
         for (number, op) in ops.iter() {
             if let Some(code) = wrong.get(number).filter(|_| decides(op)) {
-                fallen.insert(place_of(op).clone(), *code);
+                fallen.insert(op.place().clone(), *code);
             }
         }
         let mut failed = Vec::new();
         ops.retain_mut(|(number, op)| {
-            let along = || fallen.get(place_of(op)).filter(|_| decides(op));
+            let along = || fallen.get(op.place()).filter(|_| decides(op));
             if let Some(code) = wrong.get(number).or_else(along) {
                 failed.push((op.clone().into_owned(), *code));
                 return false;

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use bus_schema::GroupId;
 use bus_schema::node::Counter;
 use bus_schema::policy::Direction;
+use bus_schema::{GroupId, Revision};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -29,6 +29,7 @@ pub(super) enum Raw {
     Same(u16, GroupId),
     Revision(u16, u16),
     Revised(u16, String),
+    Applied(u16, Revision),
 }
 
 /// By what an element's place is found.
@@ -55,7 +56,8 @@ impl Raw {
             | Self::Opener(zone, _)
             | Self::Same(zone, _)
             | Self::Revision(zone, _)
-            | Self::Revised(zone, _) => Owner::Zone(*zone),
+            | Self::Revised(zone, _)
+            | Self::Applied(zone, _) => Owner::Zone(*zone),
         }
     }
 
@@ -116,6 +118,11 @@ impl Raw {
                 revision,
             },
             Self::Revised(zone, chain) => Element::Revised { place, zone, chain },
+            Self::Applied(zone, revision) => Element::Applied {
+                place,
+                zone,
+                revision,
+            },
         }
     }
 }
@@ -172,6 +179,13 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
             let (zone, revision) = concat(value)?;
             Some(Raw::Revision(number(zone)?, (long(revision)? >> 16) as u16))
         }
+        "applied" => match value.get("concat")?.as_array()?.as_slice() {
+            [zone, high, low] => {
+                let revision = u64::from(long(high)?) << 32 | u64::from(long(low)?);
+                Some(Raw::Applied(number(zone)?, Revision(revision)))
+            }
+            _ => None,
+        },
         "revised" => {
             let (zone, verdict) = pair(value)?;
             Some(Raw::Revised(number(zone)?, target(verdict)?))

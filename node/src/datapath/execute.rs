@@ -108,7 +108,7 @@ impl<'a> Batch<'a> {
 
     pub(super) fn keep(&mut self, op: &Op, result: io::Result<()>) {
         let Err(error) = result else { return };
-        let place = place_of(op);
+        let place = op.place();
         if let Op::Put(it) | Op::Change { to: it, .. } = op
             && matches!(
                 it,
@@ -451,13 +451,6 @@ impl<'a> Batch<'a> {
         let table = super::observe::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
         self.tables.insert(place.clone(), table);
         Ok(table)
-    }
-}
-
-pub(super) fn place_of(op: &Op) -> &Place {
-    match op {
-        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => it.place(),
-        Op::Forget { place, .. } => place,
     }
 }
 

@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use super::expressions::{self, Content, DATA_VALUE, Own, verdict};
 use super::wire::{APPEND, About, Buffer, CREATE, REQUEST};
 use crate::reconcile::Op;
-use crate::resource::{Chain, Element, Field, Resource, RuleMap, Span, Steps, TABLE, Target};
+use crate::resource::{
+    Chain, Element, Field, Resource, RuleMap, Span, Steps, TABLE, Target, halves,
+};
 
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -484,6 +486,10 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
         }
         Element::Revision { zone, revision, .. } => {
             (zoned(zone, mark(u32::from(*revision) << 16)), Data::Nothing)
+        }
+        Element::Applied { zone, revision, .. } => {
+            let [high, low] = halves(*revision).map(mark);
+            (zoned(zone, [high, low].concat()), Data::Nothing)
         }
         Element::Revised { zone, chain, .. } => (zone.to_ne_bytes().to_vec(), Data::Jump(chain)),
     }

@@ -113,7 +113,12 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
     // A namespace has a netfilter of its own, where nobody else drops.
     let passages = (params.kind == DomainKind::Vrf).then(|| Passage::all(&Place::Host));
     let passages = passages.into_iter().flatten().map(Resource::Passage);
-    let all = [table, forwarder].into_iter().chain(peers);
+    let applied = Resource::Element(Element::Applied {
+        place: Place::Host,
+        zone: 0,
+        revision: facts.changed,
+    });
+    let all = [table, forwarder, applied].into_iter().chain(peers);
     all.chain(passages).collect()
 }
 
@@ -140,6 +145,12 @@ pub fn desired_domain(
     };
     let mut state = built.state;
     state.set_rules(&built.place, rules);
+    let applied = facts.tenants.get(tenant).map(|fact| Element::Applied {
+        place: built.place,
+        zone: built.zone,
+        revision: fact.last_changed(),
+    });
+    state.extend(applied.map(Resource::Element));
     state
 }
 

@@ -205,7 +205,7 @@ fn one_rule_more_writes_little_anew_however_many_there_are() {
             });
             let text: usize = text.sum();
             assert!(
-                ops.len() < 8 && text < 500,
+                ops.len() < 10 && text < 500,
                 "{} ops, {text} bytes: {ops:#?}",
                 ops.len()
             );

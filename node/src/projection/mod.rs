@@ -38,6 +38,9 @@ pub struct Projection {
     /// The id is absent when that message held none that this build could read.
     pub applied: Revision,
     pub applied_event: Option<EventId>,
+    /// The last revision that changed nodes or settings.
+    #[serde(default)]
+    pub changed: Revision,
     pub nodes: OrdMap<NodeName, NodeFact>,
     pub tenants: OrdMap<TenantName, TenantFact>,
     /// The conntrack zone that was given last.
@@ -62,6 +65,9 @@ pub struct TenantFact {
     /// The last revision that changed groups, or which policies there are.
     #[serde(default)]
     pub ruled: Revision,
+    /// The last revision that changed its networks, or closed all of it.
+    #[serde(default)]
+    pub changed: Revision,
     /// An event about anything of this tenant was written for newer readers only: what it holds is closed for
     /// new connections.
     pub newer: bool,
@@ -104,6 +110,11 @@ impl TenantFact {
         let used = used.filter_map(|policy| self.policies.get(policy));
         let ruled = used.map(|policy| policy.ruled).max();
         ruled.unwrap_or_default().max(self.ruled)
+    }
+
+    /// The last revision that changed anything of it that a kernel holds.
+    pub fn last_changed(&self) -> Revision {
+        self.changed.max(self.ruled())
     }
 
     /// The group's addresses are its network's again; what is leased of them isn't any more.
@@ -242,6 +253,24 @@ impl Projection {
         if !self.advance(revision, Some(id)) {
             return Touched::default();
         }
+        let touched = self.fold(revision, event);
+        self.mark(&touched);
+        touched
+    }
+
+    /// Remembers what this revision changed; of groups and policies each remembers its own.
+    fn mark(&mut self, touched: &Touched) {
+        if touched.cluster || !touched.nodes.is_empty() {
+            self.changed = self.applied;
+        }
+        for (tenant, _) in &touched.networks {
+            if let Some(tenant) = self.tenants.get_mut(tenant) {
+                tenant.changed = self.applied;
+            }
+        }
+    }
+
+    fn fold(&mut self, revision: Revision, event: &Event) -> Touched {
         match event {
             Event::ClusterCreated(e) => {
                 self.cluster = Some(e.cluster);
@@ -337,6 +366,14 @@ impl Projection {
         if !self.advance(revision, Some(id)) {
             return Touched::default();
         }
+        let touched = self.close_newer(of);
+        for tenant in &touched.tenants {
+            self.open(tenant).changed = revision;
+        }
+        touched
+    }
+
+    fn close_newer(&mut self, of: &str) -> Touched {
         match subject::concerned(of) {
             // Who is in a group that isn't known here is closed anyway.
             Concerned::Group(tenant, group) => self.group(&tenant, &group, |it| it.newer = true),

@@ -165,12 +165,41 @@ fn any_legal_order_gives_the_same_facts() {
         let mut other = fold(interleaved(seed));
         assert_eq!(other.applied, straight.applied);
         other.applied_event = straight.applied_event;
-        // Which zone a tenant has tells of the order; that they are its own is another test's.
+        // Which zone a tenant has, and which revisions changed what, tell of the order; that zones are
+        // their own is another test's.
+        other.changed = straight.changed;
         for (name, fact) in &straight.tenants {
             other.open(name).zone = fact.zone;
+            other.open(name).changed = fact.changed;
         }
         assert_eq!(other, straight, "seed {seed}");
     }
+}
+
+/// The revision of tenant `blue` after one more event.
+fn last_changed(before: &Projection, event: &Event) -> Revision {
+    let mut facts = before.clone();
+    let at = facts.applied.next();
+    facts.apply(at, event_id(at.0), event);
+    facts.tenants[&tenant("blue")].last_changed()
+}
+
+#[test]
+fn a_tenants_revision_is_that_of_the_last_event_which_its_kernel_part_depends_on() {
+    let before = fold(histories().concat());
+    let was = before.tenants[&tenant("blue")].last_changed();
+    let at = before.applied.next();
+    for (event, expected) in [
+        (leased("blue", "web", "10.0.0.64/28", "a"), at),
+        (returned("blue", "web", "10.0.0.16/28", "a"), at),
+        (leased("red", "db", "10.0.0.64/28", "a"), was),
+        (Event::Barrier, was),
+    ] {
+        assert_eq!(last_changed(&before, &event), expected, "{event:?}");
+    }
+    let mut newer = before;
+    newer.apply_newer(at, event_id(at.0), "contiv.log.blue.intent.network.web");
+    assert_eq!(newer.tenants[&tenant("blue")].last_changed(), at);
 }
 
 fn opened(name: &str) -> Event {

@@ -30,6 +30,15 @@ pub enum Op {
     },
 }
 
+impl Op {
+    pub fn place(&self) -> &Place {
+        match self {
+            Self::Put(it) | Self::Delete(it) | Self::Change { to: it, .. } => it.place(),
+            Self::Forget { place, .. } => place,
+        }
+    }
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

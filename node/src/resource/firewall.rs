@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bus_schema::GroupId;
 use bus_schema::policy::Direction;
+use bus_schema::{GroupId, Revision};
 use ipnet::IpNet;
 
 use super::{Chain, Field, Place, Ruleset, Steps, TABLE, Target};
@@ -149,6 +149,13 @@ pub enum Element {
         zone: u16,
         chain: String,
     },
+    /// The last revision of the log that changed anything of this place: nothing looks it up, but a
+    /// restart reads by it how new the rules are.
+    Applied {
+        place: Place,
+        zone: u16,
+        revision: Revision,
+    },
 }
 
 impl Element {
@@ -168,7 +175,8 @@ impl Element {
             | Self::Opener { place, .. }
             | Self::Same { place, .. }
             | Self::Revision { place, .. }
-            | Self::Revised { place, .. } => place,
+            | Self::Revised { place, .. }
+            | Self::Applied { place, .. } => place,
         }
     }
 
@@ -199,6 +207,7 @@ impl Element {
             Self::Same { .. } => "same",
             Self::Revision { .. } => "revisions",
             Self::Revised { .. } => "revised",
+            Self::Applied { .. } => "applied",
         }
     }
 
@@ -231,6 +240,10 @@ impl Element {
                 format!("{zone} . {:#x}", u32::from(*revision) << 16)
             }
             Self::Revised { zone, .. } => zone.to_string(),
+            Self::Applied { zone, revision, .. } => {
+                let [high, low] = halves(*revision);
+                format!("{zone} . {high:#x} . {low:#x}")
+            }
         }
     }
 
@@ -252,7 +265,8 @@ impl Element {
             | Self::Subnet { .. }
             | Self::Hit { .. }
             | Self::Same { .. }
-            | Self::Revision { .. } => String::new(),
+            | Self::Revision { .. }
+            | Self::Applied { .. } => String::new(),
         }
     }
 
@@ -269,8 +283,14 @@ impl Element {
                 | Self::Same { .. }
                 | Self::Revision { .. }
                 | Self::Revised { .. }
+                | Self::Applied { .. }
         )
     }
+}
+
+/// A revision as two numbers of 32 bits, the higher one first: no type of nft's has more.
+pub fn halves(revision: Revision) -> [u32; 2] {
+    [(revision.0 >> 32) as u32, revision.0 as u32]
 }
 
 impl fmt::Display for Element {

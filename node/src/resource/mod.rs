@@ -17,7 +17,7 @@ use imbl::OrdMap;
 
 use crate::maps;
 
-pub use firewall::{Element, RuleChain, RuleMap, Table, zone_of};
+pub use firewall::{Element, RuleChain, RuleMap, Table, halves, zone_of};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
 };

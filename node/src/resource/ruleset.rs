@@ -135,6 +135,7 @@ pub struct Ruleset {
 impl Ruleset {
     pub fn new(parts: Parts) -> Self {
         let mut rules = Self::default();
+        rules.set("applied", "set", "typeof ct zone . ct mark . meta mark");
         if let Some(outer) = parts.outer {
             rules.outer(outer, parts.domain);
         }
