@@ -4,6 +4,7 @@
 pub mod bus;
 pub mod figures;
 pub mod invariant;
+pub mod metrics;
 mod names;
 mod scene;
 pub mod traffic;

@@ -1,25 +1,9 @@
 //! What a monitoring system reads of the daemons, and how a command is found in their logs.
 
+use chaos_tests::metrics::{NETMASTER, NETPLUGIN, metric};
 use chaos_tests::{Asker, Outcome, SOON, Scene};
-use lab::{CTL, Error, Lab, wait_until};
+use lab::{CTL, wait_until};
 use serde_json::Value;
-
-const NETPLUGIN: &str = "9466";
-const NETMASTER: &str = "9467";
-
-/// The sum of a metric's series whose labels contain `labels`.
-fn metric(lab: &Lab, host: &str, port: &str, name: &str, labels: &str) -> Result<f64, Error> {
-    let get = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
-    );
-    let text = lab.run(host, &["bash", "-c", &get])?.stdout;
-    let of = |line: &str| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let (found, has) = series.split_once('{').unwrap_or((series, ""));
-        (found == name && has.contains(labels)).then(|| value.parse::<f64>().ok())?
-    };
-    Ok(text.lines().filter_map(of).sum())
-}
 
 #[test]
 fn what_happens_is_counted_where_it_happens() -> Outcome {
