@@ -48,6 +48,10 @@ pub struct NodeStatus {
     /// What it put right since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healing: Option<Box<Healing>>,
+    /// Milliseconds since 1970-01-01 UTC by the node's clock, when it was sent. Absent: an older
+    /// node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
 }
 
 /// What became of the messages that a node's name servers got.
@@ -224,7 +228,7 @@ impl NodeRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum NodeReply {
-    Status(NodeStatus),
+    Status(Box<NodeStatus>),
     /// Done: the blocks are returned, the address is ceded, the log is accepted.
     Done,
     /// By the rules' numbers.

@@ -85,7 +85,7 @@ impl Bus {
 
     async fn status(&self, node: &NodeName) -> anyhow::Result<NodeStatus> {
         match self.ask(node, &NodeRequest::Status).await? {
-            NodeReply::Status(status) => Ok(status),
+            NodeReply::Status(status) => Ok(*status),
             other => anyhow::bail!("{other:?}"),
         }
     }

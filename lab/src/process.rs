@@ -129,6 +129,15 @@ impl Lab {
         self.start(name)
     }
 
+    /// Runs the process with one more variable in its environment from its next start on.
+    pub fn set_variable(&mut self, name: &str, variable: &str, value: &str) -> Result<()> {
+        self.process(name)?;
+        if let Some(process) = self.state.processes.get_mut(name) {
+            process.env.insert(variable.to_owned(), value.to_owned());
+        }
+        self.state.save()
+    }
+
     /// Runs the process with other arguments from its next start on.
     pub fn set_arguments(&mut self, name: &str, arguments: Vec<String>) -> Result<()> {
         self.process(name)?;

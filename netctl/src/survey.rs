@@ -48,6 +48,39 @@ impl Clock {
     }
 }
 
+/// By how many milliseconds a clock may be off without being worth a word.
+pub(crate) const SKEW: u64 = 1_000;
+
+/// By how much each clock is ahead of most others, in milliseconds; negative: behind. Most may agree
+/// with one another and not with this machine's clock: then it is the one that is off, and comes
+/// first.
+pub(crate) fn skews(clocks: &[(String, Clock)]) -> Vec<(String, i64)> {
+    let mut all: Vec<i64> = clocks.iter().map(|(_, clock)| clock.skew()).collect();
+    all.sort_unstable();
+    // Of two in the middle, the one that is nearer to this machine's.
+    let middle = [all.len().saturating_sub(1) / 2, all.len() / 2];
+    let middle = middle.iter().filter_map(|at| all.get(*at));
+    let middle = middle.min_by_key(|skew| skew.abs());
+    let most = middle.copied().filter(|it| it.unsigned_abs() > SKEW);
+    let ours = most.map(|most| ("this machine".to_owned(), -most));
+    let others = clocks.iter().map(|(of, clock)| {
+        let skew = clock.skew() - most.unwrap_or(0);
+        (of.clone(), skew)
+    });
+    ours.into_iter().chain(others).collect()
+}
+
+/// A clock that is off, and what to do.
+pub(crate) fn skewed(skew: i64) -> String {
+    let direction = if skew > 0 { "ahead of" } else { "behind" };
+    let skew = skew.unsigned_abs();
+    format!(
+        "{}.{:03} s {direction} most others: times in events are wrong, and commands of older builds run out of time; have chrony or systemd-timesyncd set it",
+        skew / 1_000,
+        skew % 1_000
+    )
+}
+
 /// A server that carries the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
@@ -225,6 +258,36 @@ mod tests {
         };
         assert_eq!((skew(1_050), skew(1_000), skew(1_100)), (0, 0, 0));
         assert_eq!((skew(1_300), skew(900)), (200, -100));
+    }
+
+    #[test]
+    fn the_clock_that_is_off_is_the_one_that_differs_from_most() {
+        let clock = |of: &str, says| {
+            let (asked, heard) = (100_000, 100_100);
+            (of.to_owned(), Clock { asked, says, heard })
+        };
+        let off = |clocks: &[(String, Clock)]| -> Vec<(String, i64)> {
+            let mut all = skews(clocks);
+            all.retain(|(_, skew)| skew.unsigned_abs() > SKEW);
+            all
+        };
+        let (same, slow) = (100_050, 40_000);
+        let named = |of: &str, skew| vec![(of.to_owned(), skew)];
+        assert_eq!(off(&[clock("a", same), clock("b", same)]), []);
+        assert_eq!(
+            off(&[clock("a", same), clock("b", slow), clock("c", same)]),
+            named("b", -60_000)
+        );
+        assert_eq!(
+            off(&[clock("a", same), clock("b", slow)]),
+            named("b", -60_000),
+            "it is one of two"
+        );
+        assert_eq!(
+            off(&[clock("a", slow), clock("b", slow), clock("c", slow)]),
+            named("this machine", 60_000)
+        );
+        assert_eq!(off(&[]), []);
     }
 
     #[test]

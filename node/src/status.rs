@@ -71,6 +71,7 @@ impl Sources {
             alarms,
             dns: Some(self.dns.counters()),
             healing: Some(Box::new(self.healing.borrow().clone())),
+            at: None,
         }
     }
 

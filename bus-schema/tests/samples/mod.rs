@@ -142,6 +142,7 @@ pub(crate) fn status() -> NodeStatus {
             malformed: 2,
         }),
         healing: Some(Box::new(healing())),
+        at: Some(1_790_000_000_500),
     }
 }
 
@@ -558,7 +559,7 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
 
 pub(crate) fn node_replies() -> Vec<NodeReply> {
     let mut all = vec![
-        NodeReply::Status(status()),
+        NodeReply::Status(Box::new(status())),
         NodeReply::Done,
         NodeReply::InUse {
             endpoints: vec![endpoint_use()],

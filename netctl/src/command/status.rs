@@ -15,7 +15,7 @@ use crate::cli::Listing;
 use crate::client::{self, Session};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table, printable};
-use crate::survey::{self, Log, Master};
+use crate::survey::{self, Clock, Log, Master};
 
 /// What changes all the time is converged a moment later.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ struct Status {
     log: Log,
     masters: Vec<Master>,
     nodes: Vec<NodeInfo>,
+    /// Of the bus, the netmasters and the nodes.
+    clocks: Vec<(String, Clock)>,
 }
 
 pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
@@ -47,8 +49,16 @@ pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
         let log = survey::log(&bus).await.map_err(Failure::Unreachable)?;
         let masters = survey::masters(&bus).await?;
         let mut session = Session::open(url.clone()).await?;
+        let asked = client::now();
         let mut nodes = node::list(&mut session, None).await?;
-        refresh(&session, &mut nodes, log.revision).await;
+        let heard = client::now();
+        let bus = log.clock.map(|it| ("bus".to_owned(), it));
+        let of_masters = masters.iter().filter_map(|master| {
+            let of = format!("netmaster {}", master.name);
+            master.clock.map(|it| (of, it))
+        });
+        let mut clocks: Vec<(String, Clock)> = bus.into_iter().chain(of_masters).collect();
+        clocks.extend(refresh(&session, &mut nodes, log.revision, (asked, heard)).await);
         let status = Status {
             cluster: session
                 .cluster()
@@ -56,6 +66,7 @@ pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
             log,
             masters,
             nodes,
+            clocks,
         };
         if is_sound(&status) || Instant::now() >= until {
             break status;
@@ -79,20 +90,52 @@ async fn pause() {
     tokio::time::sleep(AGAIN).await;
 }
 
-/// What netmaster heard may be a second old; a node that seems behind, or to have an alarm, is asked
-/// itself.
-async fn refresh(session: &Session, nodes: &mut [NodeInfo], revision: Revision) {
+/// What netmaster heard may be a second old; a node that seems behind, to have an alarm, or to have
+/// a clock that is off, is asked itself. `listed`: when netmaster was asked about the nodes, and when
+/// it answered. Gives the nodes' clocks.
+async fn refresh(
+    session: &Session,
+    nodes: &mut [NodeInfo],
+    revision: Revision,
+    listed: (u64, u64),
+) -> Vec<(String, Clock)> {
+    let mut clocks = Vec::new();
     for info in nodes.iter_mut().filter(|info| info.alive) {
         let status = info.status.as_ref();
         let converged = status.is_some_and(|it| lag(it, revision).is_none());
-        if converged && !has_wrong_alarm(info) {
-            continue;
+        let mut clock = heard_clock(info, listed);
+        let is_off = clock.is_some_and(|it| it.skew().unsigned_abs() > survey::SKEW);
+        if !converged || has_wrong_alarm(info) || is_off {
+            let asked = client::now();
+            let reply = session.node(&info.node, &NodeRequest::Status).await;
+            let heard = client::now();
+            if let Ok(NodeReply::Status(status)) = reply {
+                clock = status.at.map(|says| Clock { asked, says, heard });
+                info.status = Some(*status);
+            }
         }
-        if let Ok(NodeReply::Status(status)) = session.node(&info.node, &NodeRequest::Status).await
-        {
-            info.status = Some(status);
-        }
+        clocks.extend(clock.map(|it| (format!("node {}", info.node), it)));
     }
+    clocks
+}
+
+/// A node's clock by the status that netmaster heard. How long the status was under way isn't known,
+/// so a clock may look slow by that.
+fn heard_clock(info: &NodeInfo, (asked, heard): (u64, u64)) -> Option<Clock> {
+    let age = info.age?;
+    Some(Clock {
+        asked: asked.saturating_sub(age),
+        says: info.status.as_ref()?.at?,
+        heard: heard.saturating_sub(age),
+    })
+}
+
+/// Clocks that are off, with what to do.
+fn skewed(status: &Status) -> Vec<(String, String)> {
+    let mut all = survey::skews(&status.clocks);
+    all.retain(|(_, skew)| skew.unsigned_abs() > survey::SKEW);
+    let texts = all.into_iter();
+    texts.map(|(of, skew)| (of, survey::skewed(skew))).collect()
 }
 
 /// What isn't where the log is, and why; empty: converged.
@@ -201,6 +244,8 @@ fn text(status: &Status, lags: &[String], format: Format) -> String {
     );
     text.extend(lags.iter().map(|lag| format!("  {lag}\n")));
     text += &alarm_lines(status, |_| true);
+    let clocks = skewed(status).into_iter();
+    text.extend(clocks.map(|(of, why)| format!("{:8} {of} clock: {why}\n", Grade::Warning)));
     let mut servers = Table::new(&["Server", "Log"], &[]);
     for server in &status.log.servers {
         let state = match (&server.behind, server.leads) {
@@ -256,6 +301,10 @@ fn value(status: &Status, lags: &[String]) -> Value {
         "servers": status.log.servers.iter().map(survey::Server::value).collect::<Vec<_>>(),
         "netmasters": status.masters.iter().map(Master::value).collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
+        "clocks": skewed(status)
+            .iter()
+            .map(|(of, why)| json!({"of": of, "text": why}))
+            .collect::<Vec<_>>(),
     })
 }
 
@@ -289,6 +338,7 @@ mod tests {
                 alarms: Vec::new(),
                 dns: None,
                 healing: None,
+                at: None,
             }),
             age: Some(100),
             alive: true,
@@ -317,6 +367,7 @@ mod tests {
                 clock: None,
             }],
             nodes,
+            clocks: Vec::new(),
         }
     }
 
@@ -345,6 +396,34 @@ mod tests {
             assert!(shown.contains(": converged\n"), "{shown}");
             assert!(shown.contains(&line), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named_and_a_warning_only() {
+        let mut info = node(9, LogState::InSync);
+        let listed = (100_000, 100_010);
+        assert_eq!(
+            heard_clock(&info, listed),
+            None,
+            "an older node tells no time"
+        );
+        if let Some(status) = &mut info.status {
+            status.at = Some(40_000);
+        }
+        info.age = Some(500);
+        let clock = heard_clock(&info, listed).unwrap();
+        assert_eq!(clock.skew(), -59_500);
+        let same = Clock {
+            says: 100_005,
+            ..clock
+        };
+        let mut all = status(vec![info]);
+        all.clocks = vec![("bus".to_owned(), same), ("node n1".to_owned(), clock)];
+        assert!(is_sound(&all));
+        let text = text(&all, &[], Format::Table);
+        assert!(text.contains("warning  node n1 clock: 59."), "{text}");
+        let value = value(&all, &[]);
+        assert_eq!(value["clocks"][0]["of"], "node n1");
     }
 
     #[test]

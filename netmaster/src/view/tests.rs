@@ -94,6 +94,7 @@ fn status(name: &str, applied: u64) -> NodeStatus {
         alarms: vec![],
         dns: None,
         healing: None,
+        at: None,
     }
 }
 

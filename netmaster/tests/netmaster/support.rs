@@ -409,6 +409,7 @@ impl Api {
             alarms: vec![],
             dns: None,
             healing: None,
+            at: None,
         };
         let to = subject::of_status(&status.node);
         let bytes = Bytes::from(codec::to_bytes(&status));

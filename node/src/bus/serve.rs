@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Facts;
 use super::connection::pause;
+use super::status::stamped;
 use crate::endpoint::{AttachError, Ceding, EndpointsHandle, LocalEndpoint};
 use crate::inquiry::{self, Question};
 use crate::projection::Projection;
@@ -102,7 +103,9 @@ impl Service {
     async fn work(&self, request: NodeRequest) -> NodeReply {
         match request {
             NodeRequest::Steps { revisions } => NodeReply::Steps(self.folded.steps(&revisions)),
-            NodeRequest::Status => NodeReply::Status(self.status.borrow().clone()),
+            NodeRequest::Status => {
+                NodeReply::Status(Box::new(stamped(self.status.borrow().clone())))
+            }
             NodeRequest::Drain {
                 tenant,
                 network,

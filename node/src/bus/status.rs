@@ -8,6 +8,7 @@ use bus_schema::{codec, subject};
 use tokio::sync::watch;
 
 use super::connection::{Link, pause};
+use crate::endpoint::now;
 
 /// Changes closer together than this are told as one.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -19,11 +20,11 @@ pub(super) async fn publish(
     link: watch::Receiver<Link>,
 ) {
     loop {
-        let now = status.borrow_and_update().clone();
-        let refused = matches!(now.log, LogState::Refused { .. });
+        let due = stamped(status.borrow_and_update().clone());
+        let refused = matches!(due.log, LogState::Refused { .. });
         if link.borrow().trouble.is_none() && !refused {
-            let to = subject::of_status(&now.node);
-            let sent = client.publish(to, codec::to_bytes(&now).into()).await;
+            let to = subject::of_status(&due.node);
+            let sent = client.publish(to, codec::to_bytes(&due).into()).await;
             if let Err(error) = sent {
                 tracing::debug!(%error, "status not sent");
             }
@@ -33,5 +34,13 @@ pub(super) async fn publish(
             changed = status.changed() => if changed.is_err() { return },
             () = pause(Duration::from_millis(STATUS_EVERY_MS)) => {}
         }
+    }
+}
+
+/// The status as it is sent at this moment.
+pub(super) fn stamped(status: NodeStatus) -> NodeStatus {
+    NodeStatus {
+        at: Some(now()),
+        ..status
     }
 }

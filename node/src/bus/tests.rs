@@ -263,6 +263,7 @@ impl Node {
             alarms: Vec::new(),
             dns: None,
             healing: None,
+            at: None,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(run(Parts {

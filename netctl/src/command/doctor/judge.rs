@@ -7,12 +7,11 @@ use bus_schema::query::NodeInfo;
 
 use super::Seen;
 use super::monitor::Syncs;
-use crate::survey::{Clock, Log};
+use crate::survey::{self, Clock, Log};
 
 /// The oldest server that has atomic batches and message TTLs.
 const OLDEST_SERVER: (u32, u32) = (2, 12);
-/// Milliseconds by which clocks may differ: commands carry a deadline of ten seconds and more.
-const SKEW: u64 = 1_000;
+/// Milliseconds.
 const MUCH_SKEW: u64 = 5_000;
 
 /// Something that was looked at.
@@ -41,7 +40,7 @@ pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
             format!("{why}; `netmaster init` creates it once"),
         )),
     }
-    all.extend(masters(seen));
+    all.push(masters(seen));
     match &seen.nodes {
         Ok(nodes) => all.extend(nodes.iter().flat_map(node)),
         Err(why) => all.push(said(Grade::Unknown, "nodes", why)),
@@ -49,14 +48,14 @@ pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
     for (node, examined) in &seen.examinations {
         let of = |about: &str| format!("node {node} {about}");
         match examined {
-            Ok((examination, time)) => {
+            Ok((examination, _)) => {
                 let found = examination.findings.iter();
                 all.extend(found.map(|it| said(it.grade, of(&it.about), &it.text)));
-                all.push(clock(of("clock"), *time));
             }
             Err(why) => all.push(said(Grade::Unknown, of("examination"), why)),
         }
     }
+    all.extend(clocks(seen));
     all.extend(versions(seen));
     all.sort();
     all
@@ -145,13 +144,12 @@ fn log(log: &Log) -> Vec<Complaint> {
             ));
         }
     }
-    all.extend(log.clock.map(|it| clock("bus clock".to_owned(), it)));
     all
 }
 
-fn masters(seen: &Seen) -> Vec<Complaint> {
+fn masters(seen: &Seen) -> Complaint {
     let of = "netmasters";
-    let mut all = vec![match seen.masters.len() {
+    match seen.masters.len() {
         0 => said(
             Grade::Wrong,
             of,
@@ -163,26 +161,30 @@ fn masters(seen: &Seen) -> Vec<Complaint> {
             "one runs: while it is away nothing can be changed; run another on another machine",
         ),
         several => said(Grade::Fine, of, format!("{several} run")),
-    }];
-    for master in &seen.masters {
-        let time = master.clock;
-        all.extend(time.map(|it| clock(format!("netmaster {} clock", master.name), it)));
     }
-    all
 }
 
-fn clock(of: String, time: Clock) -> Complaint {
-    let skew = time.skew();
-    let direction = if skew > 0 { "ahead" } else { "behind" };
-    let text = format!(
-        "{}.{:03} s {direction} of this machine: commands would run out of time, or too late; have chrony or systemd-timesyncd set both clocks",
-        skew.unsigned_abs() / 1_000,
-        skew.unsigned_abs() % 1_000
-    );
+fn clocks(seen: &Seen) -> Vec<Complaint> {
+    let bus = seen.log.iter().filter_map(|log| log.clock);
+    let bus = bus.map(|it| ("bus".to_owned(), it));
+    let masters = seen.masters.iter().filter_map(|master| {
+        let of = format!("netmaster {}", master.name);
+        master.clock.map(|it| (of, it))
+    });
+    let nodes = seen.examinations.iter().filter_map(|(node, examined)| {
+        let (_, clock) = examined.as_ref().ok()?;
+        Some((format!("node {node}"), *clock))
+    });
+    let all: Vec<(String, Clock)> = bus.chain(masters).chain(nodes).collect();
+    let skews = survey::skews(&all).into_iter();
+    skews.map(|(of, skew)| clock(of + " clock", skew)).collect()
+}
+
+fn clock(of: String, skew: i64) -> Complaint {
     match skew.unsigned_abs() {
-        0..=SKEW => said(Grade::Fine, of, "the same time as here"),
-        it if it <= MUCH_SKEW => said(Grade::Warning, of, text),
-        _ => said(Grade::Wrong, of, text),
+        0..=survey::SKEW => said(Grade::Fine, of, "the same time as most others"),
+        it if it <= MUCH_SKEW => said(Grade::Warning, of, survey::skewed(skew)),
+        _ => said(Grade::Wrong, of, survey::skewed(skew)),
     }
 }
 
@@ -392,6 +394,21 @@ mod tests {
                 Warning,
                 "bus clock",
                 "2.000 s behind",
+            ),
+            (
+                worst(|it| it.masters[0].clock = Some(time(70_000))),
+                Wrong,
+                "netmaster m1 clock",
+                "59.990 s ahead",
+            ),
+            (
+                worst(|it| {
+                    it.masters[0].clock = Some(time(70_010));
+                    it.masters[1].clock = Some(time(70_010));
+                }),
+                Wrong,
+                "bus clock",
+                "60.000 s behind",
             ),
             (
                 worst(|it| it.masters.clear()),
