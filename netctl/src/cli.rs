@@ -51,6 +51,10 @@ pub(crate) struct Globals {
     /// The cluster of this context; see `netctl context`
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
+    /// Read everything that was acknowledged before, by whichever netmaster: it proves first where
+    /// the log ends (for changes it always does)
+    #[arg(long, global = true)]
+    pub(crate) linearizable: bool,
     /// Accepted for scripts written for Contiv; has no effect
     #[arg(long, global = true)]
     pub(crate) insecure: bool,

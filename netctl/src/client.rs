@@ -9,13 +9,17 @@ use async_nats::{
 use bus_schema::command::Request;
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{
-    Answer, ClusterId, Command, CommandId, NodeName, Query, Reply, Revision, codec, subject,
+    Answer, ClusterId, Command, CommandId, NodeName, Query, Rejection, Reply, Revision, codec,
+    subject,
 };
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::bus_url::BusUrl;
 use crate::failure::Failure;
+use crate::output;
 use crate::seen::Seen;
 
 /// For a connection and the server's greeting, all addresses of all servers together.
@@ -23,6 +27,10 @@ const CONNECT: Duration = Duration::from_millis(1_500);
 /// For the answer to a query: an election of the log's leader takes longer, but then the same
 /// query again is the user's to decide.
 const ANSWER: Duration = Duration::from_secs(5);
+/// A request without an answer is sent again after this.
+const RESEND: Duration = Duration::from_secs(1);
+/// Times that a request is sent again at most.
+const RESENDS: u32 = 5;
 /// For a node's answer to a request of its own.
 const NODE: Duration = Duration::from_secs(10);
 /// The server's own error of a NATS service, beside an answer of ours.
@@ -35,8 +43,13 @@ pub(crate) struct Session {
     pub(crate) bus: Client,
     url: BusUrl,
     cluster: Option<ClusterId>,
+    /// The highest revision that this user has seen of the cluster.
     revision: Revision,
     seen: Seen,
+    /// Queries ask for a proved end of the log.
+    linearizable: bool,
+    /// Whether an answer may be older than what this user has seen.
+    takes_any_revision: bool,
 }
 
 /// What a command led to.
@@ -67,9 +80,11 @@ pub(crate) async fn connect(url: &BusUrl) -> Result<Client, Failure> {
 }
 
 pub(crate) async fn connect_with(url: &BusUrl, options: ConnectOptions) -> Result<Client, Failure> {
+    // A server whose host vanished takes no time from the next one.
+    let servers = u32::try_from(url.servers.len()).unwrap_or(1).max(1);
     let connecting = options
         .name("netctl")
-        .connection_timeout(CONNECT)
+        .connection_timeout(CONNECT / servers)
         .connect(url.servers.clone());
     let failed = |reason: &str| {
         Failure::Unreachable(format!(
@@ -117,8 +132,8 @@ pub(crate) fn now() -> u64 {
 
 impl Session {
     /// Connects and asks which cluster this is, since a revision means something in one cluster
-    /// only.
-    pub(crate) async fn open(url: BusUrl) -> Result<Self, Failure> {
+    /// only. `linearizable`: see [`Request::linearizable`].
+    pub(crate) async fn open(url: BusUrl, linearizable: bool) -> Result<Self, Failure> {
         let bus = connect(&url).await?;
         let mut session = Self {
             bus,
@@ -126,21 +141,63 @@ impl Session {
             cluster: None,
             revision: Revision::default(),
             seen: Seen::load(),
+            linearizable: false,
+            takes_any_revision: false,
         };
-        let answer = session.ask_once(Query::ClusterInfo, ANSWER).await?;
+        let answer = session.ask(Query::ClusterInfo).await?;
         if let Answer::Cluster { cluster, revision } = answer {
             session.cluster = Some(cluster.cluster);
-            // A log that was lost and started again under the same id is shorter than what was
-            // seen of it; nodes alarm about that, a reader has nothing to wait for.
             session.revision = session.seen.of(cluster.cluster).max(revision);
         }
+        session.linearizable = linearizable;
         Ok(session)
+    }
+
+    /// From here on netmaster answers at once with what it has, although this user has seen more of
+    /// the log: for commands that show what is wrong with a cluster, or repair it.
+    pub(crate) fn take_any_revision(&mut self) {
+        self.takes_any_revision = true;
+    }
+
+    /// What an answer must not be older than.
+    fn floor(&self) -> Revision {
+        match self.takes_any_revision {
+            true => Revision::default(),
+            false => self.revision,
+        }
     }
 
     fn saw(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
         if let Some(cluster) = self.cluster {
             self.seen.note(cluster, self.revision);
+        }
+    }
+
+    /// The proved end of the log lies below what was seen: goes on from there. Whether that is news;
+    /// the same request can then be sent again.
+    fn is_shorter(&mut self, rejection: &Rejection) -> bool {
+        let Rejection::LogShorter { end, seen } = rejection else {
+            return false;
+        };
+        if *end >= self.revision {
+            return false;
+        }
+        output::note(&format!(
+            "warning: the log ends at revision {end}, but revision {seen} was seen of it: it was restored from an older copy, and what was newer is lost"
+        ));
+        self.revision = *end;
+        if let Some(cluster) = self.cluster {
+            self.seen.lower(cluster, *end);
+        }
+        true
+    }
+
+    /// Refuses by what netmaster answered.
+    pub(crate) fn refuse(&self, rejection: &Rejection) -> Failure {
+        Failure::Rejected {
+            text: rejection.to_string(),
+            revision: Some(self.revision),
         }
     }
 
@@ -153,40 +210,44 @@ impl Session {
     ) -> Result<Accepted, Failure> {
         let id = id.unwrap_or_else(|| CommandId(Uuid::now_v7()));
         let to = subject::of_command(&command);
-        let request = Request {
-            seen: self.revision,
-            ..Request::new(id, command, within, now())
-        };
         let unknown = |reason: String| Failure::Unknown { id, reason };
-        // Netmaster answers at its deadline too; it gets a moment for that.
-        let within = within + Duration::from_secs(1);
-        let bytes = match self.request(to, &request, within).await {
-            Ok(bytes) => bytes,
-            Err(Trouble::Nobody) => return Err(self.nobody()),
-            Err(Trouble::Silent(reason)) => return Err(unknown(reason)),
-            Err(Trouble::Service(text)) => return Err(Failure::Refused(text)),
-        };
-        match codec::from_bytes::<Reply>(&bytes) {
-            Ok(Reply::Accepted { revision, events }) => {
-                self.saw(revision);
-                Ok(Accepted {
-                    id,
+        loop {
+            let request = Request {
+                seen: self.floor(),
+                ..Request::new(id, command.clone(), within, now())
+            };
+            let bytes = match self.netmaster(&to, request, within).await {
+                Ok(bytes) => bytes,
+                Err(Trouble::Nobody) => return Err(self.nobody()),
+                Err(Trouble::Silent(reason)) => return Err(unknown(reason)),
+                Err(Trouble::Service(text)) => return Err(Failure::Refused(text)),
+            };
+            return match codec::from_bytes::<Reply>(&bytes) {
+                Ok(Reply::Accepted { revision, events }) => {
+                    self.saw(revision);
+                    Ok(Accepted {
+                        id,
+                        revision,
+                        unchanged: events.is_empty(),
+                    })
+                }
+                Ok(Reply::Rejected { rejection, .. }) if self.is_shorter(&rejection) => continue,
+                Ok(Reply::Rejected {
+                    rejection,
                     revision,
-                    unchanged: events.is_empty(),
-                })
-            }
-            Ok(Reply::Rejected {
-                rejection,
-                revision,
-                text,
-            }) => {
-                self.saw(revision);
-                Err(Failure::Rejected(rejection.told(text)))
-            }
-            Ok(Reply::Unknown { id, reason }) => Err(Failure::Unknown { id, reason }),
-            Err(error) => Err(unknown(format!(
-                "netmaster's answer can't be read: {error}"
-            ))),
+                    text,
+                }) => {
+                    self.saw(revision);
+                    Err(Failure::Rejected {
+                        text: rejection.told(text),
+                        revision: Some(revision),
+                    })
+                }
+                Ok(Reply::Unknown { id, reason }) => Err(Failure::Unknown { id, reason }),
+                Err(error) => Err(unknown(format!(
+                    "netmaster's answer can't be read: {error}"
+                ))),
+            };
         }
     }
 
@@ -204,6 +265,17 @@ impl Session {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.ask_once(query.clone(), left).await? {
+                Answer::Rejected { rejection, .. } if self.is_shorter(&rejection) => continue,
+                Answer::Rejected {
+                    rejection,
+                    revision,
+                    text,
+                } => {
+                    return Err(Failure::Rejected {
+                        text: rejection.told(text),
+                        revision: Some(revision),
+                    });
+                }
                 Answer::Behind { reason, .. } if Instant::now() + AGAIN >= end => {
                     return Err(Failure::Behind(reason));
                 }
@@ -221,11 +293,11 @@ impl Session {
     async fn ask_once(&mut self, query: Query, within: Duration) -> Result<Answer, Failure> {
         let to = subject::of_query(&query);
         let request = Request {
-            seen: self.revision,
+            seen: self.floor(),
+            linearizable: self.linearizable,
             ..Request::new(CommandId(Uuid::now_v7()), query, within, now())
         };
-        let within = within + Duration::from_secs(1);
-        let bytes = match self.request(to, &request, within).await {
+        let bytes = match self.netmaster(&to, request, within).await {
             Ok(bytes) => bytes,
             Err(Trouble::Nobody) => return Err(self.nobody()),
             Err(Trouble::Silent(reason)) => {
@@ -241,10 +313,7 @@ impl Session {
                 "netmaster's answer can't be read ({error}): is it of another version? see `netctl --version`"
             ))
         })?;
-        match answer {
-            Answer::Rejected {
-                rejection, text, ..
-            } => Err(Failure::Rejected(rejection.told(text))),
+        match &answer {
             Answer::Cluster { revision, .. }
             | Answer::Tenants { revision, .. }
             | Answer::Networks { revision, .. }
@@ -252,11 +321,53 @@ impl Session {
             | Answer::Policies { revision, .. }
             | Answer::Nodes { revision, .. }
             | Answer::Endpoints { revision, .. }
-            | Answer::Waited { revision, .. } => {
-                self.saw(revision);
-                Ok(answer)
+            | Answer::Waited { revision, .. } => self.saw(*revision),
+            Answer::Rejected { .. } | Answer::Behind { .. } => {}
+        }
+        Ok(answer)
+    }
+
+    /// Asks netmaster for at most `within`. A netmaster whose host vanished gets requests for some
+    /// seconds more, until its server misses it; so a request without an answer is sent again, and
+    /// the first answer counts. It keeps its id, so that a command happens once.
+    async fn netmaster<T: Serialize + Clone>(
+        &self,
+        to: &str,
+        request: Request<T>,
+        within: Duration,
+    ) -> Result<Vec<u8>, Trouble> {
+        let end = Instant::now() + within;
+        let left = || end.saturating_duration_since(Instant::now());
+        let send = || {
+            let left = left();
+            let request = Request {
+                seen: request.seen,
+                linearizable: request.linearizable,
+                ..Request::new(request.id, request.body.clone(), left, now())
+            };
+            // Netmaster answers at its deadline too; it gets a moment for that.
+            self.request(to.to_owned(), request, left + Duration::from_secs(1))
+        };
+        let mut sent = FuturesUnordered::from_iter([send()]);
+        let mut again = tokio::time::interval((within / RESENDS).max(RESEND));
+        // The first tick is at once.
+        again.tick().await;
+        let mut silent = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = sent.next() => match answer {
+                    // One that was sent before may have been delivered.
+                    Err(Trouble::Nobody) if silent.is_some() || !sent.is_empty() => {}
+                    Err(Trouble::Silent(why)) => silent = Some(why),
+                    answer => return answer,
+                },
+                _ = again.tick(), if !left().is_zero() => sent.push(send()),
+                else => {
+                    let why = silent.unwrap_or_else(|| "it left while it was asked".to_owned());
+                    return Err(Trouble::Silent(why));
+                }
             }
-            Answer::Behind { .. } => Ok(answer),
         }
     }
 
@@ -297,11 +408,11 @@ impl Session {
     async fn request<T: Serialize>(
         &self,
         to: String,
-        value: &T,
+        value: T,
         within: Duration,
     ) -> Result<Vec<u8>, Trouble> {
         let request = BusRequest::new()
-            .payload(codec::to_bytes(value).into())
+            .payload(codec::to_bytes(&value).into())
             .timeout(Some(within));
         match self.bus.send_request(to, request).await {
             Ok(message) => {

@@ -95,7 +95,7 @@ fn on_the_bus(kind: &str) -> Option<Vec<String>> {
         .build()
         .ok()?;
     let asking = async {
-        let mut session = Session::open(url).await.ok()?;
+        let mut session = Session::open(url, false).await.ok()?;
         session.ask(query).await.ok()
     };
     let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await });

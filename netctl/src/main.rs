@@ -19,10 +19,12 @@ mod survey;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::cli::Cli;
 use crate::failure::Failure;
+use crate::output::Format;
 
 fn main() -> ExitCode {
     // A shell that asks for completions is answered and the process ends.
@@ -30,8 +32,8 @@ fn main() -> ExitCode {
     let argv: Vec<String> = std::env::args_os()
         .map(|a| a.to_string_lossy().into_owned())
         .collect();
-    let cli = match parse(argv.clone()) {
-        Ok(cli) => cli,
+    let (cli, json) = match parse(argv.clone()) {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -39,18 +41,19 @@ fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&Failure::Local(error.to_string()), &argv),
+        Err(error) => return failed(&Failure::Local(error.to_string()), &argv, json),
     };
     let outcome = runtime.block_on(command::run(cli));
     // A name that the resolver still looks up would keep the process for many seconds.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failed(&failure, &argv),
+        Err(failure) => failed(&failure, &argv, json),
     }
 }
 
-fn parse(argv: Vec<String>) -> Result<Cli, clap::Error> {
+/// What was typed, and whether JSON was asked for.
+fn parse(argv: Vec<String>) -> Result<(Cli, bool), clap::Error> {
     let mut command = Cli::command();
     command.build();
     if let Some(noun) = argv::noun_of(&command, &argv)
@@ -60,7 +63,22 @@ fn parse(argv: Vec<String>) -> Result<Cli, clap::Error> {
     }
     let argv = argv::normalize(&command, argv);
     let mut matches = command.try_get_matches_from_mut(argv)?;
-    Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))
+    let json = wants_json(&matches);
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))?;
+    Ok((cli, json))
+}
+
+/// Whether `-o json` or `--json` was typed.
+fn wants_json(matches: &ArgMatches) -> bool {
+    let mut leaf = matches;
+    while let Some((_, inner)) = leaf.subcommand() {
+        leaf = inner;
+    }
+    let flag = leaf.try_get_one::<bool>("json").ok().flatten();
+    let output = leaf.try_get_one::<Format>("output").ok().flatten();
+    flag == Some(&true)
+        || output == Some(&Format::Json)
+            && leaf.value_source("output") == Some(ValueSource::CommandLine)
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
@@ -73,15 +91,16 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn failed(failure: &Failure, argv: &[String]) -> ExitCode {
-    if !matches!(failure, Failure::ClosedPipe | Failure::Negative) {
-        output::note(&format!("netctl: {failure}"));
+fn failed(failure: &Failure, argv: &[String], json: bool) -> ExitCode {
+    match failure {
+        Failure::ClosedPipe | Failure::Negative => {}
+        _ if json => output::note(&failure.value().to_string()),
+        _ => output::note(&format!("netctl: {}", failure.lines().join("\n"))),
     }
-    if let Failure::Unknown { id, .. } = failure {
-        output::note(&format!("command id: {id}"));
+    if let Some(id) = failure.id() {
         output::note(&format!(
             "the same command again with this id is done once at most: {}",
-            argv::retry(argv, *id)
+            argv::retry(argv, id)
         ));
     }
     ExitCode::from(failure.code())

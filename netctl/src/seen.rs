@@ -30,18 +30,27 @@ impl Seen {
 
     /// Writes it down if it is news.
     pub(crate) fn note(&mut self, cluster: ClusterId, revision: Revision) {
-        if self.of(cluster) >= revision {
-            return;
+        if self.of(cluster) < revision {
+            self.change(cluster, |known| known.max(revision.0));
         }
+    }
+
+    /// Forgets what the log no longer holds: it ends at `end`.
+    pub(crate) fn lower(&mut self, cluster: ClusterId, end: Revision) {
+        self.change(cluster, |known| known.min(end.0));
+    }
+
+    fn change(&mut self, cluster: ClusterId, how: impl FnOnce(u64) -> u64) {
         // Another command may have written since.
         if let Some(path) = &self.path {
             self.known = read(path);
         }
-        while self.known.len() >= MAX {
+        let name = cluster.to_string();
+        while self.known.len() >= MAX && !self.known.contains_key(&name) {
             self.known.pop_first();
         }
-        let entry = self.known.entry(cluster.to_string()).or_default();
-        *entry = revision.0.max(*entry);
+        let entry = self.known.entry(name).or_default();
+        *entry = how(*entry);
         if let Some(path) = &self.path {
             // Not being able to remember is harmless.
             let _ = write(path, &self.known);
@@ -96,6 +105,10 @@ mod tests {
         seen.note(cluster("a"), Revision(7));
         seen.note(cluster("a"), Revision(5));
         assert_eq!(read(&path).values().copied().collect::<Vec<_>>(), [7]);
+        seen.lower(cluster("a"), Revision(9));
+        assert_eq!(seen.of(cluster("a")), Revision(7));
+        seen.lower(cluster("a"), Revision(3));
+        assert_eq!(read(&path).values().copied().collect::<Vec<_>>(), [3]);
 
         std::fs::write(&path, b"{\"0000").unwrap();
         assert!(read(&path).is_empty());

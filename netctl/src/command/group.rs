@@ -209,7 +209,7 @@ async fn inspect(
 ) -> Result<Value, Failure> {
     let groups = list(session, Some(tenant.clone()), Some(group.clone())).await?;
     let Some(info) = groups.first() else {
-        return Err(Rejection::GroupUnknown { tenant, group }.into());
+        return Err(session.refuse(&Rejection::GroupUnknown { tenant, group }));
     };
     let network = info.spec.network.clone();
     let networks = network::list(session, Some(tenant.clone()), Some(network)).await?;

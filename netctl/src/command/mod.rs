@@ -45,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         noun => noun,
     };
     let url = cli.globals.bus()?;
+    let linearizable = cli.globals.linearizable;
     if cli.globals.insecure {
         output::note("note: --insecure has no effect here");
     }
@@ -52,12 +53,12 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         // Reads streams only, so it works without a netmaster.
         Noun::Events(options) => Box::pin(events::run(&url, options)).await,
         // They say themselves who isn't there.
-        Noun::Status(options) => Box::pin(status::run(url, options)).await,
+        Noun::Status(options) => Box::pin(status::run(url, linearizable, options)).await,
         Noun::Version(options) => version::run(&url, options).await,
-        Noun::Doctor(options) => Box::pin(doctor::run(url, options)).await,
+        Noun::Doctor(options) => Box::pin(doctor::run(url, linearizable, options)).await,
         noun => {
             noun.check()?;
-            let mut session = Session::open(url).await?;
+            let mut session = Session::open(url, linearizable).await?;
             match noun {
                 Noun::Network(verb) => Box::pin(network::run(&mut session, verb)).await,
                 Noun::Group(verb) => Box::pin(group::run(&mut session, verb)).await,

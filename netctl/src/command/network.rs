@@ -124,7 +124,7 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
             let tenant = of.tenant;
             let networks = list(session, Some(tenant.clone()), Some(network.clone())).await?;
             let Some(info) = networks.first() else {
-                return Err(Rejection::NetworkUnknown { tenant, network }.into());
+                return Err(session.refuse(&Rejection::NetworkUnknown { tenant, network }));
             };
             let mut endpoints = endpoint::list(session, Some(tenant)).await?;
             endpoints.retain(|e| e.network == network);

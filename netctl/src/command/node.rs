@@ -66,6 +66,9 @@ pub(crate) enum Verb {
 }
 
 pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+    if matches!(verb, Verb::Ls { .. } | Verb::AcceptLog { .. }) {
+        session.take_any_revision();
+    }
     match verb {
         Verb::Ls { listing, .. } => {
             let nodes = list(session, None).await?;

@@ -246,7 +246,7 @@ async fn one(
     policy: PolicyName,
 ) -> Result<PolicyInfo, Failure> {
     let found = list(session, Some(tenant.clone()), Some(policy.clone())).await?;
-    let unknown = || Rejection::PolicyUnknown { tenant, policy }.into();
+    let unknown = || session.refuse(&Rejection::PolicyUnknown { tenant, policy });
     found.into_iter().next().ok_or_else(unknown)
 }
 

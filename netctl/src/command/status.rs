@@ -41,14 +41,15 @@ struct Status {
     clocks: Vec<(String, Clock)>,
 }
 
-pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
+pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Result<(), Failure> {
     let bus = client::connect(&url).await?;
     let until = Instant::now() + MOMENT;
     let status = loop {
         // The log's end first: who has applied at least that has applied all there was.
         let log = survey::log(&bus).await.map_err(Failure::Unreachable)?;
         let masters = survey::masters(&bus).await?;
-        let mut session = Session::open(url.clone()).await?;
+        let mut session = Session::open(url.clone(), linearizable).await?;
+        session.take_any_revision();
         let asked = client::now();
         let mut nodes = node::list(&mut session, None).await?;
         let heard = client::now();

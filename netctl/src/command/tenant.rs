@@ -68,7 +68,7 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
         Verb::Inspect { tenant, inspecting } => {
             let tenants = list(session).await?;
             let Some(info) = tenants.iter().find(|info| info.tenant == tenant) else {
-                return Err(Rejection::TenantUnknown { tenant }.into());
+                return Err(session.refuse(&Rejection::TenantUnknown { tenant }));
             };
             let value = inspect(session, info).await?;
             output::print(&output::document(&value, inspecting.format())?)

@@ -6,4 +6,5 @@ mod contexts;
 mod events;
 mod exit_codes;
 mod netmaster;
+mod requests;
 mod support;

@@ -45,7 +45,7 @@ struct Seen {
     examinations: BTreeMap<NodeName, Result<(Examination, Clock), String>>,
 }
 
-pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
+pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Result<(), Failure> {
     let bus = client::connect(&url).await?;
     let info = bus.server_info();
     let mut seen = Seen {
@@ -56,8 +56,9 @@ pub(crate) async fn run(url: BusUrl, options: Options) -> Result<(), Failure> {
         nodes: Ok(Vec::new()),
         examinations: BTreeMap::new(),
     };
-    match Session::open(url).await {
+    match Session::open(url, linearizable).await {
         Ok(mut session) => {
+            session.take_any_revision();
             seen.nodes = node::list(&mut session, None)
                 .await
                 .map_err(|e| e.to_string());
