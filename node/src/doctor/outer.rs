@@ -52,10 +52,12 @@ fn what(reason: OuterDrop, port: u16) -> String {
                 .to_owned()
         }
         OuterDrop::Forwarded => format!(
-            "this host was to forward them, and their sender is no node of this cluster \
-             (`tcpdump -ni any udp port {port}` shows it): a container or a virtual machine on this \
-             host tries to reach other nodes' containers; if it is a node of another cluster on a \
-             bridge, `sysctl net.bridge.bridge-nf-call-iptables=0` lets bridged packets pass"
+            "this host was to forward them, and their sender is no node of this cluster, or is one \
+             that this host reaches by another interface (`tcpdump -eni any udp port {port}` shows \
+             it): a container or a virtual machine of this host tries to reach other nodes' \
+             containers; if nodes run in virtual machines here, on a bridge without an address of \
+             this host or in another cluster, `sysctl net.bridge.bridge-nf-call-iptables=0` lets \
+             bridged packets pass"
         ),
         OuterDrop::Process => format!(
             "a process of this host sent them (`ss -uapn` may show it): it tries to reach other nodes' \

@@ -134,7 +134,8 @@ impl Ruleset {
     }
 
     /// A node may be the router or the hypervisor of other nodes: with br_netfilter, which Docker
-    /// loads, packets between two ports of a bridge pass this hook, too.
+    /// loads, packets between two ports of a bridge pass this hook, too. They pass if the bridge has
+    /// an address by which this host reaches the node.
     fn outer_through(&mut self, port: u16, vrf: bool) {
         self.base(
             "outer_forward",
