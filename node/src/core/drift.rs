@@ -2,11 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::Core;
+use super::allowed::Allowed;
+use super::{Concerned, Core};
 use crate::datapath::Sign;
-use crate::desired::desired;
+use crate::desired::{desired, domain_name, tenants};
+use crate::projection::Projection;
 use crate::reconcile::Op;
-use crate::resource::{Kind, State};
+use crate::resource::{Kind, Place, State};
 
 impl Core {
     /// Looks at the host's own firewall; whether something of ours there has to be put right.
@@ -35,10 +37,50 @@ impl Core {
     pub(super) async fn is_drift(&mut self, sign: &Sign) -> bool {
         match sign {
             Sign::Changed => true,
+            Sign::Rules(place) => {
+                self.torn.insert(place.clone());
+                true
+            }
             Sign::Neighbour => false,
             Sign::Renamed { from, to } => self.rename_back(from, to).await,
             Sign::Gone(device) => self.lacks(Kind::Device, device).await,
             Sign::Down(device) => self.lacks(Kind::Up, device).await,
+        }
+    }
+
+    /// Puts our table right in one netfilter, before everything is looked at, which takes several times
+    /// as long: denied traffic may pass meanwhile. Then it ends the connections that were opened in
+    /// between. What fails here is done by the look that follows.
+    pub(super) async fn mend_rules(
+        &mut self,
+        place: &Place,
+        facts: &Projection,
+        allowed: &Allowed,
+    ) {
+        let Ok(seen) = self.datapath.rules(place).await else {
+            return;
+        };
+        let before = self.known.clone();
+        let known = before.iter().map(|(key, _)| key);
+        let gone = known.filter(|key| key.kind.is_of_table() && key.place.netfilter() == *place);
+        gone.for_each(|key| self.known.remove(key));
+        seen.resources()
+            .for_each(|resource| self.known.insert(resource.clone()));
+        self.before = Some(before);
+        let kind = self.params.kind;
+        let mut concerned = tenants(facts, &self.locals, &self.params);
+        concerned.retain(|it| Place::Domain(domain_name(kind, it)).netfilter() == *place);
+        let host = *place == Place::Host;
+        let tenants = concerned.clone();
+        let mended = self.part(facts, Concerned { host, tenants }, allowed).await;
+        if mended.is_ok() && self.was_in_sync {
+            let (locals, params) = (&self.locals, &self.params);
+            let ending = self
+                .ending
+                .strays(facts, &concerned, locals, params, &self.datapath);
+            if let Err(error) = ending.await {
+                tracing::warn!(error, "can't end what was opened while our rules were gone");
+            }
         }
     }
 
@@ -123,7 +165,7 @@ fn kind_of(kind: Kind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{Place, Resource, Up};
+    use crate::resource::{Resource, Up};
 
     fn up(device: &str) -> Resource {
         let (place, device) = (Place::Host, device.to_owned());

@@ -4,7 +4,8 @@
 //! rules of that revision: what was done is on disk, told by the cluster and the revision. A node
 //! that has no such file starts with what is in the log by then; it ends nothing for the past.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bus_schema::node::Flow;
@@ -77,6 +78,62 @@ impl Ending {
         self.remember((cluster, asked))
     }
 
+    /// Ends connections of these tenants that were opened while somebody had taken our rules away:
+    /// they bear no mark, or the mark of the rules' present revision although the rules deny them.
+    /// Those of earlier revisions stay: a new rule ends no connection.
+    pub(super) async fn strays(
+        &self,
+        facts: &Projection,
+        tenants: &BTreeSet<TenantName>,
+        locals: &Locals,
+        params: &Params,
+        datapath: &Datapath,
+    ) -> Result<(), String> {
+        for (name, fact) in facts.tenants.iter().filter(|(it, _)| tenants.contains(*it)) {
+            let place = Place::Domain(domain_name(params.kind, name));
+            let all = datapath
+                .connections(&place, zone(facts, name, params.kind))
+                .await;
+            let all = all.map_err(|error| error.to_string())?;
+            let present = fact.ruled().0 as u16;
+            let (unmarked, marked): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|it| it.opener == GroupId(0));
+            let receiver = self.receiver(name, locals);
+            let unmarked = unmarked
+                .into_iter()
+                .filter(|it| receiver(it.to.into()) != End::Unknown);
+            let mut these: Vec<_> = unmarked.collect();
+            let policies: Vec<_> = fact.policies.keys().cloned().collect();
+            let fresh = marked.into_iter().filter(|it| it.revision == present);
+            these.extend(self.those((name, fact), locals, &policies, fresh.collect()));
+            if !these.is_empty() {
+                let ended = datapath.end(&place, these).await;
+                let ended = ended.map_err(|error| error.to_string())?;
+                tracing::warn!(tenant = %name, ended, "ended connections that were opened while our rules were gone");
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has an address, as far as this node knows.
+    fn receiver(&self, name: &TenantName, locals: &Locals) -> impl Fn(IpAddr) -> End {
+        let view = self.view.borrow().clone();
+        let own = locals.values().filter(|it| it.tenant == *name).cloned();
+        let own = own.flat_map(|it| {
+            let addresses = it.addresses.clone();
+            addresses
+                .into_iter()
+                .map(move |address| (address, it.group.clone()))
+        });
+        let own: BTreeMap<IpAddr, _> = own.collect();
+        let name = name.clone();
+        move |address| match (own.get(&address), view.at(&name, address)) {
+            (Some(group), _) => End::Endpoint(group.clone()),
+            (None, Some(endpoint)) => End::Endpoint(endpoint.group.clone()),
+            (None, None) => End::Unknown,
+        }
+    }
+
     /// The connections that must end.
     fn those(
         &self,
@@ -85,15 +142,7 @@ impl Ending {
         policies: &[PolicyName],
         mut all: Vec<Connection>,
     ) -> Vec<Connection> {
-        let view = self.view.borrow().clone();
-        let own = locals.values().filter(|it| it.tenant == *name);
-        let own = own.flat_map(|it| it.addresses.iter().map(move |address| (*address, it)));
-        let own: BTreeMap<_, _> = own.collect();
-        let receiver = |address| match (own.get(&address), view.at(name, address)) {
-            (Some(local), _) => End::Endpoint(local.group.clone()),
-            (None, Some(endpoint)) => End::Endpoint(endpoint.group.clone()),
-            (None, None) => End::Unknown,
-        };
+        let receiver = self.receiver(name, locals);
         let mut cache = Cache::default();
         all.retain(|connection| {
             let flow = flow(name, connection);

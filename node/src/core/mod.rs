@@ -92,6 +92,8 @@ pub struct Core {
     incomplete: bool,
     watching: Watching,
     healings: Healings,
+    /// Places in whose netfilter somebody changed our table.
+    torn: BTreeSet<Place>,
     /// What was known before it was looked, until what differs is put right.
     before: Option<State>,
     /// What this step did in the kernel.
@@ -147,6 +149,7 @@ impl Core {
             was_in_sync: false,
             look: Look::wanted(now),
             incomplete: false,
+            torn: BTreeSet::new(),
             watching,
             healings,
             before: None,
@@ -283,6 +286,9 @@ impl Core {
         };
         // What is there has to be known before anything is added to it.
         let look = (!replaying || self.kept.is_none()) && self.look.is_due(Instant::now());
+        for place in std::mem::take(&mut self.torn) {
+            self.mend_rules(&place, facts, &allowed).await;
+        }
         let outcome = if look {
             self.everything(facts, &allowed).await
         } else {

@@ -60,7 +60,7 @@ pub use self::monitor::{Sign, Signs};
 use self::netlink::{Mode, Socket, is_absence};
 use self::netns::Namespace;
 use self::nftables::Nftables;
-use self::observe::View;
+use self::observe::Part;
 pub(crate) use self::scratch::Scratch;
 use crate::reconcile::Op;
 use crate::resource::{OuterDrop, Place, State};
@@ -215,7 +215,12 @@ struct Inside {
 
 impl Inside {
     /// `makers`: the ports of sockets elsewhere by which devices are put here.
-    async fn open(namespace: Namespace, makers: &[u32], signing: Signing) -> io::Result<Self> {
+    async fn open(
+        place: Place,
+        namespace: Namespace,
+        makers: &[u32],
+        signing: Signing,
+    ) -> io::Result<Self> {
         let socket = Arc::new(Socket::open(&namespace).await?);
         let nftables = Nftables::open(&namespace).await?;
         let ours = Ours {
@@ -223,7 +228,7 @@ impl Inside {
             nftables: nftables.port(),
         };
         Ok(Self {
-            _monitor: Monitor::start(&namespace, &socket, ours, signing).await?,
+            _monitor: Monitor::start(place, &namespace, &socket, ours, signing).await?,
             conntrack: Conntrack::open(&namespace).await?,
             namespace,
             socket,
@@ -252,7 +257,7 @@ impl Datapath {
         };
         let host = Namespace::open(&path).map_err(failed)?;
         let (signing, signs) = monitor::signs();
-        let host = Inside::open(host, &[], signing.clone()).await;
+        let host = Inside::open(Place::Host, host, &[], signing.clone()).await;
         Ok(Self {
             inner: Arc::new(Inner {
                 kind,
@@ -343,7 +348,7 @@ impl Datapath {
             .places(scope)
             .map_err(failure("list domains", &Place::Host))?
         {
-            let seen = match self.observe_place(&place).await {
+            let seen = match self.observe_place(&place, Part::Whole).await {
                 Err(error) if is_absence(&error) && place != Place::Host => State::default(),
                 seen => seen.map_err(failure("observe", &place))?,
             };
@@ -379,21 +384,6 @@ impl Datapath {
                 name.starts_with(Place::NAMESPACE) && netns::is_namespace(&self.path_of(name))
             })
             .collect())
-    }
-
-    async fn observe_place(&self, place: &Place) -> io::Result<State> {
-        let namespace = self.namespace(place).await?;
-        let socket = self.socket(place).await?;
-        let view = View {
-            namespace: &namespace,
-            socket: &socket,
-            kind: match place.own_namespace() {
-                Some(_) => DomainKind::Netns,
-                None => self.kind(),
-            },
-            place: place.clone(),
-        };
-        view.observe().await
     }
 
     /// The connections of a domain, whose conntrack zone is `zone`.
@@ -575,7 +565,13 @@ impl Datapath {
         }
         // Devices are made from the host's socket.
         let makers = [self.inner.host.socket.port()];
-        let inside = Inside::open(namespace, &makers, self.inner.signing.clone()).await?;
+        let inside = Inside::open(
+            place.clone(),
+            namespace,
+            &makers,
+            self.inner.signing.clone(),
+        )
+        .await?;
         let found = what(&inside);
         all.insert(name.to_owned(), inside);
         Ok(found)

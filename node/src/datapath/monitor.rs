@@ -24,7 +24,7 @@ use super::netlink::Socket;
 use super::netns::Namespace;
 use super::wire::{NETLINK_NETFILTER, attributes, messages};
 use super::{observe, program};
-use crate::resource::{ROUTE_PROTOCOL, TABLE};
+use crate::resource::{Place, ROUTE_PROTOCOL, TABLE};
 
 /// Signs that wait for the core; when there are more, that is a sign as well.
 const WAITING: usize = 256;
@@ -49,6 +49,8 @@ pub enum Sign {
     /// Somebody changed a route, a neighbor, an address or a rule of ours, or more happened than
     /// could be heard.
     Changed,
+    /// Somebody changed our table in this place's netfilter.
+    Rules(Place),
     /// Somebody changed rules that aren't ours, and may let our packets pass or not.
     Neighbour,
     /// A device with a name of ours was gone when this was said.
@@ -111,16 +113,17 @@ impl Signs {
         }
     }
 
-    /// Forgets what was heard, since whoever looks at everything sees it; but for names.
+    /// Forgets what was heard, since whoever looks at everything sees it; but for names, and for our
+    /// tables, which are put right before.
     pub fn clear(&mut self) -> Vec<Sign> {
         self.overflowed.store(false, Ordering::Relaxed);
-        let mut renamed = Vec::new();
+        let mut kept = Vec::new();
         while let Ok(sign) = self.signs.try_recv() {
-            if matches!(sign, Sign::Renamed { .. }) {
-                renamed.push(sign);
+            if matches!(sign, Sign::Renamed { .. } | Sign::Rules(_)) {
+                kept.push(sign);
             }
         }
-        renamed
+        kept
     }
 }
 
@@ -138,8 +141,9 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// `socket` is in the namespace.
+    /// `socket` is in the namespace, which is `place`'s.
     pub(super) async fn start(
+        place: Place,
         namespace: &Namespace,
         socket: &Socket,
         ours: Ours,
@@ -171,7 +175,7 @@ impl Monitor {
         let of_route = move |bytes: &[u8]| links.signs(bytes);
         let route = tokio::spawn(listen(route, signs.clone(), of_route));
         let nft = tokio::spawn(listen(nft, signs, move |bytes| {
-            nft_signs(bytes, ours.nftables)
+            nft_signs(bytes, ours.nftables, &place)
         }));
         Ok(Self {
             _tasks: [route, nft].map(AbortOnDropHandle::new),
@@ -293,7 +297,7 @@ fn is_ours(name: &str) -> bool {
 
 /// What was done to our table, or to somebody's rules, neither by a process of ours nor by our
 /// socket with this port.
-fn nft_signs(bytes: &[u8], port: u32) -> Vec<Sign> {
+fn nft_signs(bytes: &[u8], port: u32, place: &Place) -> Vec<Sign> {
     let (mut ours, mut others) = (false, false);
     for message in messages(bytes) {
         let by_us = message.port == port || program::is_ours(message.port);
@@ -308,7 +312,10 @@ fn nft_signs(bytes: &[u8], port: u32) -> Vec<Sign> {
             _ => others |= NFT_RULES.contains(&(message.kind & 0xff)),
         }
     }
-    let signs = [(ours, Sign::Changed), (others, Sign::Neighbour)];
+    let signs = [
+        (ours, Sign::Rules(place.clone())),
+        (others, Sign::Neighbour),
+    ];
     let signs = signs.into_iter().filter(|(is, _)| *is);
     signs.map(|(_, sign)| sign).collect()
 }

@@ -32,9 +32,9 @@ use netlink_packet_route::route::{
 };
 
 use super::elements;
-use super::netlink::Socket;
+use super::netlink::{Socket, is_absence};
 use super::netns::Namespace;
-use super::{nft, passage, sysctl};
+use super::{Datapath, DatapathError, failure, nft, passage, sysctl};
 use crate::resource::{
     Address, Chain, DNS_ADDRESS, Domain, Fdb, Neighbor, Place, ROUTE_PROTOCOL, Resource, Route,
     RouteTarget, Rule, RuleChain, RuleMap, State, Sysctl, Table, Unseen, Up, Veth, Vxlan, zone_of,
@@ -73,7 +73,52 @@ impl Owners {
     }
 }
 
+/// What of a namespace is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    Rules,
+}
+
+impl Datapath {
+    /// What our table holds in this place's netfilter: rules, maps and elements, of every domain that
+    /// shares it.
+    pub async fn rules(&self, place: &Place) -> Result<State, DatapathError> {
+        let place = place.netfilter();
+        match self.observe_place(&place, Part::Rules).await {
+            Err(error) if is_absence(&error) && place != Place::Host => Ok(State::default()),
+            seen => seen.map_err(failure("observe", &place)),
+        }
+    }
+
+    pub(super) async fn observe_place(&self, place: &Place, part: Part) -> io::Result<State> {
+        let namespace = self.namespace(place).await?;
+        let socket = self.socket(place).await?;
+        let view = View {
+            namespace: &namespace,
+            socket: &socket,
+            kind: match place.own_namespace() {
+                Some(_) => DomainKind::Netns,
+                None => self.kind(),
+            },
+            place: place.clone(),
+        };
+        match part {
+            Part::Whole => view.observe().await,
+            Part::Rules => view.rules().await,
+        }
+    }
+}
+
 impl View<'_> {
+    async fn rules(&self) -> io::Result<State> {
+        let mut state = State::default();
+        let links = self.socket.links().await?;
+        let owners = self.owners(&links, &mut State::default());
+        self.firewall(&owners, &mut state).await?;
+        Ok(state)
+    }
+
     pub(super) async fn observe(&self) -> io::Result<State> {
         let mut state = State::default();
         let links = self.socket.links().await?;

@@ -122,6 +122,13 @@ pub enum Kind {
     Passage,
 }
 
+impl Kind {
+    /// Whether our nft table holds it.
+    pub fn is_of_table(self) -> bool {
+        matches!(self, Self::Table | Self::Map | Self::Chain | Self::Element)
+    }
+}
+
 impl Resource {
     pub fn place(&self) -> &Place {
         match self {
