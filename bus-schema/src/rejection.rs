@@ -343,6 +343,15 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Whether it refuses a tenant, a network or a group that isn't in the part of the log that was
+    /// read.
+    pub fn is_of_an_unknown_name(&self) -> bool {
+        matches!(
+            self,
+            Self::TenantUnknown { .. } | Self::NetworkUnknown { .. } | Self::GroupUnknown { .. }
+        )
+    }
+
     /// What to print of a rejection that came with `text` beside it.
     pub fn told(&self, text: Option<String>) -> String {
         match (self, text) {

@@ -277,6 +277,7 @@ impl Cni {
                 "{details}; this node hasn't caught up with the log"
             )),
             AttachError::Rejected(Rejection::PoolExhausted { .. })
+            | AttachError::LogUnread(_)
             | AttachError::Unreachable { .. } => Failure::try_again(details),
             AttachError::Rejected(_) => Failure::config(details),
             AttachError::AddressInUse(..)

@@ -135,11 +135,19 @@ impl<E: Endpoints> Driver<E> {
         let named = Meaning::from_options(options)?.is_some();
         let projection = self.projection.borrow();
         let meaning = pool::resolve(&projection, options, subnets.first().copied());
-        meaning.map_err(|error| match error {
-            Unresolved::SubnetDiffers { .. } => DriverError::ForeignIpam,
-            Unresolved::NoSubnet(_) if !named => DriverError::ForeignIpam,
-            other => other.into(),
+        meaning.map_err(|error| match self.unresolved(error) {
+            DriverError::Unresolved(Unresolved::SubnetDiffers { .. }) => DriverError::ForeignIpam,
+            DriverError::Unresolved(Unresolved::NoSubnet(_)) if !named => DriverError::ForeignIpam,
+            other => other,
         })
+    }
+
+    /// What a node that hasn't read the log doesn't know may exist.
+    pub(super) fn unresolved(&self, error: Unresolved) -> DriverError {
+        match error.is_of_an_unknown_name() && !self.endpoints.has_read_log() {
+            true => AttachError::LogUnread(error.to_string()).into(),
+            false => error.into(),
+        }
     }
 
     /// What the engine believes to be without endpoints has none: a leftover goes with it.

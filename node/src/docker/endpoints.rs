@@ -47,6 +47,9 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
 
     fn list(&self) -> Vec<LocalEndpoint>;
 
+    /// Whether this node was in sync with the log since its start.
+    fn has_read_log(&self) -> bool;
+
     fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint>;
 
     fn describe(
@@ -93,6 +96,10 @@ impl Endpoints for EndpointsHandle {
 
     fn list(&self) -> Vec<LocalEndpoint> {
         self.list()
+    }
+
+    fn has_read_log(&self) -> bool {
+        self.has_read_log()
     }
 
     fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {

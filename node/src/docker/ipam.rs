@@ -36,9 +36,11 @@ impl<E: Endpoints> Driver<E> {
         }
         let options = call.options.clone().unwrap_or_default();
         let projection = self.projection.borrow();
-        let meaning = pool::resolve(&projection, &options, subnet)?;
+        let unresolved = |error| self.unresolved(error);
+        let meaning = pool::resolve(&projection, &options, subnet).map_err(unresolved)?;
         let v6 = subnet.map_or(call.v6, |subnet| subnet.addr().is_ipv6());
-        let subnet = pool::pool_of(meaning.spec(&projection)?, v6)?.subnet;
+        let spec = meaning.spec(&projection).map_err(unresolved)?;
+        let subnet = pool::pool_of(spec, v6)?.subnet;
         let space = Space::named(&call.address_space);
         Ok((PoolId { space, v6, meaning }, subnet))
     }
@@ -54,7 +56,9 @@ impl<E: Endpoints> Driver<E> {
         };
         let (subnet, gateway) = {
             let projection = self.projection.borrow();
-            let pool = pool::pool_of(id.meaning.spec(&projection)?, id.v6)?;
+            let spec = id.meaning.spec(&projection);
+            let spec = spec.map_err(|error| self.unresolved(error))?;
+            let pool = pool::pool_of(spec, id.v6)?;
             (pool.subnet, pool.gateway)
         };
         let kind = call.options.as_ref().and_then(|o| o.get(ADDRESS_TYPE));

@@ -95,6 +95,16 @@ impl Meaning {
     }
 }
 
+impl Unresolved {
+    /// Whether what it names isn't in the part of the log that was read.
+    pub(super) fn is_of_an_unknown_name(&self) -> bool {
+        matches!(
+            self,
+            Self::Unknown { .. } | Self::UnknownGroup { .. } | Self::NoSubnet(_)
+        )
+    }
+}
+
 impl fmt::Display for Meaning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.tenant, self.network)?;

@@ -312,6 +312,23 @@ impl EndpointsHandle {
         answered.await.map_err(|_| stopping())?
     }
 
+    /// Whether this node was in sync with the log since its start: what it doesn't know then doesn't
+    /// exist.
+    pub fn has_read_log(&self) -> bool {
+        self.kernel.borrow().was_in_sync
+    }
+
+    /// Waits until this node has read the log: what is unknown before may be in it.
+    async fn log_read(&self, deadline: Instant, unknown: &Rejection) -> Result<(), AttachError> {
+        let mut kernel = self.kernel.clone();
+        let read = kernel.wait_for(|kernel| kernel.was_in_sync);
+        let read = timeout_at(deadline, read).await;
+        let unread = || AttachError::LogUnread(unknown.to_string());
+        read.is_ok_and(|it| it.is_ok())
+            .then_some(())
+            .ok_or_else(unread)
+    }
+
     /// Asks the manager until it needs no further block.
     async fn with_block<T>(
         &self,
@@ -320,7 +337,15 @@ impl EndpointsHandle {
         promised: bool,
         message: impl Fn(Haste, Answer<Step<T>>) -> Inbox,
     ) -> Result<T, AttachError> {
-        if let Step::Done(done) = self.ask(|it| message(Haste::Rested, it)).await? {
+        let ask = || self.ask(|it| message(Haste::Rested, it));
+        let first = match ask().await {
+            Err(AttachError::Rejected(unknown)) if unknown.is_of_an_unknown_name() => {
+                self.log_read(deadline, &unknown).await?;
+                ask().await
+            }
+            first => first,
+        };
+        if let Step::Done(done) = first? {
             return Ok(done);
         }
         let turn = self.turn(key);

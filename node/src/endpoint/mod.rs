@@ -164,6 +164,10 @@ pub enum AttachError {
         network: NetworkName,
         reason: String,
     },
+    #[error(
+        "this node hasn't read the cluster's log yet, so it may be that {0}; try again when `netplugin status` says in-sync (it names what keeps it)"
+    )]
+    LogUnread(String),
     #[error("node {node} holds {address} and {reason}")]
     NotCeded {
         address: IpAddr,

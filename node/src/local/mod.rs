@@ -200,7 +200,9 @@ fn status_of(error: &AttachError) -> StatusCode {
         | AttachError::EndpointDiffers(_)
         | AttachError::NotCeded { .. } => StatusCode::CONFLICT,
         AttachError::EndpointUnknown(_) => StatusCode::NOT_FOUND,
-        AttachError::Unreachable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        AttachError::LogUnread(_) | AttachError::Unreachable { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         AttachError::Journal { .. } | AttachError::Datapath(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

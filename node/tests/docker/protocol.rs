@@ -62,6 +62,31 @@ async fn with_network(plugin: &Plugin) {
 }
 
 #[tokio::test]
+async fn what_is_unknown_before_the_log_is_read_is_not_said_to_be_missing() {
+    let (_folder, plugin) = plugin();
+    plugin.endpoints.state().has_unread_log = true;
+    let unknown = creation(&options("default", "later"), "20.1.9.0/24");
+    let call = "NetworkDriver.CreateNetwork";
+    let error = plugin.refused(call, unknown.clone()).await;
+    assert!(
+        error.contains("hasn't read the cluster's log yet"),
+        "{error}"
+    );
+    let pool = json!({
+        "AddressSpace": "contiv", "Pool": "", "SubPool": "", "V6": false,
+        "Options": options("default", "later"),
+    });
+    let error = plugin.refused("IpamDriver.RequestPool", pool).await;
+    assert!(
+        error.contains("hasn't read the cluster's log yet"),
+        "{error}"
+    );
+    plugin.endpoints.state().has_unread_log = false;
+    let error = plugin.refused(call, unknown).await;
+    assert!(error.contains("doesn't exist on this node: see"), "{error}");
+}
+
+#[tokio::test]
 async fn it_says_what_it_is() {
     let (_folder, plugin) = plugin();
     for (call, answer) in [

@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) described: Vec<(EndpointId, Description)>,
     /// Every attach and reservation waits for ever, as on a bus that doesn't answer.
     pub(crate) hang: bool,
+    /// It hasn't read the log yet.
+    pub(crate) has_unread_log: bool,
     /// Why the kernel doesn't take what is attached.
     pub(crate) refuses: Option<String>,
     last: u32,
@@ -228,6 +230,10 @@ impl Endpoints for Memory {
                 .expect("nsenter runs");
         }
         Ok(())
+    }
+
+    fn has_read_log(&self) -> bool {
+        !self.state().has_unread_log
     }
 
     fn list(&self) -> Vec<LocalEndpoint> {
