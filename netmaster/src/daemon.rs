@@ -96,6 +96,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     tasks.spawn_local(react(Rc::clone(&registry), shared.clone(), client.clone()));
     let desk = Rc::new(Desk::new(client.clone(), registry, shared.clone(), since));
+    tasks.spawn_local(gateway::resume(Rc::clone(&desk)));
     let gateway = gateway::serve(desk, config.name.clone())
         .await
         .map_err(|e| anyhow::anyhow!("serving on the bus: {e}"))?;

@@ -9,6 +9,8 @@ mod command;
 mod query;
 mod removal;
 
+pub(crate) use removal::resume;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};

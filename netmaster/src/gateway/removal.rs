@@ -3,6 +3,7 @@
 //! deadline goes on by the reactions of `process`. A group goes when all nodes answered that they
 //! hold none of it; no log can tell that, so the same command asks again.
 
+mod resume;
 mod target;
 
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use super::Desk;
 use super::command::execute;
 use crate::init::now;
 
+pub(crate) use self::resume::resume;
 pub(super) use self::target::Target;
 
 /// Time kept for the answer's way back, in milliseconds.
@@ -131,6 +133,12 @@ impl Closing<'_> {
             .read(|view| nodes.iter().any(|node| view.alive(node, now())))
     }
 
+    fn all_alive(&self, nodes: &[NodeName]) -> bool {
+        self.desk
+            .shared
+            .read(|view| nodes.iter().all(|node| view.alive(node, now())))
+    }
+
     /// Asks every node at once about what was closed at `closed`. Of a group, those who can't
     /// answer are asked again for a while: a node that just starts is no reason to wait for the
     /// operator. A network's go on by the log.
@@ -203,6 +211,8 @@ impl Closing<'_> {
                 endpoints.sort();
                 Reply::rejected(self.target.in_use(endpoints), revision)
             }
+            // Another netmaster, or the resumed removal, opened it before.
+            Reply::Rejected { .. } if matches!(self.stand(None), Stand::Open) => self.reopened(),
             rejected @ Reply::Rejected { .. } => rejected,
             Reply::Unknown { reason, .. } => self.unknown(&reason),
         }

@@ -315,6 +315,10 @@ impl View {
         self.tenants.values().flat_map(|t| t.networks.values())
     }
 
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &GroupView> {
+        self.tenants.values().flat_map(|t| t.groups.values())
+    }
+
     /// Networks of which a node holds blocks.
     pub(crate) fn held_by(&self, node: &NodeName) -> Vec<NetworkName> {
         self.networks()

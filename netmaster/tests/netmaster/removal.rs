@@ -170,6 +170,30 @@ async fn a_silent_node_is_named_and_the_removal_goes_on_when_it_answers() {
 }
 
 #[tokio::test]
+async fn a_held_network_is_open_again_when_its_node_is_back_and_uses_it() {
+    let (_bus, _master, api, _) = with_block().await;
+    api.rejected(remove(Removal::Close)).await;
+    assert_eq!(api.networks(Revision(0)).await, ["default/web (closing)"]);
+    let used = EndpointUse {
+        endpoint: "e1".parse().expect("a name"),
+        node: node("n1"),
+        name: Some("db".to_owned()),
+        address: "20.1.1.2".parse().expect("an address"),
+    };
+    let reply = NodeReply::InUse {
+        endpoints: vec![used],
+    };
+    play(&api, reply, None).await;
+    until("the network is open again", async || {
+        api.status("n1", Revision(0)).await;
+        let networks = api.networks(Revision(0)).await;
+        (networks == ["default/web"]).then_some(())
+    })
+    .await;
+    lease(&api, "n1").await;
+}
+
+#[tokio::test]
 async fn a_held_network_is_kept_or_forced() {
     let (_bus, _master, api, _) = with_block().await;
     api.rejected(remove(Removal::Close)).await;
@@ -277,5 +301,6 @@ async fn a_wait_names_who_lags_and_ends_when_all_have_applied() {
         panic!("{answer:?}");
     };
     assert_eq!(waited.until, end);
+    assert!(waited.unpublished.is_empty(), "{waited:?}");
     assert!(waited.lagging.is_empty(), "{waited:?}");
 }
