@@ -37,6 +37,10 @@ pub struct NodeStatus {
     pub domain: DomainKind,
     /// Local endpoints.
     pub endpoints: u64,
+    /// Endpoints that other nodes see otherwise than they are here, because the bus hasn't
+    /// acknowledged them yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unpublished: u64,
     /// Blocks leased to it.
     pub blocks: u64,
     /// What an operator should know, the worst grade first.
@@ -52,6 +56,11 @@ pub struct NodeStatus {
     /// node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What became of the messages that a node's name servers got.

@@ -140,6 +140,10 @@ pub struct Waited {
     pub until: Revision,
     /// Live nodes that haven't applied it, with what they have applied.
     pub lagging: BTreeMap<NodeName, Revision>,
+    /// Live nodes with endpoints that aren't published yet, and how many; filled by a wait for all
+    /// there is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unpublished: BTreeMap<NodeName, u64>,
     /// Nodes that nobody has heard of for a while; they are not waited for.
     pub silent: Vec<NodeName>,
 }

@@ -26,6 +26,26 @@ pub const ENDPOINTS: &str = "ENDPOINTS";
 /// What ENDPOINTS said, kept by age.
 pub const HISTORY: &str = "HISTORY";
 
+/// All streams of a cluster.
+pub const STREAMS: [&str; 3] = [LOG, ENDPOINTS, HISTORY];
+
+/// What is wrong and what to do where the bus has no stream of this name.
+pub fn missing(stream: &str) -> String {
+    match stream {
+        LOG => "the stream LOG doesn't exist on this bus: `netmaster init` starts a cluster; where there was one, restore its stream from a backup instead".to_owned(),
+        _ => format!("the stream {stream} doesn't exist on this bus: `netmaster init` creates it again and changes nothing else"),
+    }
+}
+
+/// What is wrong and what to do where the bus answers, but acknowledges no write. (Tried with
+/// nats-server 2.15 on a full disk: it answers reads, never answers writes, and goes on so after
+/// room was made, until it is restarted.)
+pub const NOT_WRITTEN: &str = "nats-server answers but acknowledges no write: it has no majority of its servers, or its disk is full or broken (its log says `write error`); make room, then restart nats-server: it writes nothing before";
+
+/// What is wrong and what to do where the bus runs without JetStream. (nats-server 2.15 switches it
+/// off when it can't write a stream's own files.)
+pub const NO_JETSTREAM: &str = "nats-server runs without JetStream: start it with this project's nats.conf, or with -js (--jetstream); where it ran with it before, its disk is full or broken: make room, then restart nats-server";
+
 pub const LOG_ALL: &str = "contiv.log.>";
 pub const ENDPOINT_ALL: &str = "contiv.endpoint.>";
 pub const EVENTS_ALL: &str = "contiv.events.>";

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use bus_schema::{Revision, subject};
 use futures::StreamExt;
+use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,6 +17,8 @@ use crate::failure::Failure;
 const ALL_ANSWER: Duration = Duration::from_millis(800);
 /// After one answer, how long others are waited for.
 const MORE: Duration = Duration::from_millis(200);
+/// nats-server's number for a stream that isn't there.
+const STREAM_NOT_FOUND: u64 = 10_059;
 const ASK: Duration = Duration::from_secs(3);
 
 /// A netmaster, by the NATS services protocol.
@@ -26,6 +29,8 @@ pub(crate) struct Master {
     /// How far it has read the log.
     pub(crate) revision: Option<Revision>,
     pub(crate) clock: Option<Clock>,
+    /// Why the log takes none of its appends, where that is so.
+    pub(crate) unwritten: Option<String>,
 }
 
 /// Somebody else's time, and when we asked and heard of it; milliseconds since 1970.
@@ -151,6 +156,8 @@ fn master(payload: &[u8], asked: u64, heard: u64) -> Option<Master> {
         netmaster: String,
         revision: Revision,
         at: u64,
+        #[serde(default)]
+        unwritten: Option<String>,
     }
     let stats: Stats = serde_json::from_slice(payload).ok()?;
     let data = stats.endpoints.into_iter().find_map(|it| it.data);
@@ -158,29 +165,51 @@ fn master(payload: &[u8], asked: u64, heard: u64) -> Option<Master> {
         name: data.as_ref().map_or(stats.id, |it| it.netmaster.clone()),
         version: stats.version,
         revision: data.as_ref().map(|it| it.revision),
-        clock: data.map(|it| Clock {
+        clock: data.as_ref().map(|it| Clock {
             asked,
             says: it.at,
             heard,
         }),
+        unwritten: data.and_then(|it| it.unwritten),
     })
 }
 
 /// What the bus says of the log's stream. An error says why there is none.
 pub(crate) async fn log(bus: &Client) -> Result<Log, String> {
-    let to = format!("$JS.API.STREAM.INFO.{}", subject::LOG);
     let asked = client::now();
+    let info = stream(bus, subject::LOG).await?;
+    let heard = client::now();
+    Ok(log_of(&info, &bus.server_info().server_name, asked, heard))
+}
+
+/// What is wrong with the streams beside the log, each with what to do.
+pub(crate) async fn troubles(bus: &Client) -> Vec<String> {
+    let beside = [subject::ENDPOINTS, subject::HISTORY];
+    let asked = join_all(beside.map(|name| stream(bus, name))).await;
+    asked.into_iter().filter_map(Result::err).collect()
+}
+
+/// What JetStream says of a stream.
+async fn stream(bus: &Client, name: &str) -> Result<Value, String> {
+    let to = format!("$JS.API.STREAM.INFO.{name}");
     let request = async_nats::Request::new().timeout(Some(ASK));
     let answer = bus.send_request(to, request).await;
-    let heard = client::now();
-    let message = answer.map_err(|error| format!("JetStream doesn't answer: {error}"))?;
+    let message = answer.map_err(|error| match bus.server_info().jetstream {
+        true => format!(
+            "JetStream doesn't answer: {error}; where nats-server's disk is full or broken (its log says so), make room, then restart nats-server"
+        ),
+        false => subject::NO_JETSTREAM.to_owned(),
+    })?;
     let info: Value = serde_json::from_slice(&message.payload)
         .map_err(|error| format!("JetStream's answer can't be read: {error}"))?;
-    if let Some(error) = info.get("error") {
-        let text = error["description"].as_str().unwrap_or("an error");
-        return Err(format!("the log can't be asked: {text}"));
+    match info.get("error") {
+        None => Ok(info),
+        Some(error) if error["err_code"] == STREAM_NOT_FOUND => Err(subject::missing(name)),
+        Some(error) => {
+            let text = error["description"].as_str().unwrap_or("an error");
+            Err(format!("the stream {name} can't be asked: {text}"))
+        }
     }
-    Ok(log_of(&info, &bus.server_info().server_name, asked, heard))
 }
 
 fn log_of(info: &Value, server: &str, asked: u64, heard: u64) -> Log {
@@ -236,7 +265,7 @@ fn follower(info: &Value) -> Server {
 
 impl Master {
     pub(crate) fn value(&self) -> Value {
-        json!({"name": self.name, "version": self.version, "revision": self.revision})
+        json!({"name": self.name, "version": self.version, "revision": self.revision, "unwritten": self.unwritten})
     }
 }
 

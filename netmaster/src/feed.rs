@@ -101,7 +101,7 @@ pub(crate) enum FeedError {
         "the log was replaced under this netmaster ({0}): it ends here, and serves the new log when it is started again"
     )]
     Replaced(String),
-    #[error("the stream LOG doesn't exist: run `netmaster init` once")]
+    #[error("{}", subject::missing(subject::LOG))]
     NoLog,
     #[error("{0}")]
     Trouble(String),
@@ -252,7 +252,10 @@ async fn stream(context: &jetstream::Context, name: &str) -> Result<Stream, Feed
         GetStreamErrorKind::JetStream(error)
             if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
         {
-            FeedError::NoLog
+            match name {
+                subject::LOG => FeedError::NoLog,
+                _ => trouble(subject::missing(name)),
+            }
         }
         _ => trouble(e),
     })

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{self, BusHandle, Facts, Farewell, Identity};
+use crate::bus::{self, BusHandle, Facts, Farewell, Identity, Published};
 use crate::cleanup::Cleaner;
 use crate::cni::Cni;
 use crate::core::{Core, Ending, Progress, Tells, Watching, underlay_mtu};
@@ -43,7 +43,16 @@ use crate::outer_drops::OuterDrops;
 use crate::projection::{EndpointsView, Projection};
 use crate::status::Sources;
 use crate::store::{self, Disk};
-use crate::{dns, docker, viewer};
+use crate::{dns, docker, underlay, viewer};
+
+/// How a run ended that went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop, or one of its tasks ended.
+    Stopped,
+    /// The underlay has another address: it is to be started again.
+    Moved,
+}
 
 /// What `netplugin run` was told.
 #[derive(Debug, Clone)]
@@ -51,6 +60,8 @@ pub struct Config {
     pub name: NodeName,
     pub machine: MachineId,
     pub vtep: IpAddr,
+    /// `--underlay`, which meant `vtep`.
+    pub underlay: String,
     /// Absent: VRF when the kernel has it, else netns.
     pub domain: Option<DomainKind>,
     pub nats: String,
@@ -86,7 +97,7 @@ pub enum StartError {
 }
 
 /// Runs until `shutdown` resolves. Forwarding goes on after it.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<Ended, StartError> {
     let datapath = Datapath::open(Options {
         host: None,
         netns_dir: config.netns_dir.clone(),
@@ -163,6 +174,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         },
         outer_drops: outer_drops.clone(),
     };
+    let address = watch::Sender::new(underlay::Change::None);
+    let published = watch::Sender::new(Published::default());
     let sources = Sources {
         dns: dns.clone(),
         healing: healings.subscribe(),
@@ -173,6 +186,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         facts: facts.subscribe(),
         saved: facts.saved(),
         snapshots: endpoints.snapshots(),
+        kernel: endpoints.kernel(),
+        published: published.subscribe(),
+        address: address.subscribe(),
         engine: docker.status.clone(),
         engine_alarms: docker.alarms.clone(),
         alarms,
@@ -246,7 +262,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     ));
     tasks.spawn(bus::run(bus::Parts {
         url: config.nats,
-        me,
+        me: me.clone(),
         facts: facts.clone(),
         view: view.clone(),
         log,
@@ -256,12 +272,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         questions,
         status: status_rx,
         asks,
+        published,
     }));
     // The sockets answer: an engine may start now (`Before=docker.service`). Without systemd's
     // Type=notify nobody listens.
     sd_notify::notify(&[NotifyState::Ready]).ok();
+    let moved = underlay::watch(config.underlay, me.vtep, address);
+    let mut ended_as = Ended::Stopped;
     tokio::select! {
         () = shutdown => tracing::info!("stopping; forwarding goes on"),
+        () = moved => {
+            ended_as = Ended::Moved;
+            tracing::warn!("the underlay has another address: starting again with it");
+        }
         ended = tasks.join_next() => {
             tracing::error!(?ended, "a task of netplugin ended; stopping, forwarding goes on");
         }
@@ -273,7 +296,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     drop((view, facts));
     drop(docker);
     drop(tasks);
-    Ok(())
+    Ok(ended_as)
 }
 
 fn load(config: &Config) -> Result<(Disk, Projection, Vec<Alarm>), StartError> {

@@ -9,14 +9,14 @@ use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::core::Watching;
-use node::daemon::{self, Config, StartError};
+use node::daemon::{self, Config, Ended, StartError};
 use node::datapath::DatapathError;
 use node::dns;
 use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
 use node::local::Detach;
 use node::local::client::{ClientError, ask};
-use node::underlay;
+use node::{store, underlay};
 use telemetry::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -229,9 +229,24 @@ async fn start(run: Run) -> ExitCode {
         Err(error) => return fail(1, &format!("can't listen for signals: {error}")),
     };
     match daemon::run(config, shutdown).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(Ended::Moved) => restart(),
         Err(error) => fail(code_of(&error), &error.to_string()),
     }
+}
+
+/// Becomes a new netplugin in the same process, with the same arguments: so it takes over as after
+/// any restart, whoever supervises it.
+fn restart() -> ExitCode {
+    use std::os::unix::process::CommandExt;
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "netplugin".into());
+    let mut command = std::process::Command::new("/proc/self/exe");
+    let error = command.arg0(name).args(arguments).exec();
+    fail(
+        1,
+        &format!("can't start again with the underlay's new address: {error}"),
+    )
 }
 
 async fn check(run: Run) -> ExitCode {
@@ -292,10 +307,12 @@ fn config(run: Run) -> anyhow::Result<Config> {
         "{} is empty: create it with systemd-machine-id-setup",
         run.machine_id_file.display()
     );
+    let logged = store::logged_vtep(&run.state_dir, &run.name);
     Ok(Config {
         name: run.name,
         machine: MachineId(machine.to_owned()),
-        vtep: underlay::resolve(&run.underlay)?,
+        vtep: underlay::resolve(&run.underlay, logged)?,
+        underlay: run.underlay,
         domain: match run.domain {
             Domain::Auto => None,
             Domain::Vrf => Some(DomainKind::Vrf),

@@ -1,5 +1,6 @@
 //! What the node says of itself, put together from everybody's part.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bus_schema::NodeName;
@@ -9,13 +10,14 @@ use bus_schema::node::{
 };
 use tokio::sync::watch;
 
-use crate::bus::{Identity, pause};
+use crate::bus::{Identity, Own, Published, pause};
 use crate::core::Progress;
 use crate::dns::DnsHandle;
-use crate::endpoint::{LocalEndpoint, Locals, Snapshot};
+use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::metrics;
 use crate::projection::Projection;
 use crate::store::Saved;
+use crate::underlay::Change;
 
 /// Where the parts come from.
 #[derive(Debug)]
@@ -28,6 +30,10 @@ pub struct Sources {
     /// How far the facts are on disk.
     pub saved: watch::Receiver<Saved>,
     pub snapshots: watch::Receiver<Snapshot>,
+    pub kernel: watch::Receiver<Kernel>,
+    pub published: watch::Receiver<Published>,
+    /// Where the machine stands with its outer address.
+    pub address: watch::Receiver<Change>,
     pub engine: watch::Receiver<Option<EngineStatus>>,
     pub engine_alarms: watch::Receiver<Vec<Alarm>>,
     pub dns: DnsHandle,
@@ -39,7 +45,10 @@ pub struct Sources {
 impl Sources {
     pub fn status(&self) -> NodeStatus {
         let facts = self.facts.borrow();
-        let endpoints = self.snapshots.borrow().endpoints.clone();
+        let snapshot = self.snapshots.borrow().clone();
+        let published = self.published.borrow().clone();
+        let own = Own::of(&snapshot, &self.kernel.borrow());
+        let endpoints = snapshot.endpoints;
         let log = self.log.borrow().clone();
         let progress = self.progress.borrow().clone();
         let mut alarms: Vec<Alarm> = log_alarm(&log).into_iter().collect();
@@ -49,7 +58,9 @@ impl Sources {
         alarms.extend(progress.trouble.map(|text| wrong("datapath", text)));
         let hindrances = progress.hindrances.iter();
         alarms.extend(hindrances.map(|it| wrong("host-firewall", it.to_string())));
+        alarms.extend(moved(&self.address.borrow(), self.me.vtep));
         alarms.extend(newer(&facts));
+        alarms.extend(published.trouble.as_deref().map(unpublished));
         let deaf = self.dns.troubles().into_iter();
         alarms
             .extend(deaf.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
@@ -67,6 +78,7 @@ impl Sources {
             engine: self.engine.borrow().clone(),
             domain: self.domain,
             endpoints: endpoints.len() as u64,
+            unpublished: published.lacks(&own),
             blocks: facts.blocks_of(&self.me.node) as u64,
             alarms,
             dns: Some(self.dns.counters()),
@@ -91,6 +103,8 @@ impl Sources {
                 changed = self.facts.changed() => changed.is_err(),
                 changed = self.saved.changed() => changed.is_err(),
                 changed = self.snapshots.changed() => changed.is_err(),
+                changed = self.address.changed() => changed.is_err(),
+                changed = self.published.changed() => changed.is_err(),
                 changed = self.engine.changed() => changed.is_err(),
                 changed = self.healing.changed() => changed.is_err(),
                 changed = self.engine_alarms.changed() => changed.is_err(),
@@ -122,6 +136,29 @@ fn disk_alarm(why: &str, saved: &Saved) -> Alarm {
         saved.revision
     );
     wrong("disk", text)
+}
+
+fn moved(change: &Change, vtep: IpAddr) -> Option<Alarm> {
+    let then = match change {
+        Change::None => return None,
+        Change::To(other) => format!("it is {other} now, and netplugin starts again with it"),
+        Change::Gone(why) => {
+            format!("{why}; give it back, or restart netplugin with another --underlay")
+        }
+    };
+    let text = format!(
+        "no interface has the underlay's address {vtep} any more, so no packet passes between this node and others: {then}"
+    );
+    Some(wrong("underlay-address", text))
+}
+
+fn unpublished(trouble: &str) -> Alarm {
+    wrong(
+        "unpublished",
+        format!(
+            "other nodes don't hear of this node's endpoints, nor it of theirs, so names are missing or old: {trouble}"
+        ),
+    )
 }
 
 fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {

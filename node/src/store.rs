@@ -10,6 +10,7 @@
 mod events;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +172,12 @@ fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
 /// All that was lost is read from the log.
 fn damage_alarm(text: String) -> Alarm {
     Alarm::new(Grade::Warning, "state-damaged", text)
+}
+
+/// The outer address that the saved facts have for this node.
+pub fn logged_vtep(state_dir: &Path, me: &NodeName) -> Option<IpAddr> {
+    let saved = decode(&std::fs::read(state_dir.join("projection")).ok()?)?;
+    saved.nodes.get(me).map(|it| it.vtep)
 }
 
 fn save(path: &Path, projection: &Projection) -> io::Result<()> {

@@ -2,8 +2,19 @@
 
 use std::net::IpAddr;
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+use tokio::sync::watch;
+
+use crate::bus::pause;
+
+/// Between two looks at the machine's addresses.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks that find the same other address before it is followed: a DHCP client may take an address
+/// away and give it back.
+const STEADY: u32 = 2;
 
 /// Why no address was found; each says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,11 +38,50 @@ fn list(addresses: &[(String, IpAddr)]) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-/// The address that `asked` means on this machine.
-pub fn resolve(asked: &str) -> Result<IpAddr, UnderlayError> {
+/// The address that `asked` means on this machine. Of several on one interface (keepalived and
+/// kube-vip add theirs) it is `logged`, the one that the log has for this node, else the first,
+/// which is the primary one: the kernel lists addresses in that order.
+pub fn resolve(asked: &str, logged: Option<IpAddr>) -> Result<IpAddr, UnderlayError> {
     let mut has = addresses().map_err(|error| UnderlayError::System(error.to_string()))?;
     has.retain(|(_, address)| !address.is_loopback() && !is_link_local(*address));
-    pick(asked, has)
+    pick(asked, has, logged)
+}
+
+/// Where this machine stands with its outer address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    None,
+    /// No interface has it any more, and why there is no other.
+    Gone(String),
+    /// `--underlay` means this one now.
+    To(IpAddr),
+}
+
+/// Whether this machine still has the outer address `vtep`, which `asked` meant.
+pub fn change(asked: &str, vtep: IpAddr) -> Change {
+    match (interface_of(vtep), resolve(asked, None)) {
+        (Some(_), _) => Change::None,
+        (None, Ok(other)) => Change::To(other),
+        (None, Err(error)) => Change::Gone(error.to_string()),
+    }
+}
+
+/// Keeps `change` at where the machine stands, and returns when another address has been the outer
+/// one for a while.
+pub async fn watch(asked: String, vtep: IpAddr, current: watch::Sender<Change>) {
+    let mut since = 0;
+    loop {
+        pause(LOOK).await;
+        let found = change(&asked, vtep);
+        let same = *current.borrow() == found;
+        since = if same { since + 1 } else { 0 };
+        if !same {
+            current.send_replace(found.clone());
+        }
+        if matches!(found, Change::To(_)) && since >= STEADY {
+            return;
+        }
+    }
 }
 
 /// The interface that has this address; `None` when it can't be found.
@@ -59,7 +109,11 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// By address, by network, or by interface, there IPv4 first.
-fn pick(asked: &str, has: Vec<(String, IpAddr)>) -> Result<IpAddr, UnderlayError> {
+fn pick(
+    asked: &str,
+    has: Vec<(String, IpAddr)>,
+    logged: Option<IpAddr>,
+) -> Result<IpAddr, UnderlayError> {
     let means = |name: &str, address: IpAddr| {
         if let Ok(exact) = asked.parse::<IpAddr>() {
             return address == exact;
@@ -75,9 +129,14 @@ fn pick(asked: &str, has: Vec<(String, IpAddr)>) -> Result<IpAddr, UnderlayError
         found.retain(|(_, address)| address.is_ipv4());
     }
     let asked = asked.to_owned();
+    if let Some(logged) = logged.filter(|it| found.iter().any(|(_, address)| address == it)) {
+        return Ok(logged);
+    }
     match found.as_slice() {
         [] => Err(UnderlayError::None { asked, has }),
-        [(_, address)] => Ok(*address),
+        [(interface, address), others @ ..] if others.iter().all(|(it, _)| it == interface) => {
+            Ok(*address)
+        }
         _ => Err(UnderlayError::Several { asked, found }),
     }
 }
@@ -101,7 +160,7 @@ mod tests {
     #[test]
     fn an_interface_a_network_or_an_address_picks_one() {
         for asked in ["eth1", "192.168.0.0/16", "192.168.2.1/24", "192.168.2.10"] {
-            let address = pick(asked, machine()).unwrap();
+            let address = pick(asked, machine(), None).unwrap();
             assert_eq!(address.to_string(), "192.168.2.10", "{asked}");
         }
     }
@@ -109,11 +168,23 @@ mod tests {
     #[test]
     fn none_or_several_are_told() {
         for asked in ["eth9", "10.9.0.0/16", "10.0.2.16", ""] {
-            let error = pick(asked, machine()).unwrap_err();
+            let error = pick(asked, machine(), None).unwrap_err();
             assert!(matches!(error, UnderlayError::None { .. }), "{asked}");
             assert!(error.to_string().contains("192.168.2.10 (eth1)"));
         }
-        let error = pick("eth2", machine()).unwrap_err();
+        let error = pick("0.0.0.0/0", machine(), None).unwrap_err();
         assert!(matches!(error, UnderlayError::Several { .. }));
+    }
+
+    #[test]
+    fn of_several_on_one_interface_the_logged_one_or_the_first_is_taken() {
+        let pick = |logged: Option<&str>| {
+            let logged = logged.map(|it| it.parse().unwrap());
+            pick("eth2", machine(), logged).unwrap().to_string()
+        };
+        assert_eq!(pick(None), "172.16.0.1");
+        assert_eq!(pick(Some("172.16.0.2")), "172.16.0.2");
+        assert_eq!(pick(Some("172.16.0.9")), "172.16.0.1", "it isn't there");
+        assert_eq!(pick(Some("192.168.2.10")), "172.16.0.1", "not asked for");
     }
 }

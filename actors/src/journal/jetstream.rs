@@ -3,6 +3,7 @@
 //! Nothing is sent while disconnected: async-nats would buffer it and deliver it late. A lost
 //! acknowledgement is `Unknown`, never a failure.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -26,6 +27,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// How long an acknowledgement of an append may take; an election takes 4 to 8 s, so that is
 /// longer than waiting is worth: the fold tells what became of it.
 const ACK: Duration = Duration::from_secs(3);
+/// How long is looked for why no acknowledgement came.
+const LOOK: Duration = Duration::from_secs(1);
 /// Messages asked for at once.
 const PAGE: usize = 1_000;
 /// So many are asked for one by one first: that is a round trip for each, and a consumer is a vote
@@ -37,18 +40,35 @@ const FEW: usize = 12;
 pub struct JetStream {
     client: Client,
     context: jetstream::Context,
+    unwritten: Arc<Mutex<Option<Unwritten>>>,
+}
+
+/// An append that the server didn't acknowledge, though it answers.
+#[derive(Debug)]
+struct Unwritten {
+    reason: String,
+    /// The log's end after it.
+    end: Revision,
+    /// The server's id, which is another one after a restart.
+    server: String,
 }
 
 impl JetStream {
     pub fn new(client: Client) -> Self {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(ANSWER);
-        Self { client, context }
+        let unwritten = Arc::default();
+        Self {
+            client,
+            context,
+            unwritten,
+        }
     }
 
     fn connected(&self) -> Result<(), String> {
         match self.client.connection_state() {
-            State::Connected => Ok(()),
+            State::Connected if self.client.server_info().jetstream => Ok(()),
+            State::Connected => Err(subject::NO_JETSTREAM.to_owned()),
             State::Pending | State::Disconnected => Err("not connected".to_owned()),
         }
     }
@@ -187,13 +207,41 @@ impl JetStream {
         let reply = match tokio::time::timeout(ACK, request).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(e)) if e.kind() == async_nats::RequestErrorKind::NoResponders => {
-                let reason = "no stream LOG takes it, or JetStream is away".to_owned();
+                let reason = match self.stream().await {
+                    Err(error) => error.to_string(),
+                    Ok(_) => "JetStream is away".to_owned(),
+                };
                 return Err(AppendError::Unavailable(reason));
             }
             Ok(Err(e)) => return Err(AppendError::Unknown(e.to_string())),
-            Err(_) => return Err(AppendError::Unknown(format!("none within {ACK:?}"))),
+            Err(_) => return Err(AppendError::Unknown(self.unacknowledged().await)),
         };
-        acknowledged(&reply.payload)
+        let appended = acknowledged(&reply.payload);
+        if appended.is_ok() {
+            *self.lock() = None;
+        }
+        appended
+    }
+
+    /// Why no acknowledgement came. A server that answers what is asked can't write.
+    async fn unacknowledged(&self) -> String {
+        let asked = tokio::time::timeout(LOOK, self.stream()).await;
+        let Ok(Ok(stream)) = asked else {
+            return format!("none within {ACK:?}");
+        };
+        let reason = subject::NOT_WRITTEN.to_owned();
+        *self.lock() = Some(Unwritten {
+            reason: reason.clone(),
+            end: Revision(stream.cached_info().state.last_sequence),
+            server: self.client.server_info().server_id,
+        });
+        reason
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Unwritten>> {
+        self.unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -278,6 +326,13 @@ impl Journal for JetStream {
 
     fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>> {
         Self::append(self, entries).boxed()
+    }
+
+    fn unwritten(&self) -> Option<(Revision, String)> {
+        let unwritten = self.lock();
+        let known = unwritten.as_ref()?;
+        let same = known.server == self.client.server_info().server_id;
+        same.then(|| (known.end, known.reason.clone()))
     }
 
     fn end(&self) -> BoxFuture<'_, Result<Revision, LoadError>> {

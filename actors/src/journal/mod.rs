@@ -105,7 +105,7 @@ pub fn batch(
 pub enum LoadError {
     #[error("the bus doesn't answer: {0}")]
     Unavailable(String),
-    #[error("the stream LOG doesn't exist: run `netmaster init` once")]
+    #[error("{}", subject::missing(subject::LOG))]
     NoLog,
 }
 
@@ -130,9 +130,7 @@ pub enum ServerError {
         "nats-server {found} is too old: contiv needs 2.12 or newer (older ones know no atomic batches and would lose events silently)"
     )]
     TooOld { found: String },
-    #[error(
-        "nats-server runs without JetStream: start it with `jetstream {{ store_dir: … }}` in its configuration, or with -js"
-    )]
+    #[error("{}", subject::NO_JETSTREAM)]
     NoJetStream,
 }
 
@@ -150,6 +148,12 @@ pub trait Journal: std::fmt::Debug + Send + Sync + 'static {
     /// Appends all or nothing; answers the last one's revision. The entries' revisions are
     /// contiguous.
     fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>>;
+
+    /// Why the log takes no appends, as far as the last one tells, and the last revision that was
+    /// in the log then: a later one shows that it takes appends again.
+    fn unwritten(&self) -> Option<(Revision, String)> {
+        None
+    }
 
     /// The revision of the log's last message.
     fn end(&self) -> BoxFuture<'_, Result<Revision, LoadError>>;

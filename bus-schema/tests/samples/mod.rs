@@ -128,6 +128,7 @@ pub(crate) fn status() -> NodeStatus {
         }),
         domain: DomainKind::Vrf,
         endpoints: 3,
+        unpublished: 1,
         blocks: 2,
         alarms: vec![Alarm::new(
             Grade::Wrong,
@@ -478,6 +479,7 @@ pub(crate) fn answers() -> Vec<Answer> {
             waited: Waited {
                 until: revision,
                 lagging: [(node("node1"), Revision(40))].into(),
+                unpublished: [(node("node3"), 2)].into(),
                 silent: vec![node("node2")],
             },
         },

@@ -7,6 +7,7 @@ use bus_schema::Revision;
 use bus_schema::node::{Alarm, Grade, LogState, NodeReply, NodeRequest, NodeStatus};
 use bus_schema::query::NodeInfo;
 use clap::Args;
+use futures::future::join;
 use serde_json::{Value, json};
 
 use super::node;
@@ -35,6 +36,8 @@ pub(crate) struct Options {
 struct Status {
     cluster: String,
     log: Log,
+    /// What is wrong with the streams beside the log.
+    streams: Vec<String>,
     masters: Vec<Master>,
     nodes: Vec<NodeInfo>,
     /// Of the bus, the netmasters and the nodes.
@@ -47,7 +50,8 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
     let status = loop {
         // The log's end first: who has applied at least that has applied all there was.
         let log = survey::log(&bus).await.map_err(Failure::Unreachable)?;
-        let masters = survey::masters(&bus).await?;
+        let (streams, masters) = join(survey::troubles(&bus), survey::masters(&bus)).await;
+        let masters = masters?;
         let mut session = Session::open(url.clone(), linearizable).await?;
         session.take_any_revision();
         let asked = client::now();
@@ -65,6 +69,7 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
                 .cluster()
                 .map_or_else(String::new, |it| it.to_string()),
             log,
+            streams,
             masters,
             nodes,
             clocks,
@@ -152,6 +157,7 @@ fn lags(status: &Status) -> Vec<String> {
         let behind = server.behind.as_ref();
         lags.extend(behind.map(|why| format!("server {}: {why}", server.name)));
     }
+    lags.extend(status.streams.iter().cloned());
     if status.masters.is_empty() {
         lags.push("no netmaster answers".to_owned());
     }
@@ -163,6 +169,8 @@ fn lags(status: &Status) -> Vec<String> {
             )),
             Some(_) | None => {}
         }
+        let unwritten = master.unwritten.as_ref();
+        lags.extend(unwritten.map(|why| format!("netmaster {}: {why}", master.name)));
     }
     for info in &status.nodes {
         if let Some(why) = node_lag(info, revision) {
@@ -205,7 +213,7 @@ fn node_lag(info: &NodeInfo, revision: Revision) -> Option<String> {
 
 fn lag(status: &NodeStatus, revision: Revision) -> Option<String> {
     let why = match &status.log {
-        LogState::InSync if status.has_applied(revision) => return None,
+        LogState::InSync if status.has_applied(revision) => return unpublished(status),
         LogState::InSync => None,
         LogState::CatchingUp => Some("it is reading the log".to_owned()),
         LogState::Disconnected { reason } => Some(format!("it lost the bus: {reason}")),
@@ -220,6 +228,12 @@ fn lag(status: &NodeStatus, revision: Revision) -> Option<String> {
     let why = why.or_else(engine);
     let why = why.map_or_else(String::new, |why| format!(", {why}"));
     Some(format!("at {} of {revision}{why}", status.applied))
+}
+
+/// Other nodes don't know these endpoints as they are.
+fn unpublished(status: &NodeStatus) -> Option<String> {
+    let count = status.unpublished;
+    (count > 0).then(|| format!("endpoints that aren't published yet: {count}"))
 }
 
 fn shown(status: &Status, lags: &[String], listing: &Listing) -> Result<String, Failure> {
@@ -335,6 +349,7 @@ mod tests {
                 engine: None,
                 domain: DomainKind::Vrf,
                 endpoints: 0,
+                unpublished: 0,
                 blocks: 0,
                 alarms: Vec::new(),
                 dns: None,
@@ -366,7 +381,9 @@ mod tests {
                 version: "1".to_owned(),
                 revision: Some(Revision(9)),
                 clock: None,
+                unwritten: None,
             }],
+            streams: Vec::new(),
             nodes,
             clocks: Vec::new(),
         }

@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Until every live node has applied this revision
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
-    /// Until every live node has applied all there is
+    /// Until every live node has applied all there is and published its endpoints
     #[arg(long)]
     converged: bool,
     /// How long at most: 30s, 2m
@@ -50,7 +50,7 @@ impl Waiting {
         match wait(session, Some(accepted.revision), APPLIED).await {
             Ok(waited) => {
                 warn_silent(&waited);
-                if !waited.lagging.is_empty() {
+                if !is_over(&waited) {
                     output::note(&format!("warning: {}", lagging(&waited)));
                 }
             }
@@ -69,7 +69,7 @@ pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), F
         waited => waited?,
     };
     warn_silent(&waited);
-    if waited.lagging.is_empty() {
+    if is_over(&waited) {
         output::print(&format!("revision {} is applied\n", waited.until))
     } else {
         Err(Failure::Refused(lagging(&waited)))
@@ -97,12 +97,17 @@ pub(crate) async fn wait(
     }
 }
 
+pub(crate) fn is_over(waited: &Waited) -> bool {
+    waited.lagging.is_empty() && waited.unpublished.is_empty()
+}
+
 pub(crate) fn lagging(waited: &Waited) -> String {
-    let nodes: Vec<String> = waited
-        .lagging
-        .iter()
-        .map(|(node, applied)| format!("{node} (at {applied})"))
-        .collect();
+    let lagging = waited.lagging.iter();
+    let lagging = lagging.map(|(node, applied)| format!("{node} (at {applied})"));
+    let unpublished = waited.unpublished.iter();
+    let unpublished = unpublished
+        .map(|(node, count)| format!("{node} (endpoints that aren't published yet: {count})"));
+    let nodes: Vec<String> = lagging.chain(unpublished).collect();
     format!(
         "not yet at revision {}: {}; see `netctl node ls`",
         waited.until,

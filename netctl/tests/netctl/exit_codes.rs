@@ -124,6 +124,7 @@ fn answer(request: &Request<Query>) -> Answer {
             waited: Waited {
                 until: revision.unwrap_or(Revision(7)),
                 lagging: [("n2".parse().unwrap(), Revision(3))].into(),
+                unpublished: [("n4".parse().unwrap(), 2)].into(),
                 silent: vec!["n3".parse().unwrap()],
             },
         },

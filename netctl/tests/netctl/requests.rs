@@ -6,9 +6,7 @@ use std::time::Duration;
 use bus_schema::command::Request;
 use bus_schema::event::Settings;
 use bus_schema::query::ClusterInfo;
-use bus_schema::{
-    Answer, ClusterId, Command, CommandId, Query, Rejection, Reply, Revision, TenantName, codec,
-};
+use bus_schema::{Answer, ClusterId, CommandId, Rejection, Reply, Revision, TenantName, codec};
 use futures::StreamExt;
 use serde_json::Value;
 

@@ -13,6 +13,7 @@ pub(crate) use removal::resume;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::shell::{Proof, Registry};
@@ -41,6 +42,8 @@ use crate::metrics;
 /// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
 /// is some seconds of what one log takes.
 const IN_WORK: u32 = 4_096;
+/// What is decided at the deadline may be answered so much later; askers wait for a second.
+const LATE: Duration = Duration::from_millis(300);
 /// How long requests in work may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -149,14 +152,18 @@ enum Kind {
 
 /// Starts to serve, as `name`. Must run inside an actix `System`.
 pub(crate) async fn serve(desk: Rc<Desk>, name: String) -> Result<Gateway, Error> {
-    let read = desk.shared.changes();
+    let (read, log) = (desk.shared.changes(), Arc::clone(desk.registry.journal()));
     let service = desk
         .client
         .service_builder()
-        // In the statistics of each endpoint: which netmaster this is, and how far it has read.
-        .stats_handler(
-            move |_, _| json!({"netmaster": name, "revision": *read.borrow(), "at": now()}),
-        )
+        // In the statistics of each endpoint: which netmaster this is, how far it has read, and why
+        // the log takes nothing.
+        .stats_handler(move |_, _| {
+            let revision = *read.borrow();
+            let unwritten = log.unwritten().filter(|(end, _)| *end >= revision);
+            let unwritten = unwritten.map(|(_, reason)| reason);
+            json!({"netmaster": name, "revision": revision, "at": now(), "unwritten": unwritten})
+        })
         .description("Contiv: intent, addresses and nodes of a cluster")
         .queue_group(subject::SERVICE)
         .start(subject::SERVICE, env!("CARGO_PKG_VERSION"))
@@ -230,15 +237,39 @@ async fn command(desk: &Rc<Desk>, incoming: &Incoming) {
     let started = Instant::now();
     // Whatever is logged on the way tells which command it was for.
     let span = tracing::info_span!("command", command = %id, noun, verb);
-    let reply = command::carry_out(desk, request)
-        .instrument(span.clone())
-        .await;
+    let reply = in_time(desk, request).instrument(span.clone()).await;
     let took = started.elapsed();
     respond(desk, incoming, codec::to_bytes(&reply)).await;
     // It leaves when this thread has nothing else to do.
     tokio::task::yield_now().await;
     metrics::command((noun, verb), &reply, took);
     span.in_scope(|| report(&reply, took));
+}
+
+/// The reply, or at the deadline that there is none yet: an asker that gets no answer doesn't learn
+/// what to do. What is under way goes on.
+async fn in_time(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
+    let id = request.id;
+    let left = Duration::from_millis(request.deadline.saturating_sub(now())) + LATE;
+    let desk = Rc::clone(desk);
+    let log = Arc::clone(desk.registry.journal());
+    let carried = async move { command::carry_out(&desk, request).await };
+    let carried = tokio::task::spawn_local(carried.in_current_span());
+    let none_yet = || {
+        let unwritten = log.unwritten().map(|(_, reason)| reason);
+        unwritten.unwrap_or_else(|| "the log didn't answer in time".to_owned())
+    };
+    match timeout(left, carried).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(e)) => Reply::Unknown {
+            id,
+            reason: e.to_string(),
+        },
+        Err(_) => Reply::Unknown {
+            id,
+            reason: none_yet(),
+        },
+    }
 }
 
 fn report(reply: &Reply, took: Duration) {

@@ -78,7 +78,9 @@ async fn wait(
     }
     let mut changes = desk.shared.changes();
     loop {
-        let (waited, over) = desk.shared.read(|view| view.waiting(target, now()));
+        let (waited, over) = desk
+            .shared
+            .read(|view| view.waiting(target, revision.is_none(), now()));
         let listened = now() >= desk.since + ALIVE_MS;
         if now() >= until || (over && (listened || waited.silent.is_empty())) {
             return Answer::Waited {

@@ -231,23 +231,29 @@ impl View {
         }
     }
 
-    /// How far the nodes are with `until`, and whether every live one has applied it.
-    pub(crate) fn waiting(&self, until: Revision, now: u64) -> (Waited, bool) {
+    /// How far the nodes are with `until`, and whether every live one has applied it; with
+    /// `published`, also whether the bus has all their endpoints.
+    pub(crate) fn waiting(&self, until: Revision, published: bool, now: u64) -> (Waited, bool) {
         let mut lagging = BTreeMap::new();
+        let mut unpublished = BTreeMap::new();
         let mut silent = Vec::new();
         for node in self.nodes.keys() {
             match self.statuses.get(node).filter(|_| self.alive(node, now)) {
                 None => silent.push(node.clone()),
-                Some(heard) if heard.status.has_applied(until) => {}
-                Some(heard) => {
+                Some(heard) if !heard.status.has_applied(until) => {
                     lagging.insert(node.clone(), heard.status.applied);
                 }
+                Some(heard) if published && heard.status.unpublished > 0 => {
+                    unpublished.insert(node.clone(), heard.status.unpublished);
+                }
+                Some(_) => {}
             }
         }
-        let over = lagging.is_empty();
+        let over = lagging.is_empty() && unpublished.is_empty();
         let waited = Waited {
             until,
             lagging,
+            unpublished,
             silent,
         };
         (waited, over)

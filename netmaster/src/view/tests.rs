@@ -90,6 +90,7 @@ fn status(name: &str, applied: u64) -> NodeStatus {
         engine: None,
         domain: DomainKind::Netns,
         endpoints: 0,
+        unpublished: 0,
         blocks: 0,
         alarms: vec![],
         dns: None,
@@ -182,12 +183,22 @@ fn what_is_unknown_is_named() {
 #[test]
 fn a_wait_is_for_those_that_live() {
     let mut view = view();
-    let over = |view: &View, now| view.waiting(Revision(6), now).1;
+    let over = |view: &View, now| view.waiting(Revision(6), false, now).1;
     view.hear(status("n1", 5), 1_000);
-    let (waited, _) = view.waiting(Revision(6), 1_000);
+    let (waited, _) = view.waiting(Revision(6), false, 1_000);
     assert_eq!(waited.lagging.get(&node("n1")), Some(&Revision(5)));
     assert_eq!(waited.silent, [node("n2")]);
+    let publishing = NodeStatus {
+        unpublished: 2,
+        ..status("n1", 6)
+    };
+    view.hear(publishing, 1_050);
+    assert!(over(&view, 1_050), "a revision is applied");
+    let (waited, over_all) = view.waiting(Revision(6), true, 1_050);
+    assert_eq!(waited.unpublished.get(&node("n1")), Some(&2));
+    assert!(!over_all, "but not all there is");
     view.hear(status("n1", 6), 1_100);
+    assert!(view.waiting(Revision(6), true, 1_100).1);
     assert!(over(&view, 1_100));
     let mut with_engine = status("n2", 6);
     with_engine.engine = Some(EngineStatus {

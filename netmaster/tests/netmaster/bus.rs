@@ -246,7 +246,7 @@ async fn an_emptied_bus_is_not_taken_for_the_truth() {
     bus.down();
     bus.wipe();
     bus.up().await;
-    master.says("run `netmaster init` once").await;
+    master.says("the stream LOG doesn't exist").await;
     assert!(master.runs());
     let api = bus.client().await;
     let ask = request_within(1_000, create_tenant("blue"));

@@ -193,7 +193,7 @@ async fn a_linearizable_read_proves_the_logs_end_and_others_append_nothing() {
     let (seen, _) = api.accepted(create_tenant("blue")).await;
     api.query(seen, Query::TenantList).await;
     assert_eq!(Revision(api.log().await.len() as u64), seen);
-    let linearizable = bus_schema::command::Request {
+    let linearizable = Request {
         linearizable: true,
         ..request_within(2_000, Query::TenantList)
     };

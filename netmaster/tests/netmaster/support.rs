@@ -405,6 +405,7 @@ impl Api {
             engine: None,
             domain: DomainKind::Netns,
             endpoints: 0,
+            unpublished: 0,
             blocks: 0,
             alarms: vec![],
             dns: None,

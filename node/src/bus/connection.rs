@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
+use bus_schema::subject;
 use tokio::sync::watch;
 
 /// The oldest server that knows atomic batches and TTLs of messages.
@@ -121,10 +122,7 @@ pub(super) fn refusal(client: &Client) -> Option<String> {
         ));
     }
     if !info.jetstream {
-        return Some(
-            "nats-server runs without JetStream: start it with the project's nats.conf, or with --jetstream"
-                .to_owned(),
-        );
+        return Some(subject::NO_JETSTREAM.to_owned());
     }
     None
 }

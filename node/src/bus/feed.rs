@@ -26,6 +26,8 @@ const BATCH: usize = 1_000;
 pub(super) enum FeedError {
     #[error("can't read the log: {0}")]
     Read(String),
+    #[error("{0}")]
+    Endpoints(String),
     #[error("the log skipped from revision {0} to {1}")]
     Gap(Revision, Revision),
     /// Nothing is wrong that the session hasn't said.
@@ -36,6 +38,11 @@ pub(super) enum FeedError {
 impl FeedError {
     pub(super) fn read(error: impl std::fmt::Display) -> Self {
         Self::Read(error.to_string())
+    }
+
+    /// Trouble with the stream ENDPOINTS.
+    pub(super) fn endpoints(error: impl std::fmt::Display) -> Self {
+        Self::Endpoints(format!("stream ENDPOINTS: {error}"))
     }
 }
 

@@ -31,7 +31,7 @@ pub use connection::pause;
 pub use facts::Facts;
 pub use farewell::{Farewell, NotSaid};
 pub use handle::{Ask, AskError, BusHandle};
-pub use own::{Own, public};
+pub use own::{Own, Published, public};
 pub use recognise::{LogFacts, Verdict, recognise};
 pub use session::Identity;
 
@@ -67,6 +67,8 @@ pub struct Parts {
     pub questions: mpsc::Sender<Question>,
     pub status: watch::Receiver<NodeStatus>,
     pub asks: mpsc::Receiver<Ask>,
+    /// What the bus has of this node's endpoints.
+    pub published: watch::Sender<Published>,
 }
 
 /// Runs for ever; dropping it ends everything it started.
@@ -118,6 +120,7 @@ pub async fn run(parts: Parts) {
         farewell: parts.farewell,
         healing: parts.healings,
         accept: accepted,
+        published: parts.published,
     };
     loop {
         one_session(&mut session, &client, &mut linked).await;

@@ -10,7 +10,7 @@ use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::maps;
 
 /// The endpoints, and which of them nobody can reach, and why.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Own {
     endpoints: Locals,
     closed: BTreeMap<EndpointId, String>,
@@ -42,6 +42,42 @@ impl Own {
             closed: self.closed.get(id).cloned(),
             ..public(endpoint, &me.node, me.vtep)
         })
+    }
+}
+
+/// What the bus acknowledged of this node's endpoints.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    own: Own,
+    /// The node withdrew its endpoints and publishes nothing more.
+    left: bool,
+    /// Why the bus takes nothing, and what to do.
+    pub trouble: Option<String>,
+}
+
+impl Published {
+    pub fn all(own: Own, left: bool) -> Self {
+        Self {
+            own,
+            left,
+            trouble: None,
+        }
+    }
+
+    /// It isn't known what the bus has.
+    pub fn unknown(trouble: Option<String>) -> Self {
+        Self {
+            trouble,
+            ..Self::default()
+        }
+    }
+
+    /// How many endpoints others see otherwise than `now`.
+    pub fn lacks(&self, now: &Own) -> u64 {
+        match self.left {
+            true => 0,
+            false => self.own.changes(now).len() as u64,
+        }
     }
 }
 

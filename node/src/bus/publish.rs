@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::{self, consumer::AckPolicy, consumer::DeliverPolicy, consumer::pull};
 use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, codec, subject};
 use futures::StreamExt;
@@ -16,7 +17,8 @@ use tokio::sync::watch;
 use super::Identity;
 use super::farewell::Farewell;
 use super::feed::FeedError;
-use super::own::Own;
+use super::own::{Own, Published};
+use super::session::is_missing;
 use crate::endpoint::EndpointsHandle;
 use crate::healing::Healings;
 use crate::projection::{EndpointsView, Projection};
@@ -49,7 +51,10 @@ async fn follow(
     mine: tokio::sync::oneshot::Sender<OnBus>,
 ) -> Result<std::convert::Infallible, FeedError> {
     let stream = context.get_stream(subject::ENDPOINTS).await;
-    let stream = stream.map_err(FeedError::read)?;
+    let stream = stream.map_err(|error| match is_missing(&error) {
+        true => FeedError::Endpoints(subject::missing(subject::ENDPOINTS)),
+        false => FeedError::endpoints(error),
+    })?;
     let mut consumer = stream
         .create_consumer(pull::Config {
             deliver_policy: DeliverPolicy::LastPerSubject,
@@ -61,15 +66,19 @@ async fn follow(
             ..pull::Config::default()
         })
         .await
-        .map_err(FeedError::read)?;
-    let mut pending = consumer.info().await.map_err(FeedError::read)?.num_pending;
+        .map_err(FeedError::endpoints)?;
+    let mut pending = consumer
+        .info()
+        .await
+        .map_err(FeedError::endpoints)?
+        .num_pending;
     let mut messages = consumer
         .stream()
         .heartbeat(HEARTBEAT)
         .expires(Duration::from_secs(10))
         .messages()
         .await
-        .map_err(FeedError::read)?;
+        .map_err(FeedError::endpoints)?;
     let (mut heard, mut on_bus, mut mine) = (BTreeSet::new(), OnBus::new(), Some(mine));
     loop {
         if pending == 0
@@ -80,10 +89,10 @@ async fn follow(
             mine.send(std::mem::take(&mut on_bus)).ok();
         }
         let message = messages.next().await;
-        let message = message.ok_or_else(|| FeedError::read("the server ended it"))?;
-        let message = message.map_err(FeedError::read)?;
+        let message = message.ok_or_else(|| FeedError::endpoints("the server ended it"))?;
+        let message = message.map_err(FeedError::endpoints)?;
         if mine.is_some() {
-            pending = message.info().map_err(FeedError::read)?.pending;
+            pending = message.info().map_err(FeedError::endpoints)?.pending;
         }
         let Some(event) = decode(&message.subject, &message.payload) else {
             continue;
@@ -146,22 +155,37 @@ fn note(on_bus: &mut OnBus, event: EndpointEvent) {
     }
 }
 
-/// Publishes until an acknowledgement is missing; the session starts over then.
+/// Where what is published comes from, and who is told how far it is.
+#[derive(Debug)]
+pub(super) struct Publisher<'a> {
+    pub me: &'a Identity,
+    pub endpoints: &'a EndpointsHandle,
+    pub facts: watch::Receiver<Projection>,
+    pub farewell: &'a Farewell,
+    pub healing: &'a Healings,
+    pub published: &'a watch::Sender<Published>,
+}
+
+/// Publishes until an acknowledgement is missing; the caller starts over then.
 pub(super) async fn publish(
     context: &jetstream::Context,
-    me: &Identity,
     mut on_bus: OnBus,
-    endpoints: &EndpointsHandle,
-    facts: watch::Receiver<Projection>,
-    farewell: &Farewell,
-    healing: &Healings,
+    publisher: Publisher<'_>,
 ) -> FeedError {
+    let Publisher {
+        me,
+        endpoints,
+        facts,
+        farewell,
+        healing,
+        published,
+    } = publisher;
     let mut leaving = farewell.asked();
     let mut healed = healing.subscribe();
     let (mut snapshots, mut kernel) = (endpoints.snapshots(), endpoints.kernel());
     // Else what was taken away meanwhile would be shown as open once more.
     if kernel.wait_for(|kernel| kernel.was_in_sync).await.is_err() {
-        return FeedError::read("netplugin is stopping");
+        return FeedError::endpoints("netplugin is stopping");
     }
     let mut said = Own::default();
     // What a former life left on the bus is looked at once.
@@ -184,7 +208,8 @@ pub(super) async fn publish(
             on_bus.insert(id, now);
         }
         on_bus.retain(|_, said| said.is_some());
-        said = own;
+        said = own.clone();
+        published.send_replace(Published::all(own, left));
         healed.borrow_and_update();
         let applied = facts.borrow().applied;
         if let Err(error) = say_healed(context, &me.node, healing, applied).await {
@@ -200,7 +225,7 @@ pub(super) async fn publish(
             changed = healed.changed() => changed.is_err(),
         };
         if closed {
-            return FeedError::read("netplugin is stopping");
+            return FeedError::endpoints("netplugin is stopping");
         }
     }
 }
@@ -224,9 +249,7 @@ async fn say_healed(
     };
     let to = subject::healed_by(me);
     let sent = context.publish(to, codec::to_bytes(&event).into()).await;
-    sent.map_err(FeedError::read)?
-        .await
-        .map_err(FeedError::read)?;
+    acknowledged(sent.map_err(FeedError::endpoints)?).await?;
     healing.is_told(healing_told);
     Ok(())
 }
@@ -263,7 +286,16 @@ async fn say(
     let sent = context
         .publish_with_headers(to, headers, payload.into())
         .await
-        .map_err(FeedError::read)?;
-    sent.await.map_err(FeedError::read)?;
-    Ok(())
+        .map_err(FeedError::endpoints)?;
+    acknowledged(sent).await
+}
+
+async fn acknowledged(sent: PublishAckFuture) -> Result<(), FeedError> {
+    match sent.await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == PublishErrorKind::TimedOut => {
+            Err(FeedError::endpoints(subject::NOT_WRITTEN))
+        }
+        Err(error) => Err(FeedError::endpoints(error)),
+    }
 }

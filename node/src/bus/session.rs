@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::connection::{pause, refusal};
 use super::farewell::Farewell;
 use super::feed::{self, FeedError};
+use super::own::Published;
 use super::recognise::{Verdict, recognise};
 use super::serve::Accept;
 use super::{AskError, Facts, asks, publish};
@@ -26,6 +27,8 @@ use crate::projection::{EndpointsView, Projection};
 
 /// Between two looks at what an operator has to put right.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between two attempts to publish.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Who this node is.
@@ -46,6 +49,7 @@ pub(super) struct Session {
     pub farewell: Farewell,
     pub healing: Healings,
     pub accept: mpsc::Receiver<Accept>,
+    pub published: watch::Sender<Published>,
 }
 
 impl Session {
@@ -87,7 +91,8 @@ impl Session {
                 self.foreign(cluster, reason).await
             }
             _ => {
-                let reason = "the bus holds no cluster yet: run `netmaster init`".to_owned();
+                let reason =
+                    "the bus holds no cluster yet (stream LOG): run `netmaster init`".to_owned();
                 self.wait(LogState::Disconnected { reason }).await
             }
         }
@@ -141,10 +146,22 @@ impl Session {
         };
         let error = tokio::select! {
             error = feed::run(stream, &self.facts, end, caught_up) => error,
-            error = self.told(context) => error,
+            never = self.keep_told(context) => match never {},
             error = self.removed(reached) => error,
         };
         Err(error)
+    }
+
+    /// Reads and publishes endpoints; trouble with them doesn't stop this node from following the
+    /// log.
+    async fn keep_told(&self, context: &jetstream::Context) -> Infallible {
+        self.published.send_replace(Published::unknown(None));
+        loop {
+            let error = self.told(context).await.to_string();
+            tracing::warn!("{error}; trying again");
+            self.published.send_replace(Published::unknown(Some(error)));
+            pause(TELL_AGAIN).await;
+        }
     }
 
     async fn told(&self, context: &jetstream::Context) -> FeedError {
@@ -152,20 +169,17 @@ impl Session {
         let reader = publish::read(context, &self.me.node, &self.view, mine);
         let writer = async {
             let Ok(on_bus) = on_bus.await else {
-                return FeedError::read("the endpoints' stream ended");
+                return FeedError::endpoints("it ended");
             };
-            let facts = self.facts.subscribe();
-            let (endpoints, farewell) = (&self.endpoints, &self.farewell);
-            publish::publish(
-                context,
-                &self.me,
-                on_bus,
-                endpoints,
-                facts,
-                farewell,
-                &self.healing,
-            )
-            .await
+            let publisher = publish::Publisher {
+                me: &self.me,
+                endpoints: &self.endpoints,
+                facts: self.facts.subscribe(),
+                farewell: &self.farewell,
+                healing: &self.healing,
+                published: &self.published,
+            };
+            publish::publish(context, on_bus, publisher).await
         };
         tokio::select! {
             error = reader => error,
@@ -252,7 +266,7 @@ pub(super) fn say(log: &watch::Sender<LogState>, state: LogState) {
     });
 }
 
-fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
+pub(super) fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
     match error.kind() {
         GetStreamErrorKind::JetStream(error) => {
             error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND

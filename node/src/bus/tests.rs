@@ -212,6 +212,7 @@ struct Node {
     endpoints: EndpointsHandle,
     folded: Facts,
     healings: Healings,
+    published: watch::Sender<Published>,
     _kernel: watch::Sender<Kernel>,
     _status: watch::Sender<NodeStatus>,
     _folder: tempfile::TempDir,
@@ -259,12 +260,14 @@ impl Node {
             engine: None,
             domain: bus_schema::node::DomainKind::Netns,
             endpoints: 0,
+            unpublished: 0,
             blocks: 0,
             alarms: Vec::new(),
             dns: None,
             healing: None,
             at: None,
         });
+        let published = watch::Sender::new(Published::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(run(Parts {
             url,
@@ -278,6 +281,7 @@ impl Node {
             questions: mpsc::channel(1).0,
             status: status_rx,
             asks,
+            published: published.clone(),
         }));
         Self {
             facts: facts.subscribe(),
@@ -286,6 +290,7 @@ impl Node {
             endpoints,
             folded: facts,
             healings,
+            published,
             _kernel: kernel,
             _status: status,
             _folder: folder,
@@ -488,6 +493,24 @@ async fn what_the_journal_does_not_know_is_removed_from_the_bus_and_what_it_know
     })
     .await
     .expect("the bus holds what the journal does");
+    let own = || {
+        let endpoints = &node.endpoints;
+        Own::of(
+            &endpoints.snapshots().borrow(),
+            &endpoints.kernel().borrow(),
+        )
+    };
+    let mut published = node.published.subscribe();
+    let all = published.wait_for(|it| it.lacks(&own()) == 0);
+    let all = tokio::time::timeout(Duration::from_secs(10), all).await;
+    all.expect("nothing is left to be published").unwrap();
+    let nothing = Published::unknown(None);
+    assert_eq!(nothing.lacks(&own()), 1, "what isn't known to be published");
+    assert_eq!(
+        Published::all(Own::default(), true).lacks(&own()),
+        0,
+        "withdrawn"
+    );
     // Held back until the facts are at the revision that it names; nobody folds that here.
     assert!(node.view.borrow().iter().all(|it| it.node != me().node));
 }
@@ -532,6 +555,36 @@ async fn what_was_put_right_is_told_also_when_it_was_while_the_bus_was_away() {
     let second = told(&[("fdb", 1), ("route", 1)], "r");
     let second = tokio::time::timeout(limit, second).await;
     second.expect("only what is new is told");
+}
+
+#[tokio::test]
+async fn without_the_stream_of_endpoints_a_node_follows_the_log_and_says_what_is_missing() {
+    let store = tempfile::tempdir().unwrap();
+    let server = Server::start(None, store.path(), true).await;
+    let mut tasks = JoinSet::new();
+    let master = Master::init(&server, cluster(1)).await;
+    master.serve(None, &mut tasks).await;
+    let streams = &master.context;
+    let mut endpoints = streams.get_stream(subject::ENDPOINTS).await.unwrap();
+    let config = endpoints.info().await.unwrap().config.clone();
+    streams.delete_stream(subject::ENDPOINTS).await.unwrap();
+    let node = Node::start(server.url(), Projection::default());
+    node.in_sync().await;
+    let mut published = node.published.subscribe();
+    let limit = Duration::from_secs(20);
+    let names = |it: &Published| {
+        let trouble = it.trouble.as_deref().unwrap_or_default();
+        trouble.contains("stream ENDPOINTS") && trouble.contains("netmaster init")
+    };
+    let told = tokio::time::timeout(limit, published.wait_for(names)).await;
+    told.expect("the stream is named").unwrap();
+    node.applies(master.append(tenant("blue")).await).await;
+    assert_eq!(*node.log.borrow(), LogState::InSync);
+
+    streams.create_stream(config).await.unwrap();
+    let well = published.wait_for(|it| it.trouble.is_none());
+    let well = tokio::time::timeout(limit, well).await;
+    well.expect("it publishes again").unwrap();
 }
 
 #[tokio::test]

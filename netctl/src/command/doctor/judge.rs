@@ -34,13 +34,13 @@ pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
     let mut all = vec![server(&seen.server_version), syncs(seen.syncs)];
     match &seen.log {
         Ok(it) => all.extend(log(it)),
-        Err(why) => all.push(said(
-            Grade::Wrong,
-            "log",
-            format!("{why}; `netmaster init` creates it once"),
-        )),
+        Err(why) => all.push(said(Grade::Wrong, "log", why)),
     }
+    let wrong = |of: &'static str| move |why: &String| said(Grade::Wrong, of, why);
+    all.extend(seen.streams.iter().map(wrong("streams")));
+    all.extend(seen.health.iter().map(wrong("bus health")));
     all.push(masters(seen));
+    all.extend(unwritten(seen));
     match &seen.nodes {
         Ok(nodes) => all.extend(nodes.iter().flat_map(node)),
         Err(why) => all.push(said(Grade::Unknown, "nodes", why)),
@@ -164,6 +164,18 @@ fn masters(seen: &Seen) -> Complaint {
     }
 }
 
+/// Netmasters whose last write the log refused.
+fn unwritten(seen: &Seen) -> impl Iterator<Item = Complaint> {
+    seen.masters.iter().filter_map(|master| {
+        let why = master.unwritten.as_ref()?;
+        Some(said(
+            Grade::Wrong,
+            format!("netmaster {}", master.name),
+            why,
+        ))
+    })
+}
+
 fn clocks(seen: &Seen) -> Vec<Complaint> {
     let bus = seen.log.iter().filter_map(|log| log.clock);
     let bus = bus.map(|it| ("bus".to_owned(), it));
@@ -277,6 +289,7 @@ mod tests {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: Some(Revision(1)),
             clock: Some(time(10_005)),
+            unwritten: None,
         };
         Seen {
             server_version: "2.12.8".to_owned(),
@@ -288,6 +301,8 @@ mod tests {
                 clock: Some(time(10_000)),
                 config: json!({"deny_delete": true, "deny_purge": true}),
             }),
+            streams: Vec::new(),
+            health: Vec::new(),
             masters: vec![master("m1"), master("m2")],
             nodes: Ok(Vec::new()),
             examinations: BTreeMap::new(),
@@ -348,7 +363,25 @@ mod tests {
                 worst(|it| it.log = Err("gone".into())),
                 Wrong,
                 "log",
-                "netmaster init",
+                "gone",
+            ),
+            (
+                worst(|it| it.streams = vec!["gone".into()]),
+                Wrong,
+                "streams",
+                "gone",
+            ),
+            (
+                worst(|it| it.health = vec!["no space".into()]),
+                Wrong,
+                "bus health",
+                "no space",
+            ),
+            (
+                worst(|it| it.masters[1].unwritten = Some("no space".into())),
+                Wrong,
+                "netmaster m2",
+                "no space",
             ),
             (
                 with_log(|it| it.servers[0].leads = false),

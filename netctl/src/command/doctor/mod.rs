@@ -39,6 +39,10 @@ struct Seen {
     server_version: String,
     syncs: Syncs,
     log: Result<Log, String>,
+    /// What is wrong with the streams beside the log.
+    streams: Vec<String>,
+    /// What the servers' own health checks say is wrong.
+    health: Vec<String>,
     masters: Vec<Master>,
     /// Or why nobody could be asked for them.
     nodes: Result<Vec<NodeInfo>, String>,
@@ -52,6 +56,8 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
         syncs: monitor::syncs(&url).await,
         server_version: info.version,
         log: survey::log(&bus).await,
+        streams: survey::troubles(&bus).await,
+        health: monitor::health(&url).await,
         masters: survey::masters(&bus).await?,
         nodes: Ok(Vec::new()),
         examinations: BTreeMap::new(),

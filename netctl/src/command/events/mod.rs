@@ -23,6 +23,7 @@ use self::read::From;
 use crate::bus_url::BusUrl;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::survey;
 
 /// After a silence of this length the log's end is asked for, in case its last event was lost.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -173,6 +174,9 @@ impl Tail {
             // The revision that a node had applied tells, not the stream's own sequence.
             _ => From::Start,
         };
+        for trouble in survey::troubles(&self.context.client()).await {
+            output::note(&format!("warning: {trouble}"));
+        }
         let history = read::stream(&self.context, subject::HISTORY, from).await?;
         let newest = read::stream(&self.context, subject::ENDPOINTS, from).await?;
         let all: BTreeMap<u64, Item> = newest

@@ -68,9 +68,7 @@ async fn open(context: &Context, name: &str) -> Result<Option<Stream>, Failure> 
                 Ok(None)
             }
             GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Err(Failure::Unreachable(
-                    "there is no cluster on this bus: `netmaster init` starts one".to_owned(),
-                ))
+                Err(Failure::Unreachable(subject::missing(name)))
             }
             _ => Err(Failure::Unreachable(format!(
                 "can't read the stream {name}: {error}; does nats-server run with JetStream?"
