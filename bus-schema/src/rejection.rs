@@ -31,6 +31,16 @@ pub enum Rejection {
         "the log ends at revision {end}, but revision {seen} was seen of it: it was restored from an older copy or written anew; nothing was done, see `netctl status`"
     )]
     LogShorter { end: Revision, seen: Revision },
+    /// `server` leads the log; absent: nobody says who does.
+    #[error(
+        "the log{} isn't whole: {reason}; nothing is decided. If one of three servers is damaged, stop it, remove its JetStream store and start it again: it copies the log from the others. If the log was restored from a backup, `netctl cluster accept-log --yes` goes on with it",
+        server.as_ref().map(|it| format!(" of server {it}")).unwrap_or_default()
+    )]
+    LogDamaged {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+        reason: String,
+    },
     #[error("{what} is not supported: {instead}")]
     Unsupported { what: String, instead: String },
 
@@ -370,6 +380,7 @@ impl Rejection {
                 | Self::OlderThanLog { .. }
                 | Self::LogUnreadable { .. }
                 | Self::LogShorter { .. }
+                | Self::LogDamaged { .. }
                 | Self::Unknown
         )
     }

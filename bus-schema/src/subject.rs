@@ -1,7 +1,7 @@
 //! Subjects and streams.
 //!
 //! ```text
-//! contiv.log._cluster.cluster                    the log (stream LOG): what spans tenants
+//! contiv.log._cluster.{cluster,accepted}         the log (stream LOG): what spans tenants
 //! contiv.log._cluster.{tenant,node,vni}.<name>
 //! contiv.log._barrier                            barriers, outside of every fence
 //! contiv.log.<tenant>.intent.<kind>.<name>       a tenant's intent
@@ -70,6 +70,7 @@ pub fn of_event(event: &Event) -> Option<String> {
     Some(match event {
         Event::ClusterCreated(_) => format!("contiv.log.{CLUSTER}.cluster"),
         Event::Barrier => BARRIER.to_owned(),
+        Event::LogAccepted(_) => format!("contiv.log.{CLUSTER}.accepted"),
         Event::TenantCreated(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
         Event::TenantRemoved(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
         Event::NodeJoined(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),

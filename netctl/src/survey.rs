@@ -28,6 +28,8 @@ pub(crate) struct Master {
     pub(crate) version: String,
     /// How far it has read the log.
     pub(crate) revision: Option<Revision>,
+    /// Why it decides nothing.
+    pub(crate) refuses: Option<String>,
     pub(crate) clock: Option<Clock>,
     /// Why the log takes none of its appends, where that is so.
     pub(crate) unwritten: Option<String>,
@@ -158,6 +160,7 @@ fn master(payload: &[u8], asked: u64, heard: u64) -> Option<Master> {
         at: u64,
         #[serde(default)]
         unwritten: Option<String>,
+        refuses: Option<String>,
     }
     let stats: Stats = serde_json::from_slice(payload).ok()?;
     let data = stats.endpoints.into_iter().find_map(|it| it.data);
@@ -165,6 +168,7 @@ fn master(payload: &[u8], asked: u64, heard: u64) -> Option<Master> {
         name: data.as_ref().map_or(stats.id, |it| it.netmaster.clone()),
         version: stats.version,
         revision: data.as_ref().map(|it| it.revision),
+        refuses: data.as_ref().and_then(|it| it.refuses.clone()),
         clock: data.as_ref().map(|it| Clock {
             asked,
             says: it.at,

@@ -20,6 +20,7 @@ use actors::shell::{External, Registry, Settings};
 use anyhow::Context;
 use async_nats::connection::State;
 use bus_schema::command::Request;
+use bus_schema::node::STATUS_EVERY_MS;
 use bus_schema::{Command, CommandId, Reply};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,10 +32,14 @@ use crate::bus::{self, pause};
 use crate::feed::{self, Shared};
 use crate::gateway::{self, Desk};
 use crate::init::now;
+use crate::soundness::Soundness;
+use crate::view::View;
 use crate::{metrics, process};
 
 /// How long a reaction may take before it is due anew.
 const REACTION: Duration = Duration::from_secs(5);
+/// A node that lives is heard within this time, in milliseconds.
+const HEARD_MS: u64 = STATUS_EVERY_MS + 200;
 /// How often reactions are looked for besides every change.
 const TICK: Duration = Duration::from_secs(1);
 /// Changes of the view within this time are looked at together.
@@ -85,15 +90,33 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn_local(bus::watchdog(client.clone()));
     tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
     tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
-    let log = feed::log(client.clone(), Rc::clone(&registry), move || {
-        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
-    });
+    let log = feed::log(
+        client.clone(),
+        Rc::clone(&registry),
+        shared.clone(),
+        move || {
+            ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+        },
+    );
     tokio::pin!(log);
     tokio::select! {
         e = &mut log => return Err(GaveUp(e.to_string()).into()),
         _ = is_ready.wait_for(|ready| *ready) => {}
         () = &mut stopped => return Ok(()),
     }
+    let mut soundness = Soundness::new(client.clone(), Rc::clone(&registry), shared.clone());
+    let heard = async {
+        hear_nodes(&shared, since).await;
+        // The second time proves what the first one suspects.
+        soundness.look().await;
+        soundness.look().await;
+    };
+    tokio::select! {
+        e = &mut log => return Err(GaveUp(e.to_string()).into()),
+        () = heard => {}
+        () = &mut stopped => return Ok(()),
+    }
+    tasks.spawn_local(soundness.watch());
     tasks.spawn_local(react(Rc::clone(&registry), shared.clone(), client.clone()));
     let desk = Rc::new(Desk::new(client.clone(), registry, shared.clone(), since));
     tasks.spawn_local(gateway::resume(Rc::clone(&desk)));
@@ -115,6 +138,21 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // What was answered goes out; a bus that is away has nobody to tell.
     let _ = timeout(TICK, client.flush()).await;
     result
+}
+
+/// Until every member was heard once, or was silent for longer than those that live are: what nodes
+/// have applied tells whether this log is the one that they know.
+async fn hear_nodes(shared: &Shared, since: u64) {
+    let mut changes = shared.changes();
+    let patience = Duration::from_millis((since + HEARD_MS).saturating_sub(now()));
+    let heard = async {
+        while !shared.read(View::has_heard_all) {
+            // Its sender lives as long as `shared`.
+            let _ = changes.changed().await;
+        }
+    };
+    // Who is silent is not waited for.
+    let _ = timeout(patience, heard).await;
 }
 
 fn registry(

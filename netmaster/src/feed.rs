@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use crate::bus::pause;
 use crate::init::now;
 use crate::metrics;
+use crate::view::log::lacks;
 use crate::view::{self, View};
 
 /// How often the server must be heard on a pull.
@@ -69,7 +70,7 @@ impl Shared {
         });
     }
 
-    fn change(&self, how: impl FnOnce(&mut View)) {
+    pub(crate) fn change(&self, how: impl FnOnce(&mut View)) {
         let applied = {
             let mut view = self.view.borrow_mut();
             how(&mut view);
@@ -103,6 +104,9 @@ pub(crate) enum FeedError {
     Replaced(String),
     #[error("{}", subject::missing(subject::LOG))]
     NoLog,
+    /// The leader's copy has a hole.
+    #[error("{0}")]
+    Damaged(String),
     #[error("{0}")]
     Trouble(String),
 }
@@ -118,18 +122,28 @@ struct Identity {
 }
 
 /// Feeds the actors, and by them the view, for as long as it is the same log. `ready` is called when
-/// it has reached the log's end for the first time.
-pub(crate) async fn log(client: Client, registry: Rc<Registry>, ready: impl Fn()) -> FeedError {
+/// it has reached the log's end, or a hole in it.
+pub(crate) async fn log(
+    client: Client,
+    registry: Rc<Registry>,
+    shared: Shared,
+    ready: impl Fn(),
+) -> FeedError {
+    let read = |unread: Option<String>| {
+        shared.change(|view| view.log.unread = unread);
+        ready();
+    };
     let context = jetstream::new(client.clone());
     let mut identity = Identity::default();
     loop {
-        match pull_log(&context, &registry, &mut identity, &ready).await {
+        match pull_log(&context, &registry, &mut identity, &read).await {
             Ok(()) => {}
             Err(FeedError::Trouble(reason)) => {
                 if client.connection_state() == State::Connected {
                     tracing::warn!("reading the log: {reason}; trying again");
                 }
             }
+            Err(FeedError::Damaged(reason)) => read(Some(reason)),
             // The first answer decides; later a server may be behind or be restored.
             Err(FeedError::NoLog) if identity.created.is_some() => {
                 tracing::error!("{}", FeedError::NoLog);
@@ -144,15 +158,19 @@ async fn pull_log(
     context: &jetstream::Context,
     registry: &Rc<Registry>,
     identity: &mut Identity,
-    ready: &impl Fn(),
+    read: &impl Fn(Option<String>),
 ) -> Result<(), FeedError> {
     let stream = stream(context, subject::LOG).await?;
     let after = registry.fed();
     check(&stream, identity)?;
     recognise(&stream, registry).await?;
+    let state = &stream.cached_info().state;
+    if let Some(lacks) = lacks(state.messages, state.first_sequence, state.last_sequence) {
+        return Err(FeedError::Damaged(lacks));
+    }
     let end = stream.cached_info().state.last_sequence;
     if after.0 >= end {
-        ready();
+        read(None);
     }
     let consumer = consumer(&stream, after.next().0).await?;
     let mut messages = pull(&consumer).await?;
@@ -166,14 +184,17 @@ async fn pull_log(
         if info.consumer_sequence != delivered {
             return Err(trouble("messages were lost on the way"));
         }
+        if revision > registry.fed().next() {
+            return Err(skipped(registry).await);
+        }
         // What was appended here is known.
         if revision > registry.fed() {
             let record = Record::new(revision, message.subject.to_string(), &message.payload);
             report(&record);
             registry.feed(&record);
         }
-        if revision.0 >= end {
-            ready();
+        if revision.0 == end {
+            read(None);
         }
     }
     Ok(())
@@ -226,6 +247,19 @@ async fn recognise(stream: &Stream, registry: &Rc<Registry>) -> Result<(), FeedE
         None => Err(trouble(format!(
             "the server that answers doesn't hold revision {read}"
         ))),
+    }
+}
+
+/// The consumer left out the next revision. Its server may be another one than the leader, whose
+/// copy counts.
+async fn skipped(registry: &Registry) -> FeedError {
+    let (read, next) = (registry.fed(), registry.fed().next());
+    match registry.journal().load(subject::LOG_ALL, read, 1).await {
+        Ok(found) if found.first().is_some_and(|it| it.revision == next) => trouble(format!(
+            "the server that sends it lacks revision {next}, which the leader has; see `netctl doctor`"
+        )),
+        Ok(_) => FeedError::Damaged(format!("revision {next} is missing")),
+        Err(e) => trouble(e),
     }
 }
 

@@ -15,6 +15,7 @@ mod gateway;
 mod init;
 mod metrics;
 mod process;
+mod soundness;
 mod stream;
 mod view;
 

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use bus_schema::command::{NodeJoin, NodeRemove};
-use bus_schema::event::{NodeJoined, NodeRemoved, Settings};
-use bus_schema::{ClusterId, Event, MachineId, NetworkName, NodeName, Rejection, TenantName, Vni};
+use bus_schema::command::{LogAccept, NodeJoin, NodeRemove};
+use bus_schema::event::{LogAccepted, NodeJoined, NodeRemoved, Settings};
+use bus_schema::{
+    ClusterId, Event, MachineId, NetworkName, NodeName, Rejection, Revision, TenantName, Vni,
+};
 
 use super::Aggregate;
 
@@ -29,18 +31,23 @@ pub struct Member {
 
 #[derive(Debug, Clone)]
 pub enum ClusterCommand {
+    LogAccept(LogAccept),
     NodeJoin(NodeJoin),
     NodeRemove(NodeRemove),
 }
 
-/// What the cluster must be told to let a node go. Both come from netmaster's view and may lag;
-/// a block leased meanwhile is revoked by the reaction to the node's removal.
+/// What the cluster must be told to let a node go or to accept a log. It comes from netmaster's view
+/// and may lag; a block leased meanwhile is revoked by the reaction to the node's removal.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterFacts {
     /// The node that the command is about has published its status a moment ago.
     pub alive: bool,
     /// Networks of which that node holds blocks.
     pub holds: Vec<NetworkName>,
+    /// Where the log ends.
+    pub end: Revision,
+    /// The nodes that have applied more, and how far.
+    pub ahead: BTreeMap<NodeName, Revision>,
 }
 
 impl Cluster {
@@ -118,6 +125,15 @@ impl Cluster {
     }
 }
 
+/// Nothing where no node is ahead.
+fn accept(facts: &ClusterFacts) -> Vec<Event> {
+    let (end, ahead) = (facts.end, facts.ahead.clone());
+    match ahead.is_empty() {
+        true => vec![],
+        false => vec![Event::LogAccepted(LogAccepted { end, ahead })],
+    }
+}
+
 fn malformed(reason: &str) -> Rejection {
     Rejection::Malformed {
         reason: reason.to_owned(),
@@ -134,6 +150,7 @@ impl Aggregate for Cluster {
         facts: &ClusterFacts,
     ) -> Result<Vec<Event>, Rejection> {
         match command {
+            ClusterCommand::LogAccept(LogAccept {}) => Ok(accept(facts)),
             ClusterCommand::NodeJoin(c) => self.join(c),
             ClusterCommand::NodeRemove(c) => self.remove(c, facts),
         }
@@ -210,6 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_nodes_are_ahead_of_is_accepted_once_for_them() {
+        let accept = ClusterCommand::LogAccept(LogAccept {});
+        let ahead = BTreeMap::from([(node("n1"), Revision(47))]);
+        let facts = ClusterFacts {
+            end: Revision(40),
+            ahead: ahead.clone(),
+            ..ClusterFacts::default()
+        };
+        let end = Revision(40);
+        let accepted = Event::LogAccepted(LogAccepted { end, ahead });
+        let cluster = Cluster::default();
+        assert_eq!(cluster.decide(&accept, &facts), Ok(vec![accepted]));
+        assert_eq!(
+            cluster.decide(&accept, &ClusterFacts::default()),
+            Ok(vec![])
+        );
+    }
+
+    #[test]
     fn a_node_joins_once() {
         given::<Cluster>([])
             .when(join("n1", "m1", "198.18.1.1"), nobody())
@@ -259,6 +295,7 @@ mod tests {
         let holds = ClusterFacts {
             alive: false,
             holds: vec!["web".parse().expect("a name")],
+            ..ClusterFacts::default()
         };
         given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
             .when(remove("n1", false), holds.clone())
@@ -279,6 +316,7 @@ mod tests {
         let alive = ClusterFacts {
             alive: true,
             holds: vec![],
+            ..ClusterFacts::default()
         };
         for lost in [true, false] {
             given::<Cluster>([joined("n1", "m1", "198.18.1.1")])

@@ -341,13 +341,26 @@ impl<A: Gather> Desk<A> {
             Freshness::End(end) => end,
         };
         let fed = self.registry.fed_to(wanted).await;
-        let complete = fed && self.ledger.borrow().revision() >= self.registry.last_fed(&self.id);
+        let complete = fed && self.ledger.borrow().revision() >= self.registry.last_fed(&self.id).0;
         let cached = freshness == Freshness::Cached && self.ledger.borrow().loaded;
         if !complete && !cached {
             self.load().await?;
             self.registry.holds(wanted).await?;
+            self.is_whole()?;
         }
         Ok(self.ledger.borrow().snapshot())
+    }
+
+    /// Whether what was loaded holds what was fed: a server whose copy has holes may have sent it.
+    fn is_whole(&self) -> Result<(), Trouble> {
+        let (_, fed) = self.registry.last_fed(&self.id);
+        let mut ledger = self.ledger.borrow_mut();
+        if ledger.count() >= fed {
+            return Ok(());
+        }
+        ledger.forget();
+        let reason = "the server that answers lacks messages of the log: see `netctl doctor`";
+        Err(Trouble::Unavailable(reason.to_owned()))
     }
 
     /// A panic folds anew from the log's start.

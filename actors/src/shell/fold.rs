@@ -24,6 +24,8 @@ pub(super) struct Fold<A> {
     pub(super) state: Arc<A>,
     /// The last message of the aggregate's subjects, whatever it was: what appends are fenced on.
     pub(super) revision: Revision,
+    /// How many messages were folded in.
+    pub(super) count: u64,
     /// Why nothing can be decided on this log: an event that this build mustn't guess at.
     pub(super) blind: Option<Rejection>,
     /// Where a command's first event lies.
@@ -53,6 +55,7 @@ impl<A: Aggregate> Fold<A> {
             }),
         }
         self.revision = record.revision;
+        self.count += 1;
         Ok(())
     }
 

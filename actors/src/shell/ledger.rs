@@ -41,6 +41,11 @@ impl<A: Aggregate> Ledger<A> {
         self.fold.revision
     }
 
+    /// How many messages were folded in.
+    pub(super) fn count(&self) -> u64 {
+        self.fold.count
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot<A> {
         Snapshot {
             state: Arc::clone(&self.fold.state),

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bus_schema::command::Request;
 use bus_schema::{
-    AggregateId, Command, CommandId, EventId, PoolKey, Reply, Revision, TenantName, subject,
+    AggregateId, Command, CommandId, EventId, PoolKey, Rejection, Reply, Revision, TenantName,
+    subject,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -89,9 +90,11 @@ pub struct Registry {
     fed: watch::Sender<Revision>,
     /// The id of the event that was fed last; `None`: it can't be read.
     last_event: Cell<Option<EventId>>,
-    /// The last fed message of each aggregate.
-    last: RefCell<BTreeMap<AggregateId, Revision>>,
+    /// The last fed message of each aggregate, and how many there were.
+    last: RefCell<BTreeMap<AggregateId, (Revision, u64)>>,
     given_up: Cell<bool>,
+    /// Why nothing is decided.
+    refusal: watch::Sender<Option<Rejection>>,
 }
 
 impl Registry {
@@ -107,6 +110,7 @@ impl Registry {
             last_event: Cell::default(),
             last: RefCell::default(),
             given_up: Cell::new(false),
+            refusal: watch::Sender::new(None),
         })
     }
 
@@ -129,6 +133,10 @@ impl Registry {
         proved: bool,
     ) -> Reply {
         let arrived = Instant::now();
+        let accepts = matches!(request.body, Command::LogAccept(_));
+        if let Some(why) = self.refusal().filter(|_| !accepts) {
+            return Reply::rejected(why, self.fed());
+        }
         let Request {
             id,
             deadline,
@@ -153,6 +161,25 @@ impl Registry {
             }
             Routed::Leases(pool, command) => ask.put(self.leases(&pool), command, ()).await,
         }
+    }
+
+    /// Decides nothing for this reason, or decides again; an operator's acceptance of the log excepted.
+    pub fn refuse(&self, why: Option<Rejection>) {
+        self.refusal.send_if_modified(|refusal| {
+            let changed = *refusal != why;
+            *refusal = why;
+            changed
+        });
+    }
+
+    /// Why nothing is decided.
+    pub fn refusal(&self) -> Option<Rejection> {
+        self.refusal.borrow().clone()
+    }
+
+    /// As [`Registry::refusal`], for other threads.
+    pub fn refusals(&self) -> watch::Receiver<Option<Rejection>> {
+        self.refusal.subscribe()
     }
 
     pub fn journal(&self) -> &Arc<dyn Journal> {
@@ -186,8 +213,12 @@ impl Registry {
             return;
         }
         if let Some(id) = subject::aggregate_of(&record.subject) {
-            let last = self.last.borrow_mut().insert(id.clone(), record.revision);
-            let after = last.unwrap_or_default();
+            let after = {
+                let mut all = self.last.borrow_mut();
+                let last = all.entry(id.clone()).or_default();
+                let count = last.1 + 1;
+                std::mem::replace(last, (record.revision, count)).0
+            };
             self.tell(&id, after, std::slice::from_ref(record));
         }
         self.last_event
@@ -238,8 +269,8 @@ impl Registry {
         timeout(FEED, reached).await.is_ok_and(|it| it.is_ok())
     }
 
-    /// The last message of an aggregate that was fed; 0: none.
-    pub(super) fn last_fed(&self, id: &AggregateId) -> Revision {
+    /// The last message of an aggregate that was fed, and how many there were; 0: none.
+    pub(super) fn last_fed(&self, id: &AggregateId) -> (Revision, u64) {
         self.last.borrow().get(id).copied().unwrap_or_default()
     }
 

@@ -1,6 +1,7 @@
 //! What is asked of netmaster: commands, and the request that carries them.
 
 mod block;
+mod cluster;
 mod group;
 mod network;
 mod node;
@@ -8,6 +9,7 @@ mod policy;
 mod tenant;
 
 pub use block::*;
+pub use cluster::*;
 pub use group::*;
 pub use network::*;
 pub use node::*;
@@ -90,6 +92,8 @@ pub enum Command {
     RuleAdd(RuleAdd),
     RuleRemove(RuleRemove),
 
+    LogAccept(LogAccept),
+
     NodeJoin(NodeJoin),
     NodeRemove(NodeRemove),
 
@@ -116,6 +120,7 @@ impl Command {
             Self::PolicyApply(_) => ("policy", "apply"),
             Self::RuleAdd(_) => ("policy", "rule-add"),
             Self::RuleRemove(_) => ("policy", "rule-rm"),
+            Self::LogAccept(_) => ("cluster", "accept-log"),
             Self::NodeJoin(_) => ("node", "join"),
             Self::NodeRemove(_) => ("node", "rm"),
             Self::BlockLease(_) => ("block", "lease"),
@@ -140,7 +145,7 @@ impl Command {
             Self::PolicyApply(c) => Some(&c.tenant),
             Self::RuleAdd(c) => Some(&c.tenant),
             Self::RuleRemove(c) => Some(&c.tenant),
-            Self::NodeJoin(_) | Self::NodeRemove(_) => None,
+            Self::LogAccept(_) | Self::NodeJoin(_) | Self::NodeRemove(_) => None,
             Self::BlockLease(c) => Some(&c.tenant),
             Self::BlockReturn(c) => Some(&c.tenant),
             Self::BlockCede(c) => Some(&c.tenant),

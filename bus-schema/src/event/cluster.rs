@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, NetworkName, TenantName, Vni};
+use crate::{ClusterId, NetworkName, NodeName, Revision, TenantName, Vni};
 
 /// The first event of every log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,4 +43,14 @@ pub struct VniReleased {
     pub vni: Vni,
     pub tenant: TenantName,
     pub network: NetworkName,
+}
+
+/// An operator accepted the log as it is, after a restore: what these nodes have applied of the log
+/// before stops nobody any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogAccepted {
+    /// Where the log ended then.
+    pub end: Revision,
+    /// The nodes that had applied more, and how far.
+    pub ahead: BTreeMap<NodeName, Revision>,
 }

@@ -30,6 +30,7 @@ pub enum Event {
     ClusterCreated(ClusterCreated),
     /// Nothing happened. Its acknowledgement proves to a netmaster how far the log reaches.
     Barrier,
+    LogAccepted(LogAccepted),
 
     TenantCreated(TenantCreated),
     TenantRemoved(TenantRemoved),
@@ -106,6 +107,7 @@ impl Event {
         };
         Some(match self {
             Self::ClusterCreated(_)
+            | Self::LogAccepted(_)
             | Self::TenantCreated(_)
             | Self::TenantRemoved(_)
             | Self::NodeJoined(_)
@@ -173,6 +175,7 @@ impl Event {
         match self {
             Self::ClusterCreated(_) => "cluster-created",
             Self::Barrier => "barrier",
+            Self::LogAccepted(_) => "log-accepted",
             Self::TenantCreated(_) => "tenant-created",
             Self::TenantRemoved(_) => "tenant-removed",
             Self::TenantOpened(_) => "tenant-opened",

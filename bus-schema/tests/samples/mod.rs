@@ -6,11 +6,12 @@ mod rejection;
 pub(crate) use policy::pooled_events;
 pub(crate) use rejection::rejections;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bus_schema::command::{
-    BlockCede, BlockLease, BlockReturn, BlockRevoke, NetworkCreate, NetworkRemove, NodeJoin,
-    NodeRemove, Removal, Request, TenantCreate, TenantRemove,
+    BlockCede, BlockLease, BlockReturn, BlockRevoke, LogAccept, NetworkCreate, NetworkRemove,
+    NodeJoin, NodeRemove, Removal, Request, TenantCreate, TenantRemove,
 };
 use bus_schema::event::{self, Settings};
 use bus_schema::healing::{Cleanup, Healed, Healing, Step, Steps};
@@ -205,6 +206,10 @@ fn first_events() -> Vec<Event> {
             settings: Settings::default(),
         }),
         Event::Barrier,
+        Event::LogAccepted(event::LogAccepted {
+            end: Revision(40),
+            ahead: BTreeMap::from([(node1.clone(), Revision(47))]),
+        }),
         Event::TenantCreated(event::TenantCreated {
             tenant: tenant.clone(),
         }),
@@ -342,6 +347,7 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
             network: network.clone(),
             mode: Removal::Close,
         }),
+        Command::LogAccept(LogAccept {}),
         Command::NodeJoin(NodeJoin {
             node: node1.clone(),
             machine: MachineId(MACHINE.to_owned()),

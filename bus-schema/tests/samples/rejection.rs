@@ -14,6 +14,10 @@ pub(crate) fn rejections() -> Vec<Rejection> {
         end: Revision(40),
         seen: Revision(41),
     });
+    all.push(Rejection::LogDamaged {
+        server: Some("nats-1".to_owned()),
+        reason: "3 of its 40 messages are missing".to_owned(),
+    });
     all
 }
 

@@ -171,6 +171,8 @@ fn lags(status: &Status) -> Vec<String> {
         }
         let unwritten = master.unwritten.as_ref();
         lags.extend(unwritten.map(|why| format!("netmaster {}: {why}", master.name)));
+        let refuses = master.refuses.as_ref();
+        lags.extend(refuses.map(|why| format!("netmaster {} decides nothing: {why}", master.name)));
     }
     for info in &status.nodes {
         if let Some(why) = node_lag(info, revision) {
@@ -380,6 +382,7 @@ mod tests {
                 name: "m".to_owned(),
                 version: "1".to_owned(),
                 revision: Some(Revision(9)),
+                refuses: None,
                 clock: None,
                 unwritten: None,
             }],

@@ -12,11 +12,15 @@ use super::Desk;
 use super::removal::{self, Target};
 use crate::init::now;
 
+/// How long an acceptance of the log may take to come back by the feed, in milliseconds.
+const ACCEPTED_MS: u64 = 1_000;
+
 pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
     if let Some(refused) = older_than_log(desk, &request.body) {
         return refused;
     }
     match &request.body {
+        Command::LogAccept(_) => log_accept(desk, request).await,
         Command::NodeRemove(c) => {
             let c = c.clone();
             node_remove(desk, request, &c).await
@@ -50,6 +54,39 @@ pub(super) async fn execute(desk: &Rc<Desk>, request: Request<Command>) -> Reply
     desk.registry.execute(request, External::default()).await
 }
 
+/// A log with a hole can't be accepted: nobody can fold it.
+async fn log_accept(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
+    let arrived = Instant::now();
+    let hole = desk.shared.read(|view| view.log.hole().is_some());
+    if let Some(why) = desk.registry.refusal().filter(|_| hole) {
+        return Reply::rejected(why, desk.revision());
+    }
+    let end = match desk.prove(arrived, request.deadline).await {
+        Ok(proof) => proof.before(),
+        Err(reason) => {
+            let id = request.id;
+            return Reply::Unknown { id, reason };
+        }
+    };
+    let cluster = ClusterFacts {
+        end,
+        ahead: desk.shared.read(|view| view.ahead(now())),
+        ..ClusterFacts::default()
+    };
+    let external = External {
+        cluster,
+        ..External::default()
+    };
+    let reply = desk.registry.execute(request, external).await;
+    if let Reply::Accepted { revision, .. } = &reply {
+        let until = now().saturating_add(ACCEPTED_MS);
+        desk.shared.reach(*revision, until).await;
+        let damage = desk.shared.read(|view| view.damage(now()));
+        desk.registry.refuse(damage);
+    }
+    reply
+}
+
 /// Whether the node speaks and what it holds is told to the cluster as of a proved end of the log.
 async fn node_remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove) -> Reply {
     let id = request.id;
@@ -59,6 +96,7 @@ async fn node_remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove)
     let cluster = desk.shared.read(|view| ClusterFacts {
         alive: view.alive(&c.node, now()),
         holds: view.held_by(&c.node),
+        ..ClusterFacts::default()
     });
     let external = External {
         cluster,

@@ -47,7 +47,8 @@ const LATE: Duration = Duration::from_millis(300);
 /// How long requests in work may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
-const COMMANDS: [(&str, &str); 18] = [
+const COMMANDS: [(&str, &str); 19] = [
+    ("cluster", "accept-log"),
     ("tenant", "create"),
     ("tenant", "rm"),
     ("net", "create"),
@@ -153,16 +154,24 @@ enum Kind {
 /// Starts to serve, as `name`. Must run inside an actix `System`.
 pub(crate) async fn serve(desk: Rc<Desk>, name: String) -> Result<Gateway, Error> {
     let (read, log) = (desk.shared.changes(), Arc::clone(desk.registry.journal()));
+    let refusals = desk.registry.refusals();
     let service = desk
         .client
         .service_builder()
         // In the statistics of each endpoint: which netmaster this is, how far it has read, and why
-        // the log takes nothing.
+        // the log takes nothing or nothing is decided.
         .stats_handler(move |_, _| {
             let revision = *read.borrow();
             let unwritten = log.unwritten().filter(|(end, _)| *end >= revision);
             let unwritten = unwritten.map(|(_, reason)| reason);
-            json!({"netmaster": name, "revision": revision, "at": now(), "unwritten": unwritten})
+            let refuses = refusals.borrow().as_ref().map(ToString::to_string);
+            json!({
+                "netmaster": name,
+                "revision": revision,
+                "at": now(),
+                "unwritten": unwritten,
+                "refuses": refuses,
+            })
         })
         .description("Contiv: intent, addresses and nodes of a cluster")
         .queue_group(subject::SERVICE)

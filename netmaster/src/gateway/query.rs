@@ -22,6 +22,9 @@ pub(super) async fn answer(desk: &Desk, request: Request<Query>) -> Answer {
     let arrived = Instant::now();
     let until = request.deadline.saturating_sub(WAY_BACK);
     let (seen, linearizable) = (request.seen, request.linearizable);
+    if let Some(why) = refusal(desk, &request.body) {
+        return Answer::rejected(why, desk.revision());
+    }
     if let Query::Wait { revision } = request.body {
         return wait(desk, revision, seen, arrived, until).await;
     }
@@ -31,6 +34,17 @@ pub(super) async fn answer(desk: &Desk, request: Request<Query>) -> Answer {
     }
     let answer = desk.shared.read(|view| view.answer(&request.body, now()));
     answer.unwrap_or_else(|| behind(desk, format!("{:?} is no list", request.body)))
+}
+
+/// Why nothing is answered. Which cluster it is and how its nodes are is answered nonetheless, as far
+/// as it is known: without that nobody can repair it.
+fn refusal(desk: &Desk, query: &Query) -> Option<Rejection> {
+    let why = desk.registry.refusal()?;
+    let known = desk.shared.read(|view| view.cluster.is_some());
+    match query {
+        Query::ClusterInfo | Query::NodeList { .. } if known => None,
+        _ => Some(why),
+    }
 }
 
 /// Brings the view to a proved end of the log and answers the last revision that anybody can have

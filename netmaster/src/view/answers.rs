@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bus_schema::node::{Alarm, Grade};
 use bus_schema::query::{
     ClusterInfo, GroupInfo, NetworkInfo, NodeInfo, PolicyInfo, TenantInfo, Waited,
 };
@@ -194,10 +195,18 @@ impl View {
         {
             return Err(Rejection::NodeUnknown { node: node.clone() });
         }
+        let ahead = self.ahead(now);
         let nodes = self.nodes.iter();
         Ok(nodes
             .filter(|(name, _)| node.is_none_or(|n| n == *name))
-            .map(|(name, member)| self.node_info(name, member, now))
+            .map(|(name, member)| {
+                let mut info = self.node_info(name, member, now);
+                let alarm = ahead.get(name).map(|applied| ahead_of_log(*applied));
+                if let Some(status) = &mut info.status {
+                    status.alarms.extend(alarm);
+                }
+                info
+            })
             .collect())
     }
 
@@ -295,4 +304,11 @@ fn uses<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<EndpointUse> {
             })
         })
         .collect()
+}
+
+fn ahead_of_log(applied: Revision) -> Alarm {
+    let text = format!(
+        "this node has applied revision {applied}, which the log doesn't hold: the log was restored from an older copy, or this node's disk is of another cluster; `netctl node accept-log` makes it follow the log as it is"
+    );
+    Alarm::new(Grade::Wrong, "ahead-of-log", text)
 }

@@ -5,6 +5,7 @@
 //! isn't in the log (whether a node is alive).
 
 mod answers;
+pub(crate) mod log;
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,7 @@ pub(crate) struct View {
     pub(crate) nodes: BTreeMap<NodeName, NodeView>,
     pub(crate) endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub(crate) statuses: BTreeMap<NodeName, Heard>,
+    pub(crate) log: log::LogView,
     /// Tenants with events that this build mustn't guess at, and where the first lies.
     pub(crate) newer: BTreeMap<TenantName, Revision>,
 }
@@ -160,6 +162,7 @@ impl View {
             | Event::PolicyRemoved(_)
             | Event::RuleAdded(_)
             | Event::RuleRemoved(_) => self.policy_changed(revision, event),
+            Event::LogAccepted(e) => self.log.accepted.clone_from(&e.ahead),
             Event::Barrier
             | Event::PolicyApplied(_)
             | Event::TenantOpened(_)
@@ -288,8 +291,15 @@ impl View {
 
     /// A node says that it is as `status` says, at `now` in milliseconds since 1970.
     pub(crate) fn hear(&mut self, status: NodeStatus, now: u64) {
+        self.log.hear(&status);
         let heard = Heard { status, at: now };
         self.statuses.insert(heard.status.node.clone(), heard);
+    }
+
+    /// Whether every member was heard at least once.
+    pub(crate) fn has_heard_all(&self) -> bool {
+        let mut nodes = self.nodes.keys();
+        nodes.all(|node| self.statuses.contains_key(node))
     }
 
     /// Whether a member of the cluster was heard a moment ago.

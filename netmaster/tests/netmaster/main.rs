@@ -1,6 +1,7 @@
 //! Netmaster's promises, tried on the real server with real processes.
 
 mod bus;
+mod damaged;
 mod groups;
 mod init;
 mod journal;

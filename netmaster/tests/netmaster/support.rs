@@ -128,9 +128,35 @@ impl Bus {
         self.server = None;
     }
 
+    /// Lets the server write its index of the log before it ends.
+    pub(crate) async fn down_gently(&mut self) {
+        let mut server = self.server.take().expect("it runs");
+        server.signal("TERM");
+        until("nats-server ends", async || server.ended()).await;
+    }
+
     /// Empties the storage of a server that is down.
     pub(crate) fn wipe(&self) {
         std::fs::remove_dir_all(self.dir.path().join("store")).expect("a folder");
+    }
+
+    /// Flips one byte of the log's first message about a tenant, on the disk of a server that is down.
+    pub(crate) fn flip_a_byte_of(&self, tenant: &str) {
+        let log = "store/jetstream/$G/streams/LOG/msgs";
+        let blocks = std::fs::read_dir(self.dir.path().join(log)).expect("a folder");
+        let subject = format!("contiv.log._cluster.tenant.{tenant}");
+        for block in blocks.map(|it| it.expect("a file").path()) {
+            let mut bytes = std::fs::read(&block).expect("a file");
+            let found = bytes
+                .windows(subject.len())
+                .position(|it| it == subject.as_bytes());
+            if let Some(at) = found {
+                // Behind the subject lie the headers or the message.
+                bytes[at + subject.len() + 40] ^= 1;
+                return std::fs::write(&block, bytes).expect("a file");
+            }
+        }
+        panic!("no block of the log holds {subject}");
     }
 
     async fn try_client(&self) -> Result<Client, async_nats::ConnectError> {

@@ -355,7 +355,7 @@ impl Projection {
             | Event::LeasesClosed(_)
             | Event::PoolReserved(_)
             | Event::PoolReleased(_) => Touched::default(),
-            Event::Barrier | Event::Unknown => Touched::default(),
+            Event::Barrier | Event::LogAccepted(_) | Event::Unknown => Touched::default(),
         }
     }
 

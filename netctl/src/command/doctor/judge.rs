@@ -6,6 +6,7 @@ use bus_schema::node::{Grade, LogState};
 use bus_schema::query::NodeInfo;
 
 use super::Seen;
+use super::copies::Copies;
 use super::monitor::Syncs;
 use crate::survey::{self, Clock, Log};
 
@@ -32,6 +33,7 @@ fn said(grade: Grade, of: impl Into<String>, text: impl Into<String>) -> Complai
 
 pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
     let mut all = vec![server(&seen.server_version), syncs(seen.syncs)];
+    all.extend(copies(&seen.copies));
     match &seen.log {
         Ok(it) => all.extend(log(it)),
         Err(why) => all.push(said(Grade::Wrong, "log", why)),
@@ -41,6 +43,7 @@ pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
     all.extend(seen.health.iter().map(wrong("bus health")));
     all.push(masters(seen));
     all.extend(unwritten(seen));
+    all.extend(refusing(seen));
     match &seen.nodes {
         Ok(nodes) => all.extend(nodes.iter().flat_map(node)),
         Err(why) => all.push(said(Grade::Unknown, "nodes", why)),
@@ -92,6 +95,31 @@ fn syncs(syncs: Syncs) -> Complaint {
             "only the server's monitoring page tells, which isn't open on port 8222: add `http: 127.0.0.1:8222` to nats.conf and run this on the server's host, or see that nats.conf says `sync_interval: always`",
         ),
     }
+}
+
+/// Of one server alone netmaster itself sees whether its copy has holes.
+fn copies(copies: &Copies) -> Vec<Complaint> {
+    let mut all = Vec::new();
+    for (host, why) in copies.short() {
+        let text = format!(
+            "{why}: stop this nats-server, remove its JetStream store and start it again, it copies the log from the others"
+        );
+        all.push(said(Grade::Wrong, format!("log copy of {host}"), text));
+    }
+    if !copies.closed.is_empty() {
+        let text = format!(
+            "the copies can't be compared: {} shows no monitoring page on port 8222, which `http: 8222` in nats.conf opens",
+            copies.closed.join(", ")
+        );
+        all.push(said(Grade::Unknown, "log copies", text));
+    } else if all.is_empty() && copies.later.len() > 1 {
+        all.push(said(
+            Grade::Fine,
+            "log copies",
+            "all servers hold the same number of messages",
+        ));
+    }
+    all
 }
 
 fn log(log: &Log) -> Vec<Complaint> {
@@ -168,6 +196,17 @@ fn masters(seen: &Seen) -> Complaint {
 fn unwritten(seen: &Seen) -> impl Iterator<Item = Complaint> {
     seen.masters.iter().filter_map(|master| {
         let why = master.unwritten.as_ref()?;
+        Some(said(
+            Grade::Wrong,
+            format!("netmaster {}", master.name),
+            why,
+        ))
+    })
+}
+
+fn refusing(seen: &Seen) -> impl Iterator<Item = Complaint> {
+    seen.masters.iter().filter_map(|master| {
+        let why = master.refuses.as_ref()?;
         Some(said(
             Grade::Wrong,
             format!("netmaster {}", master.name),
@@ -288,12 +327,14 @@ mod tests {
             name: name.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: Some(Revision(1)),
+            refuses: None,
             clock: Some(time(10_005)),
             unwritten: None,
         };
         Seen {
             server_version: "2.12.8".to_owned(),
             syncs: Syncs::Always,
+            copies: Copies::default(),
             log: Ok(Log {
                 revision: Revision(1),
                 replicas: 3,

@@ -1,6 +1,7 @@
 //! `netctl doctor`: asks everybody how they are, and says in plain words what is wrong and what to
 //! do. `judge` judges, `monitor` reads the server's own page.
 
+mod copies;
 mod judge;
 mod monitor;
 
@@ -13,6 +14,7 @@ use clap::Args;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
+use self::copies::Copies;
 use self::judge::{Complaint, judge};
 use self::monitor::Syncs;
 use super::node;
@@ -38,6 +40,7 @@ struct Seen {
     /// Of the server that we are connected to.
     server_version: String,
     syncs: Syncs,
+    copies: Copies,
     log: Result<Log, String>,
     /// What is wrong with the streams beside the log.
     streams: Vec<String>,
@@ -54,6 +57,7 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
     let info = bus.server_info();
     let mut seen = Seen {
         syncs: monitor::syncs(&url).await,
+        copies: copies::copies(&url).await,
         server_version: info.version,
         log: survey::log(&bus).await,
         streams: survey::troubles(&bus).await,

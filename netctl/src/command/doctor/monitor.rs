@@ -49,7 +49,7 @@ pub(super) async fn health(url: &BusUrl) -> Vec<String> {
 }
 
 /// A page of each server that shows it, and whose.
-async fn pages(url: &BusUrl, path: &str) -> Vec<(String, String)> {
+pub(super) async fn pages(url: &BusUrl, path: &str) -> Vec<(String, String)> {
     let mut hosts: Vec<String> = url.servers.iter().map(|it| it.host().to_owned()).collect();
     if !hosts.iter().any(|host| host == "127.0.0.1") {
         hosts.push("127.0.0.1".to_owned());

@@ -310,6 +310,17 @@ fn log_text(event: &Event) -> String {
     match event {
         Event::ClusterCreated(e) => format!("cluster {}", e.cluster),
         Event::Barrier | Event::Unknown => String::new(),
+        Event::LogAccepted(e) => {
+            let ahead = e
+                .ahead
+                .iter()
+                .map(|(node, it)| format!("{node} had applied {it}"));
+            format!(
+                "that ended at {}: {}",
+                e.end,
+                ahead.collect::<Vec<_>>().join(", ")
+            )
+        }
         Event::TenantCreated(e) => e.tenant.to_string(),
         Event::TenantRemoved(e) => e.tenant.to_string(),
         Event::TenantOpened(e) => e.tenant.to_string(),

@@ -1,0 +1,96 @@
+//! Watches whether the log can be relied on. While it can't, the registry decides nothing and the
+//! gateway answers nothing but what a repair needs.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actors::shell::Registry;
+use async_nats::Client;
+use async_nats::connection::State;
+use async_nats::jetstream::{self, stream::Info};
+use bus_schema::subject;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::feed::Shared;
+use crate::init::now;
+use crate::view::log::{Applied, lacks};
+
+const TICK: Duration = Duration::from_secs(1);
+/// How long the server may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+pub(crate) struct Soundness {
+    client: Client,
+    context: jetstream::Context,
+    registry: Rc<Registry>,
+    shared: Shared,
+    /// Who was a tick ago; most often the feed is a moment behind a node's.
+    suspects: Applied,
+}
+
+impl Soundness {
+    pub(crate) fn new(client: Client, registry: Rc<Registry>, shared: Shared) -> Self {
+        Self {
+            context: jetstream::new(client.clone()),
+            client,
+            registry,
+            shared,
+            suspects: Applied::new(),
+        }
+    }
+
+    /// Runs until the process ends.
+    pub(crate) async fn watch(mut self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.look().await;
+        }
+    }
+
+    pub(crate) async fn look(&mut self) {
+        if self.client.connection_state() != State::Connected {
+            return;
+        }
+        self.look_at_copy().await;
+        self.look_at_nodes().await;
+        let damage = self.shared.read(|view| view.damage(now()));
+        if damage != self.registry.refusal() {
+            match &damage {
+                Some(why) => tracing::error!("{why}"),
+                None => tracing::info!("the log is whole: deciding again"),
+            }
+        }
+        self.registry.refuse(damage);
+    }
+
+    /// What the server says that answers for the log's leader. Without an answer the last one holds.
+    async fn look_at_copy(&self) {
+        let asked = self.context.get_stream(subject::LOG);
+        let Ok(Ok(stream)) = timeout(ANSWER, asked).await else {
+            return;
+        };
+        let Info { state, cluster, .. } = stream.cached_info();
+        let leader = cluster.as_ref().and_then(|it| it.leader.clone());
+        let server = leader.unwrap_or_else(|| self.client.server_info().server_name);
+        let lacks = lacks(state.messages, state.first_sequence, state.last_sequence);
+        self.shared.change(|view| {
+            view.log.server = Some(server);
+            view.log.lacks = lacks;
+        });
+    }
+
+    async fn look_at_nodes(&mut self) {
+        let mut suspects = self.shared.read(|view| view.suspects(now()));
+        let before = std::mem::replace(&mut self.suspects, suspects.clone());
+        suspects.retain(|node, applied| before.get(node) == Some(applied));
+        if suspects.is_empty() {
+            return;
+        }
+        if let Ok(proof) = self.registry.prove(Instant::now(), ANSWER).await {
+            self.shared
+                .change(|view| view.proved(suspects, proof.before()));
+        }
+    }
+}
