@@ -149,3 +149,74 @@ fn a_server_that_is_cut_off_acknowledges_nothing_and_catches_up() -> Outcome {
     })?;
     Ok(())
 }
+
+/// The host of the server that leads the log.
+fn leading_host(lab: &Lab) -> Result<&'static str, Error> {
+    let mut host = None;
+    wait_until("a server leads the log", ELECTION, || {
+        let status = lab.netctl(&["status", "-o", "json"]);
+        let status = status.map(|it| serde_json::from_str::<Value>(&it.stdout));
+        let status = status.ok().and_then(Result::ok).unwrap_or_default();
+        let servers = status["servers"].as_array().cloned();
+        let leads = |server: &Value| server["leads"] == true;
+        let leader = servers.into_iter().flatten().find(leads);
+        host = match leader.as_ref().and_then(|it| it["name"].as_str()) {
+            Some("nats-1") => Some("ctl"),
+            Some("nats-2") => Some("ctl-2"),
+            Some("nats-3") => Some("ctl-3"),
+            _ => None,
+        };
+        host.is_some()
+    })?;
+    Ok(host.unwrap_or("ctl"))
+}
+
+#[test]
+fn the_side_of_a_cut_off_leader_never_answers_by_what_it_knew() -> Outcome {
+    let scene = three()?;
+    let lab = &scene.lab;
+    let rule = "policy rule-add p 1 --direction=in --protocol=tcp --action=deny --no-wait";
+    let rule: Vec<&str> = rule.split(' ').collect();
+    lab.netctl_ok(&["policy", "create", "p"])?;
+    lab.netctl_ok(&rule)?;
+    let all = ["ctl", "ctl-2", "ctl-3"];
+    let cut = leading_host(lab)?;
+    let url = lab.nats_url();
+    let index = all.iter().position(|it| *it == cut).unwrap_or(0);
+    let own = url.split(',').nth(index).unwrap_or_default();
+    let majority = all.iter().copied().find(|it| *it != cut);
+    let majority = majority.unwrap_or("ctl-2");
+    lab.isolate(cut)?;
+    // As the same rule again it is "unchanged" by what this side knows.
+    let ask = format!("CONTIV_NATS_URL={own} timeout 30 netctl {}", rule.join(" "));
+    let removed = AtomicBool::new(false);
+    let operator = Lab::open(lab.name())?;
+    let asked = std::thread::scope(|scope| {
+        let removing = scope.spawn(|| {
+            let remove = ["policy", "rule-rm", "p", "1", "--no-wait"];
+            let done = wait_until("the majority removes the rule", ELECTION, || {
+                let done = operator.netctl_from(majority, &remove);
+                done.is_ok_and(|done| done.success() || done.text().contains("no rule 1"))
+            });
+            removed.store(true, Ordering::Relaxed);
+            done
+        });
+        let ask = || lab.exec(cut, &["sh", "-c", &ask]);
+        while !removed.load(Ordering::Relaxed) {
+            ask()?;
+        }
+        removing.join().expect("no panic")?;
+        // The old leader steps down after some seconds; until then it answers reads.
+        let asked = (0..3).map(|_| ask()).collect::<Result<Vec<_>, Error>>()?;
+        Ok::<_, Error>(asked)
+    })?;
+    for answer in &asked {
+        assert!(
+            matches!(answer.status, 2 | 3),
+            "unknown or unreachable, not {answer:?}"
+        );
+    }
+    lab.repair()?;
+    invariant::converged_within(lab, ELECTION)?;
+    Ok(())
+}
