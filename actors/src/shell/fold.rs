@@ -14,6 +14,9 @@ use crate::journal::Record;
 
 /// How long a command's id is kept, in milliseconds of the events' time.
 const REMEMBERED: u64 = 24 * 60 * 60 * 1_000;
+/// So many ids are kept however old they look: events of netmasters whose clocks differ lie side by
+/// side, and one of a clock that is a day ahead must not make all others look old.
+const KEPT: usize = 1_024;
 
 /// `evolve` panicked on the event at this revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,11 +78,44 @@ impl<A: Aggregate> Fold<A> {
             self.by_time.push_back((time, id));
         }
         while let Some((old, id)) = self.by_time.front() {
-            if old.saturating_add(REMEMBERED) >= time {
+            if self.by_time.len() <= KEPT || old.saturating_add(REMEMBERED) >= time {
                 break;
             }
             self.done.remove(id);
             self.by_time.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::aggregate::Cluster;
+
+    fn id(n: usize) -> CommandId {
+        CommandId(Uuid::from_u128(n as u128))
+    }
+
+    #[test]
+    fn an_event_of_a_clock_that_is_days_ahead_forgets_no_command() {
+        let mut fold = Fold::<Cluster>::default();
+        fold.remember(id(1), 1_000, Revision(1));
+        fold.remember(id(2), 1_000 + 2 * REMEMBERED, Revision(2));
+        fold.remember(id(3), 2_000, Revision(3));
+        assert_eq!(fold.done(id(1)), Some(Revision(1)));
+    }
+
+    #[test]
+    fn what_is_older_than_a_day_is_forgotten_when_there_are_many() {
+        let mut fold = Fold::<Cluster>::default();
+        for n in 0..=KEPT {
+            fold.remember(id(n), 1_000, Revision(1));
+        }
+        assert!(fold.done(id(0)).is_some());
+        fold.remember(id(KEPT + 1), 2_000 + REMEMBERED, Revision(2));
+        assert_eq!((fold.done(id(0)), fold.done(id(1))), (None, None));
+        assert!(fold.done(id(2)).is_some());
     }
 }

@@ -57,3 +57,35 @@ async fn a_newcomer_that_netmaster_cannot_decide_about_is_not_refused() {
     let waits = |log: &LogState| matches!(log, LogState::Disconnected { reason } if reason.contains("deadline"));
     node.log_is("waiting", waits).await;
 }
+
+/// The next request to join, and where its answer goes.
+async fn asked(requests: &mut async_nats::Subscriber) -> (Request<Command>, async_nats::Subject) {
+    let next = tokio::time::timeout(Duration::from_secs(10), requests.next()).await;
+    let message = next.expect("a request").expect("the bus is there");
+    let request = codec::from_bytes(&message.payload).unwrap();
+    (request, message.reply.unwrap())
+}
+
+#[tokio::test]
+async fn a_join_without_an_answer_is_sent_again_with_its_id() {
+    let store = tempfile::tempdir().unwrap();
+    let server = Server::start(None, store.path(), true).await;
+    let master = Master::init(&server, cluster(1)).await;
+    let subject = "contiv.api.v1.node.join";
+    let mut requests = master.client.subscribe(subject).await.unwrap();
+    master.client.flush().await.unwrap();
+    let node = Node::start(server.url(), Projection::default());
+    let (first, _) = asked(&mut requests).await;
+    let (second, to) = asked(&mut requests).await;
+    assert_eq!(first.id, second.id, "so it happens once");
+    let Command::NodeJoin(join) = second.body else {
+        panic!("no join");
+    };
+    let reply = Reply::Accepted {
+        revision: master.append(joined(join)).await,
+        events: Vec::new(),
+    };
+    let bytes = codec::to_bytes(&reply);
+    master.client.publish(to, bytes.into()).await.unwrap();
+    node.in_sync().await;
+}
