@@ -76,8 +76,12 @@ fn whoever_has_seen_more_of_a_restored_log_is_warned_and_repairs_it() -> Outcome
         lab.log_state("node-1")
             .is_ok_and(|state| state == "foreign")
     })?;
-    let accept = ["node", "accept-log", "node-1", "--yes"];
-    let accept = asked_with_old_memory(&lab, &accept)?;
-    assert!(accept.success(), "{accept:?}");
+    for accept in [
+        &["cluster", "accept-log", "--yes"][..],
+        &["node", "accept-log", "node-1", "--yes"],
+    ] {
+        let accepted = asked_with_old_memory(&lab, accept)?;
+        assert!(accepted.success(), "{accepted:?}");
+    }
     lab.await_node("node-1")
 }

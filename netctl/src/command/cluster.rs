@@ -46,6 +46,7 @@ async fn accept_log(session: &mut Session, yes: bool, asking: Asking) -> Result<
                 .to_owned(),
         ));
     }
+    session.take_any_revision();
     let command = Command::LogAccept(LogAccept {});
     let done = session.command(command, asking.command_id, COMMAND).await?;
     output::print(&done.to_string())
