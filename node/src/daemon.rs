@@ -18,8 +18,9 @@
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus_schema::node::{Alarm, DomainKind, Grade, LogState};
 use bus_schema::{MachineId, NodeName};
@@ -28,13 +29,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{self, BusHandle, Facts, Farewell, Identity, Published};
+use crate::bus::{self, BusHandle, Facts, Farewell, Identity, Published, pause};
 use crate::cleanup::Cleaner;
 use crate::cni::Cni;
 use crate::core::{Core, Ending, Progress, Tells, Watching, underlay_mtu};
 use crate::datapath::{Datapath, DatapathError, Options};
 use crate::desired::Params;
-use crate::endpoint::{AttachError, Damage, EndpointsHandle, Kernel, Parts, settle, vanished};
+use crate::endpoint::{
+    self, AttachError, Damage, EndpointsHandle, Found, Kernel, Parts, Record, restore, settle,
+    vanished,
+};
 use crate::healing::Healings;
 use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api};
@@ -53,6 +57,9 @@ pub enum Ended {
     /// The underlay has another address: it is to be started again.
     Moved,
 }
+
+/// Before the disk is tried again that took no writes.
+const RETRY: Duration = Duration::from_secs(3);
 
 /// What `netplugin run` was told.
 #[derive(Debug, Clone)]
@@ -115,13 +122,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
         machine: config.machine.clone(),
         vtep: config.vtep,
     };
-    let (disk, projection, mut alarms) = load(&config)?;
+    let journal = config.state_dir.join("endpoints.journal");
+    let (disk, mut projection, mut alarms) = load(&config)?;
+    if projection.cluster.is_none() {
+        // Else a node that lost its facts would follow any log.
+        projection.cluster = endpoint::cluster_in(&journal);
+    }
     let disk = Arc::new(disk);
     let facts = Facts::new(projection, Arc::clone(&disk));
     let (bus, asks) = BusHandle::new();
     let (kernel, kernel_rx) = watch::channel(Kernel::default());
-    let journal = config.state_dir.join("endpoints.journal");
-    let (endpoints, damage) = EndpointsHandle::start(Parts {
+    let (endpoints, found) = EndpointsHandle::start(Parts {
         me: config.name.clone(),
         journal: &journal,
         mtu: params.mtu(),
@@ -129,7 +140,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
         kernel: kernel_rx,
         bus: bus.clone(),
     })?;
-    alarms.extend(damage.map(|damage| truncated(&damage)));
+    match found {
+        Found::Damaged(damage) => alarms.push(truncated(&damage)),
+        Found::Nothing if restore::any_in_kernel(&datapath).await? => {
+            alarms.push(missing(&journal));
+            endpoints.restored(vec![Record::Incomplete]).await;
+        }
+        Found::Nothing | Found::Whole => {}
+    }
 
     let connecting = LogState::Disconnected {
         reason: "connecting to the bus".to_owned(),
@@ -137,6 +155,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     let (log, log_rx) = watch::channel(connecting);
     let (progress, progress_rx) = watch::channel(Progress::default());
     let neighbors = config.state_dir.join("neighbors");
+    let copy = config.state_dir.join("endpoints.copy");
     let mut known = EndpointsView::default();
     known.await_stream(true);
     known.recall(store::load_endpoints(&neighbors));
@@ -149,7 +168,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
             plugin_dir: config.plugin_dir,
             run_dir: config.run_dir.clone(),
             engine: config.engine,
-            state_dir: config.state_dir,
+            state_dir: config.state_dir.clone(),
             files: docker::ResolverFiles::default(),
             healings: healings.clone(),
         },
@@ -222,7 +241,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     tasks.spawn(outer_drops.run());
     tasks.spawn(sources.keep(status));
     let (stop, mut keepers) = (CancellationToken::new(), JoinSet::new());
-    keepers.spawn(store::keep(disk, facts.subscribe(), stop.clone()));
+    keepers.spawn(store::keep(
+        Arc::clone(&disk),
+        facts.subscribe(),
+        stop.clone(),
+    ));
+    tasks.spawn(store::watch_state(
+        Arc::clone(&disk),
+        config.state_dir.clone(),
+    ));
     tasks.spawn(viewer::keep(
         me.clone(),
         view.clone(),
@@ -239,7 +266,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     ));
     let core = Core::new(
         params,
-        datapath,
+        datapath.clone(),
         facts.clone(),
         Tells {
             kernel,
@@ -251,6 +278,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
         config.watching,
     );
     tasks.spawn(core.run(endpoints.clone(), log_rx.clone(), cleaned, view.subscribe()));
+    let restoring = restore::Sources {
+        datapath,
+        copy: store::load_copy(&copy),
+        facts: facts.subscribe(),
+        log: log_rx.clone(),
+    };
+    let incomplete = endpoints.snapshots().borrow().ledger.is_incomplete();
+    keepers.spawn(store::keep_copy(copy, endpoints.snapshots(), stop.clone()));
+    keepers.spawn(remember_cluster(
+        endpoints.clone(),
+        facts.subscribe(),
+        stop.clone(),
+    ));
+    if incomplete {
+        tasks.spawn(restore::run(endpoints.clone(), restoring));
+    }
     tasks.spawn(vanished::run(endpoints.clone(), vanished::LOOK));
     tasks.spawn(settle::run(
         endpoints.clone(),
@@ -315,6 +358,44 @@ fn load(config: &Config) -> Result<(Disk, Projection, Vec<Alarm>), StartError> {
     Disk::open(&config.state_dir).map_err(unusable)
 }
 
+/// Journals which cluster the node follows, until it is stopped.
+async fn remember_cluster(
+    endpoints: EndpointsHandle,
+    mut facts: watch::Receiver<Projection>,
+    stop: CancellationToken,
+) {
+    let known = || endpoints.snapshots().borrow().ledger.cluster();
+    let remember = async {
+        loop {
+            let is_news = |facts: &Projection| facts.cluster.is_some() && facts.cluster != known();
+            let Ok(cluster) = facts.wait_for(is_news).await.map(|it| it.cluster) else {
+                return;
+            };
+            let record = cluster.map(|cluster| Record::Cluster { cluster });
+            // A disk that takes no writes may take them later.
+            if endpoints
+                .settled(record.into_iter().collect())
+                .await
+                .is_err()
+            {
+                pause(RETRY).await;
+            }
+        }
+    };
+    stop.run_until_cancelled(remember).await;
+}
+
+fn missing(journal: &Path) -> Alarm {
+    Alarm::new(
+        Grade::Warning,
+        "journal-missing",
+        format!(
+            "the endpoint journal {} was missing or empty, although the kernel holds endpoints; they are restored from its copy, from the bus and from the kernel. Compare `netctl endpoint ls` with this node's containers; a container that isn't listed: start it again",
+            journal.display()
+        ),
+    )
+}
+
 fn truncated(damage: &Damage) -> Alarm {
     let (grade, kept) = match &damage.kept {
         Some(path) => (Grade::Warning, format!("it is kept in {}", path.display())),
@@ -327,7 +408,7 @@ fn truncated(damage: &Damage) -> Alarm {
         grade,
         "journal-truncated",
         format!(
-            "{} bytes of the endpoint journal were no whole record, every whole record was recovered; {kept}. Endpoints that are missing: start their containers again",
+            "{} bytes of the endpoint journal were no whole record, every whole record was recovered; {kept}. Endpoints that it lost are restored if the kernel holds their devices. A container that `netctl endpoint ls` doesn't list: start it again",
             damage.bytes
         ),
     )

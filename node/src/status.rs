@@ -53,7 +53,8 @@ impl Sources {
         let progress = self.progress.borrow().clone();
         let mut alarms: Vec<Alarm> = log_alarm(&log).into_iter().collect();
         let saved = self.saved.borrow().clone();
-        alarms.extend(saved.trouble.as_deref().map(|why| disk_alarm(why, &saved)));
+        let refused = saved.trouble.as_ref().or(saved.state.as_ref());
+        alarms.extend(refused.map(|why| disk_alarm(why, &saved)));
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
         alarms.extend(progress.trouble.map(|text| wrong("datapath", text)));
         let hindrances = progress.hindrances.iter();

@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use bus_schema::node::{Alarm, Grade};
 use bus_schema::{NodeName, Revision, SCHEMA, codec};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::pause;
+use crate::endpoint::{LocalEndpoint, Snapshot};
 use crate::frames::replace;
 use crate::projection::{EndpointsView, Projection, Remembered};
 use events::Events;
@@ -34,8 +36,10 @@ const EVERY: Duration = Duration::from_secs(3);
 pub struct Saved {
     /// A restart knows the log up to here.
     pub revision: Revision,
-    /// Why the disk takes no writes.
+    /// Why the disk took no writes when there was something to write.
     pub trouble: Option<String>,
+    /// What the file system says of itself: that it is full or read-only.
+    pub state: Option<String>,
 }
 
 /// The facts on disk: the saved projection and the events behind it.
@@ -68,7 +72,7 @@ impl Disk {
         }
         let saved = watch::Sender::new(Saved {
             revision: facts.applied,
-            trouble: None,
+            ..Saved::default()
         });
         let disk = Self {
             projection,
@@ -253,6 +257,26 @@ pub async fn keep(disk: Arc<Disk>, facts: watch::Receiver<Projection>, stop: Can
     }
 }
 
+/// Asks the file system now and then whether it takes writes, since there may be nothing to write
+/// for hours; never ends.
+pub async fn watch_state(disk: Arc<Disk>, folder: PathBuf) {
+    loop {
+        let folder = folder.clone();
+        let state = tokio::task::spawn_blocking(move || state_of(&folder)).await;
+        disk.tell(|saved| saved.state = state.unwrap_or_default());
+        pause(EVERY).await;
+    }
+}
+
+fn state_of(folder: &Path) -> Option<String> {
+    let found = statvfs(folder).ok()?;
+    if found.flags().contains(FsFlags::ST_RDONLY) {
+        return Some("it is mounted read-only".to_owned());
+    }
+    let is_full = found.blocks() > 0 && found.blocks_available() == 0;
+    is_full.then(|| "it has no space left".to_owned())
+}
+
 /// Saves what others published, now and then, until it is stopped.
 pub async fn keep_endpoints(
     path: PathBuf,
@@ -272,6 +296,41 @@ pub async fn keep_endpoints(
             }
         }
         saved = known;
+    }
+}
+
+/// A copy of the journal's endpoints, for the day when that is damaged; none if it can't be read.
+pub fn load_copy(path: &Path) -> Vec<LocalEndpoint> {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let copy = whole(&bytes).and_then(|body| codec::from_bytes(body).ok());
+    copy.unwrap_or_default()
+}
+
+/// Keeps that copy, now and then, until it is stopped. While the journal lacks endpoints the copy
+/// stays as it is.
+pub async fn keep_copy(
+    path: PathBuf,
+    snapshots: watch::Receiver<Snapshot>,
+    stop: CancellationToken,
+) {
+    let mut changes = Changes::new(snapshots, stop);
+    let mut saved = None;
+    while let Some(Snapshot {
+        endpoints, ledger, ..
+    }) = changes.next().await
+    {
+        if ledger.is_incomplete() || saved.as_ref() == Some(&endpoints) {
+            continue;
+        }
+        let (path, copy) = (path.clone(), endpoints.clone());
+        let write = move || {
+            let copy: Vec<&LocalEndpoint> = copy.values().map(AsRef::as_ref).collect();
+            write(&path, codec::to_bytes(&copy))
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Err(error)) => tracing::error!(%error, "can't save a copy of the endpoints"),
+            Ok(Ok(())) | Err(_) => saved = Some(endpoints),
+        }
     }
 }
 

@@ -183,6 +183,11 @@ pub(super) async fn publish(
     let mut leaving = farewell.asked();
     let mut healed = healing.subscribe();
     let (mut snapshots, mut kernel) = (endpoints.snapshots(), endpoints.kernel());
+    // What the journal lost is restored from what is published.
+    let known = snapshots.wait_for(|it| !it.ledger.is_incomplete());
+    if known.await.is_err() {
+        return FeedError::read("netplugin is stopping");
+    }
     // Else what was taken away meanwhile would be shown as open once more.
     if kernel.wait_for(|kernel| kernel.was_in_sync).await.is_err() {
         return FeedError::endpoints("netplugin is stopping");

@@ -171,6 +171,8 @@ impl Session {
             let Ok(on_bus) = on_bus.await else {
                 return FeedError::endpoints("it ended");
             };
+            let mine = on_bus.values().flatten().cloned().collect();
+            self.endpoints.tell_published(mine);
             let publisher = publish::Publisher {
                 me: &self.me,
                 endpoints: &self.endpoints,

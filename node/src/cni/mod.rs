@@ -278,7 +278,8 @@ impl Cni {
             )),
             AttachError::Rejected(Rejection::PoolExhausted { .. })
             | AttachError::LogUnread(_)
-            | AttachError::Unreachable { .. } => Failure::try_again(details),
+            | AttachError::Unreachable { .. }
+            | AttachError::Incomplete => Failure::try_again(details),
             AttachError::Rejected(_) => Failure::config(details),
             AttachError::AddressInUse(..)
             | AttachError::AddressPromised(_)

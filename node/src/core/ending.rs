@@ -28,6 +28,8 @@ pub struct Ending {
     path: PathBuf,
     view: watch::Receiver<EndpointsView>,
     done: Option<Done>,
+    /// What was done last isn't on disk yet.
+    unsaved: bool,
 }
 
 impl Ending {
@@ -35,7 +37,13 @@ impl Ending {
     pub fn open(path: PathBuf, view: watch::Receiver<EndpointsView>) -> Self {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let done = parse(&text);
-        Self { path, view, done }
+        let unsaved = false;
+        Self {
+            path,
+            view,
+            done,
+            unsaved,
+        }
     }
 
     /// Does what is due by now. To be called when the kernel holds the facts' rules.
@@ -54,9 +62,13 @@ impl Ending {
         let asked = asked.unwrap_or(Revision(0));
         let done = match self.done {
             Some((of, done)) if of == cluster => done,
-            _ => return self.remember((cluster, asked)),
+            _ => {
+                self.remember((cluster, asked));
+                return Ok(());
+            }
         };
         if asked <= done {
+            self.save();
             return Ok(());
         }
         for (name, fact) in &facts.tenants {
@@ -75,7 +87,8 @@ impl Ending {
                 tracing::info!(tenant = %name, ?due, ended, "ended what these policies don't allow");
             }
         }
-        self.remember((cluster, asked))
+        self.remember((cluster, asked));
+        Ok(())
     }
 
     /// Ends connections of these tenants that were opened while somebody had taken our rules away:
@@ -152,16 +165,23 @@ impl Ending {
         all
     }
 
-    fn remember(&mut self, done: Done) -> Result<(), String> {
-        if self.done == Some(done) {
-            return Ok(());
+    fn remember(&mut self, done: Done) {
+        self.unsaved |= self.done.replace(done) != Some(done);
+        self.save();
+    }
+
+    /// A disk that takes no writes has an alarm of its own, and keeps nobody from what is to be done.
+    fn save(&mut self) {
+        let Some((cluster, revision)) = self.done.filter(|_| self.unsaved) else {
+            return;
+        };
+        let text = format!("{cluster} {revision}\n");
+        match replace(&self.path, text.as_bytes()) {
+            Ok(_) => self.unsaved = false,
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "can't write which connections were ended; a restart ends them again");
+            }
         }
-        let text = format!("{} {}\n", done.0, done.1);
-        let path = self.path.display();
-        replace(&self.path, text.as_bytes())
-            .map_err(|error| format!("can't write {path}: {error}; make room"))?;
-        self.done = Some(done);
-        Ok(())
     }
 }
 

@@ -18,6 +18,9 @@ use crate::projection::Projection;
 use crate::reconcile::Op;
 use crate::resource::{Element, Place, Resource, State};
 
+/// Why nothing at all is changed.
+const INCOMPLETE: &str = "the endpoint journal lost records: nothing in the kernel is changed until this node has found out which endpoints it has";
+
 /// The places that are kept, each with its revision in the kernel, if it has one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Kept(BTreeMap<Place, Option<Revision>>);
@@ -37,11 +40,14 @@ impl Kept {
         Self(kept)
     }
 
-    /// Keeps a place no more whose revision the facts have reached: `want` is what they ask for.
-    pub(super) fn reach(&mut self, want: &State) {
+    /// Keeps a place no more whose revision the facts have reached: `want` is what they ask for. Nor
+    /// one whose rules somebody deleted: older rules are better than none.
+    pub(super) fn reach(&mut self, known: &State, want: &State) {
         if self.0.is_empty() {
             return;
         }
+        let there = Self::of(known);
+        self.0.retain(|place, _| there.0.contains_key(place));
         for resource in want.resources() {
             if let Some(now) = applied(resource)
                 && let Some(Some(then)) = self.0.get(resource.place())
@@ -95,12 +101,18 @@ impl Core {
         let Some(kept) = &mut self.kept else {
             return Vec::new();
         };
-        kept.reach(want);
-        let (ops, back) = kept.divide(ops);
+        kept.reach(&self.known, want);
+        let (ops, back) = match self.incomplete_journal {
+            true => (Vec::new(), ops),
+            false => kept.divide(ops),
+        };
         if back.is_empty() {
             return ops;
         }
-        let why = kept.to_string();
+        let why = match self.incomplete_journal {
+            true => INCOMPLETE.to_owned(),
+            false => kept.to_string(),
+        };
         for op in back.iter().filter(|op| opens(op)) {
             for endpoint in self.locals.values() {
                 if is_blamed(op, endpoint, self.params.kind) {
@@ -158,7 +170,7 @@ mod tests {
     fn divided(kernel: &State, to: &Facts, kind: DomainKind) -> (usize, usize) {
         let want = to.desired(kind);
         let mut kept = Kept::of(kernel);
-        kept.reach(&want);
+        kept.reach(kernel, &want);
         let (done, back) = kept.divide(diff(kernel, &want));
         (done.len(), back.len())
     }
@@ -198,6 +210,24 @@ mod tests {
             let mut older = facts(10, &["web", "new"]);
             older.projection.changed = Revision(4);
             assert_eq!(divided(&kernel, &older, kind).0, 0);
+        }
+    }
+
+    #[test]
+    fn a_place_whose_rules_are_deleted_is_not_kept() {
+        for kind in kinds() {
+            let kernel = facts(9, &["web"]).desired(kind);
+            let older = facts(8, &["web"]).desired(kind);
+            let is_rule = |it: &&Resource| it.decides() || matches!(it, Resource::Table(_));
+            let left: State = kernel
+                .resources()
+                .filter(|it| !is_rule(it))
+                .cloned()
+                .collect();
+            let mut kept = Kept::of(&kernel);
+            kept.reach(&left, &older);
+            let (done, back) = kept.divide(diff(&left, &older));
+            assert!(back.is_empty() && !done.is_empty(), "{back:?}");
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Core {
     wanted: Wanted,
     /// Places that stay as they are until this node is in sync; absent: nobody looked yet.
     kept: Option<Kept>,
+    /// The journal lost endpoints that aren't restored yet.
+    incomplete_journal: bool,
     /// Why a change was kept back.
     held_back: Option<String>,
     /// Which log the facts were of at the last step, and how far.
@@ -136,6 +138,7 @@ impl Core {
             known: State::default(),
             wanted: Wanted::default(),
             kept: None,
+            incomplete_journal: false,
             held_back: None,
             read: Default::default(),
             locals: Locals::default(),
@@ -265,6 +268,10 @@ impl Core {
         let replaying = *log == LogState::CatchingUp;
         let in_sync = *log == LogState::InSync;
         self.was_in_sync |= in_sync;
+        let incomplete = snapshot.ledger.is_incomplete();
+        if std::mem::replace(&mut self.incomplete_journal, incomplete) && !incomplete {
+            self.look.want();
+        }
         if self.waits_to_move(in_sync).await {
             let waiting = "this node's tenants are in domains of the other kind; they move when it is in sync with the log";
             self.progress
@@ -302,7 +309,7 @@ impl Core {
             self.part(facts, concerned, &allowed).await
         };
         let mut outcome = outcome;
-        if in_sync && outcome.is_ok() {
+        if in_sync && outcome.is_ok() && !incomplete {
             self.wanted.sweep();
             let (locals, params) = (&self.locals, &self.params);
             outcome = self.ending.run(facts, locals, params, &self.datapath).await;

@@ -441,7 +441,7 @@ impl<'a> DomainBuilder<'a> {
 
 fn sandbox(endpoint: &LocalEndpoint) -> Option<Sandbox> {
     match &endpoint.owner {
-        Owner::Docker { .. } => None,
+        Owner::Docker { .. } | Owner::Unknown => None,
         Owner::Namespace {
             path, interface, ..
         } => Some(Sandbox {

@@ -346,7 +346,7 @@ impl<E: Endpoints> Driver<E> {
 pub(super) fn of_docker_network(endpoint: &LocalEndpoint, id: &str) -> bool {
     match &endpoint.owner {
         Owner::Docker { network_id } => network_id == id,
-        Owner::Namespace { .. } => false,
+        Owner::Namespace { .. } | Owner::Unknown => false,
     }
 }
 

@@ -7,13 +7,14 @@ use std::path::Path;
 
 use bus_schema::{
     AddressRange, EndpointId, GroupId, GroupName, GroupSpec, MacAddr, NetworkName, NetworkSpec,
-    NodeName, Pool, TenantName, Vni,
+    NodeName, Pool, Rejection, Revision, TenantName, Vni,
 };
 use imbl::OrdMap;
 use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{LocalEndpoint, NetworkKey, Owner};
+use crate::bus::AskError;
 use crate::projection::{NetworkFact, Projection};
 
 pub(crate) fn tenant() -> TenantName {
@@ -57,6 +58,14 @@ pub(crate) fn network(blocks: &[(&str, &str)]) -> NetworkFact {
             .iter()
             .map(|(block, holder)| (block.parse::<IpNet>().unwrap(), node(holder)))
             .collect(),
+    }
+}
+
+pub(crate) fn rejected(rejection: Rejection) -> AskError {
+    let revision = Revision(1);
+    AskError::Rejected {
+        rejection,
+        revision,
     }
 }
 

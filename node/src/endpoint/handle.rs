@@ -12,17 +12,17 @@ use std::time::Duration;
 use bus_schema::command::{BlockCede, BlockLease};
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{
-    Command, EndpointId, GroupName, NetworkName, NodeName, PoolKey, Rejection, TenantName,
+    Command, Endpoint, EndpointId, GroupName, NetworkName, NodeName, PoolKey, Rejection, TenantName,
 };
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::journal::{Damage, Journal};
+use super::journal::{Found, Journal};
 use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Answer, Attached, Ceding, Haste, INBOX, Inbox, Manager, Snapshot, Step, now};
 use super::pool::{Choice, For, choose, is_half_full};
-use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
+use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve, settle};
 use crate::bus::{AskError, BusHandle};
 use crate::lock::lock;
 use crate::projection::{NetworkFact, Projection};
@@ -70,6 +70,7 @@ pub struct EndpointsHandle {
     leasing: Arc<Mutex<BTreeMap<PoolKey, Arc<tokio::sync::Mutex<()>>>>>,
     ahead: Arc<Mutex<BTreeSet<PoolKey>>>,
     asking: Asking,
+    pub(super) published: watch::Sender<Option<Vec<Endpoint>>>,
 }
 
 /// Addresses that somebody asks for right now: they aren't given back for lack of an endpoint.
@@ -77,12 +78,12 @@ type Asking = Arc<Mutex<BTreeSet<(NetworkKey, IpAddr)>>>;
 
 impl EndpointsHandle {
     /// Opens the journal and starts the manager.
-    pub fn start(parts: Parts<'_>) -> Result<(Self, Option<Damage>), AttachError> {
+    pub fn start(parts: Parts<'_>) -> Result<(Self, Found), AttachError> {
         let failed = |error: std::io::Error| AttachError::Journal {
             path: parts.journal.display().to_string(),
             reason: error.to_string(),
         };
-        let (journal, ledger, damage) = Journal::open(parts.journal).map_err(failed)?;
+        let (journal, ledger, found) = Journal::open(parts.journal).map_err(failed)?;
         let (inbox, received) = mpsc::channel(INBOX);
         let (sender, snapshot) = watch::channel(Snapshot {
             generation: 0,
@@ -111,8 +112,9 @@ impl EndpointsHandle {
             leasing: Arc::default(),
             ahead: Arc::default(),
             asking: Arc::default(),
+            published: watch::Sender::default(),
         };
-        Ok((handle, damage))
+        Ok((handle, found))
     }
 
     /// Takes an address before its endpoint exists. The same address again is fine.
@@ -275,7 +277,7 @@ impl EndpointsHandle {
         let command = Command::BlockCede(BlockCede {
             tenant: key.0.clone(),
             network: key.1.clone(),
-            group: pool_of(&self.facts.borrow(), &key, address),
+            group: settle::pool_of(&self.facts.borrow(), &key, address),
             address,
             from: self.me.clone(),
             to,
@@ -304,7 +306,10 @@ impl EndpointsHandle {
         self.ask(|answer| Inbox::Settled(records, answer)).await
     }
 
-    async fn ask<T>(&self, message: impl FnOnce(Answer<T>) -> Inbox) -> Result<T, AttachError> {
+    pub(super) async fn ask<T>(
+        &self,
+        message: impl FnOnce(Answer<T>) -> Inbox,
+    ) -> Result<T, AttachError> {
         let stopping = || AttachError::Datapath("netplugin is stopping".to_owned());
         let (answer, answered) = oneshot::channel();
         let sent = self.inbox.send(message(answer)).await;
@@ -585,12 +590,6 @@ impl Drop for AskedFor {
     fn drop(&mut self) {
         lock(&self.all).remove(&self.it);
     }
-}
-
-/// The group whose pool the address is of.
-pub(super) fn pool_of(facts: &Projection, key: &NetworkKey, address: IpAddr) -> Option<GroupName> {
-    let network = facts.network(&key.0, &key.1)?;
-    network.pool_of(address).map(|(group, _)| group.clone())
 }
 
 fn unreachable(key: &PoolKey, reason: &str) -> AttachError {

@@ -9,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bus_schema::codec;
+use bus_schema::{ClusterId, codec};
 
 use super::ledger::{Ledger, Record};
 use crate::frames::{self, Tail, replace};
@@ -26,6 +26,15 @@ pub struct Damage {
     pub kept: Option<PathBuf>,
 }
 
+/// What the journal was like when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Whole,
+    /// There was none, or nothing in it: this node is new, or somebody removed it.
+    Nothing,
+    Damaged(Damage),
+}
+
 /// An open journal, at its end.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -40,7 +49,7 @@ pub(super) struct Journal {
 impl Journal {
     /// Opens the journal, or creates it, and folds its records. A disk that takes no writes is no
     /// error: what there is to read is read, and appends fail.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Ledger, Option<Damage>)> {
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Ledger, Found)> {
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
@@ -50,22 +59,29 @@ impl Journal {
         for record in &records {
             ledger.apply(record);
         }
+        if lost > 0 {
+            ledger.apply(&Record::Incomplete);
+        }
         let mut journal = Self {
             path: path.to_owned(),
             tail: None,
             records: records.len(),
             damaged: lost > 0,
         };
-        let damage = (lost > 0).then(|| Damage {
-            bytes: lost,
-            kept: journal.repair(&ledger).ok().flatten(),
-        });
+        let found = match (lost, records.len()) {
+            (0, 0) => Found::Nothing,
+            (0, _) => Found::Whole,
+            (bytes, _) => Found::Damaged(Damage {
+                bytes,
+                kept: journal.repair(&ledger).ok().flatten(),
+            }),
+        };
         if !journal.damaged
             && let Err(error) = journal.tail()
         {
             tracing::error!(path = %path.display(), %error, "can't write the endpoint journal: no endpoint is attached until its disk takes writes");
         }
-        Ok((journal, ledger, damage))
+        Ok((journal, ledger, found))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -160,8 +176,20 @@ fn is_promise(record: &Record, ledger: &Ledger) -> bool {
         | Record::ReturnEnded { .. }
         | Record::Ceding { .. }
         | Record::CedeEnded { .. }
+        | Record::Cluster { .. }
+        | Record::Incomplete
+        | Record::Complete
         | Record::Unknown => true,
     }
+}
+
+/// The cluster that a node with this journal followed last.
+pub fn cluster_in(path: &Path) -> Option<ClusterId> {
+    let (records, _) = read_frames(&fs::read(path).ok()?);
+    records.into_iter().rev().find_map(|record| match record {
+        Record::Cluster { cluster } => Some(cluster),
+        _ => None,
+    })
 }
 
 fn frame(record: &Record) -> Vec<u8> {

@@ -17,8 +17,20 @@ fn fold(records: &[Record]) -> Ledger {
     ledger
 }
 
+/// Opens a journal, as if the endpoints that it may have lost were known again.
+fn open(path: &Path) -> (Journal, Ledger, Option<Damage>) {
+    let (journal, mut ledger, found) = Journal::open(path).unwrap();
+    let damage = match found {
+        Found::Damaged(damage) => Some(damage),
+        Found::Whole | Found::Nothing => None,
+    };
+    assert!(damage.is_none() || ledger.is_incomplete());
+    ledger.apply(&Record::Complete);
+    (journal, ledger, damage)
+}
+
 fn write(path: &Path, records: &[Record]) {
-    let (mut journal, mut ledger, damage) = Journal::open(path).unwrap();
+    let (mut journal, mut ledger, damage) = open(path);
     assert_eq!(damage, None);
     for record in records {
         journal
@@ -38,7 +50,7 @@ fn what_was_appended_is_there_after_a_restart() {
         at: 5,
     });
     write(&path, &all);
-    let (_, ledger, damage) = Journal::open(&path).unwrap();
+    let (_, ledger, damage) = open(&path);
     assert_eq!((ledger, damage), (fold(&all), None));
 }
 
@@ -101,7 +113,7 @@ fn truncated_at_any_byte_every_whole_record_comes_back() {
         let path = folder.path().join("journal");
         fs::write(&path, &whole[..cut]).unwrap();
         let kept = ends.iter().filter(|end| **end <= cut).count();
-        let (mut journal, ledger, damage) = Journal::open(&path).unwrap();
+        let (mut journal, ledger, damage) = open(&path);
         assert_eq!(ledger, fold(&all[..kept]), "cut at {cut}");
         let torn = cut - ends[..kept].last().unwrap_or(&0);
         assert_eq!(
@@ -113,7 +125,7 @@ fn truncated_at_any_byte_every_whole_record_comes_back() {
             assert_eq!(fs::read(damage.kept.unwrap()).unwrap(), whole[..cut]);
         }
         journal.append(&ledger, &all[2..]).unwrap();
-        let (_, again, damage) = Journal::open(&path).unwrap();
+        let (_, again, damage) = open(&path);
         assert_eq!(damage, None, "cut at {cut}");
         assert!(again.endpoint(&endpoint("e3", "10.0.0.4").id).is_some());
     }
@@ -135,7 +147,7 @@ fn one_wrong_byte_costs_one_record() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
         fs::write(&path, &bytes).unwrap();
-        let (_, ledger, damage) = Journal::open(&path).unwrap();
+        let (_, ledger, damage) = open(&path);
         assert_eq!(ledger, fold(&all[1..]), "byte {at}");
         assert_eq!(damage.map(|it| it.bytes), Some(first), "byte {at}");
     }
@@ -145,7 +157,7 @@ fn one_wrong_byte_costs_one_record() {
 fn a_long_journal_becomes_short() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
-    let (mut journal, mut ledger, _) = Journal::open(&path).unwrap();
+    let (mut journal, mut ledger, _) = open(&path);
     let address = ip("10.0.0.9");
     let batch: Vec<Record> = (0..600)
         .flat_map(|at| {
@@ -167,7 +179,7 @@ fn a_long_journal_becomes_short() {
         batch.iter().for_each(|record| ledger.apply(record));
     }
     assert!(journal.records < 2 * batch.len());
-    let (_, again, _) = Journal::open(&path).unwrap();
+    let (_, again, _) = open(&path);
     assert_eq!(again, ledger);
 }
 
@@ -175,7 +187,7 @@ fn a_long_journal_becomes_short() {
 fn a_full_disk_refuses_and_loses_nothing() {
     let disk = Small::new("64k");
     let path = disk.path().join("journal");
-    let (mut journal, mut ledger, _) = Journal::open(&path).unwrap();
+    let (mut journal, mut ledger, _) = open(&path);
     let all = records(40);
     // Half of the first page is written, so that a record is cut at its end.
     let (first, rest) = all.split_at(7);
@@ -190,11 +202,11 @@ fn a_full_disk_refuses_and_loses_nothing() {
         }
     }
     assert_eq!(refused.unwrap().kind(), io::ErrorKind::StorageFull);
-    let (_, read, damage) = Journal::open(&path).unwrap();
+    let (_, read, damage) = open(&path);
     assert_eq!((read, damage), (ledger.clone(), None));
     disk.free();
     journal.append(&ledger, &all).unwrap();
-    let (_, read, damage) = Journal::open(&path).unwrap();
+    let (_, read, damage) = open(&path);
     assert_eq!((read, damage), (fold(&all), None));
 }
 
@@ -208,13 +220,83 @@ fn a_damaged_journal_on_a_full_disk_is_read_and_repaired_later() {
     bytes.truncate(bytes.len() - 1);
     fs::write(&path, &bytes).unwrap();
     disk.fill();
-    let (mut journal, ledger, damage) = Journal::open(&path).unwrap();
+    let (mut journal, ledger, damage) = open(&path);
     assert_eq!(ledger, fold(&all[..2]));
     assert_eq!(damage.unwrap().kept, None);
     assert!(journal.append(&ledger, &all[2..]).is_err());
     assert_eq!(fs::read(&path).unwrap(), bytes);
     disk.free();
     journal.append(&ledger, &all[2..]).unwrap();
-    let (_, read, damage) = Journal::open(&path).unwrap();
+    let (_, read, damage) = open(&path);
     assert_eq!((read, damage), (fold(&all), None));
+}
+
+#[test]
+fn after_damage_the_journal_is_incomplete_until_it_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    assert_eq!(Journal::open(&path).unwrap().2, Found::Nothing);
+    let all = records(2);
+    write(&path, &all);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let (_, ledger, found) = Journal::open(&path).unwrap();
+    assert!(matches!(found, Found::Damaged(_)) && ledger.is_incomplete());
+    // The next start finds no damage any more, but knows of it.
+    let (mut journal, mut ledger, found) = Journal::open(&path).unwrap();
+    assert!(found == Found::Whole && ledger.is_incomplete());
+    journal.append(&ledger, &[Record::Complete]).unwrap();
+    ledger.apply(&Record::Complete);
+    let (_, again, found) = Journal::open(&path).unwrap();
+    assert_eq!((again, found), (ledger, Found::Whole));
+}
+
+#[test]
+fn the_cluster_is_known_behind_damage_and_when_the_journal_became_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    assert_eq!(cluster_in(&path), None);
+    let [one, two] = [1, 2].map(|it| ClusterId(uuid::Uuid::from_u128(it)));
+    let mut all = records(1);
+    all.push(Record::Cluster { cluster: one });
+    all.push(Record::Cluster { cluster: two });
+    write(&path, &all);
+    assert_eq!(cluster_in(&path), Some(two));
+    let (mut journal, ledger, _) = open(&path);
+    assert_eq!(ledger.cluster(), Some(two));
+    journal.rewrite(&ledger).unwrap();
+    assert_eq!(cluster_in(&path), Some(two));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.pop();
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(cluster_in(&path), Some(two));
+}
+
+/// As builds before these records read them: what they don't know they skip.
+#[test]
+fn older_builds_skip_records_that_they_do_not_know() {
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    #[serde(tag = "type", rename_all = "kebab-case")]
+    enum Old {
+        Detached {
+            at: u64,
+        },
+        #[serde(other)]
+        Unknown,
+    }
+    let cluster = ClusterId(uuid::Uuid::from_u128(1));
+    let read = |record: &Record| codec::from_bytes::<Old>(&codec::to_bytes(record)).unwrap();
+    for record in [
+        Record::Cluster { cluster },
+        Record::Incomplete,
+        Record::Complete,
+    ] {
+        assert_eq!(read(&record), Old::Unknown);
+    }
+    let id = endpoint("e", "10.0.0.2").id;
+    assert_eq!(
+        read(&Record::Detached { id, at: 7 }),
+        Old::Detached { at: 7 }
+    );
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bus_schema::{EndpointId, NetworkName, NodeName, TenantName};
+use bus_schema::{ClusterId, EndpointId, NetworkName, NodeName, TenantName};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,14 @@ pub enum Record {
         key: NetworkKey,
         address: IpAddr,
     },
+    /// The cluster that this node follows.
+    Cluster {
+        cluster: ClusterId,
+    },
+    /// Records were lost: there may be endpoints that aren't known here.
+    Incomplete,
+    /// Every endpoint that the kernel holds is known again.
+    Complete,
     /// Written by a newer netplugin.
     #[serde(other)]
     Unknown,
@@ -87,6 +95,8 @@ pub type Locals = OrdMap<EndpointId, Arc<LocalEndpoint>>;
 pub struct Ledger {
     endpoints: Locals,
     networks: OrdMap<NetworkKey, Usage>,
+    cluster: Option<ClusterId>,
+    incomplete: bool,
 }
 
 /// What is taken of one network's addresses here.
@@ -129,6 +139,16 @@ impl Usage {
 }
 
 impl Ledger {
+    /// The cluster that this node followed last.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
+    }
+
+    /// Whether records were lost and not all endpoints are known again.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
     pub fn endpoints(&self) -> &Locals {
         &self.endpoints
     }
@@ -188,6 +208,9 @@ impl Ledger {
             Record::CedeEnded { key, address } => self.change(key, |usage| {
                 usage.ceding.remove(address);
             }),
+            Record::Cluster { cluster } => self.cluster = Some(*cluster),
+            Record::Incomplete => self.incomplete = true,
+            Record::Complete => self.incomplete = false,
             Record::Unknown => {}
         }
     }
@@ -198,12 +221,15 @@ impl Ledger {
             let taken = usage.reserved.len() + usage.promised.len();
             usage.freed.len() + taken + usage.returning.len() + usage.ceding.len()
         };
-        self.endpoints.len() + self.networks.values().map(of).sum::<usize>()
+        let marks = usize::from(self.cluster.is_some()) + usize::from(self.incomplete);
+        marks + self.endpoints.len() + self.networks.values().map(of).sum::<usize>()
     }
 
     /// The fewest records that fold to this ledger.
     pub fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
+        records.extend(self.cluster.map(|cluster| Record::Cluster { cluster }));
+        records.extend(self.incomplete.then_some(Record::Incomplete));
         for (key, usage) in &self.networks {
             let key = || key.clone();
             records.extend(usage.freed.iter().map(|(address, at)| Record::Freed {

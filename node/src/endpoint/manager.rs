@@ -37,6 +37,8 @@ pub(super) enum Inbox {
     Cede(Ceding, Answer<()>),
     /// The log settled what was given back.
     Settled(Vec<Record>, Answer<()>),
+    /// What the journal had lost.
+    Restored(Vec<Record>, Answer<()>),
 }
 
 /// An address of a block of ours that another node asks for.
@@ -124,6 +126,10 @@ impl Manager {
             }
             Inbox::Settled(records, answer) => {
                 answer.send(self.write(&records)).ok();
+            }
+            Inbox::Restored(records, answer) => {
+                self.restore(&records);
+                answer.send(Ok(())).ok();
             }
         }
     }
@@ -373,6 +379,9 @@ impl Manager {
     }
 
     fn open_network(&self, (tenant, name): &NetworkKey) -> Result<NetworkFact, AttachError> {
+        if self.ledger.is_incomplete() {
+            return Err(AttachError::Incomplete);
+        }
         let facts = self.facts.borrow();
         let Some(network) = facts.network(tenant, name) else {
             return Err(AttachError::Rejected(Rejection::NetworkUnknown {
@@ -411,6 +420,15 @@ impl Manager {
 
     fn usage(&self, key: &NetworkKey) -> Usage {
         self.ledger.usage(key).cloned().unwrap_or_default()
+    }
+
+    /// The kernel holds it, whether or not the disk takes it: the next start looks again then.
+    fn restore(&mut self, records: &[Record]) {
+        if let Err(error) = self.write(records) {
+            tracing::error!(%error, "what the journal had lost is known until the next start only");
+            records.iter().for_each(|record| self.ledger.apply(record));
+            self.publish();
+        }
     }
 
     /// To disk first, then to the ledger, then to everybody.

@@ -8,6 +8,7 @@ mod journal;
 mod ledger;
 mod manager;
 pub mod pool;
+pub mod restore;
 pub mod settle;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ pub mod vanished;
 pub(crate) use manager::{Ceding, now};
 
 pub use handle::{DEADLINE, EndpointsHandle, Kernel, Parts};
-pub use journal::Damage;
+pub use journal::{Damage, Found, cluster_in};
 pub use ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 pub use manager::Snapshot;
 
@@ -76,6 +77,8 @@ pub enum Owner {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cni: Option<String>,
     },
+    /// The journal lost who it was ([`restore`]): who detaches it names its id.
+    Unknown,
 }
 
 /// What an attach asks for.
@@ -174,6 +177,10 @@ pub enum AttachError {
         node: String,
         reason: String,
     },
+    #[error(
+        "the endpoint journal of this node was damaged or missing, and it doesn't know yet which addresses are in use; nothing is attached until it has compared its kernel with the bus: try again"
+    )]
+    Incomplete,
     #[error("can't write the endpoint journal {path}: {reason}; nothing was attached")]
     Journal { path: String, reason: String },
     #[error("can't configure the kernel: {0}")]

@@ -16,7 +16,6 @@ use bus_schema::{Command, GroupName, NodeName, Revision};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use super::handle::pool_of;
 use super::ledger::{Ledger, NetworkKey, Record};
 use super::pool::is_ceded;
 use super::{EndpointsHandle, Snapshot};
@@ -223,6 +222,12 @@ async fn work(
         }
     }
     done
+}
+
+/// The group whose pool the address is of.
+pub(super) fn pool_of(facts: &Projection, key: &NetworkKey, address: IpAddr) -> Option<GroupName> {
+    let network = facts.network(&key.0, &key.1)?;
+    network.pool_of(address).map(|(group, _)| group.clone())
 }
 
 /// The group whose pool the block is of.

@@ -6,7 +6,7 @@ use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{Command, EndpointId, Rejection, Revision};
 use tokio::sync::{mpsc, watch};
 
-use super::fixture::{Small, facts, ip, key, net, network, node, tenant};
+use super::fixture::{Small, facts, ip, key, net, network, node, rejected, tenant};
 use super::*;
 use crate::bus::{Ask, AskError, BusHandle};
 use crate::projection::{GroupFact, Projection};
@@ -26,7 +26,7 @@ fn start(
     kernel: watch::Receiver<Kernel>,
 ) -> (EndpointsHandle, mpsc::Receiver<Ask>) {
     let (bus, asks) = BusHandle::new();
-    let (handle, damage) = EndpointsHandle::start(Parts {
+    let (handle, found) = EndpointsHandle::start(Parts {
         me: node("a"),
         journal,
         mtu: 1450,
@@ -35,7 +35,7 @@ fn start(
         bus,
     })
     .unwrap();
-    assert_eq!(damage, None);
+    assert!(matches!(found, Found::Nothing | Found::Whole));
     (handle, asks)
 }
 
@@ -119,14 +119,6 @@ fn ceding(address: &str, to: &str, promised: bool) -> Ceding {
 }
 
 const BLOCK: [(&str, &str); 1] = [("10.0.0.16/28", "a")];
-
-fn rejected(rejection: Rejection) -> AskError {
-    let revision = Revision(1);
-    AskError::Rejected {
-        rejection,
-        revision,
-    }
-}
 
 #[tokio::test]
 async fn the_same_attach_again_gives_the_same_answer_also_after_a_restart() {

@@ -200,7 +200,7 @@ fn status_of(error: &AttachError) -> StatusCode {
         | AttachError::EndpointDiffers(_)
         | AttachError::NotCeded { .. } => StatusCode::CONFLICT,
         AttachError::EndpointUnknown(_) => StatusCode::NOT_FOUND,
-        AttachError::LogUnread(_) | AttachError::Unreachable { .. } => {
+        AttachError::LogUnread(_) | AttachError::Unreachable { .. } | AttachError::Incomplete => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         AttachError::Journal { .. } | AttachError::Datapath(_) => StatusCode::INTERNAL_SERVER_ERROR,
