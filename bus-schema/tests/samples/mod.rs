@@ -134,7 +134,7 @@ pub(crate) fn status() -> NodeStatus {
         alarms: vec![Alarm::new(
             Grade::Wrong,
             "foreign-log",
-            "the log is another cluster's",
+            "another cluster's log",
         )],
         dns: Some(DnsCounters {
             answered: 70,

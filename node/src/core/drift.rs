@@ -57,6 +57,10 @@ impl Core {
         facts: &Projection,
         allowed: &Allowed,
     ) {
+        // Nothing was looked at yet, so it isn't known what must be kept.
+        if self.kept.is_none() {
+            return;
+        }
         let Ok(seen) = self.datapath.rules(place).await else {
             return;
         };

@@ -327,11 +327,10 @@ impl EndpointsHandle {
     async fn log_read(&self, deadline: Instant, unknown: &Rejection) -> Result<(), AttachError> {
         let mut kernel = self.kernel.clone();
         let read = kernel.wait_for(|kernel| kernel.was_in_sync);
-        let read = timeout_at(deadline, read).await;
-        let unread = || AttachError::LogUnread(unknown.to_string());
-        read.is_ok_and(|it| it.is_ok())
-            .then_some(())
-            .ok_or_else(unread)
+        match timeout_at(deadline, read).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(AttachError::LogUnread(unknown.to_string())),
+        }
     }
 
     /// Asks the manager until it needs no further block.

@@ -1,4 +1,5 @@
 mod promises;
+mod unread;
 
 use std::time::Duration;
 
@@ -205,33 +206,6 @@ async fn what_is_refused_says_why() {
         bench.handle.attach(attach("e1", None)).await,
         Err(AttachError::Rejected(Rejection::NetworkClosing { .. }))
     ));
-}
-
-#[tokio::test]
-async fn what_is_unknown_before_the_log_is_read_is_waited_for_and_not_said_to_be_missing() {
-    let bench = Bench::new(&BLOCK);
-    let unread = |was_in_sync| Kernel {
-        generation: u64::MAX,
-        was_in_sync,
-        ..Kernel::default()
-    };
-    bench.kernel.send_replace(unread(false));
-    let known = bench.facts.send_replace(Projection::default());
-    let started = tokio::time::Instant::now();
-    let error = bench.handle.attach(attach("e1", None)).await.unwrap_err();
-    assert!(matches!(&error, AttachError::LogUnread(_)), "{error}");
-    assert!(
-        error
-            .to_string()
-            .contains("hasn't read the cluster's log yet")
-    );
-    assert!(started.elapsed() >= DEADLINE, "{:?}", started.elapsed());
-
-    let attaching = bench.handle.clone();
-    let attaching = tokio::spawn(async move { attaching.attach(attach("e1", None)).await });
-    bench.facts.send_replace(known);
-    bench.kernel.send_replace(unread(true));
-    attaching.await.unwrap().unwrap();
 }
 
 #[tokio::test]
