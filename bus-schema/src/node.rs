@@ -81,9 +81,11 @@ pub struct DnsCounters {
 
 impl NodeStatus {
     /// Whether everything that `revision` asks for is done on this node: in the kernel and, when
-    /// an engine answers, in its networks.
+    /// an engine answers, in its networks. A node that follows another log has applied nothing of
+    /// this one, whatever its revision.
     pub fn has_applied(&self, revision: Revision) -> bool {
-        self.applied >= revision
+        !matches!(self.log, LogState::Foreign { .. })
+            && self.applied >= revision
             && self
                 .engine
                 .as_ref()

@@ -33,13 +33,17 @@ pub enum Rejection {
     LogShorter { end: Revision, seen: Revision },
     /// `server` leads the log; absent: nobody says who does.
     #[error(
-        "the log{} isn't whole: {reason}; nothing is decided. If one of three servers is damaged, stop it, remove its JetStream store and start it again: it copies the log from the others. If the log was restored from a backup, `netctl cluster accept-log --yes` goes on with it",
-        server.as_ref().map(|it| format!(" of server {it}")).unwrap_or_default()
+        "the log{} isn't whole: {reason}; nothing is decided. If one of three servers is damaged, stop it, remove its JetStream store and start it again: it copies the log from the others. {}",
+        server.as_ref().map(|it| format!(" of server {it}")).unwrap_or_default(),
+        instead(*hole)
     )]
     LogDamaged {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
         reason: String,
+        /// Messages are missing in the leader's copy. Else nodes have applied more than it holds.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        hole: bool,
     },
     #[error("{what} is not supported: {instead}")]
     Unsupported { what: String, instead: String },
@@ -181,7 +185,7 @@ pub enum Rejection {
         endpoints: Vec<EndpointUse>,
     },
     #[error(
-        "{} can't be asked about group {group} of tenant {tenant}: its removal waits; `--abort` keeps the group, `--force` removes it now and closes what is left of it",
+        "{} can't be asked about group {group} of tenant {tenant}: its removal goes on when they answer; `--abort` keeps the group, `--force` removes it now and closes what is left of it",
         list(nodes)
     )]
     GroupHeld {
@@ -426,6 +430,16 @@ pub struct RuleUse {
 impl std::fmt::Display for RuleUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "rule {} of policy {}", self.rule, self.policy)
+    }
+}
+
+/// What to do about a damaged log that no server has a whole copy of.
+fn instead(hole: bool) -> &'static str {
+    match hole {
+        true => "If no server has a whole copy, restore the stream LOG from a backup",
+        false => {
+            "If the log was restored from a backup, `netctl cluster accept-log --yes` goes on with it"
+        }
     }
 }
 

@@ -55,6 +55,10 @@ impl Soundness {
         }
         self.look_at_copy().await;
         self.look_at_nodes().await;
+        if self.registry.journal().unwritten().is_some() {
+            // In a cluster where nobody changes anything an append alone says that it is over.
+            let _ = self.registry.prove(Instant::now(), ANSWER).await;
+        }
         let damage = self.shared.read(|view| view.damage(now()));
         if damage != self.registry.refusal() {
             match &damage {

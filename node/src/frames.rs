@@ -56,6 +56,13 @@ fn first(bytes: &[u8]) -> Option<&[u8]> {
     (crc(length, record) == u32::from_le_bytes(*sum)).then_some(record)
 }
 
+/// Whether the last frame is there from its first to its last byte, whatever they are: a write that a
+/// crash cut short mostly leaves fewer.
+pub(crate) fn has_whole_length(frame: &[u8]) -> bool {
+    let head = frame.split_first_chunk::<4>();
+    head.is_some_and(|(length, _)| frame.len() == HEAD + u32::from_le_bytes(*length) as usize)
+}
+
 fn crc(length: &[u8], record: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(length);

@@ -133,7 +133,7 @@ fn log_alarm(log: &LogState) -> Option<Alarm> {
 
 fn disk_alarm(why: &str, saved: &Saved) -> Alarm {
     let text = format!(
-        "this node's disk takes no writes: {why}; what the log says after revision {} is enforced, but a restart would forget it, and no endpoint can be attached: make room in the state folder, or mount it writable",
+        "this node's disk takes no writes: {why}; what the log says after revision {} is enforced, but a restart would forget it, and attaching an endpoint may fail: make room in the state folder, or mount it writable",
         saved.revision
     );
     wrong("disk", text)

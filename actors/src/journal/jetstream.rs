@@ -67,8 +67,7 @@ impl JetStream {
 
     fn connected(&self) -> Result<(), String> {
         match self.client.connection_state() {
-            State::Connected if self.client.server_info().jetstream => Ok(()),
-            State::Connected => Err(subject::NO_JETSTREAM.to_owned()),
+            State::Connected => Ok(()),
             State::Pending | State::Disconnected => Err("not connected".to_owned()),
         }
     }
@@ -80,6 +79,10 @@ impl JetStream {
             .await
             .map_err(|e| match e.kind() {
                 GetStreamErrorKind::JetStream(error) => refused(&error, &e),
+                // Another server of its cluster may have it.
+                _ if !self.client.server_info().jetstream => {
+                    LoadError::Unavailable(subject::NO_JETSTREAM.to_owned())
+                }
                 _ => LoadError::Unavailable(e.to_string()),
             })
     }

@@ -69,8 +69,14 @@ impl<A: Gather> Desk<A> {
         if let Some(arrived) = unproved.map(|it| it.ask.arrived).max() {
             let proof = self.registry.prove(arrived, PROOF).await;
             let proof = proof.map_err(|e| Trouble::Unavailable(e.to_string()))?;
+            // Who was refused after a proof lacks what others appended since.
+            let refused = group.iter().any(|it| it.tries > 1);
+            let end = match refused {
+                true => self.registry.journal().end().await?.max(proof.end),
+                false => proof.end,
+            };
             return Ok(Basis {
-                freshness: Freshness::End(proof.end),
+                freshness: Freshness::End(end),
                 proof: Some(proof),
             });
         }
@@ -170,7 +176,7 @@ impl<A: Gather> Desk<A> {
         if decided.is_none() && alone {
             // The cached state may be broken.
             self.ledger.borrow_mut().forget();
-            draft.own = self.refresh(Freshness::Cached).await?;
+            draft.own = self.refresh(basis.freshness).await?;
             decided = decide(draft, &ask.command);
         }
         let decided = match decided {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::registry::Registry;
 use crate::journal::{self, AppendError, Record};
 
+const NOT_ACKNOWLEDGED: &str = "its servers acknowledged no append in time: too few of them reach each other, or they can't write";
 /// From one barrier to the next: at most 20 a second.
 const BARRIER_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -102,8 +103,9 @@ impl Registry {
     ) -> Result<Proof, Unproved> {
         let proved = timeout(patience, self.proof(arrived)).await;
         proved.unwrap_or_else(|_| {
-            let reason = "no majority of its servers acknowledged an append in time";
-            Err(Unproved(reason.to_owned()))
+            let known = self.journal().unwritten().map(|(_, reason)| reason);
+            let reason = known.unwrap_or_else(|| NOT_ACKNOWLEDGED.to_owned());
+            Err(Unproved(reason))
         })
     }
 

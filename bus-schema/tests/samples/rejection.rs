@@ -17,6 +17,7 @@ pub(crate) fn rejections() -> Vec<Rejection> {
     all.push(Rejection::LogDamaged {
         server: Some("nats-1".to_owned()),
         reason: "3 of its 40 messages are missing".to_owned(),
+        hole: true,
     });
     all
 }

@@ -33,7 +33,7 @@ use tokio::time::timeout;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use self::arrival::{Arrivals, TICK_MS};
+use self::arrival::{Arrivals, TICK_MS, since_boot};
 use crate::bus::pause;
 use crate::feed::Shared;
 use crate::init::now;
@@ -99,7 +99,7 @@ impl Desk {
             shared,
             since,
             in_work: Semaphore::new(usize::try_from(IN_WORK).unwrap_or(usize::MAX)),
-            arrivals: Cell::new(Arrivals::new(now())),
+            arrivals: Cell::new(Arrivals::new(since_boot())),
         }
     }
 
@@ -124,14 +124,15 @@ impl Desk {
 
     /// From here on the request's deadline is by this machine's clock.
     fn arrived<T>(&self, request: Request<T>) -> Request<T> {
-        request.arrived(self.arrivals.get().of(now()))
+        let waited = self.arrivals.get().waited(since_boot());
+        request.arrived(now().saturating_sub(waited))
     }
 
     async fn watch_for_standstills(self: Rc<Self>) {
         loop {
             pause(Duration::from_millis(TICK_MS)).await;
             let mut arrivals = self.arrivals.get();
-            arrivals.tick(now());
+            arrivals.tick(since_boot());
             self.arrivals.set(arrivals);
         }
     }

@@ -1,7 +1,7 @@
 //! Removing a network or a group: closed first, then its nodes are asked; the answer names what
 //! stands in the way. A network goes when its blocks came back, what isn't finished within the
 //! deadline goes on by the reactions of `process`. A group goes when all nodes answered that they
-//! hold none of it; no log can tell that, so the same command asks again.
+//! hold none of it. `resume` asks nodes again that didn't answer in time.
 
 mod resume;
 mod target;

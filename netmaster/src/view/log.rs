@@ -8,6 +8,11 @@ use bus_schema::{NodeName, Rejection, Revision};
 
 use super::View;
 
+/// How long a node says that the log is another one before it is believed without a proof, in
+/// milliseconds: it may have asked a server that didn't know yet that it leads no more, and looks
+/// again every two seconds.
+const FOREIGN_MS: u64 = 5_000;
+
 /// Nodes, and up to where they have applied the log.
 pub(crate) type Applied = BTreeMap<NodeName, Revision>;
 
@@ -21,6 +26,8 @@ pub(crate) struct LogView {
     pub(crate) unread: Option<String>,
     /// Nodes that had applied more than the log held when its end was proved.
     ahead: Applied,
+    /// Nodes that say that it is another log, and since when, in milliseconds since 1970.
+    foreign: BTreeMap<NodeName, u64>,
     /// Nodes whose applied revision counts no more: an operator accepted the log.
     pub(crate) accepted: Applied,
 }
@@ -32,8 +39,16 @@ impl LogView {
     }
 
     /// A node that goes on with another revision is judged anew.
-    pub(super) fn hear(&mut self, status: &NodeStatus) {
+    pub(super) fn hear(&mut self, status: &NodeStatus, now: u64) {
         let NodeStatus { node, applied, .. } = status;
+        match status.log {
+            LogState::Foreign { .. } => {
+                self.foreign.entry(node.clone()).or_insert(now);
+            }
+            _ => {
+                self.foreign.remove(node);
+            }
+        }
         self.ahead
             .retain(|other, it| other != node || it == applied);
         if status.log == LogState::InSync {
@@ -72,10 +87,12 @@ impl View {
     }
 
     /// Live nodes that have applied what this log doesn't hold: by a proof, or because they say that it
-    /// is another log.
+    /// is another log, and have applied more than was read here or have said so for a while.
     pub(crate) fn ahead(&self, now: u64) -> Applied {
         let ahead = self.live(now).filter(|status| {
-            let foreign = matches!(status.log, LogState::Foreign { .. });
+            let foreign = self.log.foreign.get(&status.node).is_some_and(|since| {
+                status.applied > self.applied || now.saturating_sub(*since) >= FOREIGN_MS
+            });
             let ahead = foreign || self.log.ahead.contains_key(&status.node);
             let accepted = self.log.accepted.get(&status.node);
             ahead && accepted.is_none_or(|it| *it < status.applied)
@@ -87,7 +104,12 @@ impl View {
     pub(crate) fn damage(&self, now: u64) -> Option<Rejection> {
         let server = self.log.server.clone();
         if let Some(reason) = self.log.hole().cloned() {
-            return Some(Rejection::LogDamaged { server, reason });
+            let hole = true;
+            return Some(Rejection::LogDamaged {
+                server,
+                reason,
+                hole,
+            });
         }
         let ahead = self.ahead(now);
         let alone = ahead.len() == 1 && self.live(now).nth(1).is_some();
@@ -99,7 +121,12 @@ impl View {
             .map(|(node, applied)| format!("node {node} has applied revision {applied}"));
         let ahead = ahead.collect::<Vec<_>>().join(", ");
         let reason = format!("{ahead}, which it doesn't hold");
-        Some(Rejection::LogDamaged { server, reason })
+        let hole = false;
+        Some(Rejection::LogDamaged {
+            server,
+            reason,
+            hole,
+        })
     }
 }
 

@@ -162,7 +162,7 @@ impl View {
             | Event::PolicyRemoved(_)
             | Event::RuleAdded(_)
             | Event::RuleRemoved(_) => self.policy_changed(revision, event),
-            Event::LogAccepted(e) => self.log.accepted.clone_from(&e.ahead),
+            Event::LogAccepted(e) => self.log.accepted.extend(e.ahead.clone()),
             Event::Barrier
             | Event::PolicyApplied(_)
             | Event::TenantOpened(_)
@@ -291,7 +291,7 @@ impl View {
 
     /// A node says that it is as `status` says, at `now` in milliseconds since 1970.
     pub(crate) fn hear(&mut self, status: NodeStatus, now: u64) {
-        self.log.hear(&status);
+        self.log.hear(&status, now);
         let heard = Heard { status, at: now };
         self.statuses.insert(heard.status.node.clone(), heard);
     }
@@ -370,5 +370,7 @@ pub(crate) fn publish(endpoints: &mut BTreeMap<EndpointKey, Endpoint>, event: &E
     }
 }
 
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 mod tests;

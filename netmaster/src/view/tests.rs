@@ -15,7 +15,7 @@ fn web() -> NetworkName {
     "web".parse().expect("a name")
 }
 
-fn node(name: &str) -> NodeName {
+pub(super) fn node(name: &str) -> NodeName {
     name.parse().expect("a name")
 }
 
@@ -71,7 +71,7 @@ fn events() -> Vec<Event> {
     ]
 }
 
-fn view() -> View {
+pub(super) fn view() -> View {
     let mut view = View::default();
     for (revision, event) in (1..).zip(events()) {
         view.apply(Revision(revision), Some(&event));
@@ -79,7 +79,7 @@ fn view() -> View {
     view
 }
 
-fn status(name: &str, applied: u64) -> NodeStatus {
+pub(super) fn status(name: &str, applied: u64) -> NodeStatus {
     NodeStatus {
         node: node(name),
         machine: MachineId(name.to_owned()),

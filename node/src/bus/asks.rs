@@ -112,6 +112,7 @@ pub(super) async fn ask_command(
     let mut sent = FuturesUnordered::new();
     let mut again = tokio::time::interval(RESEND);
     let mut why = format!("{to} didn't answer in time");
+    let mut rejected = None;
     loop {
         tokio::select! {
             biased;
@@ -121,16 +122,21 @@ pub(super) async fn ask_command(
                     Ok(Reply::Rejected { rejection, text, .. }) if rejection.is_undecided() => {
                         rejection.told(text)
                     }
+                    // One that was sent before may be accepted yet.
                     Ok(Reply::Rejected { rejection, revision, .. }) => {
-                        return Err(AskError::Rejected { rejection, revision });
+                        let why = rejection.to_string();
+                        rejected = Some(AskError::Rejected { rejection, revision });
+                        why
                     }
                     Ok(Reply::Unknown { reason, .. }) => reason,
                     Err(reason) => reason,
                 };
                 again.reset_after(RETRY);
             }
-            _ = again.tick(), if Instant::now() + 2 * RETRY < until => sent.push(send()),
-            else => return Err(AskError::Unreachable(why)),
+            _ = again.tick(), if rejected.is_none() && Instant::now() + 2 * RETRY < until => {
+                sent.push(send());
+            }
+            else => return Err(rejected.unwrap_or(AskError::Unreachable(why))),
         }
     }
 }

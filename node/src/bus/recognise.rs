@@ -38,7 +38,7 @@ pub fn recognise(log: Option<&LogFacts>, known: &Projection) -> Verdict {
     };
     let foreign = |reason: String| {
         Verdict::Foreign(format!(
-            "{reason}; this node changes nothing until `netctl node accept-log`, or until its own log is back"
+            "{reason}; this node changes nothing until `netctl node accept-log NODE --yes`, or until its own log is back"
         ))
     };
     let Some(log) = log else {

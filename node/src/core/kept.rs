@@ -16,42 +16,50 @@ use super::allowed::Wanted;
 use super::blame::is_blamed;
 use crate::projection::Projection;
 use crate::reconcile::Op;
-use crate::resource::{Element, Place, Resource, State};
+use crate::resource::{Element, Key, Place, Resource, State};
 
 /// Why nothing at all is changed.
 const INCOMPLETE: &str = "the endpoint journal lost records: nothing in the kernel is changed until this node has found out which endpoints it has";
 
-/// The places that are kept, each with its revision in the kernel, if it has one.
+/// The places that are kept.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept(BTreeMap<Place, Option<Revision>>);
+pub(super) struct Kept(BTreeMap<Place, Rules>);
+
+/// What decides in a place.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rules {
+    /// The revision in the kernel, if it has one.
+    revision: Option<Revision>,
+    all: Vec<Key>,
+}
 
 impl Kept {
     /// What the kernel holds when a process begins. A place without rules has nothing to keep.
     pub(super) fn of(observed: &State) -> Self {
-        let mut kept = BTreeMap::new();
+        let mut kept: BTreeMap<Place, Rules> = BTreeMap::new();
         for resource in observed.resources() {
             let is_guarded = resource.decides() || matches!(resource, Resource::Table(_));
             if is_guarded {
-                let revision: &mut Option<Revision> =
-                    kept.entry(resource.place().clone()).or_default();
-                *revision = (*revision).max(applied(resource));
+                let rules = kept.entry(resource.place().clone()).or_default();
+                rules.revision = rules.revision.max(applied(resource));
+                rules.all.push(resource.key());
             }
         }
         Self(kept)
     }
 
     /// Keeps a place no more whose revision the facts have reached: `want` is what they ask for. Nor
-    /// one whose rules somebody deleted: older rules are better than none.
+    /// one of whose rules somebody deleted any: whole older rules are better than a part of newer ones.
     pub(super) fn reach(&mut self, known: &State, want: &State) {
         if self.0.is_empty() {
             return;
         }
-        let there = Self::of(known);
-        self.0.retain(|place, _| there.0.contains_key(place));
+        let is_there = |key: &Key| known.get(key).is_some();
+        self.0.retain(|_, rules| rules.all.iter().all(is_there));
         for resource in want.resources() {
             if let Some(now) = applied(resource)
-                && let Some(Some(then)) = self.0.get(resource.place())
-                && now >= *then
+                && let Some(rules) = self.0.get(resource.place())
+                && rules.revision.is_some_and(|then| now >= then)
             {
                 self.0.remove(resource.place());
             }
@@ -132,7 +140,7 @@ fn opens(op: &Op) -> bool {
 
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let newest = self.0.values().max().copied().flatten();
+        let newest = self.0.values().filter_map(|it| it.revision).max();
         let of = newest.map_or_else(String::new, |it| format!(" of revision {it}"));
         write!(
             f,
@@ -153,6 +161,7 @@ mod tests {
     use bus_schema::node::DomainKind;
 
     use super::*;
+    use crate::desired::domain_name;
     use crate::desired::fixture::{Facts, kinds, red};
     use crate::reconcile::diff;
 
@@ -228,6 +237,27 @@ mod tests {
             kept.reach(&left, &older);
             let (done, back) = kept.divide(diff(&left, &older));
             assert!(back.is_empty() && !done.is_empty(), "{back:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_lost_a_part_of_its_rules_is_not_kept() {
+        for kind in kinds() {
+            let kernel = facts(9, &["web"]).desired(kind);
+            let older = facts(8, &["web"]).desired(kind);
+            let place = Place::Domain(domain_name(kind, &red()));
+            let element = |it: &&Resource| {
+                matches!(it, Resource::Element(_)) && it.decides() && *it.place() == place
+            };
+            let flushed = kernel.resources().find(element).map(Resource::key);
+            let mut left = kernel.clone();
+            left.remove(&flushed.expect("a domain has elements"));
+            let mut kept = Kept::of(&kernel);
+            kept.reach(&left, &older);
+            assert!(!kept.0.contains_key(&place));
+            let mut kept = Kept::of(&kernel);
+            kept.reach(&kernel, &older);
+            assert!(kept.0.contains_key(&place));
         }
     }
 

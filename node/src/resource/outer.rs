@@ -189,7 +189,7 @@ mod tests {
             let names = rules.sets.iter().map(|(name, _)| name.clone());
             names.collect::<Vec<_>>()
         };
-        assert_eq!(sets(&rules(None)), ["peers", "peers6"]);
+        assert_eq!(sets(&rules(None)), ["applied", "peers", "peers6"]);
         let vrf = rules(Some(DomainKind::Vrf));
         let before = [
             "endpoints",

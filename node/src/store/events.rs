@@ -111,7 +111,8 @@ impl Events {
                 .iter()
                 .map(|it| frames::frame(&it.encode()).len())
                 .sum();
-            let is_torn = frames::read(&bytes[..whole], Message::decode).1 == 0;
+            let is_torn = frames::read(&bytes[..whole], Message::decode).1 == 0
+                && !frames::has_whole_length(&bytes[whole..]);
             damaged |= lost > 0 && !is_torn;
             let last = found.iter().map(|it| it.revision).max().unwrap_or_default();
             sealed.push(Sealed { path, last });
@@ -145,6 +146,7 @@ impl Events {
         self.waiting.extend(fresh);
         if self.waiting.len() > MAX_WAITING {
             self.waiting.clear();
+            return Err(io::Error::other("too many events wait for the disk"));
         }
         self.flush()
     }

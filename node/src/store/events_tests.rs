@@ -144,7 +144,9 @@ fn one_wrong_bit_loses_no_event_before_it_and_the_rest_is_written_again() {
         let hit = bit / 8 / length;
         let (mut events, known, found) = start(&folder, 0);
         assert_eq!(known, facts(hit as u64), "bit {bit}");
-        assert_eq!(found.damaged, hit < 2, "bit {bit}");
+        // A wrong length of the last one looks like a write that was cut short.
+        let is_length = bit / 8 % length < 4;
+        assert_eq!(found.damaged, hit < 2 || !is_length, "bit {bit}");
         events.append(messages(hit as u64 + 1..=4)).unwrap();
         assert_eq!(start(&folder, 0).1, facts(4), "bit {bit}");
     }

@@ -1,12 +1,15 @@
 //! What each server's own copy of the log holds, by its monitoring page.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bus_schema::subject;
 use serde_json::Value;
 
 use super::monitor::pages;
 use crate::bus_url::BusUrl;
+
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
 /// What each server's copy of the log holds, looked at twice: between the two looks the log may grow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,9 +31,15 @@ impl Copies {
     pub(super) fn short(&self) -> Vec<(&str, String)> {
         let most = self.earlier.values().map(|it| it.messages).max();
         let most = most.unwrap_or_default();
+        // A server that was just started copies what it lacks.
+        let grew = |host: &String, copy: &Copy| {
+            let before = self.earlier.get(host);
+            before.is_none_or(|before| before.messages < copy.messages)
+        };
         let short = self.later.iter().filter_map(|(host, copy)| {
             let Copy { messages, last } = *copy;
             let why = match messages {
+                _ if grew(host, copy) => return None,
                 _ if messages < last => format!("its copy holds {messages} of {last} messages"),
                 _ if messages < most => {
                     format!("its copy holds {messages} messages, another one {most}")
@@ -45,8 +54,12 @@ impl Copies {
 
 /// Asks each server of the address, twice.
 pub(super) async fn copies(url: &BusUrl) -> Copies {
+    let earlier = look(url).await;
+    if earlier.len() > 1 {
+        pause().await;
+    }
     let mut found = Copies {
-        earlier: look(url).await,
+        earlier,
         later: look(url).await,
         closed: Vec::new(),
     };
@@ -59,8 +72,17 @@ pub(super) async fn copies(url: &BusUrl) -> Copies {
     found
 }
 
+/// A server that is late by a moment has caught up then.
+#[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+async fn pause() {
+    tokio::time::sleep(BETWEEN_LOOKS).await;
+}
+
+/// Of the servers of the address alone: this machine may run one of another cluster.
 async fn look(url: &BusUrl) -> BTreeMap<String, Copy> {
+    let ours = |host: &str| url.servers.iter().any(|server| server.host() == host);
     let pages = pages(url, "/jsz?streams=1").await.into_iter();
+    let pages = pages.filter(|(host, _)| ours(host));
     let copies = pages.filter_map(|(host, text)| Some((host, copy(&text)?)));
     copies.collect()
 }
@@ -120,5 +142,11 @@ mod tests {
         );
         let hosts: Vec<&str> = damaged.short().into_iter().map(|(host, _)| host).collect();
         assert_eq!(hosts, ["b", "c"]);
+        // One that was just started copies what it lacks.
+        let copying = copies(
+            [(40, 40), (10, 10), (40, 40)],
+            [(40, 40), (30, 30), (40, 40)],
+        );
+        assert!(copying.short().is_empty(), "{copying:?}");
     }
 }
