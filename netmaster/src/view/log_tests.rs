@@ -57,3 +57,14 @@ fn nodes_that_call_a_log_foreign_which_holds_what_they_applied_are_believed_afte
     }
     assert!(!is_damaged(&view, 6_500));
 }
+
+#[test]
+fn a_node_that_follows_another_log_is_waited_for() {
+    let mut view = view();
+    view.hear(foreign("n1", 40), 1_000);
+    view.hear(status("n2", 6), 1_000);
+    let (waited, over) = view.waiting(Revision(6), false, 1_000);
+    assert!(!over);
+    let lagging: Vec<_> = waited.lagging.keys().cloned().collect();
+    assert_eq!(lagging, [node("n1")]);
+}

@@ -238,6 +238,7 @@ impl Node {
         let (kernel, kernel_rx) = watch::channel(Kernel {
             generation: u64::MAX,
             was_in_sync: true,
+            in_sync: true,
             ..Kernel::default()
         });
         let (endpoints, _) = EndpointsHandle::start(EndpointParts {

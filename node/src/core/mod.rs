@@ -323,7 +323,7 @@ impl Core {
         // Until a look found nothing wrong, this node isn't where the log is.
         let outcome = self.unmended.clone();
         self.place_peers(facts, &changed).await;
-        self.report(facts, snapshot, replaying, outcome);
+        self.report(facts, snapshot, log, outcome);
     }
 
     /// Observes the whole kernel and makes it as it should be.
@@ -502,9 +502,10 @@ impl Core {
         &mut self,
         facts: &Projection,
         snapshot: &Snapshot,
-        replaying: bool,
+        log: &LogState,
         outcome: Result<(), String>,
     ) {
+        let (replaying, in_sync) = (*log == LogState::CatchingUp, *log == LogState::InSync);
         let locals = &self.locals;
         self.failed.retain(|id, _| locals.contains_key(id));
         let mut closed = self.closed.clone();
@@ -514,6 +515,7 @@ impl Core {
             failed: self.failed.clone(),
             closed,
             was_in_sync: self.was_in_sync,
+            in_sync,
         });
         let trouble = outcome.err().or_else(|| self.held_back.clone());
         if !replaying && trouble.is_none() {

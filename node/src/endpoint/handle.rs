@@ -42,6 +42,7 @@ pub struct Kernel {
     /// The node was in sync with the log since its start: until then it doesn't know what that
     /// closed.
     pub was_in_sync: bool,
+    pub in_sync: bool,
 }
 
 /// What the manager starts from.
@@ -317,16 +318,15 @@ impl EndpointsHandle {
         answered.await.map_err(|_| stopping())?
     }
 
-    /// Whether this node was in sync with the log since its start: what it doesn't know then doesn't
-    /// exist.
+    /// Whether this node is in sync with the log: what it doesn't know then doesn't exist.
     pub fn has_read_log(&self) -> bool {
-        self.kernel.borrow().was_in_sync
+        self.kernel.borrow().in_sync
     }
 
     /// Waits until this node has read the log: what is unknown before may be in it.
     async fn log_read(&self, deadline: Instant, unknown: &Rejection) -> Result<(), AttachError> {
         let mut kernel = self.kernel.clone();
-        let read = kernel.wait_for(|kernel| kernel.was_in_sync);
+        let read = kernel.wait_for(|kernel| kernel.in_sync);
         match timeout_at(deadline, read).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(AttachError::LogUnread(unknown.to_string())),

@@ -168,7 +168,7 @@ pub enum AttachError {
         reason: String,
     },
     #[error(
-        "this node hasn't read the cluster's log yet, so it may be that {0}; try again when `netplugin status` says in-sync (it names what keeps it)"
+        "this node hasn't read the cluster's log to its end, so it may be that {0}; try again when `netplugin status` says in-sync (it names what keeps it)"
     )]
     LogUnread(String),
     #[error("node {node} holds {address} and {reason}")]

@@ -50,6 +50,7 @@ impl Bench {
         let (kernel, kernel_rx) = watch::channel(Kernel {
             generation: u64::MAX,
             was_in_sync: true,
+            in_sync: true,
             ..Kernel::default()
         });
         let journal = folder.path().join("journal");

@@ -69,7 +69,7 @@ async fn what_is_unknown_before_the_log_is_read_is_not_said_to_be_missing() {
     let call = "NetworkDriver.CreateNetwork";
     let error = plugin.refused(call, unknown.clone()).await;
     assert!(
-        error.contains("hasn't read the cluster's log yet"),
+        error.contains("hasn't read the cluster's log to its end"),
         "{error}"
     );
     let pool = json!({
@@ -78,7 +78,7 @@ async fn what_is_unknown_before_the_log_is_read_is_not_said_to_be_missing() {
     });
     let error = plugin.refused("IpamDriver.RequestPool", pool).await;
     assert!(
-        error.contains("hasn't read the cluster's log yet"),
+        error.contains("hasn't read the cluster's log to its end"),
         "{error}"
     );
     plugin.endpoints.state().has_unread_log = false;

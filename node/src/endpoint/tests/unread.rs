@@ -5,9 +5,11 @@ use super::*;
 #[tokio::test]
 async fn what_is_unknown_before_the_log_is_read_is_waited_for_and_not_said_to_be_missing() {
     let bench = Bench::new(&BLOCK);
-    let unread = |was_in_sync| Kernel {
+    // It was cut off from the bus.
+    let unread = |in_sync| Kernel {
         generation: u64::MAX,
-        was_in_sync,
+        was_in_sync: true,
+        in_sync,
         ..Kernel::default()
     };
     bench.kernel.send_replace(unread(false));
@@ -18,7 +20,7 @@ async fn what_is_unknown_before_the_log_is_read_is_waited_for_and_not_said_to_be
     assert!(
         error
             .to_string()
-            .contains("hasn't read the cluster's log yet")
+            .contains("hasn't read the cluster's log to its end")
     );
     assert!(started.elapsed() >= DEADLINE, "{:?}", started.elapsed());
 
