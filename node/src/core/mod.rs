@@ -339,7 +339,11 @@ impl Core {
             Err(error) => return Err(error.to_string()),
         };
         let before = std::mem::replace(&mut self.known, observed);
-        self.kept.get_or_insert_with(|| Kept::of(&self.known));
+        // A node that moves to the other kind of domain looks for the first time when it is in sync.
+        self.kept.get_or_insert_with(|| match self.was_in_sync {
+            true => Kept::default(),
+            false => Kept::of(&self.known),
+        });
         self.held_back = None;
         let want = desired(facts, &self.locals, &self.params, &mut self.programs);
         self.owed.extend(farewells(&before, &self.known, &want));
