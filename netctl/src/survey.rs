@@ -58,6 +58,16 @@ impl Clock {
 /// By how many milliseconds a clock may be off without being worth a word.
 pub(crate) const SKEW: u64 = 1_000;
 
+/// The clocks of the bus and of the netmasters, as far as they say.
+pub(crate) fn clocks(log: Option<&Log>, masters: &[Master]) -> Vec<(String, Clock)> {
+    let bus = log.and_then(|it| Some(("bus".to_owned(), it.clock?)));
+    let masters = masters.iter().filter_map(|master| {
+        let of = format!("netmaster {}", master.name);
+        Some((of, master.clock?))
+    });
+    bus.into_iter().chain(masters).collect()
+}
+
 /// By how much each clock is ahead of most others, in milliseconds; negative: behind. Most may agree
 /// with one another and not with this machine's clock: then it is the one that is off, and comes
 /// first.

@@ -25,15 +25,25 @@ pub(crate) fn frame(record: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Every whole record that `decode` can read, and how many bytes belong to none.
-pub(crate) fn read<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> (Vec<T>, usize) {
-    let (mut records, mut lost, mut at) = (Vec::new(), 0, 0);
+/// What a file holds.
+pub(crate) struct Found<T> {
+    /// Every whole record that could be decoded.
+    pub(crate) records: Vec<T>,
+    /// Bytes that belong to none.
+    pub(crate) lost: usize,
+    /// Where the last of the records ends.
+    pub(crate) end: usize,
+}
+
+pub(crate) fn read<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Found<T> {
+    let (mut records, mut lost, mut end, mut at) = (Vec::new(), 0, 0, 0);
     while at < bytes.len() {
         let found = first(&bytes[at..]).and_then(|it| Some((decode(it)?, HEAD + it.len())));
         match found {
             Some((record, length)) => {
                 records.push(record);
                 at += length;
+                end = at;
             }
             None => {
                 lost += 1;
@@ -41,7 +51,7 @@ pub(crate) fn read<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> (Vec
             }
         }
     }
-    (records, lost)
+    Found { records, lost, end }
 }
 
 /// The record of the frame that these bytes begin with.
@@ -143,7 +153,8 @@ mod tests {
     use super::*;
 
     fn all(bytes: &[u8]) -> (Vec<Vec<u8>>, usize) {
-        read(bytes, |it| Some(it.to_vec()))
+        let found = read(bytes, |it| Some(it.to_vec()));
+        (found.records, found.lost)
     }
 
     /// Records of several lengths, and where the frame of each ends.

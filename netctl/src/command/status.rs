@@ -57,12 +57,7 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
         let asked = client::now();
         let mut nodes = node::list(&mut session, None).await?;
         let heard = client::now();
-        let bus = log.clock.map(|it| ("bus".to_owned(), it));
-        let of_masters = masters.iter().filter_map(|master| {
-            let of = format!("netmaster {}", master.name);
-            master.clock.map(|it| (of, it))
-        });
-        let mut clocks: Vec<(String, Clock)> = bus.into_iter().chain(of_masters).collect();
+        let mut clocks = survey::clocks(Some(&log), &masters);
         clocks.extend(refresh(&session, &mut nodes, log.revision, (asked, heard)).await);
         let status = Status {
             cluster: session

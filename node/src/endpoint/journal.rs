@@ -198,7 +198,8 @@ fn frame(record: &Record) -> Vec<u8> {
 
 /// Every whole record, and how many bytes belong to none.
 fn read_frames(bytes: &[u8]) -> (Vec<Record>, usize) {
-    frames::read(bytes, |body| codec::from_bytes(body).ok())
+    let found = frames::read(bytes, |body| codec::from_bytes(body).ok());
+    (found.records, found.lost)
 }
 
 #[cfg(test)]

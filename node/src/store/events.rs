@@ -106,17 +106,14 @@ impl Events {
         let (mut sealed, mut messages, mut damaged) = (Vec::new(), BTreeMap::new(), false);
         for path in files(folder)? {
             let bytes = fs::read(&path)?;
-            let (found, lost) = frames::read(&bytes, Message::decode);
-            let whole: usize = found
-                .iter()
-                .map(|it| frames::frame(&it.encode()).len())
-                .sum();
-            let is_torn = frames::read(&bytes[..whole], Message::decode).1 == 0
-                && !frames::has_whole_length(&bytes[whole..]);
-            damaged |= lost > 0 && !is_torn;
-            let last = found.iter().map(|it| it.revision).max().unwrap_or_default();
+            let found = frames::read(&bytes, Message::decode);
+            let rest = &bytes[found.end..];
+            let is_torn = found.lost == rest.len() && !frames::has_whole_length(rest);
+            damaged |= found.lost > 0 && !is_torn;
+            let revisions = found.records.iter().map(|it| it.revision);
+            let last = revisions.max().unwrap_or_default();
             sealed.push(Sealed { path, last });
-            messages.extend(found.into_iter().map(|it| (it.revision, it)));
+            messages.extend(found.records.into_iter().map(|it| (it.revision, it)));
         }
         let mut folded = 0;
         while let Some(message) = messages.get(&facts.applied.next()) {

@@ -8,7 +8,7 @@ use bus_schema::query::NodeInfo;
 use super::Seen;
 use super::copies::Copies;
 use super::monitor::Syncs;
-use crate::survey::{self, Clock, Log};
+use crate::survey::{self, Log};
 
 /// The oldest server that has atomic batches and message TTLs.
 const OLDEST_SERVER: (u32, u32) = (2, 12);
@@ -42,8 +42,7 @@ pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
     all.extend(seen.streams.iter().map(wrong("streams")));
     all.extend(seen.health.iter().map(wrong("bus health")));
     all.push(masters(seen));
-    all.extend(unwritten(seen));
-    all.extend(refusing(seen));
+    all.extend(hindered(seen));
     match &seen.nodes {
         Ok(nodes) => all.extend(nodes.iter().flat_map(node)),
         Err(why) => all.push(said(Grade::Unknown, "nodes", why)),
@@ -192,41 +191,21 @@ fn masters(seen: &Seen) -> Complaint {
     }
 }
 
-/// Netmasters whose last write the log refused.
-fn unwritten(seen: &Seen) -> impl Iterator<Item = Complaint> {
-    seen.masters.iter().filter_map(|master| {
-        let why = master.unwritten.as_ref()?;
-        Some(said(
-            Grade::Wrong,
-            format!("netmaster {}", master.name),
-            why,
-        ))
-    })
-}
-
-fn refusing(seen: &Seen) -> impl Iterator<Item = Complaint> {
-    seen.masters.iter().filter_map(|master| {
-        let why = master.refuses.as_ref()?;
-        Some(said(
-            Grade::Wrong,
-            format!("netmaster {}", master.name),
-            why,
-        ))
+/// Netmasters whose last write the log refused, and those that refuse to decide.
+fn hindered(seen: &Seen) -> impl Iterator<Item = Complaint> {
+    seen.masters.iter().flat_map(|master| {
+        let reasons = master.unwritten.iter().chain(&master.refuses);
+        let of = format!("netmaster {}", master.name);
+        reasons.map(move |why| said(Grade::Wrong, of.clone(), why))
     })
 }
 
 fn clocks(seen: &Seen) -> Vec<Complaint> {
-    let bus = seen.log.iter().filter_map(|log| log.clock);
-    let bus = bus.map(|it| ("bus".to_owned(), it));
-    let masters = seen.masters.iter().filter_map(|master| {
-        let of = format!("netmaster {}", master.name);
-        master.clock.map(|it| (of, it))
-    });
-    let nodes = seen.examinations.iter().filter_map(|(node, examined)| {
+    let mut all = survey::clocks(seen.log.as_ref().ok(), &seen.masters);
+    all.extend(seen.examinations.iter().filter_map(|(node, examined)| {
         let (_, clock) = examined.as_ref().ok()?;
         Some((format!("node {node}"), *clock))
-    });
-    let all: Vec<(String, Clock)> = bus.chain(masters).chain(nodes).collect();
+    }));
     let skews = survey::skews(&all).into_iter();
     skews.map(|(of, skew)| clock(of + " clock", skew)).collect()
 }
@@ -307,6 +286,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::survey::Clock;
     use crate::survey::{Master, Server};
 
     fn time(says: u64) -> Clock {
