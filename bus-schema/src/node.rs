@@ -10,7 +10,7 @@ use crate::lookup::{Lookup, Resolution};
 use crate::policy::{Action, Direction, Protocol};
 use crate::rejection::EndpointUse;
 use crate::{
-    ClusterId, GroupName, MachineId, NetworkName, NodeName, PolicyName, Revision, RuleId,
+    ClusterId, GroupName, MachineId, NetworkName, NodeName, PolicyName, PoolKey, Revision, RuleId,
     TenantName,
 };
 
@@ -203,6 +203,31 @@ pub enum NodeRequest {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         promised: bool,
     },
+    /// What the node could give up of the addresses of a pool that it holds.
+    Spare {
+        pool: PoolKey,
+        #[serde(default)]
+        v6: bool,
+    },
+    /// Another node needs addresses of the pool: the asked one returns a block in which it uses
+    /// none.
+    ReturnBlock {
+        pool: PoolKey,
+        #[serde(default)]
+        v6: bool,
+    },
+    /// Another node needs an address of the pool: the asked one cedes any that it doesn't use.
+    CedeAny {
+        pool: PoolKey,
+        #[serde(default)]
+        v6: bool,
+        to: NodeName,
+    },
+    /// Asked after `NodeDrained` at `revision`, before the node is removed: it answers when it has
+    /// applied that and has either named its endpoints or returned its blocks.
+    DrainNode {
+        revision: Revision,
+    },
     /// Looks at its machine, and at the way to the other nodes; takes some seconds.
     Examine,
     /// What became of these revisions here.
@@ -227,6 +252,10 @@ impl NodeRequest {
             Self::Trace(_) => "trace",
             Self::Resolve(_) => "resolve",
             Self::Cede { .. } => "cede",
+            Self::Spare { .. } => "spare",
+            Self::ReturnBlock { .. } => "return-block",
+            Self::CedeAny { .. } => "cede-any",
+            Self::DrainNode { .. } => "drain-node",
             Self::Examine => "examine",
             Self::Steps { .. } => "steps",
             Self::CleanUp => "clean-up",
@@ -242,6 +271,11 @@ pub enum NodeReply {
     Status(Box<NodeStatus>),
     /// Done: the blocks are returned, the address is ceded, the log is accepted.
     Done,
+    Spare(Spare),
+    /// A block was returned or an address ceded, at this revision of the log.
+    GaveUp {
+        revision: Revision,
+    },
     /// By the rules' numbers.
     Counters {
         rules: BTreeMap<u32, Counter>,
@@ -259,6 +293,19 @@ pub enum NodeReply {
     Refused {
         reason: String,
     },
+}
+
+/// What a node holds of a pool, and what of it nobody uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spare {
+    /// Addresses of its blocks that an endpoint could have, those ceded to others left out.
+    pub addresses: u64,
+    /// Of these: of endpoints, reserved by an engine, or promised to a swarm's tasks.
+    pub in_use: u64,
+    /// Blocks in which it uses no address, and which it could return.
+    pub blocks: u64,
+    /// Addresses that it could cede.
+    pub free: u64,
 }
 
 /// What a node found out about its machine.

@@ -96,6 +96,37 @@ pub struct NetworkInfo {
     pub blocks: BTreeMap<IpNet, NodeName>,
     /// As nodes published them.
     pub endpoints: u64,
+    /// Absent: an older netmaster's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<AddressCount>,
+    /// The same blocks with how they are used; filled when one network is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub usage: Vec<BlockUsage>,
+}
+
+/// How many addresses of a pool endpoints could have, and how many they have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressCount {
+    pub assignable: u64,
+    /// Of published endpoints.
+    pub in_use: u64,
+}
+
+/// A leased block and how its addresses are used, by what nodes published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockUsage {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    /// Of this group's own pool; absent: of the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    pub block: IpNet,
+    pub node: NodeName,
+    /// Addresses of endpoints. With `free` and `ceded` all that an endpoint could have.
+    pub in_use: u64,
+    pub free: u64,
+    /// Addresses that its holder ceded to other nodes; each is a block of its own.
+    pub ceded: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +136,12 @@ pub struct GroupInfo {
     pub closing: bool,
     /// As nodes published them.
     pub endpoints: u64,
+    /// Of a group with a pool of its own. Absent: it has none, or an older netmaster's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<AddressCount>,
+    /// The blocks of its own pool; filled when one group is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub usage: Vec<BlockUsage>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +168,15 @@ pub struct NodeInfo {
     pub age: Option<u64>,
     /// A status was heard within [`crate::node::ALIVE_MS`].
     pub alive: bool,
+    /// It takes no new endpoints (`netctl node drain`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
+    /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
+    /// The blocks that it holds; filled when one node is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub usage: Vec<BlockUsage>,
 }
 
 /// How a wait ended.

@@ -282,7 +282,7 @@ pub enum Rejection {
     #[error("VTEP address {vtep} belongs to node {node}: pick this node's own with --underlay")]
     VtepTaken { vtep: IpAddr, node: NodeName },
     #[error(
-        "node {node} holds blocks of {}: stop its containers first, or use --lost when the machine is gone",
+        "node {node} can't be asked, and it holds addresses of {}: start its netplugin and try again, or use --lost when the machine won't come back",
         list(networks)
     )]
     NodeInUse {
@@ -290,17 +290,30 @@ pub enum Rejection {
         networks: Vec<NetworkName>,
     },
     #[error(
-        "node {node} is alive: stop its netplugin first, and wait some seconds; --lost is for a machine that won't come back"
+        "node {node} is alive, and --lost is for a machine that won't come back: leave it out, and the node is drained and removed"
     )]
     NodeAlive { node: NodeName },
+    #[error(
+        "node {node} still has {}: remove them first, `netctl node drain {node} --wait` waits until they are gone",
+        list(endpoints)
+    )]
+    NodeHasEndpoints {
+        node: NodeName,
+        endpoints: Vec<EndpointUse>,
+    },
+    #[error("node {node} can't be drained now: {reason}; nothing was removed, try again")]
+    NodeNotDrained { node: NodeName, reason: String },
 
     #[error(
-        "network {network} of tenant {tenant} has no block left, its subnet {subnet} is used up: remove endpoints, or start containers in another network"
+        "network {network} of tenant {tenant} has no free address left in {subnet}{holders}: remove endpoints, or start containers in another network"
     )]
     PoolExhausted {
         tenant: TenantName,
         network: NetworkName,
         subnet: IpNet,
+        /// Empty where nobody was asked, and from an older netmaster.
+        #[serde(default, skip_serializing_if = "Holders::is_empty")]
+        holders: Box<Holders>,
     },
     #[error(
         "address {address} can't be given to an endpoint of network {network} ({subnet}): ask for another, or for none"
@@ -311,13 +324,16 @@ pub enum Rejection {
         subnet: IpNet,
     },
     #[error(
-        "the pool {pool} of group {group} is used up, every block of it is leased to a node: remove endpoints, or create a group with a larger pool"
+        "group {group} has no free address left in its pool {pool}{holders}: remove endpoints, or create a group with a larger pool"
     )]
     GroupPoolExhausted {
         tenant: TenantName,
         network: NetworkName,
         group: GroupName,
         pool: AddressRange,
+        /// As in [`Rejection::PoolExhausted`].
+        #[serde(default, skip_serializing_if = "Holders::is_empty")]
+        holders: Box<Holders>,
     },
     #[error(
         "address {address} doesn't lie in the pool {pool} of group {group}: ask for one that does, or for none"
@@ -417,6 +433,72 @@ pub struct BlockUse {
 impl std::fmt::Display for BlockUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} on {}", self.block, self.node)
+    }
+}
+
+/// How much of a pool a node holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HolderUse {
+    pub node: NodeName,
+    /// Addresses that an endpoint could have.
+    pub addresses: u64,
+    /// Of these: of endpoints, reserved by an engine, or promised to a swarm's tasks.
+    pub in_use: u64,
+}
+
+impl std::fmt::Display for HolderUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            node,
+            addresses,
+            in_use,
+        } = self;
+        write!(f, "{node} uses {in_use} of its {addresses}")
+    }
+}
+
+/// A holder of a pool's addresses that couldn't be asked for free ones.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unasked {
+    pub node: NodeName,
+    pub reason: String,
+}
+
+impl std::fmt::Display for Unasked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.node, self.reason)
+    }
+}
+
+/// Who has the addresses of a pool in which none is free.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<HolderUse>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unasked: Vec<Unasked>,
+}
+
+impl Holders {
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty() && self.unasked.is_empty()
+    }
+}
+
+impl std::fmt::Display for Holders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { asked, unasked } = self;
+        if !asked.is_empty() {
+            write!(f, " ({})", list(asked))?;
+        }
+        if !unasked.is_empty() {
+            let unasked = list(unasked);
+            write!(
+                f,
+                "; these nodes hold addresses and can't be asked: {unasked}"
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -75,6 +75,9 @@ pub fn of_event(event: &Event) -> Option<String> {
         Event::TenantRemoved(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),
         Event::NodeJoined(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
         Event::NodeRemoved(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
+        Event::NodeDrained(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
+        Event::NodeUncordoned(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
+        Event::NodeLeft(e) => format!("contiv.log.{CLUSTER}.node.{}", e.node),
         Event::VniAssigned(e) => format!("contiv.log.{CLUSTER}.vni.{}", e.vni),
         Event::VniReleased(e) => format!("contiv.log.{CLUSTER}.vni.{}", e.vni),
 

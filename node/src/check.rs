@@ -92,10 +92,7 @@ fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
 
     let mut facts = Projection::default();
     let mut node = |name: &NodeName, vtep| {
-        let fact = NodeFact {
-            machine: MachineId(name.to_string()),
-            vtep,
-        };
+        let fact = NodeFact::new(MachineId(name.to_string()), vtep);
         facts.nodes.insert(name.clone(), fact);
     };
     node(&params.node, params.vtep);

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use bus_schema::command::{LogAccept, NodeJoin, NodeRemove};
-use bus_schema::event::{LogAccepted, NodeJoined, NodeRemoved, Settings};
+use bus_schema::command::{LogAccept, NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon};
+use bus_schema::event::{
+    LogAccepted, NodeDrained, NodeJoined, NodeLeft, NodeRemoved, NodeUncordoned, Settings,
+};
 use bus_schema::{
     ClusterId, Event, MachineId, NetworkName, NodeName, Rejection, Revision, TenantName, Vni,
 };
@@ -27,6 +29,10 @@ pub struct Cluster {
 pub struct Member {
     pub machine: MachineId,
     pub vtep: IpAddr,
+    /// It takes no new endpoints (`netctl node drain`).
+    pub drained: bool,
+    /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
+    pub left: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -34,6 +40,9 @@ pub enum ClusterCommand {
     LogAccept(LogAccept),
     NodeJoin(NodeJoin),
     NodeRemove(NodeRemove),
+    NodeDrain(NodeDrain),
+    NodeUncordon(NodeUncordon),
+    NodeLeave(NodeLeave),
 }
 
 /// What the cluster must be told to let a node go or to accept a log. It comes from netmaster's view
@@ -89,7 +98,7 @@ impl Cluster {
                 let node = c.node.clone();
                 return Err(Rejection::NodeNameTaken { node });
             }
-            if member.vtep == c.vtep {
+            if member.vtep == c.vtep && !member.left {
                 return Ok(vec![]);
             }
         }
@@ -106,6 +115,45 @@ impl Cluster {
             machine: c.machine.clone(),
             vtep: c.vtep,
         })])
+    }
+
+    fn member(&self, node: &NodeName) -> Result<&Member, Rejection> {
+        let unknown = || Rejection::NodeUnknown { node: node.clone() };
+        self.nodes.get(node).ok_or_else(unknown)
+    }
+
+    fn drain(&self, c: &NodeDrain) -> Result<Vec<Event>, Rejection> {
+        let node = c.node.clone();
+        Ok(match self.member(&c.node)?.drained {
+            true => vec![],
+            false => vec![Event::NodeDrained(NodeDrained { node })],
+        })
+    }
+
+    fn uncordon(&self, c: &NodeUncordon) -> Result<Vec<Event>, Rejection> {
+        let node = c.node.clone();
+        Ok(match self.member(&c.node)?.drained {
+            true => vec![Event::NodeUncordoned(NodeUncordoned { node })],
+            false => vec![],
+        })
+    }
+
+    fn leave(&self, c: &NodeLeave) -> Result<Vec<Event>, Rejection> {
+        let node = c.node.clone();
+        let member = self.member(&c.node)?;
+        if member.machine != c.machine {
+            return Err(Rejection::NodeNameTaken { node });
+        }
+        Ok(match member.left {
+            true => vec![],
+            false => vec![Event::NodeLeft(NodeLeft { node })],
+        })
+    }
+
+    fn change(&mut self, node: &NodeName, how: impl FnOnce(&mut Member)) {
+        if let Some(member) = self.nodes.get_mut(node) {
+            how(member);
+        }
     }
 
     fn remove(&self, c: &NodeRemove, facts: &ClusterFacts) -> Result<Vec<Event>, Rejection> {
@@ -153,6 +201,9 @@ impl Aggregate for Cluster {
             ClusterCommand::LogAccept(LogAccept {}) => Ok(accept(facts)),
             ClusterCommand::NodeJoin(c) => self.join(c),
             ClusterCommand::NodeRemove(c) => self.remove(c, facts),
+            ClusterCommand::NodeDrain(c) => self.drain(c),
+            ClusterCommand::NodeUncordon(c) => self.uncordon(c),
+            ClusterCommand::NodeLeave(c) => self.leave(c),
         }
     }
 
@@ -172,9 +223,14 @@ impl Aggregate for Cluster {
                 let member = Member {
                     machine: e.machine.clone(),
                     vtep: e.vtep,
+                    drained: self.nodes.get(&e.node).is_some_and(|it| it.drained),
+                    left: false,
                 };
                 self.nodes.insert(e.node.clone(), member);
             }
+            Event::NodeDrained(e) => self.change(&e.node, |it| it.drained = true),
+            Event::NodeUncordoned(e) => self.change(&e.node, |it| it.drained = false),
+            Event::NodeLeft(e) => self.change(&e.node, |it| it.left = true),
             Event::NodeRemoved(e) => {
                 self.nodes.remove(&e.node);
             }

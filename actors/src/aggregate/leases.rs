@@ -302,12 +302,14 @@ fn exhausted(key: &PoolKey, pool: &Pool) -> Rejection {
             tenant,
             network,
             subnet: pool.subnet,
+            holders: Box::default(),
         },
         Some(group) => Rejection::GroupPoolExhausted {
             tenant,
             network,
             group,
             pool: pool.span(),
+            holders: Box::default(),
         },
     }
 }

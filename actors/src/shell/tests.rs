@@ -427,6 +427,7 @@ async fn asked_twice_at_a_time_it_is_carried_out_once() {
         node,
         address: None,
         v6: false,
+        ahead: false,
     });
     let (first, twice) = (id(), id());
     let (_, a, b) = tokio::join!(

@@ -21,6 +21,10 @@ pub struct BlockLease {
     /// Of this family; ignored when `address` is given.
     #[serde(default)]
     pub v6: bool,
+    /// Nobody waits for it: rejected when no block is free, and no holder is asked to give up
+    /// addresses. An older netmaster never asks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ahead: bool,
 }
 
 /// The node has journaled that it gives out no address of the block any more.

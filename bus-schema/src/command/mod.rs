@@ -96,6 +96,9 @@ pub enum Command {
 
     NodeJoin(NodeJoin),
     NodeRemove(NodeRemove),
+    NodeDrain(NodeDrain),
+    NodeUncordon(NodeUncordon),
+    NodeLeave(NodeLeave),
 
     BlockLease(BlockLease),
     BlockReturn(BlockReturn),
@@ -123,6 +126,9 @@ impl Command {
             Self::LogAccept(_) => ("cluster", "accept-log"),
             Self::NodeJoin(_) => ("node", "join"),
             Self::NodeRemove(_) => ("node", "rm"),
+            Self::NodeDrain(_) => ("node", "drain"),
+            Self::NodeUncordon(_) => ("node", "uncordon"),
+            Self::NodeLeave(_) => ("node", "leave"),
             Self::BlockLease(_) => ("block", "lease"),
             Self::BlockReturn(_) => ("block", "return"),
             Self::BlockCede(_) => ("block", "cede"),
@@ -145,7 +151,12 @@ impl Command {
             Self::PolicyApply(c) => Some(&c.tenant),
             Self::RuleAdd(c) => Some(&c.tenant),
             Self::RuleRemove(c) => Some(&c.tenant),
-            Self::LogAccept(_) | Self::NodeJoin(_) | Self::NodeRemove(_) => None,
+            Self::LogAccept(_)
+            | Self::NodeJoin(_)
+            | Self::NodeRemove(_)
+            | Self::NodeDrain(_)
+            | Self::NodeUncordon(_)
+            | Self::NodeLeave(_) => None,
             Self::BlockLease(c) => Some(&c.tenant),
             Self::BlockReturn(c) => Some(&c.tenant),
             Self::BlockCede(c) => Some(&c.tenant),

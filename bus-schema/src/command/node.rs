@@ -13,9 +13,31 @@ pub struct NodeJoin {
     pub vtep: IpAddr,
 }
 
-/// Without `lost` it is refused while the node holds blocks.
+/// A live node is drained first, and refused while it has endpoints. A node that can't be asked is
+/// refused while it holds blocks, unless it is `lost`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRemove {
     pub node: NodeName,
     pub lost: bool,
+}
+
+/// The node takes no new endpoints and returns the blocks in which it uses no address, until it is
+/// uncordoned. Endpoints that it has stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDrain {
+    pub node: NodeName,
+}
+
+/// The node takes new endpoints again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUncordon {
+    pub node: NodeName,
+}
+
+/// Asked by a node whose operator said `netplugin leave`. The machine is compared, so that nobody
+/// says it for another machine of that name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLeave {
+    pub node: NodeName,
+    pub machine: MachineId,
 }

@@ -39,6 +39,9 @@ pub enum Event {
 
     NodeJoined(NodeJoined),
     NodeRemoved(NodeRemoved),
+    NodeDrained(NodeDrained),
+    NodeUncordoned(NodeUncordoned),
+    NodeLeft(NodeLeft),
 
     VniAssigned(VniAssigned),
     VniReleased(VniReleased),
@@ -112,6 +115,9 @@ impl Event {
             | Self::TenantRemoved(_)
             | Self::NodeJoined(_)
             | Self::NodeRemoved(_)
+            | Self::NodeDrained(_)
+            | Self::NodeUncordoned(_)
+            | Self::NodeLeft(_)
             | Self::VniAssigned(_)
             | Self::VniReleased(_) => Cluster,
 
@@ -182,6 +188,9 @@ impl Event {
             Self::TenantClosed(_) => "tenant-closed",
             Self::NodeJoined(_) => "node-joined",
             Self::NodeRemoved(_) => "node-removed",
+            Self::NodeDrained(_) => "node-drained",
+            Self::NodeUncordoned(_) => "node-uncordoned",
+            Self::NodeLeft(_) => "node-left",
             Self::VniAssigned(_) => "vni-assigned",
             Self::VniReleased(_) => "vni-released",
             Self::NetworkCreated(_) => "network-created",

@@ -14,20 +14,23 @@ use std::net::IpAddr;
 
 use bus_schema::command::{
     BlockCede, BlockLease, BlockReturn, BlockRevoke, LogAccept, NetworkCreate, NetworkRemove,
-    NodeJoin, NodeRemove, Removal, Request, TenantCreate, TenantRemove,
+    NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon, Removal, Request, TenantCreate,
+    TenantRemove,
 };
 use bus_schema::event::{self, Settings};
 use bus_schema::healing::{Cleanup, Healed, Healing, Step, Steps};
 use bus_schema::node::{
     Alarm, DnsCounters, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply,
-    NodeRequest, NodeStatus,
+    NodeRequest, NodeStatus, Spare,
 };
-use bus_schema::query::{ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited};
+use bus_schema::query::{
+    AddressCount, BlockUsage, ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited,
+};
 use bus_schema::rejection::EndpointUse;
 use bus_schema::{
     AddressRange, Answer, ClusterId, Command, CommandId, Endpoint, EndpointEvent, EndpointId,
     Envelope, Event, EventId, GroupName, Header, MacAddr, MachineId, NetworkName, NetworkSpec,
-    NodeName, Pool, Query, Rejection, Reply, Revision, TenantName, Vni,
+    NodeName, Pool, PoolKey, Query, Rejection, Reply, Revision, TenantName, Vni,
 };
 use uuid::Uuid;
 
@@ -234,6 +237,15 @@ fn first_events() -> Vec<Event> {
             node: node1.clone(),
             lost: true,
         }),
+        Event::NodeDrained(event::NodeDrained {
+            node: node1.clone(),
+        }),
+        Event::NodeUncordoned(event::NodeUncordoned {
+            node: node1.clone(),
+        }),
+        Event::NodeLeft(event::NodeLeft {
+            node: node1.clone(),
+        }),
         Event::VniAssigned(event::VniAssigned {
             vni,
             tenant: tenant.clone(),
@@ -360,6 +372,16 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
             node: node1.clone(),
             lost: true,
         }),
+        Command::NodeDrain(NodeDrain {
+            node: node1.clone(),
+        }),
+        Command::NodeUncordon(NodeUncordon {
+            node: node1.clone(),
+        }),
+        Command::NodeLeave(NodeLeave {
+            node: node1.clone(),
+            machine: MachineId(MACHINE.to_owned()),
+        }),
         Command::BlockLease(BlockLease {
             tenant: tenant.clone(),
             network: network.clone(),
@@ -367,6 +389,7 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
             node: node1.clone(),
             address: Some(ip("20.1.1.17")),
             v6: false,
+            ahead: false,
         }),
         Command::BlockReturn(BlockReturn {
             tenant: tenant.clone(),
@@ -440,6 +463,19 @@ pub(crate) fn replies() -> Vec<Reply> {
     ]
 }
 
+fn block_usage() -> BlockUsage {
+    BlockUsage {
+        tenant: tenant(),
+        network: network(),
+        group: None,
+        block: subnet("20.1.1.16/28"),
+        node: node("node1"),
+        in_use: 3,
+        free: 12,
+        ceded: 1,
+    }
+}
+
 pub(crate) fn answers() -> Vec<Answer> {
     let revision = Revision(42);
     let mut all = vec![
@@ -466,6 +502,11 @@ pub(crate) fn answers() -> Vec<Answer> {
                 closing: false,
                 blocks: [(subnet("20.1.1.16/28"), node("node1"))].into(),
                 endpoints: 3,
+                addresses: Some(AddressCount {
+                    assignable: 253,
+                    in_use: 3,
+                }),
+                usage: vec![block_usage()],
             }],
         },
         Answer::Nodes {
@@ -477,6 +518,9 @@ pub(crate) fn answers() -> Vec<Answer> {
                 status: Some(status()),
                 age: Some(120),
                 alive: true,
+                drained: true,
+                left: false,
+                usage: vec![block_usage()],
             }],
         },
         Answer::Endpoints {

@@ -25,6 +25,22 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
             to: node("node2"),
             promised: false,
         },
+        NodeRequest::Spare {
+            pool: PoolKey::of_network(&tenant(), &network()),
+            v6: false,
+        },
+        NodeRequest::ReturnBlock {
+            pool: PoolKey::of_network(&tenant(), &network()),
+            v6: false,
+        },
+        NodeRequest::CedeAny {
+            pool: PoolKey::of_network(&tenant(), &network()),
+            v6: false,
+            to: node("node2"),
+        },
+        NodeRequest::DrainNode {
+            revision: Revision(42),
+        },
         NodeRequest::AcceptLog {
             cluster: ClusterId(id(1)),
         },
@@ -42,6 +58,15 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
     let mut all = vec![
         NodeReply::Status(Box::new(status())),
         NodeReply::Done,
+        NodeReply::Spare(Spare {
+            addresses: 14,
+            in_use: 3,
+            blocks: 0,
+            free: 11,
+        }),
+        NodeReply::GaveUp {
+            revision: Revision(42),
+        },
         NodeReply::InUse {
             endpoints: vec![endpoint_use()],
         },

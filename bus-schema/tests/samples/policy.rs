@@ -225,6 +225,8 @@ pub(super) fn answers() -> [Answer; 2] {
                 created: Revision(9),
                 closing: true,
                 endpoints: 3,
+                addresses: None,
+                usage: vec![],
             }],
         },
         Answer::Policies {

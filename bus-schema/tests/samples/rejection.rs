@@ -1,6 +1,6 @@
 //! One sample of every rejection.
 
-use bus_schema::rejection::{BlockUse, RuleUse};
+use bus_schema::rejection::{BlockUse, HolderUse, Holders, RuleUse, Unasked};
 use bus_schema::{AddressRange, Rejection, Revision, Vni};
 
 use super::policy::{group, policy, rule};
@@ -207,10 +207,29 @@ fn of_networks() -> Vec<Rejection> {
         Rejection::NodeAlive {
             node: node1.clone(),
         },
+        Rejection::NodeHasEndpoints {
+            node: node1.clone(),
+            endpoints: vec![endpoint_use()],
+        },
+        Rejection::NodeNotDrained {
+            node: node1.clone(),
+            reason: "no answer".to_owned(),
+        },
         Rejection::PoolExhausted {
             tenant,
             network: network.clone(),
             subnet: net24,
+            holders: Box::new(Holders {
+                asked: vec![HolderUse {
+                    node: node1.clone(),
+                    addresses: 14,
+                    in_use: 14,
+                }],
+                unasked: vec![Unasked {
+                    node: node("node2"),
+                    reason: "no answer".to_owned(),
+                }],
+            }),
         },
         Rejection::AddressNotAssignable {
             address: ip("20.1.1.255"),
@@ -265,6 +284,7 @@ fn of_pools() -> Vec<Rejection> {
             network,
             group: group(),
             pool,
+            holders: Box::default(),
         },
         Rejection::AddressOutsidePool {
             address: ip("20.1.1.5"),

@@ -299,6 +299,9 @@ mod tests {
             status: None,
             age: None,
             alive,
+            drained: false,
+            left: false,
+            usage: vec![],
         }
     }
 

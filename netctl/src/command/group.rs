@@ -352,6 +352,8 @@ mod tests {
             created: Revision(9),
             closing: false,
             endpoints: 1,
+            addresses: None,
+            usage: vec![],
         }
     }
 

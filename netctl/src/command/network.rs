@@ -325,6 +325,8 @@ pub(super) mod tests {
             closing: false,
             blocks: BTreeMap::from([("20.1.1.0/28".parse().unwrap(), "n1".parse().unwrap())]),
             endpoints: 0,
+            addresses: None,
+            usage: vec![],
         }
     }
 

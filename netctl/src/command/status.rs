@@ -355,6 +355,9 @@ mod tests {
             }),
             age: Some(100),
             alive: true,
+            drained: false,
+            left: false,
+            usage: vec![],
         }
     }
 

@@ -47,7 +47,7 @@ const LATE: Duration = Duration::from_millis(300);
 /// How long requests in work may take when the process ends.
 const DRAIN: Duration = Duration::from_secs(5);
 
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("cluster", "accept-log"),
     ("tenant", "create"),
     ("tenant", "rm"),
@@ -63,6 +63,9 @@ const COMMANDS: [(&str, &str); 19] = [
     ("policy", "rule-rm"),
     ("node", "join"),
     ("node", "rm"),
+    ("node", "drain"),
+    ("node", "uncordon"),
+    ("node", "leave"),
     ("block", "lease"),
     ("block", "return"),
     ("block", "cede"),

@@ -104,6 +104,8 @@ impl View {
                 .map(|(block, held)| (*block, held.node.clone()))
                 .collect(),
             endpoints: count(endpoints),
+            addresses: None,
+            usage: vec![],
         }
     }
 
@@ -130,6 +132,8 @@ impl View {
                 created: g.created,
                 closing: g.closing.is_some(),
                 endpoints: count(self.members_of(&g.spec.tenant, &g.spec.name)),
+                addresses: None,
+                usage: vec![],
             })
             .collect();
         match group {
@@ -219,6 +223,9 @@ impl View {
             status: heard.map(|heard| heard.status.clone()),
             age: heard.map(|heard| now.saturating_sub(heard.at)),
             alive: self.alive(name, now),
+            drained: member.drained,
+            left: member.left,
+            usage: vec![],
         }
     }
 

@@ -82,6 +82,10 @@ pub(crate) struct PolicyView {
 pub(crate) struct NodeView {
     pub(crate) machine: MachineId,
     pub(crate) vtep: IpAddr,
+    /// It takes no new endpoints (`netctl node drain`).
+    pub(crate) drained: bool,
+    /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
+    pub(crate) left: bool,
 }
 
 /// A status, and when it was heard, in milliseconds since 1970.
@@ -114,9 +118,14 @@ impl View {
                 let node = NodeView {
                     machine: e.machine.clone(),
                     vtep: e.vtep,
+                    drained: self.nodes.get(&e.node).is_some_and(|it| it.drained),
+                    left: false,
                 };
                 self.nodes.insert(e.node.clone(), node);
             }
+            Event::NodeDrained(e) => self.change_node(&e.node, |node| node.drained = true),
+            Event::NodeUncordoned(e) => self.change_node(&e.node, |node| node.drained = false),
+            Event::NodeLeft(e) => self.change_node(&e.node, |node| node.left = true),
             Event::NodeRemoved(e) => {
                 self.nodes.remove(&e.node);
                 self.statuses.remove(&e.node);
@@ -263,6 +272,12 @@ impl View {
 
     fn policy_mut(&mut self, tenant: &TenantName, policy: &PolicyName) -> Option<&mut PolicyView> {
         self.tenants.get_mut(tenant)?.policies.get_mut(policy)
+    }
+
+    fn change_node(&mut self, node: &NodeName, how: impl FnOnce(&mut NodeView)) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            how(node);
+        }
     }
 
     fn change_group(

@@ -318,6 +318,7 @@ async fn an_event_for_newer_netmasters_closes_its_whole_tenant_and_no_other() {
         node: node("n1"),
         address: None,
         v6: false,
+        ahead: false,
     });
     let create_blue = create("blue", "db", "20.1.2.0/24", None);
     for command in [lease, create_blue] {

@@ -35,6 +35,7 @@ fn lease(of: Option<&str>, holder: &str) -> Command {
         node: node(holder),
         address: None,
         v6: false,
+        ahead: false,
     })
 }
 

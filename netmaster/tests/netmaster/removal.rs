@@ -36,6 +36,7 @@ async fn lease(api: &Api, holder: &str) -> IpNet {
         node: node(holder),
         address: None,
         v6: false,
+        ahead: false,
     });
     match &api.accepted(command).await.1[..] {
         [Event::BlockLeased(leased)] => leased.block,

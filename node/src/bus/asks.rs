@@ -125,6 +125,7 @@ pub(super) async fn ask_command(
                     // One that was sent before may be accepted yet.
                     Ok(Reply::Rejected { rejection, revision, .. }) => {
                         let why = rejection.to_string();
+                        let rejection = Box::new(rejection);
                         rejected = Some(AskError::Rejected { rejection, revision });
                         why
                     }

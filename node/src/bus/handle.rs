@@ -15,7 +15,7 @@ pub enum AskError {
     /// Netmaster decided against it.
     #[error("{rejection}")]
     Rejected {
-        rejection: Rejection,
+        rejection: Box<Rejection>,
         /// It decided by what the log said up to here.
         revision: Revision,
     },

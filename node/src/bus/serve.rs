@@ -144,6 +144,12 @@ impl Service {
                     },
                 }
             }
+            NodeRequest::Spare { .. }
+            | NodeRequest::ReturnBlock { .. }
+            | NodeRequest::CedeAny { .. }
+            | NodeRequest::DrainNode { .. } => NodeReply::Refused {
+                reason: "not built yet".to_owned(),
+            },
             NodeRequest::AcceptLog { cluster } => self.accept(cluster).await,
         }
     }

@@ -57,10 +57,7 @@ impl Facts {
     }
 
     pub(crate) fn node(mut self, name: &str, vtep: &str) -> Self {
-        let fact = NodeFact {
-            machine: MachineId(format!("machine of {name}")),
-            vtep: ip(vtep),
-        };
+        let fact = NodeFact::new(MachineId(format!("machine of {name}")), ip(vtep));
         self.projection.nodes.insert(node(name), fact);
         self
     }

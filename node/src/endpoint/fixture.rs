@@ -64,7 +64,7 @@ pub(crate) fn network(blocks: &[(&str, &str)]) -> NetworkFact {
 pub(crate) fn rejected(rejection: Rejection) -> AskError {
     let revision = Revision(1);
     AskError::Rejected {
-        rejection,
+        rejection: Box::new(rejection),
         revision,
     }
 }

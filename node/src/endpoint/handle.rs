@@ -287,7 +287,7 @@ impl EndpointsHandle {
             Ok(_) => Ok(()),
             // Whether the address is ours again is for `settle` to find out: an earlier request may
             // have been granted, of which the facts don't know yet.
-            Err(AskError::Rejected { rejection, .. }) => Err(AttachError::Rejected(rejection)),
+            Err(AskError::Rejected { rejection, .. }) => Err(AttachError::Rejected(*rejection)),
             Err(AskError::Unreachable(reason)) => Err(AttachError::Unreachable {
                 network: key.1,
                 reason,
@@ -442,6 +442,7 @@ impl EndpointsHandle {
             node: self.me.clone(),
             address,
             v6: false,
+            ahead: false,
         });
         let mut facts = self.facts.clone();
         match self.bus.command(command).await {
@@ -450,11 +451,12 @@ impl EndpointsHandle {
                 there.map_err(|_| unreachable(key, "netplugin is stopping"))?;
                 Ok(())
             }
-            Err(AskError::Rejected {
-                rejection: Rejection::AddressHeld { address, node, .. },
-                ..
-            }) => self.ask_holder(key, address, node, promised).await,
-            Err(AskError::Rejected { rejection, .. }) => Err(AttachError::Rejected(rejection)),
+            Err(AskError::Rejected { rejection, .. }) => match *rejection {
+                Rejection::AddressHeld { address, node, .. } => {
+                    self.ask_holder(key, address, node, promised).await
+                }
+                rejection => Err(AttachError::Rejected(rejection)),
+            },
             Err(AskError::Unreachable(reason)) => Err(unreachable(key, &reason)),
         }
     }
@@ -493,6 +495,8 @@ impl EndpointsHandle {
             Ok(
                 NodeReply::Status(_)
                 | NodeReply::Counters { .. }
+                | NodeReply::Spare(_)
+                | NodeReply::GaveUp { .. }
                 | NodeReply::Traced(_)
                 | NodeReply::Resolved(_)
                 | NodeReply::Steps(_)

@@ -543,6 +543,7 @@ async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
         network: net(),
         group: db.clone(),
         pool: range,
+        holders: Box::default(),
     };
     answer.send(Err(rejected(exhausted.clone()))).unwrap();
 

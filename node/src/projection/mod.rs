@@ -52,6 +52,24 @@ pub struct Projection {
 pub struct NodeFact {
     pub machine: MachineId,
     pub vtep: IpAddr,
+    /// It takes no new endpoints (`netctl node drain`).
+    #[serde(default)]
+    pub drained: bool,
+    /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
+    #[serde(default)]
+    pub left: bool,
+}
+
+impl NodeFact {
+    /// A node that takes endpoints.
+    pub fn new(machine: MachineId, vtep: IpAddr) -> Self {
+        Self {
+            machine,
+            vtep,
+            drained: false,
+            left: false,
+        }
+    }
 }
 
 /// A tenant's intent.
@@ -278,13 +296,17 @@ impl Projection {
                 Touched::cluster()
             }
             Event::NodeJoined(e) => {
+                let drained = self.nodes.get(&e.node).is_some_and(|it| it.drained);
                 let fact = NodeFact {
-                    machine: e.machine.clone(),
-                    vtep: e.vtep,
+                    drained,
+                    ..NodeFact::new(e.machine.clone(), e.vtep)
                 };
                 self.nodes.insert(e.node.clone(), fact);
                 Touched::node(&e.node)
             }
+            Event::NodeDrained(e) => self.node(&e.node, |node| node.drained = true),
+            Event::NodeUncordoned(e) => self.node(&e.node, |node| node.drained = false),
+            Event::NodeLeft(e) => self.node(&e.node, |node| node.left = true),
             Event::NodeRemoved(e) => {
                 self.nodes.remove(&e.node);
                 Touched::node(&e.node)
@@ -458,6 +480,13 @@ impl Projection {
         self.applied = revision;
         self.applied_event = id;
         true
+    }
+
+    fn node(&mut self, name: &NodeName, change: impl FnOnce(&mut NodeFact)) -> Touched {
+        if let Some(node) = self.nodes.get_mut(name) {
+            change(node);
+        }
+        Touched::node(name)
     }
 
     fn create_network(&mut self, spec: &NetworkSpec) -> Touched {

@@ -471,7 +471,7 @@ fn members(names: &[&str]) -> OrdMap<NodeName, NodeFact> {
     let fact = |name: &&str| {
         let machine = MachineId((*name).to_owned());
         let vtep = "198.18.0.1".parse().unwrap();
-        (node(name), NodeFact { machine, vtep })
+        (node(name), NodeFact::new(machine, vtep))
     };
     names.iter().map(fact).collect()
 }

@@ -53,10 +53,7 @@ impl Scene {
     async fn open() -> Self {
         let mut world = World::new().await;
         world.network("red", "net", 1001);
-        let fact = NodeFact {
-            machine: MachineId("absent".to_owned()),
-            vtep: ABSENT.into(),
-        };
+        let fact = NodeFact::new(MachineId("absent".to_owned()), ABSENT.into());
         let name = NodeName::new("absent").expect("valid");
         world.facts.nodes.insert(name, fact);
         world.sync_all().await;
@@ -420,10 +417,7 @@ async fn a_node_may_be_another_nodes_router() {
     run(&format!(
         "ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"
     ));
-    let fact = NodeFact {
-        machine: MachineId("far".to_owned()),
-        vtep: ip("198.18.8.1"),
-    };
+    let fact = NodeFact::new(MachineId("far".to_owned()), ip("198.18.8.1"));
     let name = NodeName::new("far").expect("valid");
     world.facts.nodes.insert(name, fact);
     world.sync_all().await;
@@ -525,10 +519,7 @@ async fn nothing_is_forged_on_an_ipv6_underlay_either() {
     }
     for (number, address) in ADDRESSES[..2].iter().enumerate() {
         world.hosts[number].params.vtep = ip(address);
-        let fact = NodeFact {
-            machine: MachineId(format!("machine-{number}")),
-            vtep: ip(address),
-        };
+        let fact = NodeFact::new(MachineId(format!("machine-{number}")), ip(address));
         let name = world.hosts[number].params.node.clone();
         world.facts.nodes.insert(name, fact);
     }

@@ -114,10 +114,7 @@ impl World {
     }
 
     pub(crate) fn join(&mut self, host: usize) {
-        let fact = NodeFact {
-            machine: MachineId(format!("machine-{host}")),
-            vtep: vtep(host),
-        };
+        let fact = NodeFact::new(MachineId(format!("machine-{host}")), vtep(host));
         self.facts.nodes.insert(node_name(host), fact);
     }
 

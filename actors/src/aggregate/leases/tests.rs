@@ -95,6 +95,7 @@ fn lease(name: &str, address: Option<&str>) -> LeasesCommand {
         node: node(name),
         address: address.map(ip),
         v6: false,
+        ahead: false,
     })
 }
 
@@ -132,6 +133,8 @@ fn members(names: &[&str]) -> LeasesFacts {
     let mut cluster = Cluster::default();
     for (i, name) in names.iter().enumerate() {
         let member = Member {
+            drained: false,
+            left: false,
             machine: MachineId(format!("m{i}")),
             vtep: ip(&format!("198.18.0.{}", i + 1)),
         };
@@ -210,6 +213,7 @@ fn blocks_come_from_the_range() {
             tenant: tenant(),
             network: web(),
             subnet: net("20.1.1.0/24"),
+            holders: Box::default(),
         }
     );
 }

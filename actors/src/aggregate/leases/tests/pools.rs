@@ -91,6 +91,7 @@ fn a_used_up_pool_says_so() {
             network: web(),
             group: db(),
             pool: range("20.1.1.10", "20.1.1.11"),
+            holders: Box::default(),
         });
 }
 
