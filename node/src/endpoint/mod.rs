@@ -5,6 +5,7 @@
 pub(crate) mod fixture;
 mod handle;
 mod journal;
+mod lease;
 mod ledger;
 mod manager;
 pub mod pool;
