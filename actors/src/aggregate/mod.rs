@@ -6,10 +6,12 @@
 
 mod cluster;
 mod leases;
+mod search;
 mod tenant;
 
 pub use cluster::{Cluster, ClusterCommand, ClusterFacts, Member};
 pub use leases::{LeaseState, Leases, LeasesCommand, LeasesFacts};
+pub use search::{Next, Search};
 pub use tenant::{
     Drained, GroupIntent, NetworkIntent, PolicyIntent, Tenant, TenantCommand, TenantFacts,
 };

@@ -1,0 +1,329 @@
+//! The search for an address in a pool of which every block is leased: which holder is asked next
+//! to give addresses up.
+//!
+//! Each holder first says what it could give up. A whole block is preferred: it is returned, and the
+//! lease is decided again. If nobody offers a block, one address is ceded by the holder that has the
+//! most free ones.
+
+use std::collections::BTreeMap;
+
+use bus_schema::NodeName;
+use bus_schema::node::Spare;
+use bus_schema::rejection::{HolderUse, Holders, Unasked};
+
+/// One round over the holders of a pool's blocks.
+#[derive(Debug, Clone)]
+pub struct Search {
+    asker: NodeName,
+    holders: BTreeMap<NodeName, Holder>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Holder {
+    Awaited,
+    Answered(Spare),
+    /// It can't be asked; why.
+    Unasked(String),
+    /// It offered addresses and gave none up; why.
+    GaveNothing(String),
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Holders are still to answer.
+    Wait,
+    /// Ask this node to return an unused block.
+    ReturnBlock(NodeName),
+    /// Ask this node to cede an address to the asker.
+    CedeAny(NodeName),
+    /// Every node that offered addresses gave none up: ask all holders again, in a new search.
+    AskAgain,
+    /// Nobody offers an address.
+    Exhausted(Holders),
+}
+
+impl Search {
+    /// Every holder is still to answer. What the asker itself offers is ignored: it asks because it
+    /// can't use it, and only its counts matter.
+    pub fn new(asker: NodeName, holders: impl IntoIterator<Item = NodeName>) -> Self {
+        let holders = holders.into_iter().map(|node| (node, Holder::Awaited));
+        Self {
+            asker,
+            holders: holders.collect(),
+        }
+    }
+
+    /// Takes a holder's answer in; an error says why it can't be asked. Only the first answer of an
+    /// awaited holder counts.
+    pub fn answered(&mut self, node: &NodeName, answer: Result<Spare, String>) {
+        if let Some(holder @ Holder::Awaited) = self.holders.get_mut(node) {
+            *holder = match answer {
+                Ok(spare) => Holder::Answered(spare),
+                Err(reason) => Holder::Unasked(reason),
+            };
+        }
+    }
+
+    /// A holder that offered addresses was asked for them and gave none up.
+    pub fn gave_nothing(&mut self, node: &NodeName, reason: String) {
+        if let Some(holder @ Holder::Answered(_)) = self.holders.get_mut(node) {
+            *holder = Holder::GaveNothing(reason);
+        }
+    }
+
+    /// Says what to do next. Whole blocks are taken as soon as one is offered; everything else waits
+    /// for the last answer.
+    pub fn next(&self) -> Next {
+        if let Some(node) = self.most(|spare| spare.blocks) {
+            return Next::ReturnBlock(node.clone());
+        }
+        if self.holders.values().any(|it| *it == Holder::Awaited) {
+            return Next::Wait;
+        }
+        if let Some(node) = self.most(|spare| spare.free) {
+            return Next::CedeAny(node.clone());
+        }
+        let offered = |it: &Holder| matches!(it, Holder::GaveNothing(_));
+        if self.holders.values().any(offered) {
+            return Next::AskAgain;
+        }
+        Next::Exhausted(self.holders())
+    }
+
+    /// Who holds how much, as far as it is known. Who hasn't answered and who gave nothing up counts
+    /// as a node that can't be asked.
+    pub fn holders(&self) -> Holders {
+        let mut holders = Holders::default();
+        for (node, holder) in &self.holders {
+            let node = node.clone();
+            let reason = match holder {
+                Holder::Answered(spare) => {
+                    holders.asked.push(HolderUse {
+                        node,
+                        addresses: spare.addresses,
+                        in_use: spare.in_use,
+                    });
+                    continue;
+                }
+                Holder::Awaited => "it didn't answer in time".to_owned(),
+                Holder::Unasked(reason) => reason.clone(),
+                Holder::GaveNothing(reason) => {
+                    format!("it offered addresses and gave none up: {reason}")
+                }
+            };
+            holders.unasked.push(Unasked { node, reason });
+        }
+        holders
+    }
+
+    /// The node that offers the most, the first by name of several; `None`: nobody offers any.
+    fn most(&self, of: impl Fn(&Spare) -> u64) -> Option<&NodeName> {
+        let offers = self
+            .holders
+            .iter()
+            .filter_map(|(node, holder)| match holder {
+                Holder::Answered(spare) if *node != self.asker => Some((of(spare), node)),
+                _ => None,
+            });
+        offers
+            .filter(|(offered, _)| *offered > 0)
+            .max_by(|(a, one), (b, other)| a.cmp(b).then(other.cmp(one)))
+            .map(|(_, node)| node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        name.parse().expect("a name")
+    }
+
+    fn of(names: &[&str]) -> Search {
+        Search::new(node("asker"), names.iter().map(|name| node(name)))
+    }
+
+    fn full(addresses: u64) -> Spare {
+        Spare {
+            addresses,
+            in_use: addresses,
+            blocks: 0,
+            free: 0,
+        }
+    }
+
+    fn offers(blocks: u64, free: u64) -> Spare {
+        Spare {
+            addresses: 16,
+            in_use: 16_u64.saturating_sub(free),
+            blocks,
+            free,
+        }
+    }
+
+    fn holder(name: &str, addresses: u64, in_use: u64) -> HolderUse {
+        HolderUse {
+            node: node(name),
+            addresses,
+            in_use,
+        }
+    }
+
+    fn unasked(name: &str, reason: &str) -> Unasked {
+        Unasked {
+            node: node(name),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// All orders of `0..n`.
+    fn orders(n: usize) -> Vec<Vec<usize>> {
+        if n == 0 {
+            return vec![vec![]];
+        }
+        let shorter = orders(n - 1);
+        let insert = |order: &Vec<usize>, at: usize| {
+            let mut order = order.clone();
+            order.insert(at, n - 1);
+            order
+        };
+        shorter
+            .iter()
+            .flat_map(|order| (0..n).map(move |at| insert(order, at)))
+            .collect()
+    }
+
+    /// What the search says after each answer, in this order.
+    fn said(answers: &[(&str, Result<Spare, String>)], order: &[usize]) -> Vec<Next> {
+        let names: Vec<&str> = answers.iter().map(|(name, _)| *name).collect();
+        let mut search = of(&names);
+        let mut said = vec![search.next()];
+        for answer in order.iter().map(|i| &answers[*i]) {
+            search.answered(&node(answer.0), answer.1.clone());
+            said.push(search.next());
+        }
+        said
+    }
+
+    #[test]
+    fn pool_that_nobody_holds_is_exhausted() {
+        assert_eq!(of(&[]).next(), Next::Exhausted(Holders::default()));
+    }
+
+    #[test]
+    fn block_is_taken_before_all_have_answered() {
+        let answers = [
+            ("n1", Ok(full(16))),
+            ("n2", Ok(offers(1, 16))),
+            ("n3", Err("silent".to_owned())),
+            ("n4", Ok(offers(0, 15))),
+        ];
+        for order in orders(answers.len()) {
+            let offered = 1 + order.iter().position(|i| *i == 1).expect("it answers");
+            let said = said(&answers, &order);
+            for (answered, next) in said.iter().enumerate() {
+                let expected = match answered < offered {
+                    true => Next::Wait,
+                    false => Next::ReturnBlock(node("n2")),
+                };
+                assert_eq!(*next, expected, "{answered} answers in order {order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn address_is_ceded_by_the_node_with_the_most_free_ones_after_all_have_answered() {
+        let answers = [
+            ("n1", Ok(full(16))),
+            ("n2", Ok(offers(0, 3))),
+            ("n3", Err("silent".to_owned())),
+            ("n4", Ok(offers(0, 7))),
+            ("n5", Ok(offers(0, 7))),
+        ];
+        for order in orders(answers.len()) {
+            let mut said = said(&answers, &order);
+            assert_eq!(said.pop(), Some(Next::CedeAny(node("n4"))), "{order:?}");
+            assert!(said.iter().all(|next| *next == Next::Wait), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn exhausted_pool_names_all_holders_in_every_order_of_answers() {
+        let answers = [
+            ("asker", Ok(full(4))),
+            ("n1", Ok(full(16))),
+            ("n2", Err("no status for 9 s".to_owned())),
+            ("n3", Ok(full(12))),
+        ];
+        let holders = Holders {
+            asked: vec![
+                holder("asker", 4, 4),
+                holder("n1", 16, 16),
+                holder("n3", 12, 12),
+            ],
+            unasked: vec![unasked("n2", "no status for 9 s")],
+        };
+        for order in orders(answers.len()) {
+            let mut said = said(&answers, &order);
+            let last = said.pop();
+            assert_eq!(last, Some(Next::Exhausted(holders.clone())), "{order:?}");
+            assert!(said.iter().all(|next| *next == Next::Wait), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_asker_offers_is_ignored() {
+        let mut search = of(&["asker", "n1"]);
+        search.answered(&node("asker"), Ok(offers(1, 16)));
+        assert_eq!(search.next(), Next::Wait);
+        search.answered(&node("n1"), Ok(full(16)));
+        let asked = vec![holder("asker", 16, 0), holder("n1", 16, 16)];
+        let unasked = vec![];
+        assert_eq!(search.next(), Next::Exhausted(Holders { asked, unasked }));
+    }
+
+    #[test]
+    fn next_holder_is_tried_when_one_gives_nothing() {
+        let mut search = of(&["n1", "n2", "n3"]);
+        search.answered(&node("n1"), Ok(offers(2, 20)));
+        search.answered(&node("n2"), Ok(offers(1, 10)));
+        assert_eq!(search.next(), Next::ReturnBlock(node("n1")));
+        search.gave_nothing(&node("n1"), "used meanwhile".to_owned());
+        assert_eq!(search.next(), Next::ReturnBlock(node("n2")));
+        search.gave_nothing(&node("n2"), "used meanwhile".to_owned());
+        assert_eq!(search.next(), Next::Wait);
+        search.answered(&node("n3"), Ok(offers(0, 1)));
+        assert_eq!(search.next(), Next::CedeAny(node("n3")));
+    }
+
+    #[test]
+    fn holders_are_asked_again_when_all_that_offered_gave_nothing() {
+        let mut search = of(&["n1", "n2"]);
+        search.answered(&node("n1"), Ok(offers(0, 1)));
+        search.answered(&node("n2"), Ok(full(16)));
+        search.gave_nothing(&node("n1"), "used meanwhile".to_owned());
+        assert_eq!(search.next(), Next::AskAgain);
+        let reason = "it offered addresses and gave none up: used meanwhile";
+        let holders = Holders {
+            asked: vec![holder("n2", 16, 16)],
+            unasked: vec![unasked("n1", reason)],
+        };
+        assert_eq!(search.holders(), holders);
+    }
+
+    #[test]
+    fn only_the_first_answer_of_a_holder_counts() {
+        let mut search = of(&["n1", "n2"]);
+        search.answered(&node("n1"), Err("silent".to_owned()));
+        search.answered(&node("n1"), Ok(offers(1, 16)));
+        search.answered(&node("n9"), Ok(offers(1, 16)));
+        search.gave_nothing(&node("n2"), "it wasn't asked".to_owned());
+        assert_eq!(search.next(), Next::Wait);
+        let late = "it didn't answer in time";
+        let unasked = vec![unasked("n1", "silent"), unasked("n2", late)];
+        let asked = vec![];
+        assert_eq!(search.holders(), Holders { asked, unasked });
+    }
+}
