@@ -31,6 +31,8 @@ pub struct Member {
     pub vtep: IpAddr,
     /// It takes no new endpoints (`netctl node drain`).
     pub drained: bool,
+    /// How often it was drained.
+    pub drains: u32,
     /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
     pub left: bool,
 }
@@ -53,6 +55,9 @@ pub struct ClusterFacts {
     pub alive: bool,
     /// Networks of which that node holds blocks.
     pub holds: Vec<NetworkName>,
+    /// That node answered that it has neither endpoints nor blocks since it was drained for this
+    /// time ([`Member::drains`]).
+    pub emptied: Option<u32>,
     /// Where the log ends.
     pub end: Revision,
     /// The nodes that have applied more, and how far.
@@ -158,18 +163,32 @@ impl Cluster {
 
     fn remove(&self, c: &NodeRemove, facts: &ClusterFacts) -> Result<Vec<Event>, Rejection> {
         let node = c.node.clone();
-        if !self.nodes.contains_key(&c.node) {
-            return Err(Rejection::NodeUnknown { node });
-        }
-        if !c.lost && !facts.holds.is_empty() {
-            let networks = facts.holds.clone();
-            return Err(Rejection::NodeInUse { node, networks });
-        }
-        // It would join again at once.
-        if facts.alive {
-            return Err(Rejection::NodeAlive { node });
+        let member = self.member(&c.node)?;
+        match facts.alive {
+            true if c.lost => return Err(Rejection::NodeAlive { node }),
+            true => member.must_be_empty(node.clone(), facts.emptied)?,
+            false if !c.lost && !facts.holds.is_empty() => {
+                let networks = facts.holds.clone();
+                return Err(Rejection::NodeInUse { node, networks });
+            }
+            false => {}
         }
         Ok(vec![Event::NodeRemoved(NodeRemoved { node, lost: c.lost })])
+    }
+}
+
+impl Member {
+    /// A live node may attach endpoints, unless it is drained. `emptied`: see [`ClusterFacts`].
+    fn must_be_empty(&self, node: NodeName, emptied: Option<u32>) -> Result<(), Rejection> {
+        let reason = match emptied {
+            Some(drains) if self.drained && drains == self.drains => return Ok(()),
+            Some(_) => "it was uncordoned meanwhile",
+            None => "it hasn't answered whether it is empty",
+        };
+        Err(Rejection::NodeNotDrained {
+            node,
+            reason: reason.to_owned(),
+        })
     }
 }
 
@@ -220,15 +239,20 @@ impl Aggregate for Cluster {
                 self.tenants.remove(&e.tenant);
             }
             Event::NodeJoined(e) => {
+                let known = self.nodes.get(&e.node);
                 let member = Member {
                     machine: e.machine.clone(),
                     vtep: e.vtep,
-                    drained: self.nodes.get(&e.node).is_some_and(|it| it.drained),
+                    drained: known.is_some_and(|it| it.drained),
+                    drains: known.map_or(0, |it| it.drains),
                     left: false,
                 };
                 self.nodes.insert(e.node.clone(), member);
             }
-            Event::NodeDrained(e) => self.change(&e.node, |it| it.drained = true),
+            Event::NodeDrained(e) => self.change(&e.node, |it| {
+                it.drained = true;
+                it.drains = it.drains.saturating_add(1);
+            }),
             Event::NodeUncordoned(e) => self.change(&e.node, |it| it.drained = false),
             Event::NodeLeft(e) => self.change(&e.node, |it| it.left = true),
             Event::NodeRemoved(e) => {
@@ -367,18 +391,124 @@ mod tests {
             })]);
     }
 
-    #[test]
-    fn a_node_that_speaks_stays() {
-        let alive = ClusterFacts {
+    fn drain() -> ClusterCommand {
+        ClusterCommand::NodeDrain(NodeDrain { node: node("n1") })
+    }
+
+    fn uncordon() -> ClusterCommand {
+        ClusterCommand::NodeUncordon(NodeUncordon { node: node("n1") })
+    }
+
+    fn leave(machine: &str) -> ClusterCommand {
+        let machine = MachineId(machine.to_owned());
+        ClusterCommand::NodeLeave(NodeLeave {
+            node: node("n1"),
+            machine,
+        })
+    }
+
+    fn n1() -> Event {
+        joined("n1", "m1", "198.18.1.1")
+    }
+
+    fn drained() -> Event {
+        Event::NodeDrained(NodeDrained { node: node("n1") })
+    }
+
+    fn uncordoned() -> Event {
+        Event::NodeUncordoned(NodeUncordoned { node: node("n1") })
+    }
+
+    fn left() -> Event {
+        Event::NodeLeft(NodeLeft { node: node("n1") })
+    }
+
+    fn removed(lost: bool) -> Event {
+        let node = node("n1");
+        Event::NodeRemoved(NodeRemoved { node, lost })
+    }
+
+    fn alive(emptied: Option<u32>) -> ClusterFacts {
+        ClusterFacts {
             alive: true,
-            holds: vec![],
+            emptied,
             ..ClusterFacts::default()
-        };
-        for lost in [true, false] {
-            given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-                .when(remove("n1", lost), alive.clone())
-                .rejected(Rejection::NodeAlive { node: node("n1") });
         }
+    }
+
+    #[test]
+    fn a_live_node_is_not_lost() {
+        given::<Cluster>([n1(), drained()])
+            .when(remove("n1", true), alive(Some(1)))
+            .rejected(Rejection::NodeAlive { node: node("n1") });
+    }
+
+    #[test]
+    fn a_live_node_goes_when_it_is_empty_since_this_drain() {
+        let not_drained = |reason: &str| Rejection::NodeNotDrained {
+            node: node("n1"),
+            reason: reason.to_owned(),
+        };
+        let meanwhile = || not_drained("it was uncordoned meanwhile");
+        given::<Cluster>([n1(), drained()])
+            .when(remove("n1", false), alive(None))
+            .rejected(not_drained("it hasn't answered whether it is empty"));
+        given::<Cluster>([n1(), drained(), uncordoned()])
+            .when(remove("n1", false), alive(Some(1)))
+            .rejected(meanwhile());
+        given::<Cluster>([n1(), drained(), uncordoned(), drained()])
+            .when(remove("n1", false), alive(Some(1)))
+            .rejected(meanwhile());
+        // Its netplugin was restarted meanwhile with another VTEP address: it is drained still.
+        given::<Cluster>([n1(), drained(), joined("n1", "m1", "198.18.1.2")])
+            .when(remove("n1", false), alive(Some(1)))
+            .then([removed(false)]);
+    }
+
+    #[test]
+    fn a_node_is_drained_until_it_is_uncordoned() {
+        given::<Cluster>([n1()])
+            .when(drain(), nobody())
+            .then([drained()])
+            .when(drain(), nobody())
+            .then([])
+            .when(uncordon(), nobody())
+            .then([uncordoned()])
+            .when(uncordon(), nobody())
+            .then([]);
+    }
+
+    #[test]
+    fn a_node_that_left_joins_again_and_stays_drained() {
+        given::<Cluster>([n1(), drained()])
+            .when(leave("m1"), nobody())
+            .then([left()])
+            .when(leave("m1"), nobody())
+            .then([])
+            .when(join("n1", "m1", "198.18.1.1"), nobody())
+            .then([n1()])
+            .when(join("n1", "m1", "198.18.1.1"), nobody())
+            .then([])
+            .when(drain(), nobody())
+            .then([]);
+    }
+
+    #[test]
+    fn nobody_leaves_for_another_machine() {
+        given::<Cluster>([n1()])
+            .when(leave("m2"), nobody())
+            .rejected(Rejection::NodeNameTaken { node: node("n1") });
+    }
+
+    #[test]
+    fn a_removed_node_that_joins_again_is_neither_drained_nor_left() {
+        given::<Cluster>([n1(), drained(), left(), removed(false)])
+            .when(join("n1", "m1", "198.18.1.1"), nobody())
+            .then([n1()])
+            .when(drain(), nobody())
+            .then([drained()])
+            .when(leave("m1"), nobody())
+            .then([left()]);
     }
 
     #[test]
@@ -398,5 +528,10 @@ mod tests {
         given::<Cluster>([])
             .when(remove("n9", true), nobody())
             .rejected(Rejection::NodeUnknown { node: node("n9") });
+        for command in [drain(), uncordon(), leave("m1")] {
+            given::<Cluster>([])
+                .when(command, nobody())
+                .rejected(Rejection::NodeUnknown { node: node("n1") });
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use actors::aggregate::ClusterFacts;
 use actors::shell::External;
-use bus_schema::command::{NodeRemove, Removal, Request};
+use bus_schema::command::{Removal, Request};
 use bus_schema::{Command, Rejection, Reply};
 
 use super::Desk;
+use super::node;
 use super::removal::{self, Target};
 use crate::init::now;
 
@@ -23,7 +24,7 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
         Command::LogAccept(_) => log_accept(desk, request).await,
         Command::NodeRemove(c) => {
             let c = c.clone();
-            node_remove(desk, request, &c).await
+            node::remove(desk, request, &c).await
         }
         Command::NetworkRemove(c) if c.mode == Removal::Close => {
             let target = Target::Network(c.tenant.clone(), c.network.clone());
@@ -85,22 +86,4 @@ async fn log_accept(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
         desk.registry.refuse(damage);
     }
     reply
-}
-
-/// Whether the node speaks and what it holds is told to the cluster as of a proved end of the log.
-async fn node_remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove) -> Reply {
-    let id = request.id;
-    if let Err(reason) = desk.prove(Instant::now(), request.deadline).await {
-        return Reply::Unknown { id, reason };
-    }
-    let cluster = desk.shared.read(|view| ClusterFacts {
-        alive: view.alive(&c.node, now()),
-        holds: view.held_by(&c.node),
-        ..ClusterFacts::default()
-    });
-    let external = External {
-        cluster,
-        ..External::default()
-    };
-    desk.registry.execute(request, external).await
 }

@@ -6,6 +6,7 @@
 
 mod arrival;
 mod command;
+mod node;
 mod query;
 mod removal;
 
@@ -23,7 +24,10 @@ use async_nats::service::{Request as Incoming, Service, ServiceExt};
 use async_nats::{Client, Error};
 use bus_schema::codec;
 use bus_schema::command::Request;
-use bus_schema::{Answer, Command, CommandId, Query, Rejection, Reply, Revision, subject};
+use bus_schema::node::{NodeReply, NodeRequest};
+use bus_schema::{
+    Answer, Command, CommandId, NodeName, Query, Rejection, Reply, Revision, subject,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::json;
@@ -119,6 +123,25 @@ impl Desk {
         Err(format!(
             "this netmaster has read the log up to {read}, not yet {end}"
         ))
+    }
+
+    /// Asks a node for at most `within`. An error says why there is no answer.
+    async fn ask_node(
+        &self,
+        node: &NodeName,
+        request: &NodeRequest,
+        within: Duration,
+    ) -> Result<NodeReply, String> {
+        if self.client.connection_state() != State::Connected {
+            return Err("the bus is away".to_owned());
+        }
+        let subject = subject::of_node(node, request.verb());
+        let payload = Bytes::from(codec::to_bytes(request));
+        match timeout(within, self.client.request(subject, payload)).await {
+            Ok(Ok(message)) => codec::from_bytes(&message.payload).map_err(|e| e.to_string()),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
     }
 
     fn revision(&self) -> Revision {

@@ -9,13 +9,10 @@ mod target;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use async_nats::connection::State;
-use bus_schema::codec;
 use bus_schema::command::{Removal, Request};
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::rejection::EndpointUse;
-use bus_schema::{Command, CommandId, Event, NodeName, Reply, Revision, subject};
-use bytes::Bytes;
+use bus_schema::{Command, CommandId, Event, NodeName, Reply, Revision};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -184,18 +181,9 @@ impl Closing<'_> {
     }
 
     async fn ask(&self, node: &NodeName, request: &NodeRequest) -> Result<NodeReply, String> {
-        if self.desk.client.connection_state() != State::Connected {
-            return Err("the bus is away".to_owned());
-        }
         let left = self.until.saturating_sub(now()).min(DRAIN_MS);
-        let subject = subject::of_node(node, request.verb());
-        let payload = Bytes::from(codec::to_bytes(request));
-        let asked = self.desk.client.request(subject, payload);
-        match timeout(Duration::from_millis(left), asked).await {
-            Ok(Ok(message)) => codec::from_bytes(&message.payload).map_err(|e| e.to_string()),
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err("no answer in time".to_owned()),
-        }
+        let within = Duration::from_millis(left);
+        self.desk.ask_node(node, request, within).await
     }
 
     /// Endpoints stand in the way: it stays, and they are named.

@@ -84,6 +84,8 @@ pub(crate) struct NodeView {
     pub(crate) vtep: IpAddr,
     /// It takes no new endpoints (`netctl node drain`).
     pub(crate) drained: bool,
+    /// How often it was drained.
+    pub(crate) drains: u32,
     /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
     pub(crate) left: bool,
 }
@@ -115,15 +117,20 @@ impl View {
                 self.tenants.remove(&e.tenant);
             }
             Event::NodeJoined(e) => {
+                let known = self.nodes.get(&e.node);
                 let node = NodeView {
                     machine: e.machine.clone(),
                     vtep: e.vtep,
-                    drained: self.nodes.get(&e.node).is_some_and(|it| it.drained),
+                    drained: known.is_some_and(|it| it.drained),
+                    drains: known.map_or(0, |it| it.drains),
                     left: false,
                 };
                 self.nodes.insert(e.node.clone(), node);
             }
-            Event::NodeDrained(e) => self.change_node(&e.node, |node| node.drained = true),
+            Event::NodeDrained(e) => self.change_node(&e.node, |node| {
+                node.drained = true;
+                node.drains = node.drains.saturating_add(1);
+            }),
             Event::NodeUncordoned(e) => self.change_node(&e.node, |node| node.drained = false),
             Event::NodeLeft(e) => self.change_node(&e.node, |node| node.left = true),
             Event::NodeRemoved(e) => {

@@ -6,6 +6,7 @@ mod groups;
 mod init;
 mod journal;
 mod masters;
+mod node_removal;
 mod pools;
 mod removal;
 mod support;

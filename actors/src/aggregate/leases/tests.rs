@@ -134,6 +134,7 @@ fn members(names: &[&str]) -> LeasesFacts {
     for (i, name) in names.iter().enumerate() {
         let member = Member {
             drained: false,
+            drains: 0,
             left: false,
             machine: MachineId(format!("m{i}")),
             vtep: ip(&format!("198.18.0.{}", i + 1)),
