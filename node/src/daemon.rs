@@ -82,6 +82,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     pub dns: dns::Config,
     pub watching: Watching,
+    /// A block in which this node uses no address for so long is returned.
+    pub block_idle: Duration,
 }
 
 /// Why the daemon can't start.
@@ -302,6 +304,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
         facts.subscribe(),
         facts.saved(),
         log_rx,
+        config.block_idle,
     ));
     tasks.spawn(bus::run(bus::Parts {
         url: config.nats,

@@ -106,6 +106,10 @@ struct Run {
     /// Seconds between two looks at all of the kernel
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     resync: u64,
+    /// Seconds after which a block of addresses that this node doesn't use goes back to its network,
+    /// so that other nodes can have it. The last block stays as long as no other node has one
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    block_idle: u64,
     /// Don't listen to what others change in the kernel: only looks find it then
     #[arg(long, hide = true)]
     no_monitor: bool,
@@ -334,6 +338,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
             listens: !run.no_monitor,
             resync: Duration::from_secs(run.resync),
         },
+        block_idle: Duration::from_secs(run.block_idle),
     })
 }
 

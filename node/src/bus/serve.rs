@@ -144,10 +144,14 @@ impl Service {
                     },
                 }
             }
-            NodeRequest::Spare { .. }
-            | NodeRequest::ReturnBlock { .. }
-            | NodeRequest::CedeAny { .. }
-            | NodeRequest::DrainNode { .. } => NodeReply::Refused {
+            NodeRequest::Spare { pool, v6 } => NodeReply::Spare(self.endpoints.spare(&pool, v6)),
+            NodeRequest::ReturnBlock { pool, v6 } => {
+                gave_up(self.endpoints.return_block(pool, v6).await)
+            }
+            NodeRequest::CedeAny { pool, v6, to } => {
+                gave_up(self.endpoints.cede_any(pool, v6, to).await)
+            }
+            NodeRequest::DrainNode { .. } => NodeReply::Refused {
                 reason: "not built yet".to_owned(),
             },
             NodeRequest::AcceptLog { cluster } => self.accept(cluster).await,
@@ -259,5 +263,14 @@ impl Service {
                 })
             })
             .collect()
+    }
+}
+
+fn gave_up(outcome: Result<Revision, AttachError>) -> NodeReply {
+    match outcome {
+        Ok(revision) => NodeReply::GaveUp { revision },
+        Err(error) => NodeReply::Refused {
+            reason: error.to_string(),
+        },
     }
 }

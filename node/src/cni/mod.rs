@@ -276,9 +276,13 @@ impl Cni {
             ) if *self.log.borrow() != LogState::InSync => Failure::try_again(format!(
                 "{details}; this node hasn't caught up with the log"
             )),
-            AttachError::Rejected(Rejection::PoolExhausted { .. })
+            AttachError::Rejected(
+                Rejection::PoolExhausted { .. } | Rejection::GroupPoolExhausted { .. },
+            )
             | AttachError::LogUnread(_)
             | AttachError::Unreachable { .. }
+            | AttachError::NothingToGive { .. }
+            | AttachError::NotGivenUp { .. }
             | AttachError::Incomplete => Failure::try_again(details),
             AttachError::Rejected(_) => Failure::config(details),
             AttachError::AddressInUse(..)

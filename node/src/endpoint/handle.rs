@@ -10,21 +10,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bus_schema::command::BlockCede;
-use bus_schema::{
-    Command, Endpoint, EndpointId, GroupName, NetworkName, NodeName, PoolKey, TenantName,
-};
+use bus_schema::{Endpoint, EndpointId, GroupName, NetworkName, NodeName, PoolKey, TenantName};
 use ipnet::IpNet;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::journal::{Found, Journal};
 use super::ledger::{NetworkKey, Record, Usage};
-use super::manager::{Answer, Attached, Ceding, INBOX, Inbox, Manager, Snapshot, now};
-use super::pool::{Choice, For, choose};
-use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve, settle};
-use crate::bus::{AskError, BusHandle};
-use crate::lock::lock;
+use super::manager::{Answer, Attached, INBOX, Inbox, Manager, Snapshot, asked_in, now};
+use super::marks::Marks;
+use super::pool::{Choice, For, Holding};
+use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
+use crate::bus::BusHandle;
 use crate::projection::{NetworkFact, Projection};
 
 /// Everything that one attach, detach or reservation may wait for, together.
@@ -67,15 +64,20 @@ pub struct EndpointsHandle {
     pub(super) facts: watch::Receiver<Projection>,
     pub(super) kernel: watch::Receiver<Kernel>,
     pub(super) bus: BusHandle,
-    /// Pools for which somebody asks for a block right now: one request is enough for all.
-    pub(super) leasing: Arc<Mutex<BTreeMap<PoolKey, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Whose turn it is to ask for a block of a pool: one request is enough for all.
+    pub(super) turns: Arc<Mutex<BTreeMap<PoolKey, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Pools for which an attach or a reservation asks for addresses right now.
+    pub(super) leasing: Marks<PoolKey>,
     pub(super) ahead: Arc<Mutex<BTreeSet<PoolKey>>>,
-    pub(super) asking: Asking,
+    /// Addresses that somebody asks for by name right now: nobody else gets them, and they aren't
+    /// given up for lack of an endpoint.
+    pub(super) asking: Marks<(NetworkKey, IpAddr)>,
+    /// Blocks whose command is on its way to netmaster.
+    pub(super) giving: Marks<(NetworkKey, IpNet)>,
+    /// Notified when one of these ends.
+    pub(super) ended: Arc<Notify>,
     pub(super) published: watch::Sender<Option<Vec<Endpoint>>>,
 }
-
-/// Addresses that somebody asks for right now: they aren't given back for lack of an endpoint.
-pub(super) type Asking = Arc<Mutex<BTreeSet<(NetworkKey, IpAddr)>>>;
 
 impl EndpointsHandle {
     /// Opens the journal and starts the manager.
@@ -91,12 +93,16 @@ impl EndpointsHandle {
             endpoints: ledger.endpoints().clone(),
             ledger: Arc::new(ledger.clone()),
         });
+        let ended = Arc::new(Notify::new());
+        let (asking, giving) = (Marks::new(ended.clone()), Marks::new(ended.clone()));
         let manager = Manager {
             me: parts.me.clone(),
             journal,
             ledger,
             facts: parts.facts.clone(),
             snapshot: sender,
+            asking: asking.clone(),
+            giving: giving.clone(),
         };
         std::thread::Builder::new()
             .name("endpoints".to_owned())
@@ -110,9 +116,12 @@ impl EndpointsHandle {
             facts: parts.facts,
             kernel: parts.kernel,
             bus: parts.bus,
-            leasing: Arc::default(),
+            turns: Arc::default(),
+            leasing: Marks::new(ended.clone()),
             ahead: Arc::default(),
-            asking: Arc::default(),
+            asking,
+            giving,
+            ended,
             published: watch::Sender::default(),
         };
         Ok((handle, found))
@@ -235,10 +244,6 @@ impl EndpointsHandle {
         all.collect()
     }
 
-    pub(super) fn asking(&self) -> BTreeSet<(NetworkKey, IpAddr)> {
-        lock(&self.asking).clone()
-    }
-
     pub fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
         let snapshot = self.snapshot.borrow();
         snapshot.endpoints.get(id).map(|it| it.as_ref().clone())
@@ -255,7 +260,13 @@ impl EndpointsHandle {
         let snapshot = self.snapshot.borrow();
         let usage = snapshot.ledger.usage(key).cloned().unwrap_or_default();
         let whom = For { group, v6: false };
-        choose(network, &usage, &self.me, whom, now()) != Choice::None
+        let holding = Holding {
+            network,
+            me: &self.me,
+            usage: &usage,
+            asked: &asked_in(&self.asking, key),
+        };
+        holding.choose(whom, now()) != Choice::None
     }
 
     /// The endpoints of this node, as they change.
@@ -266,41 +277,6 @@ impl EndpointsHandle {
     /// What the kernel has of them, as it changes.
     pub fn kernel(&self) -> watch::Receiver<Kernel> {
         self.kernel.clone()
-    }
-
-    /// Lets another node have an address of a block of ours.
-    pub(crate) async fn cede(&self, asked: Ceding) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Cede(asked.clone(), answer))
-            .await?;
-        let Ceding {
-            key, address, to, ..
-        } = asked;
-        let command = Command::BlockCede(BlockCede {
-            tenant: key.0.clone(),
-            network: key.1.clone(),
-            group: settle::pool_of(&self.facts.borrow(), &key, address),
-            address,
-            from: self.me.clone(),
-            to,
-        });
-        match self.bus.command(command).await {
-            Ok(_) => Ok(()),
-            // Whether the address is ours again is for `settle` to find out: an earlier request may
-            // have been granted, of which the facts don't know yet.
-            Err(AskError::Rejected { rejection, .. }) => Err(AttachError::Rejected(*rejection)),
-            Err(AskError::Unreachable(reason)) => Err(AttachError::Unreachable {
-                network: key.1,
-                reason,
-            }),
-        }
-    }
-
-    pub(crate) async fn start_return(
-        &self,
-        key: NetworkKey,
-        block: IpNet,
-    ) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Return(key, block, answer)).await
     }
 
     pub(crate) async fn settled(&self, records: Vec<Record>) -> Result<(), AttachError> {

@@ -1,22 +1,28 @@
 //! What an attach or a reservation waits for when this node has no free address: a block that
 //! netmaster leases, or an address that another node cedes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus_schema::command::BlockLease;
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{Command, NodeName, PoolKey, Rejection};
 use tokio::time::{Instant, timeout_at};
 
-use super::handle::{Asking, DEADLINE};
-use super::ledger::NetworkKey;
-use super::manager::{Answer, Haste, Inbox, Snapshot, Step};
-use super::pool::{For, is_half_full};
+use super::give_up::network_of;
+use super::handle::DEADLINE;
+use super::manager::{Answer, Haste, Inbox, Snapshot, Step, asked_in};
+use super::pool::{For, Holding};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;
 use crate::lock::lock;
 use crate::projection::Projection;
+
+/// How long an endpoint waits for another block when only addresses that were freed a moment ago
+/// are left: then it gets one of those.
+const AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl EndpointsHandle {
     /// Waits until this node has read the log: what is unknown before may be in it.
@@ -48,56 +54,73 @@ impl EndpointsHandle {
         if let Step::Done(done) = first? {
             return Ok(done);
         }
+        let _leasing = self.leasing.mark(key.clone());
         let turn = self.turn(key);
         let waited = timeout_at(deadline, turn.lock()).await;
         let _turn = waited.map_err(|_| unreachable(key, "netmaster doesn't answer"))?;
-        let mut asked = Vec::new();
+        let mut asked = BTreeMap::new();
+        let mut haste = Haste::Rested;
         let mut refused = None;
-        // A tiny block may hold nothing but the gateway, so one may not be enough.
-        for _ in 0..4 {
-            // Others may have had a block leased while this one waited for its turn.
-            let haste = match refused {
-                None => Haste::Rested,
-                Some(_) => Haste::Any,
-            };
-            let address = match self.ask(|it| message(haste, it)).await? {
+        // Another endpoint of this node may take an address before this one does, and a tiny block
+        // may hold nothing but the gateway: so netmaster is asked as long as it gives something.
+        loop {
+            let lease = match self.ask(|it| message(haste, it)).await? {
                 Step::Done(done) => return Ok(done),
-                Step::Lease(address) => address,
+                Step::Recent => Lease::Ahead,
+                Step::Lease(address) => Lease::Needed { address, promised },
             };
+            // Others may have had a block leased, or have freed an address, after the refusal.
             if let Some(error) = refused {
                 return Err(error);
             }
-            asked.extend(address.map(|address| self.ask_for(key, address)));
-            let leased = timeout_at(deadline, self.lease(key, address, promised)).await;
-            refused = match leased {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some(unreachable(key, "netmaster doesn't answer in time")),
+            if let Lease::Needed {
+                address: Some(address),
+                ..
+            } = lease
+            {
+                let mark = || self.asking.mark((network_of(key), address));
+                asked.entry(address).or_insert_with(mark);
+            }
+            let until = match lease {
+                Lease::Needed { .. } => deadline,
+                Lease::Ahead => deadline.min(Instant::now() + AHEAD_TIMEOUT),
             };
+            if let Err(error) = self.lease_until(until, key, lease).await {
+                haste = Haste::Any;
+                refused = matches!(lease, Lease::Needed { .. }).then_some(error);
+            }
         }
-        Err(unreachable(key, "the blocks leased hold no free address"))
     }
 
-    fn ask_for(&self, key: &PoolKey, address: IpAddr) -> AskedFor {
-        let it = ((key.tenant.clone(), key.network.clone()), address);
-        lock(&self.asking).insert(it.clone());
-        AskedFor {
-            all: self.asking.clone(),
-            it,
+    async fn lease_until(
+        &self,
+        until: Instant,
+        key: &PoolKey,
+        lease: Lease,
+    ) -> Result<(), AttachError> {
+        let late = || unreachable(key, "netmaster doesn't answer in time");
+        if Instant::now() >= until {
+            return Err(late());
         }
+        let leased = timeout_at(until, self.lease(key, lease)).await;
+        leased.unwrap_or_else(|_| Err(late()))
     }
 
     fn turn(&self, key: &PoolKey) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = lock(&self.leasing);
+        let mut turns = lock(&self.turns);
         turns.entry(key.clone()).or_default().clone()
     }
 
-    /// An address that is on its way back to the pool can be leased when it has arrived there.
-    async fn until_returned(&self, key: &PoolKey, address: IpAddr) -> Result<(), AttachError> {
-        let network = (key.tenant.clone(), key.network.clone());
+    /// An address that is on its way back to the pool, or to another node, can be asked for when it
+    /// has arrived there.
+    async fn until_given_up(&self, key: &PoolKey, address: IpAddr) -> Result<(), AttachError> {
+        let network = network_of(key);
         let arrived = |snapshot: &Snapshot| {
             let usage = snapshot.ledger.usage(&network);
-            usage.is_none_or(|usage| !usage.returning.iter().any(|it| it.contains(&address)))
+            usage.is_none_or(|usage| {
+                let returning = usage.returning.iter().any(|it| it.contains(&address));
+                !returning && !usage.ceding.contains_key(&address)
+            })
         };
         let mut snapshots = self.snapshot.clone();
         let there = snapshots.wait_for(arrived).await;
@@ -106,14 +129,13 @@ impl EndpointsHandle {
     }
 
     /// Has a block leased to this node, or one address ceded, and waits for the log to say so.
-    async fn lease(
-        &self,
-        key: &PoolKey,
-        address: Option<IpAddr>,
-        promised: bool,
-    ) -> Result<(), AttachError> {
+    async fn lease(&self, key: &PoolKey, lease: Lease) -> Result<(), AttachError> {
+        let (address, promised) = match lease {
+            Lease::Needed { address, promised } => (address, promised),
+            Lease::Ahead => (None, false),
+        };
         if let Some(address) = address {
-            self.until_returned(key, address).await?;
+            self.until_given_up(key, address).await?;
         }
         let command = Command::BlockLease(BlockLease {
             tenant: key.tenant.clone(),
@@ -122,7 +144,7 @@ impl EndpointsHandle {
             node: self.me.clone(),
             address,
             v6: false,
-            ahead: false,
+            ahead: matches!(lease, Lease::Ahead),
         });
         let mut facts = self.facts.clone();
         match self.bus.command(command).await {
@@ -202,15 +224,24 @@ impl EndpointsHandle {
         let due = {
             let facts = self.facts.borrow();
             let snapshot = self.snapshot.borrow();
-            let network = (key.tenant.clone(), key.network.clone());
-            let usage = snapshot.ledger.usage(&network);
-            let usage = usage.cloned().unwrap_or_default();
+            let of = network_of(key);
+            let usage = snapshot.ledger.usage(&of).cloned().unwrap_or_default();
             let whom = For {
                 group: key.group.as_ref(),
                 v6: false,
             };
             let network = facts.network(&key.tenant, &key.network);
-            network.is_some_and(|it| is_half_full(it, &usage, &self.me, whom))
+            let half_full = network.is_some_and(|network| {
+                let holding = Holding {
+                    network,
+                    me: &self.me,
+                    usage: &usage,
+                    asked: &asked_in(&self.asking, &of),
+                };
+                holding.is_half_full(whom)
+            });
+            // A node that takes no endpoints would return it at once.
+            half_full && !facts.takes_no_endpoints(&self.me)
         };
         let started = due && lock(&self.ahead).insert(key.clone());
         if !started {
@@ -218,9 +249,10 @@ impl EndpointsHandle {
         }
         let (handle, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
+            let _leasing = handle.leasing.mark(key.clone());
             let turn = handle.turn(&key);
             let _turn = turn.lock().await;
-            let leased = tokio::time::timeout(DEADLINE, handle.lease(&key, None, false)).await;
+            let leased = tokio::time::timeout(DEADLINE, handle.lease(&key, Lease::Ahead)).await;
             if let Ok(Err(error)) = leased {
                 tracing::debug!(pool = %key, %error, "no further block yet");
             }
@@ -229,16 +261,18 @@ impl EndpointsHandle {
     }
 }
 
-/// Is asked for until this is dropped.
-struct AskedFor {
-    all: Asking,
-    it: (NetworkKey, IpAddr),
-}
-
-impl Drop for AskedFor {
-    fn drop(&mut self) {
-        lock(&self.all).remove(&self.it);
-    }
+/// What netmaster is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Lease {
+    /// The block that holds this address, or any. When none is free, netmaster asks other nodes to
+    /// give up addresses.
+    Needed {
+        address: Option<IpAddr>,
+        /// For the task that the address was promised to.
+        promised: bool,
+    },
+    /// Any, if one is free: this node has an address to go on with.
+    Ahead,
 }
 
 fn unreachable(key: &PoolKey, reason: &str) -> AttachError {

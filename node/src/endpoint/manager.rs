@@ -5,16 +5,18 @@
 //! [`Step::Lease`], and the handle asks again. The inbox is bounded; the thread ends with the last
 //! handle.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, Rejection};
+use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
-use super::pool::{self, Choice, For};
+use super::marks::{Mark, Marks};
+use super::pool::{Choice, For, Holding};
 use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve};
 use crate::desired::interface_names;
 use crate::projection::{NetworkFact, Projection};
@@ -32,9 +34,14 @@ pub(super) enum Inbox {
     Attach(Attach, Haste, Answer<Step<Attached>>),
     Detach(EndpointId, Answer<u64>),
     Describe(EndpointId, Description, Answer<()>),
-    /// Gives no address of the block any more, so that it can be returned.
-    Return(NetworkKey, IpNet, Answer<()>),
-    Cede(Ceding, Answer<()>),
+    /// Gives no address of the block any more, so that it can be returned. Answers with the
+    /// generation in which no endpoint had any of them.
+    Return(NetworkKey, IpNet, Answer<u64>),
+    /// Picks a block of the pool (IPv6: true) in which no address is used, and starts its return.
+    ReturnAny(PoolKey, bool, Answer<Returning>),
+    Cede(Ceding, Answer<Giving>),
+    /// Picks a free address of the pool (IPv6: true) for another node.
+    CedeAny(PoolKey, bool, NodeName, Answer<Giving>),
     /// The log settled what was given back.
     Settled(Vec<Record>, Answer<()>),
     /// What the journal had lost.
@@ -51,6 +58,28 @@ pub(crate) struct Ceding {
     pub promised: bool,
 }
 
+/// What the journal says that this node gives up: its command to netmaster comes next.
+#[derive(Debug)]
+pub(super) struct Giving {
+    pub key: NetworkKey,
+    pub block: IpNet,
+    /// Absent: the block is returned; else its one address is ceded.
+    pub to: Option<NodeName>,
+    /// The kernel has dropped the endpoint that had the address when the core has done this
+    /// generation.
+    pub generation: u64,
+    /// Nobody else sends the command until this is dropped.
+    pub mark: Mark<(NetworkKey, IpNet)>,
+}
+
+/// How far the return of a block got that netmaster asks for.
+#[derive(Debug)]
+pub(super) enum Returning {
+    Started(Giving),
+    /// Somebody waits for netmaster's answer already.
+    UnderWay(NetworkKey, IpNet),
+}
+
 /// Whether an address freed a moment ago will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Haste {
@@ -64,6 +93,8 @@ pub(super) enum Step<T> {
     Done(T),
     /// The block that holds this address, or any, is needed first.
     Lease(Option<IpAddr>),
+    /// Only addresses that were freed a moment ago are left here.
+    Recent,
 }
 
 #[derive(Debug)]
@@ -90,6 +121,10 @@ pub(super) struct Manager {
     pub ledger: Ledger,
     pub facts: watch::Receiver<Projection>,
     pub snapshot: watch::Sender<Snapshot>,
+    /// Addresses that somebody asks for by name right now.
+    pub asking: Marks<(NetworkKey, IpAddr)>,
+    /// Blocks whose command is on its way to netmaster.
+    pub giving: Marks<(NetworkKey, IpNet)>,
 }
 
 impl Manager {
@@ -121,8 +156,14 @@ impl Manager {
             Inbox::Return(key, block, answer) => {
                 answer.send(self.start_return(key, block)).ok();
             }
+            Inbox::ReturnAny(pool, v6, answer) => {
+                answer.send(self.return_any(&pool, v6)).ok();
+            }
             Inbox::Cede(asked, answer) => {
                 answer.send(self.start_cede(asked)).ok();
+            }
+            Inbox::CedeAny(pool, v6, to, answer) => {
+                answer.send(self.cede_any(&pool, v6, to)).ok();
             }
             Inbox::Settled(records, answer) => {
                 answer.send(self.write(&records)).ok();
@@ -151,14 +192,14 @@ impl Manager {
             Some(address) => {
                 must_be_for(&network, address, ask.group.as_ref())?;
                 let promised = ask.claim == Claim::Task;
-                match self.claim(&network, &usage, address, None, promised)? {
-                    Step::Lease(_) => return Ok(Step::Lease(Some(address))),
-                    Step::Done(()) => address,
+                if !self.claim(&network, &usage, address, None, promised)? {
+                    return Ok(Step::Lease(Some(address)));
                 }
+                address
             }
-            None => match self.next(&network, &usage, ask.group.as_ref(), haste) {
-                Some(address) => address,
-                None => return Ok(Step::Lease(None)),
+            None => match self.next(&key, &network, &usage, ask.group.as_ref(), haste) {
+                Step::Done(address) => address,
+                waits => return Ok(waits),
             },
         };
         let (known, record) = match ask.claim {
@@ -218,14 +259,15 @@ impl Manager {
             // Whom it was promised to has reserved it.
             let promised = usage.reserved.contains(address);
             let claimed = self.claim(&network, &usage, *address, Some(&ask.id), promised)?;
-            if let Step::Lease(_) = claimed {
+            if !claimed {
                 return Ok(Step::Lease(Some(*address)));
             }
         }
         if addresses.is_empty() {
-            match self.next(&network, &usage, ask.group.as_ref(), haste) {
-                Some(address) => addresses.push(address),
-                None => return Ok(Step::Lease(None)),
+            match self.next(&key, &network, &usage, ask.group.as_ref(), haste) {
+                Step::Done(address) => addresses.push(address),
+                Step::Lease(address) => return Ok(Step::Lease(address)),
+                Step::Recent => return Ok(Step::Recent),
             }
         }
         let endpoint = endpoint_of(ask, addresses);
@@ -284,54 +326,17 @@ impl Manager {
         self.write(&[Record::Attached { endpoint }])
     }
 
-    fn start_return(&mut self, key: NetworkKey, block: IpNet) -> Result<(), AttachError> {
-        let usage = self.usage(&key);
-        if usage.returning.contains(&block) {
-            return Ok(());
-        }
-        let users = usage.in_use.iter();
-        if let Some((address, id)) = users.clone().find(|(it, _)| block.contains(*it)) {
-            return Err(AttachError::AddressInUse(*address, id.to_string()));
-        }
-        self.write(&[Record::Returning { key, block }])
-    }
-
-    fn start_cede(&mut self, asked: Ceding) -> Result<(), AttachError> {
-        let Ceding {
-            key,
-            address,
-            to,
-            promised,
-        } = asked;
-        let network = self.open_network(&key)?;
-        let usage = self.usage(&key);
-        if usage.ceding.get(&address) == Some(&to) {
-            return Ok(());
-        }
-        match self.claim(&network, &usage, address, None, promised)? {
-            Step::Done(()) if usage.reserved.contains(&address) => {
-                let user = "a container that is starting".to_owned();
-                Err(AttachError::AddressInUse(address, user))
-            }
-            Step::Done(()) => self.write(&[Record::Ceding { key, address, to }]),
-            Step::Lease(_) => Err(AttachError::NotCeded {
-                address,
-                node: self.me.to_string(),
-                reason: "doesn't give it out any more; try again".to_owned(),
-            }),
-        }
-    }
-
-    /// Whether an endpoint may take this very address now. Engines don't reserve again what live
+    /// Whether an endpoint may take this very address now; false: the block that holds it is needed
+    /// first. Engines don't reserve again what live
     /// containers bear, since our IPAM driver doesn't ask for it (`RequiresRequestReplay`).
-    fn claim(
+    pub(super) fn claim(
         &self,
         network: &NetworkFact,
         usage: &Usage,
         address: IpAddr,
         endpoint: Option<&EndpointId>,
         promised: bool,
-    ) -> Result<Step<()>, AttachError> {
+    ) -> Result<bool, AttachError> {
         let mut pools = network.spec.pools();
         if !pools.any(|pool| pool.is_assignable(address)) {
             return Err(AttachError::Rejected(Rejection::AddressNotAssignable {
@@ -348,11 +353,7 @@ impl Manager {
         if usage.promised.contains(&address) && !promised {
             return Err(AttachError::AddressPromised(address));
         }
-        if self.gives_out(network, usage, address) {
-            Ok(Step::Done(()))
-        } else {
-            Ok(Step::Lease(Some(address)))
-        }
+        Ok(self.gives_out(network, usage, address))
     }
 
     /// Whether the address is this node's to give, taken or not.
@@ -365,20 +366,32 @@ impl Manager {
 
     fn next(
         &self,
+        key: &NetworkKey,
         network: &NetworkFact,
         usage: &Usage,
         group: Option<&GroupName>,
         haste: Haste,
-    ) -> Option<IpAddr> {
+    ) -> Step<IpAddr> {
         let whom = For { group, v6: false };
-        match pool::choose(network, usage, &self.me, whom, now()) {
-            Choice::Rested(address) => Some(address),
-            Choice::Recent(address) if haste == Haste::Any => Some(address),
-            Choice::Recent(_) | Choice::None => None,
+        let asked = asked_in(&self.asking, key);
+        let holding = Holding {
+            network,
+            me: &self.me,
+            usage,
+            asked: &asked,
+        };
+        match holding.choose(whom, now()) {
+            Choice::Rested(address) => Step::Done(address),
+            Choice::Recent(address) if haste == Haste::Any => Step::Done(address),
+            Choice::Recent(_) => Step::Recent,
+            Choice::None => Step::Lease(None),
         }
     }
 
-    fn open_network(&self, (tenant, name): &NetworkKey) -> Result<NetworkFact, AttachError> {
+    pub(super) fn open_network(
+        &self,
+        (tenant, name): &NetworkKey,
+    ) -> Result<NetworkFact, AttachError> {
         if self.ledger.is_incomplete() {
             return Err(AttachError::Incomplete);
         }
@@ -418,7 +431,7 @@ impl Manager {
         }
     }
 
-    fn usage(&self, key: &NetworkKey) -> Usage {
+    pub(super) fn usage(&self, key: &NetworkKey) -> Usage {
         self.ledger.usage(key).cloned().unwrap_or_default()
     }
 
@@ -432,7 +445,7 @@ impl Manager {
     }
 
     /// To disk first, then to the ledger, then to everybody.
-    fn write(&mut self, records: &[Record]) -> Result<(), AttachError> {
+    pub(super) fn write(&mut self, records: &[Record]) -> Result<(), AttachError> {
         let appended = self.journal.append(&self.ledger, records);
         appended.map_err(|error| AttachError::Journal {
             path: self.journal.path().display().to_string(),
@@ -452,6 +465,16 @@ impl Manager {
             snapshot.ledger = std::sync::Arc::new(self.ledger.clone());
         });
     }
+}
+
+/// The addresses of a network that somebody asks for by name right now.
+pub(super) fn asked_in(
+    asking: &Marks<(NetworkKey, IpAddr)>,
+    network: &NetworkKey,
+) -> BTreeSet<IpAddr> {
+    let all = asking.all().into_iter();
+    let here = all.filter(|(key, _)| key == network);
+    here.map(|(_, address)| address).collect()
 }
 
 /// A pool's addresses are for the members of its group alone, and they get no others.

@@ -3,11 +3,13 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod give_up;
 mod handle;
 mod journal;
 mod lease;
 mod ledger;
 mod manager;
+mod marks;
 pub mod pool;
 pub mod restore;
 pub mod settle;
@@ -25,6 +27,7 @@ pub use manager::Snapshot;
 use std::net::IpAddr;
 
 use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, Rejection, TenantName};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// An endpoint of this node, as its journal knows it.
@@ -162,7 +165,7 @@ pub enum AttachError {
     #[error("endpoint {0} doesn't exist on this node")]
     EndpointUnknown(EndpointId),
     #[error(
-        "this node has no free address of network {network} and can't ask for more: {reason}; try again when `netctl cluster info` answers"
+        "this node is cut off from netmaster ({reason}) and has no free address of network {network} of its own; try again when `netctl cluster info` answers"
     )]
     Unreachable {
         network: NetworkName,
@@ -176,6 +179,20 @@ pub enum AttachError {
     NotCeded {
         address: IpAddr,
         node: String,
+        reason: String,
+    },
+    #[error("node {node} can give up no address of {pool}: {reason}")]
+    NothingToGive {
+        pool: String,
+        node: String,
+        reason: String,
+    },
+    #[error(
+        "{block} of network {network} isn't given up yet: {reason}; no endpoint gets an address of it, and netplugin goes on asking netmaster"
+    )]
+    NotGivenUp {
+        block: IpNet,
+        network: NetworkName,
         reason: String,
     },
     #[error(

@@ -1,11 +1,15 @@
-//! Which address comes next: out of the blocks that the log leases to this node.
+//! Which address comes next, and which can be given up: out of the blocks that the log leases to
+//! this node.
 //!
 //! Pure; `now` is an argument. The longest-freed address first, and one that was freed a moment
-//! ago only when nothing else is left. A block that is being returned and an address that was
-//! ceded are never given out. The manager asks.
+//! ago only when nothing else is left. A block that is being returned, an address that was ceded
+//! to another node and one that somebody asks for by name are never given out. An address that was
+//! ceded to this node is given out like those of its blocks. The manager asks.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use bus_schema::node::Spare;
 use bus_schema::{GroupName, NodeName, Pool};
 use ipnet::IpNet;
 
@@ -32,46 +36,147 @@ pub struct For<'a> {
     pub v6: bool,
 }
 
-/// Picks an address out of `me`'s blocks.
-pub fn choose(
-    network: &NetworkFact,
-    usage: &Usage,
-    me: &NodeName,
-    whom: For<'_>,
-    now: u64,
-) -> Choice {
-    let Some(pool) = network.pool(whom.group, whom.v6) else {
-        return Choice::None;
-    };
-    let free = own_blocks(network, &pool, usage, me, whom)
-        .flat_map(|block| block.hosts_of())
-        .filter(|address| pool.is_assignable(*address) && !usage.is_taken(*address))
-        .filter(|address| is_for(network, *address, whom.group))
-        .filter(|address| network.is_held_by(*address, me));
-    let best =
-        free.min_by_key(|address| (usage.freed.get(address).copied().unwrap_or(0), *address));
-    match best {
-        None => Choice::None,
-        Some(address) => match usage.freed.get(&address) {
-            Some(at) if now < at.saturating_add(REST_MS) => Choice::Recent(address),
-            _ => Choice::Rested(address),
-        },
-    }
+/// What a node holds of a network, and what of it is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Holding<'a> {
+    pub network: &'a NetworkFact,
+    pub me: &'a NodeName,
+    pub usage: &'a Usage,
+    /// Addresses of the network that somebody asks for by name right now.
+    pub asked: &'a BTreeSet<IpAddr>,
 }
 
-/// Whether half of what `me` may give out is taken: time to ask for the next block.
-pub fn is_half_full(network: &NetworkFact, usage: &Usage, me: &NodeName, whom: For<'_>) -> bool {
-    let Some(pool) = network.pool(whom.group, whom.v6) else {
-        return false;
-    };
-    let (mut taken, mut all) = (0, 0);
-    for block in own_blocks(network, &pool, usage, me, whom) {
-        let assignable = block.hosts_of().filter(|it| pool.is_assignable(*it));
-        let assignable = assignable.filter(|it| is_for(network, *it, whom.group));
-        all += assignable.count();
-        taken += usage.taken_in(block);
+impl<'a> Holding<'a> {
+    /// Picks an address out of `me`'s blocks.
+    pub fn choose(self, whom: For<'_>, now: u64) -> Choice {
+        let Some(pool) = self.network.pool(whom.group, whom.v6) else {
+            return Choice::None;
+        };
+        let blocks = self.blocks(&pool, whom);
+        let free = blocks
+            .filter(|block| !self.usage.returning.contains(block))
+            .flat_map(|block| self.usable(&pool, block, whom))
+            .filter(|address| self.is_free(*address));
+        let freed = |address: &IpAddr| self.usage.freed.get(address).copied();
+        let best = free.min_by_key(|address| (freed(address).unwrap_or(0), *address));
+        match best {
+            None => Choice::None,
+            Some(address) => match freed(&address) {
+                Some(at) if now < at.saturating_add(REST_MS) => Choice::Recent(address),
+                _ => Choice::Rested(address),
+            },
+        }
     }
-    taken * 2 >= all
+
+    /// Whether half of what `me` may give out is taken: time to ask for the next block.
+    pub fn is_half_full(self, whom: For<'_>) -> bool {
+        let Some(pool) = self.network.pool(whom.group, whom.v6) else {
+            return false;
+        };
+        let blocks = self.blocks(&pool, whom);
+        let blocks = blocks.filter(|block| !self.usage.returning.contains(block));
+        let usable = blocks.flat_map(|block| self.usable(&pool, block, whom));
+        let (mut taken, mut all) = (0, 0);
+        for address in usable {
+            all += 1;
+            taken += usize::from(self.usage.is_taken(address));
+        }
+        taken * 2 >= all
+    }
+
+    /// What of a pool's addresses `me` holds and could give up.
+    pub fn spare(self, whom: For<'_>) -> Spare {
+        let mut spare = Spare::default();
+        let Some(pool) = self.network.pool(whom.group, whom.v6) else {
+            return spare;
+        };
+        for block in self.blocks(&pool, whom) {
+            let returning = self.usage.returning.contains(&block);
+            for address in self.usable(&pool, block, whom) {
+                if self.usage.ceding.contains_key(&address) {
+                    continue;
+                }
+                spare.addresses += 1;
+                if self.usage.is_taken(address) {
+                    spare.in_use += 1;
+                } else if !returning && self.is_free(address) {
+                    spare.free += 1;
+                }
+            }
+            spare.blocks += u64::from(returning || self.is_returnable(&pool, block, whom));
+        }
+        spare
+    }
+
+    /// A block in which `me` uses no address: the one that was used longest ago.
+    pub fn returnable_block(self, whom: For<'_>) -> Option<IpNet> {
+        let pool = self.network.pool(whom.group, whom.v6)?;
+        let used = |block: &IpNet| {
+            let freed = self.usage.freed.iter();
+            let freed = freed.filter(|(address, _)| block.contains(*address));
+            freed.map(|(_, at)| *at).max()
+        };
+        self.blocks(&pool, whom)
+            .filter(|block| !self.usage.returning.contains(block))
+            .filter(|block| self.is_returnable(&pool, *block, whom))
+            .min_by_key(|block| (used(block), *block))
+    }
+
+    /// A block of the pool that `me` has begun to return, according to its journal.
+    pub fn returning_block(self, whom: For<'_>) -> Option<IpNet> {
+        let pool = self.network.pool(whom.group, whom.v6)?;
+        self.blocks(&pool, whom)
+            .find(|block| self.usage.returning.contains(block))
+    }
+
+    /// Whether no address in the block is used, promised, asked for or being ceded.
+    pub fn is_unused(self, block: IpNet) -> bool {
+        self.usage.taken_in(block) == 0
+            && !self.usage.ceding.keys().any(|it| block.contains(it))
+            && !self.asked.iter().any(|it| block.contains(it))
+    }
+
+    /// Whether another node gets a block to lease when `me` returns this one. What was ceded to
+    /// `me` lies inside a block that may be somebody else's.
+    fn is_returnable(self, pool: &Pool, block: IpNet, whom: For<'_>) -> bool {
+        !is_ceded(self.network, block)
+            && self.is_unused(block)
+            && self.usable(pool, block, whom).next().is_some()
+    }
+
+    fn is_free(self, address: IpAddr) -> bool {
+        !self.usage.is_taken(address) && !self.asked.contains(&address)
+    }
+
+    /// The addresses of a block of `me` that an endpoint of the pool could have.
+    fn usable<'b>(
+        self,
+        pool: &'b Pool,
+        block: IpNet,
+        whom: For<'b>,
+    ) -> impl Iterator<Item = IpAddr> + 'b
+    where
+        'a: 'b,
+    {
+        block.hosts_of().filter(move |address| {
+            let holder = self.network.block_of(*address);
+            pool.is_assignable(*address)
+                && is_for(self.network, *address, whom.group)
+                && holder == Some((block, self.me))
+        })
+    }
+
+    /// The blocks of `me` in the pool, addresses that were ceded to it included.
+    fn blocks<'b>(self, pool: &'b Pool, whom: For<'b>) -> impl Iterator<Item = IpNet> + 'b
+    where
+        'a: 'b,
+    {
+        let own = whom.group.filter(|it| self.network.pools.contains_key(*it));
+        let network = self.network;
+        network
+            .blocks_of(self.me)
+            .filter(move |block| pool.subnet.contains(block) && network.pool_around(*block) == own)
+    }
 }
 
 /// Whether an address is one for members of the group, or for those of none with a pool.
@@ -86,24 +191,6 @@ pub fn is_ceded(network: &NetworkFact, block: IpNet) -> bool {
     let pool = network.pool(group, block.addr().is_ipv6());
     block.prefix_len() == block.max_prefix_len()
         && pool.is_some_and(|pool| pool.block_at(block.addr()) != block)
-}
-
-/// The blocks that ordinary endpoints get their addresses from. An address that was ceded to this
-/// node was asked for by name, and goes back when that endpoint does.
-fn own_blocks<'a>(
-    network: &'a NetworkFact,
-    pool: &'a Pool,
-    usage: &'a Usage,
-    me: &'a NodeName,
-    whom: For<'a>,
-) -> impl Iterator<Item = IpNet> + 'a {
-    let own = whom.group.filter(|it| network.pools.contains_key(*it));
-    network.blocks_of(me).filter(move |block| {
-        pool.subnet.contains(block)
-            && network.pool_around(*block) == own
-            && !usage.returning.contains(block)
-            && !is_ceded(network, *block)
-    })
 }
 
 trait HostsOf {

@@ -28,8 +28,27 @@ fn freed(address: &str, at: u64) -> Record {
     }
 }
 
+/// What node `a` holds of the network.
+fn with<T>(network: &NetworkFact, records: &[Record], of: impl FnOnce(Holding<'_>) -> T) -> T {
+    asking(network, records, &[], of)
+}
+
+fn asking<T>(
+    network: &NetworkFact,
+    records: &[Record],
+    asked: &[&str],
+    of: impl FnOnce(Holding<'_>) -> T,
+) -> T {
+    of(Holding {
+        network,
+        me: &node("a"),
+        usage: &usage(records),
+        asked: &asked.iter().map(|it| ip(it)).collect(),
+    })
+}
+
 fn next(blocks: &[(&str, &str)], records: &[Record]) -> Choice {
-    choose(&network(blocks), &usage(records), &node("a"), ANY, NOW)
+    with(&network(blocks), records, |it| it.choose(ANY, NOW))
 }
 
 #[test]
@@ -60,7 +79,7 @@ fn the_longest_freed_comes_first_and_a_fresh_one_last() {
 }
 
 #[test]
-fn a_ceded_address_is_its_new_holders_for_those_who_name_it() {
+fn a_ceded_address_is_its_new_holders_for_any_endpoint() {
     let ours_ceded = [("10.0.0.0/30", "a"), ("10.0.0.2/32", "b")];
     assert_eq!(next(&ours_ceded, &[]), Choice::Rested(ip("10.0.0.3")));
     let ceding = [Record::Ceding {
@@ -72,8 +91,20 @@ fn a_ceded_address_is_its_new_holders_for_those_who_name_it() {
         next(&ours_ceded[..1], &ceding),
         Choice::Rested(ip("10.0.0.3"))
     );
-    // It was asked for by name, so nobody else gets it.
-    assert_eq!(next(&[("10.0.0.9/32", "a")], &[]), Choice::None);
+    let ceded_to_us = [("10.0.0.0/28", "b"), ("10.0.0.9/32", "a")];
+    assert_eq!(next(&ceded_to_us, &[]), Choice::Rested(ip("10.0.0.9")));
+    assert_eq!(
+        next(&ceded_to_us, &[attached("e", "10.0.0.9")]),
+        Choice::None
+    );
+}
+
+#[test]
+fn an_address_that_is_asked_for_by_name_is_given_to_nobody_else() {
+    let network = network(&[("10.0.0.0/28", "b"), ("10.0.0.9/32", "a")]);
+    let next = |asked: &[&str]| asking(&network, &[], asked, |it| it.choose(ANY, NOW));
+    assert_eq!(next(&["10.0.0.9"]), Choice::None);
+    assert_eq!(next(&["10.0.0.8"]), Choice::Rested(ip("10.0.0.9")));
 }
 
 #[test]
@@ -92,10 +123,19 @@ fn half_is_when_the_next_block_is_asked_for() {
         let records: Vec<Record> = (0..count)
             .map(|n| attached(&format!("e{n}"), &format!("10.0.0.{}", 16 + n)))
             .collect();
-        is_half_full(&network, &usage(&records), &node("a"), ANY)
+        with(&network, &records, |it| it.is_half_full(ANY))
     };
     assert_eq!([0, 3, 4, 8].map(taken), [false, false, true, true]);
-    assert!(is_half_full(&network, &usage(&[]), &node("b"), ANY));
+    let others = self::network(&[("10.0.0.16/29", "b")]);
+    assert!(with(&others, &[], |it| it.is_half_full(ANY)));
+    // What was ceded to another node is none of ours.
+    let ceded = self::network(&[
+        ("10.0.0.16/30", "a"),
+        ("10.0.0.16/32", "b"),
+        ("10.0.0.17/32", "b"),
+    ]);
+    let one = [attached("e", "10.0.0.18")];
+    assert!(with(&ceded, &one, |it| it.is_half_full(ANY)));
 }
 
 /// Group `db` has these addresses for its members.
@@ -119,12 +159,12 @@ fn a_pool_is_for_its_group_alone() {
             group: Some(&group),
             v6: false,
         };
-        choose(&network, &usage(&[]), &node("a"), whom, NOW)
+        with(&network, &[], |it| it.choose(whom, NOW))
     };
     assert_eq!(next("db"), Choice::Rested(ip("10.0.0.8")));
     // A group without a pool has its network's.
     assert_eq!(next("web"), Choice::Rested(ip("10.0.0.12")));
-    let other = choose(&network, &usage(&[]), &node("a"), ANY, NOW);
+    let other = with(&network, &[], |it| it.choose(ANY, NOW));
     assert_eq!(other, Choice::Rested(ip("10.0.0.12")));
 }
 
@@ -135,4 +175,110 @@ fn a_single_address_of_a_pool_is_no_ceded_one() {
     assert!(is_ceded(&network, "10.0.0.13/32".parse().unwrap()));
     let large = pooled(("10.0.0.128", "10.0.0.255"), &[]);
     assert!(is_ceded(&large, "10.0.0.129/32".parse().unwrap()));
+}
+
+fn spare(addresses: u64, in_use: u64, blocks: u64, free: u64) -> Spare {
+    Spare {
+        addresses,
+        in_use,
+        blocks,
+        free,
+    }
+}
+
+fn returning(block: &str) -> Record {
+    Record::Returning {
+        key: key(),
+        block: block.parse().unwrap(),
+    }
+}
+
+#[test]
+fn a_node_can_give_up_what_nobody_uses_or_asks_for() {
+    // The gateway is in the first block, and one address of it is ceded to b.
+    let blocks = [
+        ("10.0.0.0/29", "a"),
+        ("10.0.0.5/32", "b"),
+        ("10.0.0.8/29", "a"),
+        ("10.0.0.40/32", "a"),
+        ("10.0.0.32/29", "b"),
+    ];
+    let network = network(&blocks);
+    let held =
+        |records: &[Record], asked: &[&str]| asking(&network, records, asked, |it| it.spare(ANY));
+    // 2, 3, 4, 6 and 7; 8 to 15; 40.
+    assert_eq!(held(&[], &[]), spare(14, 0, 2, 14));
+    let used = [attached("e", "10.0.0.2")];
+    assert_eq!(held(&used, &[]), spare(14, 1, 1, 13));
+    assert_eq!(held(&used, &["10.0.0.9"]), spare(14, 1, 0, 12));
+    let reserved = |address: &str| Record::Reserved {
+        key: key(),
+        address: ip(address),
+    };
+    assert_eq!(held(&[reserved("10.0.0.8")], &[]), spare(14, 1, 1, 13));
+    let promised = Record::Promised {
+        key: key(),
+        address: ip("10.0.0.8"),
+    };
+    assert_eq!(held(&[promised], &[]), spare(14, 1, 1, 13));
+    let ceding = Record::Ceding {
+        key: key(),
+        address: ip("10.0.0.8"),
+        to: node("b"),
+    };
+    assert_eq!(held(&[ceding], &[]), spare(13, 0, 1, 13));
+    // On its way back: another node gets it as a block.
+    assert_eq!(held(&[returning("10.0.0.8/29")], &[]), spare(14, 0, 2, 6));
+}
+
+#[test]
+fn the_block_that_was_used_longest_ago_is_returned_and_a_ceded_address_is_none() {
+    let blocks = [
+        ("10.0.0.8/29", "a"),
+        ("10.0.0.16/29", "a"),
+        ("10.0.0.40/32", "a"),
+        ("10.0.0.32/29", "b"),
+    ];
+    let network = network(&blocks);
+    let block = |records: &[Record]| {
+        let block = with(&network, records, |it| it.returnable_block(ANY));
+        block.map(|it| it.to_string())
+    };
+    let first = Some("10.0.0.8/29".to_owned());
+    let second = Some("10.0.0.16/29".to_owned());
+    assert_eq!(block(&[]), first);
+    assert_eq!(block(&[freed("10.0.0.9", 10)]), second);
+    let both = [freed("10.0.0.9", 10), freed("10.0.0.17", 20)];
+    assert_eq!(block(&both), first);
+    assert_eq!(block(&[attached("e", "10.0.0.9")]), second);
+    let none = [attached("e", "10.0.0.9"), returning("10.0.0.16/29")];
+    assert_eq!(block(&none), None);
+    let returning = with(&network, &none, |it| it.returning_block(ANY));
+    assert_eq!(returning.map(|it| it.to_string()), second);
+}
+
+#[test]
+fn a_block_of_which_every_address_is_ceded_is_offered_to_nobody() {
+    let ceded = [
+        ("10.0.0.8/31", "a"),
+        ("10.0.0.8/32", "b"),
+        ("10.0.0.9/32", "c"),
+    ];
+    let network = network(&ceded);
+    assert_eq!(with(&network, &[], |it| it.spare(ANY)), Spare::default());
+    assert_eq!(with(&network, &[], |it| it.returnable_block(ANY)), None);
+}
+
+#[test]
+fn a_groups_pool_is_given_up_apart_from_its_networks() {
+    let blocks = [("10.0.0.0/28", "a"), ("10.0.0.8/30", "a")];
+    let network = pooled(("10.0.0.8", "10.0.0.11"), &blocks);
+    let db: GroupName = "db".parse().unwrap();
+    let members = For {
+        group: Some(&db),
+        v6: false,
+    };
+    let held = |whom| with(&network, &[attached("e", "10.0.0.3")], |it| it.spare(whom));
+    assert_eq!(held(members), spare(4, 0, 1, 4));
+    assert_eq!(held(ANY), spare(10, 1, 0, 9));
 }

@@ -1,5 +1,6 @@
-//! Gives back what isn't needed: the blocks of a network that is being removed, and addresses that
-//! were ceded to this node and are in use no more.
+//! Gives back what isn't needed: blocks in which this node has used no address for a while, all of
+//! its unused blocks when it is drained or has left, and those of a network that is being removed.
+//! An address that was ceded to this node is a block of one address here.
 //!
 //! What is due follows from the facts and the ledger, so that a lost answer, a restart or a bus that
 //! was away only makes it later. That a block or an address is given back for good is journaled when
@@ -10,17 +11,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bus_schema::command::{BlockCede, BlockReturn};
 use bus_schema::node::LogState;
-use bus_schema::{Command, GroupName, NodeName, Revision};
+use bus_schema::{GroupName, NodeName, PoolKey, Revision};
 use ipnet::IpNet;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::ledger::{Ledger, NetworkKey, Record};
-use super::pool::is_ceded;
+use super::give_up::{command, is_closing};
+use super::ledger::{Ledger, NetworkKey, Record, Usage};
+use super::pool::{Holding, is_ceded};
 use super::{EndpointsHandle, Snapshot};
-use crate::bus::{AskError, BusHandle};
-use crate::projection::Projection;
+use crate::bus::{AskError, BusHandle, pause};
+use crate::projection::{NetworkFact, Projection};
 use crate::store::Saved;
 
 /// What is tried again when nobody answered.
@@ -31,39 +33,79 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Due {
     /// The log has settled these.
     pub settled: Vec<Record>,
-    /// Not used any more: to be given back.
-    pub unused: Vec<(NetworkKey, IpNet)>,
+    /// Not used any more: to be returned.
+    pub unused: Vec<Held>,
     /// To be asked of netmaster, after it is in the journal.
-    pub returning: Vec<(NetworkKey, IpNet)>,
+    pub returning: Vec<Held>,
     pub ceding: Vec<(NetworkKey, IpAddr, NodeName)>,
+    /// Not used now: to be returned when they have been idle for a while.
+    pub idle: Vec<Idle>,
+}
+
+/// A block of a network, or a ceded address as a block of one.
+pub type Held = (NetworkKey, IpNet);
+
+/// A block in which this node uses no address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idle {
+    pub block: Held,
+    /// However long it is idle: it is this node's last one of a pool of which nobody else holds
+    /// any, or this node asks for a block of the pool.
+    pub stays: bool,
 }
 
 /// What netmaster refused to take back, and the revision up to which it had read the log then.
-pub type Refused = BTreeMap<(NetworkKey, IpNet), Revision>;
+pub type Refused = BTreeMap<Held, Revision>;
 
-/// What the facts and the ledger ask for. What is being `asked` for has no endpoint yet. What is
-/// still ours in facts of the revision at which it was `refused` stays ours.
-pub fn due(
-    facts: &Projection,
-    asked: &BTreeSet<(NetworkKey, IpAddr)>,
-    refused: &Refused,
-    ledger: &Ledger,
-    me: &NodeName,
-) -> Due {
+/// What is due follows from these. They are read in this order, from `journaled` to `ledger`.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The ledger as it was before the facts were read: of what it gives up the facts know at least
+    /// that it was this node's.
+    pub journaled: &'a Ledger,
+    pub facts: &'a Projection,
+    /// Pools of which this node asks for a block.
+    pub leasing: &'a BTreeSet<PoolKey>,
+    /// Addresses that are asked for by name and have no endpoint yet.
+    pub asked: &'a BTreeSet<(NetworkKey, IpAddr)>,
+    /// Whoever was given an address of the facts has it in here.
+    pub ledger: &'a Ledger,
+    /// What is still ours in facts of the revision at which it was refused stays ours.
+    pub refused: &'a Refused,
+    pub me: &'a NodeName,
+}
+
+/// What the facts and the ledger ask for.
+pub fn due(inputs: Inputs<'_>) -> Due {
     let mut due = Due::default();
-    let stays = |key: &NetworkKey, block: IpNet| {
-        let at = refused.get(&(key.clone(), block));
-        at.is_some_and(|at| facts.applied >= *at)
-    };
-    let mut usages = BTreeMap::new();
-    for (key, usage) in ledger.networks() {
-        usages.insert(key.clone(), usage.clone());
-        let network = facts.network(&key.0, &key.1);
+    for (key, usage) in inputs.ledger.networks() {
+        inputs.given_up(key, usage, &mut due);
+    }
+    // A ledger that lost records doesn't know what is used.
+    if inputs.ledger.is_incomplete() {
+        return due;
+    }
+    for (tenant, network) in inputs.facts.networks() {
+        let key = (tenant.clone(), network.spec.name.clone());
+        inputs.unused(&key, network, &mut due);
+    }
+    due
+}
+
+impl Inputs<'_> {
+    /// What the journal says that this node gives up.
+    fn given_up(self, key: &NetworkKey, usage: &Usage, due: &mut Due) {
+        let network = self.facts.network(&key.0, &key.1);
+        let before = self.journaled.usage(key);
+        let stays = |block: IpNet| {
+            let at = self.refused.get(&(key.clone(), block));
+            at.is_some_and(|at| self.facts.applied >= *at)
+        };
         for block in &usage.returning {
-            let ours = network.is_some_and(|it| it.blocks.get(block) == Some(me));
-            if ours && !stays(key, *block) {
+            let ours = network.is_some_and(|it| it.blocks.get(block) == Some(self.me));
+            if ours && !stays(*block) {
                 due.returning.push((key.clone(), *block));
-            } else {
+            } else if before.is_some_and(|it| it.returning.contains(block)) {
                 due.settled.push(Record::ReturnEnded {
                     key: key.clone(),
                     block: *block,
@@ -71,10 +113,10 @@ pub fn due(
             }
         }
         for (address, to) in &usage.ceding {
-            let ours = network.is_some_and(|it| it.is_held_by(*address, me));
-            if ours && !stays(key, IpNet::from(*address)) {
+            let ours = network.is_some_and(|it| it.is_held_by(*address, self.me));
+            if ours && !stays(IpNet::from(*address)) {
                 due.ceding.push((key.clone(), *address, to.clone()));
-            } else {
+            } else if before.is_some_and(|it| it.ceding.contains_key(address)) {
                 due.settled.push(Record::CedeEnded {
                     key: key.clone(),
                     address: *address,
@@ -82,27 +124,91 @@ pub fn due(
             }
         }
     }
-    for (tenant, network) in facts.networks() {
-        let key = (tenant.clone(), network.spec.name.clone());
-        let usage = usages.remove(&key).unwrap_or_default();
-        for block in network.blocks_of(me) {
-            let in_use = usage.in_use.keys().any(|address| block.contains(address));
-            let group = network.pool_around(block);
-            let group = group.and_then(|group| facts.group_fact(tenant, group));
-            let spare = network.closing
-                || group.is_some_and(|group| group.closing)
-                || is_ceded(network, block)
-                    && !usage.is_taken(block.addr())
-                    && !asked.contains(&(key.clone(), block.addr()));
-            if spare && !in_use && !usage.returning.contains(&block) {
-                due.unused.push((key.clone(), block));
+
+    /// What this node doesn't need of a network.
+    fn unused(self, key: &NetworkKey, network: &NetworkFact, due: &mut Due) {
+        let usage = self.ledger.usage(key).cloned().unwrap_or_default();
+        let asked = self.asked.iter().filter(|(it, _)| it == key);
+        let asked = asked.map(|(_, address)| *address).collect();
+        let holding = Holding {
+            network,
+            me: self.me,
+            usage: &usage,
+            asked: &asked,
+        };
+        let (mut idle, mut kept) = (Vec::new(), BTreeSet::new());
+        let held = network.blocks_of(self.me);
+        for block in held.filter(|block| !usage.returning.contains(block)) {
+            if is_closing(self.facts, key, block) {
+                // Whoever reserved an address doesn't get it any more.
+                if !usage.in_use.keys().any(|address| block.contains(address)) {
+                    due.unused.push((key.clone(), block));
+                }
+            } else if holding.is_unused(block) {
+                idle.push(block);
+            } else {
+                kept.insert(pool_of(network, block));
+            }
+        }
+        // Rather a block than an address that was ceded.
+        idle.sort_by_key(|block| (is_ceded(network, *block), *block));
+        let leaves = self.facts.takes_no_endpoints(self.me);
+        for block in idle {
+            let pool = pool_of(network, block);
+            let is_last =
+                !leaves && !is_shared(network, &pool, self.me) && kept.insert(pool.clone());
+            let leased = PoolKey {
+                tenant: key.0.clone(),
+                network: key.1.clone(),
+                group: pool.0,
+            };
+            let stays = is_last || self.leasing.contains(&leased);
+            let block = (key.clone(), block);
+            match leaves && !stays {
+                true => due.unused.push(block),
+                false => due.idle.push(Idle { block, stays }),
             }
         }
     }
-    due
 }
 
-/// Works off what is due, whenever the facts, the endpoints or the bus change.
+/// The group whose pool the block is of, and its family.
+fn pool_of(network: &NetworkFact, block: IpNet) -> (Option<GroupName>, bool) {
+    let group = network.pool_around(block).cloned();
+    (group, block.addr().is_ipv6())
+}
+
+/// Whether another node holds a block or a ceded address of the pool.
+fn is_shared(network: &NetworkFact, pool: &(Option<GroupName>, bool), me: &NodeName) -> bool {
+    let mut others = network.blocks.iter().filter(|(_, holder)| *holder != me);
+    others.any(|(block, _)| pool_of(network, *block) == *pool)
+}
+
+/// Since when blocks have been idle. In memory: a restart begins anew.
+#[derive(Debug, Default)]
+pub struct IdleTimes(BTreeMap<Held, Instant>);
+
+impl IdleTimes {
+    /// Takes in which blocks are idle `now`. Answers with those to return, which have been idle for
+    /// `after`, and when the next one will have been.
+    pub fn expired(
+        &mut self,
+        idle: &[Idle],
+        now: Instant,
+        after: Duration,
+    ) -> (Vec<Held>, Option<Instant>) {
+        let since = |it: &Idle| (it.block.clone(), *self.0.get(&it.block).unwrap_or(&now));
+        self.0 = idle.iter().map(since).collect();
+        let ends = idle.iter().filter(|it| !it.stays);
+        let ends = ends.map(|it| (it.block.clone(), self.0[&it.block] + after));
+        let (expired, waiting): (Vec<_>, Vec<_>) = ends.partition(|(_, end)| *end <= now);
+        let expired = expired.into_iter().map(|(block, _)| block).collect();
+        (expired, waiting.into_iter().map(|(_, end)| end).min())
+    }
+}
+
+/// Works off what is due, whenever the facts, the endpoints or the bus change. A block in which this
+/// node uses no address for `block_idle` is returned.
 pub async fn run(
     endpoints: EndpointsHandle,
     bus: BusHandle,
@@ -110,30 +216,48 @@ pub async fn run(
     mut facts: watch::Receiver<Projection>,
     mut saved: watch::Receiver<Saved>,
     mut log: watch::Receiver<LogState>,
+    block_idle: Duration,
 ) {
     let mut snapshots: watch::Receiver<Snapshot> = endpoints.snapshots();
-    let mut refused = Refused::new();
+    let (mut refused, mut idle_times) = (Refused::new(), IdleTimes::default());
     loop {
         let ready = *log.borrow_and_update() == LogState::InSync;
-        // In this order: an address that is ours and isn't asked for any more has its endpoint, if
-        // there is one, in the ledger.
+        // In the order that `Inputs` says.
+        let journaled = snapshots.borrow_and_update().ledger.clone();
         let projection = facts.borrow_and_update().clone();
-        let asked = endpoints.asking();
-        let ledger = snapshots.borrow_and_update().ledger.clone();
-        let mut left = false;
+        let (leasing, asked) = (endpoints.leasing.all(), endpoints.asking.all());
+        let snapshot = snapshots.borrow_and_update().clone();
+        let mut due = due(Inputs {
+            journaled: &journaled,
+            facts: &projection,
+            leasing: &leasing,
+            asked: &asked,
+            ledger: &snapshot.ledger,
+            refused: &refused,
+            me: &me,
+        });
+        let (expired, next) = idle_times.expired(&due.idle, Instant::now(), block_idle);
+        due.unused.extend(expired);
+        let mut done = true;
         if ready {
-            let mut due = due(&projection, &asked, &refused, &ledger, &me);
             if saved.borrow_and_update().revision < projection.applied {
                 due.settled.clear();
             }
-            let done = work(&endpoints, &bus, &me, &projection, due, &mut refused).await;
-            left = !done || !asked.is_empty();
+            let work = Work {
+                endpoints: &endpoints,
+                bus: &bus,
+                me: &me,
+                facts: &projection,
+                generation: snapshot.generation,
+            };
+            done = work.run(due, &mut refused).await;
         }
+        let retry = (!done).then(|| Instant::now() + RETRY);
+        let again = next.into_iter().chain(retry).min();
         let again = async {
-            if left {
-                crate::bus::pause(RETRY).await;
-            } else {
-                std::future::pending::<()>().await;
+            match again {
+                Some(when) => pause(when.saturating_duration_since(Instant::now())).await,
+                None => std::future::pending().await,
             }
         };
         let gone = tokio::select! {
@@ -141,6 +265,7 @@ pub async fn run(
             changed = snapshots.changed() => changed.is_err(),
             changed = log.changed() => changed.is_err(),
             changed = saved.changed() => changed.is_err(),
+            () = endpoints.ended.notified() => false,
             () = again => false,
         };
         if gone {
@@ -149,239 +274,90 @@ pub async fn run(
     }
 }
 
-/// False: something has to be tried again.
-async fn work(
-    endpoints: &EndpointsHandle,
-    bus: &BusHandle,
-    me: &NodeName,
-    facts: &Projection,
-    due: Due,
-    refused: &mut Refused,
-) -> bool {
-    let mut done = true;
-    if !due.settled.is_empty() && endpoints.settled(due.settled).await.is_err() {
-        done = false;
-    }
-    refused.retain(|(key, block), _| {
-        let there = |it: &(NetworkKey, IpNet)| (&it.0, &it.1) == (key, block);
-        let ceded =
-            |it: &(NetworkKey, IpAddr, NodeName)| (&it.0, IpNet::from(it.1)) == (key, *block);
-        due.returning.iter().any(there) || due.ceding.iter().any(ceded)
-    });
-    let mut returning = due.returning;
-    for (key, block) in due.unused {
-        match endpoints.start_return(key.clone(), block).await {
-            Ok(()) => returning.push((key, block)),
-            Err(error) => {
-                tracing::warn!(%block, %error, "can't give a block back");
-                done = false;
+/// Works off what was due with these facts.
+struct Work<'a> {
+    endpoints: &'a EndpointsHandle,
+    bus: &'a BusHandle,
+    me: &'a NodeName,
+    facts: &'a Projection,
+    /// Of the snapshot from which it follows.
+    generation: u64,
+}
+
+impl Work<'_> {
+    /// False: something has to be tried again.
+    async fn run(&self, due: Due, refused: &mut Refused) -> bool {
+        let mut done = true;
+        if !due.settled.is_empty() && self.endpoints.settled(due.settled).await.is_err() {
+            done = false;
+        }
+        refused.retain(|held, _| {
+            let ceded = |it: &(NetworkKey, IpAddr, NodeName)| {
+                (&it.0, IpNet::from(it.1)) == (&held.0, held.1)
+            };
+            due.returning.contains(held) || due.ceding.iter().any(ceded)
+        });
+        let mut generation = self.generation;
+        let mut returning = due.returning;
+        for (key, block) in due.unused {
+            match self.endpoints.start_return(key.clone(), block).await {
+                Ok(empty_at) => {
+                    generation = generation.max(empty_at);
+                    returning.push((key, block));
+                }
+                Err(error) => {
+                    tracing::debug!(%block, %error, "a block isn't returned");
+                    done = false;
+                }
             }
         }
+        let returning = returning.into_iter().map(|held| (held, None));
+        let ceding = due.ceding.into_iter();
+        let ceding = ceding.map(|(key, address, to)| ((key, IpNet::from(address)), Some(to)));
+        let given_up: Vec<_> = returning.chain(ceding).collect();
+        if given_up.is_empty() {
+            return done;
+        }
+        if let Err(error) = self.endpoints.until_dropped(generation).await {
+            tracing::warn!(%error, "addresses aren't given up yet");
+            return false;
+        }
+        for (held, to) in given_up {
+            done &= self.give_up(held, to, refused).await;
+        }
+        done
     }
-    for (key, block) in returning {
-        let command = Command::BlockReturn(BlockReturn {
-            tenant: key.0.clone(),
-            network: key.1.clone(),
-            group: pool_around(facts, &key, block),
-            block,
-            node: me.clone(),
-        });
-        match bus.command(command).await {
-            Ok(revision) => tracing::info!(network = %key.1, %block, %revision, "block returned"),
+
+    /// Asks netmaster, unless somebody else does. False: it has to be tried again.
+    async fn give_up(&self, held: Held, to: Option<NodeName>, refused: &mut Refused) -> bool {
+        // Whoever sends it wakes `run` at its end.
+        let Some(_mark) = self.endpoints.giving.try_mark(held.clone()) else {
+            return true;
+        };
+        let (network, block) = (&held.0.1, held.1);
+        let command = command(self.facts, self.me, &held.0, block, to);
+        match self.bus.command(command).await {
+            Ok(revision) => {
+                tracing::info!(%network, %block, %revision, "given up");
+                true
+            }
             // Not ours according to the log, mostly: the facts will say so.
             Err(AskError::Rejected {
                 rejection,
                 revision,
             }) => {
-                tracing::info!(network = %key.1, %block, %rejection, "block not returned");
-                refused.insert((key, block), revision);
-                done = false;
+                tracing::info!(%network, %block, %rejection, "not given up");
+                refused.insert(held, revision);
+                false
             }
             Err(AskError::Unreachable(reason)) => {
-                tracing::debug!(%block, reason, "block not returned yet");
-                done = false;
+                tracing::debug!(%network, %block, reason, "not given up yet");
+                false
             }
         }
     }
-    for (key, address, to) in due.ceding {
-        let command = Command::BlockCede(BlockCede {
-            tenant: key.0.clone(),
-            network: key.1.clone(),
-            group: pool_of(facts, &key, address),
-            address,
-            from: me.clone(),
-            to,
-        });
-        match bus.command(command).await {
-            Ok(_) => {}
-            Err(AskError::Rejected { revision, .. }) => {
-                refused.insert((key, IpNet::from(address)), revision);
-                done = false;
-            }
-            Err(AskError::Unreachable(_)) => done = false,
-        }
-    }
-    done
-}
-
-/// The group whose pool the address is of.
-pub(super) fn pool_of(facts: &Projection, key: &NetworkKey, address: IpAddr) -> Option<GroupName> {
-    let network = facts.network(&key.0, &key.1)?;
-    network.pool_of(address).map(|(group, _)| group.clone())
-}
-
-/// The group whose pool the block is of.
-fn pool_around(facts: &Projection, key: &NetworkKey, block: IpNet) -> Option<GroupName> {
-    facts.network(&key.0, &key.1)?.pool_around(block).cloned()
 }
 
 #[cfg(test)]
-mod tests {
-    use bus_schema::AddressRange;
-
-    use super::*;
-    use crate::endpoint::fixture::{endpoint, facts, group, ip, key, network, node};
-    use crate::projection::GroupFact;
-
-    const MINE: &str = "10.0.0.16/28";
-
-    fn ledger(records: &[Record]) -> Ledger {
-        let mut ledger = Ledger::default();
-        records.iter().for_each(|record| ledger.apply(record));
-        ledger
-    }
-
-    fn closing(blocks: &[(&str, &str)]) -> Projection {
-        let mut network = network(blocks);
-        network.closing = true;
-        facts(network)
-    }
-
-    fn unused(facts: &Projection, records: &[Record]) -> Vec<String> {
-        let due = due(
-            facts,
-            &BTreeSet::new(),
-            &Refused::new(),
-            &ledger(records),
-            &node("a"),
-        );
-        due.unused.iter().map(|(_, it)| it.to_string()).collect()
-    }
-
-    #[test]
-    fn a_closing_network_gets_its_empty_blocks_back() {
-        let blocks = [(MINE, "a"), ("10.0.0.32/28", "a"), ("10.0.0.48/28", "b")];
-        let used = [Record::Attached {
-            endpoint: Box::new(endpoint("e1", "10.0.0.20")),
-        }];
-        assert_eq!(unused(&closing(&blocks), &used), ["10.0.0.32/28"]);
-        assert_eq!(unused(&closing(&blocks), &[]), [MINE, "10.0.0.32/28"]);
-        assert!(unused(&facts(network(&blocks)), &[]).is_empty());
-    }
-
-    #[test]
-    fn a_ceded_address_goes_back_after_its_use() {
-        let facts = facts(network(&[("10.0.0.9/32", "a")]));
-        let attached = Record::Attached {
-            endpoint: Box::new(endpoint("e1", "10.0.0.9")),
-        };
-        let detached = Record::Detached {
-            id: endpoint("e1", "10.0.0.9").id,
-            at: 1,
-        };
-        // Ceded a moment ago, for an endpoint that isn't there yet; or for nobody, whose netplugin
-        // was killed or gave up too early.
-        let asked = BTreeSet::from([(key(), ip("10.0.0.9"))]);
-        let waiting = due(
-            &facts,
-            &asked,
-            &Refused::new(),
-            &Ledger::default(),
-            &node("a"),
-        );
-        assert_eq!(waiting, Due::default());
-        assert_eq!(unused(&facts, &[]), ["10.0.0.9/32"]);
-        assert!(unused(&facts, std::slice::from_ref(&attached)).is_empty());
-        assert_eq!(unused(&facts, &[attached, detached]), ["10.0.0.9/32"]);
-        let reserved = Record::Reserved {
-            key: key(),
-            address: ip("10.0.0.9"),
-        };
-        assert!(unused(&facts, &[reserved]).is_empty());
-    }
-
-    #[test]
-    fn what_is_given_back_is_asked_for_until_the_log_says_so() {
-        let block = MINE.parse().unwrap();
-        let records = [
-            Record::Returning { key: key(), block },
-            Record::Ceding {
-                key: key(),
-                address: ip("10.0.0.33"),
-                to: node("b"),
-            },
-        ];
-        let held = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "a")]));
-        let nobody = BTreeSet::new();
-        let before = due(
-            &held,
-            &nobody,
-            &Refused::new(),
-            &ledger(&records),
-            &node("a"),
-        );
-        assert_eq!(before.returning, [(key(), block)]);
-        assert_eq!(before.ceding, [(key(), ip("10.0.0.33"), node("b"))]);
-        assert!(before.settled.is_empty());
-
-        let gone = facts(network(&[("10.0.0.32/28", "a"), ("10.0.0.33/32", "b")]));
-        let after = due(
-            &gone,
-            &nobody,
-            &Refused::new(),
-            &ledger(&records),
-            &node("a"),
-        );
-        assert!(after.returning.is_empty() && after.ceding.is_empty());
-        let mut settled = ledger(&records);
-        after
-            .settled
-            .iter()
-            .for_each(|record| settled.apply(record));
-        assert_eq!(settled, Ledger::default());
-    }
-
-    #[test]
-    fn a_closing_group_gets_its_pools_blocks_back_and_no_others() {
-        let db: GroupName = "db".parse().unwrap();
-        let mut network = network(&[(MINE, "a"), ("10.0.0.20/30", "a"), ("10.0.0.24/30", "a")]);
-        let range = AddressRange {
-            first: ip("10.0.0.20"),
-            last: ip("10.0.0.27"),
-        };
-        network.pools.insert(db.clone(), range);
-        let mut facts = facts(network);
-        let closing = |facts: &mut Projection, closing| {
-            let spec = group(&db, Some(range));
-            let tenant = facts.tenants.get_mut(&key().0).unwrap();
-            tenant.groups.insert(
-                db.clone(),
-                GroupFact {
-                    spec,
-                    closing,
-                    newer: false,
-                },
-            );
-        };
-        let used = [Record::Attached {
-            endpoint: Box::new(endpoint("e1", "10.0.0.20")),
-        }];
-        closing(&mut facts, false);
-        assert!(unused(&facts, &used).is_empty());
-        closing(&mut facts, true);
-        assert_eq!(unused(&facts, &used), ["10.0.0.24/30"]);
-        assert_eq!(unused(&facts, &[]), ["10.0.0.20/30", "10.0.0.24/30"]);
-        let pool = |block: &str| pool_around(&facts, &key(), block.parse().unwrap());
-        assert_eq!([pool(MINE), pool("10.0.0.20/30")], [None, Some(db.clone())]);
-    }
-}
+#[path = "settle_tests.rs"]
+mod tests;

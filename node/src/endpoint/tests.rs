@@ -555,7 +555,7 @@ async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
     };
     answer.send(Err(rejected(exhausted))).unwrap();
     let error = second.await.unwrap().unwrap_err().to_string();
-    assert!(error.contains("is used up"), "{error}");
+    assert!(error.contains("has no free address left"), "{error}");
 
     for (ask, why) in [
         (attach("e3", Some("10.0.0.9")), "only its members"),

@@ -198,11 +198,13 @@ fn status_of(error: &AttachError) -> StatusCode {
         | AttachError::AddressInUse(..)
         | AttachError::AddressPromised(_)
         | AttachError::EndpointDiffers(_)
+        | AttachError::NothingToGive { .. }
         | AttachError::NotCeded { .. } => StatusCode::CONFLICT,
         AttachError::EndpointUnknown(_) => StatusCode::NOT_FOUND,
-        AttachError::LogUnread(_) | AttachError::Unreachable { .. } | AttachError::Incomplete => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        AttachError::LogUnread(_)
+        | AttachError::Unreachable { .. }
+        | AttachError::NotGivenUp { .. }
+        | AttachError::Incomplete => StatusCode::SERVICE_UNAVAILABLE,
         AttachError::Journal { .. } | AttachError::Datapath(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

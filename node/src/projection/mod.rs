@@ -265,6 +265,12 @@ impl NetworkFact {
 }
 
 impl Projection {
+    /// Whether the node is drained or has left.
+    pub fn takes_no_endpoints(&self, node: &NodeName) -> bool {
+        let node = self.nodes.get(node);
+        node.is_some_and(|it| it.drained || it.left)
+    }
+
     /// Folds one event in and says what it touched. Events come in the order of their revisions;
     /// one that was folded in before changes nothing.
     pub fn apply(&mut self, revision: Revision, id: EventId, event: &Event) -> Touched {
