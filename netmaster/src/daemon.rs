@@ -73,7 +73,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::pin!(stopped);
     if let Some(at) = config.metrics {
-        telemetry::serve(at, metrics::describe);
+        telemetry::serve(at, metrics::describe, Some(metrics::GAUGE_IDLE));
     }
     let title = format!("netmaster {}", config.name);
     let client = tokio::select! {
@@ -90,6 +90,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn_local(bus::watchdog(client.clone()));
     tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
     tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
+    tasks.spawn_local(metrics::watch(shared.clone()));
     let log = feed::log(
         client.clone(),
         Rc::clone(&registry),

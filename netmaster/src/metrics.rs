@@ -4,14 +4,27 @@
 
 use std::time::Duration;
 
-use bus_schema::{Reply, Revision};
+use bus_schema::{GroupName, Reply, Revision};
 use metrics::{describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::bus::pause;
+use crate::feed::Shared;
+use crate::view::PoolCount;
+
+/// How often gauges are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+/// A gauge that isn't set for so long is about something that was removed.
+pub(crate) const GAUGE_IDLE: Duration = Duration::from_secs(20);
 
 /// What the names mean, for [`telemetry::serve`].
 pub(crate) fn describe() {
     describe_gauge!(
         "contiv_master_applied_revision",
         "The log is read up to here."
+    );
+    describe_gauge!(
+        "contiv_master_addresses",
+        "IPv4 addresses of networks, and of groups with a pool of their own: in_use or free."
     );
     describe_histogram!(
         "contiv_master_command_seconds",
@@ -38,7 +51,45 @@ pub(crate) fn query(took: Duration) {
     histogram!("contiv_master_query_seconds").record(took);
 }
 
-#[expect(clippy::cast_precision_loss, reason = "revisions beyond 2^53 are none")]
 pub(crate) fn applied(revision: Revision) {
-    gauge!("contiv_master_applied_revision").set(revision.0 as f64);
+    gauge!("contiv_master_applied_revision").set(number(revision.0));
+}
+
+/// Sets the gauges now and then, for as long as they mean something.
+pub(crate) async fn watch(shared: Shared) {
+    loop {
+        let (revision, pools) = shared.read(|view| (view.applied, view.pool_counts()));
+        applied(revision);
+        for pool in &pools {
+            addresses(pool);
+        }
+        pause(GAUGES_EVERY).await;
+    }
+}
+
+/// The label `group` is empty for the network's own addresses.
+fn addresses(PoolCount { pool, count }: &PoolCount) {
+    let free = count.assignable.saturating_sub(count.in_use);
+    for (state, value) in [("in_use", count.in_use), ("free", free)] {
+        let labels = [
+            ("tenant", pool.tenant.to_string()),
+            ("network", pool.network.to_string()),
+            (
+                "group",
+                pool.group
+                    .as_ref()
+                    .map_or_else(String::new, GroupName::to_string),
+            ),
+            ("state", state.to_owned()),
+        ];
+        gauge!("contiv_master_addresses", &labels).set(number(value));
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "no revision and no count of addresses is beyond 2^53"
+)]
+fn number(value: u64) -> f64 {
+    value as f64
 }

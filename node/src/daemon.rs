@@ -234,7 +234,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     };
 
     if let Some(at) = config.metrics {
-        telemetry::serve(at, metrics::describe);
+        telemetry::serve(at, metrics::describe, None);
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));

@@ -2,8 +2,10 @@
 //! numbers mean is each daemon's own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_util::MetricKindMask;
 
 /// From what a warm cache takes to what an operator notices.
 const SECONDS: [f64; 12] = [
@@ -19,11 +21,13 @@ pub enum LogFormat {
 }
 
 /// Lets whoever can connect to `at` read the metrics, until the process ends; `describe` tells
-/// what they mean. A daemon that does its work isn't stopped by a port that is taken: it says so.
+/// what they mean. A gauge that isn't set for `idle` disappears, so that what is gone isn't shown for
+/// ever; `None`: gauges stay. A daemon that does its work isn't stopped by a port that is taken: it says so.
 /// Must be called on a tokio runtime.
-pub fn serve(at: SocketAddr, describe: fn()) {
+pub fn serve(at: SocketAddr, describe: fn(), idle: Option<Duration>) {
     let builder = PrometheusBuilder::new().with_http_listener(at);
     let built = builder
+        .idle_timeout(MetricKindMask::GAUGE, idle)
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
         .and_then(PrometheusBuilder::build);
     match built {

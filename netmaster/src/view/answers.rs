@@ -12,7 +12,7 @@ use bus_schema::{
     TenantName,
 };
 
-use super::{NetworkView, NodeView, TenantView, View};
+use super::{GroupView, Held, NetworkView, NodeView, TenantView, View};
 
 impl View {
     /// Answers what the view alone can answer; `None` for [`Query::Wait`], which takes time.
@@ -82,7 +82,7 @@ impl View {
             .tenants_named(tenant)
             .flat_map(|(_, view)| view.networks.values())
             .filter(|n| network.is_none_or(|name| *name == n.spec.name))
-            .map(|n| self.network_info(n))
+            .map(|n| self.network_info(n, network.is_some()))
             .collect();
         match network {
             Some(network) if found.is_empty() => Err(Rejection::NetworkUnknown {
@@ -93,9 +93,11 @@ impl View {
         }
     }
 
-    fn network_info(&self, network: &NetworkView) -> NetworkInfo {
+    /// `in_full`: with how each block is used. Of all networks that is too much for one answer.
+    fn network_info(&self, network: &NetworkView, in_full: bool) -> NetworkInfo {
         let blocks = network.blocks.iter();
         let endpoints = self.endpoints_in(&network.spec.tenant, &network.spec.name);
+        let addresses = self.addresses(network);
         NetworkInfo {
             spec: network.spec.clone(),
             created: network.created,
@@ -104,8 +106,8 @@ impl View {
                 .map(|(block, held)| (*block, held.node.clone()))
                 .collect(),
             endpoints: count(endpoints),
-            addresses: None,
-            usage: vec![],
+            addresses: Some(addresses.count(None)),
+            usage: addresses.usage(|_| in_full),
         }
     }
 
@@ -127,14 +129,7 @@ impl View {
             .tenants_named(tenant)
             .flat_map(|(_, view)| view.groups.values())
             .filter(|g| group.is_none_or(|name| *name == g.spec.name))
-            .map(|g| GroupInfo {
-                spec: g.spec.clone(),
-                created: g.created,
-                closing: g.closing.is_some(),
-                endpoints: count(self.members_of(&g.spec.tenant, &g.spec.name)),
-                addresses: None,
-                usage: vec![],
-            })
+            .map(|g| self.group_info(g, group.is_some()))
             .collect();
         match group {
             Some(group) if found.is_empty() => Err(Rejection::GroupUnknown {
@@ -142,6 +137,25 @@ impl View {
                 group: group.clone(),
             }),
             _ => Ok(found),
+        }
+    }
+
+    /// `in_full`: with how each block of its own pool is used.
+    fn group_info(&self, group: &GroupView, in_full: bool) -> GroupInfo {
+        let (tenant, name) = (&group.spec.tenant, &group.spec.name);
+        let network = group
+            .spec
+            .pool
+            .and(self.network(tenant, &group.spec.network));
+        let addresses = network.map(|it| self.addresses(it));
+        let is_own = |held: &Held| in_full && held.group.as_ref() == Some(name);
+        GroupInfo {
+            spec: group.spec.clone(),
+            created: group.created,
+            closing: group.closing.is_some(),
+            endpoints: count(self.members_of(tenant, name)),
+            addresses: addresses.as_ref().map(|it| it.count(Some(name))),
+            usage: addresses.map_or(vec![], |it| it.usage(is_own)),
         }
     }
 
@@ -179,7 +193,7 @@ impl View {
         uses(self.members_of(tenant, group))
     }
 
-    fn endpoints_in<'a>(
+    pub(super) fn endpoints_in<'a>(
         &'a self,
         tenant: &'a TenantName,
         network: &'a NetworkName,
@@ -205,6 +219,9 @@ impl View {
             .filter(|(name, _)| node.is_none_or(|n| n == *name))
             .map(|(name, member)| {
                 let mut info = self.node_info(name, member, now);
+                if node.is_some() {
+                    info.usage = self.usage_of(name);
+                }
                 let alarm = ahead.get(name).map(|applied| ahead_of_log(*applied));
                 if let Some(status) = &mut info.status {
                     status.alarms.extend(alarm);

@@ -4,8 +4,11 @@
 //! Pure. Answers queries and feeds the reactions; no command is decided on it, except for what
 //! isn't in the log (whether a node is alive).
 
+mod addresses;
 mod answers;
 pub(crate) mod log;
+
+pub(crate) use addresses::PoolCount;
 
 use std::collections::BTreeMap;
 
@@ -392,6 +395,8 @@ pub(crate) fn publish(endpoints: &mut BTreeMap<EndpointKey, Endpoint>, event: &E
     }
 }
 
+#[cfg(test)]
+mod address_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]

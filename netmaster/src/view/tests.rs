@@ -7,11 +7,11 @@ use bus_schema::{Answer, MacAddr, Pool, Query, Rejection, Vni};
 
 use super::*;
 
-fn tenant() -> TenantName {
+pub(super) fn tenant() -> TenantName {
     TenantName::default_tenant()
 }
 
-fn web() -> NetworkName {
+pub(super) fn web() -> NetworkName {
     "web".parse().expect("a name")
 }
 
@@ -19,11 +19,11 @@ pub(super) fn node(name: &str) -> NodeName {
     name.parse().expect("a name")
 }
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().expect("a subnet")
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
@@ -255,7 +255,7 @@ fn the_last_word_on_an_endpoint_counts() {
     assert_eq!(view.users(&tenant(), &web()), []);
 }
 
-fn web_group(policies: &[&str]) -> GroupSpec {
+pub(super) fn web_group(policies: &[&str]) -> GroupSpec {
     let names = policies.iter().map(|name| name.parse().expect("a name"));
     GroupSpec {
         tenant: tenant(),
