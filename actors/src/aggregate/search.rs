@@ -54,6 +54,14 @@ impl Search {
         }
     }
 
+    /// Holders that haven't answered yet, by name.
+    pub fn awaited(&self) -> impl Iterator<Item = &NodeName> {
+        let awaited = self.holders.iter();
+        awaited
+            .filter(|(_, holder)| **holder == Holder::Awaited)
+            .map(|(node, _)| node)
+    }
+
     /// Takes a holder's answer in; an error says why it can't be asked. Only the first answer of an
     /// awaited holder counts.
     pub fn answered(&mut self, node: &NodeName, answer: Result<Spare, String>) {
@@ -78,7 +86,7 @@ impl Search {
         if let Some(node) = self.most(|spare| spare.blocks) {
             return Next::ReturnBlock(node.clone());
         }
-        if self.holders.values().any(|it| *it == Holder::Awaited) {
+        if self.awaited().next().is_some() {
             return Next::Wait;
         }
         if let Some(node) = self.most(|spare| spare.free) {

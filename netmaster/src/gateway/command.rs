@@ -9,6 +9,7 @@ use bus_schema::command::{Removal, Request};
 use bus_schema::{Command, Rejection, Reply};
 
 use super::Desk;
+use super::lease;
 use super::node;
 use super::removal::{self, Target};
 use crate::init::now;
@@ -33,6 +34,10 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
         Command::GroupRemove(c) if c.mode == Removal::Close => {
             let target = Target::Group(c.tenant.clone(), c.group.clone());
             removal::remove(desk, request, target).await
+        }
+        Command::BlockLease(c) if c.address.is_none() && !c.ahead => {
+            let c = c.clone();
+            lease::lease(desk, request, &c).await
         }
         _ => execute(desk, request).await,
     }

@@ -6,6 +6,7 @@
 
 mod arrival;
 mod command;
+mod lease;
 mod node;
 mod query;
 mod removal;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::shell::{Proof, Registry};
+use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request as Incoming, Service, ServiceExt};
@@ -38,6 +40,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use self::arrival::{Arrivals, TICK_MS, since_boot};
+use self::lease::Searches;
 use crate::bus::pause;
 use crate::feed::Shared;
 use crate::init::now;
@@ -96,6 +99,7 @@ pub(crate) struct Desk {
     pub(crate) since: u64,
     in_work: Semaphore,
     arrivals: Cell<Arrivals>,
+    searches: Searches,
 }
 
 impl Desk {
@@ -107,6 +111,7 @@ impl Desk {
             since,
             in_work: Semaphore::new(usize::try_from(IN_WORK).unwrap_or(usize::MAX)),
             arrivals: Cell::new(Arrivals::new(since_boot())),
+            searches: Searches::default(),
         }
     }
 
@@ -139,6 +144,9 @@ impl Desk {
         let payload = Bytes::from(codec::to_bytes(request));
         match timeout(within, self.client.request(subject, payload)).await {
             Ok(Ok(message)) => codec::from_bytes(&message.payload).map_err(|e| e.to_string()),
+            Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => {
+                Err("its netplugin doesn't run, or lost the bus".to_owned())
+            }
             Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         }

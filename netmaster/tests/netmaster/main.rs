@@ -1,5 +1,6 @@
 //! Netmaster's promises, tried on the real server with real processes.
 
+mod addresses;
 mod bus;
 mod damaged;
 mod groups;

@@ -109,7 +109,9 @@ async fn a_groups_pool_is_leased_used_up_shown_and_comes_back() {
     let shown: Vec<_> = blocks.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["20.1.1.16/32", "20.1.1.17/32"]);
     let rejection = api.rejected(lease(Some("db"), "n1")).await;
-    assert!(rejection.to_string().contains("is used up"), "{rejection}");
+    let text = rejection.to_string();
+    assert!(text.contains("no free address left"), "{text}");
+    assert!(text.contains("n1 (its netplugin doesn't run"), "{text}");
     let rejection = api.rejected(create_pooled("other", 17, 30)).await;
     assert!(
         matches!(rejection, Rejection::PoolOverlaps { .. }),

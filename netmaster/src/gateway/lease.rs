@@ -1,0 +1,295 @@
+//! Leases of blocks. When no block of the pool is free, the nodes that hold its blocks are asked to
+//! give up addresses: a whole block, which is then leased, or a single address, which its holder
+//! cedes to the asker.
+//!
+//! One pool is searched once at a time, so that two askers don't take from each other what was given
+//! up. A command that is sent again waits for the outcome of its search.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::aggregate::{Next, Search};
+use bus_schema::command::{BlockLease, Request};
+use bus_schema::node::{NodeReply, NodeRequest, Spare};
+use bus_schema::rejection::Holders;
+use bus_schema::{Command, CommandId, NodeName, PoolKey, Rejection, Reply, Revision};
+use futures::{StreamExt, stream};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
+use tokio::time::timeout;
+
+use super::Desk;
+use super::command::execute;
+use crate::bus::pause;
+use crate::init::now;
+
+/// How long a node may take to say what it could give up.
+const SPARE_TIMEOUT: Duration = Duration::from_millis(800);
+/// How long a node may take to return a block or to cede an address.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Nodes that are asked at the same time.
+const MAX_ASKED_AT_ONCE: usize = 64;
+/// With less time left, no holder is asked again.
+const MIN_ROUND: Duration = Duration::from_millis(200);
+/// How long the feed is waited for, in milliseconds.
+const FEED_TIMEOUT_MS: u64 = 250;
+/// Before all holders are asked again.
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// Time kept for the last decision and for the answer's way, in milliseconds.
+const WAY_BACK_MS: u64 = 300;
+/// How long an outcome is kept for a command that is sent again, in milliseconds. Nodes send one
+/// for four seconds.
+const MAX_KEPT_MS: u64 = 10_000;
+
+/// The searches of this netmaster.
+#[derive(Debug, Default)]
+pub(super) struct Searches {
+    /// By command, with the time until which it is kept, in milliseconds since 1970.
+    outcomes: RefCell<BTreeMap<CommandId, (u64, Outcome)>>,
+    turns: RefCell<BTreeMap<PoolKey, Arc<Mutex<()>>>>,
+}
+
+/// Empty until the search is over.
+type Outcome = Rc<OnceCell<Reply>>;
+
+impl Searches {
+    fn outcome(&self, id: CommandId) -> Option<Outcome> {
+        let outcomes = self.outcomes.borrow();
+        outcomes.get(&id).map(|(_, outcome)| Rc::clone(outcome))
+    }
+
+    /// The outcome of the command's search, which may be under way.
+    fn begin(&self, id: CommandId, now: u64) -> Outcome {
+        let mut outcomes = self.outcomes.borrow_mut();
+        outcomes.retain(|_, (until, _)| now < *until);
+        let until = now.saturating_add(MAX_KEPT_MS);
+        let (_, outcome) = outcomes.entry(id).or_insert_with(|| (until, Rc::default()));
+        Rc::clone(outcome)
+    }
+
+    fn turn(&self, pool: &PoolKey) -> Arc<Mutex<()>> {
+        let mut turns = self.turns.borrow_mut();
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(pool.clone()).or_default())
+    }
+}
+
+/// Leases a block to a node that needs an address, or has another node cede it one.
+pub(super) async fn lease(desk: &Rc<Desk>, request: Request<Command>, c: &BlockLease) -> Reply {
+    let id = request.id;
+    let outcome = match desk.searches.outcome(id) {
+        Some(outcome) => outcome,
+        None => match execute(desk, request.clone()).await {
+            reply if exhausted_at(&reply).is_none() => return reply,
+            _ => desk.searches.begin(id, now()),
+        },
+    };
+    let search = async || {
+        let lease = Lease {
+            desk,
+            until: request.deadline.saturating_sub(WAY_BACK_MS),
+            request: request.clone(),
+            pool: c.pool(),
+            v6: c.v6,
+            asker: c.node.clone(),
+        };
+        match lease.search().await {
+            unknown @ Reply::Unknown { .. } => Err(unknown),
+            reply => Ok(reply),
+        }
+    };
+    match outcome.get_or_try_init(search).await {
+        Ok(reply) => reply.clone(),
+        // Sent again, the command is searched for again.
+        Err(unknown) => unknown,
+    }
+}
+
+/// A lease for which no block is free.
+struct Lease<'a> {
+    desk: &'a Rc<Desk>,
+    request: Request<Command>,
+    pool: PoolKey,
+    v6: bool,
+    asker: NodeName,
+    /// In milliseconds since 1970.
+    until: u64,
+}
+
+/// How asking all holders ended.
+enum Round {
+    /// A node has returned a block.
+    Returned,
+    /// A node has ceded an address to the asker, at this revision.
+    Ceded(Revision),
+    /// Every node that offered addresses gave none up.
+    GaveNothing,
+    /// Nobody offered an address.
+    Exhausted,
+}
+
+impl Lease<'_> {
+    /// Each round begins with a decision of the lease: a block that comes back may be leased to
+    /// another node first, and one may come back by itself.
+    async fn search(&self) -> Reply {
+        let Some(_turn) = self.turn().await else {
+            return Reply::Unknown {
+                id: self.request.id,
+                reason: format!("other nodes wait for addresses of {}, too", self.pool),
+            };
+        };
+        let mut search = Search::new(self.asker.clone(), []);
+        let mut is_over = false;
+        loop {
+            let reply = execute(self.desk, self.request.clone()).await;
+            let Some(decided_at) = exhausted_at(&reply) else {
+                return reply;
+            };
+            if is_over || self.left() < MIN_ROUND {
+                return with_holders(reply, search.holders());
+            }
+            search = Search::new(self.asker.clone(), self.holders(decided_at).await);
+            match self.round(&mut search).await {
+                Round::Returned => {}
+                Round::Ceded(revision) => {
+                    let events = vec![];
+                    return Reply::Accepted { revision, events };
+                }
+                Round::GaveNothing => pause(ROUND_PAUSE).await,
+                Round::Exhausted => is_over = true,
+            }
+        }
+    }
+
+    /// Waits until nobody else searches in the pool; `None`: not in time.
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.desk.searches.turn(&self.pool);
+        timeout(self.left(), turn.lock_owned()).await.ok()
+    }
+
+    fn left(&self) -> Duration {
+        Duration::from_millis(self.until.saturating_sub(now()))
+    }
+
+    /// Nodes that hold blocks of the pool, as of this revision or later.
+    async fn holders(&self, revision: Revision) -> Vec<NodeName> {
+        let until = now().saturating_add(FEED_TIMEOUT_MS);
+        self.desk.shared.reach(revision, until).await;
+        let shared = &self.desk.shared;
+        shared.read(|view| view.holders(&self.pool, self.v6))
+    }
+
+    /// Asks all holders once what they could give up, and those that offer something for it.
+    async fn round(&self, search: &mut Search) -> Round {
+        let holders: Vec<NodeName> = search.awaited().cloned().collect();
+        let answers = stream::iter(holders).map(async |node| {
+            let answer = self.spare(&node).await;
+            (node, answer)
+        });
+        let mut answers = std::pin::pin!(answers.buffer_unordered(MAX_ASKED_AT_ONCE));
+        loop {
+            match search.next() {
+                Next::Wait => match answers.next().await {
+                    Some((node, answer)) => search.answered(&node, answer),
+                    None => return Round::Exhausted,
+                },
+                Next::ReturnBlock(node) => match self.return_block(&node).await {
+                    Ok(_) => return Round::Returned,
+                    Err(reason) => search.gave_nothing(&node, reason),
+                },
+                Next::CedeAny(node) => match self.cede_any(&node).await {
+                    Ok(revision) => return Round::Ceded(revision),
+                    Err(reason) => search.gave_nothing(&node, reason),
+                },
+                Next::AskAgain => return Round::GaveNothing,
+                Next::Exhausted(_) => return Round::Exhausted,
+            }
+        }
+    }
+
+    async fn spare(&self, node: &NodeName) -> Result<Spare, String> {
+        if let Some(reason) = self.desk.shared.read(|view| view.silence(node, now())) {
+            return Err(reason);
+        }
+        let (pool, v6) = (self.pool.clone(), self.v6);
+        let request = NodeRequest::Spare { pool, v6 };
+        match self.ask(node, &request, SPARE_TIMEOUT).await? {
+            NodeReply::Spare(spare) => Ok(spare),
+            _ => Err("it answered another question".to_owned()),
+        }
+    }
+
+    async fn return_block(&self, node: &NodeName) -> Result<Revision, String> {
+        let (pool, v6) = (self.pool.clone(), self.v6);
+        self.give_up(node, &NodeRequest::ReturnBlock { pool, v6 })
+            .await
+    }
+
+    async fn cede_any(&self, node: &NodeName) -> Result<Revision, String> {
+        let (pool, v6, to) = (self.pool.clone(), self.v6, self.asker.clone());
+        self.give_up(node, &NodeRequest::CedeAny { pool, v6, to })
+            .await
+    }
+
+    async fn give_up(&self, node: &NodeName, request: &NodeRequest) -> Result<Revision, String> {
+        match self.ask(node, request, GIVE_UP_TIMEOUT).await {
+            Ok(NodeReply::GaveUp { revision }) => Ok(revision),
+            Ok(_) => Err("it answered another question".to_owned()),
+            Err(reason) => {
+                let (pool, verb) = (&self.pool, request.verb());
+                tracing::info!("{verb} of {pool}: node {node}: {reason}");
+                Err(reason)
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        node: &NodeName,
+        request: &NodeRequest,
+        within: Duration,
+    ) -> Result<NodeReply, String> {
+        let within = within.min(self.left());
+        match self.desk.ask_node(node, request, within).await? {
+            // How a netplugin refuses a request that it doesn't know.
+            NodeReply::Refused { reason } if reason.contains("unknown variant") => {
+                Err("its netplugin is older than this netmaster: upgrade it".to_owned())
+            }
+            NodeReply::Refused { reason } => Err(reason),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// By which revision a lease is refused because no block is free; `None`: it isn't.
+fn exhausted_at(reply: &Reply) -> Option<Revision> {
+    match reply {
+        Reply::Rejected {
+            rejection: Rejection::PoolExhausted { .. } | Rejection::GroupPoolExhausted { .. },
+            revision,
+            ..
+        } => Some(*revision),
+        _ => None,
+    }
+}
+
+/// The refusal with who holds the pool's addresses.
+fn with_holders(reply: Reply, found: Holders) -> Reply {
+    match reply {
+        Reply::Rejected {
+            mut rejection,
+            revision,
+            ..
+        } => {
+            if let Rejection::PoolExhausted { holders, .. }
+            | Rejection::GroupPoolExhausted { holders, .. } = &mut rejection
+            {
+                **holders = found;
+            }
+            Reply::rejected(rejection, revision)
+        }
+        reply => reply,
+    }
+}
