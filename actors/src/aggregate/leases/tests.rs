@@ -291,6 +291,74 @@ fn a_returned_ceded_address_falls_back_to_the_block_around_it() {
 }
 
 #[test]
+fn returned_block_is_leased_again_around_addresses_that_were_ceded_of_it() {
+    let leased_again = || {
+        let events = [
+            open(),
+            leased("20.1.1.0/28", "n1"),
+            ceded("20.1.1.7", "n1", "n2"),
+            returned("20.1.1.0/28", "n1"),
+        ];
+        let lease = given::<Leases>(events).when(lease("n1", None), both());
+        lease.then([leased("20.1.1.0/28", "n1")])
+    };
+    leased_again()
+        .when(lease("n1", Some("20.1.1.7")), both())
+        .rejected(Rejection::AddressHeld {
+            address: ip("20.1.1.7"),
+            block: net("20.1.1.7/32"),
+            node: node("n2"),
+        });
+    leased_again()
+        .when(give_back("20.1.1.7/32", "n2"), both())
+        .then([returned("20.1.1.7/32", "n2")])
+        .when(lease("n1", Some("20.1.1.7")), both())
+        .then([]);
+}
+
+/// 20.1.1.0/26 has blocks of four addresses, of which the first has three for endpoints.
+#[test]
+fn block_whose_addresses_are_all_ceded_is_leased_when_one_comes_back() {
+    given::<Leases>([
+        opened(pool("20.1.1.0/26", "20.1.1.62")),
+        leased("20.1.1.0/30", "n1"),
+        ceded("20.1.1.1", "n1", "n2"),
+        ceded("20.1.1.2", "n1", "n2"),
+        ceded("20.1.1.3", "n1", "n2"),
+        returned("20.1.1.0/30", "n1"),
+    ])
+    .when(lease("n1", None), both())
+    .then([leased("20.1.1.4/30", "n1")])
+    .when(give_back("20.1.1.2/32", "n2"), both())
+    .then([returned("20.1.1.2/32", "n2")])
+    .when(lease("n1", None), both())
+    .then([leased("20.1.1.0/30", "n1")]);
+}
+
+#[test]
+fn block_of_one_address_that_is_ceded_is_no_longer_its_first_holders() {
+    let moved = || {
+        given::<Leases>([
+            opened(pool("20.1.1.0/28", "20.1.1.14")),
+            leased("20.1.1.1/32", "n1"),
+            ceded("20.1.1.1", "n1", "n2"),
+        ])
+    };
+    moved()
+        .when(give_back("20.1.1.1/32", "n1"), both())
+        .rejected(Rejection::BlockNotHeld {
+            block: net("20.1.1.1/32"),
+            network: web(),
+            node: node("n1"),
+        });
+    moved()
+        .when(give_back("20.1.1.1/32", "n2"), both())
+        .then([returned("20.1.1.1/32", "n2")])
+        .when(lease("n1", None), both())
+        .then([leased("20.1.1.1/32", "n1")]);
+}
+
+#[test]
 fn only_the_holder_cedes() {
     given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
         .when(cede("20.1.1.20", "n1", "n2"), both())
