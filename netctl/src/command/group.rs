@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::usage::Usage;
+use super::usage::{self, Usage};
 use super::wait::Waiting;
 use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint, network, pool};
 use crate::cli::{Asking, Inspecting, Listing};
@@ -294,13 +294,17 @@ fn config(info: &GroupInfo) -> Value {
 
 /// The part of a group's state that is known without its endpoints.
 fn state(info: &GroupInfo) -> Value {
-    json!({
+    let mut state = json!({
         "numEndpoints": info.endpoints,
         "closing": info.closing,
         "createdRevision": info.created,
         "dockerNetwork": info.spec.docker_network(),
         "groupId": info.spec.id,
-    })
+    });
+    if info.spec.pool.is_some() {
+        state["addresses"] = json!(info.addresses.map(usage::count));
+    }
+    state
 }
 
 fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpoint]) -> Value {
@@ -309,6 +313,9 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
         .filter(|e| e.group.as_ref() == Some(&info.spec.name))
         .collect();
     let mut oper = state(info);
+    if info.spec.pool.is_some() {
+        oper["blocks"] = info.usage.iter().map(usage::block).collect();
+    }
     if let Some(network) = network {
         let neighbours = of_tenant.iter().filter(|e| e.network == info.spec.network);
         let neighbours: Vec<&Endpoint> = neighbours.collect();
@@ -333,6 +340,7 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
 
 #[cfg(test)]
 mod tests {
+    use bus_schema::query::{AddressCount, BlockUsage};
     use bus_schema::{GroupId, Revision};
 
     use super::*;
@@ -373,6 +381,20 @@ default  web    contiv-net                    base,prod_web                   ac
     fn a_pool_is_shown_and_what_is_free_of_it() {
         let mut info = info();
         info.spec.pool = Some(pool::range("20.1.1.1-20.1.1.3").unwrap());
+        info.addresses = Some(AddressCount {
+            assignable: 3,
+            in_use: 1,
+        });
+        info.usage = vec![BlockUsage {
+            tenant: info.spec.tenant.clone(),
+            network: info.spec.network.clone(),
+            group: Some(info.spec.name.clone()),
+            block: "20.1.1.0/30".parse().unwrap(),
+            node: "n1".parse().unwrap(),
+            in_use: 1,
+            free: 2,
+            ceded: 0,
+        }];
         let shown = table(std::slice::from_ref(&info)).render(Format::Table);
         assert!(shown.contains("  20.1.1.1-20.1.1.3  "), "{shown}");
         let network = network::tests::info();
@@ -384,6 +406,9 @@ default  web    contiv-net                    base,prod_web                   ac
         let value = inspected(&info, Some(&network), &[member]);
         assert_eq!(value["Config"]["ipPool"], "20.1.1.1-20.1.1.3");
         assert_eq!(value["Oper"]["availableIPAddresses"], "20.1.1.2-20.1.1.3");
+        let block = &value["Oper"]["blocks"][0];
+        assert_eq!((&block["inUse"], &block["free"]), (&json!(1), &json!(2)));
+        assert_eq!(value["Oper"]["addresses"]["free"], 2);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ipnet::Ipv6Net;
 use serde_json::{Value, json};
 
 use super::pool::{self, Subnet};
-use super::usage::Usage;
+use super::usage::{self, Usage};
 use super::wait::Waiting;
 use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint};
 use crate::cli::{Asking, Inspecting, Listing};
@@ -278,8 +278,18 @@ fn state(info: &NetworkInfo) -> Value {
         "closing": info.closing,
         "createdRevision": info.created,
         "dockerNetwork": info.spec.docker_network(),
-        "blocks": info.blocks.iter().map(|(block, node)| json!({ "block": block, "node": node })).collect::<Vec<_>>(),
+        "addresses": info.addresses.map(usage::count),
+        "blocks": blocks(info),
     })
+}
+
+/// With how each is used, where netmaster says so: when one network is asked for.
+fn blocks(info: &NetworkInfo) -> Value {
+    let blocks = info.blocks.iter().map(|(block, node)| {
+        let usage = info.usage.iter().find(|it| it.block == *block);
+        usage.map_or_else(|| json!({ "block": block, "node": node }), usage::block)
+    });
+    blocks.collect()
 }
 
 fn inspected(info: &NetworkInfo, endpoints: &[Endpoint]) -> Value {
@@ -302,6 +312,7 @@ pub(crate) fn usage(info: &NetworkInfo, endpoints: &[&Endpoint]) -> Usage {
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
+    use bus_schema::query::{AddressCount, BlockUsage};
     use bus_schema::{NetworkSpec, Pool, Revision};
 
     use super::*;
@@ -370,5 +381,43 @@ default  contiv-net  data     vxlan       1001        20.1.1.0/24  20.1.1.254   
         assert_eq!(value["Config"]["key"], "default:contiv-net");
         assert_eq!(value["Oper"]["availableIPAddresses"], "20.1.1.1-20.1.1.253");
         assert_eq!(value["Oper"]["availableAddressesCount"], 253);
+    }
+
+    #[test]
+    fn inspect_says_of_each_block_how_it_is_used_and_ls_doesnt() {
+        let mut info = info();
+        let block = |usage: &[BlockUsage]| {
+            let info = NetworkInfo {
+                usage: usage.to_vec(),
+                ..self::info()
+            };
+            inspected(&info, &[])["Oper"]["blocks"].clone()
+        };
+        let of = BlockUsage {
+            tenant: TenantName::default_tenant(),
+            network: "contiv-net".parse().unwrap(),
+            group: None,
+            block: "20.1.1.0/28".parse().unwrap(),
+            node: "n1".parse().unwrap(),
+            in_use: 3,
+            free: 11,
+            ceded: 1,
+        };
+        assert_eq!(
+            block(&[of]),
+            json!([{ "block": "20.1.1.0/28", "node": "n1", "inUse": 3, "free": 11, "ceded": 1 }])
+        );
+        assert_eq!(
+            block(&[]),
+            json!([{ "block": "20.1.1.0/28", "node": "n1" }])
+        );
+        info.addresses = Some(AddressCount {
+            assignable: 253,
+            in_use: 3,
+        });
+        assert_eq!(
+            state(&info)["addresses"],
+            json!({ "assignable": 253, "inUse": 3, "free": 250 })
+        );
     }
 }

@@ -3,12 +3,12 @@
 use bus_schema::command::NodeRemove;
 use bus_schema::healing::{Cleanup, Healing};
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
-use bus_schema::query::NodeInfo;
+use bus_schema::query::{BlockUsage, NodeInfo};
 use bus_schema::{Answer, Command, NodeName, Query};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{COMMAND, time};
+use super::{COMMAND, time, usage};
 use crate::cli::{Asking, Inspecting, Listing};
 use crate::client::{Session, refused, unexpected};
 use crate::failure::Failure;
@@ -79,7 +79,9 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
             let Some(info) = nodes.first() else {
                 return Err(Failure::Refused("netmaster named no node".to_owned()));
             };
-            output::print(&output::document(&inspected(info), inspecting.format())?)
+            let mut value = inspected(info);
+            value["Oper"]["blocks"] = info.usage.iter().map(block).collect();
+            output::print(&output::document(&value, inspecting.format())?)
         }
         Verb::Rm { node, lost, asking } => {
             output::print(&format!("Deleting node: {node}\n"))?;
@@ -233,6 +235,14 @@ fn inspected(info: &NodeInfo) -> Value {
     })
 }
 
+/// A block that the node holds, of whatever network.
+fn block(of: &BlockUsage) -> Value {
+    let mut value = usage::block(of);
+    value["tenant"] = json!(of.tenant);
+    value["network"] = json!(of.network);
+    value
+}
+
 /// What others changed and the node put right, since its netplugin started.
 fn healed(healing: &Healing) -> Value {
     let last = healing.last.as_ref();
@@ -264,5 +274,24 @@ mod tests {
         assert_eq!(value["kinds"]["fdb"], 2);
         assert_eq!(value["last"], "a route");
         assert_eq!(value["lastTime"], "1970-01-01T00:00:01.000Z");
+    }
+
+    #[test]
+    fn held_block_names_its_network_and_group_and_how_it_is_used() {
+        let of = BlockUsage {
+            tenant: "blue".parse().unwrap(),
+            network: "front".parse().unwrap(),
+            group: Some("db".parse().unwrap()),
+            block: "20.1.1.0/28".parse().unwrap(),
+            node: "n1".parse().unwrap(),
+            in_use: 3,
+            free: 11,
+            ceded: 2,
+        };
+        let expected = json!({
+            "tenant": "blue", "network": "front", "group": "db", "block": "20.1.1.0/28",
+            "node": "n1", "inUse": 3, "free": 11, "ceded": 2,
+        });
+        assert_eq!(block(&of), expected);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use bus_schema::query::{AddressCount, BlockUsage};
 use bus_schema::{Endpoint, NodeName, Pool};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -40,11 +41,16 @@ impl Usage {
         for endpoint in endpoints {
             nodes.entry(endpoint.node.clone()).or_default().endpoints += 1;
         }
-        for (block, node) in blocks {
-            let share = nodes.entry(node.clone()).or_default();
-            let free = pool::available(&pool::within(pool, block), used.iter().copied());
+        let blocks: Vec<(IpNet, &NodeName)> = blocks.collect();
+        for (block, node) in &blocks {
+            // A ceded address is a block of its own.
+            let ceded = blocks.iter().map(|(other, _)| *other);
+            let ceded = ceded.filter(|other| other != block && block.contains(other));
+            let taken = used.iter().copied().chain(ceded.map(|it| it.network()));
+            let free = pool::available(&pool::within(pool, *block), taken);
+            let share = nodes.entry((*node).clone()).or_default();
             share.free += free.count();
-            share.blocks.push(block);
+            share.blocks.push(*block);
         }
         Self {
             endpoints: endpoints.len(),
@@ -93,5 +99,55 @@ impl Usage {
             })
         });
         oper["nodes"] = nodes.collect();
+    }
+}
+
+/// How many addresses of a network, or of a group's pool, endpoints could have, and how many they
+/// have.
+pub(super) fn count(of: AddressCount) -> Value {
+    json!({
+        "assignable": of.assignable,
+        "inUse": of.in_use,
+        "free": of.assignable.saturating_sub(of.in_use),
+    })
+}
+
+/// A block with how its addresses are used.
+pub(super) fn block(of: &BlockUsage) -> Value {
+    let mut value = json!({
+        "block": of.block,
+        "node": of.node,
+        "inUse": of.in_use,
+        "free": of.free,
+        "ceded": of.ceded,
+    });
+    if let Some(group) = &of.group {
+        value["group"] = json!(group);
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::endpoint::tests::endpoint;
+
+    #[test]
+    fn ceded_address_is_free_for_the_node_that_has_it_alone() {
+        let pool = Pool {
+            subnet: "20.1.1.0/24".parse().unwrap(),
+            gateway: "20.1.1.254".parse().unwrap(),
+            range: None,
+        };
+        let nodes: Vec<NodeName> = ["n1", "n2"].map(|it| it.parse().unwrap()).into();
+        let blocks = [
+            ("20.1.1.0/28".parse().unwrap(), &nodes[0]),
+            ("20.1.1.7/32".parse().unwrap(), &nodes[1]),
+        ];
+        // It has 20.1.1.1.
+        let endpoint = endpoint("e1", "db");
+        let usage = Usage::of(&[&endpoint], blocks.into_iter(), &pool);
+        let free: Vec<u64> = usage.nodes.values().map(|share| share.free).collect();
+        assert_eq!(free, [13, 1]);
     }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use bus_schema::node::{Grade, LogState};
 use bus_schema::query::NodeInfo;
 
-use super::Seen;
 use super::copies::Copies;
 use super::monitor::Syncs;
+use super::{Seen, addresses};
 use crate::survey::{self, Log};
 
 /// The oldest server that has atomic batches and message TTLs.
@@ -23,7 +23,7 @@ pub(super) struct Complaint {
     pub(super) text: String,
 }
 
-fn said(grade: Grade, of: impl Into<String>, text: impl Into<String>) -> Complaint {
+pub(super) fn said(grade: Grade, of: impl Into<String>, text: impl Into<String>) -> Complaint {
     Complaint {
         grade,
         of: of.into(),
@@ -57,6 +57,7 @@ pub(super) fn judge(seen: &Seen) -> Vec<Complaint> {
             Err(why) => all.push(said(Grade::Unknown, of("examination"), why)),
         }
     }
+    all.extend(addresses::judge(&seen.pools));
     all.extend(clocks(seen));
     all.extend(versions(seen));
     all.sort();
@@ -327,6 +328,7 @@ mod tests {
             masters: vec![master("m1"), master("m2")],
             nodes: Ok(Vec::new()),
             examinations: BTreeMap::new(),
+            pools: Ok(Vec::new()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! `netctl doctor`: asks everybody how they are, and says in plain words what is wrong and what to
 //! do. `judge` judges, `monitor` reads the server's own page.
 
+mod addresses;
 mod copies;
 mod judge;
 mod monitor;
@@ -14,6 +15,7 @@ use clap::Args;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
+use self::addresses::Pool;
 use self::copies::Copies;
 use self::judge::{Complaint, judge};
 use self::monitor::Syncs;
@@ -50,6 +52,8 @@ struct Seen {
     /// Or why nobody could be asked for them.
     nodes: Result<Vec<NodeInfo>, String>,
     examinations: BTreeMap<NodeName, Result<(Examination, Clock), String>>,
+    /// Or why nobody could be asked for them.
+    pools: Result<Vec<Pool>, String>,
 }
 
 pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Result<(), Failure> {
@@ -65,6 +69,7 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
         masters: survey::masters(&bus).await?,
         nodes: Ok(Vec::new()),
         examinations: BTreeMap::new(),
+        pools: Ok(Vec::new()),
     };
     match Session::open(url, linearizable).await {
         Ok(mut session) => {
@@ -72,9 +77,15 @@ pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Re
             seen.nodes = node::list(&mut session, None)
                 .await
                 .map_err(|e| e.to_string());
+            seen.pools = addresses::ask(&mut session)
+                .await
+                .map_err(|e| e.to_string());
             seen.examinations = examine(&session, &seen.nodes).await;
         }
-        Err(failure) => seen.nodes = Err(failure.to_string()),
+        Err(failure) => {
+            seen.nodes = Err(failure.to_string());
+            seen.pools = Err(failure.to_string());
+        }
     }
     let complaints = judge(&seen);
     output::print(&shown(&complaints, &options.listing)?)?;
