@@ -12,9 +12,9 @@ use crate::feed::Shared;
 use crate::view::PoolCount;
 
 /// How often gauges are set.
-const GAUGES_EVERY: Duration = Duration::from_secs(5);
+const GAUGES_EVERY: Duration = Duration::from_secs(3);
 /// A gauge that isn't set for so long is about something that was removed.
-pub(crate) const GAUGE_IDLE: Duration = Duration::from_secs(20);
+pub(crate) const GAUGE_IDLE: Duration = Duration::from_secs(10);
 
 /// What the names mean, for [`telemetry::serve`].
 pub(crate) fn describe() {

@@ -7,6 +7,7 @@ mod groups;
 mod init;
 mod journal;
 mod masters;
+mod metrics;
 mod node_removal;
 mod pools;
 mod removal;

@@ -185,12 +185,18 @@ impl Bus {
 
     /// Starts a netmaster; its log is in the bus's folder.
     pub(crate) fn spawn(&self, name: &str, env: &[(&str, &str)]) -> Master {
+        self.spawn_with(name, &["--metrics", "none"], env)
+    }
+
+    /// As [`Self::spawn`], with more arguments.
+    pub(crate) fn spawn_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Master {
         let path = self.dir.path().join(format!("{name}.log"));
         let log = std::fs::File::create(&path).expect("a file");
         let program = env!("CARGO_BIN_EXE_netmaster");
         let running = Running::start(program.as_ref(), |process| {
             process
                 .args(["run", "--name", name, "--nats", &self.url()])
+                .args(args)
                 .envs(env.iter().copied())
                 .stdout(Stdio::null())
                 .stderr(log);
