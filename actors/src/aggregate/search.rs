@@ -44,8 +44,8 @@ pub enum Next {
 }
 
 impl Search {
-    /// Every holder is still to answer. What the asker itself offers is ignored: it asks because it
-    /// can't use it, and only its counts matter.
+    /// Every holder is still to answer. The asker may be one of them: a block that it is returning
+    /// can be leased to it again, but it cedes nothing to itself.
     pub fn new(asker: NodeName, holders: impl IntoIterator<Item = NodeName>) -> Self {
         let holders = holders.into_iter().map(|node| (node, Holder::Awaited));
         Self {
@@ -83,13 +83,17 @@ impl Search {
     /// Says what to do next. Whole blocks are taken as soon as one is offered; everything else waits
     /// for the last answer.
     pub fn next(&self) -> Next {
-        if let Some(node) = self.most(|spare| spare.blocks) {
+        if let Some(node) = self.most(|_, spare| spare.blocks) {
             return Next::ReturnBlock(node.clone());
         }
         if self.awaited().next().is_some() {
             return Next::Wait;
         }
-        if let Some(node) = self.most(|spare| spare.free) {
+        let free_of_others = |node: &NodeName, spare: &Spare| match *node == self.asker {
+            true => 0,
+            false => spare.free,
+        };
+        if let Some(node) = self.most(free_of_others) {
             return Next::CedeAny(node.clone());
         }
         let offered = |it: &Holder| matches!(it, Holder::GaveNothing(_));
@@ -126,12 +130,12 @@ impl Search {
     }
 
     /// The node that offers the most, the first by name of several; `None`: nobody offers any.
-    fn most(&self, of: impl Fn(&Spare) -> u64) -> Option<&NodeName> {
+    fn most(&self, of: impl Fn(&NodeName, &Spare) -> u64) -> Option<&NodeName> {
         let offers = self
             .holders
             .iter()
             .filter_map(|(node, holder)| match holder {
-                Holder::Answered(spare) if *node != self.asker => Some((of(spare), node)),
+                Holder::Answered(spare) => Some((of(node, spare), node)),
                 _ => None,
             });
         offers
@@ -282,9 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_asker_offers_is_ignored() {
+    fn asker_returns_a_block_and_cedes_nothing_to_itself() {
         let mut search = of(&["asker", "n1"]);
         search.answered(&node("asker"), Ok(offers(1, 16)));
+        assert_eq!(search.next(), Next::ReturnBlock(node("asker")));
+        let mut search = of(&["asker", "n1"]);
+        search.answered(&node("asker"), Ok(offers(0, 16)));
         assert_eq!(search.next(), Next::Wait);
         search.answered(&node("n1"), Ok(full(16)));
         let asked = vec![holder("asker", 16, 0), holder("n1", 16, 16)];

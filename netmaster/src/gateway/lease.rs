@@ -6,17 +6,18 @@
 //! up. A command that is sent again waits for the outcome of its search.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actors::aggregate::{Next, Search};
 use bus_schema::command::{BlockLease, Request};
-use bus_schema::node::{NodeReply, NodeRequest, Spare};
+use bus_schema::node::{ALIVE_MS, NodeReply, NodeRequest, Spare};
 use bus_schema::rejection::Holders;
 use bus_schema::{Command, CommandId, NodeName, PoolKey, Rejection, Reply, Revision};
 use futures::{StreamExt, stream};
+use ipnet::IpNet;
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 use tokio::time::timeout;
 
@@ -24,6 +25,7 @@ use super::Desk;
 use super::command::execute;
 use crate::bus::pause;
 use crate::init::now;
+use crate::view::Held;
 
 /// How long a node may take to say what it could give up.
 const SPARE_TIMEOUT: Duration = Duration::from_millis(800);
@@ -49,6 +51,8 @@ pub(super) struct Searches {
     /// By command, with the time until which it is kept, in milliseconds since 1970.
     outcomes: RefCell<BTreeMap<CommandId, (u64, Outcome)>>,
     turns: RefCell<BTreeMap<PoolKey, Arc<Mutex<()>>>>,
+    /// Nodes that didn't answer, with the time until which that counts, in milliseconds since 1970.
+    unresponsive: RefCell<BTreeMap<NodeName, u64>>,
 }
 
 /// Empty until the search is over.
@@ -67,6 +71,19 @@ impl Searches {
         let until = now.saturating_add(MAX_KEPT_MS);
         let (_, outcome) = outcomes.entry(id).or_insert_with(|| (until, Rc::default()));
         Rc::clone(outcome)
+    }
+
+    fn is_unresponsive(&self, node: &NodeName, now: u64) -> bool {
+        let unresponsive = self.unresponsive.borrow();
+        unresponsive.get(node).is_some_and(|until| now < *until)
+    }
+
+    fn heard(&self, node: &NodeName, answered: bool, now: u64) {
+        let mut unresponsive = self.unresponsive.borrow_mut();
+        match answered {
+            true => unresponsive.remove(node),
+            false => unresponsive.insert(node.clone(), now.saturating_add(ALIVE_MS)),
+        };
     }
 
     fn turn(&self, pool: &PoolKey) -> Arc<Mutex<()>> {
@@ -118,7 +135,18 @@ struct Lease<'a> {
     until: u64,
 }
 
-/// How asking all holders ended.
+type Blocks = BTreeMap<IpNet, Held>;
+
+/// Which holders a round asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    /// All but those that didn't answer another search a moment ago. With them each search would
+    /// wait for the same silent node.
+    Responsive,
+    All,
+}
+
+/// How asking the holders ended.
 enum Round {
     /// A node has returned a block.
     Returned,
@@ -141,16 +169,20 @@ impl Lease<'_> {
             };
         };
         let mut search = Search::new(self.asker.clone(), []);
-        let mut is_over = false;
+        // The blocks of which every holder was asked in vain. If others are held now, addresses
+        // went to a node that had answered before they did.
+        let mut asked_in_vain = None;
+        let mut whom = Whom::Responsive;
         loop {
             let reply = execute(self.desk, self.request.clone()).await;
             let Some(decided_at) = exhausted_at(&reply) else {
                 return reply;
             };
-            if is_over || self.left() < MIN_ROUND {
+            let blocks = self.blocks(decided_at).await;
+            if asked_in_vain.as_ref() == Some(&blocks) || self.left() < MIN_ROUND {
                 return with_holders(reply, search.holders());
             }
-            search = Search::new(self.asker.clone(), self.holders(decided_at).await);
+            search = Search::new(self.asker.clone(), self.holders(&blocks, whom));
             match self.round(&mut search).await {
                 Round::Returned => {}
                 Round::Ceded(revision) => {
@@ -158,7 +190,8 @@ impl Lease<'_> {
                     return Reply::Accepted { revision, events };
                 }
                 Round::GaveNothing => pause(ROUND_PAUSE).await,
-                Round::Exhausted => is_over = true,
+                Round::Exhausted if whom == Whom::All => asked_in_vain = Some(blocks),
+                Round::Exhausted => whom = Whom::All,
             }
         }
     }
@@ -173,12 +206,20 @@ impl Lease<'_> {
         Duration::from_millis(self.until.saturating_sub(now()))
     }
 
-    /// Nodes that hold blocks of the pool, as of this revision or later.
-    async fn holders(&self, revision: Revision) -> Vec<NodeName> {
+    /// The leased blocks of the pool, as of this revision or later.
+    async fn blocks(&self, revision: Revision) -> Blocks {
         let until = now().saturating_add(FEED_TIMEOUT_MS);
         self.desk.shared.reach(revision, until).await;
         let shared = &self.desk.shared;
-        shared.read(|view| view.holders(&self.pool, self.v6))
+        shared.read(|view| view.blocks_of_pool(&self.pool, self.v6))
+    }
+
+    fn holders(&self, blocks: &Blocks, whom: Whom) -> BTreeSet<NodeName> {
+        let nodes = blocks.values().map(|held| held.node.clone());
+        let searches = &self.desk.searches;
+        nodes
+            .filter(|node| whom == Whom::All || !searches.is_unresponsive(node, now()))
+            .collect()
     }
 
     /// Asks all holders once what they could give up, and those that offer something for it.
@@ -252,7 +293,9 @@ impl Lease<'_> {
         within: Duration,
     ) -> Result<NodeReply, String> {
         let within = within.min(self.left());
-        match self.desk.ask_node(node, request, within).await? {
+        let answer = self.desk.ask_node(node, request, within).await;
+        self.desk.searches.heard(node, answer.is_ok(), now());
+        match answer? {
             // How a netplugin refuses a request that it doesn't know.
             NodeReply::Refused { reason } if reason.contains("unknown variant") => {
                 Err("its netplugin is older than this netmaster: upgrade it".to_owned())

@@ -155,13 +155,17 @@ fn blocks_usage_is_left_out_where_several_are_asked_for() {
 }
 
 #[test]
-fn holders_of_a_pool_are_those_of_its_own_blocks_in_the_family() {
+fn blocks_of_a_pool_are_its_own_in_the_family() {
     let view = with_pool(view());
     let of_network = PoolKey::of_network(&tenant(), &web());
     let of_group = PoolKey::of_group(&tenant(), &web(), &web_group(&[]).name);
-    assert_eq!(view.holders(&of_network, false), [node("n1"), node("n2")]);
-    assert_eq!(view.holders(&of_group, false), [node("n2")]);
-    assert_eq!(view.holders(&of_network, true), []);
+    let holders = |pool, v6| -> Vec<NodeName> {
+        let blocks = view.blocks_of_pool(pool, v6);
+        blocks.into_values().map(|held| held.node).collect()
+    };
+    assert_eq!(holders(&of_network, false), [node("n1"), node("n2")]);
+    assert_eq!(holders(&of_group, false), [node("n2")]);
+    assert_eq!(holders(&of_network, true), []);
 }
 
 #[test]

@@ -20,15 +20,14 @@ pub(crate) struct PoolCount {
 }
 
 impl View {
-    /// Nodes that hold blocks of the pool in this family, each once, by name.
-    pub(crate) fn holders(&self, pool: &PoolKey, v6: bool) -> Vec<NodeName> {
+    /// The leased blocks of the pool in this family, with their holders and since when.
+    pub(crate) fn blocks_of_pool(&self, pool: &PoolKey, v6: bool) -> BTreeMap<IpNet, Held> {
         let network = self.network(&pool.tenant, &pool.network);
         let blocks = network.into_iter().flat_map(|it| &it.blocks);
-        let held = blocks
-            .filter(|(block, held)| held.group == pool.group && block.addr().is_ipv6() == v6)
-            .map(|(_, held)| held.node.clone());
-        let nodes: BTreeSet<NodeName> = held.collect();
-        nodes.into_iter().collect()
+        let of_pool =
+            blocks.filter(|(block, held)| held.group == pool.group && block.addr().is_ipv6() == v6);
+        let blocks = of_pool.map(|(block, held)| (*block, held.clone()));
+        blocks.collect()
     }
 
     /// Why there is no use in asking a node at `now` (milliseconds since 1970), as far as is known.

@@ -328,6 +328,34 @@ async fn silent_holder_is_waited_for_less_than_a_second_and_named_and_later_not_
 }
 
 #[tokio::test]
+async fn only_the_first_search_waits_for_a_silent_holder_while_others_offer_addresses() {
+    let full = Full::new().await;
+    let free = addresses(full.blocks["n1"][0], &[3, 4, 5]);
+    let offers = Player {
+        free,
+        ..Player::default()
+    };
+    full.play("n1", offers).await;
+    let silent = Player {
+        is_silent: true,
+        ..Player::default()
+    };
+    full.play("n2", silent).await;
+    for round in 0..3 {
+        let reply = full.lease().await;
+        assert!(matches!(reply, Reply::Accepted { .. }), "{reply:?}");
+        let asked = full.asked.take();
+        let silent_too = asked.iter().any(|it| it == "n2 spare");
+        assert_eq!(silent_too, round == 0, "{asked:?}");
+    }
+    // Before it refuses, netmaster asks everybody.
+    let holders = full.holders().await;
+    assert_eq!(holders.unasked.len(), 1, "{holders:?}");
+    let asked = full.asked.take();
+    assert!(asked.iter().any(|it| it == "n2 spare"), "{asked:?}");
+}
+
+#[tokio::test]
 async fn holders_are_asked_again_when_another_node_leases_the_returned_block_first() {
     let full = Full::new().await;
     let unused = full.blocks["n1"][2..4].to_vec();
