@@ -1,0 +1,367 @@
+//! A cluster's log in memory: the aggregates that netmaster has decide, and each node that isn't cut
+//! off gets the events.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actors::aggregate::{
+    Aggregate, Cluster, ClusterFacts, Leases, LeasesCommand, LeasesFacts, Next, Routed, Search,
+    route,
+};
+use bus_schema::command::{BlockLease, NodeJoin};
+use bus_schema::event::{
+    ClusterCreated, GroupCreated, LeasesOpened, NetworkCreated, PoolReserved, Settings,
+    TenantCreated,
+};
+use bus_schema::rejection::Holders;
+use bus_schema::{
+    AggregateId, ClusterId, Command, Event, EventId, GroupId, GroupSpec, MachineId, NetworkSpec,
+    NodeName, Pool, PoolKey, Rejection, Revision, Vni,
+};
+use ipnet::IpNet;
+use node::bus::AskError;
+use node::endpoint::EndpointsHandle;
+use uuid::Uuid;
+
+use crate::world::{Place, group, key, network, tenant};
+
+/// What netmaster refuses, or that it can't be asked.
+type Outcome = Result<Revision, AskError>;
+
+/// The log and what is folded from it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Log {
+    state: Arc<Mutex<State>>,
+    /// One search for addresses of a pool at a time, as at netmaster.
+    searching: Arc<tokio::sync::Mutex<()>>,
+    nodes: Arc<Mutex<BTreeMap<NodeName, Arc<Reader>>>>,
+}
+
+#[derive(Default)]
+struct State {
+    cluster: Cluster,
+    leases: BTreeMap<PoolKey, Leases>,
+    events: Vec<(EventId, Event)>,
+}
+
+/// Gives a node an event.
+type Deliver = Box<dyn Fn(Revision, EventId, &Event) + Send + Sync>;
+
+/// How a node is reached, and what gives it events.
+pub(crate) struct Reader {
+    pub(crate) cut: std::sync::atomic::AtomicBool,
+    pub(crate) endpoints: Mutex<Option<EndpointsHandle>>,
+    pub(crate) deliver: Deliver,
+    read: Mutex<usize>,
+}
+
+impl Reader {
+    pub(crate) fn new(deliver: Deliver) -> Self {
+        Self {
+            cut: false.into(),
+            endpoints: Mutex::new(None),
+            deliver,
+            read: Mutex::new(0),
+        }
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn endpoints(&self) -> Option<EndpointsHandle> {
+        lock(&self.endpoints).clone().filter(|_| !self.is_cut())
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Log {
+    /// A cluster with one network, and a group of it with a pool of its own where `reserved` says so.
+    pub(crate) fn new(pool: &Pool, reserved: Option<bus_schema::AddressRange>) -> Self {
+        let log = Self {
+            state: Arc::default(),
+            searching: Arc::default(),
+            nodes: Arc::default(),
+        };
+        let mut events = vec![
+            Event::ClusterCreated(ClusterCreated {
+                cluster: ClusterId(Uuid::nil()),
+                settings: Settings::default(),
+            }),
+            Event::TenantCreated(TenantCreated { tenant: tenant() }),
+            Event::NetworkCreated(NetworkCreated {
+                network: NetworkSpec {
+                    tenant: tenant(),
+                    name: network(),
+                    vni: Vni(1),
+                    v4: pool.clone(),
+                    v6: None,
+                    docker_name: None,
+                },
+            }),
+            opened(&key(Place::Network), pool.clone()),
+        ];
+        if let Some(range) = reserved {
+            events.push(Event::PoolReserved(PoolReserved {
+                tenant: tenant(),
+                network: network(),
+                group: group(),
+                range,
+            }));
+            events.push(Event::GroupCreated(GroupCreated {
+                group: GroupSpec {
+                    tenant: tenant(),
+                    network: network(),
+                    name: group(),
+                    id: GroupId::FIRST,
+                    policies: vec![],
+                    docker_name: None,
+                    pool: Some(range),
+                },
+            }));
+            let pool = Pool {
+                range: Some(range),
+                ..pool.clone()
+            };
+            events.push(opened(&key(Place::Group), pool));
+        }
+        lock(&log.state).append(events);
+        log
+    }
+
+    pub(crate) fn add(&self, name: &NodeName, reader: Arc<Reader>) {
+        lock(&self.nodes).insert(name.clone(), reader);
+        self.catch_up(name);
+    }
+
+    pub(crate) fn join(&self, name: &NodeName) {
+        let number = lock(&self.nodes).len();
+        let join = Command::NodeJoin(NodeJoin {
+            node: name.clone(),
+            machine: MachineId(name.to_string()),
+            vtep: std::net::Ipv4Addr::from(0xc612_0000 + vtep_of(name, number)).into(),
+        });
+        self.decide(&join).expect("a node joins");
+    }
+
+    /// Who holds which block, by as much of the log as `reader` has read; by all of it, when the
+    /// reader isn't cut off.
+    pub(crate) fn blocks(&self, reader: &NodeName) -> BTreeMap<IpNet, NodeName> {
+        let read = *lock(&lock(&self.nodes)[reader].read);
+        let state = lock(&self.state);
+        let mut blocks = BTreeMap::new();
+        for (_, event) in &state.events[..read] {
+            match event {
+                Event::BlockLeased(e) => drop(blocks.insert(e.block, e.node.clone())),
+                Event::BlockCeded(e) => drop(blocks.insert(e.address.into(), e.to.clone())),
+                Event::BlockReturned(e) => drop(blocks.remove(&e.block)),
+                _ => {}
+            }
+        }
+        blocks
+    }
+
+    pub(crate) fn takes_endpoints(&self, name: &NodeName) -> bool {
+        let state = lock(&self.state);
+        let member = state.cluster.nodes.get(name);
+        member.is_some_and(|it| !it.drained && !it.left)
+    }
+
+    /// Gives a node the events that it hasn't read.
+    pub(crate) fn catch_up(&self, name: &NodeName) {
+        let Some(reader) = lock(&self.nodes).get(name).cloned() else {
+            return;
+        };
+        if reader.is_cut() {
+            return;
+        }
+        let mut read = lock(&reader.read);
+        let unread: Vec<_> = lock(&self.state).events[*read..].to_vec();
+        for (id, event) in unread {
+            *read += 1;
+            let revision = Revision(u64::try_from(*read).expect("a small number"));
+            (reader.deliver)(revision, id, &event);
+        }
+    }
+
+    /// What `from` asks of netmaster.
+    pub(crate) async fn command(&self, from: &Reader, command: Command) -> Outcome {
+        if from.is_cut() {
+            return Err(AskError::Unreachable("cut off".to_owned()));
+        }
+        tokio::task::yield_now().await;
+        match command {
+            Command::BlockLease(lease) if lease.address.is_none() && !lease.ahead => {
+                self.lease(lease).await
+            }
+            command => self.decide(&command).map_err(|it| self.rejected(it)),
+        }
+    }
+
+    fn rejected(&self, rejection: Rejection) -> AskError {
+        AskError::Rejected {
+            rejection: Box::new(rejection),
+            revision: lock(&self.state).end(),
+        }
+    }
+
+    /// What netmaster's gateway does with a lease: it asks the holders when no block is free.
+    async fn lease(&self, lease: BlockLease) -> Outcome {
+        let _one = self.searching.lock().await;
+        let pool = lease.pool();
+        let command = Command::BlockLease(lease.clone());
+        loop {
+            let before = self.last_changed(&pool);
+            match self.decide(&command) {
+                Ok(revision) => return Ok(revision),
+                Err(Rejection::PoolExhausted { .. } | Rejection::GroupPoolExhausted { .. }) => {}
+                Err(other) => return Err(self.rejected(other)),
+            }
+            match self.search(&lease, &pool).await {
+                Found::Address(revision) => return Ok(revision),
+                Found::Block => {}
+                // A block or an address may have gone to a node that had answered before.
+                Found::Nothing(_) if self.last_changed(&pool) != before => {}
+                Found::Nothing(holders) => return Err(self.rejected(exhausted(&pool, holders))),
+            }
+        }
+    }
+
+    /// The last revision that changed who holds what of a pool.
+    fn last_changed(&self, pool: &PoolKey) -> Option<usize> {
+        let of_pool = |(_, event): &(EventId, Event)| {
+            event.aggregate() == Some(AggregateId::Leases(pool.clone()))
+        };
+        lock(&self.state).events.iter().rposition(of_pool)
+    }
+
+    fn leases(&self, pool: &PoolKey) -> Leases {
+        lock(&self.state).leases[pool].clone()
+    }
+
+    async fn search(&self, lease: &BlockLease, pool: &PoolKey) -> Found {
+        let holders = self.leases(pool).holders();
+        let mut search = Search::new(lease.node.clone(), holders.clone());
+        for holder in &holders {
+            let spare = match self.endpoints(holder) {
+                Some(endpoints) => Ok(endpoints.spare(pool, false)),
+                None => Err("no answer".to_owned()),
+            };
+            search.answered(holder, spare);
+        }
+        loop {
+            let (node, gave) = match search.next() {
+                Next::Wait => panic!("all have answered"),
+                Next::AskAgain => return Found::Block,
+                Next::Exhausted(holders) => return Found::Nothing(holders),
+                Next::ReturnBlock(node) => match self.endpoints(&node) {
+                    Some(endpoints) => {
+                        let gave = endpoints.return_block(pool.clone(), false).await;
+                        (
+                            node,
+                            gave.map(|_| Found::Block).map_err(|it| it.to_string()),
+                        )
+                    }
+                    None => (node, Err("no answer".to_owned())),
+                },
+                Next::CedeAny(node) => match self.endpoints(&node) {
+                    Some(endpoints) => {
+                        let to = lease.node.clone();
+                        let gave = endpoints.cede_any(pool.clone(), false, to).await;
+                        (node, gave.map(Found::Address).map_err(|it| it.to_string()))
+                    }
+                    None => (node, Err("no answer".to_owned())),
+                },
+            };
+            match gave {
+                Ok(found) => return found,
+                Err(reason) => search.gave_nothing(&node, reason),
+            }
+        }
+    }
+
+    fn endpoints(&self, node: &NodeName) -> Option<EndpointsHandle> {
+        lock(&self.nodes).get(node)?.endpoints()
+    }
+
+    /// A decision and its events are one step, as a fenced append is.
+    fn decide(&self, command: &Command) -> Result<Revision, Rejection> {
+        let mut state = lock(&self.state);
+        let events = match route(command.clone()) {
+            Routed::Cluster(command) => state.cluster.decide(&command, &ClusterFacts::default())?,
+            Routed::Leases(pool, command) => state.lease(&pool, &command)?,
+            Routed::Tenant(..) => panic!("a node doesn't ask for {command:?}"),
+        };
+        let revision = state.append(events);
+        drop(state);
+        self.deliver();
+        Ok(revision)
+    }
+
+    fn deliver(&self) {
+        let names: Vec<NodeName> = lock(&self.nodes).keys().cloned().collect();
+        for name in &names {
+            self.catch_up(name);
+        }
+    }
+}
+
+impl State {
+    fn append(&mut self, events: Vec<Event>) -> Revision {
+        for event in events {
+            self.cluster.evolve(&event);
+            if let Some(AggregateId::Leases(pool)) = event.aggregate() {
+                self.leases.entry(pool).or_default().evolve(&event);
+            }
+            let id = EventId(Uuid::from_u128(1 + self.events.len() as u128));
+            self.events.push((id, event));
+        }
+        self.end()
+    }
+
+    fn end(&self) -> Revision {
+        Revision(u64::try_from(self.events.len()).expect("a small number"))
+    }
+
+    fn lease(&self, pool: &PoolKey, command: &LeasesCommand) -> Result<Vec<Event>, Rejection> {
+        let facts = LeasesFacts {
+            cluster: Arc::new(self.cluster.clone()),
+        };
+        self.leases[pool].decide(command, &facts)
+    }
+}
+
+enum Found {
+    /// One was returned, or the holders have to be asked again: decide again.
+    Block,
+    Address(Revision),
+    Nothing(Holders),
+}
+
+fn exhausted(pool: &PoolKey, holders: Holders) -> Rejection {
+    Rejection::PoolExhausted {
+        tenant: pool.tenant.clone(),
+        network: pool.network.clone(),
+        subnet: IpNet::default(),
+        holders: Box::new(holders),
+    }
+}
+
+fn opened(key: &PoolKey, pool: Pool) -> Event {
+    Event::LeasesOpened(LeasesOpened {
+        tenant: key.tenant.clone(),
+        network: key.network.clone(),
+        group: key.group.clone(),
+        v4: pool,
+        v6: None,
+    })
+}
+
+/// A VTEP address of its own for each name `n<number>`.
+fn vtep_of(name: &NodeName, otherwise: usize) -> u32 {
+    let number = name.as_str().trim_start_matches('n').parse();
+    number.unwrap_or_else(|_| u32::try_from(otherwise).expect("a small number"))
+}

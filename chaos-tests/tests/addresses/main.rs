@@ -1,0 +1,293 @@
+//! Addresses, by a model: thousands of random attaches, detaches, leaves, drains, restarts and
+//! partitions. No address ever has two owners, and no attach is refused while a node that can be
+//! asked has a free address.
+//!
+//! The nodes' journals, address managers and returns are the daemon's own, and netmaster's
+//! aggregates and search decide; the bus between them and the kernels are the test's. Who may
+//! have what is judged by what the kernels hold and by a fold of the log of the test's own.
+
+mod log;
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bus_schema::{AddressRange, EndpointId, NodeName, Pool};
+use futures::future::join_all;
+use node::bus::pause;
+use node::endpoint::AttachError;
+
+use crate::world::{Place, World};
+
+/// Blocks never come back by themselves within a test.
+const NEVER: Duration = Duration::from_secs(3_600);
+/// As good as at once, so that returns meet everything else.
+const AT_ONCE: Duration = Duration::from_millis(3);
+/// How long an idle cluster may take to give its blocks back.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+fn pool(subnet: &str, range: Option<(&str, &str)>) -> Pool {
+    let subnet: ipnet::IpNet = subnet.parse().expect("a subnet");
+    Pool {
+        subnet,
+        gateway: subnet.hosts().next().expect("a gateway"),
+        range: range.map(range_of),
+    }
+}
+
+fn range_of((first, last): (&str, &str)) -> AddressRange {
+    AddressRange {
+        first: first.parse().expect("an address"),
+        last: last.parse().expect("an address"),
+    }
+}
+
+/// One run: a world and what drives it. The seed repeats what is asked, not how tasks interleave.
+struct Run {
+    world: World,
+    random: fastrand::Rng,
+    places: Vec<Place>,
+    attached: BTreeMap<EndpointId, NodeName>,
+    count: u32,
+}
+
+impl Run {
+    async fn new(seed: u64, nodes: usize, pool: Pool, group: Option<AddressRange>) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let idle = if random.bool() { NEVER } else { AT_ONCE };
+        let mut places = vec![Place::Network];
+        places.extend(group.map(|_| Place::Group));
+        Self {
+            world: World::new(nodes, pool, group, idle).await,
+            random,
+            places,
+            attached: BTreeMap::new(),
+            count: 0,
+        }
+    }
+
+    fn any_node(&mut self) -> NodeName {
+        let names = self.world.names();
+        names[self.random.usize(..names.len())].clone()
+    }
+
+    fn next_id(&mut self) -> EndpointId {
+        self.count += 1;
+        EndpointId::new(format!("e{}", self.count)).expect("an id")
+    }
+
+    /// Attaches alone, at once: what is free afterwards was free all the time.
+    async fn attach(&mut self, count: usize) {
+        let mut asks = Vec::new();
+        for _ in 0..count {
+            let place = self.places[self.random.usize(..self.places.len())];
+            asks.push((self.any_node(), place, self.next_id()));
+        }
+        let done = asks
+            .iter()
+            .map(|(name, place, id)| self.world.attach(name, *place, id.clone()));
+        let done = join_all(done).await;
+        self.world.must_be_right();
+        for ((name, place, id), done) in asks.into_iter().zip(done) {
+            match done {
+                Ok(()) => {
+                    self.attached.insert(id, name);
+                }
+                Err(error) => self.must_be_due(&name, place, &error),
+            }
+        }
+    }
+
+    fn must_be_due(&self, name: &NodeName, place: Place, error: &AttachError) {
+        if !self.world.log.takes_endpoints(name) {
+            return;
+        }
+        let free = self.world.within_reach(name, place);
+        assert!(
+            free.is_empty(),
+            "{name} was refused ({error}), but free are {free:?}"
+        );
+    }
+
+    /// One thing that changes who has or gives what.
+    async fn change(&mut self) {
+        let name = self.any_node();
+        match self.random.u8(..10) {
+            0..4 => self.detach_any().await,
+            4 => self.world.cut(&name),
+            5 => self.world.heal(&name),
+            6 => self.world.drain(name).await,
+            7 => self.world.uncordon(name).await,
+            8 => {
+                self.world.leave(name.clone()).await;
+                if self.random.bool() && !self.world.is_cut(&name) {
+                    self.world.restart(&name).await;
+                }
+            }
+            _ if !self.world.is_cut(&name) => self.world.restart(&name).await,
+            _ => {}
+        }
+    }
+
+    async fn detach_any(&mut self) {
+        for _ in 0..self.random.usize(1..8) {
+            if self.attached.is_empty() {
+                return;
+            }
+            let ids: Vec<_> = self.attached.keys().cloned().collect();
+            let id = ids[self.random.usize(..ids.len())].clone();
+            self.detach(&id).await;
+        }
+    }
+
+    async fn detach(&mut self, id: &EndpointId) {
+        let name = self.attached.remove(id).expect("it is attached");
+        let endpoints = self.world.endpoints(&name);
+        // Docker waits for the kernel, others go on at once.
+        let done = match self.random.bool() {
+            true => endpoints.detach(id).await,
+            false => endpoints.start_detach(id).await.map(drop),
+        };
+        done.expect("an endpoint that exists is detached");
+    }
+
+    /// Attaches, while nodes are cut off, healed and drained: none may be wrong then, some may be
+    /// refused.
+    async fn storm(&mut self, count: usize) {
+        let names = self.world.names();
+        let mut asks = Vec::new();
+        for _ in 0..count {
+            asks.push((self.any_node(), self.next_id()));
+        }
+        let attached = asks
+            .iter()
+            .map(|(name, id)| self.world.attach(name, Place::Network, id.clone()));
+        let mut random = self.random.fork();
+        let world = &self.world;
+        let faults = async {
+            for _ in 0..count {
+                let name = &names[random.usize(..names.len())];
+                match random.u8(..4) {
+                    0 => world.cut(name),
+                    1 => world.drain(name.clone()).await,
+                    2 => world.uncordon(name.clone()).await,
+                    _ => world.heal(name),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let (done, ()) = futures::join!(join_all(attached), faults);
+        for ((name, id), done) in asks.into_iter().zip(done) {
+            if done.is_ok() {
+                self.attached.insert(id, name);
+            }
+        }
+        self.world.must_be_right();
+    }
+
+    async fn go(&mut self, rounds: usize, width: usize) {
+        for _ in 0..rounds {
+            for _ in 0..self.random.usize(1..6) {
+                self.change().await;
+                self.world.must_be_right();
+            }
+            if self.random.u8(..8) == 0 {
+                self.storm(width).await;
+            }
+            let count = self.random.usize(1..=width);
+            self.attach(count).await;
+        }
+    }
+
+    /// Everybody is back and nobody has an endpoint: each block comes back but one's last.
+    async fn end(mut self) {
+        for name in self.world.names() {
+            self.world.heal(&name);
+            self.world.uncordon(name.clone()).await;
+            self.world.restart(&name).await;
+        }
+        let ids: Vec<_> = self.attached.keys().cloned().collect();
+        for id in &ids {
+            self.detach(id).await;
+        }
+        self.world.must_be_right();
+        for place in self.places.clone() {
+            let name = self.any_node();
+            let all = self.world.addresses(place).len();
+            let ids: Vec<EndpointId> = (0..all).map(|_| self.next_id()).collect();
+            for id in ids {
+                let done = self.world.attach(&name, place, id).await;
+                done.unwrap_or_else(|error| panic!("{name} has not all {all}: {error}"));
+            }
+            self.world.must_be_right();
+        }
+    }
+}
+
+async fn run(seed: u64, nodes: usize, pool: Pool, group: Option<AddressRange>, rounds: usize) {
+    let mut run = Run::new(seed, nodes, pool, group).await;
+    run.go(rounds, (nodes * 2).min(24)).await;
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_share_five_addresses() {
+    for seed in 0..6 {
+        run(seed, 3, pool("10.0.0.0/29", None), None, 40).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_nodes_share_a_range_of_eleven_addresses() {
+    for seed in 10..14 {
+        let range = Some(("10.0.0.10", "10.0.0.20"));
+        run(seed, 8, pool("10.0.0.0/24", range), None, 30).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_nodes_share_a_network_and_a_groups_pool() {
+    for seed in 20..24 {
+        let group = range_of(("10.0.0.33", "10.0.0.40"));
+        run(seed, 10, pool("10.0.0.0/26", None), Some(group), 30).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_nodes_share_a_network_of_fewer_blocks() {
+    for seed in 30..32 {
+        run(seed, 40, pool("10.0.0.0/26", None), None, 30).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_24_serves_250_nodes_with_one_endpoint_each() {
+    let mut run = Run::new(40, 250, pool("10.0.0.0/24", None), None).await;
+    for name in run.world.names() {
+        let id = run.next_id();
+        let done = run.world.attach(&name, Place::Network, id.clone()).await;
+        done.unwrap_or_else(|error| panic!("{name}: {error}"));
+        run.attached.insert(id, name);
+    }
+    run.world.must_be_right();
+    run.go(3, 24).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_cluster_gives_every_block_back_but_the_last_nodes_last() {
+    let mut run = Run::new(51, 6, pool("10.0.0.0/26", None), None).await;
+    run.world = World::new(6, pool("10.0.0.0/26", None), None, AT_ONCE).await;
+    run.attach(24).await;
+    let ids: Vec<_> = run.attached.keys().cloned().collect();
+    for id in &ids {
+        run.detach(id).await;
+    }
+    let name = run.any_node();
+    let returned = async {
+        while run.world.log.blocks(&name).len() > 1 {
+            pause(AT_ONCE).await;
+        }
+    };
+    let left = tokio::time::timeout(SETTLE_TIMEOUT, returned).await;
+    left.unwrap_or_else(|_| panic!("held are {:?}", run.world.log.blocks(&name)));
+}

@@ -1,0 +1,403 @@
+//! Nodes with journals of their own and a kernel that follows, and a log between them. Who has
+//! which address is kept apart, by what the nodes' kernels hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bus_schema::command::{NodeDrain, NodeLeave, NodeUncordon};
+use bus_schema::node::{LogState, NodeReply, NodeRequest};
+use bus_schema::{
+    AddressRange, Command, EndpointId, GroupName, MachineId, NetworkName, NodeName, Pool, PoolKey,
+    TenantName,
+};
+use ipnet::IpNet;
+use node::bus::{Ask, AskError, BusHandle, pause};
+use node::endpoint::{Attach, AttachError, EndpointsHandle, Kernel, Owner, Parts, settle};
+use node::projection::Projection;
+use node::store::Saved;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::log::{Log, Reader, lock};
+
+/// What a kernel takes at most to do what the journal says, in milliseconds.
+const MAX_KERNEL_MS: u64 = 6;
+/// Bytes of a packet inside; nothing depends on it here.
+const MTU: u32 = 1_450;
+
+pub(crate) fn tenant() -> TenantName {
+    TenantName::default_tenant()
+}
+
+pub(crate) fn network() -> NetworkName {
+    "web".parse().expect("a name")
+}
+
+pub(crate) fn group() -> GroupName {
+    "db".parse().expect("a name")
+}
+
+/// Whose addresses an endpoint gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Network,
+    /// The group that has a pool of its own.
+    Group,
+}
+
+pub(crate) fn key(place: Place) -> PoolKey {
+    match place {
+        Place::Network => PoolKey::of_network(&tenant(), &network()),
+        Place::Group => PoolKey::of_group(&tenant(), &network(), &group()),
+    }
+}
+
+/// Who has which address in a kernel, and what was found wrong.
+#[derive(Default)]
+struct Kernels {
+    owners: BTreeMap<IpAddr, (NodeName, EndpointId)>,
+    wrong: Vec<String>,
+}
+
+pub(crate) struct World {
+    pub(crate) log: Log,
+    nodes: BTreeMap<NodeName, Node>,
+    kernels: Arc<Mutex<Kernels>>,
+    subnet: Pool,
+    reserved: Option<AddressRange>,
+    idle: Duration,
+    folder: tempfile::TempDir,
+}
+
+struct Node {
+    reader: Arc<Reader>,
+    facts: watch::Sender<Projection>,
+    saved: watch::Sender<Saved>,
+    state: watch::Sender<LogState>,
+    running: Option<Running>,
+}
+
+struct Running {
+    endpoints: EndpointsHandle,
+    tasks: JoinSet<()>,
+}
+
+impl World {
+    pub(crate) async fn new(
+        nodes: usize,
+        pool: Pool,
+        reserved: Option<AddressRange>,
+        idle: Duration,
+    ) -> Self {
+        let mut world = Self {
+            log: Log::new(&pool, reserved),
+            nodes: BTreeMap::new(),
+            kernels: Arc::default(),
+            subnet: pool,
+            reserved,
+            idle,
+            // In memory: what a disk does to a journal is tested elsewhere.
+            folder: tempfile::tempdir_in("/dev/shm").expect("a folder"),
+        };
+        for number in 1..=nodes {
+            world.add(&format!("n{number}").parse().expect("a name"));
+        }
+        world
+    }
+
+    pub(crate) fn names(&self) -> Vec<NodeName> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    fn add(&mut self, name: &NodeName) {
+        let (facts, saved) = (watch::Sender::default(), watch::Sender::default());
+        let (told, on_disk) = (facts.clone(), saved.clone());
+        let reader = Arc::new(Reader::new(Box::new(move |revision, id, event| {
+            told.send_modify(|facts: &mut Projection| {
+                facts.apply(revision, id, event);
+            });
+            on_disk.send_modify(|saved: &mut Saved| saved.revision = revision);
+        })));
+        self.log.add(name, reader.clone());
+        let node = Node {
+            reader,
+            facts,
+            saved,
+            state: watch::Sender::new(LogState::InSync),
+            running: None,
+        };
+        self.nodes.insert(name.clone(), node);
+        self.start(name);
+    }
+
+    fn start(&mut self, name: &NodeName) {
+        self.log.join(name);
+        let journal = self.journal(name);
+        let node = self.nodes.get_mut(name).expect("a node");
+        let (bus, asks) = BusHandle::new();
+        let kernel = watch::Sender::new(Kernel {
+            was_in_sync: true,
+            in_sync: true,
+            ..Kernel::default()
+        });
+        let (endpoints, _) = EndpointsHandle::start(Parts {
+            me: name.clone(),
+            journal: &journal,
+            mtu: MTU,
+            facts: node.facts.subscribe(),
+            kernel: kernel.subscribe(),
+            bus: bus.clone(),
+        })
+        .expect("the journal opens");
+        *lock(&node.reader.endpoints) = Some(endpoints.clone());
+        let mut tasks = JoinSet::new();
+        let (log, reader) = (self.log.clone(), node.reader.clone());
+        tasks.spawn(serve(log, reader, asks));
+        let (kernels, of) = (self.kernels.clone(), name.clone());
+        tasks.spawn(follow(of, endpoints.clone(), kernel, kernels));
+        tasks.spawn(settle::run(
+            endpoints.clone(),
+            bus,
+            name.clone(),
+            node.facts.subscribe(),
+            node.saved.subscribe(),
+            node.state.subscribe(),
+            self.idle,
+        ));
+        node.running = Some(Running { endpoints, tasks });
+    }
+
+    fn journal(&self, name: &NodeName) -> PathBuf {
+        self.folder.path().join(name.as_str())
+    }
+
+    /// Ends netplugin wherever it is, and starts it again.
+    pub(crate) async fn restart(&mut self, name: &NodeName) {
+        let node = self.nodes.get_mut(name).expect("a node");
+        *lock(&node.reader.endpoints) = None;
+        if let Some(Running {
+            endpoints,
+            mut tasks,
+        }) = node.running.take()
+        {
+            tasks.shutdown().await;
+            drop(endpoints);
+        }
+        self.start(name);
+    }
+
+    pub(crate) fn cut(&self, name: &NodeName) {
+        let node = &self.nodes[name];
+        node.reader.cut.store(true, Ordering::SeqCst);
+        let reason = "cut off".to_owned();
+        node.state.send_replace(LogState::Disconnected { reason });
+    }
+
+    pub(crate) fn heal(&self, name: &NodeName) {
+        let node = &self.nodes[name];
+        node.reader.cut.store(false, Ordering::SeqCst);
+        self.log.catch_up(name);
+        node.state.send_replace(LogState::InSync);
+    }
+
+    pub(crate) fn is_cut(&self, name: &NodeName) -> bool {
+        self.nodes[name].reader.is_cut()
+    }
+
+    /// An operator's command; he isn't cut off.
+    async fn operate(&self, command: Command) {
+        let operator = Reader::new(Box::new(|_, _, _| {}));
+        let done = self.log.command(&operator, command).await;
+        done.expect("an operator's command");
+    }
+
+    pub(crate) async fn drain(&self, node: NodeName) {
+        self.operate(Command::NodeDrain(NodeDrain { node })).await;
+    }
+
+    pub(crate) async fn uncordon(&self, node: NodeName) {
+        let command = Command::NodeUncordon(NodeUncordon { node });
+        self.operate(command).await;
+    }
+
+    pub(crate) async fn leave(&self, node: NodeName) {
+        let machine = MachineId(node.to_string());
+        let command = Command::NodeLeave(NodeLeave { node, machine });
+        self.operate(command).await;
+    }
+
+    pub(crate) fn endpoints(&self, name: &NodeName) -> EndpointsHandle {
+        let running = self.nodes[name].running.as_ref();
+        running.expect("it runs").endpoints.clone()
+    }
+
+    pub(crate) async fn attach(
+        &self,
+        name: &NodeName,
+        place: Place,
+        id: EndpointId,
+    ) -> Result<(), AttachError> {
+        let endpoints = self.endpoints(name);
+        let attached = endpoints.attach(Attach {
+            id,
+            tenant: tenant(),
+            network: network(),
+            group: (place == Place::Group).then(group),
+            addresses: vec![],
+            owner: Owner::Docker {
+                network_id: "n".to_owned(),
+            },
+            name: None,
+            aliases: vec![],
+            container: None,
+        });
+        attached.await.map(|_| ())
+    }
+
+    /// Whether the cluster has broken a promise so far: none may.
+    pub(crate) fn must_be_right(&self) {
+        let wrong = &lock(&self.kernels).wrong;
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let mut owners: BTreeMap<IpAddr, (&NodeName, EndpointId)> = BTreeMap::new();
+        for name in self.nodes.keys() {
+            for endpoint in self.endpoints(name).list() {
+                for address in endpoint.addresses {
+                    let id = endpoint.id.clone();
+                    if let Some(other) = owners.insert(address, (name, id.clone())) {
+                        panic!("{address} belongs to {id} on {name} and to {other:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn used(&self) -> BTreeSet<IpAddr> {
+        let all = self.nodes.keys();
+        let all = all.flat_map(|name| self.endpoints(name).list());
+        all.flat_map(|endpoint| endpoint.addresses).collect()
+    }
+
+    /// The free addresses that `asker` can have: of nobody's block, or of a node's that isn't cut
+    /// off; its own alone, when it is cut off itself.
+    pub(crate) fn within_reach(&self, asker: &NodeName, place: Place) -> Vec<IpAddr> {
+        let (used, blocks) = (self.used(), self.log.blocks(asker));
+        let holder = |address: IpAddr| {
+            let around = blocks.iter().filter(|(block, _)| block.contains(&address));
+            around.max_by_key(|(block, _)| block.prefix_len())
+        };
+        let reachable = |address: &IpAddr| match holder(*address) {
+            Some((_, node)) if node == asker => true,
+            _ if self.is_cut(asker) => false,
+            Some((_, node)) => !self.is_cut(node),
+            None => true,
+        };
+        let given_back = self.given_back(asker);
+        let is_given_back =
+            |address: &IpAddr| given_back.iter().any(|block| block.contains(address));
+        let addresses = self.addresses(place).into_iter();
+        let free = addresses.filter(|address| !used.contains(address));
+        free.filter(|it| reachable(it) && !is_given_back(it))
+            .collect()
+    }
+
+    /// What a node that is cut off was about to give back: it can't use that, nor tell anybody.
+    fn given_back(&self, asker: &NodeName) -> Vec<IpNet> {
+        if !self.is_cut(asker) {
+            return vec![];
+        }
+        let snapshots = self.endpoints(asker).snapshots();
+        let ledger = snapshots.borrow().ledger.clone();
+        let usage = ledger.usage(&(tenant(), network())).cloned();
+        let usage = usage.unwrap_or_default();
+        let ceding = usage.ceding.keys().map(|address| IpNet::from(*address));
+        usage.returning.iter().copied().chain(ceding).collect()
+    }
+
+    /// All addresses that endpoints of the network, or of the group, could have.
+    pub(crate) fn addresses(&self, place: Place) -> Vec<IpAddr> {
+        let hosts = self.subnet.subnet.hosts();
+        let hosts = hosts.filter(|address| *address != self.subnet.gateway);
+        let in_range = |address: &IpAddr| {
+            let range = self.subnet.range;
+            range.is_none_or(|it| it.first <= *address && *address <= it.last)
+        };
+        let of_group = |address: &IpAddr| {
+            let range = self.reserved;
+            range.is_some_and(|it| it.first <= *address && *address <= it.last)
+        };
+        let hosts = hosts.filter(in_range);
+        hosts
+            .filter(|address| of_group(address) == (place == Place::Group))
+            .collect()
+    }
+}
+
+/// Carries what a node asks to netmaster and to other nodes.
+async fn serve(log: Log, reader: Arc<Reader>, mut asks: mpsc::Receiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        let (log, reader) = (log.clone(), reader.clone());
+        // Like a request on the bus it goes on when its asker is gone.
+        tokio::spawn(async move {
+            match ask {
+                Ask::Command { command, answer } => {
+                    answer.send(log.command(&reader, command).await).ok();
+                }
+                Ask::Node {
+                    request, answer, ..
+                } => {
+                    answer.send(refuse(&request)).ok();
+                }
+            }
+        });
+    }
+}
+
+fn refuse(request: &NodeRequest) -> Result<NodeReply, AskError> {
+    panic!("no node asks another for {request:?} here")
+}
+
+/// The kernel of a node: it does what the journal says, a moment later.
+async fn follow(
+    name: NodeName,
+    endpoints: EndpointsHandle,
+    kernel: watch::Sender<Kernel>,
+    kernels: Arc<Mutex<Kernels>>,
+) {
+    let mut snapshots = endpoints.snapshots();
+    drop(endpoints);
+    loop {
+        pause(Duration::from_millis(fastrand::u64(..MAX_KERNEL_MS))).await;
+        let snapshot = snapshots.borrow_and_update().clone();
+        let wanted: BTreeMap<IpAddr, EndpointId> = snapshot
+            .endpoints
+            .values()
+            .flat_map(|it| it.addresses.iter().map(|address| (*address, it.id.clone())))
+            .collect();
+        lock(&kernels).change(&name, &wanted);
+        kernel.send_modify(|kernel| kernel.generation = snapshot.generation);
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Kernels {
+    fn change(&mut self, name: &NodeName, wanted: &BTreeMap<IpAddr, EndpointId>) {
+        self.owners
+            .retain(|address, (node, id)| node != name || wanted.get(address) == Some(id));
+        for (address, id) in wanted {
+            let owner = (name.clone(), id.clone());
+            if let Some(before) = self.owners.insert(*address, owner.clone())
+                && before != owner
+            {
+                self.wrong.push(format!(
+                    "{address} of {before:?} is in the kernel of {owner:?}"
+                ));
+            }
+        }
+    }
+}
