@@ -1,9 +1,10 @@
 //! What a cluster costs: `make bench`, or one part with `cargo bench -p chaos-tests --bench cluster --
-//! attach|control|fan-out|memory|path`. What is compared takes turns within each round, and medians are
+//! addresses|attach|control|fan-out|memory|path`. What is compared takes turns within each round, and medians are
 //! compared, so that a machine whose speed drifts doesn't decide.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+mod addresses;
 mod attach;
 mod control;
 mod fan_out;
@@ -16,7 +17,8 @@ use chaos_tests::traffic;
 
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
+    ("addresses", addresses::measure),
     ("attach", attach::measure),
     ("control", control::measure),
     ("fan-out", fan_out::measure),

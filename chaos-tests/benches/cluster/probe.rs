@@ -44,12 +44,12 @@ fn cni(network: &str, numbers: std::ops::Range<u32>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Endpoints that stay.
+/// Endpoints that stay. Prints what each ADD took.
 fn fill(network: &str, numbers: std::ops::Range<u32>) -> anyhow::Result<()> {
     for number in numbers {
         let id = format!("f{number}");
         timed(&["ip", "netns", "add", &id])?;
-        call("ADD", network, &id)?;
+        say(call("ADD", network, &id)?)?;
     }
     Ok(())
 }
