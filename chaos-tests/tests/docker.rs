@@ -285,7 +285,7 @@ fn a_group_with_a_pool_gives_its_containers_addresses_of_it() -> Outcome {
         "{outside:?}"
     );
 
-    // Every address is given out, then the pool says that it is used up.
+    // Every address is given out, also those that the other node has to give up.
     let mut refused = None;
     for n in 0..4 {
         let more = run("node-2", &format!("more{n}"), "")?;
@@ -295,7 +295,7 @@ fn a_group_with_a_pool_gives_its_containers_addresses_of_it() -> Outcome {
         }
     }
     let refused = refused.map(|it| it.stderr).unwrap_or_default();
-    assert!(refused.contains("is used up"), "{refused}");
+    assert!(refused.contains("no free address left"), "{refused}");
 
     let shown = lab.netctl_ok(&["group", "inspect", "db"])?;
     assert!(shown.contains("20.1.1.64-20.1.1.69"), "{shown}");
