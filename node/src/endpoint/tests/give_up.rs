@@ -1,0 +1,367 @@
+//! What this node gives up, by itself or because another node needs addresses.
+
+use bus_schema::command::BlockLease;
+use bus_schema::node::{LogState, Spare};
+use bus_schema::{MachineId, PoolKey};
+
+use super::*;
+use crate::projection::NodeFact;
+use crate::store::Saved;
+
+fn pool() -> PoolKey {
+    PoolKey::of_network(&tenant(), &net())
+}
+
+fn returning(bench: &Bench) -> Vec<String> {
+    let ledger = bench.handle.snapshots().borrow().ledger.clone();
+    let usage = ledger.usage(&key()).cloned().unwrap_or_default();
+    usage.returning.iter().map(ToString::to_string).collect()
+}
+
+impl Bench {
+    async fn commanded(
+        &mut self,
+    ) -> (
+        Command,
+        tokio::sync::oneshot::Sender<Result<Revision, AskError>>,
+    ) {
+        match self.asked().await {
+            Ask::Command { command, answer } => (command, answer),
+            other @ Ask::Node { .. } => panic!("{other:?}"),
+        }
+    }
+
+    async fn leased(
+        &mut self,
+    ) -> (
+        BlockLease,
+        tokio::sync::oneshot::Sender<Result<Revision, AskError>>,
+    ) {
+        match self.commanded().await {
+            (Command::BlockLease(lease), answer) => (lease, answer),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+}
+
+const TWO: [(&str, &str); 2] = [("10.0.0.16/31", "a"), ("10.0.0.32/31", "a")];
+
+#[tokio::test]
+async fn a_block_is_journaled_before_netmaster_is_asked_to_take_it() {
+    let mut bench = Bench::new(&TWO);
+    bench.handle.attach(attach("e1", None)).await.unwrap();
+    let spare = bench.handle.spare(&pool(), false);
+    assert_eq!((spare.in_use, spare.blocks, spare.free), (1, 1, 3));
+    let handle = bench.handle.clone();
+    let returned = tokio::spawn(async move { handle.return_block(pool(), false).await });
+    let (command, answer) = bench.commanded().await;
+    let Command::BlockReturn(command) = command else {
+        panic!("{command:?}")
+    };
+    assert_eq!(command.block.to_string(), TWO[1].0);
+    assert_eq!(returning(&bench), [TWO[1].0]);
+    // A second request waits for the same return.
+    let handle = bench.handle.clone();
+    let mut again = Box::pin(handle.return_block(pool(), false));
+    for _ in 0..2 {
+        assert!(futures::poll!(again.as_mut()).is_pending());
+        // The manager has answered what came before this.
+        bench.handle.settled(Vec::new()).await.unwrap();
+    }
+    let spare = bench.handle.spare(&pool(), false);
+    assert_eq!((spare.in_use, spare.blocks, spare.free), (1, 1, 1));
+    bench.hold(&TWO[..1]);
+    answer.send(Ok(Revision(7))).unwrap();
+    assert_eq!(returned.await.unwrap().unwrap(), Revision(7));
+    again.await.unwrap();
+    assert!(bench.asks.try_recv().is_err(), "it was asked for once");
+    let error = bench.handle.return_block(pool(), false).await.unwrap_err();
+    assert!(
+        matches!(error, AttachError::NothingToGive { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn any_free_address_is_ceded_the_longest_freed_first() {
+    let mut bench = Bench::new(&[("10.0.0.16/30", "a")]);
+    for id in ["e1", "e2", "e3", "e4"] {
+        bench.handle.attach(attach(id, None)).await.unwrap();
+    }
+    for id in ["e3", "e2"] {
+        bench.handle.detach(&attach(id, None).id).await.unwrap();
+        let freed = now();
+        while now() == freed {
+            tokio::task::yield_now().await;
+        }
+    }
+    for (address, to) in [("10.0.0.18", "b"), ("10.0.0.17", "c")] {
+        let handle = bench.handle.clone();
+        let ceded = tokio::spawn(async move { handle.cede_any(pool(), false, node(to)).await });
+        let (command, answer) = loop {
+            match bench.commanded().await {
+                // The attaches asked for a block ahead.
+                (Command::BlockLease(lease), _) if lease.ahead => {}
+                (Command::BlockCede(command), answer) => break (command, answer),
+                (other, _) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((command.address, command.to), (ip(address), node(to)));
+        answer.send(Ok(Revision(9))).unwrap();
+        assert_eq!(ceded.await.unwrap().unwrap(), Revision(9));
+    }
+    let none = bench.handle.cede_any(pool(), false, node("d")).await;
+    assert!(matches!(none, Err(AttachError::NothingToGive { .. })));
+    let itself = bench.handle.cede_any(pool(), false, node("a")).await;
+    assert!(matches!(itself, Err(AttachError::NothingToGive { .. })));
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
+    for by_name in [false, true] {
+        let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
+        bench.handle.attach(attach("e1", None)).await.unwrap();
+        let (ahead, _) = bench.leased().await;
+        assert!(ahead.ahead);
+        bench.kernel.send_modify(|kernel| kernel.generation = 0);
+        let generation = bench.handle.start_detach(&attach("e1", None).id).await;
+        let generation = generation.unwrap();
+        let handle = bench.handle.clone();
+        let ceded = tokio::spawn(async move {
+            match by_name {
+                true => handle.cede(ceding("10.0.0.16", "b", false)).await,
+                false => handle.cede_any(pool(), false, node("b")).await.map(drop),
+            }
+        });
+        let mut snapshots = bench.handle.snapshots();
+        let journaled = snapshots.wait_for(|it| {
+            let usage = it.ledger.usage(&key());
+            usage.is_some_and(|usage| usage.ceding.contains_key(&ip("10.0.0.16")))
+        });
+        journaled.await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(bench.asks.try_recv().is_err(), "the kernel still has it");
+        bench
+            .kernel
+            .send_modify(|kernel| kernel.generation = generation);
+        let (_, answer) = bench.commanded().await;
+        answer.send(Ok(Revision(9))).unwrap();
+        ceded.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_kernel_keeps_what_had_it_nothing_is_asked_and_the_error_says_so() {
+    let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
+    bench.kernel.send_modify(|kernel| kernel.generation = 0);
+    let error = bench.handle.cede_any(pool(), false, node("b")).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("hasn't dropped yet"), "{error}");
+    assert!(bench.asks.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_journal_gives_up_nothing() {
+    let bench = Bench::new(&TWO);
+    bench.handle.restored(vec![Record::Incomplete]).await;
+    let spare = bench.handle.spare(&pool(), false);
+    let nothing = Spare {
+        addresses: 4,
+        ..Spare::default()
+    };
+    assert_eq!(spare, nothing);
+    let block = "10.0.0.16/31".parse().unwrap();
+    for refused in [
+        bench.handle.return_block(pool(), false).await.map(drop),
+        bench
+            .handle
+            .cede_any(pool(), false, node("b"))
+            .await
+            .map(drop),
+        bench.handle.start_return(key(), block).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(AttachError::Incomplete)));
+    }
+    assert!(returning(&bench).is_empty());
+}
+
+/// `settle` with this node in sync.
+fn settling(bench: &Bench, idle: Duration) -> tokio_util::task::AbortOnDropHandle<()> {
+    let (handle, facts) = (bench.handle.clone(), bench.facts.subscribe());
+    let bus = handle.bus.clone();
+    tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        let saved = Saved {
+            revision: Revision(u64::MAX),
+            ..Saved::default()
+        };
+        let (_saved, saved) = watch::channel(saved);
+        let (_log, log) = watch::channel(LogState::InSync);
+        settle::run(handle, bus, node("a"), facts, saved, log, idle).await;
+    }))
+}
+
+#[tokio::test]
+async fn an_idle_block_is_returned_and_a_used_one_stays() {
+    let mut bench = Bench::new(&TWO);
+    bench.handle.attach(attach("e1", None)).await.unwrap();
+    let _settling = settling(&bench, Duration::from_millis(50));
+    let (command, answer) = bench.commanded().await;
+    let Command::BlockReturn(command) = command else {
+        panic!("{command:?}")
+    };
+    assert_eq!(command.block.to_string(), TWO[1].0);
+    bench.hold(&TWO[..1]);
+    answer.send(Ok(Revision(2))).unwrap();
+    let mut snapshots = bench.handle.snapshots();
+    let ended = snapshots.wait_for(|it| {
+        let usage = it.ledger.usage(&key());
+        usage.is_none_or(|usage| usage.returning.is_empty())
+    });
+    ended.await.unwrap();
+    assert!(bench.asks.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_was_journaled_before_a_kill_is_asked_for_after_the_start() {
+    let bench = Bench::new(&TWO);
+    bench
+        .handle
+        .start_return(key(), TWO[1].0.parse().unwrap())
+        .await
+        .unwrap();
+    let mut bench = bench.again(&TWO);
+    let attached = bench.handle.attach(attach("e1", None)).await.unwrap();
+    assert_eq!(attached.endpoint.addresses, [ip("10.0.0.16")]);
+    let _settling = settling(&bench, Duration::from_secs(60));
+    // The block ahead, and the return.
+    for _ in 0..2 {
+        let (command, answer) = bench.commanded().await;
+        match command {
+            Command::BlockReturn(command) => assert_eq!(command.block.to_string(), TWO[1].0),
+            Command::BlockLease(lease) => assert!(lease.ahead),
+            other => panic!("{other:?}"),
+        }
+        answer
+            .send(Err(AskError::Unreachable("no answer".to_owned())))
+            .unwrap();
+    }
+    assert_eq!(returning(&bench), [TWO[1].0]);
+}
+
+#[tokio::test]
+async fn a_drained_node_returns_at_once_but_not_while_it_asks_for_a_block() {
+    let mut bench = Bench::new(&[]);
+    bench.facts.send_modify(|facts| {
+        let mut fact = NodeFact::new(MachineId("m".to_owned()), ip("198.18.0.1"));
+        fact.drained = true;
+        facts.nodes.insert(node("a"), fact);
+    });
+    let _settling = settling(&bench, Duration::from_secs(3600));
+    let handle = bench.handle.clone();
+    let promise = Reserve {
+        claim: Claim::Promise,
+        ..reserve(None)
+    };
+    let promised = tokio::spawn(async move { handle.reserve(promise).await });
+    let (_, answer) = bench.leased().await;
+    bench.hold(&TWO);
+    answer.send(Ok(Revision(1))).unwrap();
+    let address = promised.await.unwrap().unwrap();
+    assert_eq!(address, ip("10.0.0.16"));
+    // Only then the other block goes, and no block ahead is asked for.
+    let (command, _answer) = bench.commanded().await;
+    let Command::BlockReturn(command) = command else {
+        panic!("{command:?}")
+    };
+    assert_eq!(command.block.to_string(), TWO[1].0);
+}
+
+#[tokio::test]
+async fn netmaster_is_asked_as_long_as_it_gives_something() {
+    let mut bench = Bench::new(&[]);
+    let handle = bench.handle.clone();
+    let attaching = tokio::spawn(async move { handle.attach(attach("e1", None)).await });
+    for _ in 0..6 {
+        let (lease, answer) = bench.leased().await;
+        assert!(!lease.ahead);
+        // Nothing but the gateway.
+        bench.hold(&[("10.0.0.0/31", "a")]);
+        answer.send(Ok(Revision(1))).unwrap();
+    }
+    let (_, answer) = bench.leased().await;
+    bench.hold(&BLOCK);
+    answer.send(Ok(Revision(1))).unwrap();
+    attaching.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_bothered_while_an_address_freed_a_moment_ago_is_left() {
+    let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
+    bench.handle.attach(attach("e1", None)).await.unwrap();
+    let exhausted = || {
+        rejected(Rejection::PoolExhausted {
+            tenant: tenant(),
+            network: net(),
+            subnet: "10.0.0.0/24".parse().unwrap(),
+            holders: Box::default(),
+        })
+    };
+    let (lease, answer) = bench.leased().await;
+    assert!(lease.ahead, "half of what it has is taken");
+    answer.send(Err(exhausted())).unwrap();
+    bench.handle.detach(&attach("e1", None).id).await.unwrap();
+
+    let handle = bench.handle.clone();
+    let attaching = tokio::spawn(async move { handle.attach(attach("e2", None)).await });
+    let (lease, answer) = bench.leased().await;
+    assert!(lease.ahead);
+    answer.send(Err(exhausted())).unwrap();
+    let attached = attaching.await.unwrap().unwrap();
+    assert_eq!(attached.endpoint.addresses, [ip("10.0.0.16")]);
+
+    let (lease, answer) = bench.leased().await;
+    assert!(lease.ahead);
+    answer.send(Err(exhausted())).unwrap();
+    let handle = bench.handle.clone();
+    let attaching = tokio::spawn(async move { handle.attach(attach("e3", None)).await });
+    let (lease, answer) = bench.leased().await;
+    assert!(!lease.ahead, "nothing is left: other nodes are asked");
+    answer.send(Err(exhausted())).unwrap();
+    let error = attaching.await.unwrap().unwrap_err();
+    assert!(matches!(error, AttachError::Rejected(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_ceded_address_waits_for_who_named_it_and_then_serves_anybody() {
+    let mut bench = Bench::new(&[("10.0.0.16/28", "b")]);
+    let held = [("10.0.0.16/28", "b"), ("10.0.0.20/32", "a")];
+    let handle = bench.handle.clone();
+    let named =
+        tokio::spawn(async move { handle.attach(attach("named", Some("10.0.0.20"))).await });
+    let (_, answer) = bench.leased().await;
+    bench.hold(&held);
+    let handle = bench.handle.clone();
+    let any = tokio::spawn(async move { handle.attach(attach("any", None)).await });
+    // It doesn't get the address that is asked for, nor is that given up.
+    assert_eq!(bench.handle.spare(&pool(), false).free, 0);
+    let taken = bench.handle.cede(ceding("10.0.0.20", "c", false)).await;
+    assert!(matches!(taken, Err(AttachError::AddressInUse(..))));
+    answer.send(Ok(Revision(1))).unwrap();
+    let attached = named.await.unwrap().unwrap();
+    assert_eq!(attached.endpoint.addresses, [ip("10.0.0.20")]);
+    let (_, answer) = bench.leased().await;
+    bench
+        .handle
+        .detach(&attach("named", None).id)
+        .await
+        .unwrap();
+    let exhausted = Rejection::PoolExhausted {
+        tenant: tenant(),
+        network: net(),
+        subnet: "10.0.0.0/24".parse().unwrap(),
+        holders: Box::default(),
+    };
+    answer.send(Err(rejected(exhausted))).unwrap();
+    let attached = any.await.unwrap().unwrap();
+    assert_eq!(attached.endpoint.addresses, [ip("10.0.0.20")]);
+}
