@@ -113,6 +113,25 @@ pub enum LogState {
     Refused {
         reason: String,
     },
+    /// It was removed from the cluster, and stays out until its netplugin is started again. It
+    /// follows the log meanwhile, and publishes nothing.
+    Removed,
+}
+
+impl LogState {
+    /// Why a node that was removed does nothing for anybody.
+    pub const REMOVED: &str =
+        "this node was removed from the cluster: restart its netplugin to have it join again";
+
+    /// Whether the node has read the log to its end: what it doesn't know doesn't exist.
+    pub fn has_read_log(&self) -> bool {
+        matches!(self, Self::InSync | Self::Removed)
+    }
+
+    /// Whether the node is no member, so that it speaks for nobody.
+    pub fn is_outside(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Removed)
+    }
 }
 
 /// The Docker engine beside a node.

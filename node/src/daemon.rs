@@ -41,7 +41,7 @@ use crate::endpoint::{
 };
 use crate::healing::Healings;
 use crate::inquiry::{self, Inquiry};
-use crate::local::{self, Api};
+use crate::local::{self, Api, Leaving};
 use crate::metrics;
 use crate::outer_drops::OuterDrops;
 use crate::projection::{EndpointsView, Projection};
@@ -222,7 +222,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     })?;
     let api = Api {
         endpoints: endpoints.clone(),
-        farewell: farewell.clone(),
+        leaving: Leaving {
+            me: me.node.clone(),
+            farewell: farewell.clone(),
+            endpoints: endpoints.clone(),
+            facts: facts.subscribe(),
+        },
         status: status_rx.clone(),
         cni: Cni {
             endpoints: endpoints.clone(),

@@ -14,8 +14,8 @@ use node::datapath::DatapathError;
 use node::dns;
 use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
-use node::local::Detach;
 use node::local::client::{ClientError, ask};
+use node::local::{Detach, Left};
 use node::{store, underlay};
 use telemetry::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,8 +46,9 @@ enum Command {
     Attach(AttachArgs),
     /// Take an endpoint away
     Detach(DetachArgs),
-    /// Say goodbye before this node is taken away: other nodes forget its containers' names at
-    /// once, until netplugin starts again. What runs and what is forwarded goes on.
+    /// Leave the cluster before this node is taken away, until netplugin starts again: it takes no
+    /// new endpoints, returns the addresses that nobody uses, and its containers' names are
+    /// forgotten at once. What runs and what is forwarded goes on.
     Leave(Where),
     /// Say how the daemon is, as JSON
     Status(Where),
@@ -197,7 +198,7 @@ fn main() -> ExitCode {
             let body = Detach { id: args.id };
             client(&args.at, "POST", "/v1/detach", Some(&body))
         }
-        Command::Leave(at) => client::<Detach>(&at, "POST", "/v1/leave", None),
+        Command::Leave(at) => leave(&at),
         Command::SwarmPlugin(args) => in_runtime(swarm_plugin(args)),
         Command::Status(at) => client::<Detach>(&at, "GET", "/v1/status", None),
     }
@@ -388,15 +389,35 @@ fn attach(args: AttachArgs) -> ExitCode {
     client(&args.at, "POST", "/v1/attach", Some(&body))
 }
 
+/// Prints what the node still has after it left.
+fn leave(at: &Where) -> ExitCode {
+    match ask::<Detach>(&at.run_dir, "POST", "/v1/leave", None) {
+        Ok(text) => {
+            let left = serde_json::from_str::<Left>(&text);
+            // A netplugin that wasn't restarted after an upgrade answers nothing.
+            say(&left.map_or(text, |left| left.to_string()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => refused(&error),
+    }
+}
+
 fn client<T: serde::Serialize>(at: &Where, method: &str, path: &str, body: Option<&T>) -> ExitCode {
     match ask(&at.run_dir, method, path, body) {
         Ok(text) => {
             say(&text);
             ExitCode::SUCCESS
         }
-        Err(error @ ClientError::Unreachable { .. }) => fail(UNREACHABLE, &error.to_string()),
-        Err(error @ ClientError::Refused(_)) => fail(1, &error.to_string()),
+        Err(error) => refused(&error),
     }
+}
+
+fn refused(error: &ClientError) -> ExitCode {
+    let code = match error {
+        ClientError::Unreachable { .. } => UNREACHABLE,
+        ClientError::Refused(_) => 1,
+    };
+    fail(code, &error.to_string())
 }
 
 fn say(text: &str) {

@@ -127,6 +127,7 @@ fn log_alarm(log: &LogState) -> Option<Alarm> {
     match log {
         LogState::Foreign { reason } => Some(wrong("foreign-log", reason)),
         LogState::Refused { reason } => Some(wrong("node-refused", reason)),
+        LogState::Removed => Some(wrong("node-removed", LogState::REMOVED)),
         LogState::CatchingUp | LogState::InSync | LogState::Disconnected { .. } => None,
     }
 }

@@ -32,7 +32,7 @@ pub async fn keep(
         let projection = facts.borrow_and_update().clone();
         let own = Own::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
         let state = log.borrow_and_update().clone();
-        let reads = matches!(state, LogState::CatchingUp | LogState::InSync);
+        let reads = state == LogState::CatchingUp || state.has_read_log();
         let left = BUS_ANSWERS.saturating_sub(begin.elapsed());
         is_open &= state == connecting && !left.is_zero();
         view.send_modify(|view| {

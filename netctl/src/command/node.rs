@@ -215,6 +215,7 @@ pub(super) fn log(state: &LogState) -> &'static str {
         LogState::Disconnected { .. } => "disconnected",
         LogState::Foreign { .. } => "foreign",
         LogState::Refused { .. } => "refused",
+        LogState::Removed => "removed",
     }
 }
 

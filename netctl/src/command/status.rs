@@ -216,6 +216,7 @@ fn lag(status: &NodeStatus, revision: Revision) -> Option<String> {
         LogState::Disconnected { reason } => Some(format!("it lost the bus: {reason}")),
         LogState::Foreign { reason } => Some(format!("it doesn't follow this log: {reason}")),
         LogState::Refused { reason } => Some(format!("it isn't let in: {reason}")),
+        LogState::Removed => Some(LogState::REMOVED.to_owned()),
     };
     let engine = || {
         let engine = status.engine.as_ref()?;

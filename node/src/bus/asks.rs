@@ -80,6 +80,7 @@ fn ready(
         LogState::InSync | LogState::CatchingUp => None,
         LogState::Disconnected { reason } => Some(reason.clone()),
         LogState::Foreign { reason } | LogState::Refused { reason } => Some(reason.clone()),
+        LogState::Removed => Some(LogState::REMOVED.to_owned()),
     };
     match (client.borrow().clone(), reason) {
         (Some(client), None) => Ok(client),

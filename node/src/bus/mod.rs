@@ -121,6 +121,7 @@ pub async fn run(parts: Parts) {
         healing: parts.healings,
         accept: accepted,
         published: parts.published,
+        joined: false,
     };
     loop {
         one_session(&mut session, &client, &mut linked).await;

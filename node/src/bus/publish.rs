@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::{self, consumer::AckPolicy, consumer::DeliverPolicy, consumer::pull};
+use bus_schema::node::LogState;
 use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, codec, subject};
 use futures::StreamExt;
 use tokio::sync::watch;
@@ -162,6 +163,7 @@ pub(super) struct Publisher<'a> {
     pub endpoints: &'a EndpointsHandle,
     pub facts: watch::Receiver<Projection>,
     pub farewell: &'a Farewell,
+    pub log: watch::Receiver<LogState>,
     pub healing: &'a Healings,
     pub published: &'a watch::Sender<Published>,
 }
@@ -177,6 +179,7 @@ pub(super) async fn publish(
         endpoints,
         facts,
         farewell,
+        mut log,
         healing,
         published,
     } = publisher;
@@ -196,7 +199,8 @@ pub(super) async fn publish(
     // What a former life left on the bus is looked at once.
     let mut due: BTreeSet<EndpointId> = on_bus.keys().cloned().collect();
     loop {
-        let left = *leaving.borrow_and_update();
+        let removed = *log.borrow_and_update() == LogState::Removed;
+        let left = *leaving.borrow_and_update() || removed;
         let own = Own::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
         let own = if left { Own::default() } else { own };
         due.extend(said.changes(&own));
@@ -217,7 +221,7 @@ pub(super) async fn publish(
         published.send_replace(Published::all(own, left));
         healed.borrow_and_update();
         let applied = facts.borrow().applied;
-        if let Err(error) = say_healed(context, &me.node, healing, applied).await {
+        if !removed && let Err(error) = say_healed(context, &me.node, healing, applied).await {
             return error;
         }
         if left {
@@ -227,6 +231,7 @@ pub(super) async fn publish(
             changed = snapshots.changed() => changed.is_err(),
             changed = kernel.wait_for(|kernel| !left && !said.is_closed_as(kernel)) => changed.is_err(),
             changed = leaving.changed() => changed.is_err(),
+            changed = log.changed() => changed.is_err(),
             changed = healed.changed() => changed.is_err(),
         };
         if closed {

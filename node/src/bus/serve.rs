@@ -1,5 +1,6 @@
 //! What others ask of this node: `contiv.node.<me>.…`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::projection::Projection;
 
 /// Netmaster waits five seconds for a drain.
 const DRAIN: Duration = Duration::from_secs(4);
+/// Netmaster waits four seconds for the answer.
+const NODE_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests worked on at once.
 const AT_ONCE: usize = 64;
 const RETRY: Duration = Duration::from_secs(1);
@@ -47,16 +50,15 @@ pub(super) struct Accept {
 }
 
 impl Service {
-    /// Answers for ever, except while the name is another machine's.
+    /// Answers for ever, except while this node is no member and its name may be another machine's.
     pub(super) async fn run(self, client: Client) {
         let mut log = self.log.clone();
-        let refused = |log: &LogState| matches!(log, LogState::Refused { .. });
         loop {
             tokio::select! {
                 () = self.serve(&client) => {}
-                _ = log.wait_for(refused) => {}
+                _ = log.wait_for(LogState::is_outside) => {}
             }
-            if log.wait_for(|log| !refused(log)).await.is_err() {
+            if log.wait_for(|log| !log.is_outside()).await.is_err() {
                 return;
             }
         }
@@ -151,9 +153,7 @@ impl Service {
             NodeRequest::CedeAny { pool, v6, to } => {
                 gave_up(self.endpoints.cede_any(pool, v6, to).await)
             }
-            NodeRequest::DrainNode { .. } => NodeReply::Refused {
-                reason: "not built yet".to_owned(),
-            },
+            NodeRequest::DrainNode { revision } => self.drain_node(revision).await,
             NodeRequest::AcceptLog { cluster } => self.accept(cluster).await,
         }
     }
@@ -202,6 +202,54 @@ impl Service {
             Err(_) => NodeReply::Refused {
                 reason: "its blocks aren't returned yet".to_owned(),
             },
+        }
+    }
+
+    /// Waits for the revision, then names the endpoints that run here, or waits until no block is left;
+    /// returning them is [`settle`](crate::endpoint::settle)'s.
+    async fn drain_node(&self, revision: Revision) -> NodeReply {
+        let until = Instant::now() + NODE_DRAIN_TIMEOUT;
+        let refused = |reason| NodeReply::Refused { reason };
+        if let Err(reason) = self.reach(revision, until).await {
+            return refused(reason);
+        }
+        // Whoever was let in before that revision was applied is in the journal behind this.
+        if let Err(error) = self.endpoints.settled(Vec::new()).await {
+            return refused(error.to_string());
+        }
+        let endpoints = self.users(|_| true);
+        if !endpoints.is_empty() {
+            return NodeReply::InUse { endpoints };
+        }
+        let mut facts = self.facts.clone();
+        let returned = facts.wait_for(|facts| facts.blocks_of(&self.me) == 0);
+        match tokio::time::timeout_at(until, returned).await {
+            Ok(_) => NodeReply::Done,
+            Err(_) => refused(self.keeps_blocks()),
+        }
+    }
+
+    /// Why the node holds blocks although no endpoint runs here.
+    fn keeps_blocks(&self) -> String {
+        let list = |all: Vec<(TenantName, NetworkName, IpAddr)>| {
+            let all = all.into_iter();
+            let all: Vec<String> = all
+                .map(|(tenant, network, address)| format!("{address} of {tenant}:{network}"))
+                .collect();
+            all.join(", ")
+        };
+        let (reserved, promised) = (self.endpoints.reserved(), self.endpoints.promised());
+        match (reserved.is_empty(), promised.is_empty()) {
+            (false, _) => format!(
+                "its container engine has reserved {} for containers that start; `netctl node cleanup {}` returns what was left over",
+                list(reserved),
+                self.me
+            ),
+            (true, false) => format!(
+                "it manages a swarm and promised {} to tasks; demote it first (`docker node demote`)",
+                list(promised)
+            ),
+            (true, true) => "its blocks aren't returned yet".to_owned(),
         }
     }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::{self, context::GetStreamErrorKind};
-use bus_schema::command::NodeJoin;
+use bus_schema::command::{NodeJoin, NodeLeave};
 use bus_schema::node::LogState;
-use bus_schema::{ClusterId, Command, MachineId, NodeName, subject};
+use bus_schema::{ClusterId, Command, MachineId, NodeName, Revision, subject};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::connection::{pause, refusal};
@@ -50,6 +50,9 @@ pub(super) struct Session {
     pub healing: Healings,
     pub accept: mpsc::Receiver<Accept>,
     pub published: watch::Sender<Published>,
+    /// Netmaster let this node in since the process began. It isn't asked again: a node that was
+    /// removed meanwhile stays out.
+    pub joined: bool,
 }
 
 impl Session {
@@ -81,10 +84,17 @@ impl Session {
             (Verdict::Ours, Some(stream), Some(log)) => {
                 // The log can be read, whatever netmaster says: what isn't known yet may be in it.
                 self.say(LogState::CatchingUp);
-                self.join(client, &known).await?;
+                let mut end = log.end;
+                if !self.joined
+                    && let Some(joined) = self.join(client, &known).await?
+                {
+                    self.joined = true;
+                    // Behind it this node is a member.
+                    end = end.max(joined);
+                }
                 // Asked for while the log was foreign, which it isn't any more.
                 while self.accept.try_recv().is_ok() {}
-                self.work(&context, &stream, log.end).await
+                self.work(client, &context, &stream, end).await
             }
             (Verdict::Foreign(reason), _, log) => {
                 let cluster = log.and_then(|log| log.cluster);
@@ -98,24 +108,29 @@ impl Session {
         }
     }
 
-    /// Becomes a member, or stays one. A member goes on without an answer.
-    async fn join(&self, client: &Client, known: &Projection) -> Result<(), FeedError> {
+    /// Becomes a member, or stays one: the revision at which it is. A member goes on without an
+    /// answer, unless it had left: it takes endpoints again when netmaster has let it in.
+    async fn join(
+        &self,
+        client: &Client,
+        known: &Projection,
+    ) -> Result<Option<Revision>, FeedError> {
         let fact = known.nodes.get(&self.me.node);
-        let is_member =
-            fact.is_some_and(|it| it.machine == self.me.machine && it.vtep == self.me.vtep);
+        let is_member = fact
+            .is_some_and(|it| it.machine == self.me.machine && it.vtep == self.me.vtep && !it.left);
         let command = Command::NodeJoin(NodeJoin {
             node: self.me.node.clone(),
             machine: self.me.machine.clone(),
             vtep: self.me.vtep,
         });
         match asks::ask_command(client, command, known.applied).await {
-            Ok(_) => Ok(()),
+            Ok(revision) => Ok(Some(revision)),
             Err(AskError::Unreachable(reason)) if is_member => {
                 tracing::warn!(
                     reason,
                     "netmaster doesn't answer; following the log as a member"
                 );
-                Ok(())
+                Ok(None)
             }
             Err(AskError::Unreachable(reason)) => {
                 let reason = format!("can't join the cluster: {reason}");
@@ -134,40 +149,84 @@ impl Session {
 
     async fn work(
         &self,
+        client: &Client,
         context: &jetstream::Context,
         stream: &jetstream::stream::Stream,
-        end: bus_schema::Revision,
+        end: Revision,
     ) -> Result<Infallible, FeedError> {
-        let (in_sync, reached) = oneshot::channel();
+        let has_read = watch::Sender::new(false);
         let caught_up = || {
-            self.say(LogState::InSync);
-            // The other end waits as long as this session lives.
-            in_sync.send(()).ok();
+            if self.is_member() {
+                self.say(LogState::InSync);
+            }
+            has_read.send_replace(true);
         };
         let error = tokio::select! {
             error = feed::run(stream, &self.facts, end, caught_up) => error,
-            never = self.keep_told(context) => match never {},
-            error = self.removed(reached) => error,
+            never = self.keep_told(context, &has_read) => match never {},
+            error = self.removed(has_read.subscribe()) => error,
+            never = self.leave(client) => match never {},
         };
         Err(error)
     }
 
+    fn is_member(&self) -> bool {
+        is_member(&self.facts.snapshot(), &self.me)
+    }
+
+    /// Says in the log that this node leaves, when its operator asks for it.
+    async fn leave(&self, client: &Client) -> Infallible {
+        self.farewell.asked().wait_for(|asked| *asked).await.ok();
+        let command = Command::NodeLeave(NodeLeave {
+            node: self.me.node.clone(),
+            machine: self.me.machine.clone(),
+        });
+        while !self.farewell.is_logged() {
+            let applied = self.facts.snapshot().applied;
+            match asks::ask_command(client, command.clone(), applied).await {
+                Ok(_) => self.farewell.decided(Ok(())),
+                Err(AskError::Rejected { rejection, .. }) => {
+                    self.farewell.decided(Err(rejection.to_string()));
+                    break;
+                }
+                Err(AskError::Unreachable(reason)) => {
+                    tracing::warn!(reason, "netmaster doesn't know yet that this node leaves");
+                    pause(TELL_AGAIN).await;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Reads and publishes endpoints; trouble with them doesn't stop this node from following the
     /// log.
-    async fn keep_told(&self, context: &jetstream::Context) -> Infallible {
+    async fn keep_told(
+        &self,
+        context: &jetstream::Context,
+        has_read: &watch::Sender<bool>,
+    ) -> Infallible {
         self.published.send_replace(Published::unknown(None));
         loop {
-            let error = self.told(context).await.to_string();
+            let error = self.told(context, has_read.subscribe()).await.to_string();
             tracing::warn!("{error}; trying again");
             self.published.send_replace(Published::unknown(Some(error)));
             pause(TELL_AGAIN).await;
         }
     }
 
-    async fn told(&self, context: &jetstream::Context) -> FeedError {
+    /// Publishes when the log is read: before, this node may have been removed, and its name be
+    /// another machine's.
+    async fn told(
+        &self,
+        context: &jetstream::Context,
+        mut has_read: watch::Receiver<bool>,
+    ) -> FeedError {
         let (mine, on_bus) = oneshot::channel();
         let reader = publish::read(context, &self.me.node, &self.view, mine);
         let writer = async {
+            if has_read.wait_for(|read| *read).await.is_err() || self.is_anothers_name() {
+                return std::future::pending().await;
+            }
             let Ok(on_bus) = on_bus.await else {
                 return FeedError::endpoints("it ended");
             };
@@ -178,6 +237,7 @@ impl Session {
                 endpoints: &self.endpoints,
                 facts: self.facts.subscribe(),
                 farewell: &self.farewell,
+                log: self.log.subscribe(),
                 healing: &self.healing,
                 published: &self.published,
             };
@@ -189,16 +249,27 @@ impl Session {
         }
     }
 
-    /// Resolves when the log, once caught up, doesn't know this node: it joins again then.
-    async fn removed(&self, reached: oneshot::Receiver<()>) -> FeedError {
-        if reached.await.is_err() {
+    fn is_anothers_name(&self) -> bool {
+        let facts = self.facts.snapshot();
+        let named = facts.nodes.get(&self.me.node);
+        named.is_some_and(|fact| fact.machine != self.me.machine)
+    }
+
+    /// Waits until the log, once read, doesn't know this node. It stays out, if it was let in since the
+    /// process began; else this session ends, and the next one joins.
+    async fn removed(&self, mut has_read: watch::Receiver<bool>) -> FeedError {
+        if has_read.wait_for(|read| *read).await.is_err() {
             return FeedError::read("the feed ended");
         }
         let mut facts = self.facts.subscribe();
-        let gone = facts.wait_for(|facts| !facts.nodes.contains_key(&self.me.node));
+        let gone = facts.wait_for(|facts| !is_member(facts, &self.me));
         gone.await.ok();
+        if self.joined {
+            self.say(LogState::Removed);
+            return std::future::pending().await;
+        }
         FeedError::read(format!(
-            "node {} was removed from the cluster; it joins again",
+            "node {} isn't a member of the cluster yet; it joins",
             self.me.node
         ))
     }
@@ -225,6 +296,7 @@ impl Session {
             Some(cluster) if cluster == accepted => {
                 let forgotten = self.facts.reset().await;
                 if forgotten.is_ok() {
+                    self.joined = false;
                     tracing::warn!(%cluster, "accepted the log; starting from its first event");
                 }
                 forgotten.map_err(|error| {
@@ -250,10 +322,15 @@ impl Session {
     }
 }
 
-/// Tells everybody, and the operator once.
+fn is_member(facts: &Projection, me: &Identity) -> bool {
+    let fact = facts.nodes.get(&me.node);
+    fact.is_some_and(|fact| fact.machine == me.machine)
+}
+
+/// Tells everybody, and the operator once. A node that was removed stays so, also without the bus.
 pub(super) fn say(log: &watch::Sender<LogState>, state: LogState) {
     log.send_if_modified(|known| {
-        if *known == state {
+        if *known == state || *known == LogState::Removed {
             return false;
         }
         match &state {
@@ -262,6 +339,7 @@ pub(super) fn say(log: &watch::Sender<LogState>, state: LogState) {
             LogState::Disconnected { reason } => tracing::warn!("{reason}"),
             LogState::Foreign { reason } => tracing::error!("foreign log: {reason}"),
             LogState::Refused { reason } => tracing::error!("not a member: {reason}"),
+            LogState::Removed => tracing::error!("{}", LogState::REMOVED),
         }
         *known = state;
         true

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::Client;
-use bus_schema::node::{LogState, NodeStatus, STATUS_EVERY_MS};
+use bus_schema::node::{NodeStatus, STATUS_EVERY_MS};
 use bus_schema::{codec, subject};
 use tokio::sync::watch;
 
@@ -13,7 +13,7 @@ use crate::endpoint::now;
 /// Changes closer together than this are told as one.
 const COALESCE: Duration = Duration::from_millis(20);
 
-/// Publishes while connected; a node that was refused is silent, since its name is another's.
+/// Publishes while connected; a node that isn't a member is silent, since its name may be another's.
 pub(super) async fn publish(
     client: Client,
     mut status: watch::Receiver<NodeStatus>,
@@ -21,8 +21,7 @@ pub(super) async fn publish(
 ) {
     loop {
         let due = stamped(status.borrow_and_update().clone());
-        let refused = matches!(due.log, LogState::Refused { .. });
-        if link.borrow().trouble.is_none() && !refused {
+        if link.borrow().trouble.is_none() && !due.log.is_outside() {
             let to = subject::of_status(&due.node);
             let sent = client.publish(to, codec::to_bytes(&due).into()).await;
             if let Err(error) = sent {

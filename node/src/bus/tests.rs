@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 mod join;
+mod membership;
 mod streams;
 
 use super::*;
@@ -214,6 +215,7 @@ struct Node {
     folded: Facts,
     healings: Healings,
     published: watch::Sender<Published>,
+    farewell: Farewell,
     _kernel: watch::Sender<Kernel>,
     _status: watch::Sender<NodeStatus>,
     _folder: tempfile::TempDir,
@@ -270,6 +272,7 @@ impl Node {
             at: None,
         });
         let published = watch::Sender::new(Published::default());
+        let farewell = Farewell::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(run(Parts {
             url,
@@ -278,7 +281,7 @@ impl Node {
             view,
             log,
             endpoints: endpoints.clone(),
-            farewell: Farewell::default(),
+            farewell: farewell.clone(),
             healings: healings.clone(),
             questions: mpsc::channel(1).0,
             status: status_rx,
@@ -293,6 +296,7 @@ impl Node {
             folded: facts,
             healings,
             published,
+            farewell,
             _kernel: kernel,
             _status: status,
             _folder: folder,

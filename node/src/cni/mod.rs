@@ -170,7 +170,13 @@ impl Cni {
             LogState::Foreign { reason } | LogState::Refused { reason } => {
                 return Err(unavailable(reason.clone()));
             }
+            LogState::Removed => return Err(unavailable(LogState::REMOVED.to_owned())),
             LogState::CatchingUp | LogState::InSync | LogState::Disconnected { .. } => {}
+        }
+        if let Err(error @ (AttachError::Drained(_) | AttachError::Left(_))) =
+            self.endpoints.must_take_endpoints()
+        {
+            return Err(unavailable(error.to_string()));
         }
         let facts = self.facts.borrow();
         if facts.cluster.is_none() {
@@ -283,6 +289,9 @@ impl Cni {
             | AttachError::Unreachable { .. }
             | AttachError::NothingToGive { .. }
             | AttachError::NotGivenUp { .. }
+            | AttachError::Drained(_)
+            | AttachError::Left(_)
+            | AttachError::Removed(_)
             | AttachError::Incomplete => Failure::try_again(details),
             AttachError::Rejected(_) => Failure::config(details),
             AttachError::AddressInUse(..)

@@ -195,7 +195,7 @@ impl Core {
                 next_look = Instant::now() + resync;
             }
             self.step(&state, &projection, &snapshot).await;
-            self.answer(state == LogState::InSync);
+            self.answer(state.has_read_log());
             let retry = if self.look.is_wanted() { RETRY } else { resync };
             let retry = next_look.min(Instant::now() + retry);
             loop {
@@ -266,7 +266,7 @@ impl Core {
         }
         self.work = Work::default();
         let replaying = *log == LogState::CatchingUp;
-        let in_sync = *log == LogState::InSync;
+        let in_sync = log.has_read_log();
         self.was_in_sync |= in_sync;
         let incomplete = snapshot.ledger.is_incomplete();
         if std::mem::replace(&mut self.incomplete_journal, incomplete) && !incomplete {
@@ -509,7 +509,7 @@ impl Core {
         log: &LogState,
         outcome: Result<(), String>,
     ) {
-        let (replaying, in_sync) = (*log == LogState::CatchingUp, *log == LogState::InSync);
+        let (replaying, in_sync) = (*log == LogState::CatchingUp, log.has_read_log());
         let locals = &self.locals;
         self.failed.retain(|id, _| locals.contains_key(id));
         let mut closed = self.closed.clone();

@@ -20,7 +20,10 @@ use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Answer, Attached, INBOX, Inbox, Manager, Snapshot, asked_in, now};
 use super::marks::Marks;
 use super::pool::{Choice, For, Holding};
-use super::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
+use super::{
+    Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve,
+    must_take_endpoints,
+};
 use crate::bus::BusHandle;
 use crate::projection::{NetworkFact, Projection};
 
@@ -247,6 +250,11 @@ impl EndpointsHandle {
     pub fn endpoint(&self, id: &EndpointId) -> Option<LocalEndpoint> {
         let snapshot = self.snapshot.borrow();
         snapshot.endpoints.get(id).map(|it| it.as_ref().clone())
+    }
+
+    /// A node that is drained, has left or was removed takes no new endpoints.
+    pub fn must_take_endpoints(&self) -> Result<(), AttachError> {
+        must_take_endpoints(&self.facts.borrow(), &self.me)
     }
 
     /// Whether an endpoint of the network, or of the group in it, can be had without asking for a

@@ -26,7 +26,7 @@ const AHEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl EndpointsHandle {
     /// Waits until this node has read the log: what is unknown before may be in it.
-    async fn log_read(&self, deadline: Instant, unknown: &Rejection) -> Result<(), AttachError> {
+    async fn log_read(&self, deadline: Instant, unknown: &AttachError) -> Result<(), AttachError> {
         let mut kernel = self.kernel.clone();
         let read = kernel.wait_for(|kernel| kernel.in_sync);
         match timeout_at(deadline, read).await {
@@ -45,7 +45,7 @@ impl EndpointsHandle {
     ) -> Result<T, AttachError> {
         let ask = || self.ask(|it| message(Haste::Rested, it));
         let first = match ask().await {
-            Err(AttachError::Rejected(unknown)) if unknown.is_of_an_unknown_name() => {
+            Err(unknown) if unknown.may_be_of_unread_log() => {
                 self.log_read(deadline, &unknown).await?;
                 ask().await
             }

@@ -17,7 +17,7 @@ use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::marks::{Mark, Marks};
 use super::pool::{Choice, For, Holding};
-use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve};
+use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve, must_take_endpoints};
 use crate::desired::interface_names;
 use crate::projection::{NetworkFact, Projection};
 
@@ -177,6 +177,11 @@ impl Manager {
 
     fn reserve(&mut self, ask: &Reserve, haste: Haste) -> Result<Step<IpAddr>, AttachError> {
         let key = (ask.tenant.clone(), ask.network.clone());
+        match self.must_take_endpoints() {
+            // What a swarm's manager promises serves tasks of other nodes, too.
+            Err(AttachError::Drained(_)) if ask.claim == Claim::Promise => {}
+            taken => taken?,
+        }
         let network = self.open_network(&key)?;
         self.must_be_open(&key, ask.group.as_ref())?;
         let usage = self.usage(&key);
@@ -249,6 +254,7 @@ impl Manager {
         if let Some(known) = self.ledger.endpoint(&ask.id) {
             return self.attach_again(known.clone(), ask);
         }
+        self.must_take_endpoints()?;
         let key = (ask.tenant.clone(), ask.network.clone());
         let network = self.open_network(&key)?;
         self.must_be_open(&key, ask.group.as_ref())?;
@@ -386,6 +392,10 @@ impl Manager {
             Choice::Recent(_) => Step::Recent,
             Choice::None => Step::Lease(None),
         }
+    }
+
+    fn must_take_endpoints(&self) -> Result<(), AttachError> {
+        must_take_endpoints(&self.facts.borrow(), &self.me)
     }
 
     pub(super) fn open_network(

@@ -26,9 +26,11 @@ pub use manager::Snapshot;
 
 use std::net::IpAddr;
 
-use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, Rejection, TenantName};
+use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, NodeName, Rejection, TenantName};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::projection::Projection;
 
 /// An endpoint of this node, as its journal knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +162,12 @@ pub enum AttachError {
     AddressInUse(IpAddr, String),
     #[error("address {0} is promised to a task of the swarm that this node manages")]
     AddressPromised(IpAddr),
+    #[error("node {0} is drained: it takes no new endpoints until `netctl node uncordon {0}`")]
+    Drained(NodeName),
+    #[error("node {0} has left the cluster: restart its netplugin to have it join again")]
+    Left(NodeName),
+    #[error("node {0} was removed from the cluster: restart its netplugin to have it join again")]
+    Removed(NodeName),
     #[error("endpoint {0} exists with other settings: detach it first")]
     EndpointDiffers(EndpointId),
     #[error("endpoint {0} doesn't exist on this node")]
@@ -203,4 +211,26 @@ pub enum AttachError {
     Journal { path: String, reason: String },
     #[error("can't configure the kernel: {0}")]
     Datapath(String),
+}
+
+impl AttachError {
+    /// Whether the part of the log that this node hasn't read may say otherwise.
+    fn may_be_of_unread_log(&self) -> bool {
+        match self {
+            Self::Rejected(rejection) => rejection.is_of_an_unknown_name(),
+            // A node that joins isn't in the facts yet.
+            Self::Removed(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// A node that is drained, has left or isn't in the cluster takes no new endpoints.
+fn must_take_endpoints(facts: &Projection, me: &NodeName) -> Result<(), AttachError> {
+    match facts.nodes.get(me) {
+        Some(fact) if fact.left => Err(AttachError::Left(me.clone())),
+        Some(fact) if fact.drained => Err(AttachError::Drained(me.clone())),
+        None if facts.cluster.is_some() => Err(AttachError::Removed(me.clone())),
+        Some(_) | None => Ok(()),
+    }
 }

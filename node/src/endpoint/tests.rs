@@ -1,3 +1,4 @@
+mod drained;
 mod give_up;
 mod promises;
 mod unread;

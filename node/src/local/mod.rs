@@ -4,7 +4,7 @@
 //! ```text
 //! POST /v1/attach   endpoint::Attach → endpoint::Attachment
 //! POST /v1/detach   {"id": …}        → {}
-//! POST /v1/leave                     → {}, when the bus has it
+//! POST /v1/leave                     → Left, when the log and the bus have it
 //! GET  /v1/status                    → NodeStatus
 //! GET  /v1/endpoints                 → [LocalEndpoint]
 //! POST /v1/cni      cni::Call        → what CNI answers, or null; an error is cni::Failure
@@ -13,6 +13,9 @@
 //! An error is `{"error": …}` with 409 for what the node refuses, 503 for what may work later.
 
 pub mod client;
+mod leave;
+
+pub use leave::{Leaving, Left};
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -32,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::bus::{Farewell, NotSaid};
+use crate::bus::NotSaid;
 use crate::cni::{Call, Cni, Failure};
 use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
 
@@ -42,7 +45,7 @@ pub const SOCKET: &str = "netplugin.sock";
 #[derive(Debug, Clone)]
 pub struct Api {
     pub endpoints: EndpointsHandle,
-    pub farewell: Farewell,
+    pub leaving: Leaving,
     pub status: watch::Receiver<NodeStatus>,
     pub cni: Cni,
 }
@@ -144,9 +147,8 @@ impl IntoResponse for CniError {
     }
 }
 
-async fn leave(State(api): State<Api>) -> Result<Json<serde_json::Value>, ApiError> {
-    api.farewell.say().await?;
-    Ok(Json(serde_json::json!({})))
+async fn leave(State(api): State<Api>) -> Result<Json<Left>, ApiError> {
+    Ok(Json(api.leaving.run().await?))
 }
 
 async fn status(State(api): State<Api>) -> Json<NodeStatus> {
@@ -185,7 +187,10 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (code, error) = match self {
             Self::Body(error) => (StatusCode::BAD_REQUEST, error.body_text()),
-            Self::NotSaid(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Self::NotSaid(error @ NotSaid::Unreachable) => {
+                (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+            Self::NotSaid(error @ NotSaid::Refused(_)) => (StatusCode::CONFLICT, error.to_string()),
             Self::Attach(error) => (status_of(&error), error.to_string()),
         };
         (code, Json(Failed { error })).into_response()
@@ -199,6 +204,9 @@ fn status_of(error: &AttachError) -> StatusCode {
         | AttachError::AddressPromised(_)
         | AttachError::EndpointDiffers(_)
         | AttachError::NothingToGive { .. }
+        | AttachError::Drained(_)
+        | AttachError::Left(_)
+        | AttachError::Removed(_)
         | AttachError::NotCeded { .. } => StatusCode::CONFLICT,
         AttachError::EndpointUnknown(_) => StatusCode::NOT_FOUND,
         AttachError::LogUnread(_)

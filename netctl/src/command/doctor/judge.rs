@@ -240,7 +240,7 @@ fn node(info: &NodeInfo) -> Vec<Complaint> {
         LogState::CatchingUp => all.push(said(Grade::Warning, &of, "it is still reading the log")),
         // Foreign and refused are alarms as well, which say what to do.
         LogState::Disconnected { reason } => all.push(said(Grade::Wrong, &of, reason)),
-        LogState::Foreign { .. } | LogState::Refused { .. } => {}
+        LogState::Foreign { .. } | LogState::Refused { .. } | LogState::Removed => {}
     }
     if status.engine.as_ref().is_some_and(|engine| !engine.answers) {
         all.push(said(

@@ -1,0 +1,289 @@
+//! A node that leaves, is drained, or is removed while its netplugin runs.
+
+use bus_schema::event::{BlockLeased, NetworkCreated, NodeDrained, NodeRemoved};
+
+use super::*;
+use crate::endpoint::fixture::{endpoint, ip, key, net, network};
+use crate::endpoint::{Claim, Reserve};
+
+const BLOCK: &str = "10.0.0.16/28";
+
+struct World {
+    server: Server,
+    master: Master,
+    tasks: JoinSet<()>,
+    node: Node,
+    _store: tempfile::TempDir,
+}
+
+/// A member that holds a block.
+async fn member() -> World {
+    let store = tempfile::tempdir().unwrap();
+    let server = Server::start(None, store.path(), true).await;
+    let mut tasks = JoinSet::new();
+    let master = Master::init(&server, cluster(1)).await;
+    master.serve(None, &mut tasks).await;
+    let node = Node::start(server.url(), Projection::default());
+    node.in_sync().await;
+    let network = network(&[]).spec;
+    let tenant = tenant(network.tenant.as_str());
+    master.append(tenant).await;
+    master
+        .append(Event::NetworkCreated(NetworkCreated { network }))
+        .await;
+    let leased = BlockLeased {
+        tenant: key().0,
+        network: net(),
+        group: None,
+        block: BLOCK.parse().unwrap(),
+        node: me().node,
+    };
+    node.applies(master.append(Event::BlockLeased(leased)).await)
+        .await;
+    World {
+        server,
+        master,
+        tasks,
+        node,
+        _store: store,
+    }
+}
+
+fn removed() -> Event {
+    Event::NodeRemoved(NodeRemoved {
+        node: me().node,
+        lost: true,
+    })
+}
+
+async fn attach(node: &Node) {
+    let local = endpoint("new", "10.0.0.16");
+    let ask = crate::endpoint::Attach {
+        id: local.id,
+        tenant: local.tenant,
+        network: local.network,
+        group: None,
+        addresses: Vec::new(),
+        owner: local.owner,
+        name: Some("web".to_owned()),
+        aliases: Vec::new(),
+        container: None,
+    };
+    node.endpoints.attach(ask).await.unwrap();
+}
+
+/// What the bus holds of an endpoint of this name's node.
+async fn on_bus(master: &Master, id: &str) -> Option<EndpointEvent> {
+    let stream = master.context.get_stream(subject::ENDPOINTS).await.ok()?;
+    let of = format!("contiv.endpoint.default.a.{id}");
+    let message = stream.get_last_raw_message_by_subject(&of).await.ok()?;
+    codec::from_bytes(&message.payload).ok()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            pause(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    waited.unwrap_or_else(|_| panic!("never {what}"));
+}
+
+impl World {
+    /// The server, and netmaster with it, start again.
+    async fn restart(&mut self) {
+        self.tasks.shutdown().await;
+        self.server.restart().await;
+        self.master = Master::connect(&self.server).await;
+        self.master.serve(None, &mut self.tasks).await;
+    }
+
+    async fn ask(&self, request: &NodeRequest) -> Option<NodeReply> {
+        let to = subject::of_node(&me().node, request.verb());
+        let bytes = codec::to_bytes(request);
+        let asked = self.master.client.request(to, bytes.into()).await;
+        Some(codec::from_bytes(&asked.ok()?.payload).unwrap())
+    }
+
+    fn is_member(&self) -> bool {
+        self.node.facts.borrow().nodes.contains_key(&me().node)
+    }
+}
+
+#[tokio::test]
+async fn a_removed_node_stays_out_until_it_is_started_again() {
+    let mut world = member().await;
+    world.master.append(removed()).await;
+    let is_removed = |log: &LogState| *log == LogState::Removed;
+    world.node.log_is("removed", is_removed).await;
+    for n in 0..2 {
+        // It goes on following the log, and isn't a member again when its connection begins anew.
+        let later = world.master.append(tenant(&format!("t{n}"))).await;
+        world.node.applies(later).await;
+        assert!(!world.is_member());
+        assert_eq!(*world.node.log.borrow(), LogState::Removed);
+        until("silent", async || {
+            world.ask(&NodeRequest::Status).await.is_none()
+        })
+        .await;
+        world.restart().await;
+    }
+    let known = world.node.facts.borrow().clone();
+    world.node = Node::start(world.server.url(), known);
+    world.node.in_sync().await;
+    assert!(world.is_member());
+}
+
+#[tokio::test]
+async fn a_node_that_was_removed_before_its_start_joins() {
+    let mut world = member().await;
+    let known = world.node.facts.borrow().clone();
+    drop(std::mem::replace(
+        &mut world.node,
+        Node::start("nats://127.0.0.1:1".to_owned(), known.clone()),
+    ));
+    world.master.append(removed()).await;
+    world.node = Node::start(world.server.url(), known);
+    world.node.in_sync().await;
+    assert!(world.is_member());
+}
+
+#[tokio::test]
+async fn a_removed_node_withdraws_what_it_published_and_attaches_nothing() {
+    let world = member().await;
+    attach(&world.node).await;
+    let is_up = |said| matches!(said, Some(EndpointEvent::Up { .. }));
+    until("published", async || {
+        is_up(on_bus(&world.master, "new").await)
+    })
+    .await;
+    world.master.append(removed()).await;
+    until("withdrawn", async || {
+        let said = on_bus(&world.master, "new").await;
+        matches!(said, Some(EndpointEvent::Down { .. }))
+    })
+    .await;
+    let mut again = reserve(Claim::Promise);
+    again.address = Some(ip("10.0.0.20"));
+    let error = world.node.endpoints.reserve(again).await.unwrap_err();
+    assert!(error.to_string().contains("was removed"), "{error}");
+}
+
+#[tokio::test]
+async fn a_removed_node_leaves_alone_what_another_machine_publishes_by_its_name() {
+    let mut world = member().await;
+    world.master.append(removed()).await;
+    let is_removed = |log: &LogState| *log == LogState::Removed;
+    world.node.log_is("removed", is_removed).await;
+    let other = NodeJoined {
+        node: me().node,
+        machine: MachineId("another".to_owned()),
+        vtep: me().vtep,
+    };
+    let joined = world.master.append(Event::NodeJoined(other)).await;
+    world.node.applies(joined).await;
+    for (id, of) in [("theirs", "a"), ("last", "b")] {
+        let of = NodeName::new(of).unwrap();
+        let endpoint = public(&endpoint(id, "10.0.0.9"), &of, me().vtep);
+        let to = subject::of_endpoint(&endpoint);
+        let event = EndpointEvent::Up {
+            endpoint,
+            applied: Revision(1),
+        };
+        world.master.put(to, codec::to_bytes(&event)).await;
+    }
+    world.restart().await;
+    let later = world.master.append(tenant("later")).await;
+    world.node.applies(later).await;
+    // The first publication of a session follows at once; nothing says that there is none.
+    pause(Duration::from_millis(500)).await;
+    let said = on_bus(&world.master, "theirs").await;
+    assert!(matches!(said, Some(EndpointEvent::Up { .. })), "{said:?}");
+}
+
+fn reserve(claim: Claim) -> Reserve {
+    Reserve {
+        tenant: key().0,
+        network: net(),
+        group: None,
+        address: None,
+        claim,
+    }
+}
+
+#[tokio::test]
+async fn a_node_asked_whether_it_is_empty_names_what_keeps_it() {
+    let world = member().await;
+    let handle = &world.node.endpoints;
+    let address = handle.reserve(reserve(Claim::Promise)).await.unwrap();
+    attach(&world.node).await;
+    let node = me().node;
+    let drained = Event::NodeDrained(NodeDrained { node });
+    let revision = world.master.append(drained).await;
+    let asked = NodeRequest::DrainNode { revision };
+    let Some(NodeReply::InUse { endpoints }) = world.ask(&asked).await else {
+        panic!("it isn't empty");
+    };
+    assert_eq!(endpoints[0].name.as_deref(), Some("web"));
+
+    handle.detach(&endpoints[0].endpoint).await.unwrap();
+    let Some(NodeReply::Refused { reason }) = world.ask(&asked).await else {
+        panic!("it holds a block");
+    };
+    let names = format!("{address} of default:web");
+    assert!(reason.contains(&names), "{reason}");
+
+    let asking = world.ask(&asked);
+    let returned = bus_schema::event::BlockReturned {
+        tenant: key().0,
+        network: net(),
+        group: None,
+        block: BLOCK.parse().unwrap(),
+        node: me().node,
+    };
+    let returning = world.master.append(Event::BlockReturned(returned));
+    let (answer, _) = tokio::join!(asking, returning);
+    assert_eq!(answer, Some(NodeReply::Done));
+}
+
+#[tokio::test]
+async fn a_node_says_in_the_log_that_it_leaves_also_when_netmaster_comes_later() {
+    let world = member().await;
+    attach(&world.node).await;
+    let farewell = world.node.farewell.clone();
+    let early = farewell.say().await.unwrap_err();
+    assert!(early.to_string().contains("as soon as they do"), "{early}");
+    until("withdrawn", async || {
+        let said = on_bus(&world.master, "new").await;
+        matches!(said, Some(EndpointEvent::Down { .. }))
+    })
+    .await;
+    let master = &world.master;
+    let of = "contiv.api.v1.node.leave";
+    let mut requests = master.client.subscribe(of).await.unwrap();
+    master.client.flush().await.unwrap();
+    let netmaster = async {
+        let message = requests.next().await.unwrap();
+        let request: Request<Command> = codec::from_bytes(&message.payload).unwrap();
+        let Command::NodeLeave(leave) = request.body else {
+            panic!("no leave");
+        };
+        assert_eq!((leave.node, leave.machine), (me().node, me().machine));
+        let left = bus_schema::event::NodeLeft { node: me().node };
+        let reply = Reply::Accepted {
+            revision: master.append(Event::NodeLeft(left)).await,
+            events: Vec::new(),
+        };
+        let bytes = codec::to_bytes(&reply);
+        let to = message.reply.unwrap();
+        master.client.publish(to, bytes.into()).await.unwrap();
+    };
+    let (said, ()) = tokio::join!(farewell.say(), netmaster);
+    said.unwrap();
+    until("refused", async || {
+        let promised = world.node.endpoints.reserve(reserve(Claim::Promise)).await;
+        promised.is_err_and(|error| error.to_string().contains("has left the cluster"))
+    })
+    .await;
+}
