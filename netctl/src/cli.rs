@@ -273,6 +273,8 @@ mod tests {
             "netctl tenant create t",
             "netctl endpoint inspect abc -j",
             "netctl node rm n1 --lost",
+            "netctl node drain n1 --wait --timeout 10m -o json",
+            "netctl node uncordon n1",
             "netctl events --follow --since 10m -o json",
             "netctl wait --converged --timeout 5s",
             "netctl --insecure --netmaster nats://t@h:4 cluster info",

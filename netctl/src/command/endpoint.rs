@@ -100,7 +100,7 @@ pub(crate) fn find<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endp
     }
 }
 
-fn listed(endpoints: &[Endpoint], listing: &Listing) -> Result<String, Failure> {
+pub(super) fn listed(endpoints: &[Endpoint], listing: &Listing) -> Result<String, Failure> {
     if listing.quiet {
         return Ok(endpoints.iter().map(|e| format!("{}\n", e.id)).collect());
     }

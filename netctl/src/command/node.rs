@@ -1,6 +1,8 @@
 //! Nodes.
 
-use bus_schema::command::NodeRemove;
+mod drain;
+
+use bus_schema::command::{NodeRemove, NodeUncordon};
 use bus_schema::healing::{Cleanup, Healing};
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
 use bus_schema::query::{BlockUsage, NodeInfo};
@@ -31,10 +33,19 @@ pub(crate) enum Verb {
         #[command(flatten)]
         inspecting: Inspecting,
     },
+    /// Have a node take no new endpoints; says which still run there
+    Drain(drain::Options),
+    /// Have a drained node take endpoints again
+    #[command(after_help = "Example:\n  netctl node uncordon n3")]
+    Uncordon {
+        node: NodeName,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Remove a node from the cluster
     #[command(
         visible_alias = "delete",
-        after_help = "Examples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
+        after_help = "A live node is drained first. If endpoints run there, or its addresses can't be returned, the\nanswer names them, nothing is removed, and the node takes endpoints again, unless it was drained\nbefore. If netmaster stops in between, the node stays drained: `netctl node ls` shows it, and\n`netctl node uncordon` ends it. A removed node stays out until its netplugin is restarted.\nA stopped node is removed when it holds no addresses; else start its netplugin, or take them from\nit with --lost, when the machine won't come back.\n\nExamples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
     )]
     Rm {
         node: NodeName,
@@ -86,6 +97,12 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
         Verb::Rm { node, lost, asking } => {
             output::print(&format!("Deleting node: {node}\n"))?;
             let command = Command::NodeRemove(NodeRemove { node, lost });
+            let done = session.command(command, asking.command_id, COMMAND).await?;
+            output::print(&done.to_string())
+        }
+        Verb::Drain(options) => drain::run(session, options).await,
+        Verb::Uncordon { node, asking } => {
+            let command = Command::NodeUncordon(NodeUncordon { node });
             let done = session.command(command, asking.command_id, COMMAND).await?;
             output::print(&done.to_string())
         }
@@ -201,11 +218,16 @@ fn table(nodes: &[NodeInfo]) -> Table {
 }
 
 pub(super) fn state(info: &NodeInfo) -> String {
+    let mut words = Vec::new();
+    words.extend(info.drained.then(|| "drained".to_owned()));
+    words.extend(info.left.then(|| "left".to_owned()));
     match (info.alive, info.age) {
-        (true, _) => "alive".to_owned(),
-        (false, Some(age)) => format!("silent {}s", age / 1_000),
-        (false, None) => "silent".to_owned(),
+        (true, _) if words.is_empty() => words.push("alive".to_owned()),
+        (true, _) => {}
+        (false, Some(age)) => words.push(format!("silent {}s", age / 1_000)),
+        (false, None) => words.push("silent".to_owned()),
     }
+    words.join(", ")
 }
 
 pub(super) fn log(state: &LogState) -> &'static str {
@@ -229,6 +251,8 @@ fn inspected(info: &NodeInfo) -> Value {
         },
         "Oper": {
             "alive": info.alive,
+            "drained": info.drained,
+            "left": info.left,
             "heardMillisecondsAgo": info.age,
             "healed": info.status.as_ref().and_then(|it| it.healing.as_deref()).map(healed),
             "status": info.status,

@@ -203,6 +203,8 @@ fn alarm_lines(status: &Status, show: impl Fn(Grade) -> bool) -> String {
 fn node_lag(info: &NodeInfo, revision: Revision) -> Option<String> {
     match (&info.status, info.alive, info.age) {
         (Some(status), true, _) => lag(status, revision),
+        // It said so before it was stopped.
+        _ if info.left => None,
         (_, _, Some(age)) => Some(format!("nothing heard for {} s", age / 1_000)),
         (_, _, None) => Some("nothing heard of it".to_owned()),
     }
@@ -302,6 +304,8 @@ fn value(status: &Status, lags: &[String]) -> Value {
         json!({
             "name": info.node,
             "alive": info.alive,
+            "drained": info.drained,
+            "left": info.left,
             "lag": node_lag(info, status.log.revision),
             "status": info.status,
         })
@@ -464,7 +468,7 @@ mod tests {
             (node(9, LogState::CatchingUp), "reading the log"),
             (node(9, LogState::Disconnected { reason: reason() }), "gone"),
             (node(9, LogState::Foreign { reason: reason() }), "gone"),
-            (silent, "nothing heard for 12 s"),
+            (silent.clone(), "nothing heard for 12 s"),
             (engine, "its engine's networks are at 7"),
         ] {
             let lags = lags(&status(vec![info]));
@@ -473,6 +477,13 @@ mod tests {
                 "{says}: {lags:?}"
             );
         }
+        silent.drained = true;
+        assert_eq!(lags(&status(vec![silent.clone()])).len(), 1);
+        assert_eq!(node::state(&silent), "drained, silent 12s");
+        silent.left = true;
+        assert!(lags(&status(vec![silent.clone()])).is_empty());
+        silent.alive = true;
+        assert_eq!(node::state(&silent), "drained, left");
         let mut all = status(Vec::new());
         all.masters[0].revision = Some(Revision(8));
         all.log.servers[0].behind = Some("offline".to_owned());

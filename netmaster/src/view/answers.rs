@@ -270,8 +270,10 @@ impl View {
         let mut lagging = BTreeMap::new();
         let mut unpublished = BTreeMap::new();
         let mut silent = Vec::new();
-        for node in self.nodes.keys() {
+        for (node, member) in &self.nodes {
             match self.statuses.get(node).filter(|_| self.alive(node, now)) {
+                // It said so before it was stopped.
+                None if member.left => {}
                 None => silent.push(node.clone()),
                 Some(heard) if !heard.status.has_applied(until) => {
                     lagging.insert(node.clone(), heard.status.applied);

@@ -222,6 +222,13 @@ fn clock(of: String, skew: i64) -> Complaint {
 fn node(info: &NodeInfo) -> Vec<Complaint> {
     let of = format!("node {}", info.node);
     let Some(status) = info.status.as_ref().filter(|_| info.alive) else {
+        if info.left {
+            let text = format!(
+                "it has left the cluster and is stopped: `netctl node rm {}` removes it, the next start of its netplugin joins again",
+                info.node
+            );
+            return vec![said(Grade::Fine, of, text)];
+        }
         let since = info
             .age
             .map_or_else(String::new, |age| format!(" for {} s", age / 1_000));
@@ -252,7 +259,16 @@ fn node(info: &NodeInfo) -> Vec<Complaint> {
     let alarms = status.alarms.iter();
     all.extend(alarms.map(|it| said(it.grade, format!("{of} {}", it.code), &it.text)));
     if all.is_empty() {
-        all.push(said(Grade::Fine, of, "alive, without alarms"));
+        let text = match (info.left, info.drained) {
+            (true, _) => {
+                "alive, has left the cluster: it takes no new endpoints until its netplugin is restarted"
+            }
+            (false, true) => {
+                "alive, drained: it takes no new endpoints until `netctl node uncordon`"
+            }
+            (false, false) => "alive, without alarms",
+        };
+        all.push(said(Grade::Fine, of, text));
     }
     all
 }

@@ -328,9 +328,9 @@ fn log_text(event: &Event) -> String {
         Event::NodeJoined(e) => format!("{} VTEP {} machine {}", e.node, e.vtep, e.machine),
         Event::NodeRemoved(e) if e.lost => format!("{} as lost", e.node),
         Event::NodeRemoved(e) => e.node.to_string(),
-        Event::NodeDrained(e) => e.node.to_string(),
-        Event::NodeUncordoned(e) => e.node.to_string(),
-        Event::NodeLeft(e) => e.node.to_string(),
+        Event::NodeDrained(e) => format!("{} takes no new endpoints", e.node),
+        Event::NodeUncordoned(e) => format!("{} takes new endpoints again", e.node),
+        Event::NodeLeft(e) => format!("{} takes no new endpoints and withdrew its names", e.node),
         Event::VniAssigned(e) => format!("{} to {}:{}", e.vni, e.tenant, e.network),
         Event::VniReleased(e) => format!("{} of {}:{}", e.vni, e.tenant, e.network),
         Event::NetworkCreated(e) => {

@@ -1,5 +1,7 @@
 //! A node that is drained, has left, or was removed.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::projection::NodeFact;
 
@@ -19,7 +21,7 @@ impl Bench {
         });
     }
 
-    async fn claims(&self, claim: Claim) -> Result<std::net::IpAddr, AttachError> {
+    async fn claims(&self, claim: Claim) -> Result<IpAddr, AttachError> {
         let ask = Reserve {
             claim,
             ..reserve(None)
