@@ -30,7 +30,7 @@ fn state_of(lab: &Lab, node: &str) -> Result<String, lab::Error> {
     let of = |it: &&serde_json::Value| it["nodeName"] == node;
     let found = nodes.clone().find(of).map(|it| {
         let words = ["alive", "drained", "left"].into_iter();
-        let words: Vec<&str> = words.filter(|word| it[*word] == true).collect();
+        let words: Vec<&str> = words.filter(|word| it["Oper"][*word] == true).collect();
         words.join(" ")
     });
     Ok(found.unwrap_or_default())
@@ -99,7 +99,7 @@ fn a_live_node_without_endpoints_is_removed_stays_out_and_joins_when_it_is_resta
     scene.lab.await_bus()?;
     scene.lab.await_netmaster("netmaster-1")?;
     chaos_tests::create(&scene.lab, "later", "20.2.1.0/24")?;
-    invariant::converged(&scene.lab)?;
+    scene.lab.netctl_ok(&["wait", "--converged"])?;
     assert_eq!(state_of(&scene.lab, "node-2")?, "", "it stays out");
     assert!(log_state_is(&scene.lab, "node-2", "removed"));
 
@@ -137,7 +137,7 @@ fn a_node_that_was_removed_as_lost_while_it_was_cut_off_closes_its_endpoints_and
     wait_until("its name is withdrawn", SOON, || {
         !matches!(web.ask("db"), Told::Addresses(_))
     })?;
-    invariant::converged(&scene.lab)?;
+    scene.lab.netctl_ok(&["wait", "--converged"])?;
     assert_eq!(state_of(&scene.lab, "node-2")?, "");
     scene.lab.restart("netplugin@node-2", Signal::Term)?;
     scene.lab.await_node("node-2")?;

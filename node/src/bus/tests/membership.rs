@@ -90,6 +90,14 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     waited.unwrap_or_else(|_| panic!("never {what}"));
 }
 
+async fn until_published(master: &Master) {
+    until("published", async || {
+        let said = on_bus(master, "new").await;
+        matches!(said, Some(EndpointEvent::Up { .. }))
+    })
+    .await;
+}
+
 impl World {
     /// The server, and netmaster with it, start again.
     async fn restart(&mut self) {
@@ -153,11 +161,7 @@ async fn a_node_that_was_removed_before_its_start_joins() {
 async fn a_removed_node_withdraws_what_it_published_and_attaches_nothing() {
     let world = member().await;
     attach(&world.node).await;
-    let is_up = |said| matches!(said, Some(EndpointEvent::Up { .. }));
-    until("published", async || {
-        is_up(on_bus(&world.master, "new").await)
-    })
-    .await;
+    until_published(&world.master).await;
     world.master.append(removed()).await;
     until("withdrawn", async || {
         let said = on_bus(&world.master, "new").await;
@@ -251,6 +255,7 @@ async fn a_node_asked_whether_it_is_empty_names_what_keeps_it() {
 async fn a_node_says_in_the_log_that_it_leaves_also_when_netmaster_comes_later() {
     let world = member().await;
     attach(&world.node).await;
+    until_published(&world.master).await;
     let farewell = world.node.farewell.clone();
     let early = farewell.say().await.unwrap_err();
     assert!(early.to_string().contains("as soon as they do"), "{early}");
