@@ -2,6 +2,7 @@
 //! off gets the events.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actors::aggregate::{
@@ -49,7 +50,7 @@ type Deliver = Box<dyn Fn(Revision, EventId, &Event) + Send + Sync>;
 
 /// How a node is reached, and what gives it events.
 pub(crate) struct Reader {
-    pub(crate) cut: std::sync::atomic::AtomicBool,
+    cut: AtomicBool,
     pub(crate) endpoints: Mutex<Option<EndpointsHandle>>,
     pub(crate) deliver: Deliver,
     read: Mutex<usize>,
@@ -65,8 +66,13 @@ impl Reader {
         }
     }
 
+    pub(crate) fn cut(&self, is_cut: bool) {
+        let _read = lock(&self.read);
+        self.cut.store(is_cut, Ordering::SeqCst);
+    }
+
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(std::sync::atomic::Ordering::SeqCst)
+        self.cut.load(Ordering::SeqCst)
     }
 
     fn endpoints(&self) -> Option<EndpointsHandle> {
@@ -164,21 +170,16 @@ impl Log {
         blocks
     }
 
-    pub(crate) fn takes_endpoints(&self, name: &NodeName) -> bool {
-        let state = lock(&self.state);
-        let member = state.cluster.nodes.get(name);
-        member.is_some_and(|it| !it.drained && !it.left)
-    }
-
     /// Gives a node the events that it hasn't read.
     pub(crate) fn catch_up(&self, name: &NodeName) {
         let Some(reader) = lock(&self.nodes).get(name).cloned() else {
             return;
         };
+        // Who cuts the node off waits for this, so that nothing comes afterwards.
+        let mut read = lock(&reader.read);
         if reader.is_cut() {
             return;
         }
-        let mut read = lock(&reader.read);
         let unread: Vec<_> = lock(&self.state).events[*read..].to_vec();
         for (id, event) in unread {
             *read += 1;

@@ -99,7 +99,9 @@ impl Run {
     }
 
     fn must_be_due(&self, name: &NodeName, place: Place, error: &AttachError) {
-        if !self.world.log.takes_endpoints(name) {
+        if self.world.takes_no_endpoints(name) {
+            let refused = matches!(error, AttachError::Drained(_) | AttachError::Left(_));
+            assert!(refused, "{name} takes no endpoints, but says {error}");
             return;
         }
         let free = self.world.within_reach(name, place);

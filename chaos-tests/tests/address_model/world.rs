@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -192,14 +191,14 @@ impl World {
 
     pub(crate) fn cut(&self, name: &NodeName) {
         let node = &self.nodes[name];
-        node.reader.cut.store(true, Ordering::SeqCst);
+        node.reader.cut(true);
         let reason = "cut off".to_owned();
         node.state.send_replace(LogState::Disconnected { reason });
     }
 
     pub(crate) fn heal(&self, name: &NodeName) {
         let node = &self.nodes[name];
-        node.reader.cut.store(false, Ordering::SeqCst);
+        node.reader.cut(false);
         self.log.catch_up(name);
         node.state.send_replace(LogState::InSync);
     }
@@ -256,6 +255,15 @@ impl World {
             container: None,
         });
         attached.await.map(|_| ())
+    }
+
+    /// Whether the log said to the node that it takes none, as far as it has read.
+    pub(crate) fn takes_no_endpoints(&self, name: &NodeName) -> bool {
+        let facts = self.nodes[name].facts.borrow();
+        facts
+            .nodes
+            .get(name)
+            .is_some_and(|it| it.drained || it.left)
     }
 
     /// Whether the cluster has broken a promise so far: none may.

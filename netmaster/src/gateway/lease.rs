@@ -137,15 +137,6 @@ struct Lease<'a> {
 
 type Blocks = BTreeMap<IpNet, Held>;
 
-/// Which holders a round asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whom {
-    /// All but those that didn't answer another search a moment ago. With them each search would
-    /// wait for the same silent node.
-    Responsive,
-    All,
-}
-
 /// How asking the holders ended.
 enum Round {
     /// A node has returned a block.
@@ -160,7 +151,8 @@ enum Round {
 
 impl Lease<'_> {
     /// Each round begins with a decision of the lease: a block that comes back may be leased to
-    /// another node first, and one may come back by itself.
+    /// another node first, and one may come back by itself. Nodes that didn't answer another search
+    /// a moment ago are asked last: else each search would wait for the same silent node.
     async fn search(&self) -> Reply {
         let Some(_turn) = self.turn().await else {
             return Reply::Unknown {
@@ -172,7 +164,7 @@ impl Lease<'_> {
         // The blocks of which every holder was asked in vain. If others are held now, addresses
         // went to a node that had answered before they did.
         let mut asked_in_vain = None;
-        let mut whom = Whom::Responsive;
+        let mut ask_all = false;
         loop {
             let reply = execute(self.desk, self.request.clone()).await;
             let Some(decided_at) = exhausted_at(&reply) else {
@@ -182,7 +174,11 @@ impl Lease<'_> {
             if asked_in_vain.as_ref() == Some(&blocks) || self.left() < MIN_ROUND {
                 return with_holders(reply, search.holders());
             }
-            search = Search::new(self.asker.clone(), self.holders(&blocks, whom));
+            let all: BTreeSet<NodeName> = blocks.values().map(|it| it.node.clone()).collect();
+            let mut asked = all.clone();
+            asked.retain(|node| ask_all || !self.desk.searches.is_unresponsive(node, now()));
+            let is_all = asked == all;
+            search = Search::new(self.asker.clone(), asked);
             match self.round(&mut search).await {
                 Round::Returned => {}
                 Round::Ceded(revision) => {
@@ -190,8 +186,8 @@ impl Lease<'_> {
                     return Reply::Accepted { revision, events };
                 }
                 Round::GaveNothing => pause(ROUND_PAUSE).await,
-                Round::Exhausted if whom == Whom::All => asked_in_vain = Some(blocks),
-                Round::Exhausted => whom = Whom::All,
+                Round::Exhausted if is_all => asked_in_vain = Some(blocks),
+                Round::Exhausted => ask_all = true,
             }
         }
     }
@@ -212,14 +208,6 @@ impl Lease<'_> {
         self.desk.shared.reach(revision, until).await;
         let shared = &self.desk.shared;
         shared.read(|view| view.blocks_of_pool(&self.pool, self.v6))
-    }
-
-    fn holders(&self, blocks: &Blocks, whom: Whom) -> BTreeSet<NodeName> {
-        let nodes = blocks.values().map(|held| held.node.clone());
-        let searches = &self.desk.searches;
-        nodes
-            .filter(|node| whom == Whom::All || !searches.is_unresponsive(node, now()))
-            .collect()
     }
 
     /// Asks all holders once what they could give up, and those that offer something for it.
