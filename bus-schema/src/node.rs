@@ -222,11 +222,13 @@ pub enum NodeRequest {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         promised: bool,
     },
-    /// What the node could give up of the addresses of a pool that it holds.
+    /// What the node could give up of the addresses of a pool that it holds, by facts not older
+    /// than `revision`.
     Spare {
         pool: PoolKey,
         #[serde(default)]
         v6: bool,
+        revision: Revision,
     },
     /// Another node needs addresses of the pool: the asked one returns a block in which it uses
     /// none.
@@ -325,6 +327,9 @@ pub struct Spare {
     pub blocks: u64,
     /// Addresses that it could cede.
     pub free: u64,
+    /// Addresses that it is ceding. What becomes of them isn't known yet: ask again.
+    #[serde(default)]
+    pub ceding: u64,
 }
 
 /// What a node found out about its machine.

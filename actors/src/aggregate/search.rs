@@ -37,7 +37,8 @@ pub enum Next {
     ReturnBlock(NodeName),
     /// Ask this node to cede an address to the asker.
     CedeAny(NodeName),
-    /// Every node that offered addresses gave none up: ask all holders again, in a new search.
+    /// Every node that offered addresses gave none up, or some node is ceding addresses that may
+    /// come back: ask all holders again, in a new search.
     AskAgain,
     /// Nobody offers an address.
     Exhausted(Holders),
@@ -96,8 +97,12 @@ impl Search {
         if let Some(node) = self.most(free_of_others) {
             return Next::CedeAny(node.clone());
         }
-        let offered = |it: &Holder| matches!(it, Holder::GaveNothing(_));
-        if self.holders.values().any(offered) {
+        let may_offer = |it: &Holder| match it {
+            Holder::GaveNothing(_) => true,
+            Holder::Answered(spare) => spare.ceding > 0,
+            Holder::Awaited | Holder::Unasked(_) => false,
+        };
+        if self.holders.values().any(may_offer) {
             return Next::AskAgain;
         }
         Next::Exhausted(self.holders())
@@ -163,6 +168,7 @@ mod tests {
             in_use: addresses,
             blocks: 0,
             free: 0,
+            ceding: 0,
         }
     }
 
@@ -172,6 +178,7 @@ mod tests {
             in_use: 16_u64.saturating_sub(free),
             blocks,
             free,
+            ceding: 0,
         }
     }
 
@@ -297,6 +304,17 @@ mod tests {
         let asked = vec![holder("asker", 16, 0), holder("n1", 16, 16)];
         let unasked = vec![];
         assert_eq!(search.next(), Next::Exhausted(Holders { asked, unasked }));
+    }
+
+    #[test]
+    fn holders_are_asked_again_while_one_of_them_is_ceding() {
+        let mut search = of(&["n1"]);
+        let ceding = Spare {
+            ceding: 1,
+            ..full(15)
+        };
+        search.answered(&node("n1"), Ok(ceding));
+        assert_eq!(search.next(), Next::AskAgain);
     }
 
     #[test]

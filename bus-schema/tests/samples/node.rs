@@ -28,6 +28,7 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
         NodeRequest::Spare {
             pool: PoolKey::of_network(&tenant(), &network()),
             v6: false,
+            revision: Revision(42),
         },
         NodeRequest::ReturnBlock {
             pool: PoolKey::of_network(&tenant(), &network()),
@@ -63,6 +64,7 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
             in_use: 3,
             blocks: 0,
             free: 11,
+            ceding: 1,
         }),
         NodeReply::GaveUp {
             revision: Revision(42),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actors::aggregate::{
     Aggregate, Cluster, ClusterFacts, Leases, LeasesCommand, LeasesFacts, Next, Routed, Search,
@@ -16,11 +17,11 @@ use bus_schema::event::{
 };
 use bus_schema::rejection::Holders;
 use bus_schema::{
-    AggregateId, ClusterId, Command, Event, EventId, GroupId, GroupSpec, MachineId, NetworkSpec,
-    NodeName, Pool, PoolKey, Rejection, Revision, Vni,
+    AggregateId, ClusterId, Command, CommandId, Event, EventId, GroupId, GroupSpec, MachineId,
+    NetworkSpec, NodeName, Pool, PoolKey, Rejection, Revision, Vni,
 };
 use ipnet::IpNet;
-use node::bus::AskError;
+use node::bus::{AskError, pause};
 use node::endpoint::EndpointsHandle;
 use uuid::Uuid;
 
@@ -43,6 +44,7 @@ struct State {
     cluster: Cluster,
     leases: BTreeMap<PoolKey, Leases>,
     events: Vec<(EventId, Event)>,
+    done: BTreeMap<CommandId, Revision>,
 }
 
 /// Gives a node an event.
@@ -150,7 +152,8 @@ impl Log {
             machine: MachineId(name.to_string()),
             vtep: std::net::Ipv4Addr::from(0xc612_0000 + vtep_of(name, number)).into(),
         });
-        self.decide(&join).expect("a node joins");
+        let id = CommandId(Uuid::new_v4());
+        self.decide(id, &join).expect("a node joins");
     }
 
     /// Who holds which block, by as much of the log as `reader` has read; by all of it, when the
@@ -189,16 +192,16 @@ impl Log {
     }
 
     /// What `from` asks of netmaster.
-    pub(crate) async fn command(&self, from: &Reader, command: Command) -> Outcome {
+    pub(crate) async fn command(&self, from: &Reader, id: CommandId, command: Command) -> Outcome {
         if from.is_cut() {
             return Err(AskError::Unreachable("cut off".to_owned()));
         }
         tokio::task::yield_now().await;
         match command {
             Command::BlockLease(lease) if lease.address.is_none() && !lease.ahead => {
-                self.lease(lease).await
+                self.lease(id, lease).await
             }
-            command => self.decide(&command).map_err(|it| self.rejected(it)),
+            command => self.decide(id, &command).map_err(|it| self.rejected(it)),
         }
     }
 
@@ -210,13 +213,13 @@ impl Log {
     }
 
     /// What netmaster's gateway does with a lease: it asks the holders when no block is free.
-    async fn lease(&self, lease: BlockLease) -> Outcome {
+    async fn lease(&self, id: CommandId, lease: BlockLease) -> Outcome {
         let _one = self.searching.lock().await;
         let pool = lease.pool();
         let command = Command::BlockLease(lease.clone());
         loop {
             let before = self.last_changed(&pool);
-            match self.decide(&command) {
+            match self.decide(id, &command) {
                 Ok(revision) => return Ok(revision),
                 Err(Rejection::PoolExhausted { .. } | Rejection::GroupPoolExhausted { .. }) => {}
                 Err(other) => return Err(self.rejected(other)),
@@ -245,10 +248,14 @@ impl Log {
 
     async fn search(&self, lease: &BlockLease, pool: &PoolKey) -> Found {
         let holders = self.leases(pool).holders();
+        let end = lock(&self.state).end();
         let mut search = Search::new(lease.node.clone(), holders.clone());
         for holder in &holders {
             let spare = match self.endpoints(holder) {
-                Some(endpoints) => Ok(endpoints.spare(pool, false)),
+                Some(endpoints) => {
+                    let spare = endpoints.spare(pool, false, end).await;
+                    spare.map_err(|it| it.to_string())
+                }
                 None => Err("no answer".to_owned()),
             };
             search.answered(holder, spare);
@@ -256,7 +263,10 @@ impl Log {
         loop {
             let (node, gave) = match search.next() {
                 Next::Wait => panic!("all have answered"),
-                Next::AskAgain => return Found::Block,
+                Next::AskAgain => {
+                    pause(Duration::from_millis(1)).await;
+                    return Found::Block;
+                }
                 Next::Exhausted(holders) => return Found::Nothing(holders),
                 Next::ReturnBlock(node) => match self.endpoints(&node) {
                     Some(endpoints) => {
@@ -289,14 +299,20 @@ impl Log {
     }
 
     /// A decision and its events are one step, as a fenced append is.
-    fn decide(&self, command: &Command) -> Result<Revision, Rejection> {
+    /// The same id again is answered from the log.
+    fn decide(&self, id: CommandId, command: &Command) -> Result<Revision, Rejection> {
         let mut state = lock(&self.state);
+        if let Some(revision) = state.done.get(&id) {
+            return Ok(*revision);
+        }
         let events = match route(command.clone()) {
             Routed::Cluster(command) => state.cluster.decide(&command, &ClusterFacts::default())?,
             Routed::Leases(pool, command) => state.lease(&pool, &command)?,
             Routed::Tenant(..) => panic!("a node doesn't ask for {command:?}"),
         };
+        let is_done = !events.is_empty();
         let revision = state.append(events);
+        state.done.extend(is_done.then_some((id, revision)));
         drop(state);
         self.deliver();
         Ok(revision)

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bus_schema::command::{NodeDrain, NodeLeave, NodeUncordon};
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
 use bus_schema::{
-    AddressRange, Command, EndpointId, GroupName, MachineId, NetworkName, NodeName, Pool, PoolKey,
-    TenantName,
+    AddressRange, Command, CommandId, EndpointId, GroupName, MachineId, NetworkName, NodeName,
+    Pool, PoolKey, TenantName,
 };
 use ipnet::IpNet;
 use node::bus::{Ask, AskError, BusHandle, pause};
@@ -20,11 +20,16 @@ use node::projection::Projection;
 use node::store::Saved;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::log::{Log, Reader, lock};
 
 /// What a kernel takes at most to do what the journal says, in milliseconds.
 const MAX_KERNEL_MS: u64 = 6;
+/// Of so many commands some come late, and their askers hear nothing.
+const LATE_OF: u8 = 16;
+/// How late: longer than an asker waits before it asks again.
+const MAX_LATE_MS: u64 = 2_500;
 /// Bytes of a packet inside; nothing depends on it here.
 const MTU: u32 = 1_450;
 
@@ -69,6 +74,8 @@ pub(crate) struct World {
     subnet: Pool,
     reserved: Option<AddressRange>,
     idle: Duration,
+    /// Of [`LATE_OF`] commands.
+    late: u8,
     folder: tempfile::TempDir,
 }
 
@@ -91,6 +98,7 @@ impl World {
         pool: Pool,
         reserved: Option<AddressRange>,
         idle: Duration,
+        late: u8,
     ) -> Self {
         let mut world = Self {
             log: Log::new(&pool, reserved),
@@ -99,6 +107,7 @@ impl World {
             subnet: pool,
             reserved,
             idle,
+            late,
             // In memory: what a disk does to a journal is tested elsewhere.
             folder: tempfile::tempdir_in("/dev/shm").expect("a folder"),
         };
@@ -155,7 +164,7 @@ impl World {
         *lock(&node.reader.endpoints) = Some(endpoints.clone());
         let mut tasks = JoinSet::new();
         let (log, reader) = (self.log.clone(), node.reader.clone());
-        tasks.spawn(serve(log, reader, asks));
+        tasks.spawn(serve(log, reader, self.late, asks));
         let (kernels, of) = (self.kernels.clone(), name.clone());
         tasks.spawn(follow(of, endpoints.clone(), kernel, kernels));
         tasks.spawn(settle::run(
@@ -210,7 +219,10 @@ impl World {
     /// An operator's command; he isn't cut off.
     async fn operate(&self, command: Command) {
         let operator = Reader::new(Box::new(|_, _, _| {}));
-        let done = self.log.command(&operator, command).await;
+        let done = self
+            .log
+            .command(&operator, CommandId(Uuid::new_v4()), command)
+            .await;
         done.expect("an operator's command");
     }
 
@@ -345,14 +357,25 @@ impl World {
 }
 
 /// Carries what a node asks to netmaster and to other nodes.
-async fn serve(log: Log, reader: Arc<Reader>, mut asks: mpsc::Receiver<Ask>) {
+async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut asks: mpsc::Receiver<Ask>) {
     while let Some(ask) = asks.recv().await {
         let (log, reader) = (log.clone(), reader.clone());
         // Like a request on the bus it goes on when its asker is gone.
         tokio::spawn(async move {
             match ask {
-                Ask::Command { command, answer } => {
-                    answer.send(log.command(&reader, command).await).ok();
+                Ask::Command {
+                    id,
+                    command,
+                    answer,
+                } => {
+                    if fastrand::u8(..LATE_OF) < late {
+                        let lost = AskError::Unreachable("no answer in time".to_owned());
+                        answer.send(Err(lost)).ok();
+                        pause(Duration::from_millis(fastrand::u64(..MAX_LATE_MS))).await;
+                        log.command(&reader, id, command).await.ok();
+                    } else {
+                        answer.send(log.command(&reader, id, command).await).ok();
+                    }
                 }
                 Ask::Node {
                     request, answer, ..

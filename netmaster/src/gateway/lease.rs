@@ -179,7 +179,7 @@ impl Lease<'_> {
             asked.retain(|node| ask_all || !self.desk.searches.is_unresponsive(node, now()));
             let is_all = asked == all;
             search = Search::new(self.asker.clone(), asked);
-            match self.round(&mut search).await {
+            match self.round(&mut search, decided_at).await {
                 Round::Returned => {}
                 Round::Ceded(revision) => {
                     let events = vec![];
@@ -211,10 +211,10 @@ impl Lease<'_> {
     }
 
     /// Asks all holders once what they could give up, and those that offer something for it.
-    async fn round(&self, search: &mut Search) -> Round {
+    async fn round(&self, search: &mut Search, decided_at: Revision) -> Round {
         let holders: Vec<NodeName> = search.awaited().cloned().collect();
         let answers = stream::iter(holders).map(async |node| {
-            let answer = self.spare(&node).await;
+            let answer = self.spare(&node, decided_at).await;
             (node, answer)
         });
         let mut answers = std::pin::pin!(answers.buffer_unordered(MAX_ASKED_AT_ONCE));
@@ -238,12 +238,12 @@ impl Lease<'_> {
         }
     }
 
-    async fn spare(&self, node: &NodeName) -> Result<Spare, String> {
+    async fn spare(&self, node: &NodeName, revision: Revision) -> Result<Spare, String> {
         if let Some(reason) = self.desk.shared.read(|view| view.silence(node, now())) {
             return Err(reason);
         }
         let (pool, v6) = (self.pool.clone(), self.v6);
-        let request = NodeRequest::Spare { pool, v6 };
+        let request = NodeRequest::Spare { pool, v6, revision };
         match self.ask(node, &request, SPARE_TIMEOUT).await? {
             NodeReply::Spare(spare) => Ok(spare),
             _ => Err("it answered another question".to_owned()),

@@ -86,6 +86,7 @@ impl Player {
             in_use: self.in_use,
             blocks: u64::try_from(blocks).expect("few"),
             free,
+            ceding: 0,
         }
     }
 
@@ -472,6 +473,7 @@ async fn holder_that_offers_and_never_gives_is_named_at_the_deadline() {
                 in_use: 127,
                 blocks: 0,
                 free: 1,
+                ceding: 0,
             };
             let bytes = Bytes::from(codec::to_bytes(&NodeReply::Spare(spare)));
             let to = message.reply.expect("a request");

@@ -12,7 +12,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::{Ask, AskError};
 use crate::endpoint::now;
@@ -51,9 +50,13 @@ pub(super) async fn serve(
 /// Whoever asked may have stopped waiting; its answer is dropped then.
 async fn send(client: Result<Client, AskError>, ask: Ask, seen: Revision) {
     match ask {
-        Ask::Command { command, answer } => {
+        Ask::Command {
+            id,
+            command,
+            answer,
+        } => {
             let outcome = match client {
-                Ok(client) => ask_command(&client, command, seen).await,
+                Ok(client) => ask_command(&client, id, command, seen).await,
                 Err(error) => Err(error),
             };
             answer.send(outcome).ok();
@@ -95,10 +98,10 @@ fn ready(
 /// its server misses it; so a request without an answer is sent again, perhaps to another one.
 pub(super) async fn ask_command(
     client: &Client,
+    id: CommandId,
     command: Command,
     seen: Revision,
 ) -> Result<Revision, AskError> {
-    let id = CommandId(Uuid::new_v4());
     let to = subject::of_command(&command);
     let until = Instant::now() + DEADLINE;
     let send = || {

@@ -3,8 +3,9 @@
 //! A request waits a bounded time and fails at once while the bus is away or its log is foreign.
 
 use bus_schema::node::{NodeReply, NodeRequest};
-use bus_schema::{Command, NodeName, Rejection, Revision};
+use bus_schema::{Command, CommandId, NodeName, Rejection, Revision};
 use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 /// Requests that wait to be sent; the caller waits when it is full.
 const ASKS: usize = 256;
@@ -29,6 +30,7 @@ pub enum AskError {
 #[derive(Debug)]
 pub enum Ask {
     Command {
+        id: CommandId,
         command: Command,
         answer: oneshot::Sender<Result<Revision, AskError>>,
     },
@@ -54,8 +56,18 @@ impl BusHandle {
 
     /// Has netmaster do a command; gives the revision that holds its outcome.
     pub async fn command(&self, command: Command) -> Result<Revision, AskError> {
+        self.command_as(CommandId(Uuid::new_v4()), command).await
+    }
+
+    /// [`Self::command`] under an id of the caller's: of those with one id netmaster carries out one.
+    pub async fn command_as(&self, id: CommandId, command: Command) -> Result<Revision, AskError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Command { command, answer }, answered).await
+        let ask = Ask::Command {
+            id,
+            command,
+            answer,
+        };
+        self.ask(ask, answered).await
     }
 
     pub async fn node(&self, node: NodeName, request: NodeRequest) -> Result<NodeReply, AskError> {

@@ -146,7 +146,14 @@ impl Service {
                     },
                 }
             }
-            NodeRequest::Spare { pool, v6 } => NodeReply::Spare(self.endpoints.spare(&pool, v6)),
+            NodeRequest::Spare { pool, v6, revision } => {
+                match self.endpoints.spare(&pool, v6, revision).await {
+                    Ok(spare) => NodeReply::Spare(spare),
+                    Err(error) => NodeReply::Refused {
+                        reason: error.to_string(),
+                    },
+                }
+            }
             NodeRequest::ReturnBlock { pool, v6 } => {
                 gave_up(self.endpoints.return_block(pool, v6).await)
             }

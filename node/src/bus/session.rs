@@ -11,8 +11,9 @@ use async_nats::Client;
 use async_nats::jetstream::{self, context::GetStreamErrorKind};
 use bus_schema::command::{NodeJoin, NodeLeave};
 use bus_schema::node::LogState;
-use bus_schema::{ClusterId, Command, MachineId, NodeName, Revision, subject};
+use bus_schema::{ClusterId, Command, CommandId, MachineId, NodeName, Revision, subject};
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::connection::{pause, refusal};
 use super::farewell::Farewell;
@@ -123,7 +124,8 @@ impl Session {
             machine: self.me.machine.clone(),
             vtep: self.me.vtep,
         });
-        match asks::ask_command(client, command, known.applied).await {
+        let id = CommandId(Uuid::new_v4());
+        match asks::ask_command(client, id, command, known.applied).await {
             Ok(revision) => Ok(Some(revision)),
             Err(AskError::Unreachable(reason)) if is_member => {
                 tracing::warn!(
@@ -181,9 +183,10 @@ impl Session {
             node: self.me.node.clone(),
             machine: self.me.machine.clone(),
         });
+        let id = CommandId(Uuid::new_v4());
         while !self.farewell.is_logged() {
             let applied = self.facts.snapshot().applied;
-            match asks::ask_command(client, command.clone(), applied).await {
+            match asks::ask_command(client, id, command.clone(), applied).await {
                 Ok(_) => self.farewell.decided(Ok(())),
                 Err(AskError::Rejected { rejection, .. }) => {
                     self.farewell.decided(Err(rejection.to_string()));

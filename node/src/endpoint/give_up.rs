@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bus_schema::command::{BlockCede, BlockReturn};
 use bus_schema::node::Spare;
-use bus_schema::{Command, GroupName, NodeName, PoolKey, Revision};
+use bus_schema::{Command, CommandId, GroupName, NodeName, PoolKey, Revision};
 use ipnet::IpNet;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Ceding, Giving, Inbox, Manager, Returning, asked_in, now};
@@ -27,11 +28,30 @@ pub(super) const KERNEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// log that refused it.
 const LOG_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the log is waited for before what could be given up is counted; netmaster waits a
+/// little longer.
+const READ_TIMEOUT: Duration = Duration::from_millis(600);
+
 impl EndpointsHandle {
-    /// What this node holds of a pool, and what of it it could give up.
-    pub fn spare(&self, pool: &PoolKey, v6: bool) -> Spare {
+    /// What this node holds of a pool, and what of it it could give up, by facts not older than
+    /// `at`: by older ones it would leave out what it was given a moment ago.
+    pub async fn spare(
+        &self,
+        pool: &PoolKey,
+        v6: bool,
+        at: Revision,
+    ) -> Result<Spare, AttachError> {
+        let mut facts = self.facts.clone();
+        let read = facts.wait_for(|facts| facts.applied >= at);
+        let facts = match timeout(READ_TIMEOUT, read).await {
+            Ok(Ok(facts)) => facts.clone(),
+            _ => return Err(nothing(pool, &self.me, "it is behind with the log")),
+        };
+        Ok(self.spare_by(&facts, pool, v6))
+    }
+
+    fn spare_by(&self, facts: &Projection, pool: &PoolKey, v6: bool) -> Spare {
         let key = network_of(pool);
-        let facts = self.facts.borrow().clone();
         let asked = asked_in(&self.asking, &key);
         let ledger = self.snapshot.borrow().ledger.clone();
         let network = facts.network(&key.0, &key.1);
@@ -51,6 +71,7 @@ impl EndpointsHandle {
             true => Spare {
                 blocks: 0,
                 free: 0,
+                ceding: 0,
                 ..spare
             },
             false => spare,
@@ -112,6 +133,14 @@ impl EndpointsHandle {
         }
     }
 
+    /// The id of the command by which the block, or its one address, is given up.
+    pub(super) fn command_id(&self, key: &NetworkKey, block: IpNet) -> CommandId {
+        let snapshot = self.snapshot.borrow();
+        let usage = snapshot.ledger.usage(key);
+        let journaled = usage.and_then(|usage| usage.commands.get(&block).copied());
+        journaled.unwrap_or_else(|| CommandId(Uuid::now_v7()))
+    }
+
     async fn give_up(&self, giving: Giving) -> Result<Revision, AttachError> {
         let Giving {
             key,
@@ -122,9 +151,10 @@ impl EndpointsHandle {
         } = giving;
         self.until_dropped(generation).await?;
         let is_return = to.is_none();
+        let id = self.command_id(&key, block);
         let command = command(&self.facts.borrow(), &self.me, &key, block, to);
         // Until its outcome is known nobody else sends another.
-        let outcome = self.bus.command(command).await;
+        let outcome = self.bus.command_as(id, command).await;
         drop(mark);
         match outcome {
             Ok(revision) => Ok(revision),
@@ -185,7 +215,11 @@ impl Manager {
         if !is_closing(&self.facts.borrow(), &key, block) && !self.is_unused(&key, &usage, block) {
             return Err(not_given_up(&key, block, "an address of it is taken"));
         }
-        self.write(&[Record::Returning { key, block }])?;
+        self.write(&[Record::Returning {
+            key,
+            block,
+            command: Some(CommandId(Uuid::now_v7())),
+        }])?;
         Ok(generation)
     }
 
@@ -238,6 +272,7 @@ impl Manager {
         self.write(&[Record::Returning {
             key: key.clone(),
             block,
+            command: Some(CommandId(Uuid::now_v7())),
         }])?;
         Ok(Returning::Started(Giving {
             key,
@@ -310,6 +345,7 @@ impl Manager {
                 key: key.clone(),
                 address,
                 to: to.clone(),
+                command: Some(CommandId(Uuid::now_v7())),
             }])?;
         }
         Ok(Giving {

@@ -67,11 +67,16 @@ fn what_others_build_on_is_a_promise() {
     assert_eq!(promises(&all, &Ledger::default()), [true]);
     assert_eq!(promises(&all, &fold(&all)), [false]);
     let given_back = [
-        Record::Returning { key: key(), block },
+        Record::Returning {
+            key: key(),
+            block,
+            command: None,
+        },
         Record::Ceding {
             key: key(),
             address,
             to: crate::endpoint::fixture::node("b"),
+            command: None,
         },
     ];
     assert_eq!(promises(&given_back, &fold(&all)), [true, true]);

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bus_schema::{ClusterId, EndpointId, NetworkName, NodeName, TenantName};
+use bus_schema::{ClusterId, CommandId, EndpointId, NetworkName, NodeName, TenantName};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,11 @@ pub enum Record {
     Returning {
         key: NetworkKey,
         block: IpNet,
+        /// The id of the command by which netmaster is asked, however often and by whatever life of
+        /// this process: a copy that is late on the bus does nothing when another was accepted.
+        /// Absent: an older build's record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        command: Option<CommandId>,
     },
     /// The log says that the block is somebody else's, or ours for good.
     ReturnEnded {
@@ -68,6 +73,9 @@ pub enum Record {
         key: NetworkKey,
         address: IpAddr,
         to: NodeName,
+        /// As in `Returning`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        command: Option<CommandId>,
     },
     CedeEnded {
         key: NetworkKey,
@@ -109,6 +117,8 @@ pub struct Usage {
     pub freed: OrdMap<IpAddr, u64>,
     pub returning: OrdSet<IpNet>,
     pub ceding: OrdMap<IpAddr, NodeName>,
+    /// By which commands; a ceded address is a block of one address.
+    pub commands: OrdMap<IpNet, CommandId>,
 }
 
 impl Usage {
@@ -191,22 +201,36 @@ impl Ledger {
             Record::Freed { key, address, at } => self.change(key, |usage| {
                 usage.freed.insert(*address, *at);
             }),
-            Record::Returning { key, block } => self.change(key, |usage| {
+            Record::Returning {
+                key,
+                block,
+                command,
+            } => self.change(key, |usage| {
                 usage.returning.insert(*block);
+                usage.commands.extend(command.map(|id| (*block, id)));
             }),
             // What is known of its addresses went with it.
             Record::ReturnEnded { key, block } => self.change(key, |usage| {
                 usage.returning.remove(block);
+                usage.commands.remove(block);
                 let done = usage.freed.keys().filter(|it| block.contains(*it)).copied();
                 for address in done.collect::<Vec<_>>() {
                     usage.freed.remove(&address);
                 }
             }),
-            Record::Ceding { key, address, to } => self.change(key, |usage| {
+            Record::Ceding {
+                key,
+                address,
+                to,
+                command,
+            } => self.change(key, |usage| {
                 usage.ceding.insert(*address, to.clone());
+                let block = IpNet::from(*address);
+                usage.commands.extend(command.map(|id| (block, id)));
             }),
             Record::CedeEnded { key, address } => self.change(key, |usage| {
                 usage.ceding.remove(address);
+                usage.commands.remove(&IpNet::from(*address));
             }),
             Record::Cluster { cluster } => self.cluster = Some(*cluster),
             Record::Incomplete => self.incomplete = true,
@@ -248,11 +272,13 @@ impl Ledger {
             records.extend(usage.returning.iter().map(|block| Record::Returning {
                 key: key(),
                 block: *block,
+                command: usage.commands.get(block).copied(),
             }));
             records.extend(usage.ceding.iter().map(|(address, to)| Record::Ceding {
                 key: key(),
                 address: *address,
                 to: to.clone(),
+                command: usage.commands.get(&IpNet::from(*address)).copied(),
             }));
         }
         let attached = self.endpoints.values();

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
+use bus_schema::{CommandId, EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
@@ -239,7 +240,11 @@ impl Manager {
         let block = IpNet::from(address);
         let kept = usage.promised.contains(&address) || usage.in_use.contains_key(&address);
         if claim == Claim::Task && !kept && self.holds(&of, block) {
-            records.push(Record::Returning { key: of, block });
+            records.push(Record::Returning {
+                key: of,
+                block,
+                command: Some(CommandId(Uuid::now_v7())),
+            });
         }
         self.write(&records)
     }

@@ -94,6 +94,7 @@ impl<'a> Holding<'a> {
             let returning = self.usage.returning.contains(&block);
             for address in self.usable(&pool, block, whom) {
                 if self.usage.ceding.contains_key(&address) {
+                    spare.ceding += 1;
                     continue;
                 }
                 spare.addresses += 1;

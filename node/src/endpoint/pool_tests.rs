@@ -86,6 +86,7 @@ fn a_ceded_address_is_its_new_holders_for_any_endpoint() {
         key: key(),
         address: ip("10.0.0.2"),
         to: node("b"),
+        command: None,
     }];
     assert_eq!(
         next(&ours_ceded[..1], &ceding),
@@ -112,6 +113,7 @@ fn a_block_that_goes_back_gives_nothing() {
     let returning = [Record::Returning {
         key: key(),
         block: "10.0.0.0/28".parse().unwrap(),
+        command: None,
     }];
     assert_eq!(next(&[("10.0.0.0/28", "a")], &returning), Choice::None);
 }
@@ -183,6 +185,7 @@ fn spare(addresses: u64, in_use: u64, blocks: u64, free: u64) -> Spare {
         in_use,
         blocks,
         free,
+        ceding: 0,
     }
 }
 
@@ -190,6 +193,7 @@ fn returning(block: &str) -> Record {
     Record::Returning {
         key: key(),
         block: block.parse().unwrap(),
+        command: None,
     }
 }
 
@@ -225,8 +229,13 @@ fn a_node_can_give_up_what_nobody_uses_or_asks_for() {
         key: key(),
         address: ip("10.0.0.8"),
         to: node("b"),
+        command: None,
     };
-    assert_eq!(held(&[ceding], &[]), spare(13, 0, 1, 13));
+    let one_less = Spare {
+        ceding: 1,
+        ..spare(13, 0, 1, 13)
+    };
+    assert_eq!(held(&[ceding], &[]), one_less);
     // On its way back: another node gets it as a block.
     assert_eq!(held(&[returning("10.0.0.8/29")], &[]), spare(14, 0, 2, 6));
 }

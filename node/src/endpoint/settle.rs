@@ -54,8 +54,9 @@ pub struct Idle {
     pub stays: bool,
 }
 
-/// What netmaster refused to take back, and the revision up to which it had read the log then.
-pub type Refused = BTreeMap<Held, Revision>;
+/// What netmaster has decided about what this node gives up, and by which revision: refused, or
+/// carried out, perhaps long ago by the same command.
+pub type Decided = BTreeMap<Held, Revision>;
 
 /// What is due follows from these. They are read in this order, from `journaled` to `ledger`.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +71,8 @@ pub struct Inputs<'a> {
     pub asked: &'a BTreeSet<(NetworkKey, IpAddr)>,
     /// Whoever was given an address of the facts has it in here.
     pub ledger: &'a Ledger,
-    /// What is still ours in facts of the revision at which it was refused stays ours.
-    pub refused: &'a Refused,
+    /// What is still ours in facts of the revision by which it was decided stays ours.
+    pub decided: &'a Decided,
     pub me: &'a NodeName,
 }
 
@@ -98,7 +99,7 @@ impl Inputs<'_> {
         let network = self.facts.network(&key.0, &key.1);
         let before = self.journaled.usage(key);
         let stays = |block: IpNet| {
-            let at = self.refused.get(&(key.clone(), block));
+            let at = self.decided.get(&(key.clone(), block));
             at.is_some_and(|at| self.facts.applied >= *at)
         };
         for block in &usage.returning {
@@ -219,7 +220,7 @@ pub async fn run(
     block_idle: Duration,
 ) {
     let mut snapshots: watch::Receiver<Snapshot> = endpoints.snapshots();
-    let (mut refused, mut idle_times) = (Refused::new(), IdleTimes::default());
+    let (mut decided, mut idle_times) = (Decided::new(), IdleTimes::default());
     loop {
         let ready = *log.borrow_and_update() == LogState::InSync;
         // In the order that `Inputs` says.
@@ -233,12 +234,12 @@ pub async fn run(
             leasing: &leasing,
             asked: &asked,
             ledger: &snapshot.ledger,
-            refused: &refused,
+            decided: &decided,
             me: &me,
         });
         let (expired, next) = idle_times.expired(&due.idle, Instant::now(), block_idle);
         due.unused.extend(expired);
-        let mut done = true;
+        let mut when = When::Changed;
         if ready {
             if saved.borrow_and_update().revision < projection.applied {
                 due.settled.clear();
@@ -250,9 +251,12 @@ pub async fn run(
                 facts: &projection,
                 generation: snapshot.generation,
             };
-            done = work.run(due, &mut refused).await;
+            when = work.run(due, &mut decided).await;
         }
-        let retry = (!done).then(|| Instant::now() + RETRY);
+        if when == When::Now {
+            continue;
+        }
+        let retry = (when == When::Later).then(|| Instant::now() + RETRY);
         let again = next.into_iter().chain(retry).min();
         let again = async {
             match again {
@@ -274,6 +278,16 @@ pub async fn run(
     }
 }
 
+/// When there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum When {
+    /// When the facts or the endpoints have changed.
+    Changed,
+    Later,
+    /// A decision is known that the facts hold already.
+    Now,
+}
+
 /// Works off what was due with these facts.
 struct Work<'a> {
     endpoints: &'a EndpointsHandle,
@@ -285,13 +299,12 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// False: something has to be tried again.
-    async fn run(&self, due: Due, refused: &mut Refused) -> bool {
-        let mut done = true;
+    async fn run(&self, due: Due, decided: &mut Decided) -> When {
+        let mut when = When::Changed;
         if !due.settled.is_empty() && self.endpoints.settled(due.settled).await.is_err() {
-            done = false;
+            when = When::Later;
         }
-        refused.retain(|held, _| {
+        decided.retain(|held, _| {
             let ceded = |it: &(NetworkKey, IpAddr, NodeName)| {
                 (&it.0, IpNet::from(it.1)) == (&held.0, held.1)
             };
@@ -307,7 +320,7 @@ impl Work<'_> {
                 }
                 Err(error) => {
                     tracing::debug!(%block, %error, "a block isn't returned");
-                    done = false;
+                    when = When::Later;
                 }
             }
         }
@@ -316,30 +329,31 @@ impl Work<'_> {
         let ceding = ceding.map(|(key, address, to)| ((key, IpNet::from(address)), Some(to)));
         let given_up: Vec<_> = returning.chain(ceding).collect();
         if given_up.is_empty() {
-            return done;
+            return when;
         }
         if let Err(error) = self.endpoints.until_dropped(generation).await {
             tracing::warn!(%error, "addresses aren't given up yet");
-            return false;
+            return When::Later;
         }
         for (held, to) in given_up {
-            done &= self.give_up(held, to, refused).await;
+            when = when.max(self.give_up(held, to, decided).await);
         }
-        done
+        when
     }
 
-    /// Asks netmaster, unless somebody else does. False: it has to be tried again.
-    async fn give_up(&self, held: Held, to: Option<NodeName>, refused: &mut Refused) -> bool {
+    /// Asks netmaster, unless somebody else does.
+    async fn give_up(&self, held: Held, to: Option<NodeName>, decided: &mut Decided) -> When {
         // Whoever sends it wakes `run` at its end.
         let Some(_mark) = self.endpoints.giving.try_mark(held.clone()) else {
-            return true;
+            return When::Changed;
         };
         let (network, block) = (&held.0.1, held.1);
         let command = command(self.facts, self.me, &held.0, block, to);
-        match self.bus.command(command).await {
+        let id = self.endpoints.command_id(&held.0, block);
+        let revision = match self.bus.command_as(id, command).await {
             Ok(revision) => {
                 tracing::info!(%network, %block, %revision, "given up");
-                true
+                revision
             }
             // Not ours according to the log, mostly: the facts will say so.
             Err(AskError::Rejected {
@@ -347,13 +361,17 @@ impl Work<'_> {
                 revision,
             }) => {
                 tracing::info!(%network, %block, %rejection, "not given up");
-                refused.insert(held, revision);
-                false
+                revision
             }
             Err(AskError::Unreachable(reason)) => {
                 tracing::debug!(%network, %block, reason, "not given up yet");
-                false
+                return When::Later;
             }
+        };
+        decided.insert(held, revision);
+        match revision <= self.facts.applied {
+            true => When::Now,
+            false => When::Changed,
         }
     }
 }

@@ -27,7 +27,7 @@ fn due_of(facts: &Projection, ledger: &Ledger) -> Due {
         leasing: &BTreeSet::new(),
         asked: &BTreeSet::new(),
         ledger,
-        refused: &Refused::new(),
+        decided: &Decided::new(),
         me: &node("a"),
     })
 }
@@ -91,10 +91,12 @@ fn a_block_is_idle_when_nobody_uses_or_asks_for_an_address_of_it() {
         key: key.clone(),
         address,
         to: node("b"),
+        command: None,
     };
     let returning = Record::Returning {
         key: key.clone(),
         block: MINE.parse().unwrap(),
+        command: None,
     };
     for record in [reserved, promised, ceding, returning] {
         assert_eq!(with(std::slice::from_ref(&record)), all[1..], "{record:?}");
@@ -107,7 +109,7 @@ fn a_block_is_idle_when_nobody_uses_or_asks_for_an_address_of_it() {
         leasing: &BTreeSet::new(),
         asked: &asked,
         ledger: &nothing,
-        refused: &Refused::new(),
+        decided: &Decided::new(),
         me: &node("a"),
     });
     assert_eq!(idle(&due), all[1..]);
@@ -131,6 +133,7 @@ fn the_last_block_stays_as_long_as_no_other_node_holds_one() {
     let going = [Record::Returning {
         key: key(),
         block: MINE.parse().unwrap(),
+        command: None,
     }];
     assert_eq!(with(&alone[1..], &going), ["10.0.0.32/28*"]);
     let shared = [(MINE, "a"), ("10.0.0.64/32", "b")];
@@ -181,7 +184,7 @@ fn no_block_of_a_pool_is_returned_of_which_a_block_is_asked_for() {
             leasing: &BTreeSet::from([leasing]),
             asked: &BTreeSet::new(),
             ledger: &Ledger::default(),
-            refused: &Refused::new(),
+            decided: &Decided::new(),
             me: &node("a"),
         })
     };
@@ -251,10 +254,12 @@ fn what_was_journaled_after_the_facts_were_read_isnt_settled_by_them() {
             key: key(),
             address: ip("10.0.0.20"),
             to: node("b"),
+            command: None,
         },
         Record::Returning {
             key: key(),
             block: MINE.parse().unwrap(),
+            command: None,
         },
     ];
     let later = ledger(&records);
@@ -265,7 +270,7 @@ fn what_was_journaled_after_the_facts_were_read_isnt_settled_by_them() {
             leasing: &BTreeSet::new(),
             asked: &BTreeSet::new(),
             ledger: &later,
-            refused: &Refused::new(),
+            decided: &Decided::new(),
             me: &node("a"),
         })
     };
@@ -277,11 +282,16 @@ fn what_was_journaled_after_the_facts_were_read_isnt_settled_by_them() {
 fn what_is_given_back_is_asked_for_until_the_log_says_so() {
     let block = MINE.parse().unwrap();
     let records = [
-        Record::Returning { key: key(), block },
+        Record::Returning {
+            key: key(),
+            block,
+            command: None,
+        },
         Record::Ceding {
             key: key(),
             address: ip("10.0.0.33"),
             to: node("b"),
+            command: None,
         },
     ];
     let held = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "a")]));

@@ -246,7 +246,10 @@ async fn many_attaches_at_once_ask_for_one_block() {
             tokio::spawn(async move { handle.attach(attach(&format!("e{n}"), None)).await })
         })
         .collect();
-    let Ask::Command { command, answer } = bench.asked().await else {
+    let Ask::Command {
+        command, answer, ..
+    } = bench.asked().await
+    else {
         panic!("no command");
     };
     assert!(matches!(command, Command::BlockLease(lease) if lease.address.is_none()));
@@ -322,7 +325,10 @@ async fn a_ceded_address_is_never_given_out_again_even_if_the_answer_is_lost() {
     let handle = bench.handle.clone();
     let asked = ceding("10.0.0.16", "b", false);
     let ceding = tokio::spawn(async move { handle.cede(asked).await });
-    let Ask::Command { command, answer } = bench.asked().await else {
+    let Ask::Command {
+        command, answer, ..
+    } = bench.asked().await
+    else {
         panic!("no command");
     };
     assert!(matches!(command, Command::BlockCede(_)));
@@ -525,7 +531,10 @@ async fn a_member_gets_an_address_of_its_groups_pool_and_nobody_else_does() {
     let attaching = bench.handle.clone();
     let ask = member("e1", None);
     let first = tokio::spawn(async move { attaching.attach(ask).await });
-    let Ask::Command { command, answer } = bench.asked().await else {
+    let Ask::Command {
+        command, answer, ..
+    } = bench.asked().await
+    else {
         panic!("a lease")
     };
     let Command::BlockLease(lease) = &command else {

@@ -61,7 +61,10 @@ async fn a_drained_manager_of_a_swarm_still_promises_addresses_and_cedes_them() 
         ceding(&address.to_string(), "b", true),
     );
     let ceded = tokio::spawn(async move { handle.cede(asked).await });
-    let Ask::Command { command, answer } = bench.asked().await else {
+    let Ask::Command {
+        command, answer, ..
+    } = bench.asked().await
+    else {
         panic!("no command");
     };
     assert!(matches!(command, Command::BlockCede(_)), "{command:?}");

@@ -19,6 +19,11 @@ fn returning(bench: &Bench) -> Vec<String> {
 }
 
 impl Bench {
+    async fn spare(&self) -> Spare {
+        let now = self.facts.borrow().applied;
+        self.handle.spare(&pool(), false, now).await.unwrap()
+    }
+
     async fn commanded(
         &mut self,
     ) -> (
@@ -26,7 +31,9 @@ impl Bench {
         tokio::sync::oneshot::Sender<Result<Revision, AskError>>,
     ) {
         match self.asked().await {
-            Ask::Command { command, answer } => (command, answer),
+            Ask::Command {
+                command, answer, ..
+            } => (command, answer),
             other @ Ask::Node { .. } => panic!("{other:?}"),
         }
     }
@@ -50,7 +57,7 @@ const TWO: [(&str, &str); 2] = [("10.0.0.16/31", "a"), ("10.0.0.32/31", "a")];
 async fn a_block_is_journaled_before_netmaster_is_asked_to_take_it() {
     let mut bench = Bench::new(&TWO);
     bench.handle.attach(attach("e1", None)).await.unwrap();
-    let spare = bench.handle.spare(&pool(), false);
+    let spare = bench.spare().await;
     assert_eq!((spare.in_use, spare.blocks, spare.free), (1, 1, 3));
     let handle = bench.handle.clone();
     let returned = tokio::spawn(async move { handle.return_block(pool(), false).await });
@@ -68,7 +75,7 @@ async fn a_block_is_journaled_before_netmaster_is_asked_to_take_it() {
         // The manager has answered what came before this.
         bench.handle.settled(Vec::new()).await.unwrap();
     }
-    let spare = bench.handle.spare(&pool(), false);
+    let spare = bench.spare().await;
     assert_eq!((spare.in_use, spare.blocks, spare.free), (1, 1, 1));
     bench.hold(&TWO[..1]);
     answer.send(Ok(Revision(7))).unwrap();
@@ -164,7 +171,7 @@ async fn when_the_kernel_keeps_what_had_it_nothing_is_asked_and_the_error_says_s
 async fn a_node_that_lost_its_journal_gives_up_nothing() {
     let bench = Bench::new(&TWO);
     bench.handle.restored(vec![Record::Incomplete]).await;
-    let spare = bench.handle.spare(&pool(), false);
+    let spare = bench.spare().await;
     let nothing = Spare {
         addresses: 4,
         ..Spare::default()
@@ -343,7 +350,7 @@ async fn a_ceded_address_waits_for_who_named_it_and_then_serves_anybody() {
     let handle = bench.handle.clone();
     let any = tokio::spawn(async move { handle.attach(attach("any", None)).await });
     // It doesn't get the address that is asked for, nor is that given up.
-    assert_eq!(bench.handle.spare(&pool(), false).free, 0);
+    assert_eq!(bench.spare().await.free, 0);
     let taken = bench.handle.cede(ceding("10.0.0.20", "c", false)).await;
     assert!(matches!(taken, Err(AttachError::AddressInUse(..))));
     answer.send(Ok(Revision(1))).unwrap();

@@ -49,7 +49,10 @@ async fn a_promised_address_is_ceded_to_the_node_of_its_task_and_comes_back() {
     let handle = bench.handle.clone();
     let asked = ceding(&address, "b", true);
     let ceding = tokio::spawn(async move { handle.cede(asked).await });
-    let Ask::Command { command, answer } = bench.asked().await else {
+    let Ask::Command {
+        command, answer, ..
+    } = bench.asked().await
+    else {
         panic!("no command");
     };
     assert!(matches!(command, Command::BlockCede(_)));
