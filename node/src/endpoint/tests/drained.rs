@@ -104,6 +104,8 @@ async fn a_node_that_has_not_read_the_log_waits_before_it_says_that_it_was_remov
     let attaching = bench.handle.clone();
     let attaching = tokio::spawn(async move { attaching.attach(attach("e1", None)).await });
     tokio::task::yield_now().await;
+    // Behind this the attach was decided for the first time.
+    bench.handle.settled(Vec::new()).await.unwrap();
     bench.is(Some(fact(false, false)));
     bench.kernel.send_replace(read);
     attaching.await.unwrap().unwrap();
