@@ -43,6 +43,12 @@ pub struct NodeStatus {
     pub unpublished: u64,
     /// Blocks leased to it.
     pub blocks: u64,
+    /// It takes no new endpoints (`netctl node drain`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
+    /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub left: bool,
     /// What an operator should know, the worst grade first.
     #[serde(default)]
     pub alarms: Vec<Alarm>,
@@ -237,12 +243,16 @@ pub enum NodeRequest {
         #[serde(default)]
         v6: bool,
     },
-    /// Another node needs an address of the pool: the asked one cedes any that it doesn't use.
+    /// Another node needs addresses of the pool: the asked one cedes any that it doesn't use, not
+    /// more than half of them at once.
     CedeAny {
         pool: PoolKey,
         #[serde(default)]
         v6: bool,
         to: NodeName,
+        /// How many at most; 0 and absent: one.
+        #[serde(default)]
+        count: u16,
     },
     /// Asked after `NodeDrained` at `revision`, before the node is removed: it answers when it has
     /// applied that and has either named its endpoints or returned its blocks.
@@ -323,10 +333,13 @@ pub struct Spare {
     pub addresses: u64,
     /// Of these: of endpoints, reserved by an engine, or promised to a swarm's tasks.
     pub in_use: u64,
-    /// Blocks in which it uses no address, and which it could return.
+    /// Blocks in which it uses no address, which it could return.
     pub blocks: u64,
     /// Addresses that it could cede.
     pub free: u64,
+    /// Addresses that it could give up, but that were freed a moment ago: the last choice.
+    #[serde(default)]
+    pub recent: u64,
     /// Addresses that it is ceding. What becomes of them isn't known yet: ask again.
     #[serde(default)]
     pub ceding: u64,

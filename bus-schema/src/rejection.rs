@@ -295,7 +295,7 @@ pub enum Rejection {
     NodeAlive { node: NodeName },
     #[error(
         "node {node} still has {}: remove them first, `netctl node drain {node} --wait` waits until they are gone",
-        list(endpoints)
+        some(endpoints)
     )]
     NodeHasEndpoints {
         node: NodeName,
@@ -489,10 +489,12 @@ impl std::fmt::Display for Holders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { asked, unasked } = self;
         if !asked.is_empty() {
-            write!(f, " ({})", list(asked))?;
+            let mut most_first: Vec<&HolderUse> = asked.iter().collect();
+            most_first.sort_by_key(|it| std::cmp::Reverse(it.addresses));
+            write!(f, " ({})", some(&most_first))?;
         }
         if !unasked.is_empty() {
-            let unasked = list(unasked);
+            let unasked = some(unasked);
             write!(
                 f,
                 "; these nodes hold addresses and can't be asked: {unasked}"
@@ -537,6 +539,16 @@ fn left(networks: &[NetworkName], groups: &[GroupName], policies: &[PolicyName])
         .map(|(kind, names)| format!("{kind} {names}"))
         .collect();
     kinds.join(", ")
+}
+
+/// The first of them, and how many more there are: a message is read by people.
+fn some<T: std::fmt::Display>(items: &[T]) -> String {
+    const MAX_NAMED: usize = 8;
+    let (named, more) = items.split_at(items.len().min(MAX_NAMED));
+    match more.len() {
+        0 => list(named),
+        more => format!("{} and {more} more", list(named)),
+    }
 }
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {

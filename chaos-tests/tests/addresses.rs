@@ -2,6 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use bus_schema::node::{NodeReply, NodeRequest};
+use bus_schema::{PoolKey, TenantName};
+use chaos_tests::bus::Bus;
 use chaos_tests::{Outcome, SOON, create, invariant, sh};
 use lab::{Lab, Signal, Spec, wait_until};
 
@@ -59,20 +62,36 @@ fn a_network_that_one_node_filled_and_emptied_serves_another_one() -> Outcome {
     invariant::converged(&lab)
 }
 
+/// Asks a node as netmaster does.
+fn ask(lab: &Lab, node: &str, request: &NodeRequest) -> NodeReply {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let bus = Bus::connect(&lab.nats_url()).await.expect("the bus");
+        let node = node.parse().expect("a name");
+        bus.ask(&node, request).await.expect("an answer")
+    })
+}
+
 /// The journal says that it gives up a block, and netmaster hasn't heard of it.
 #[test]
 fn a_node_that_is_killed_while_it_returns_a_block_returns_it_after_its_start() -> Outcome {
-    let mut lab = two_nodes()?;
+    let mut lab = Lab::up(&Spec::test(2))?;
+    create(&lab, "small", SMALL)?;
     fill(&mut lab, "node-1")?;
     lab.remove_workload("node-1-0")?;
     lab.pause("netmaster-1")?;
-    wait_until("the return is journaled", SOON, || {
-        sh(
-            &lab,
-            "node-1",
-            "grep -aq returning /var/lib/contiv/endpoints.journal",
-        )
-    })?;
+    let pool = PoolKey::of_network(
+        &TenantName::default_tenant(),
+        &"small".parse().expect("a name"),
+    );
+    let reply = ask(
+        &lab,
+        "node-1",
+        &NodeRequest::ReturnBlock { pool, v6: false },
+    );
+    assert!(matches!(reply, NodeReply::Refused { .. }), "{reply:?}");
+    let journaled = "grep -aq returning /var/lib/contiv/endpoints.journal";
+    assert!(sh(&lab, "node-1", journaled));
     lab.restart("netplugin@node-1", Signal::Kill)?;
     lab.resume("netmaster-1")?;
     wait_until("the block is returned", SOON, || {
@@ -84,5 +103,55 @@ fn a_node_that_is_killed_while_it_returns_a_block_returns_it_after_its_start() -
         assert_ne!(lab.address_of(&name)?, there.address, "{name}");
         assert!(lab.ping("there", &lab.address_of(&name)?.to_string())?);
     }
+    invariant::converged(&lab)
+}
+
+/// All sixteen blocks have a holder, so that every further endpoint is given an address of another
+/// node. Many start at once, on every node, as after an outage.
+#[test]
+fn a_24_serves_twenty_nodes_and_many_endpoints_that_start_at_once() -> Outcome {
+    const NODES: u8 = 20;
+    const EACH: usize = 6;
+    let mut lab = Lab::up(&Spec::test(NODES))?;
+    create(&lab, "wide", "20.1.1.0/24")?;
+    for number in 1..=NODES {
+        let (node, name) = (format!("node-{number}"), format!("first-{number}"));
+        lab.run_workload(&node, "wide", &name)?;
+    }
+    // Prints what failed.
+    let script = format!(
+        "for i in $(seq {EACH}); do ip netns add more-$i; \
+         netplugin attach --netns /run/netns/more-$i --network wide --name $(hostname)-$i \
+         --id $(hostname)-$i 2>&1 >/dev/null & done; wait"
+    );
+    let failed = std::thread::scope(|scope| {
+        let nodes: Vec<String> = (1..=NODES).map(|it| format!("node-{it}")).collect();
+        let (lab, script) = (&lab, &script);
+        let all: Vec<_> = nodes
+            .into_iter()
+            .map(|node| scope.spawn(move || lab.run(&node, &["sh", "-c", script])))
+            .collect();
+        let outputs = all.into_iter().map(|it| it.join().expect("no panic"));
+        let texts = outputs.map(|output| output.map(|it| it.stdout));
+        texts.collect::<Result<Vec<String>, lab::Error>>()
+    })?;
+    assert!(failed.iter().all(String::is_empty), "{failed:?}");
+    let all = usize::from(NODES) * (EACH + 1);
+    wait_until("every endpoint is published", SOON, || {
+        let listed = lab.netctl_ok(&["endpoint", "ls", "-o", "json"]);
+        let listed: serde_json::Value =
+            serde_json::from_str(&listed.unwrap_or_default()).unwrap_or_default();
+        listed.as_array().is_some_and(|it| it.len() == all)
+    })?;
+    let listed = lab.netctl_ok(&["endpoint", "ls", "-o", "json"])?;
+    let mut addresses: Vec<&str> = listed
+        .lines()
+        .filter(|line| line.contains("20.1.1."))
+        .collect();
+    let count = addresses.len();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), count, "no address has two owners");
+    assert!(count >= all, "{listed}");
     invariant::converged(&lab)
 }

@@ -68,6 +68,7 @@ impl Sources {
         alarms.extend(self.alarms.iter().cloned());
         alarms.extend(self.engine_alarms.borrow().iter().cloned());
         alarms.sort_by_key(|it| it.grade);
+        let member = facts.nodes.get(&self.me.node);
         NodeStatus {
             node: self.me.node.clone(),
             machine: self.me.machine.clone(),
@@ -81,6 +82,8 @@ impl Sources {
             endpoints: endpoints.len() as u64,
             unpublished: published.lacks(&own),
             blocks: facts.blocks_of(&self.me.node) as u64,
+            drained: member.is_some_and(|it| it.drained),
+            left: member.is_some_and(|it| it.left),
             alarms,
             dns: Some(self.dns.counters()),
             healing: Some(Box::new(self.healing.borrow().clone())),

@@ -90,11 +90,9 @@ impl Search {
         if self.awaited().next().is_some() {
             return Next::Wait;
         }
-        let free_of_others = |node: &NodeName, spare: &Spare| match *node == self.asker {
-            true => 0,
-            false => spare.free,
-        };
-        if let Some(node) = self.most(free_of_others) {
+        let rested = self.most(|node, spare| self.of_others(node, spare.free));
+        let ceding = rested.or_else(|| self.most(|node, it| self.of_others(node, it.recent)));
+        if let Some(node) = ceding {
             return Next::CedeAny(node.clone());
         }
         let may_offer = |it: &Holder| match it {
@@ -134,6 +132,13 @@ impl Search {
         holders
     }
 
+    fn of_others(&self, node: &NodeName, count: u64) -> u64 {
+        match *node == self.asker {
+            true => 0,
+            false => count,
+        }
+    }
+
     /// The node that offers the most, the first by name of several; `None`: nobody offers any.
     fn most(&self, of: impl Fn(&NodeName, &Spare) -> u64) -> Option<&NodeName> {
         let offers = self
@@ -168,6 +173,7 @@ mod tests {
             in_use: addresses,
             blocks: 0,
             free: 0,
+            recent: 0,
             ceding: 0,
         }
     }
@@ -178,6 +184,7 @@ mod tests {
             in_use: 16_u64.saturating_sub(free),
             blocks,
             free,
+            recent: 0,
             ceding: 0,
         }
     }
@@ -304,6 +311,20 @@ mod tests {
         let asked = vec![holder("asker", 16, 0), holder("n1", 16, 16)];
         let unasked = vec![];
         assert_eq!(search.next(), Next::Exhausted(Holders { asked, unasked }));
+    }
+
+    #[test]
+    fn address_that_was_freed_a_moment_ago_is_the_last_choice() {
+        let mut search = of(&["n1", "n2"]);
+        let recent = Spare {
+            recent: 9,
+            ..full(15)
+        };
+        search.answered(&node("n1"), Ok(recent));
+        search.answered(&node("n2"), Ok(offers(0, 1)));
+        assert_eq!(search.next(), Next::CedeAny(node("n2")));
+        search.gave_nothing(&node("n2"), "used meanwhile".to_owned());
+        assert_eq!(search.next(), Next::CedeAny(node("n1")));
     }
 
     #[test]

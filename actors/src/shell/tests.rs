@@ -428,6 +428,7 @@ async fn asked_twice_at_a_time_it_is_carried_out_once() {
         address: None,
         v6: false,
         ahead: false,
+        waiting: 0,
     });
     let (first, twice) = (id(), id());
     let (_, a, b) = tokio::join!(

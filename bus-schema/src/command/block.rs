@@ -25,6 +25,15 @@ pub struct BlockLease {
     /// addresses. An older netmaster never asks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ahead: bool,
+    /// Endpoints of the node that wait for an address. Where no block is free, a holder cedes an
+    /// address for each of them, as far as it has so many. 0 and absent: one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waiting: u16,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u16) -> bool {
+    *count == 0
 }
 
 /// The node has journaled that it gives out no address of the block any more.

@@ -137,6 +137,8 @@ pub(crate) fn status() -> NodeStatus {
         endpoints: 3,
         unpublished: 1,
         blocks: 2,
+        drained: false,
+        left: false,
         alarms: vec![Alarm::new(
             Grade::Wrong,
             "foreign-log",
@@ -390,6 +392,7 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
             address: Some(ip("20.1.1.17")),
             v6: false,
             ahead: false,
+            waiting: 0,
         }),
         Command::BlockReturn(BlockReturn {
             tenant: tenant.clone(),

@@ -38,6 +38,7 @@ pub(crate) fn node_requests() -> Vec<NodeRequest> {
             pool: PoolKey::of_network(&tenant(), &network()),
             v6: false,
             to: node("node2"),
+            count: 3,
         },
         NodeRequest::DrainNode {
             revision: Revision(42),
@@ -64,6 +65,7 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
             in_use: 3,
             blocks: 0,
             free: 11,
+            recent: 2,
             ceding: 1,
         }),
         NodeReply::GaveUp {

@@ -158,11 +158,13 @@ impl Log {
 
     /// Who holds which block, by as much of the log as `reader` has read; by all of it, when the
     /// reader isn't cut off.
-    pub(crate) fn blocks(&self, reader: &NodeName) -> BTreeMap<IpNet, NodeName> {
+    pub(crate) fn blocks(&self, reader: &NodeName, place: Place) -> BTreeMap<IpNet, NodeName> {
+        let of_place = Some(AggregateId::Leases(key(place)));
         let read = *lock(&lock(&self.nodes)[reader].read);
         let state = lock(&self.state);
         let mut blocks = BTreeMap::new();
-        for (_, event) in &state.events[..read] {
+        let events = state.events[..read].iter().map(|(_, event)| event);
+        for event in events.filter(|it| it.aggregate() == of_place) {
             match event {
                 Event::BlockLeased(e) => drop(blocks.insert(e.block, e.node.clone())),
                 Event::BlockCeded(e) => drop(blocks.insert(e.address.into(), e.to.clone())),
@@ -281,7 +283,9 @@ impl Log {
                 Next::CedeAny(node) => match self.endpoints(&node) {
                     Some(endpoints) => {
                         let to = lease.node.clone();
-                        let gave = endpoints.cede_any(pool.clone(), false, to).await;
+                        let gave = endpoints
+                            .cede_any(pool.clone(), false, to, lease.waiting)
+                            .await;
                         (node, gave.map(Found::Address).map_err(|it| it.to_string()))
                     }
                     None => (node, Err("no answer".to_owned())),

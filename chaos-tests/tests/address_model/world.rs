@@ -304,7 +304,7 @@ impl World {
     /// The free addresses that `asker` can have: of nobody's block, or of a node's that isn't cut
     /// off; its own alone, when it is cut off itself.
     pub(crate) fn within_reach(&self, asker: &NodeName, place: Place) -> Vec<IpAddr> {
-        let (used, blocks) = (self.used(), self.log.blocks(asker));
+        let (used, blocks) = (self.used(), self.log.blocks(asker, place));
         let holder = |address: IpAddr| {
             let around = blocks.iter().filter(|(block, _)| block.contains(&address));
             around.max_by_key(|(block, _)| block.prefix_len())

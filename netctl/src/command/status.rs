@@ -353,6 +353,8 @@ mod tests {
                 endpoints: 0,
                 unpublished: 0,
                 blocks: 0,
+                drained: false,
+                left: false,
                 alarms: Vec::new(),
                 dns: None,
                 healing: None,

@@ -33,10 +33,12 @@ const SPARE_TIMEOUT: Duration = Duration::from_millis(800);
 const GIVE_UP_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Nodes that are asked at the same time.
 const MAX_ASKED_AT_ONCE: usize = 64;
+/// Addresses that a node cedes to another at once: each is an event of its own.
+const MAX_CEDED_AT_ONCE: u16 = 64;
 /// With less time left, no holder is asked again.
 const MIN_ROUND: Duration = Duration::from_millis(200);
 /// How long the feed is waited for, in milliseconds.
-const FEED_TIMEOUT_MS: u64 = 250;
+const FEED_TIMEOUT_MS: u64 = 500;
 /// Before all holders are asked again.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// Time kept for the last decision and for the answer's way, in milliseconds.
@@ -111,6 +113,7 @@ pub(super) async fn lease(desk: &Rc<Desk>, request: Request<Command>, c: &BlockL
             pool: c.pool(),
             v6: c.v6,
             asker: c.node.clone(),
+            waiting: c.waiting,
         };
         match lease.search().await {
             unknown @ Reply::Unknown { .. } => Err(unknown),
@@ -131,6 +134,8 @@ struct Lease<'a> {
     pool: PoolKey,
     v6: bool,
     asker: NodeName,
+    /// Endpoints that wait at the asker.
+    waiting: u16,
     /// In milliseconds since 1970.
     until: u64,
 }
@@ -155,10 +160,10 @@ impl Lease<'_> {
     /// a moment ago are asked last: else each search would wait for the same silent node.
     async fn search(&self) -> Reply {
         let Some(_turn) = self.turn().await else {
-            return Reply::Unknown {
-                id: self.request.id,
-                reason: format!("other nodes wait for addresses of {}, too", self.pool),
-            };
+            return self.unknown(&format!(
+                "other nodes wait for addresses of {}, too",
+                self.pool
+            ));
         };
         let mut search = Search::new(self.asker.clone(), []);
         // The blocks of which every holder was asked in vain. If others are held now, addresses
@@ -170,9 +175,16 @@ impl Lease<'_> {
             let Some(decided_at) = exhausted_at(&reply) else {
                 return reply;
             };
-            let blocks = self.blocks(decided_at).await;
-            if asked_in_vain.as_ref() == Some(&blocks) || self.left() < MIN_ROUND {
-                return with_holders(reply, search.holders());
+            let Some(blocks) = self.blocks(decided_at).await else {
+                return self.unknown("this netmaster is behind with the log");
+            };
+            let holders = search.holders();
+            let is_late = self.left() < MIN_ROUND;
+            if is_late && holders.is_empty() {
+                return self.unknown("there was no time left to ask other nodes for addresses");
+            }
+            if is_late || asked_in_vain.as_ref() == Some(&blocks) {
+                return with_holders(reply, holders);
             }
             let all: BTreeSet<NodeName> = blocks.values().map(|it| it.node.clone()).collect();
             let mut asked = all.clone();
@@ -202,12 +214,19 @@ impl Lease<'_> {
         Duration::from_millis(self.until.saturating_sub(now()))
     }
 
-    /// The leased blocks of the pool, as of this revision or later.
-    async fn blocks(&self, revision: Revision) -> Blocks {
+    /// The leased blocks of the pool, as of this revision or later; `None`: the feed is behind.
+    async fn blocks(&self, revision: Revision) -> Option<Blocks> {
         let until = now().saturating_add(FEED_TIMEOUT_MS);
-        self.desk.shared.reach(revision, until).await;
         let shared = &self.desk.shared;
-        shared.read(|view| view.blocks_of_pool(&self.pool, self.v6))
+        let is_read = shared.reach(revision, until).await;
+        is_read.then(|| shared.read(|view| view.blocks_of_pool(&self.pool, self.v6)))
+    }
+
+    fn unknown(&self, reason: &str) -> Reply {
+        Reply::Unknown {
+            id: self.request.id,
+            reason: reason.to_owned(),
+        }
     }
 
     /// Asks all holders once what they could give up, and those that offer something for it.
@@ -257,9 +276,13 @@ impl Lease<'_> {
     }
 
     async fn cede_any(&self, node: &NodeName) -> Result<Revision, String> {
-        let (pool, v6, to) = (self.pool.clone(), self.v6, self.asker.clone());
-        self.give_up(node, &NodeRequest::CedeAny { pool, v6, to })
-            .await
+        let request = NodeRequest::CedeAny {
+            pool: self.pool.clone(),
+            v6: self.v6,
+            to: self.asker.clone(),
+            count: self.waiting.min(MAX_CEDED_AT_ONCE),
+        };
+        self.give_up(node, &request).await
     }
 
     async fn give_up(&self, node: &NodeName, request: &NodeRequest) -> Result<Revision, String> {

@@ -44,7 +44,7 @@ impl View {
     /// Every network and every group with a pool of its own.
     pub(crate) fn pool_counts(&self) -> Vec<PoolCount> {
         let mut used: BTreeMap<(&TenantName, &NetworkName), BTreeSet<IpAddr>> = BTreeMap::new();
-        for endpoint in self.endpoints.values() {
+        for endpoint in self.endpoints_of_members() {
             let network = (&endpoint.tenant, &endpoint.network);
             let addresses = used.entry(network).or_default();
             addresses.extend(endpoint.addresses());

@@ -184,7 +184,7 @@ impl View {
         tenant: &'a TenantName,
         group: &'a GroupName,
     ) -> impl Iterator<Item = &'a Endpoint> {
-        let all = self.endpoints.values();
+        let all = self.endpoints_of_members();
         all.filter(move |e| e.tenant == *tenant && e.group.as_ref() == Some(group))
     }
 
@@ -198,7 +198,7 @@ impl View {
         tenant: &'a TenantName,
         network: &'a NetworkName,
     ) -> impl Iterator<Item = &'a Endpoint> {
-        let all = self.endpoints.values();
+        let all = self.endpoints_of_members();
         all.filter(move |e| e.tenant == *tenant && e.network == *network)
     }
 
@@ -248,7 +248,7 @@ impl View {
 
     fn endpoints_of(&self, tenant: Option<&TenantName>) -> Result<Vec<Endpoint>, Rejection> {
         self.must_exist(tenant)?;
-        let all = self.endpoints.values();
+        let all = self.endpoints_of_members();
         Ok(all
             .filter(|endpoint| tenant.is_none_or(|t| *t == endpoint.tenant))
             .cloned()

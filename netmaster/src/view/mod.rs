@@ -346,6 +346,13 @@ impl View {
         self.tenants.get(tenant)?.groups.get(group)
     }
 
+    /// Published endpoints. What a node that was removed as lost had published stays on the bus until
+    /// it is back, but it isn't of the cluster.
+    fn endpoints_of_members(&self) -> impl Iterator<Item = &Endpoint> {
+        let all = self.endpoints.values();
+        all.filter(|endpoint| self.nodes.contains_key(&endpoint.node))
+    }
+
     pub(crate) fn networks(&self) -> impl Iterator<Item = &NetworkView> {
         self.tenants.values().flat_map(|t| t.networks.values())
     }

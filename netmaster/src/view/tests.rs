@@ -92,6 +92,8 @@ pub(super) fn status(name: &str, applied: u64) -> NodeStatus {
         endpoints: 0,
         unpublished: 0,
         blocks: 0,
+        drained: false,
+        left: false,
         alarms: vec![],
         dns: None,
         healing: None,

@@ -27,6 +27,7 @@ fn lease(holder: &str) -> BlockLease {
         address: None,
         v6: false,
         ahead: false,
+        waiting: 0,
     }
 }
 
@@ -86,6 +87,7 @@ impl Player {
             in_use: self.in_use,
             blocks: u64::try_from(blocks).expect("few"),
             free,
+            recent: 0,
             ceding: 0,
         }
     }
@@ -473,6 +475,7 @@ async fn holder_that_offers_and_never_gives_is_named_at_the_deadline() {
                 in_use: 127,
                 blocks: 0,
                 free: 1,
+                recent: 0,
                 ceding: 0,
             };
             let bytes = Bytes::from(codec::to_bytes(&NodeReply::Spare(spare)));

@@ -319,6 +319,7 @@ async fn an_event_for_newer_netmasters_closes_its_whole_tenant_and_no_other() {
         address: None,
         v6: false,
         ahead: false,
+        waiting: 0,
     });
     let create_blue = create("blue", "db", "20.1.2.0/24", None);
     for command in [lease, create_blue] {

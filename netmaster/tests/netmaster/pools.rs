@@ -36,6 +36,7 @@ fn lease(of: Option<&str>, holder: &str) -> Command {
         address: None,
         v6: false,
         ahead: false,
+        waiting: 0,
     })
 }
 

@@ -37,6 +37,7 @@ async fn lease(api: &Api, holder: &str) -> IpNet {
         address: None,
         v6: false,
         ahead: false,
+        waiting: 0,
     });
     match &api.accepted(command).await.1[..] {
         [Event::BlockLeased(leased)] => leased.block,

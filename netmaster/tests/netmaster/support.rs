@@ -439,6 +439,8 @@ impl Api {
             endpoints: 0,
             unpublished: 0,
             blocks: 0,
+            drained: false,
+            left: false,
             alarms: vec![],
             dns: None,
             healing: None,

@@ -157,9 +157,12 @@ impl Service {
             NodeRequest::ReturnBlock { pool, v6 } => {
                 gave_up(self.endpoints.return_block(pool, v6).await)
             }
-            NodeRequest::CedeAny { pool, v6, to } => {
-                gave_up(self.endpoints.cede_any(pool, v6, to).await)
-            }
+            NodeRequest::CedeAny {
+                pool,
+                v6,
+                to,
+                count,
+            } => gave_up(self.endpoints.cede_any(pool, v6, to, count).await),
             NodeRequest::DrainNode { revision } => self.drain_node(revision).await,
             NodeRequest::AcceptLog { cluster } => self.accept(cluster).await,
         }

@@ -266,6 +266,8 @@ impl Node {
             endpoints: 0,
             unpublished: 0,
             blocks: 0,
+            drained: false,
+            left: false,
             alarms: Vec::new(),
             dns: None,
             healing: None,

@@ -11,19 +11,21 @@ use std::time::Duration;
 use bus_schema::command::{BlockCede, BlockReturn};
 use bus_schema::node::Spare;
 use bus_schema::{Command, CommandId, GroupName, NodeName, PoolKey, Revision};
+use futures::future::join_all;
 use ipnet::IpNet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Ceding, Giving, Inbox, Manager, Returning, asked_in, now};
-use super::pool::{Choice, For, Holding};
+use super::pool::{For, Holding};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;
 use crate::projection::{NetworkFact, Projection};
 
-/// How long a command waits for the kernel to drop what had the address.
-pub(super) const KERNEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request of netmaster, who waits a little longer, waits for the kernel to drop what had
+/// the address. `settle` goes on afterwards.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a second request waits for a return that is under way, and a refused command for the
 /// log that refused it.
 const LOG_TIMEOUT: Duration = Duration::from_secs(2);
@@ -65,12 +67,13 @@ impl EndpointsHandle {
             usage: &usage,
             asked: &asked,
         };
-        let spare = holding.spare(whom);
+        let spare = holding.spare(whom, now());
         match ledger.is_incomplete() {
             // It doesn't know which addresses are in use.
             true => Spare {
                 blocks: 0,
                 free: 0,
+                recent: 0,
                 ceding: 0,
                 ..spare
             },
@@ -90,16 +93,28 @@ impl EndpointsHandle {
         }
     }
 
-    /// Cedes a free address of the pool to another node: the one that was freed longest ago. Answers
-    /// with a revision at which the log says so.
+    /// Cedes free addresses of the pool to another node: those that were freed longest ago, at most
+    /// `count`. Answers with a revision at which the log says so of one of them at least.
     pub async fn cede_any(
         &self,
         pool: PoolKey,
         v6: bool,
         to: NodeName,
+        count: u16,
     ) -> Result<Revision, AttachError> {
-        let started = self.ask(|answer| Inbox::CedeAny(pool, v6, to, answer));
-        self.give_up(started.await?).await
+        let nothing = nothing(&pool, &self.me, "none of its addresses is free");
+        let started = self.ask(|answer| Inbox::CedeAny(pool, v6, to, count, answer));
+        let given_up = started
+            .await?
+            .into_iter()
+            .map(|giving| self.give_up(giving));
+        let outcomes = join_all(given_up).await;
+        let better = |one: Result<Revision, AttachError>, other| match (one, other) {
+            (Ok(one), Ok(other)) => Ok(one.max(other)),
+            (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok(one),
+            (Err(_), Err(why)) => Err(why),
+        };
+        outcomes.into_iter().fold(Err(nothing), better)
     }
 
     /// Lets another node have an address of a block of ours.
@@ -119,16 +134,20 @@ impl EndpointsHandle {
     }
 
     /// The kernel has dropped what the journal had dropped in this generation.
-    pub(super) async fn until_dropped(&self, generation: u64) -> Result<(), AttachError> {
+    pub(super) async fn until_dropped(
+        &self,
+        generation: u64,
+        within: Duration,
+    ) -> Result<(), AttachError> {
         let mut kernel = self.kernel.clone();
         // Before it is in sync the core leaves alone what an earlier life had put there.
         let dropped = kernel.wait_for(|it| it.in_sync && it.generation >= generation);
-        match timeout(KERNEL_TIMEOUT, dropped).await {
+        match timeout(within, dropped).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(AttachError::Datapath("netplugin is stopping".to_owned())),
             Err(_) => Err(AttachError::Datapath(format!(
-                "it hasn't dropped yet what had the address, after {} s; the address is given up when it has: see the alarms of `netplugin status`",
-                KERNEL_TIMEOUT.as_secs()
+                "it hasn't dropped yet what had the address, after {} ms; the address is given up when it has: see the alarms of `netplugin status`",
+                within.as_millis()
             ))),
         }
     }
@@ -149,7 +168,7 @@ impl EndpointsHandle {
             generation,
             mark,
         } = giving;
-        self.until_dropped(generation).await?;
+        self.until_dropped(generation, REQUEST_TIMEOUT).await?;
         let is_return = to.is_none();
         let id = self.command_id(&key, block);
         let command = command(&self.facts.borrow(), &self.me, &key, block, to);
@@ -287,21 +306,22 @@ impl Manager {
         &mut self,
         pool: &PoolKey,
         v6: bool,
-        to: NodeName,
-    ) -> Result<Giving, AttachError> {
-        if to == self.me {
+        to: &NodeName,
+        count: u16,
+    ) -> Result<Vec<Giving>, AttachError> {
+        if *to == self.me {
             return Err(nothing(pool, &self.me, "it asks for the address itself"));
         }
         let key = network_of(pool);
         let network = self.open_network(&key)?;
         let whom = whom(&network, pool, v6).ok_or_else(|| unknown_pool(pool, &self.me))?;
         let (usage, asked) = (self.usage(&key), asked_in(&self.asking, &key));
-        let holding = self.holding(&network, &usage, &asked);
-        let address = match holding.choose(whom, now()) {
-            Choice::Rested(address) | Choice::Recent(address) => address,
-            Choice::None => return Err(nothing(pool, &self.me, "none of its addresses is free")),
-        };
-        self.journal_cede(key, address, to)
+        let mut free = self.holding(&network, &usage, &asked).free(whom);
+        // The node's next endpoint shouldn't have to ask for an address back.
+        free.truncate(usize::from(count.max(1)).min(free.len().div_ceil(2)));
+        free.into_iter()
+            .map(|address| self.journal_cede(key.clone(), address, to.clone()))
+            .collect()
     }
 
     pub(super) fn start_cede(&mut self, asked: Ceding) -> Result<Giving, AttachError> {

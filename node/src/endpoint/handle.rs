@@ -29,6 +29,8 @@ use crate::projection::{NetworkFact, Projection};
 
 /// Everything that one attach, detach or reservation may wait for, together.
 pub const DEADLINE: Duration = Duration::from_secs(5);
+/// What an attach leaves to the kernel at least, however long it waited for an address.
+const KERNEL_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What the core has made of the endpoints in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -185,6 +187,8 @@ impl EndpointsHandle {
         let deadline = Instant::now() + DEADLINE;
         let attached = self.claim(ask, deadline).await?;
         let id = attached.endpoint.id.clone();
+        // What the address took isn't the kernel's fault.
+        let deadline = deadline.max(Instant::now() + KERNEL_DEADLINE);
         if let Err(reason) = self.in_kernel(&id, attached.generation, deadline).await {
             if attached.fresh {
                 self.ask(|answer| Inbox::Detach(id, answer)).await.ok();

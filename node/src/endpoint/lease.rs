@@ -57,7 +57,8 @@ impl EndpointsHandle {
         let _leasing = self.leasing.mark(key.clone());
         let turn = self.turn(key);
         let waited = timeout_at(deadline, turn.lock()).await;
-        let _turn = waited.map_err(|_| unreachable(key, "netmaster doesn't answer"))?;
+        let _turn = waited
+            .map_err(|_| unreachable(key, "other endpoints of this node wait for it, too"))?;
         let mut asked = BTreeMap::new();
         let mut haste = Haste::Rested;
         let mut refused = None;
@@ -145,6 +146,7 @@ impl EndpointsHandle {
             address,
             v6: false,
             ahead: matches!(lease, Lease::Ahead),
+            waiting: u16::try_from(self.leasing.count(key)).unwrap_or(u16::MAX),
         });
         let mut facts = self.facts.clone();
         match self.bus.command(command).await {

@@ -42,7 +42,7 @@ pub(super) enum Inbox {
     ReturnAny(PoolKey, bool, Answer<Returning>),
     Cede(Ceding, Answer<Giving>),
     /// Picks a free address of the pool (IPv6: true) for another node.
-    CedeAny(PoolKey, bool, NodeName, Answer<Giving>),
+    CedeAny(PoolKey, bool, NodeName, u16, Answer<Vec<Giving>>),
     /// The log settled what was given back.
     Settled(Vec<Record>, Answer<()>),
     /// What the journal had lost.
@@ -163,8 +163,8 @@ impl Manager {
             Inbox::Cede(asked, answer) => {
                 answer.send(self.start_cede(asked)).ok();
             }
-            Inbox::CedeAny(pool, v6, to, answer) => {
-                answer.send(self.cede_any(&pool, v6, to)).ok();
+            Inbox::CedeAny(pool, v6, to, count, answer) => {
+                answer.send(self.cede_any(&pool, v6, &to, count)).ok();
             }
             Inbox::Settled(records, answer) => {
                 answer.send(self.write(&records)).ok();

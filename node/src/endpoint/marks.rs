@@ -33,7 +33,7 @@ impl<K: Ord + Clone> Marks<K> {
         }
     }
 
-    /// Marks the key until the answer is dropped. A key that was marked twice is marked until both
+    /// Marks the key until the returned [`Mark`] is dropped. A key that was marked twice is marked until both
     /// are dropped.
     pub(super) fn mark(&self, key: K) -> Mark<K> {
         *lock(&self.counts).entry(key.clone()).or_default() += 1;
@@ -54,6 +54,10 @@ impl<K: Ord + Clone> Marks<K> {
             marks: self.clone(),
             key,
         })
+    }
+
+    pub(super) fn count(&self, key: &K) -> usize {
+        lock(&self.counts).get(key).copied().unwrap_or_default()
     }
 
     pub(super) fn all(&self) -> BTreeSet<K> {

@@ -164,7 +164,9 @@ pub enum AttachError {
     AddressPromised(IpAddr),
     #[error("node {0} is drained: it takes no new endpoints until `netctl node uncordon {0}`")]
     Drained(NodeName),
-    #[error("node {0} has left the cluster: restart its netplugin to have it join again")]
+    #[error(
+        "node {0} has left the cluster: restart its netplugin to have it join again, which takes an answer of netmaster"
+    )]
     Left(NodeName),
     #[error("node {0} was removed from the cluster: restart its netplugin to have it join again")]
     Removed(NodeName),
@@ -173,7 +175,7 @@ pub enum AttachError {
     #[error("endpoint {0} doesn't exist on this node")]
     EndpointUnknown(EndpointId),
     #[error(
-        "this node is cut off from netmaster ({reason}) and has no free address of network {network} of its own; try again when `netctl cluster info` answers"
+        "this node has no free address of network {network} of its own, and got none from netmaster: {reason}; try again when `netctl cluster info` answers"
     )]
     Unreachable {
         network: NetworkName,

@@ -49,23 +49,32 @@ pub struct Holding<'a> {
 impl<'a> Holding<'a> {
     /// Picks an address out of `me`'s blocks.
     pub fn choose(self, whom: For<'_>, now: u64) -> Choice {
+        match self.free(whom).first() {
+            None => Choice::None,
+            Some(address) if self.is_rested(*address, now) => Choice::Rested(*address),
+            Some(address) => Choice::Recent(*address),
+        }
+    }
+
+    /// The free addresses of `me`'s blocks, that which was freed longest ago first.
+    pub fn free(self, whom: For<'_>) -> Vec<IpAddr> {
         let Some(pool) = self.network.pool(whom.group, whom.v6) else {
-            return Choice::None;
+            return vec![];
         };
         let blocks = self.blocks(&pool, whom);
         let free = blocks
             .filter(|block| !self.usage.returning.contains(block))
             .flat_map(|block| self.usable(&pool, block, whom))
             .filter(|address| self.is_free(*address));
+        let mut free: Vec<IpAddr> = free.collect();
         let freed = |address: &IpAddr| self.usage.freed.get(address).copied();
-        let best = free.min_by_key(|address| (freed(address).unwrap_or(0), *address));
-        match best {
-            None => Choice::None,
-            Some(address) => match freed(&address) {
-                Some(at) if now < at.saturating_add(REST_MS) => Choice::Recent(address),
-                _ => Choice::Rested(address),
-            },
-        }
+        free.sort_by_key(|address| (freed(address).unwrap_or(0), *address));
+        free
+    }
+
+    fn is_rested(self, address: IpAddr, now: u64) -> bool {
+        let freed = self.usage.freed.get(&address);
+        freed.is_none_or(|at| at.saturating_add(REST_MS) <= now)
     }
 
     /// Whether half of what `me` may give out is taken: time to ask for the next block.
@@ -85,13 +94,14 @@ impl<'a> Holding<'a> {
     }
 
     /// What of a pool's addresses `me` holds and could give up.
-    pub fn spare(self, whom: For<'_>) -> Spare {
+    pub fn spare(self, whom: For<'_>, now: u64) -> Spare {
         let mut spare = Spare::default();
         let Some(pool) = self.network.pool(whom.group, whom.v6) else {
             return spare;
         };
         for block in self.blocks(&pool, whom) {
             let returning = self.usage.returning.contains(&block);
+            let mut recent = 0;
             for address in self.usable(&pool, block, whom) {
                 if self.usage.ceding.contains_key(&address) {
                     spare.ceding += 1;
@@ -100,11 +110,16 @@ impl<'a> Holding<'a> {
                 spare.addresses += 1;
                 if self.usage.is_taken(address) {
                     spare.in_use += 1;
-                } else if !returning && self.is_free(address) {
+                } else if returning || !self.is_free(address) {
+                } else if self.is_rested(address, now) {
                     spare.free += 1;
+                } else {
+                    recent += 1;
                 }
             }
-            spare.blocks += u64::from(returning || self.is_returnable(&pool, block, whom));
+            spare.recent += recent;
+            let is_unused = recent == 0 && self.is_returnable(&pool, block, whom);
+            spare.blocks += u64::from(returning || is_unused);
         }
         spare
     }

@@ -185,6 +185,7 @@ fn spare(addresses: u64, in_use: u64, blocks: u64, free: u64) -> Spare {
         in_use,
         blocks,
         free,
+        recent: 0,
         ceding: 0,
     }
 }
@@ -208,8 +209,9 @@ fn a_node_can_give_up_what_nobody_uses_or_asks_for() {
         ("10.0.0.32/29", "b"),
     ];
     let network = network(&blocks);
-    let held =
-        |records: &[Record], asked: &[&str]| asking(&network, records, asked, |it| it.spare(ANY));
+    let held = |records: &[Record], asked: &[&str]| {
+        asking(&network, records, asked, |it| it.spare(ANY, NOW))
+    };
     // 2, 3, 4, 6 and 7; 8 to 15; 40.
     assert_eq!(held(&[], &[]), spare(14, 0, 2, 14));
     let used = [attached("e", "10.0.0.2")];
@@ -274,7 +276,10 @@ fn a_block_of_which_every_address_is_ceded_is_offered_to_nobody() {
         ("10.0.0.9/32", "c"),
     ];
     let network = network(&ceded);
-    assert_eq!(with(&network, &[], |it| it.spare(ANY)), Spare::default());
+    assert_eq!(
+        with(&network, &[], |it| it.spare(ANY, NOW)),
+        Spare::default()
+    );
     assert_eq!(with(&network, &[], |it| it.returnable_block(ANY)), None);
 }
 
@@ -287,7 +292,11 @@ fn a_groups_pool_is_given_up_apart_from_its_networks() {
         group: Some(&db),
         v6: false,
     };
-    let held = |whom| with(&network, &[attached("e", "10.0.0.3")], |it| it.spare(whom));
+    let held = |whom| {
+        with(&network, &[attached("e", "10.0.0.3")], |it| {
+            it.spare(whom, NOW)
+        })
+    };
     assert_eq!(held(members), spare(4, 0, 1, 4));
     assert_eq!(held(ANY), spare(10, 1, 0, 9));
 }

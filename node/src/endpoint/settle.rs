@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bus_schema::command::BlockLease;
 use bus_schema::node::LogState;
-use bus_schema::{GroupName, NodeName, PoolKey, Revision};
+use bus_schema::{Command, GroupName, NodeName, PoolKey, Revision};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::give_up::{command, is_closing};
+use super::give_up::{command, is_closing, pool_around};
 use super::ledger::{Ledger, NetworkKey, Record, Usage};
 use super::pool::{Holding, is_ceded};
 use super::{EndpointsHandle, Snapshot};
@@ -27,6 +28,8 @@ use crate::store::Saved;
 
 /// What is tried again when nobody answered.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the kernel may take to drop what had an address, before that is told.
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What there is to do, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -238,7 +241,6 @@ pub async fn run(
             me: &me,
         });
         let (expired, next) = idle_times.expired(&due.idle, Instant::now(), block_idle);
-        due.unused.extend(expired);
         let mut when = When::Changed;
         if ready {
             if saved.borrow_and_update().revision < projection.applied {
@@ -251,7 +253,16 @@ pub async fn run(
                 facts: &projection,
                 generation: snapshot.generation,
             };
+            // A block that is being returned serves nobody until netmaster has taken it.
+            let mut answers = true;
+            if let Some((key, block)) = expired.first() {
+                answers = work.netmaster_answers(key, *block).await;
+            }
+            due.unused.extend(expired.into_iter().filter(|_| answers));
             when = work.run(due, &mut decided).await;
+            if !answers {
+                when = when.max(When::Later);
+            }
         }
         if when == When::Now {
             continue;
@@ -299,6 +310,22 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Asks netmaster for an address of a block that this node holds: that changes nothing.
+    async fn netmaster_answers(&self, (tenant, network): &NetworkKey, block: IpNet) -> bool {
+        let command = Command::BlockLease(BlockLease {
+            tenant: tenant.clone(),
+            network: network.clone(),
+            group: pool_around(self.facts, &(tenant.clone(), network.clone()), block),
+            node: self.me.clone(),
+            address: Some(block.addr()),
+            v6: block.addr().is_ipv6(),
+            ahead: true,
+            waiting: 0,
+        });
+        let answer = self.bus.command(command).await;
+        !matches!(answer, Err(AskError::Unreachable(_)))
+    }
+
     async fn run(&self, due: Due, decided: &mut Decided) -> When {
         let mut when = When::Changed;
         if !due.settled.is_empty() && self.endpoints.settled(due.settled).await.is_err() {
@@ -331,7 +358,11 @@ impl Work<'_> {
         if given_up.is_empty() {
             return when;
         }
-        if let Err(error) = self.endpoints.until_dropped(generation).await {
+        if let Err(error) = self
+            .endpoints
+            .until_dropped(generation, KERNEL_TIMEOUT)
+            .await
+        {
             tracing::warn!(%error, "addresses aren't given up yet");
             return When::Later;
         }

@@ -96,6 +96,7 @@ fn lease(name: &str, address: Option<&str>) -> LeasesCommand {
         address: address.map(ip),
         v6: false,
         ahead: false,
+        waiting: 0,
     })
 }
 

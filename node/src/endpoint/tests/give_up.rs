@@ -104,7 +104,7 @@ async fn any_free_address_is_ceded_the_longest_freed_first() {
     }
     for (address, to) in [("10.0.0.18", "b"), ("10.0.0.17", "c")] {
         let handle = bench.handle.clone();
-        let ceded = tokio::spawn(async move { handle.cede_any(pool(), false, node(to)).await });
+        let ceded = tokio::spawn(async move { handle.cede_any(pool(), false, node(to), 1).await });
         let (command, answer) = loop {
             match bench.commanded().await {
                 // The attaches asked for a block ahead.
@@ -117,10 +117,27 @@ async fn any_free_address_is_ceded_the_longest_freed_first() {
         answer.send(Ok(Revision(9))).unwrap();
         assert_eq!(ceded.await.unwrap().unwrap(), Revision(9));
     }
-    let none = bench.handle.cede_any(pool(), false, node("d")).await;
+    let none = bench.handle.cede_any(pool(), false, node("d"), 1).await;
     assert!(matches!(none, Err(AttachError::NothingToGive { .. })));
-    let itself = bench.handle.cede_any(pool(), false, node("a")).await;
+    let itself = bench.handle.cede_any(pool(), false, node("a"), 1).await;
     assert!(matches!(itself, Err(AttachError::NothingToGive { .. })));
+}
+
+#[tokio::test]
+async fn no_more_than_half_of_what_is_free_is_ceded_at_once() {
+    let mut bench = Bench::new(&[("10.0.0.16/29", "a")]);
+    let handle = bench.handle.clone();
+    let ceded = tokio::spawn(async move { handle.cede_any(pool(), false, node("b"), 60).await });
+    for (address, revision) in [("16", 9), ("17", 11), ("18", 10), ("19", 8)] {
+        let (command, answer) = bench.commanded().await;
+        let Command::BlockCede(command) = command else {
+            panic!("{command:?}")
+        };
+        assert_eq!(command.address, ip(&format!("10.0.0.{address}")));
+        answer.send(Ok(Revision(revision))).unwrap();
+    }
+    assert_eq!(ceded.await.unwrap().unwrap(), Revision(11));
+    assert!(bench.asks.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -137,7 +154,7 @@ async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
         let ceded = tokio::spawn(async move {
             match by_name {
                 true => handle.cede(ceding("10.0.0.16", "b", false)).await,
-                false => handle.cede_any(pool(), false, node("b")).await.map(drop),
+                false => handle.cede_any(pool(), false, node("b"), 1).await.map(drop),
             }
         });
         let mut snapshots = bench.handle.snapshots();
@@ -146,7 +163,11 @@ async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
             usage.is_some_and(|usage| usage.ceding.contains_key(&ip("10.0.0.16")))
         });
         journaled.await.unwrap();
-        tokio::task::yield_now().await;
+        // What the manager answered before this is answered, and who waited for it had its turn.
+        bench.handle.settled(vec![]).await.unwrap();
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
         assert!(bench.asks.try_recv().is_err(), "the kernel still has it");
         bench
             .kernel
@@ -161,7 +182,7 @@ async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
 async fn when_the_kernel_keeps_what_had_it_nothing_is_asked_and_the_error_says_so() {
     let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
     bench.kernel.send_modify(|kernel| kernel.generation = 0);
-    let error = bench.handle.cede_any(pool(), false, node("b")).await;
+    let error = bench.handle.cede_any(pool(), false, node("b"), 1).await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("hasn't dropped yet"), "{error}");
     assert!(bench.asks.try_recv().is_err());
@@ -182,7 +203,7 @@ async fn a_node_that_lost_its_journal_gives_up_nothing() {
         bench.handle.return_block(pool(), false).await.map(drop),
         bench
             .handle
-            .cede_any(pool(), false, node("b"))
+            .cede_any(pool(), false, node("b"), 1)
             .await
             .map(drop),
         bench.handle.start_return(key(), block).await.map(drop),
@@ -212,6 +233,15 @@ async fn an_idle_block_is_returned_and_a_used_one_stays() {
     let mut bench = Bench::new(&TWO);
     bench.handle.attach(attach("e1", None)).await.unwrap();
     let _settling = settling(&bench, Duration::from_millis(50));
+    // While netmaster doesn't answer the block serves this node's next endpoints.
+    let (asked, answer) = bench.leased().await;
+    assert_eq!(asked.address, Some(ip("10.0.0.32")));
+    answer
+        .send(Err(AskError::Unreachable("nobody".to_owned())))
+        .unwrap();
+    let (_, answer) = bench.leased().await;
+    assert!(returning(&bench).is_empty());
+    answer.send(Ok(Revision(1))).unwrap();
     let (command, answer) = bench.commanded().await;
     let Command::BlockReturn(command) = command else {
         panic!("{command:?}")
