@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ pub struct Parts<'a> {
 /// Cheap to clone; the manager ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct EndpointsHandle {
+    leaving: Arc<AtomicBool>,
     pub(super) me: NodeName,
     mtu: u32,
     inbox: mpsc::Sender<Inbox>,
@@ -100,7 +102,9 @@ impl EndpointsHandle {
         });
         let ended = Arc::new(Notify::new());
         let (asking, giving) = (Marks::new(ended.clone()), Marks::new(ended.clone()));
+        let leaving = Arc::<AtomicBool>::default();
         let manager = Manager {
+            leaving: leaving.clone(),
             me: parts.me.clone(),
             journal,
             ledger,
@@ -114,6 +118,7 @@ impl EndpointsHandle {
             .spawn(move || manager.run(received))
             .map_err(failed)?;
         let handle = Self {
+            leaving,
             me: parts.me,
             mtu: parts.mtu,
             inbox,
@@ -130,6 +135,11 @@ impl EndpointsHandle {
             published: watch::Sender::default(),
         };
         Ok((handle, found))
+    }
+
+    /// Takes no new endpoints until this process ends: its node leaves the cluster.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Takes an address before its endpoint exists. The same address again is fine.
@@ -258,7 +268,7 @@ impl EndpointsHandle {
 
     /// A node that is drained, has left or was removed takes no new endpoints.
     pub fn must_take_endpoints(&self) -> Result<(), AttachError> {
-        must_take_endpoints(&self.facts.borrow(), &self.me)
+        must_take_endpoints(&self.facts.borrow(), &self.me, &self.leaving)
     }
 
     /// Whether an endpoint of the network, or of the group in it, can be had without asking for a

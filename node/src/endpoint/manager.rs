@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bus_schema::{CommandId, EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
@@ -113,10 +115,12 @@ pub struct Snapshot {
     /// Counts up with every change.
     pub generation: u64,
     pub endpoints: Locals,
-    pub ledger: std::sync::Arc<Ledger>,
+    pub ledger: Arc<Ledger>,
 }
 
 pub(super) struct Manager {
+    /// The operator has said that this node leaves, whether or not the log knows it yet.
+    pub leaving: Arc<AtomicBool>,
     pub me: NodeName,
     pub journal: Journal,
     pub ledger: Ledger,
@@ -400,7 +404,7 @@ impl Manager {
     }
 
     fn must_take_endpoints(&self) -> Result<(), AttachError> {
-        must_take_endpoints(&self.facts.borrow(), &self.me)
+        must_take_endpoints(&self.facts.borrow(), &self.me, &self.leaving)
     }
 
     pub(super) fn open_network(
@@ -477,7 +481,7 @@ impl Manager {
         self.snapshot.send_modify(|snapshot| {
             snapshot.generation += 1;
             snapshot.endpoints = self.ledger.endpoints().clone();
-            snapshot.ledger = std::sync::Arc::new(self.ledger.clone());
+            snapshot.ledger = Arc::new(self.ledger.clone());
         });
     }
 }

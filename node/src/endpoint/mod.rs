@@ -25,6 +25,7 @@ pub use ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 pub use manager::Snapshot;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, NodeName, Rejection, TenantName};
 use ipnet::IpNet;
@@ -228,9 +229,15 @@ impl AttachError {
 }
 
 /// A node that is drained, has left or isn't in the cluster takes no new endpoints.
-fn must_take_endpoints(facts: &Projection, me: &NodeName) -> Result<(), AttachError> {
+fn must_take_endpoints(
+    facts: &Projection,
+    me: &NodeName,
+    is_leaving: &AtomicBool,
+) -> Result<(), AttachError> {
     match facts.nodes.get(me) {
-        Some(fact) if fact.left => Err(AttachError::Left(me.clone())),
+        Some(fact) if fact.left || is_leaving.load(Ordering::Relaxed) => {
+            Err(AttachError::Left(me.clone()))
+        }
         Some(fact) if fact.drained => Err(AttachError::Drained(me.clone())),
         None if facts.cluster.is_some() => Err(AttachError::Removed(me.clone())),
         Some(_) | None => Ok(()),

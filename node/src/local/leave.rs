@@ -63,6 +63,7 @@ pub struct Leaving {
 
 impl Leaving {
     pub(super) async fn run(&self) -> Result<Left, NotSaid> {
+        self.endpoints.leave();
         self.farewell.say().await?;
         let mut facts = self.facts.clone();
         let snapshots = self.endpoints.snapshots();

@@ -73,6 +73,15 @@ async fn a_drained_manager_of_a_swarm_still_promises_addresses_and_cedes_them() 
 }
 
 #[tokio::test]
+async fn a_node_that_leaves_takes_nothing_before_the_log_knows_it() {
+    let bench = Bench::new(&BLOCK);
+    bench.is(Some(fact(false, false)));
+    bench.handle.leave();
+    let error = bench.handle.attach(attach("e1", None)).await.unwrap_err();
+    assert!(matches!(error, AttachError::Left(_)), "{error}");
+}
+
+#[tokio::test]
 async fn a_node_that_left_or_was_removed_takes_nothing_and_says_why() {
     let bench = Bench::new(&BLOCK);
     for (fact, why) in [
