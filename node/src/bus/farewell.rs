@@ -63,6 +63,10 @@ impl Farewell {
         self.asked.subscribe()
     }
 
+    pub(super) fn is_asked(&self) -> bool {
+        *self.asked.borrow()
+    }
+
     pub(super) fn is_said(&self) {
         self.said.send_replace(true);
     }

@@ -35,6 +35,8 @@ pub use own::{Own, Published, public};
 pub use recognise::{LogFacts, Verdict, recognise};
 pub use session::Identity;
 
+use std::sync::atomic::AtomicBool;
+
 use async_nats::Client;
 use bus_schema::node::{LogState, NodeStatus};
 use tokio::sync::{mpsc, watch};
@@ -121,7 +123,7 @@ pub async fn run(parts: Parts) {
         healing: parts.healings,
         accept: accepted,
         published: parts.published,
-        joined: false,
+        joined: AtomicBool::new(false),
     };
     loop {
         one_session(&mut session, &client, &mut linked).await;

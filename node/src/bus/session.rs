@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -31,6 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between two attempts to publish.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(3);
+const LEFT_BEFORE_IT_JOINED: &str = "this node was asked to leave before it joined the cluster: restart its netplugin, and it joins";
 
 /// Who this node is.
 #[derive(Debug, Clone)]
@@ -51,9 +53,10 @@ pub(super) struct Session {
     pub healing: Healings,
     pub accept: mpsc::Receiver<Accept>,
     pub published: watch::Sender<Published>,
-    /// Netmaster let this node in since the process began. It isn't asked again: a node that was
-    /// removed meanwhile stays out.
-    pub joined: bool,
+    /// This node was a member since the process began: netmaster let it in, or the log, read to its
+    /// end, had it as a member. It doesn't ask to join again: a node that is removed, or leaves, stays
+    /// out until netplugin is restarted.
+    pub joined: AtomicBool,
 }
 
 impl Session {
@@ -86,10 +89,11 @@ impl Session {
                 // The log can be read, whatever netmaster says: what isn't known yet may be in it.
                 self.say(LogState::CatchingUp);
                 let mut end = log.end;
-                if !self.joined
+                if !self.has_joined()
+                    && !self.farewell.is_asked()
                     && let Some(joined) = self.join(client, &known).await?
                 {
-                    self.joined = true;
+                    self.joined.store(true, Ordering::Relaxed);
                     // Behind it this node is a member.
                     end = end.max(joined);
                 }
@@ -116,9 +120,7 @@ impl Session {
         client: &Client,
         known: &Projection,
     ) -> Result<Option<Revision>, FeedError> {
-        let fact = known.nodes.get(&self.me.node);
-        let is_member = fact
-            .is_some_and(|it| it.machine == self.me.machine && it.vtep == self.me.vtep && !it.left);
+        let is_member = needs_no_join(known, &self.me);
         let command = Command::NodeJoin(NodeJoin {
             node: self.me.node.clone(),
             machine: self.me.machine.clone(),
@@ -158,7 +160,11 @@ impl Session {
     ) -> Result<Infallible, FeedError> {
         let has_read = watch::Sender::new(false);
         let caught_up = || {
-            if self.is_member() {
+            let facts = self.facts.snapshot();
+            if needs_no_join(&facts, &self.me) {
+                self.joined.store(true, Ordering::Relaxed);
+            }
+            if is_member(&facts, &self.me) {
                 self.say(LogState::InSync);
             }
             has_read.send_replace(true);
@@ -172,8 +178,8 @@ impl Session {
         Err(error)
     }
 
-    fn is_member(&self) -> bool {
-        is_member(&self.facts.snapshot(), &self.me)
+    fn has_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
     }
 
     /// Says in the log that this node leaves, when its operator asks for it.
@@ -258,23 +264,28 @@ impl Session {
         named.is_some_and(|fact| fact.machine != self.me.machine)
     }
 
-    /// Waits until the log, once read, doesn't know this node. It stays out, if it was let in since the
-    /// process began; else this session ends, and the next one joins.
+    /// Waits until the log, once read, doesn't have this node as a member, which then stays out. A
+    /// node that has yet to join ends this session, and the next one joins.
     async fn removed(&self, mut has_read: watch::Receiver<bool>) -> FeedError {
         if has_read.wait_for(|read| *read).await.is_err() {
             return FeedError::read("the feed ended");
         }
+        if !self.has_joined() && !self.farewell.is_asked() {
+            return FeedError::read(format!(
+                "node {} isn't a member of the cluster yet; it joins",
+                self.me.node
+            ));
+        }
         let mut facts = self.facts.subscribe();
         let gone = facts.wait_for(|facts| !is_member(facts, &self.me));
         gone.await.ok();
-        if self.joined {
-            self.say(LogState::Removed);
-            return std::future::pending().await;
-        }
-        FeedError::read(format!(
-            "node {} isn't a member of the cluster yet; it joins",
-            self.me.node
-        ))
+        self.say(match self.has_joined() {
+            true => LogState::Removed,
+            false => LogState::Refused {
+                reason: LEFT_BEFORE_IT_JOINED.to_owned(),
+            },
+        });
+        std::future::pending().await
     }
 
     /// Changes nothing until an operator accepts the log, and looks again now and then.
@@ -299,7 +310,7 @@ impl Session {
             Some(cluster) if cluster == accepted => {
                 let forgotten = self.facts.reset().await;
                 if forgotten.is_ok() {
-                    self.joined = false;
+                    self.joined.store(false, Ordering::Relaxed);
                     tracing::warn!(%cluster, "accepted the log; starting from its first event");
                 }
                 forgotten.map_err(|error| {
@@ -323,6 +334,12 @@ impl Session {
     fn say(&self, state: LogState) {
         say(&self.log, state);
     }
+}
+
+/// Whether netmaster would change nothing if this node joined.
+fn needs_no_join(facts: &Projection, me: &Identity) -> bool {
+    let fact = facts.nodes.get(&me.node);
+    fact.is_some_and(|it| it.machine == me.machine && it.vtep == me.vtep && !it.left)
 }
 
 fn is_member(facts: &Projection, me: &Identity) -> bool {
