@@ -457,7 +457,8 @@ impl std::fmt::Display for HolderUse {
     }
 }
 
-/// A holder of a pool's addresses that couldn't be asked for free ones.
+/// A holder of a pool's addresses that couldn't be asked for free ones, or that offered some and gave
+/// none up; why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unasked {
     pub node: NodeName,
@@ -497,7 +498,7 @@ impl std::fmt::Display for Holders {
             let unasked = some(unasked);
             write!(
                 f,
-                "; these nodes hold addresses and can't be asked: {unasked}"
+                "; these nodes hold addresses and gave none up: {unasked}"
             )?;
         }
         Ok(())

@@ -106,8 +106,8 @@ impl Search {
         Next::Exhausted(self.holders())
     }
 
-    /// Who holds how much, as far as it is known. Who hasn't answered and who gave nothing up counts
-    /// as a node that can't be asked.
+    /// Who holds how much, as far as it is known. A node that hasn't answered, or that gave nothing up,
+    /// is listed with the reason instead.
     pub fn holders(&self) -> Holders {
         let mut holders = Holders::default();
         for (node, holder) in &self.holders {
@@ -122,10 +122,7 @@ impl Search {
                     continue;
                 }
                 Holder::Awaited => "it didn't answer in time".to_owned(),
-                Holder::Unasked(reason) => reason.clone(),
-                Holder::GaveNothing(reason) => {
-                    format!("it offered addresses and gave none up: {reason}")
-                }
+                Holder::Unasked(reason) | Holder::GaveNothing(reason) => reason.clone(),
             };
             holders.unasked.push(Unasked { node, reason });
         }
@@ -359,10 +356,9 @@ mod tests {
         search.answered(&node("n2"), Ok(full(16)));
         search.gave_nothing(&node("n1"), "used meanwhile".to_owned());
         assert_eq!(search.next(), Next::AskAgain);
-        let reason = "it offered addresses and gave none up: used meanwhile";
         let holders = Holders {
             asked: vec![holder("n2", 16, 16)],
-            unasked: vec![unasked("n1", reason)],
+            unasked: vec![unasked("n1", "used meanwhile")],
         };
         assert_eq!(search.holders(), holders);
     }
