@@ -90,7 +90,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn_local(bus::watchdog(client.clone()));
     tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
     tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
-    tasks.spawn_local(metrics::watch(shared.clone()));
+    if config.metrics.is_some() {
+        tasks.spawn_local(metrics::watch(shared.clone()));
+    }
     let log = feed::log(
         client.clone(),
         Rc::clone(&registry),

@@ -55,7 +55,8 @@ pub(crate) fn applied(revision: Revision) {
     gauge!("contiv_master_applied_revision").set(number(revision.0));
 }
 
-/// Sets the gauges now and then, for as long as they mean something.
+/// Sets the gauges now and then, for as long as they mean something. Counting the addresses takes a walk
+/// over all endpoints: only where metrics are served.
 pub(crate) async fn watch(shared: Shared) {
     loop {
         let (revision, pools) = shared.read(|view| (view.applied, view.pool_counts()));
