@@ -324,6 +324,24 @@ pub enum NodeReply {
     Refused {
         reason: String,
     },
+    /// No endpoint runs on the node, which was to become empty, but it holds blocks; why.
+    HoldsBlocks {
+        reason: String,
+    },
+}
+
+impl NodeReply {
+    /// Says plainly that the node doesn't know the request, if it refused it for that: then its
+    /// netplugin is older than `asker`, the program that sent the request.
+    #[must_use]
+    pub fn of_older_node(self, asker: &str) -> Self {
+        match self {
+            Self::Refused { reason } if reason.contains("unknown variant") => Self::Refused {
+                reason: format!("its netplugin is older than this {asker}: upgrade it"),
+            },
+            reply => reply,
+        }
+    }
 }
 
 /// What a node holds of a pool, and what of it nobody uses.

@@ -156,6 +156,10 @@ fn a_node_that_left_and_is_stopped_keeps_nothing_waiting_and_is_removed() -> Out
     assert_eq!(state_of(&lab, "node-2")?, "alive left");
     let refusal = refused_attach(&mut lab)?;
     assert!(refusal.contains("has left the cluster"), "{refusal}");
+    // It publishes no endpoint, and is asked for them.
+    let drained = lab.netctl_ok(&["node", "drain", "node-2"])?;
+    assert!(drained.contains("doesn't publish them: db ("), "{drained}");
+    lab.netctl_ok(&["node", "uncordon", "node-2"])?;
     // A connection that begins anew doesn't end it.
     lab.restart("nats", Signal::Kill)?;
     lab.await_bus()?;
@@ -181,4 +185,47 @@ fn a_node_that_left_and_is_stopped_keeps_nothing_waiting_and_is_removed() -> Out
     lab.await_node("node-2")?;
     assert_eq!(state_of(&lab, "node-2")?, "alive");
     lab.run_workload("node-2", "contiv-net", "db").map(drop)
+}
+
+/// Starts node-2's netplugin again while no netmaster runs.
+fn start_without_netmaster(lab: &mut Lab) -> Outcome {
+    lab.stop("netmaster-1", Signal::Term)?;
+    lab.restart("netplugin@node-2", Signal::Term)?;
+    wait_until("it follows the log as a member", SOON, || {
+        log_state_is(lab, "node-2", "in-sync")
+    })?;
+    lab.start("netmaster-1")?;
+    lab.await_netmaster("netmaster-1")
+}
+
+#[test]
+fn a_member_that_started_without_netmaster_is_removed_and_leaves_until_it_is_restarted() -> Outcome
+{
+    let mut lab = two_nodes()?;
+    chaos_tests::create(&lab, "contiv-net", "20.1.1.0/24")?;
+    start_without_netmaster(&mut lab)?;
+    lab.netctl_ok(&["node", "rm", "node-2"])?;
+    wait_until("it knows that it was removed", SOON, || {
+        log_state_is(&lab, "node-2", "removed")
+    })?;
+    lab.restart("nats", Signal::Kill)?;
+    lab.await_bus()?;
+    lab.await_netmaster("netmaster-1")?;
+    chaos_tests::create(&lab, "later", "20.2.1.0/24")?;
+    lab.netctl_ok(&["wait", "--converged"])?;
+    assert_eq!(state_of(&lab, "node-2")?, "", "it stays out");
+
+    lab.restart("netplugin@node-2", Signal::Term)?;
+    lab.await_node("node-2")?;
+    start_without_netmaster(&mut lab)?;
+    lab.run("node-2", &["netplugin", "leave"])?;
+    lab.restart("nats", Signal::Kill)?;
+    lab.await_bus()?;
+    lab.await_netmaster("netmaster-1")?;
+    wait_until("it is heard", SOON, || {
+        state_of(&lab, "node-2").is_ok_and(|state| state.contains("alive"))
+    })?;
+    invariant::converged(&lab)?;
+    assert_eq!(state_of(&lab, "node-2")?, "alive left");
+    Ok(())
 }

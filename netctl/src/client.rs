@@ -392,9 +392,10 @@ impl Session {
             }
             Err(Trouble::Service(text)) => return Err(Failure::Refused(text)),
         };
-        codec::from_bytes(&bytes).map_err(|error| {
+        let reply = codec::from_bytes::<NodeReply>(&bytes).map_err(|error| {
             Failure::Unreachable(format!("the answer of node {node} can't be read: {error}"))
-        })
+        })?;
+        Ok(reply.of_older_node("netctl"))
     }
 
     fn nobody(&self) -> Failure {

@@ -77,6 +77,9 @@ pub(crate) fn node_replies() -> Vec<NodeReply> {
         NodeReply::Refused {
             reason: "not in sync yet".to_owned(),
         },
+        NodeReply::HoldsBlocks {
+            reason: "its blocks aren't returned yet".to_owned(),
+        },
         NodeReply::Examined(Examination {
             at: 1_700_000_000_000,
             findings: vec![Finding::new(

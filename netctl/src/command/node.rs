@@ -45,7 +45,7 @@ pub(crate) enum Verb {
     /// Remove a node from the cluster
     #[command(
         visible_alias = "delete",
-        after_help = "A live node is drained first. If endpoints run there, or its addresses can't be returned, the\nanswer names them, nothing is removed, and the node takes endpoints again, unless it was drained\nbefore. If netmaster stops in between, the node stays drained: `netctl node ls` shows it, and\n`netctl node uncordon` ends it. A removed node stays out until its netplugin is restarted.\nA stopped node is removed when it holds no addresses; else start its netplugin, or take them from\nit with --lost, when the machine won't come back.\n\nExamples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
+        after_help = "A live node is drained first. If endpoints run there, or its addresses can't be returned, the\nanswer names them, nothing is removed, and the node takes endpoints again, unless it was drained\nbefore. If netmaster stops in between, the node stays drained: `netctl node ls` shows it, and\n`netctl node uncordon` ends it. With several netmasters, a refused removal may also end a drain\nthat you ask for while it runs: drain the node again. A removed node stays out until its netplugin is restarted.\nA stopped node is removed when it holds no addresses; else start its netplugin, or take them from\nit with --lost, when the machine won't come back.\n\nExamples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
     )]
     Rm {
         node: NodeName,

@@ -27,6 +27,10 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
             let c = c.clone();
             node::remove(desk, request, &c).await
         }
+        Command::NodeDrain(c) => {
+            desk.removals.operator_drains(&c.node);
+            execute(desk, request).await
+        }
         Command::NetworkRemove(c) if c.mode == Removal::Close => {
             let target = Target::Network(c.tenant.clone(), c.network.clone());
             removal::remove(desk, request, target).await

@@ -307,10 +307,6 @@ impl Lease<'_> {
         let answer = self.desk.ask_node(node, request, within).await;
         self.desk.searches.heard(node, answer.is_ok(), now());
         match answer? {
-            // How a netplugin refuses a request that it doesn't know.
-            NodeReply::Refused { reason } if reason.contains("unknown variant") => {
-                Err("its netplugin is older than this netmaster: upgrade it".to_owned())
-            }
             NodeReply::Refused { reason } => Err(reason),
             reply => Ok(reply),
         }

@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use self::arrival::{Arrivals, TICK_MS, since_boot};
 use self::lease::Searches;
+use self::node::Removals;
 use crate::bus::pause;
 use crate::feed::Shared;
 use crate::init::now;
@@ -100,6 +101,7 @@ pub(crate) struct Desk {
     in_work: Semaphore,
     arrivals: Cell<Arrivals>,
     searches: Searches,
+    removals: Removals,
 }
 
 impl Desk {
@@ -112,6 +114,7 @@ impl Desk {
             in_work: Semaphore::new(usize::try_from(IN_WORK).unwrap_or(usize::MAX)),
             arrivals: Cell::new(Arrivals::new(since_boot())),
             searches: Searches::default(),
+            removals: Removals::default(),
         }
     }
 
@@ -143,7 +146,11 @@ impl Desk {
         let subject = subject::of_node(node, request.verb());
         let payload = Bytes::from(codec::to_bytes(request));
         match timeout(within, self.client.request(subject, payload)).await {
-            Ok(Ok(message)) => codec::from_bytes(&message.payload).map_err(|e| e.to_string()),
+            Ok(Ok(message)) => {
+                let reply = codec::from_bytes::<NodeReply>(&message.payload);
+                let reply = reply.map_err(|e| e.to_string())?;
+                Ok(reply.of_older_node("netmaster"))
+            }
             Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => {
                 Err("its netplugin doesn't run, or lost the bus".to_owned())
             }

@@ -1,11 +1,12 @@
 //! Removing a node. A live one is drained first and asked whether it is empty; when it isn't, the
-//! drain is taken back, unless an operator had drained it before. A node that can't be asked goes when
-//! it holds no block, or when it is lost.
+//! drain is taken back, unless an operator had drained it before, or drains it meanwhile by way of this
+//! netmaster. A node that can't be asked goes when it holds no block, or when it is lost.
 //!
 //! The command may be sent again while it is worked on, also to another netmaster: each step has an
 //! id that follows from the command's, so that it happens once.
 
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use actors::aggregate::ClusterFacts;
@@ -33,6 +34,43 @@ enum Asked {
     /// It has fallen silent meanwhile.
     Silent,
     Refused(Rejection),
+    /// Whether it is empty can't be told yet; why.
+    Unknown(String),
+}
+
+/// The removals that this netmaster works on.
+#[derive(Debug, Default)]
+pub(super) struct Removals(RefCell<Vec<Weak<UnderWay>>>);
+
+#[derive(Debug)]
+struct UnderWay {
+    node: NodeName,
+    operator_drained: Cell<bool>,
+}
+
+impl Removals {
+    /// The removal is under way until what is returned is dropped.
+    fn begin(&self, node: &NodeName) -> Rc<UnderWay> {
+        let removal = Rc::new(UnderWay {
+            node: node.clone(),
+            operator_drained: Cell::new(false),
+        });
+        let mut all = self.0.borrow_mut();
+        all.retain(|removal| removal.strong_count() > 0);
+        all.push(Rc::downgrade(&removal));
+        removal
+    }
+
+    /// A removal that is refused takes back its own drain, not an operator's, which changes nothing
+    /// where the removal has drained the node already.
+    pub(super) fn operator_drains(&self, node: &NodeName) {
+        let all = self.0.borrow();
+        for removal in all.iter().filter_map(Weak::upgrade) {
+            if removal.node == *node {
+                removal.operator_drained.set(true);
+            }
+        }
+    }
 }
 
 pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove) -> Reply {
@@ -48,6 +86,7 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeR
     if c.lost || !removal.is_alive().await {
         return removal.decide(request, None).await;
     }
+    let under_way = desk.removals.begin(&c.node);
     let (revision, drained_here) = match removal.drain().await {
         Reply::Accepted { revision, events } => (revision, !events.is_empty()),
         // The node is gone, perhaps by this very command, whose answer tells.
@@ -66,8 +105,9 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeR
             reply => return reply,
         },
         Asked::Refused(rejection) => rejection,
+        Asked::Unknown(reason) => return removal.unknown(reason),
     };
-    match drained_here {
+    match drained_here && !under_way.operator_drained.get() {
         true => removal.uncordon(refusal).await,
         false => Reply::rejected(refusal, desk.revision()),
     }
@@ -153,7 +193,14 @@ impl NodeRemoval<'_> {
 
     /// Asks the node, which was drained at `revision`, until it answers or falls silent.
     async fn ask(&self, revision: Revision) -> Asked {
-        self.desk.shared.reach(revision, self.until).await;
+        if !self.desk.shared.reach(revision, self.until).await {
+            return Asked::Unknown(format!(
+                "this netmaster has read the log up to {}, not yet {revision}; node {} is drained: remove it again, or end the drain with `netctl node uncordon {}`",
+                self.desk.revision(),
+                self.node,
+                self.node
+            ));
+        }
         // Which drain the answer is about has to be known before it is asked for.
         let (drains, revision) = self.desk.shared.read(|view| {
             let node = view.nodes.get(self.node).filter(|node| node.drained);
@@ -174,7 +221,9 @@ impl NodeRemoval<'_> {
                     let node = self.node.clone();
                     return Asked::Refused(Rejection::NodeHasEndpoints { node, endpoints });
                 }
-                Ok(NodeReply::Refused { reason }) => return self.not_drained(reason),
+                Ok(NodeReply::Refused { reason } | NodeReply::HoldsBlocks { reason }) => {
+                    return self.not_drained(reason);
+                }
                 Ok(_) => return self.not_drained("it answered another question".to_owned()),
                 Err(reason) => reason,
             };

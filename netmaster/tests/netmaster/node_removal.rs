@@ -274,3 +274,32 @@ async fn a_node_whose_netmaster_dies_during_the_removal_stays_drained_and_can_be
     assert!(info(&api).await.is_some_and(|n1| !n1.drained));
     removal.abort();
 }
+
+#[tokio::test]
+async fn a_node_that_an_operator_drains_while_its_removal_runs_stays_drained_when_it_is_refused() {
+    let (_bus, _master, api) = cluster().await;
+    let _n1 = play(&api, |api| {
+        let drained = async move {
+            api.accepted(drain()).await;
+            Some(in_use())
+        };
+        drained.boxed()
+    })
+    .await;
+    api.rejected(remove()).await;
+    assert!(info(&api).await.is_some_and(|n1| n1.drained));
+    assert_eq!(happened(&api).await, ["node-joined", "node-drained"]);
+}
+
+#[tokio::test]
+async fn a_live_node_that_is_too_old_to_be_asked_is_not_removed_and_the_answer_says_so() {
+    let (_bus, _master, api) = cluster().await;
+    let reason =
+        "malformed message: unknown variant `drain-node`, expected one of `status`".to_owned();
+    let _n1 = play(&api, always(NodeReply::Refused { reason })).await;
+    let text = api.rejected(remove()).await.to_string();
+    assert!(
+        text.contains("older than this netmaster: upgrade it"),
+        "{text}"
+    );
+}

@@ -235,7 +235,9 @@ impl Service {
         let returned = facts.wait_for(|facts| facts.blocks_of(&self.me) == 0);
         match tokio::time::timeout_at(until, returned).await {
             Ok(_) => NodeReply::Done,
-            Err(_) => refused(self.keeps_blocks()),
+            Err(_) => NodeReply::HoldsBlocks {
+                reason: self.keeps_blocks(),
+            },
         }
     }
 

@@ -201,6 +201,7 @@ impl EndpointsHandle {
                 | NodeReply::Counters { .. }
                 | NodeReply::Spare(_)
                 | NodeReply::GaveUp { .. }
+                | NodeReply::HoldsBlocks { .. }
                 | NodeReply::Traced(_)
                 | NodeReply::Resolved(_)
                 | NodeReply::Steps(_)

@@ -232,7 +232,7 @@ async fn a_node_asked_whether_it_is_empty_names_what_keeps_it() {
     assert_eq!(endpoints[0].name.as_deref(), Some("web"));
 
     handle.detach(&endpoints[0].endpoint).await.unwrap();
-    let Some(NodeReply::Refused { reason }) = world.ask(&asked).await else {
+    let Some(NodeReply::HoldsBlocks { reason }) = world.ask(&asked).await else {
         panic!("it holds a block");
     };
     let names = format!("{address} of default:web");
@@ -264,31 +264,107 @@ async fn a_node_says_in_the_log_that_it_leaves_also_when_netmaster_comes_later()
         matches!(said, Some(EndpointEvent::Down { .. }))
     })
     .await;
-    let master = &world.master;
-    let of = "contiv.api.v1.node.leave";
-    let mut requests = master.client.subscribe(of).await.unwrap();
-    master.client.flush().await.unwrap();
-    let netmaster = async {
-        let message = requests.next().await.unwrap();
-        let request: Request<Command> = codec::from_bytes(&message.payload).unwrap();
-        let Command::NodeLeave(leave) = request.body else {
-            panic!("no leave");
-        };
-        assert_eq!((leave.node, leave.machine), (me().node, me().machine));
-        let left = bus_schema::event::NodeLeft { node: me().node };
-        let reply = Reply::Accepted {
-            revision: master.append(Event::NodeLeft(left)).await,
-            events: Vec::new(),
-        };
-        let bytes = codec::to_bytes(&reply);
-        let to = message.reply.unwrap();
-        master.client.publish(to, bytes.into()).await.unwrap();
-    };
-    let (said, ()) = tokio::join!(farewell.say(), netmaster);
+    let (said, ()) = tokio::join!(farewell.say(), take_leave(&world.master));
     said.unwrap();
     until("refused", async || {
         let promised = world.node.endpoints.reserve(reserve(Claim::Promise)).await;
         promised.is_err_and(|error| error.to_string().contains("has left the cluster"))
     })
     .await;
+}
+
+/// Puts the next leave into the log.
+async fn take_leave(master: &Master) {
+    let of = "contiv.api.v1.node.leave";
+    let mut requests = master.client.subscribe(of).await.unwrap();
+    master.client.flush().await.unwrap();
+    let message = requests.next().await.unwrap();
+    let request: Request<Command> = codec::from_bytes(&message.payload).unwrap();
+    let Command::NodeLeave(leave) = request.body else {
+        panic!("no leave");
+    };
+    assert_eq!((leave.node, leave.machine), (me().node, me().machine));
+    let left = bus_schema::event::NodeLeft { node: me().node };
+    let reply = Reply::Accepted {
+        revision: master.append(Event::NodeLeft(left)).await,
+        events: Vec::new(),
+    };
+    let bytes = codec::to_bytes(&reply);
+    let to = message.reply.unwrap();
+    master.client.publish(to, bytes.into()).await.unwrap();
+}
+
+/// A member whose netplugin started while no netmaster answered.
+async fn member_without_netmaster() -> World {
+    let mut world = member().await;
+    world.tasks.shutdown().await;
+    let known = world.node.facts.borrow().clone();
+    world.node = Node::start(world.server.url(), known);
+    world.node.in_sync().await;
+    world
+}
+
+#[tokio::test]
+async fn a_node_that_started_without_netmaster_stays_out_when_it_is_removed() {
+    let mut world = member_without_netmaster().await;
+    world.master.serve(None, &mut world.tasks).await;
+    world.master.append(removed()).await;
+    let is_removed = |log: &LogState| *log == LogState::Removed;
+    world.node.log_is("removed", is_removed).await;
+    world.restart().await;
+    let later = world.master.append(tenant("later")).await;
+    world.node.applies(later).await;
+    assert!(!world.is_member());
+}
+
+#[tokio::test]
+async fn a_node_that_started_without_netmaster_and_was_cut_off_while_it_was_removed_stays_out() {
+    let mut world = member_without_netmaster().await;
+    let port = world.server.port;
+    world.server.stop();
+    let is_away = |log: &LogState| matches!(log, LogState::Disconnected { .. });
+    world.node.log_is("away", is_away).await;
+    // The node finds its server again when the removal is in the log.
+    let mut elsewhere = Server::start(None, &world.server.store, true).await;
+    Master::connect(&elsewhere).await.append(removed()).await;
+    elsewhere.stop();
+    world.server = Server::start(Some(port), &world.server.store.clone(), true).await;
+    world.master = Master::connect(&world.server).await;
+    world.master.serve(None, &mut world.tasks).await;
+    let is_removed = |log: &LogState| *log == LogState::Removed;
+    world.node.log_is("removed", is_removed).await;
+    assert!(!world.is_member());
+}
+
+#[tokio::test]
+async fn a_node_that_started_without_netmaster_and_left_stays_left_when_the_bus_restarts() {
+    let mut world = member_without_netmaster().await;
+    let farewell = world.node.farewell.clone();
+    let (said, ()) = tokio::join!(farewell.say(), take_leave(&world.master));
+    said.unwrap();
+    world.restart().await;
+    let later = world.master.append(tenant("later")).await;
+    world.node.applies(later).await;
+    assert!(world.node.facts.borrow().nodes[&me().node].left);
+}
+
+#[tokio::test]
+async fn a_node_that_is_asked_to_leave_before_it_joined_does_not_join() {
+    let store = tempfile::tempdir().unwrap();
+    let server = Server::start(None, store.path(), true).await;
+    let master = Master::init(&server, cluster(1)).await;
+    let node = Node::start(server.url(), Projection::default());
+    let waits = |log: &LogState| matches!(log, LogState::Disconnected { reason } if reason.contains("can't join"));
+    node.log_is("waiting for netmaster", waits).await;
+    let (farewell, mut tasks) = (node.farewell.clone(), JoinSet::new());
+    tasks.spawn(async move { farewell.say().await.unwrap_err() });
+    let mut asked = node.farewell.asked();
+    asked.wait_for(|asked| *asked).await.unwrap();
+    let refused = |log: &LogState| matches!(log, LogState::Refused { reason } if reason.contains("restart its netplugin"));
+    let mut netmaster = JoinSet::new();
+    master.serve(None, &mut netmaster).await;
+    node.log_is("refused", refused).await;
+    let later = master.append(tenant("later")).await;
+    node.applies(later).await;
+    assert!(!node.facts.borrow().nodes.contains_key(&me().node));
 }
