@@ -144,7 +144,7 @@ fn a_24_serves_twenty_nodes_and_many_endpoints_that_start_at_once() -> Outcome {
         let listed: Vec<serde_json::Value> = listed.unwrap_or_default();
         listed
             .iter()
-            .map(|it| it["ipAddress"][0].to_string())
+            .map(|it| it["Oper"]["ipAddress"][0].to_string())
             .collect()
     };
     wait_until("every endpoint is published", SOON, || {

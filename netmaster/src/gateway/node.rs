@@ -83,7 +83,8 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeR
     if let Err(reason) = desk.prove(Instant::now(), request.deadline).await {
         return removal.unknown(reason);
     }
-    if c.lost || !removal.is_alive().await {
+    let is_alive = removal.is_alive().await;
+    if c.lost || !is_alive {
         return removal.decide(request, None).await;
     }
     let under_way = desk.removals.begin(&c.node);
@@ -122,10 +123,16 @@ struct NodeRemoval<'a> {
 }
 
 impl NodeRemoval<'_> {
-    /// A netmaster that started a moment ago waits until it would have heard the node.
+    /// A netmaster that started a moment ago, or hears no node because it was cut off, waits until it
+    /// would have heard this one.
     async fn is_alive(&self) -> bool {
         let heard = || self.desk.shared.read(|view| view.alive(self.node, now()));
-        let listened = self.desk.since.saturating_add(ALIVE_MS).min(self.until);
+        let hears_nobody = self.desk.shared.read(|view| view.hears_nobody(now()));
+        let since = match hears_nobody {
+            true => now(),
+            false => self.desk.since,
+        };
+        let listened = since.saturating_add(ALIVE_MS).min(self.until);
         while !heard() && now() < listened {
             pause(ASK_AGAIN).await;
         }

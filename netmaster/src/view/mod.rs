@@ -334,6 +334,11 @@ impl View {
             && heard.is_some_and(|heard| now.saturating_sub(heard.at) <= ALIVE_MS)
     }
 
+    /// Whether no member was heard a moment ago: then it may be this netmaster that is cut off.
+    pub(crate) fn hears_nobody(&self, now: u64) -> bool {
+        !self.nodes.keys().any(|node| self.alive(node, now))
+    }
+
     pub(crate) fn network(
         &self,
         tenant: &TenantName,

@@ -39,10 +39,15 @@ impl Pool {
     fn complaint(&self) -> Option<Complaint> {
         let AddressCount { assignable, in_use } = self.count;
         let free = assignable.saturating_sub(in_use);
-        let text = format!(
-            "{free} of {assignable} addresses are free, when none is left no container starts in it: {}",
-            self.remedy
-        );
+        let remedy = self.remedy;
+        let text = match free {
+            0 => format!(
+                "no container starts in it, none of its {assignable} addresses is free: {remedy}"
+            ),
+            free => format!(
+                "{free} of {assignable} addresses are free, when none is left no container starts in it: {remedy}"
+            ),
+        };
         let is_low = free.saturating_mul(10) < assignable;
         is_low.then(|| said(Grade::Warning, &self.of, text))
     }
