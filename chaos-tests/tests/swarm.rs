@@ -9,7 +9,8 @@ use serde_json::Value;
 
 /// Two engines in one swarm that know our plug-in.
 fn swarm(subnet: &str) -> Result<Lab, Error> {
-    let lab = Lab::up(&Spec::test(2).docker(true))?;
+    let spec = Spec::test(2).docker(true);
+    let lab = Lab::up(&spec.node_flags(&["--block-idle", "3"]))?;
     for node in lab.nodes() {
         lab.import_image(&node)?;
         for _ in 0..2 {

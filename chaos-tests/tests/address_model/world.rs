@@ -147,11 +147,8 @@ impl World {
         let journal = self.journal(name);
         let node = self.nodes.get_mut(name).expect("a node");
         let (bus, asks) = BusHandle::new();
-        let kernel = watch::Sender::new(Kernel {
-            was_in_sync: true,
-            in_sync: true,
-            ..Kernel::default()
-        });
+        // In sync when it has done for the first time what the journal says.
+        let kernel = watch::Sender::new(Kernel::default());
         let (endpoints, _) = EndpointsHandle::start(Parts {
             me: name.clone(),
             journal: &journal,
@@ -193,7 +190,10 @@ impl World {
         }) = node.running.take()
         {
             tasks.shutdown().await;
+            // One journal has one process: requests of others that are under way hold the manager.
+            let mut snapshots = endpoints.snapshots();
             drop(endpoints);
+            while snapshots.changed().await.is_ok() {}
         }
         self.start(name);
     }
@@ -409,7 +409,12 @@ async fn follow(
             .flat_map(|it| it.addresses.iter().map(|address| (*address, it.id.clone())))
             .collect();
         lock(&kernels).change(&name, &wanted);
-        kernel.send_modify(|kernel| kernel.generation = snapshot.generation);
+        kernel.send_replace(Kernel {
+            generation: snapshot.generation,
+            was_in_sync: true,
+            in_sync: true,
+            ..Kernel::default()
+        });
         if snapshots.changed().await.is_err() {
             return;
         }
