@@ -234,11 +234,7 @@ impl Manager {
         if !is_closing(&self.facts.borrow(), &key, block) && !self.is_unused(&key, &usage, block) {
             return Err(not_given_up(&key, block, "an address of it is taken"));
         }
-        self.write(&[Record::Returning {
-            key,
-            block,
-            command: Some(CommandId(Uuid::now_v7())),
-        }])?;
+        self.write(&[returning(key, block)])?;
         Ok(generation)
     }
 
@@ -247,12 +243,7 @@ impl Manager {
         let asked = asked_in(&self.asking, key);
         // Of a network that is gone nothing is held.
         facts.network(&key.0, &key.1).is_none_or(|network| {
-            let holding = Holding {
-                network,
-                me: &self.me,
-                usage,
-                asked: &asked,
-            };
+            let holding = self.holding(network, usage, &asked);
             holding.is_unused(block)
         })
     }
@@ -288,11 +279,7 @@ impl Manager {
             ));
         };
         let mark = self.giving.mark((key.clone(), block));
-        self.write(&[Record::Returning {
-            key: key.clone(),
-            block,
-            command: Some(CommandId(Uuid::now_v7())),
-        }])?;
+        self.write(&[returning(key.clone(), block)])?;
         Ok(Returning::Started(Giving {
             key,
             block,
@@ -389,6 +376,15 @@ impl Manager {
             usage,
             asked,
         }
+    }
+}
+
+/// The record that a block is returned, by a command of its own.
+pub(super) fn returning(key: NetworkKey, block: IpNet) -> Record {
+    Record::Returning {
+        key,
+        block,
+        command: Some(CommandId(Uuid::now_v7())),
     }
 }
 

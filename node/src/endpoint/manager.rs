@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bus_schema::{CommandId, EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
+use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
-use uuid::Uuid;
 
+use super::give_up::returning;
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::marks::{Mark, Marks};
@@ -244,11 +244,7 @@ impl Manager {
         let block = IpNet::from(address);
         let kept = usage.promised.contains(&address) || usage.in_use.contains_key(&address);
         if claim == Claim::Task && !kept && self.holds(&of, block) {
-            records.push(Record::Returning {
-                key: of,
-                block,
-                command: Some(CommandId(Uuid::now_v7())),
-            });
+            records.push(returning(of, block));
         }
         self.write(&records)
     }

@@ -49,27 +49,38 @@ pub struct Holding<'a> {
 impl<'a> Holding<'a> {
     /// Picks an address out of `me`'s blocks.
     pub fn choose(self, whom: For<'_>, now: u64) -> Choice {
-        match self.free(whom).first() {
+        let pool = self.network.pool(whom.group, whom.v6);
+        let free = pool.iter().flat_map(|pool| self.free_in(pool, whom));
+        match free.min_by_key(|address| self.freed(*address)) {
             None => Choice::None,
-            Some(address) if self.is_rested(*address, now) => Choice::Rested(*address),
-            Some(address) => Choice::Recent(*address),
+            Some(address) if self.is_rested(address, now) => Choice::Rested(address),
+            Some(address) => Choice::Recent(address),
         }
     }
 
     /// The free addresses of `me`'s blocks, that which was freed longest ago first.
     pub fn free(self, whom: For<'_>) -> Vec<IpAddr> {
-        let Some(pool) = self.network.pool(whom.group, whom.v6) else {
-            return vec![];
-        };
-        let blocks = self.blocks(&pool, whom);
-        let free = blocks
-            .filter(|block| !self.usage.returning.contains(block))
-            .flat_map(|block| self.usable(&pool, block, whom))
-            .filter(|address| self.is_free(*address));
+        let pool = self.network.pool(whom.group, whom.v6);
+        let free = pool.iter().flat_map(|pool| self.free_in(pool, whom));
         let mut free: Vec<IpAddr> = free.collect();
-        let freed = |address: &IpAddr| self.usage.freed.get(address).copied();
-        free.sort_by_key(|address| (freed(address).unwrap_or(0), *address));
+        free.sort_by_key(|address| self.freed(*address));
         free
+    }
+
+    fn free_in<'b>(self, pool: &'b Pool, whom: For<'b>) -> impl Iterator<Item = IpAddr> + 'b
+    where
+        'a: 'b,
+    {
+        self.blocks(pool, whom)
+            .filter(move |block| !self.usage.returning.contains(block))
+            .flat_map(move |block| self.usable(pool, block, whom))
+            .filter(move |address| self.is_free(*address))
+    }
+
+    /// When an address was freed, 0: never; by this the next one is picked.
+    fn freed(self, address: IpAddr) -> (u64, IpAddr) {
+        let freed = self.usage.freed.get(&address).copied();
+        (freed.unwrap_or(0), address)
     }
 
     fn is_rested(self, address: IpAddr, now: u64) -> bool {
@@ -108,12 +119,12 @@ impl<'a> Holding<'a> {
                     continue;
                 }
                 spare.addresses += 1;
+                let could_cede = !returning && self.is_free(address);
                 if self.usage.is_taken(address) {
                     spare.in_use += 1;
-                } else if returning || !self.is_free(address) {
-                } else if self.is_rested(address, now) {
+                } else if could_cede && self.is_rested(address, now) {
                     spare.free += 1;
-                } else {
+                } else if could_cede {
                     recent += 1;
                 }
             }
