@@ -54,11 +54,11 @@ bench: tools
 	@scripts/install-deps.sh dnsperf
 	cargo build --locked --release --workspace --bins
 	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests
-	cargo bench --locked --package node --bench policy
+	cargo bench --locked --package node-datapath --bench policy
 
 # What a VRF costs against a namespace, both in the VM: ratios alone mean something there.
 bench-vrf: vrf-tools build
-	@scripts/vrf/run.sh node/datapath:--ignored,--nocapture,figures
+	@scripts/vrf/run.sh node-datapath/datapath:--ignored,--nocapture,figures
 
 # Packages for Debian 12 in target/deb: contiv-bus, netmaster, netplugin, netctl.
 deb: tools

@@ -73,7 +73,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::pin!(stopped);
     if let Some(at) = config.metrics {
-        telemetry::serve(at, metrics::describe, Some(metrics::GAUGE_IDLE));
+        runtime::metrics::serve(at, metrics::describe, Some(metrics::GAUGE_IDLE));
     }
     let title = format!("netmaster {}", config.name);
     let client = tokio::select! {

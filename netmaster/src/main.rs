@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use telemetry::LogFormat;
+use runtime::log::LogFormat;
 
 /// Bad usage, see sysexits(3).
 const USAGE: u8 = 64;
@@ -98,7 +98,7 @@ struct RunArgs {
 type MetricsAt = Option<std::net::SocketAddr>;
 
 fn metrics_at(text: &str) -> Result<MetricsAt, String> {
-    telemetry::address(text, "127.0.0.1:9467")
+    runtime::metrics::address(text, "127.0.0.1:9467")
 }
 
 fn replicas(text: &str) -> Result<usize, String> {

@@ -16,7 +16,7 @@ const GAUGES_EVERY: Duration = Duration::from_secs(3);
 /// A gauge that isn't set for so long is about something that was removed.
 pub(crate) const GAUGE_IDLE: Duration = Duration::from_secs(10);
 
-/// What the names mean, for [`telemetry::serve`].
+/// What the names mean, for [`runtime::metrics::serve`].
 pub(crate) fn describe() {
     describe_gauge!(
         "contiv_master_applied_revision",

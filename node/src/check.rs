@@ -20,11 +20,11 @@ use bus_schema::{
 use imbl::OrdMap;
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::datapath::{BatchError, DatapathError, Scope, Scratch};
-use crate::desired::{self, Params, Programs};
 use crate::endpoint::{LocalEndpoint, Locals, Owner};
-use crate::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projection};
-use crate::reconcile::diff;
+use node_core::desired::{self, Params, Programs};
+use node_core::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projection};
+use node_core::reconcile::diff;
+use node_datapath::{BatchError, DatapathError, Scope, Scratch};
 
 /// Why this machine can't be a node.
 #[derive(Debug, thiserror::Error)]

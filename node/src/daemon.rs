@@ -29,12 +29,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{self, BusHandle, Facts, Farewell, Identity, Published, pause};
+use crate::bus::{self, BusHandle, Facts, Farewell, Identity, Published};
 use crate::cleanup::Cleaner;
 use crate::cni::Cni;
 use crate::core::{Core, Ending, Progress, Tells, Watching, underlay_mtu};
-use crate::datapath::{Datapath, DatapathError, Options};
-use crate::desired::Params;
 use crate::endpoint::{
     self, AttachError, Damage, EndpointsHandle, Found, Kernel, Parts, Record, restore, settle,
     vanished,
@@ -44,10 +42,14 @@ use crate::inquiry::{self, Inquiry};
 use crate::local::{self, Api, Leaving};
 use crate::metrics;
 use crate::outer_drops::OuterDrops;
-use crate::projection::{EndpointsView, Projection};
 use crate::status::Sources;
 use crate::store::{self, Disk};
-use crate::{dns, docker, underlay, viewer};
+use crate::{docker, underlay, viewer};
+use node_core::desired::Params;
+use node_core::projection::{EndpointsView, Projection};
+use node_datapath::{Datapath, DatapathError, Options};
+use node_dns as dns;
+use runtime::pause;
 
 /// How a run ended that went well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +241,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     };
 
     if let Some(at) = config.metrics {
-        telemetry::serve(at, metrics::describe, None);
+        runtime::metrics::serve(at, metrics::describe, None);
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));

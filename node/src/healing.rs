@@ -8,7 +8,7 @@ use bus_schema::healing::{Healed, Healing};
 use tokio::sync::watch;
 
 use crate::endpoint::now;
-use crate::lock::lock;
+use runtime::lock;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::cleanup::Cleaner;
-use crate::datapath::Datapath;
-use crate::desired::{Params, domain_name, trace, zone};
-use crate::dns::DnsHandle;
 use crate::doctor;
 use crate::outer_drops::OuterDrops;
-use crate::projection::{EndpointsView, Projection};
-use crate::resource::Place;
+use node_core::desired::{Params, domain_name, trace, zone};
+use node_core::projection::{EndpointsView, Projection};
+use node_core::resource::Place;
+use node_datapath::Datapath;
+use node_dns::DnsHandle;
 
 /// Questions that may wait; who asks waits for its answer.
 pub const WAITING: usize = 64;

@@ -1,8 +1,7 @@
-//! The daemon of every node: facts → projection → desired resources → diff against observed →
-//! ordered ops → kernel.
+//! netplugin, the daemon of every node. It joins three crates: `node-core` decides, `node-datapath`
+//! configures the kernel, `node-dns` answers names.
 //!
-//! `projection`, `policy`, `resource`, `desired` and `reconcile` are pure. Docker, CNI, the local socket,
-//! DNS and the bus all go through `endpoint` and the core; nothing else changes the kernel.
+//! Docker, CNI, the local socket, DNS and the bus all go through `endpoint` and the core.
 
 pub mod bus;
 pub mod check;
@@ -10,9 +9,6 @@ pub mod cleanup;
 pub mod cni;
 pub mod core;
 pub mod daemon;
-pub mod datapath;
-pub mod desired;
-pub mod dns;
 pub mod docker;
 pub mod doctor;
 pub mod endpoint;
@@ -20,14 +16,8 @@ mod frames;
 pub mod healing;
 pub mod inquiry;
 pub mod local;
-mod lock;
-mod maps;
 pub mod metrics;
 pub mod outer_drops;
-pub mod policy;
-pub mod projection;
-pub mod reconcile;
-pub mod resource;
 pub mod status;
 pub mod steps;
 pub mod store;

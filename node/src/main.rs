@@ -10,14 +10,14 @@ use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, Tenant
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::core::Watching;
 use node::daemon::{self, Config, Ended, StartError};
-use node::datapath::DatapathError;
-use node::dns;
 use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
 use node::local::client::{ClientError, ask};
 use node::local::{Detach, Left};
 use node::{store, underlay};
-use telemetry::LogFormat;
+use node_datapath::DatapathError;
+use node_dns as dns;
+use runtime::log::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// EX_USAGE of sysexits(3): the command line or the configuration is wrong.
@@ -120,7 +120,7 @@ struct Run {
 type MetricsAt = Option<std::net::SocketAddr>;
 
 fn metrics_at(text: &str) -> Result<MetricsAt, String> {
-    telemetry::address(text, "127.0.0.1:9466")
+    runtime::metrics::address(text, "127.0.0.1:9466")
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

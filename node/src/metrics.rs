@@ -7,12 +7,12 @@ use bus_schema::node::{Grade, LogState, NodeStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use crate::outer_drops::Drops;
-use crate::resource::OuterDrop;
+use node_core::resource::OuterDrop;
 
 /// By reason.
 const OUTER_DROPPED: &str = "contiv_node_outer_dropped_total";
 
-/// What the names mean, for [`telemetry::serve`].
+/// What the names mean, for [`runtime::metrics::serve`].
 pub fn describe() {
     describe_gauge!(
         "contiv_node_applied_revision",

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::bus::pause;
-use crate::datapath::{Datapath, DatapathError};
-use crate::lock::lock;
 use crate::metrics;
-use crate::resource::OuterDrop;
+use node_core::resource::OuterDrop;
+use node_datapath::{Datapath, DatapathError};
+use runtime::lock;
+use runtime::pause;
 
 /// Between two readings of the kernel's counters. Prometheus usually reads as often.
 const READ_EVERY: Duration = Duration::from_secs(15);

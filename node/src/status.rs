@@ -10,14 +10,15 @@ use bus_schema::node::{
 };
 use tokio::sync::watch;
 
-use crate::bus::{Identity, Own, Published, pause};
+use crate::bus::{Identity, Own, Published};
 use crate::core::Progress;
-use crate::dns::DnsHandle;
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
 use crate::metrics;
-use crate::projection::Projection;
 use crate::store::Saved;
 use crate::underlay::Change;
+use node_core::projection::Projection;
+use node_dns::DnsHandle;
+use runtime::pause;
 
 /// Where the parts come from.
 #[derive(Debug)]
@@ -187,7 +188,7 @@ fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
 fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Vec<Alarm> {
     let closed = |endpoint: &&LocalEndpoint| {
         let network = facts.network(&endpoint.tenant, &endpoint.network);
-        let held = |network: &crate::projection::NetworkFact| {
+        let held = |network: &node_core::projection::NetworkFact| {
             let mut addresses = endpoint.addresses.iter();
             addresses.all(|address| network.is_held_by(*address, me))
         };

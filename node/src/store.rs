@@ -21,12 +21,12 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::pause;
 use crate::endpoint::{LocalEndpoint, Snapshot};
 use crate::frames::replace;
-use crate::projection::{EndpointsView, Projection, Remembered};
 use events::Events;
 pub use events::Message;
+use node_core::projection::{EndpointsView, Projection, Remembered};
+use runtime::pause;
 
 /// Between two saves of the projection.
 const EVERY: Duration = Duration::from_secs(3);
@@ -400,7 +400,7 @@ mod tests {
             applied: Revision(9),
             ..Projection::default()
         };
-        let newer = crate::projection::TenantFact {
+        let newer = node_core::projection::TenantFact {
             newer: true,
             ..Default::default()
         };

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use tokio::sync::watch;
 
-use crate::bus::pause;
+use runtime::pause;
 
 /// Between two looks at the machine's addresses.
 const LOOK: Duration = Duration::from_secs(1);

@@ -8,9 +8,10 @@ use bus_schema::node::LogState;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bus::{Identity, Own, pause};
+use crate::bus::{Identity, Own};
 use crate::endpoint::{Kernel, Snapshot};
-use crate::projection::{EndpointsView, Projection};
+use node_core::projection::{EndpointsView, Projection};
+use runtime::pause;
 
 /// After a start, how long it may be open whether the bus is there, before what was saved counts for
 /// all there is: a busy one takes a while, one that is silent is given up after two seconds.

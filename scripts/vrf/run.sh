@@ -3,7 +3,7 @@
 #
 #     scripts/vrf/run.sh [PACKAGE/TEST[+netem][:NAME,NAME...]...] | --long
 #
-# such as node/datapath:drift. Without names it's what fits into make test; --long is all of it.
+# such as node-datapath/datapath:drift. Without names it's what fits into make test; --long is all of it.
 # With +netem the underlay loses one packet in a hundred, and each is 20 ms under way.
 # The VM's only file system is an initrd made of this machine's own programs, ours, and the
 # kernel's modules; with a suite chaos-tests/docker… in it a disk, since an engine's containers
@@ -17,7 +17,7 @@ datapath=endpoints_reach,the_senders_stamp,the_outer_port,full_packets,what_is_t
 datapath+=,connections_end,nothing_is_left,any_resolver,the_quick_starts_policy,the_sender_is_known
 datapath+=,the_next_owner,what_came_by_vxlan,ours_pass_dockers,no_address_and_no_socket,the_hosts_settings
 suites=(
-  "node/datapath:$datapath" chaos-tests/quick_start:tenants_use,names_outside
+  "node-datapath/datapath:$datapath" chaos-tests/quick_start:tenants_use,names_outside
   chaos-tests/restart:a_killed_netplugin chaos-tests/host_firewall:an_engines
   chaos-tests/domains:a_node_moves
 )
@@ -27,7 +27,7 @@ case ${1-} in
   --long)
     # What speaks of namespaces by their names isn't in it.
     suites=(
-      node/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
+      node-datapath/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
       chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
       chaos-tests/foreign_log chaos-tests/unreachable chaos-tests/restart+netem
       chaos-tests/policy+netem chaos-tests/cni:call,numbers,whatever,nobody_names
@@ -107,7 +107,9 @@ add_tests() {
   local built suite names program number=0
   built=$(cargo test --locked --workspace --no-run --message-format=json \
     | jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.kind == ["test"])
-             | (.manifest_path | split("/")[-2]) + "/" + .target.name + " " + .executable')
+             | . as $artifact
+             | (.package_id | split("#")[1] | select(contains("@")) | split("@")[0]) // (.manifest_path | split("/")[-2])
+               | . + "/" + $artifact.target.name + " " + $artifact.executable')
   for suite in "${suites[@]}"; do
     IFS=: read -r suite names <<<"$suite"
     netem=""

@@ -21,8 +21,9 @@ use bus_schema::{
     NetworkSpec, NodeName, Pool, PoolKey, Rejection, Revision, Vni,
 };
 use ipnet::IpNet;
-use node::bus::{AskError, pause};
+use node::bus::AskError;
 use node::endpoint::EndpointsHandle;
+use runtime::pause;
 use uuid::Uuid;
 
 use crate::world::{Place, group, key, network, tenant};

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bus_schema::{AddressRange, EndpointId, NodeName, Pool};
 use futures::future::join_all;
-use node::bus::pause;
 use node::endpoint::AttachError;
+use runtime::pause;
 
 use crate::world::{Place, World};
 

@@ -14,10 +14,11 @@ use bus_schema::{
     Pool, PoolKey, TenantName,
 };
 use ipnet::IpNet;
-use node::bus::{Ask, AskError, BusHandle, pause};
+use node::bus::{Ask, AskError, BusHandle};
 use node::endpoint::{Attach, AttachError, EndpointsHandle, Kernel, Owner, Parts, settle};
-use node::projection::Projection;
 use node::store::Saved;
+use node_core::projection::Projection;
+use runtime::pause;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Ask, AskError};
 use crate::endpoint::now;
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 /// A command is given up after this.
 const DEADLINE: Duration = Duration::from_secs(4);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use bus_schema::subject;
+use runtime::pause;
 use tokio::sync::watch;
 
 /// The oldest server that knows atomic batches and TTLs of messages.
@@ -153,14 +154,6 @@ fn without_token(url: &str) -> String {
         Some((_, host)) => format!("nats://{host}"),
         None => url.to_owned(),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a retry and a heartbeat: the pause is the point"
-)]
-pub async fn pause(time: Duration) {
-    tokio::time::sleep(time).await;
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use bus_schema::Revision;
 use bus_schema::healing::Steps;
 use tokio::sync::watch;
 
-use crate::lock::lock;
-use crate::projection::{Projection, Touched};
 use crate::steps::{Ring, Work};
 use crate::store::{Disk, Message, Saved};
+use node_core::projection::{Projection, Touched};
+use runtime::lock;
 
 /// The feed's end. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -13,9 +13,9 @@ use bus_schema::{Envelope, Event, Header, Revision, subject};
 use futures::{FutureExt, StreamExt};
 
 use super::facts::Facts;
-use super::recognise::LogFacts;
-use crate::projection::Projection;
 use crate::store::Message;
+use node_core::projection::Projection;
+use node_core::recognise::LogFacts;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Events on their way; more would only take memory.

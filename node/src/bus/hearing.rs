@@ -9,8 +9,8 @@ use imbl::OrdSet;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connection::pause;
-use crate::projection::{EndpointsView, Projection, Pulse};
+use node_core::projection::{EndpointsView, Projection, Pulse};
+use runtime::pause;
 
 /// Between two judgements.
 const JUDGE: Duration = Duration::from_millis(250);

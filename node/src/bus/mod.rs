@@ -19,7 +19,6 @@ mod handle;
 mod hearing;
 mod own;
 mod publish;
-mod recognise;
 mod serve;
 mod session;
 mod status;
@@ -27,26 +26,25 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use connection::pause;
 pub use facts::Facts;
 pub use farewell::{Farewell, NotSaid};
 pub use handle::{Ask, AskError, BusHandle};
 pub use own::{Own, Published, public};
-pub use recognise::{LogFacts, Verdict, recognise};
 pub use session::Identity;
 
 use std::sync::atomic::AtomicBool;
 
 use async_nats::Client;
 use bus_schema::node::{LogState, NodeStatus};
+use runtime::pause;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::endpoint::EndpointsHandle;
 use crate::healing::Healings;
 use crate::inquiry::Question;
-use crate::projection::EndpointsView;
 use connection::Link;
+use node_core::projection::EndpointsView;
 use serve::Service;
 use session::{Session, say};
 

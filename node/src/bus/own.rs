@@ -7,7 +7,7 @@ use bus_schema::{Endpoint, EndpointId, NodeName};
 
 use super::Identity;
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
-use crate::maps;
+use node_core::maps;
 
 /// The endpoints, and which of them nobody can reach, and why.
 #[derive(Debug, Clone, Default)]

@@ -22,7 +22,7 @@ use super::own::{Own, Published};
 use super::session::is_missing;
 use crate::endpoint::EndpointsHandle;
 use crate::healing::Healings;
-use crate::projection::{EndpointsView, Projection};
+use node_core::projection::{EndpointsView, Projection};
 
 /// How long a removal's mark stands; who was away longer reads everything anew.
 const MARK_TTL: &str = "1h";

@@ -14,11 +14,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Facts;
-use super::connection::pause;
 use super::status::stamped;
 use crate::endpoint::{AttachError, Ceding, EndpointsHandle, LocalEndpoint};
 use crate::inquiry::{self, Question};
-use crate::projection::Projection;
+use node_core::projection::Projection;
+use runtime::pause;
 
 /// Netmaster waits five seconds for a drain.
 const DRAIN: Duration = Duration::from_secs(4);

@@ -16,16 +16,17 @@ use bus_schema::{ClusterId, Command, CommandId, MachineId, NodeName, Revision, s
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use super::connection::{pause, refusal};
+use super::connection::refusal;
 use super::farewell::Farewell;
 use super::feed::{self, FeedError};
 use super::own::Published;
-use super::recognise::{Verdict, recognise};
 use super::serve::Accept;
 use super::{AskError, Facts, asks, publish};
 use crate::endpoint::EndpointsHandle;
 use crate::healing::Healings;
-use crate::projection::{EndpointsView, Projection};
+use node_core::projection::{EndpointsView, Projection};
+use node_core::recognise::{Verdict, recognise};
+use runtime::pause;
 
 /// Between two looks at what an operator has to put right.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);

@@ -7,8 +7,9 @@ use bus_schema::node::{NodeStatus, STATUS_EVERY_MS};
 use bus_schema::{codec, subject};
 use tokio::sync::watch;
 
-use super::connection::{Link, pause};
+use super::connection::Link;
 use crate::endpoint::now;
+use runtime::pause;
 
 /// Changes closer together than this are told as one.
 const COALESCE: Duration = Duration::from_millis(20);

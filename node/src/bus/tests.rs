@@ -25,7 +25,7 @@ mod streams;
 use super::*;
 use crate::endpoint::{EndpointsHandle, Kernel, Parts as EndpointParts};
 use crate::healing::Healings;
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 /// A server on a free port; killed when dropped.
 struct Server {
@@ -469,7 +469,7 @@ async fn what_the_journal_does_not_know_is_removed_from_the_bus_and_what_it_know
     node.folded.change(|facts| {
         let fact = crate::endpoint::fixture::network(&[("10.0.0.16/28", "a")]);
         facts.tenants = crate::endpoint::fixture::facts(fact).tenants;
-        crate::projection::Touched::default()
+        node_core::projection::Touched::default()
     });
     let ask = crate::endpoint::Attach {
         id: bus_schema::EndpointId::new("new").unwrap(),

@@ -28,11 +28,11 @@ pub use self::protocol::{Call, Command, Failure};
 use self::meaning::{Args, Group, Meaning, endpoint_id};
 use self::outcome::Seen;
 use self::protocol::Config;
-use crate::datapath::{Datapath, PeerState, Sandbox};
-use crate::desired::domain_name;
 use crate::endpoint::{Attach, AttachError, EndpointsHandle, LocalEndpoint, Owner};
-use crate::projection::Projection;
-use crate::resource::Place;
+use node_core::desired::domain_name;
+use node_core::projection::Projection;
+use node_core::resource::Place;
+use node_datapath::{Datapath, PeerState, Sandbox};
 
 /// What the calls work on. Cheap to clone.
 #[derive(Debug, Clone)]

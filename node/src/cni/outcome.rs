@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::protocol::{Call, Config, Dns, Failure, Interface, Ip, Route, Success};
-use crate::datapath::PeerState;
 use crate::endpoint::{Attachment, LocalEndpoint};
-use crate::resource::Veth;
+use node_core::resource::Veth;
+use node_datapath::PeerState;
 
 /// The answer to an ADD: what was made before, then what we made.
 pub(super) fn success(

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::meaning::{Args, Group, Meaning, endpoint_id};
 use super::outcome::{self, Seen};
 use super::protocol::{Call, Command, Config, Failure};
-use crate::datapath::PeerState;
-use crate::dns::SUFFIX;
 use crate::endpoint::Attachment;
 use crate::endpoint::fixture::{endpoint, ip};
+use node_datapath::PeerState;
+use node_dns::SUFFIX;
 
 fn call(config: Value) -> Call {
     let mut config = config;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::reconcile::Op;
-use crate::resource::{Element, Key, Kind, Resource, State};
+use node_core::reconcile::Op;
+use node_core::resource::{Element, Key, Kind, Resource, State};
 
 /// What may be done now.
 #[derive(Debug)]
@@ -95,9 +95,9 @@ mod tests {
     use bus_schema::node::DomainKind;
 
     use super::*;
-    use crate::desired::fixture::Facts;
-    use crate::reconcile::diff;
-    use crate::resource::{Address, Field, Place, RuleMap, Target, Up};
+    use node_core::desired::fixture::Facts;
+    use node_core::reconcile::diff;
+    use node_core::resource::{Address, Field, Place, RuleMap, Target, Up};
 
     fn address(text: &str) -> Resource {
         Resource::Address(Address {

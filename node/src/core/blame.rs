@@ -7,11 +7,11 @@ use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
 
-use crate::datapath::{BatchError, Failure};
-use crate::desired::domain_name;
 use crate::endpoint::LocalEndpoint;
-use crate::reconcile::Op;
-use crate::resource::{Element, Place, Resource, RouteTarget, State};
+use node_core::desired::domain_name;
+use node_core::reconcile::Op;
+use node_core::resource::{Element, Place, Resource, RouteTarget, State};
+use node_datapath::{BatchError, Failure};
 
 /// What failed isn't there: whatever comes next tries it again first, so that no port comes up
 /// beside rules that were refused.
@@ -80,11 +80,11 @@ mod tests {
     use bus_schema::GroupId;
 
     use super::*;
-    use crate::datapath::DatapathError;
-    use crate::desired::fixture::{Facts, red};
-    use crate::desired::interface_names;
-    use crate::reconcile::diff;
-    use crate::resource::{Chain, Route, RuleChain, Step, Steps, Up};
+    use node_core::desired::fixture::{Facts, red};
+    use node_core::desired::interface_names;
+    use node_core::reconcile::diff;
+    use node_core::resource::{Chain, Route, RuleChain, Step, Steps, Up};
+    use node_datapath::DatapathError;
 
     fn blamed(kind: DomainKind, resource: impl FnOnce(Place) -> Resource) -> Vec<String> {
         let facts = Facts::two_nodes()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::endpoint::{LocalEndpoint, Locals};
-use crate::maps;
+use node_core::maps;
 
 /// The endpoints that came, went or are known better, as they are or were last.
 pub(super) type Changed = Vec<Arc<LocalEndpoint>>;
@@ -16,7 +16,7 @@ pub(super) fn changed(before: &Locals, after: &Locals) -> Changed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::fixture::Facts;
+    use node_core::desired::fixture::Facts;
 
     #[test]
     fn what_came_went_or_is_known_better_has_changed() {

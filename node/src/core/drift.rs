@@ -4,11 +4,11 @@ use tokio::time::Instant;
 
 use super::allowed::Allowed;
 use super::{Concerned, Core};
-use crate::datapath::Sign;
-use crate::desired::{desired, domain_name, tenants};
-use crate::projection::Projection;
-use crate::reconcile::Op;
-use crate::resource::{Kind, Place, State};
+use node_core::desired::{desired, domain_name, tenants};
+use node_core::projection::Projection;
+use node_core::reconcile::Op;
+use node_core::resource::{Kind, Place, State};
+use node_datapath::Sign;
 
 impl Core {
     /// Looks at the host's own firewall; whether something of ours there has to be put right.
@@ -169,7 +169,7 @@ fn kind_of(kind: Kind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{Resource, Up};
+    use node_core::resource::{Resource, Up};
 
     fn up(device: &str) -> Resource {
         let (place, device) = (Place::Host, device.to_owned());

@@ -12,13 +12,13 @@ use bus_schema::node::Flow;
 use bus_schema::{ClusterId, GroupId, PolicyName, Revision, TenantName};
 use tokio::sync::watch;
 
-use crate::datapath::{Connection, Datapath};
-use crate::desired::{Params, domain_name, zone};
 use crate::endpoint::Locals;
 use crate::frames::replace;
-use crate::policy::{Cache, End, must_end};
-use crate::projection::{EndpointsView, Projection, TenantFact};
-use crate::resource::Place;
+use node_core::desired::{Params, domain_name, zone};
+use node_core::policy::{Cache, End, must_end};
+use node_core::projection::{EndpointsView, Projection, TenantFact};
+use node_core::resource::Place;
+use node_datapath::{Connection, Datapath};
 
 /// What was asked for and is done.
 type Done = (ClusterId, Revision);

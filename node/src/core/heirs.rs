@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use bus_schema::{EndpointId, TenantName};
 
 use super::Core;
-use crate::desired::{domain_name, tenants, zone};
-use crate::projection::{EndpointsView, Projection};
-use crate::reconcile::Op;
-use crate::resource::Place;
+use node_core::desired::{domain_name, tenants, zone};
+use node_core::projection::{EndpointsView, Projection};
+use node_core::reconcile::Op;
+use node_core::resource::Place;
 
 /// An address within its tenant.
 pub(super) type Address = (TenantName, IpAddr);

@@ -14,9 +14,9 @@ use bus_schema::Revision;
 use super::Core;
 use super::allowed::Wanted;
 use super::blame::is_blamed;
-use crate::projection::Projection;
-use crate::reconcile::Op;
-use crate::resource::{Element, Key, Place, Resource, State};
+use node_core::projection::Projection;
+use node_core::reconcile::Op;
+use node_core::resource::{Element, Key, Place, Resource, State};
 
 /// Why nothing at all is changed.
 const INCOMPLETE: &str = "the endpoint journal lost records: nothing in the kernel is changed until this node has found out which endpoints it has";
@@ -161,9 +161,9 @@ mod tests {
     use bus_schema::node::DomainKind;
 
     use super::*;
-    use crate::desired::domain_name;
-    use crate::desired::fixture::{Facts, kinds, red};
-    use crate::reconcile::diff;
+    use node_core::desired::domain_name;
+    use node_core::desired::fixture::{Facts, kinds, red};
+    use node_core::reconcile::diff;
 
     /// Facts of a tenant that were last changed at this revision.
     fn facts(changed: u64, endpoints: &[&str]) -> Facts {

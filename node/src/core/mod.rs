@@ -27,17 +27,11 @@ use bus_schema::{ClusterId, EndpointId, Revision, TenantName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::bus::{Facts, pause};
+use crate::bus::Facts;
 use crate::cleanup::Asked;
-use crate::datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
-use crate::desired::{Params, Programs, closed, desired, desired_domain, desired_host, tenants};
-use crate::dns::DnsHandle;
 use crate::endpoint::{EndpointsHandle, Kernel, Locals, Snapshot};
 use crate::healing::Healings;
 use crate::metrics;
-use crate::projection::{EndpointsView, Projection, Touched};
-use crate::reconcile::{Op, diff, farewells, order};
-use crate::resource::{Place, Resource, State};
 use crate::steps::Work;
 use allowed::{Allowed, Wanted};
 use blame::{is_blamed, take_back};
@@ -47,6 +41,15 @@ use heirs::Heirs;
 use kept::Kept;
 use look::{Look, RETRY};
 use neighbours::Neighbours;
+use node_core::desired::{
+    Params, Programs, closed, desired, desired_domain, desired_host, tenants,
+};
+use node_core::projection::{EndpointsView, Projection, Touched};
+use node_core::reconcile::{Op, diff, farewells, order};
+use node_core::resource::{Place, Resource, State};
+use node_datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
+use node_dns::DnsHandle;
+use runtime::pause;
 use servers::Servers;
 pub use tells::{Progress, Tells, Watching};
 

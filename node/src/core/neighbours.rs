@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::datapath::{Datapath, DatapathError, Hindrance};
-use crate::resource::{Key, Kind, Place, State};
+use node_core::resource::{Key, Kind, Place, State};
+use node_datapath::{Datapath, DatapathError, Hindrance};
 
 /// From a change in others' rules to the look at them: whoever changes one changes more.
 pub(super) const SETTLE: Duration = Duration::from_millis(200);

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::{Changed, Core};
-use crate::datapath::PeerSetup;
-use crate::desired::{Params, domain_name};
 use crate::endpoint::{LocalEndpoint, Owner};
-use crate::projection::Projection;
-use crate::reconcile::Op;
-use crate::resource::{Place, Resource};
+use node_core::desired::{Params, domain_name};
+use node_core::projection::Projection;
+use node_core::reconcile::Op;
+use node_core::resource::{Place, Resource};
+use node_datapath::PeerSetup;
 
 impl Core {
     /// Sets up the container's end where no engine does it: of what changed, and of what somebody

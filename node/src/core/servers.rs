@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use bus_schema::TenantName;
 use bus_schema::node::DomainKind;
 
-use crate::datapath::Datapath;
-use crate::desired::domain_name;
-use crate::dns::{DnsHandle, SocketPlace};
-use crate::reconcile::Op;
-use crate::resource::{Place, Resource, State};
+use node_core::desired::domain_name;
+use node_core::reconcile::Op;
+use node_core::resource::{Place, Resource, State};
+use node_datapath::Datapath;
+use node_dns::{DnsHandle, SocketPlace};
 
 #[derive(Debug)]
 pub(super) struct Servers {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bus_schema::Revision;
 use tokio::sync::watch;
 
-use crate::datapath::Hindrance;
 use crate::endpoint::Kernel;
 use crate::healing::Healings;
+use node_datapath::Hindrance;
 
 /// How it is noticed that others changed something in the kernel.
 #[derive(Debug, Clone, Copy)]

@@ -22,8 +22,8 @@ use super::protocol::{
     InterfaceName, IpamData, Joined, NetworkRef, PORT_MAP, StaticRoute,
 };
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
-use crate::lock::lock;
-use crate::projection::Projection;
+use node_core::projection::Projection;
+use runtime::lock;
 
 /// Longer than anybody asks [`Driver::touched_within`] about.
 const REMEMBER: Duration = Duration::from_secs(60);

@@ -32,7 +32,7 @@ use super::{pool, resolver, swarm};
 use crate::cleanup::Asked;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 /// An engine takes about a second to start; looking costs one `connect`.
 const RECONNECT: Duration = Duration::from_millis(250);

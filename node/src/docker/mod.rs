@@ -42,7 +42,7 @@ use self::networks::Networks;
 use self::server::Scope;
 use crate::cleanup::Asked;
 use crate::healing::Healings;
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use super::pool::Meaning;
-use crate::lock::lock;
+use runtime::lock;
 
 #[derive(Debug)]
 pub(super) struct Networks {

@@ -10,7 +10,7 @@ use bus_schema::{GroupSpec, NetworkSpec};
 
 use super::pool::{self, Meaning};
 use super::swarm;
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 /// On every Docker network that netplugin made.
 pub(super) const LABEL: &str = "contiv.made-by";

@@ -9,7 +9,7 @@ use bus_schema::{GroupName, InvalidName, NetworkName, NetworkSpec, Pool, TenantN
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 pub(super) const TENANT: &str = "contiv.tenant";
 pub(super) const NETWORK: &str = "contiv.network";

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 
 use self::underlay::{Passed, measure};
 use crate::check::check;
-use crate::datapath::{Datapath, Traffic};
-use crate::desired::Params;
 use crate::endpoint::now;
 use crate::outer_drops::OuterDrops;
-use crate::projection::Projection;
 use crate::underlay::interface_of;
+use node_core::desired::Params;
+use node_core::projection::Projection;
+use node_datapath::{Datapath, Traffic};
 
 /// Looks at everything. The findings are in no order.
 pub async fn examine(

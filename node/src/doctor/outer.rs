@@ -2,9 +2,9 @@
 
 use bus_schema::node::{Finding, Grade};
 
-use crate::datapath::DatapathError;
 use crate::outer_drops::Recent;
-use crate::resource::OuterDrop;
+use node_core::resource::OuterDrop;
+use node_datapath::DatapathError;
 
 const ABOUT: &str = "outer-port";
 

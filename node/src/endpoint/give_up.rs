@@ -21,7 +21,7 @@ use super::manager::{Ceding, Giving, Inbox, Manager, Returning, asked_in, now};
 use super::pool::{For, Holding};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;
-use crate::projection::{NetworkFact, Projection};
+use node_core::projection::{NetworkFact, Projection};
 
 /// How long a request of netmaster, who waits a little longer, waits for the kernel to drop what had
 /// the address. `settle` goes on afterwards.

@@ -26,7 +26,7 @@ use super::{
     must_take_endpoints,
 };
 use crate::bus::BusHandle;
-use crate::projection::{NetworkFact, Projection};
+use node_core::projection::{NetworkFact, Projection};
 
 /// Everything that one attach, detach or reservation may wait for, together.
 pub const DEADLINE: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ use super::manager::{Answer, Haste, Inbox, Snapshot, Step, asked_in};
 use super::pool::{For, Holding};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;
-use crate::lock::lock;
-use crate::projection::Projection;
+use node_core::projection::Projection;
+use runtime::lock;
 
 /// How long an endpoint waits for another block when only addresses that were freed a moment ago
 /// are left: then it gets one of those.

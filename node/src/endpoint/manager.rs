@@ -21,8 +21,8 @@ use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::marks::{Mark, Marks};
 use super::pool::{Choice, For, Holding};
 use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve, must_take_endpoints};
-use crate::desired::interface_names;
-use crate::projection::{NetworkFact, Projection};
+use node_core::desired::interface_names;
+use node_core::projection::{NetworkFact, Projection};
 
 /// Requests that wait for the thread; each takes it about one flush of the disk.
 pub(super) const INBOX: usize = 256;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use crate::lock::lock;
+use runtime::lock;
 
 /// Cheap to clone; a clone shares the marks.
 #[derive(Debug)]

@@ -15,11 +15,11 @@ use tokio::sync::watch;
 use super::ledger::Record;
 use super::manager::Inbox;
 use super::{EndpointsHandle, LocalEndpoint, Owner};
-use crate::bus::pause;
-use crate::datapath::{Datapath, DatapathError, Scope};
-use crate::desired::{domain_name, interface_names};
-use crate::projection::Projection;
-use crate::resource::{Element, Place, Resource, State};
+use node_core::desired::{domain_name, interface_names};
+use node_core::projection::Projection;
+use node_core::resource::{Element, Place, Resource, State};
+use node_datapath::{Datapath, DatapathError, Scope};
+use runtime::pause;
 
 /// Before the kernel is asked again that didn't answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -213,7 +213,7 @@ fn of_kernel(
 mod tests {
     use super::*;
     use crate::bus::public;
-    use crate::desired::fixture::{Facts, kinds, red};
+    use node_core::desired::fixture::{Facts, kinds, red};
 
     #[test]
     fn an_endpoint_is_the_same_from_the_bus_but_for_its_owner() {

@@ -22,9 +22,10 @@ use super::give_up::{command, is_closing, pool_around};
 use super::ledger::{Ledger, NetworkKey, Record, Usage};
 use super::pool::{Holding, is_ceded};
 use super::{EndpointsHandle, Snapshot};
-use crate::bus::{AskError, BusHandle, pause};
-use crate::projection::{NetworkFact, Projection};
+use crate::bus::{AskError, BusHandle};
 use crate::store::Saved;
+use node_core::projection::{NetworkFact, Projection};
+use runtime::pause;
 
 /// What is tried again when nobody answered.
 const RETRY: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@ use bus_schema::{AddressRange, MachineId};
 use super::*;
 use crate::endpoint::fixture::{endpoint, facts, group, ip, key, network, node};
 use crate::endpoint::give_up::pool_around;
-use crate::projection::{GroupFact, NodeFact};
+use node_core::projection::{GroupFact, NodeFact};
 
 const MINE: &str = "10.0.0.16/28";
 

@@ -10,9 +10,11 @@ use bus_schema::{Command, EndpointId, Rejection, Revision};
 use tokio::sync::{mpsc, watch};
 
 use super::fixture::{Small, facts, ip, key, net, network, node, rejected, tenant};
+use bus_schema::{GroupName, NetworkName};
+
 use super::*;
 use crate::bus::{Ask, AskError, BusHandle};
-use crate::projection::{GroupFact, Projection};
+use node_core::projection::{GroupFact, Projection};
 
 /// A manager with a kernel that obeys at once, and the test as netmaster and as other nodes.
 struct Bench {

@@ -9,7 +9,7 @@ use bus_schema::EndpointId;
 use bus_schema::healing::Cleanup;
 
 use super::{AttachError, EndpointsHandle, LocalEndpoint, Owner};
-use crate::bus::pause;
+use runtime::pause;
 
 /// Between two looks. What is missing at two of them is gone.
 pub const LOOK: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::bus::{Farewell, NotSaid};
 use crate::endpoint::{EndpointsHandle, Ledger, LocalEndpoint};
-use crate::projection::Projection;
+use node_core::projection::Projection;
 
 /// How long the empty blocks may take to be returned.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ use bus_schema::{Envelope, Event, Revision};
 use bytes::Bytes;
 
 use crate::frames::{self, Tail};
-use crate::projection::{Projection, Touched};
+use node_core::projection::{Projection, Touched};
 
 /// Messages that wait for a disk that takes no writes; more are left to the next saved projection.
 const MAX_WAITING: usize = 100_000;

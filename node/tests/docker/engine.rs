@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::engine::{End, Engine, IMAGE};
 use crate::support::memory::{add, add_group, network};
 use crate::support::plugin::Plugin;
-use node::projection::Projection;
+use node_core::projection::Projection;
 
 struct Host {
     plugin: Plugin,

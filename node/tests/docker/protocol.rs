@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::memory::{add, network};
 use crate::support::plugin::Plugin;
-use node::projection::Projection;
+use node_core::projection::Projection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

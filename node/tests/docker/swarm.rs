@@ -1,7 +1,7 @@
 //! The protocol of the plug-in for swarms: what the manager's engine asks, and what the engine of
 //! the node where a task runs does. No engine runs here.
 
-use node::projection::Projection;
+use node_core::projection::Projection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

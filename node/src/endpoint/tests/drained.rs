@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::projection::NodeFact;
+use node_core::projection::NodeFact;
 
 fn fact(drained: bool, left: bool) -> NodeFact {
     NodeFact {

@@ -5,8 +5,8 @@ use bus_schema::node::{LogState, Spare};
 use bus_schema::{MachineId, PoolKey};
 
 use super::*;
-use crate::projection::NodeFact;
 use crate::store::Saved;
+use node_core::projection::NodeFact;
 
 fn pool() -> PoolKey {
     PoolKey::of_network(&tenant(), &net())

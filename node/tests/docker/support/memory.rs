@@ -11,7 +11,7 @@ use bus_schema::{
 };
 use node::docker::Endpoints;
 use node::endpoint::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
-use node::projection::{GroupFact, NetworkFact, Projection};
+use node_core::projection::{GroupFact, NetworkFact, Projection};
 use tokio::sync::watch;
 
 type Address = (TenantName, NetworkName, IpAddr);

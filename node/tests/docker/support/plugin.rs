@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use node::docker::{Config, DockerHandle, ResolverFiles, start};
 use node::healing::Healings;
-use node::projection::Projection;
+use node_core::projection::Projection;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::watch;

@@ -1,0 +1,479 @@
+//! Ops, done in their order; elements of one table together, in one transaction.
+//!
+//! A failure is kept, and the batch goes on. The one exception: a port whose firewall failed stays
+//! down, since up it would be open; one that is up without any is taken down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bus_schema::MacAddr;
+use bus_schema::node::DomainKind;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::LinkMessage;
+
+use super::messages::{self, Home};
+use super::netlink::{Mode, Socket, apart, is_absence, is_presence};
+use super::netns::{Namespace, is_namespace};
+use super::observe::MAIN_TABLE;
+use super::peer::occupied;
+use super::{BatchError, Datapath, DatapathError, Failure, nft, passage, shut, sysctl};
+use node_core::reconcile::Op;
+use node_core::resource::{
+    Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan,
+};
+use runtime::pause;
+
+/// Whether a device is gone that is being deleted.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Together {
+    Nft,
+    Forget,
+    Passage,
+}
+
+/// One run over a list of ops.
+pub(super) struct Batch<'a> {
+    pub(super) datapath: &'a Datapath,
+    failures: Vec<Failure>,
+    /// Places whose firewall isn't what it should be.
+    open: BTreeSet<Place>,
+    /// Routing tables of VRFs that this batch deals with.
+    tables: BTreeMap<Place, u32>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(datapath: &'a Datapath) -> Self {
+        Self {
+            datapath,
+            failures: Vec::new(),
+            open: BTreeSet::new(),
+            tables: BTreeMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, ops: &[Op]) -> Result<(), BatchError> {
+        let mut rest = ops;
+        while let [op, ..] = rest {
+            let together = self.transaction(op);
+            let same = |op: &&Op| together.is_some() && self.transaction(op) == together;
+            let count = rest.iter().take_while(same).count().max(1);
+            let (now, later) = rest.split_at(count);
+            match together {
+                Some((Together::Forget, place)) => self.forget(&place, now).await,
+                Some((Together::Passage, place)) => self.passages(&place, now).await,
+                Some((Together::Nft, place)) => self.elements(&place, now).await,
+                None => {
+                    let result = self.one(op).await;
+                    self.keep(op, result);
+                }
+            }
+            rest = later;
+        }
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        for failure in &self.failures {
+            let op = &failure.op;
+            if let Op::Put(Resource::Table(it))
+            | Op::Change {
+                to: Resource::Table(it),
+                ..
+            } = op
+            {
+                shut::unguarded(self.datapath, &it.place).await;
+            }
+        }
+        Err(BatchError {
+            attempted: ops.len(),
+            failures: self.failures,
+        })
+    }
+
+    /// What is done together with its like, and where.
+    fn transaction(&self, op: &Op) -> Option<(Together, Place)> {
+        match op {
+            Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => {
+                let together = match it {
+                    Resource::Element(_) | Resource::Chain(_) | Resource::Map(_) => Together::Nft,
+                    Resource::Passage(_) => Together::Passage,
+                    _ => return None,
+                };
+                Some((together, it.place().netfilter()))
+            }
+            Op::Forget { place, .. } => Some((Together::Forget, place.netfilter())),
+        }
+    }
+
+    pub(super) fn keep(&mut self, op: &Op, result: io::Result<()>) {
+        let Err(error) = result else { return };
+        let place = op.place();
+        if let Op::Put(it) | Op::Change { to: it, .. } = op
+            && matches!(
+                it,
+                Resource::Element(_) | Resource::Chain(_) | Resource::Map(_) | Resource::Table(_)
+            )
+        {
+            self.open.insert(place.clone());
+        }
+        self.failures.push(Failure {
+            op: op.clone(),
+            error: DatapathError::Kernel {
+                what: "do so".to_owned(),
+                place: place.to_string(),
+                reason: error.to_string(),
+            },
+        });
+    }
+
+    async fn passages(&mut self, place: &Place, ops: &[Op]) {
+        let (mut put, mut gone) = (Vec::new(), Vec::new());
+        for op in ops {
+            match op {
+                Op::Delete(Resource::Passage(it)) => gone.push(it),
+                Op::Put(Resource::Passage(it)) => put.push(it),
+                _ => {}
+            }
+        }
+        let result = match self.datapath.namespace(place).await {
+            Ok(namespace) => passage::change(&namespace, &put, &gone).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            for op in ops {
+                self.keep(op, Err(copy(&error)));
+            }
+        }
+    }
+
+    async fn forget(&mut self, place: &Place, ops: &[Op]) {
+        let gone: Vec<(u16, IpAddr)> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Forget { zone, address, .. } => Some((*zone, *address)),
+                _ => None,
+            })
+            .collect();
+        let result = match self.datapath.conntrack(place).await {
+            Ok(conntrack) => conntrack.forget(gone).await.map(|_| ()),
+            Err(error) if is_absence(&error) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            for op in ops {
+                self.keep(op, Err(copy(&error)));
+            }
+        }
+    }
+
+    async fn one(&mut self, op: &Op) -> io::Result<()> {
+        match op {
+            Op::Put(resource) | Op::Change { to: resource, .. } => self.put(resource).await,
+            Op::Delete(resource) => match self.delete(resource).await {
+                Err(error) if is_absence(&error) => Ok(()),
+                result => result,
+            },
+            Op::Forget { .. } => Ok(()),
+        }
+    }
+
+    async fn put(&mut self, resource: &Resource) -> io::Result<()> {
+        match resource {
+            Resource::Domain(it) => self.put_domain(it).await,
+            Resource::Table(it) => self.put_table(it).await,
+            Resource::Sysctl(it) => {
+                let setting = it.clone();
+                let namespace = self.datapath.namespace(&it.place).await?;
+                namespace.run(move || sysctl::write(&setting)).await
+            }
+            Resource::Vxlan(it) => self.put_vxlan(it).await,
+            Resource::Veth(it) => self.put_veth(it).await,
+            Resource::Address(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = messages::address(index, it.address);
+                let message = Message::NewAddress(message);
+                self.change(&it.place, message, Mode::Replace).await
+            }
+            Resource::Neighbor(it) => self.put_neighbor(it).await,
+            Resource::Fdb(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::NewNeighbour(messages::fdb(it, index));
+                self.change(&it.place, message, Mode::Replace).await
+            }
+            Resource::Element(_) | Resource::Chain(_) => Ok(()),
+            Resource::Map(_) | Resource::Passage(_) => Ok(()),
+            Resource::Up(it) => self.put_up(it).await,
+            Resource::Route(it) => {
+                let message = Message::NewRoute(self.route(it).await?);
+                self.change(&it.place, message, Mode::Replace).await
+            }
+        }
+    }
+
+    async fn delete(&mut self, resource: &Resource) -> io::Result<()> {
+        match resource {
+            Resource::Domain(it) => self.delete_domain(it).await,
+            Resource::Table(it) => {
+                let namespace = self.datapath.namespace(&it.place).await?;
+                let script = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n");
+                nft::apply(&namespace, script).await
+            }
+            Resource::Vxlan(Vxlan { place, name, .. })
+            | Resource::Veth(Veth { place, name, .. }) => {
+                let index = self.index(place, name).await?;
+                self.delete_link(place, index).await
+            }
+            Resource::Address(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::DelAddress(messages::address(index, it.address));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Neighbor(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::DelNeighbour(messages::neighbor(it, index));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Fdb(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::DelNeighbour(messages::fdb(it, index));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Up(it) => {
+                let index = self.index(&it.place, &it.device).await?;
+                let message = Message::SetLink(messages::link_up(index, false));
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Route(it) => {
+                let message = Message::DelRoute(self.route(it).await?);
+                self.change(&it.place, message, Mode::Set).await
+            }
+            Resource::Sysctl(_) | Resource::Element(_) => Ok(()),
+            Resource::Chain(_) | Resource::Map(_) | Resource::Passage(_) => Ok(()),
+        }
+    }
+
+    async fn change(&self, place: &Place, message: Message, mode: Mode) -> io::Result<()> {
+        self.datapath
+            .socket(place)
+            .await?
+            .change(message, mode)
+            .await
+    }
+
+    async fn index(&self, place: &Place, device: &str) -> io::Result<u32> {
+        let socket = self.datapath.socket(place).await?;
+        let index = socket.index(device).await?;
+        index.ok_or_else(|| nix::Error::ENODEV.into())
+    }
+
+    async fn put_domain(&mut self, domain: &Domain) -> io::Result<()> {
+        let Place::Domain(name) = &domain.place else {
+            return Ok(());
+        };
+        match domain.kind {
+            DomainKind::Netns => Namespace::create(&self.datapath.path_of(name)).await,
+            DomainKind::Vrf => {
+                self.tables.insert(domain.place.clone(), domain.table);
+                let message = messages::vrf(name, domain.table);
+                self.create_link(&Place::Host, message).await.map(|_| ())
+            }
+        }
+    }
+
+    async fn delete_domain(&mut self, domain: &Domain) -> io::Result<()> {
+        let Place::Domain(name) = &domain.place else {
+            return Ok(());
+        };
+        match domain.kind {
+            DomainKind::Netns => {
+                self.datapath.drop_socket(&domain.place).await;
+                Namespace::remove(&self.datapath.path_of(name))
+            }
+            DomainKind::Vrf => {
+                let index = self.index(&Place::Host, name).await?;
+                self.delete_link(&Place::Host, index).await
+            }
+        }
+    }
+
+    /// Whether the link is new.
+    async fn create_link(&self, place: &Place, message: LinkMessage) -> io::Result<bool> {
+        let message = Message::NewLink(message);
+        match self.change(place, message, Mode::Create).await {
+            Ok(()) => Ok(true),
+            Err(error) if is_presence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Nobody sees a device any more long before the kernel says that it is deleted: it waits for a
+    /// grace period of RCU in between (`netdev_run_todo`), 10 to 20 ms.
+    async fn delete_link(&self, place: &Place, index: u32) -> io::Result<()> {
+        let namespace = self.datapath.namespace(place).await?;
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let message = Message::DelLink(message);
+        let delete = async move |socket: Socket| socket.change(message, Mode::Set).await;
+        let mut deletion = tokio::spawn(async move { apart(&namespace, delete).await });
+        let socket = self.datapath.socket(place).await?;
+        loop {
+            tokio::select! {
+                done = &mut deletion => return done.map_err(io::Error::other)?,
+                () = pause(LOOK_AGAIN) => {}
+            }
+            if !socket.has(index).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn put_table(&mut self, table: &Table) -> io::Result<()> {
+        let namespace = self.datapath.namespace(&table.place).await?;
+        let present = nft::list(&namespace).await?.unwrap_or_default();
+        let mut script = table.rules.script(&present.rules);
+        if present.flagged {
+            script.insert_str(0, &format!("delete table inet {TABLE}\n"));
+        }
+        nft::apply(&namespace, script).await
+    }
+
+    /// Where a new device of `place` goes.
+    async fn home(&self, place: &Place) -> io::Result<(Home, Option<Namespace>)> {
+        match place {
+            Place::Domain(name) if place.own_namespace().is_none() => {
+                let index = self.index(&Place::Host, name).await?;
+                Ok((Home::Master(index), None))
+            }
+            _ => {
+                let namespace = self.datapath.namespace(place).await?;
+                Ok((Home::Namespace(namespace.fd()), Some(namespace)))
+            }
+        }
+    }
+
+    async fn put_vxlan(&mut self, vxlan: &Vxlan) -> io::Result<()> {
+        let (home, _held) = self.home(&vxlan.place).await?;
+        let message = messages::vxlan(vxlan, home);
+        if self.create_link(&Place::Host, message).await? {
+            return Ok(());
+        }
+        let Vxlan { vni, port, .. } = vxlan;
+        let conflict =
+            format!("another device of this host has VNI {vni} on port {port}: delete it");
+        self.settings(&vxlan.place, &vxlan.name, (vxlan.mac, vxlan.mtu), conflict)
+            .await
+    }
+
+    async fn put_veth(&mut self, veth: &Veth) -> io::Result<()> {
+        let Some(peer) = &veth.peer.0 else {
+            return Ok(());
+        };
+        let (home, _held) = self.home(&veth.place).await?;
+        // Where its namespace is gone, it waits for who knows that.
+        let sandbox = peer.sandbox.as_ref();
+        let sandbox = sandbox.filter(|it| is_namespace(&it.netns));
+        let sandbox = match sandbox {
+            Some(it) => Some((it, Namespace::open(&it.netns)?)),
+            None => None,
+        };
+        let at = sandbox.as_ref();
+        let at = at.map(|(it, namespace)| (it.interface.as_str(), namespace.fd()));
+        let message = messages::veth(veth, peer, at, home);
+        if self.create_link(&Place::Host, message).await? {
+            return Ok(());
+        }
+        let conflict = match sandbox {
+            Some((it, _)) => occupied(&it.netns, &it.interface),
+            None => format!("a device named {} is in the way: delete it", peer.name),
+        };
+        self.settings(&veth.place, &veth.name, (veth.mac, veth.mtu), conflict)
+            .await
+    }
+
+    /// Changes a device that the kernel says exists; if it isn't in its place, another is in the
+    /// way.
+    async fn settings(
+        &self,
+        place: &Place,
+        device: &str,
+        (mac, mtu): (MacAddr, u32),
+        conflict: String,
+    ) -> io::Result<()> {
+        let link = self.datapath.socket(place).await?.link(device).await?;
+        let link = link.ok_or_else(|| io::Error::other(conflict))?;
+        let message = messages::link_settings(&link, mac, mtu);
+        self.change(place, Message::SetLink(message), Mode::Set)
+            .await
+    }
+
+    async fn put_neighbor(&mut self, neighbor: &Neighbor) -> io::Result<()> {
+        let index = self.index(&neighbor.place, &neighbor.device).await?;
+        let message = Message::NewNeighbour(messages::neighbor(neighbor, index));
+        self.change(&neighbor.place, message, Mode::Replace).await
+    }
+
+    async fn put_up(&mut self, up: &Up) -> io::Result<()> {
+        let netfilter = up.place.netfilter();
+        if self.open.contains(&up.place) || self.open.contains(&netfilter) {
+            let reason = "its firewall isn't in place, so the port stays down";
+            return Err(io::Error::other(reason));
+        }
+        let index = self.index(&up.place, &up.device).await?;
+        let message = Message::SetLink(messages::link_up(index, true));
+        self.change(&up.place, message, Mode::Set).await
+    }
+
+    async fn route(
+        &mut self,
+        route: &Route,
+    ) -> io::Result<netlink_packet_route::route::RouteMessage> {
+        let index = match route.target.device() {
+            Some(device) => Some(self.index(&route.place, device).await?),
+            None => None,
+        };
+        let table = self.table(&route.place).await?;
+        Ok(messages::route(route, table, index))
+    }
+
+    async fn table(&mut self, place: &Place) -> io::Result<u32> {
+        let Place::Domain(name) = place else {
+            return Ok(MAIN_TABLE);
+        };
+        if place.own_namespace().is_some() {
+            return Ok(MAIN_TABLE);
+        }
+        if let Some(table) = self.tables.get(place) {
+            return Ok(*table);
+        }
+        let socket = self.datapath.socket(place).await?;
+        let link = socket.link(name).await?.ok_or(nix::Error::ENODEV)?;
+        let table = super::observe::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
+        self.tables.insert(place.clone(), table);
+        Ok(table)
+    }
+}
+
+pub(super) fn is_delete(op: &Op) -> bool {
+    matches!(op, Op::Delete(_))
+}
+
+pub(super) fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+pub(super) fn decides(op: &Op) -> bool {
+    match op {
+        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => match it {
+            Resource::Element(element) => element.decides(),
+            Resource::Map(_) | Resource::Chain(_) => true,
+            _ => false,
+        },
+        Op::Forget { .. } => false,
+    }
+}

@@ -1,0 +1,405 @@
+//! Whether somebody else's firewall drops what VRFs forward, what they ask their name server, or
+//! what other nodes send here.
+//!
+//! An accept of ours overrides no drop of another table, so all that can be done is to say which
+//! rule is missing there. Looked at is a new connection's first packet: a rule that may or may
+//! not be about it decides nothing, and a drop behind a possible return is none: what is said to be
+//! dropped is.
+
+use std::fmt;
+use std::io;
+
+use bus_schema::node::DomainKind;
+use nftables::expr::{
+    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem,
+};
+use nftables::schema::Chain;
+use nftables::stmt::{Match, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfHook};
+
+use super::netns::Namespace;
+use super::nft::Foreign;
+use super::passage::has_legacy;
+use super::{nft, program};
+use node_core::resource::dns_port;
+
+/// A chain that drops what is ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hindrance {
+    pub of: Traffic,
+    /// Family and name of the table; `None`: the legacy one of iptables.
+    pub table: Option<(String, String)>,
+    pub chain: String,
+    pub keeper: Keeper,
+}
+
+/// Who keeps a table, and so undoes what else is written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeper {
+    Firewalld,
+    Ufw,
+    /// The chains of `iptables`.
+    Iptables,
+    /// Whoever loads it with `nft`.
+    Nft,
+}
+
+/// What must pass a host's firewall.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Traffic {
+    /// Of VRFs, to endpoints here and on other nodes.
+    Forwarded,
+    /// Of VRFs, to their name servers.
+    Asked,
+    /// VXLAN of other nodes, by this interface to this port of UDP.
+    Outer { interface: String, port: u16 },
+}
+
+impl Traffic {
+    fn hook(&self) -> NfHook {
+        match self {
+            Self::Forwarded => NfHook::Forward,
+            Self::Asked | Self::Outer { .. } => NfHook::Input,
+        }
+    }
+
+    fn packets(&self) -> Vec<Packet<'_>> {
+        let forwarded = |output| Packet {
+            input: OF_VRF,
+            output: Some(output),
+            port: None,
+        };
+        match self {
+            Self::Forwarded => vec![forwarded("cv?"), forwarded("cx?")],
+            Self::Asked => vec![Packet {
+                input: OF_VRF,
+                output: None,
+                port: Some(dns_port(DomainKind::Vrf)),
+            }],
+            Self::Outer { interface, port } => vec![Packet {
+                input: interface,
+                output: None,
+                port: Some(*port),
+            }],
+        }
+    }
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            of,
+            table,
+            chain,
+            keeper,
+        } = self;
+        f.write_str(match of {
+            Traffic::Forwarded => "this host's firewall drops what containers send each other",
+            Traffic::Asked => "this host's firewall drops what containers ask their name server",
+            Traffic::Outer { .. } => "this host's firewall drops what other nodes' containers send",
+        })?;
+        match table {
+            Some((family, name)) => write!(f, ": chain {chain} of nft's table {family} {name}. ")?,
+            None => write!(f, ": chain {chain} of iptables-legacy. ")?,
+        }
+        f.write_str("Put this into its configuration: ")?;
+        let (family, name) = match table {
+            Some((family, name)) => (family.as_str(), name.as_str()),
+            None => Default::default(),
+        };
+        match (keeper, of) {
+            (Keeper::Firewalld, Traffic::Outer { port, .. }) => write!(
+                f,
+                "firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --reload"
+            ),
+            (Keeper::Firewalld, _) => f.write_str(
+                "firewall-cmd --permanent --zone=trusted --add-interface=cd+; firewall-cmd --reload",
+            ),
+            (Keeper::Ufw, Traffic::Forwarded) => f.write_str(
+                "ufw route allow in on cd+ out on cv+; ufw route allow in on cd+ out on cx+",
+            ),
+            (Keeper::Ufw, Traffic::Asked) => f.write_str("ufw allow in on cd+"),
+            (Keeper::Ufw, Traffic::Outer { port, .. }) => write!(f, "ufw allow {port}/udp"),
+            (Keeper::Iptables, Traffic::Forwarded) => write!(
+                f,
+                "iptables -I {chain} -i cd+ -o cv+ -j ACCEPT; iptables -I {chain} -i cd+ -o cx+ -j ACCEPT"
+            ),
+            (Keeper::Iptables, Traffic::Asked) => {
+                write!(f, "iptables -I {chain} -i cd+ -j ACCEPT")
+            }
+            (Keeper::Iptables, Traffic::Outer { port, .. }) => {
+                write!(f, "iptables -I {chain} -p udp --dport {port} -j ACCEPT")
+            }
+            (Keeper::Nft, Traffic::Forwarded) => write!(
+                f,
+                r#"nft insert rule {family} {name} {chain} iifname "cd*" oifname {{ "cv*", "cx*" }} accept"#
+            ),
+            (Keeper::Nft, Traffic::Asked) => write!(
+                f,
+                r#"nft insert rule {family} {name} {chain} iifname "cd*" accept"#
+            ),
+            (Keeper::Nft, Traffic::Outer { port, .. }) => write!(
+                f,
+                "nft insert rule {family} {name} {chain} udp dport {port} accept"
+            ),
+        }
+    }
+}
+
+/// The chain of ufw in which its users' rules about forwarding are.
+const UFW_FORWARD: &str = "ufw-user-forward";
+
+impl Keeper {
+    fn of(table: &Foreign) -> Self {
+        let named = |name| table.chains.iter().any(|chain| chain.name == name);
+        match (table.family, table.name.as_str()) {
+            (_, "firewalld") => Self::Firewalld,
+            ("ip", "filter") if named(UFW_FORWARD) => Self::Ufw,
+            ("ip", "filter") => Self::Iptables,
+            _ => Self::Nft,
+        }
+    }
+}
+
+/// What a VRF got has its device as input.
+const OF_VRF: &str = "cd?";
+
+/// An IPv4 packet as a hook sees it; `?` ends the name of whatever device of ours.
+struct Packet<'a> {
+    input: &'a str,
+    output: Option<&'a str>,
+    /// Of UDP; `None`: it may be of any protocol.
+    port: Option<u16>,
+}
+
+/// What a chain does with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Accepted,
+    Dropped,
+    /// It came to the chain's end.
+    Through,
+}
+
+/// How deep chains call each other at most (`NFT_JUMP_STACK_SIZE`).
+const DEEPEST: usize = 16;
+
+/// What hinders it in a namespace.
+pub(super) async fn observe(
+    namespace: &Namespace,
+    traffic: &[Traffic],
+) -> io::Result<Vec<Hindrance>> {
+    let tables = nft::foreign(namespace).await?;
+    let of_table = |table| traffic.iter().flat_map(move |of| of_table(table, of));
+    let mut found: Vec<_> = tables.iter().flat_map(of_table).collect();
+    if traffic.contains(&Traffic::Forwarded) && has_legacy(namespace).await? {
+        let args = ["-w", "-S"];
+        let listed = program::run(namespace, "iptables-legacy", &args, String::new()).await;
+        let listed = listed.map(|output| output.stdout).unwrap_or_default();
+        let listed = String::from_utf8_lossy(&listed);
+        if legacy_drops(&listed) {
+            found.push(Hindrance {
+                of: Traffic::Forwarded,
+                table: None,
+                chain: "FORWARD".to_owned(),
+                keeper: match listed.contains(UFW_FORWARD) {
+                    true => Keeper::Ufw,
+                    false => Keeper::Iptables,
+                },
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// With Docker's chain there, our rule is in it.
+fn legacy_drops(listed: &str) -> bool {
+    let passes = |line: &str| {
+        let ours = |chain| line.starts_with(&format!("-A {chain} -i cd"));
+        ours("FORWARD") || ours(UFW_FORWARD) || line == "-A FORWARD -j DOCKER-USER"
+    };
+    listed.lines().any(|line| line == "-P FORWARD DROP") && !listed.lines().any(passes)
+}
+
+fn of_table(table: &Foreign, of: &Traffic) -> Vec<Hindrance> {
+    let hooked = table.chains.iter().filter(|it| it.hook == Some(of.hook()));
+    let drops = |chain: &&Chain<'_>| {
+        let dropped = |packet| match walk(table, &chain.name, packet, 0) {
+            Fate::Through => chain.policy == Some(NfChainPolicy::Drop),
+            fate => fate == Fate::Dropped,
+        };
+        of.packets().iter().any(dropped)
+    };
+    let dropping = hooked.filter(drops).map(|chain| Hindrance {
+        of: of.clone(),
+        table: Some((table.family.to_owned(), table.name.clone())),
+        chain: chain.name.to_string(),
+        keeper: Keeper::of(table),
+    });
+    dropping.collect()
+}
+
+fn walk(table: &Foreign, chain: &str, packet: &Packet<'_>, depth: usize) -> Fate {
+    if depth > DEEPEST {
+        return Fate::Through;
+    }
+    // It may have returned before this rule.
+    let mut perhaps_over = false;
+    let of_chain = table.rules.iter().filter(|(of, _)| of == chain);
+    for (_, statements) in of_chain {
+        let Some(last) = statements.last() else {
+            perhaps_over = true;
+            continue;
+        };
+        match all_hold(statements, packet) {
+            Some(true) => {}
+            Some(false) => continue,
+            None => {
+                perhaps_over |= matches!(last, Statement::Return(_));
+                continue;
+            }
+        }
+        let fate = match last {
+            Statement::Accept(_) => Fate::Accepted,
+            Statement::Drop(_) | Statement::Reject(_) => Fate::Dropped,
+            Statement::XT(Some(xt)) if xt["type"] == "target" && xt["name"] == "REJECT" => {
+                Fate::Dropped
+            }
+            Statement::Return(_) => return Fate::Through,
+            Statement::Goto(to) => walk(table, &to.target, packet, depth + 1),
+            Statement::Jump(to) => match walk(table, &to.target, packet, depth + 1) {
+                Fate::Through => continue,
+                fate => fate,
+            },
+            _ => continue,
+        };
+        return match fate {
+            Fate::Dropped if perhaps_over => Fate::Through,
+            fate => fate,
+        };
+    }
+    Fate::Through
+}
+
+/// Whether a rule's statements let the packet come to the last one's verdict; `None`: perhaps.
+fn all_hold(statements: &[Statement<'_>], packet: &Packet<'_>) -> Option<bool> {
+    let mut sure = Some(true);
+    for statement in statements {
+        match holds(statement, packet) {
+            Some(true) => {}
+            Some(false) => return Some(false),
+            None => sure = None,
+        }
+    }
+    sure
+}
+
+fn holds(statement: &Statement<'_>, packet: &Packet<'_>) -> Option<bool> {
+    let passes = match statement {
+        Statement::Match(it) => return matches(it, packet),
+        Statement::XT(Some(xt)) => xt["type"] == "target" || xt["name"] == "comment",
+        Statement::Accept(_) | Statement::Drop(_) | Statement::Reject(_) => true,
+        Statement::Return(_) | Statement::Goto(_) | Statement::Jump(_) => true,
+        Statement::Counter(_) | Statement::Log(_) | Statement::Mangle(_) => true,
+        _ => false,
+    };
+    passes.then_some(true)
+}
+
+fn matches(matching: &Match<'_>, packet: &Packet<'_>) -> Option<bool> {
+    let Expression::Named(left) = &matching.left else {
+        return None;
+    };
+    let fact = fact(left, &matching.right, packet);
+    match matching.op {
+        Operator::NEQ => fact.map(|it| !it),
+        Operator::EQ | Operator::IN => fact,
+        _ => None,
+    }
+}
+
+/// Whether what is looked at is what is on the right.
+fn fact(left: &NamedExpression<'_>, right: &Expression<'_>, packet: &Packet<'_>) -> Option<bool> {
+    let is = |word: &str| any(right, &|it| text(it).map(|it| it == word));
+    match left {
+        NamedExpression::Meta(Meta { key }) => match key {
+            MetaKey::Iifname => is_named(right, packet.input),
+            MetaKey::Oifname => is_named(right, packet.output?),
+            MetaKey::Nfproto => is("ipv4"),
+            MetaKey::L4proto => packet.port.and_then(|_| is("udp")),
+            _ => None,
+        },
+        NamedExpression::Payload(Payload::PayloadField(PayloadField { protocol, field })) => {
+            let port = packet.port?;
+            match &**field {
+                "protocol" => is("udp"),
+                "dport" => {
+                    let fits = protocol == "udp" || protocol == "th";
+                    any(right, &|it| Some(fits && covers(it, port.into())))
+                }
+                _ => None,
+            }
+        }
+        // The connection is new, and one to the name server was taken there from where it was
+        // asked.
+        NamedExpression::CT(CT { key, .. }) => match &**key {
+            "state" => is("new"),
+            "status" if packet.input == OF_VRF && packet.port.is_some() => {
+                is("dnat").filter(|it| *it)
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn text<'a>(value: &'a Expression<'_>) -> Option<&'a str> {
+    match value {
+        Expression::String(it) => Some(it),
+        _ => None,
+    }
+}
+
+fn is_named(right: &Expression<'_>, name: &str) -> Option<bool> {
+    any(right, &|it| {
+        let pattern = text(it).filter(|it| !it.starts_with('@'))?;
+        Some(match pattern.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => name == pattern,
+        })
+    })
+}
+
+/// Of a value or of one in a set that is written out; `None`: it can't be said.
+fn any(right: &Expression<'_>, is: &dyn Fn(&Expression<'_>) -> Option<bool>) -> Option<bool> {
+    match right {
+        Expression::List(items) => items
+            .iter()
+            .try_fold(false, |so_far, it| Some(so_far | is(it)?)),
+        Expression::Named(NamedExpression::Set(items)) => {
+            items.iter().try_fold(false, |so_far, it| match it {
+                SetItem::Element(it) => Some(so_far | is(it)?),
+                _ => None,
+            })
+        }
+        _ => is(right),
+    }
+}
+
+fn covers(value: &Expression<'_>, port: u32) -> bool {
+    let number = |value: &Expression<'_>| match value {
+        Expression::Number(it) => Some(*it),
+        _ => None,
+    };
+    match value {
+        Expression::Range(it) => {
+            let [first, last] = &it.range;
+            number(first).is_some_and(|it| it <= port) && number(last).is_some_and(|it| it >= port)
+        }
+        _ => number(value) == Some(port),
+    }
+}
+
+#[cfg(test)]
+#[path = "hindrance_tests.rs"]
+mod tests;

@@ -1,0 +1,321 @@
+//! Notices what others change in the kernel.
+//!
+//! One listener in each namespace of ours hears rtnetlink's and nftables' multicast groups, and
+//! passes on what may be about something of ours and wasn't asked for by us. It decides nothing:
+//! the core compares with what it knows, and looks at everything when that doesn't fit. What isn't
+//! multicast (settings in `/proc/sys`) is found by the slow resync.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::RouteProtocol;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::netlink::Socket;
+use super::netns::Namespace;
+use super::wire::{NETLINK_NETFILTER, attributes, messages};
+use super::{observe, program};
+use node_core::resource::{Place, ROUTE_PROTOCOL, TABLE};
+
+/// Signs that wait for the core; when there are more, that is a sign as well.
+const WAITING: usize = 256;
+/// Bytes that wait for us: a transaction of ours with ten thousand elements is told of in one go.
+const BUFFER: usize = 8 << 20;
+
+const NETLINK_ROUTE: isize = 0;
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE` of `linux/rtnetlink.h`.
+const ROUTE_GROUPS: [u32; 4] = [1, 3, 5, 7];
+/// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
+const NFT_GROUPS: [u32; 1] = [7];
+/// The subsystem of nftables; its messages name their table in their first attribute.
+const NFT: u16 = 10;
+const TABLE_NAME: u16 = 1;
+/// `NFT_MSG_` `NEWTABLE`, `DELTABLE`, `NEWCHAIN`, `DELCHAIN`, `NEWRULE`, `DELRULE` of
+/// `linux/netfilter/nf_tables.h`.
+const NFT_RULES: [u16; 6] = [0, 2, 3, 5, 6, 8];
+
+/// What may be a change of something of ours by somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sign {
+    /// Somebody changed a route, a neighbor, an address or a rule of ours, or more happened than
+    /// could be heard.
+    Changed,
+    /// Somebody changed our table in this place's netfilter.
+    Rules(Place),
+    /// Somebody changed rules that aren't ours, and may let our packets pass or not.
+    Neighbour,
+    /// A device with a name of ours was gone when this was said.
+    Gone(String),
+    /// A device with a name of ours was down when this was said.
+    Down(String),
+    /// A device of ours got another name.
+    Renamed { from: String, to: String },
+}
+
+/// The listeners' end of [`Signs`].
+#[derive(Debug, Clone)]
+pub(super) struct Signing {
+    signs: mpsc::Sender<Sign>,
+    overflowed: Arc<AtomicBool>,
+}
+
+/// What all listeners heard.
+#[derive(Debug)]
+pub struct Signs {
+    signs: mpsc::Receiver<Sign>,
+    overflowed: Arc<AtomicBool>,
+}
+
+pub(super) fn signs() -> (Signing, Signs) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let overflowed = Arc::new(AtomicBool::new(false));
+    let signing = Signing {
+        signs: sender,
+        overflowed: Arc::clone(&overflowed),
+    };
+    let signs = Signs {
+        signs: receiver,
+        overflowed,
+    };
+    (signing, signs)
+}
+
+impl Signing {
+    /// False: nobody listens any more.
+    fn give(&self, sign: Sign) -> bool {
+        match self.signs.try_send(sign) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.overflowed.store(true, Ordering::Relaxed);
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+impl Signs {
+    /// The next one. Nothing is lost when this is cancelled.
+    pub async fn next(&mut self) -> Sign {
+        match self.signs.recv().await {
+            Some(_) if self.overflowed.swap(false, Ordering::Relaxed) => Sign::Changed,
+            Some(sign) => sign,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Forgets what was heard, since whoever looks at everything sees it; but for names, and for our
+    /// tables, which are put right before.
+    pub fn clear(&mut self) -> Vec<Sign> {
+        self.overflowed.store(false, Ordering::Relaxed);
+        let mut kept = Vec::new();
+        while let Ok(sign) = self.signs.try_recv() {
+            if matches!(sign, Sign::Renamed { .. } | Sign::Rules(_)) {
+                kept.push(sign);
+            }
+        }
+        kept
+    }
+}
+
+/// The ports of our sockets.
+#[derive(Debug)]
+pub(super) struct Ours {
+    pub(super) route: Vec<u32>,
+    pub(super) nftables: u32,
+}
+
+/// Listens in one namespace until it is dropped.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Monitor {
+    /// `socket` is in the namespace, which is `place`'s.
+    pub(super) async fn start(
+        place: Place,
+        namespace: &Namespace,
+        socket: &Socket,
+        ours: Ours,
+        signs: Signing,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let open = |protocol, groups: &'static [u32]| {
+            let runtime = runtime.clone();
+            namespace.run(move || {
+                let _guard = runtime.enter();
+                let mut socket = TokioSocket::new(protocol)?;
+                socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+                setsockopt(socket.socket_ref(), RcvBufForce, &BUFFER)?;
+                for group in groups {
+                    socket.socket_mut().add_membership(*group)?;
+                }
+                Ok(socket)
+            })
+        };
+        let route = open(NETLINK_ROUTE, &ROUTE_GROUPS).await?;
+        let nft = open(NETLINK_NETFILTER, &NFT_GROUPS).await?;
+        let mut links = Links {
+            ours: ours.route,
+            names: BTreeMap::new(),
+        };
+        for link in socket.links().await? {
+            links.learn(&link);
+        }
+        let of_route = move |bytes: &[u8]| links.signs(bytes);
+        let route = tokio::spawn(listen(route, signs.clone(), of_route));
+        let nft = tokio::spawn(listen(nft, signs, move |bytes| {
+            nft_signs(bytes, ours.nftables, &place)
+        }));
+        Ok(Self {
+            _tasks: [route, nft].map(AbortOnDropHandle::new),
+        })
+    }
+}
+
+async fn listen(socket: TokioSocket, signs: Signing, mut read: impl FnMut(&[u8]) -> Vec<Sign>) {
+    loop {
+        let found = match socket.recv_from_full().await {
+            Ok((bytes, _)) => read(&bytes),
+            // ENOBUFS: the kernel dropped some.
+            Err(error) if error.raw_os_error() == Some(nix::Error::ENOBUFS as i32) => {
+                vec![Sign::Changed]
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't hear any more what others change; looking now and then");
+                return;
+            }
+        };
+        if !found.into_iter().all(|sign| signs.give(sign)) {
+            return;
+        }
+    }
+}
+
+/// What rtnetlink's messages are about.
+struct Links {
+    ours: Vec<u32>,
+    /// Devices of the namespace by their index.
+    names: BTreeMap<u32, String>,
+}
+
+impl Links {
+    fn learn(&mut self, link: &LinkMessage) {
+        if let Some(name) = observe::name(link) {
+            self.names.insert(link.header.index, name.to_owned());
+        }
+    }
+
+    fn signs(&mut self, bytes: &[u8]) -> Vec<Sign> {
+        let mut signs = Vec::new();
+        let mut rest = bytes;
+        while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            let port = message.header.port_number;
+            if let NetlinkPayload::InnerMessage(message) = message.payload {
+                let by_others = port != 0 && !self.ours.contains(&port);
+                signs.extend(self.sign(&message, by_others));
+            }
+        }
+        signs
+    }
+
+    /// What the kernel does on its own to routes and neighbors follows from what happens to their
+    /// device, which is told as well.
+    fn sign(&mut self, message: &RouteNetlinkMessage, by_others: bool) -> Option<Sign> {
+        use RouteNetlinkMessage::{
+            DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour,
+            NewRoute,
+        };
+        match message {
+            DelLink(link) => {
+                let name = self.names.remove(&link.header.index)?;
+                is_ours(&name).then_some(Sign::Gone(name))
+            }
+            NewLink(link) => self.link(link, by_others),
+            NewRoute(route) | DelRoute(route) => {
+                let ours = route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
+                (ours && by_others).then_some(Sign::Changed)
+            }
+            // VXLAN never says who deletes an FDB entry; we do it seldom, and look once more then.
+            DelNeighbour(entry) if entry.header.family == AddressFamily::Bridge => self
+                .bears_ours(entry.header.ifindex)
+                .then_some(Sign::Changed),
+            // One that is deleted is told of as failed, by who deletes it, and then gone, by
+            // nobody.
+            NewNeighbour(entry) | DelNeighbour(entry) => {
+                (by_others && self.bears_ours(entry.header.ifindex)).then_some(Sign::Changed)
+            }
+            NewAddress(address) | DelAddress(address) => {
+                (by_others && self.bears_ours(address.header.index)).then_some(Sign::Changed)
+            }
+            _ => None,
+        }
+    }
+
+    fn link(&mut self, link: &LinkMessage, by_others: bool) -> Option<Sign> {
+        let before = self.names.get(&link.header.index).cloned();
+        self.learn(link);
+        let now = observe::name(link)?;
+        if let Some(from) = before.filter(|it| it != now && is_ours(it)) {
+            let to = now.to_owned();
+            return Some(Sign::Renamed { from, to });
+        }
+        if !is_ours(now) {
+            return None;
+        }
+        if !link.header.flags.contains(LinkFlags::Up) {
+            return Some(Sign::Down(now.to_owned()));
+        }
+        by_others.then_some(Sign::Changed)
+    }
+
+    /// Ours, the loopback device that bears addresses of ours, or one that isn't known.
+    fn bears_ours(&self, index: u32) -> bool {
+        let name = self.names.get(&index);
+        name.is_none_or(|name| is_ours(name) || name == "lo")
+    }
+}
+
+/// Devices of a domain: its own, endpoints' and VXLAN's.
+fn is_ours(name: &str) -> bool {
+    ["cv", "cx", "cd"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// What was done to our table, or to somebody's rules, neither by a process of ours nor by our
+/// socket with this port.
+fn nft_signs(bytes: &[u8], port: u32, place: &Place) -> Vec<Sign> {
+    let (mut ours, mut others) = (false, false);
+    for message in messages(bytes) {
+        let by_us = message.port == port || program::is_ours(message.port);
+        if message.kind >> 8 != NFT || by_us {
+            continue;
+        }
+        let body = message.payload.get(4..).unwrap_or_default();
+        let table = attributes(body).find(|(kind, _)| *kind == TABLE_NAME);
+        let table = table.and_then(|(_, name)| name.strip_suffix(&[0]));
+        match table {
+            Some(table) if table == TABLE.as_bytes() => ours = true,
+            _ => others |= NFT_RULES.contains(&(message.kind & 0xff)),
+        }
+    }
+    let signs = [
+        (ours, Sign::Rules(place.clone())),
+        (others, Sign::Neighbour),
+    ];
+    let signs = signs.into_iter().filter(|(is, _)| *is);
+    signs.map(|(_, sign)| sign).collect()
+}

@@ -1,0 +1,93 @@
+//! What an endpoint asks a resolver is answered by its domain, wherever it sends it.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bus_schema::node::DomainKind;
+use nix::sched::{CloneFlags, setns};
+use node_core::desired::domain_name;
+use node_core::resource::dns_port;
+use socket2::{Domain, Socket, Type};
+
+use crate::world::{World, tenant};
+
+/// A socket that was opened in a namespace stays there, whatever thread uses it.
+pub(crate) fn udp(netns: &Path, bind: &str, device: Option<&str>) -> UdpSocket {
+    let bind: SocketAddr = bind.parse().expect("an address and a port");
+    let (netns, device) = (netns.to_owned(), device.map(str::to_owned));
+    let open = move || -> io::Result<UdpSocket> {
+        setns(File::open(&netns)?, CloneFlags::CLONE_NEWNET)?;
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.bind_device(device.as_ref().map(String::as_bytes))?;
+        socket.bind(&bind.into())?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(socket.into())
+    };
+    let opened = std::thread::spawn(open).join().expect("no panic");
+    opened.unwrap_or_else(|error| panic!("{bind}: {error}"))
+}
+
+/// The server of a tenant's domain.
+pub(crate) fn server(world: &World, host: usize, of: &str) -> UdpSocket {
+    let it = &world.hosts[host];
+    let name = domain_name(it.params.kind, &tenant(of));
+    let at = format!("169.254.53.53:{}", dns_port(it.params.kind));
+    match it.params.kind {
+        DomainKind::Netns => udp(&it.netns_dir.join(name), &at, None),
+        DomainKind::Vrf => udp(&named(&it.netns), &at, Some(&name)),
+    }
+}
+
+pub(crate) fn named(netns: &str) -> PathBuf {
+    PathBuf::from("/run/netns").join(netns)
+}
+
+/// Sends a question and gives it back as the server got it, after the answer has come back.
+pub(crate) fn ask(from: &UdpSocket, to: &str, server: &UdpSocket) -> io::Result<SocketAddr> {
+    from.connect(to)?;
+    from.send(b"who?")?;
+    let mut bytes = [0; 16];
+    let (length, asker) = server.recv_from(&mut bytes)?;
+    assert_eq!(&bytes[..length], b"who?");
+    server.send_to(b"you", asker)?;
+    let length = from.recv(&mut bytes)?;
+    assert_eq!(&bytes[..length], b"you", "from where it was asked");
+    Ok(asker)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_resolver_outside_the_tenant_is_the_domains_own_and_it_knows_who_asks() {
+    let mut world = World::new().await;
+    for (of, vni) in [("red", 1001), ("blue", 1002)] {
+        world.network(of, "net", vni);
+    }
+    world.sync_all().await;
+    // Another's server on every address of the host, with no word on sharing its port.
+    let _others = [0, 1].map(|host| udp(&named(&world.hosts[host].netns), "0.0.0.0:53", None));
+    for of in ["red", "blue"] {
+        let web = world.attach(0, of, "net", "web", "20.1.1.1").await;
+        let db = world.attach(1, of, "net", "db", "20.1.1.129").await;
+        let dns = server(&world, 0, of);
+        for resolver in [
+            "8.8.8.8:53",
+            "20.1.1.254:53",
+            "169.254.53.53:53",
+            "198.18.7.1:53",
+        ] {
+            let client = udp(&named(&web), "20.1.1.1:0", None);
+            let asker = ask(&client, resolver, &dns);
+            let asker = asker.unwrap_or_else(|error| panic!("{of} {resolver}: {error}"));
+            assert_eq!(asker.ip().to_string(), "20.1.1.1", "{resolver}");
+        }
+        let own = udp(&named(&db), "20.1.1.129:53", None);
+        let client = udp(&named(&web), "20.1.1.1:0", None);
+        ask(&client, "20.1.1.129:53", &own).expect("a resolver of the tenant is asked itself");
+        let client = udp(&named(&web), "20.1.1.1:0", None);
+        let short = Some(Duration::from_millis(500));
+        dns.set_read_timeout(short).expect("a socket");
+        ask(&client, "20.1.1.254:54", &dns).expect_err("nothing else of the domain answers");
+    }
+}
