@@ -177,7 +177,7 @@ fn who_is_closed_is_told_to_nobody() -> Outcome {
     Ok(())
 }
 
-/// Without the line in the engine's configuration that the README names.
+/// Without the line in the engine's configuration that `docs/names.md` names.
 #[test]
 fn doctor_names_the_line_that_the_engine_lacks() -> Outcome {
     let mut lab = Lab::up(&Spec::test(1).docker(true).loopback_resolver_on(1))?;

@@ -12,6 +12,27 @@ pub const IMAGE: &str = "contiv/busybox";
 
 const START: Duration = Duration::from_secs(40);
 
+/// The image's `wget`. Debian builds busybox-static without `FEATURE_WGET_TIMEOUT`, and its
+/// `wget -T SECONDS` then writes through a null pointer and dies by SIGSEGV. busybox's `timeout`
+/// ends the process by SIGTERM instead (exit code 143).
+const WGET: &str = r#"#!/bin/sh
+limit=
+for argument; do
+  shift
+  case $previous$argument in
+    -T) previous=-T; continue ;;
+    -T*) limit=${argument#-T}; previous=; continue ;;
+    --timeout=*) limit=${argument#*=}; continue ;;
+  esac
+  set -- "$@" "$argument"
+done
+[ -n "$limit" ] || exec busybox wget "$@"
+timeout "$limit" busybox wget "$@"
+code=$?
+[ $code != 143 ] || { echo 'wget: download timed out' >&2; code=1; }
+exit $code
+"#;
+
 impl Lab {
     pub(crate) fn start_engine(&mut self, node: &str, bridge: bool) -> Result<()> {
         let mut argv: Vec<String> = [
@@ -48,8 +69,8 @@ impl Lab {
         )
     }
 
-    /// Makes [`IMAGE`] in the node's engine. Its files lie in the host's `/run`, which
-    /// goes with the host, whatever interrupts this.
+    /// Makes [`IMAGE`] in the node's engine. The script's temporary files lie in the host's `/run`,
+    /// which is removed with the host, whatever interrupts the script.
     pub fn import_image(&self, node: &str) -> Result<()> {
         let script = format!(
             r#"set -e
@@ -59,6 +80,10 @@ for applet in $(/bin/busybox --list); do
   ln -s busybox "$root/bin/$applet"
 done
 cp --remove-destination /bin/busybox "$root/bin/busybox"
+rm -f "$root/bin/wget"
+cat >"$root/bin/wget" <<'EOF'
+{WGET}EOF
+chmod 755 "$root/bin/wget"
 tar -C "$root" -c . | docker import --change 'CMD ["/bin/sh"]' - {IMAGE} >/dev/null
 rm -rf "$root""#
         );

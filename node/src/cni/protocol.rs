@@ -38,7 +38,7 @@ impl std::str::FromStr for Command {
             "VERSION" => Self::Version,
             other => {
                 return Err(Failure::environment(format!(
-                    "CNI_COMMAND is `{other}`: it must be ADD, DEL, CHECK, STATUS, GC or VERSION; container runtimes start this program, see README"
+                    "CNI_COMMAND is `{other}`: it must be ADD, DEL, CHECK, STATUS, GC or VERSION; container runtimes start this program, see docs/cni.md"
                 )));
             }
         })
