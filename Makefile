@@ -48,6 +48,7 @@ check:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --locked check bans licenses sources
+	cargo shear --locked
 
 # Figures need the machine for themselves, and daemons built for speed.
 bench: tools
