@@ -27,7 +27,7 @@ fn cleanup_returns_what_is_left_at_once_and_says_what_it_was() -> Outcome {
     let endpoints = scene.lab.netctl_ok(&["endpoint", "ls", "-o", "json"])?;
     assert!(!endpoints.contains("extra"), "{endpoints}");
     let again = scene.lab.netctl_ok(&["node", "cleanup", "node-1"])?;
-    assert_eq!(again, "nothing was left on node node-1\n");
+    assert_eq!(again, "no leftovers on node node-1\n");
     let unknown = scene.lab.netctl(&["node", "cleanup", "node-9"])?;
     assert_eq!(unknown.status, 2, "{}", unknown.stderr);
     Ok(())

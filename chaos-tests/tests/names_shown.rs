@@ -89,14 +89,14 @@ fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
     let (db, ctl) = (scene.db.address.to_string(), scene.lab.address("ctl")?);
     let resolvers = format!("forwarded to {ctl}");
     let in_network = format!("because {} is in contiv-net", scene.web.address);
-    let silent = "on node node-2, silent: it stands behind";
+    let silent = "on node node-2, silent: listed last";
     let lab = &mut scene.lab;
     for (line, code, all) in [
         (
             "DB --from web",
             0,
             &[
-                "found, to be remembered for 5 s",
+                "found, TTL 5 s",
                 &db,
                 "on node node-2",
                 &in_network,
@@ -132,7 +132,7 @@ fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
         (
             "secret.contiv-net.contiv.local --from web",
             1,
-            &["not there (NXDOMAIN, to be remembered for 5 s)"],
+            &["doesn't exist (NXDOMAIN, TTL 5 s)"],
         ),
         ("secret --from secret -t blue", 0, &["on node node-2"]),
     ] {

@@ -27,7 +27,7 @@ fn status_says_whether_all_is_converged_and_who_lags() -> Outcome {
     wait_until("the silent node is told", SOON, || {
         status(&lab).is_ok_and(|(code, value)| {
             let lag = value["lags"][0].as_str().unwrap_or_default();
-            code == 1 && lag.starts_with("node node-2: nothing heard for")
+            code == 1 && lag.starts_with("node node-2: no status for")
         })
     })?;
     create(&lab, "other", "20.1.2.0/24")?;
@@ -107,7 +107,7 @@ fn doctor_measures_the_underlay_and_finds_what_is_missing() -> Outcome {
     lab.stop("netplugin@node-2", Signal::Kill)?;
     wait_until("the silent node is told", SOON, || {
         complaints(&lab).is_ok_and(|(code, text)| {
-            code == 1 && text.contains("wrong    node node-2: nothing is heard of it")
+            code == 1 && text.contains("wrong    node node-2: no status received")
         })
     })
 }

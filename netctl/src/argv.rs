@@ -1,12 +1,12 @@
 //! Contiv's spellings: long flags with one dash. `-subnet=10.1.1.0/24` is rewritten to
-//! `--subnet=…` when the chosen subcommand has such a long flag, and so is what can't be a short
-//! flag, for the sake of the answer (`-subent=…`: did you mean `--subnet`?). Everything else is
-//! left alone, and clap judges it.
+//! `--subnet=…` where the chosen subcommand has such a long flag. A word that can't be a short flag
+//! is rewritten too, so that clap suggests the right one (`-subent=…`: did you mean `--subnet`?).
+//! All other words pass to clap unchanged.
 
 use bus_schema::CommandId;
 use clap::{Arg, ArgAction, Command};
 
-/// The first word that is no flag and no flag's value.
+/// The first word that is neither a flag nor a flag's value.
 pub(crate) fn noun_of(root: &Command, argv: &[String]) -> Option<String> {
     let mut words = argv.iter().skip(1);
     while let Some(word) = words.next() {
@@ -20,7 +20,7 @@ pub(crate) fn noun_of(root: &Command, argv: &[String]) -> Option<String> {
     None
 }
 
-/// The same arguments with long flags of one dash spelt with two.
+/// Rewrites long flags with one dash to two dashes.
 pub(crate) fn normalize(root: &Command, argv: Vec<String>) -> Vec<String> {
     let mut chosen = root;
     let mut out = Vec::with_capacity(argv.len());
@@ -52,7 +52,7 @@ pub(crate) fn normalize(root: &Command, argv: Vec<String>) -> Vec<String> {
     out
 }
 
-/// The command line that asks for the same again, under the same id.
+/// The command line that repeats the command with the same id.
 pub(crate) fn retry(argv: &[String], id: CommandId) -> String {
     let mut words = vec!["netctl".to_owned()];
     let mut rest = argv.iter().skip(1);
@@ -62,7 +62,7 @@ pub(crate) fn retry(argv: &[String], id: CommandId) -> String {
             None => (word.as_str(), None),
         };
         match flag.trim_start_matches('-') {
-            // The id is said anew, and the bus's address holds its token.
+            // The id is appended below, and the bus's address contains its token.
             "command-id" | "netmaster" if flag.starts_with('-') => {
                 if value.is_none() {
                     rest.next();
@@ -80,7 +80,8 @@ fn is_long(command: &Command, word: &str) -> bool {
     name.len() > 1 && long(command, name).is_some()
 }
 
-/// Short flags have a letter that the subcommand knows, and no name before a `=`.
+/// Whether a word with one dash can't be a short flag: those have a letter of the subcommand, and no
+/// name before a `=`.
 fn is_no_short(command: &Command, word: &str) -> bool {
     let name = word.split('=').next().unwrap_or(word);
     let is_name = name.len() > 1
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn one_dash_is_as_good_as_two() {
+    fn long_flags_with_one_dash_get_two() {
         check(
             "netctl net create n -subnet=10.1.1.0/24 -gateway 10.1.1.1",
             "netctl net create n --subnet=10.1.1.0/24 --gateway 10.1.1.1",
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_short_flag_is_answered_as_a_long_one() {
+    fn words_that_are_no_short_flags_become_long_ones() {
         check("netctl net ls -subnet=x", "netctl net ls --subnet=x");
         check(
             "netctl net create n -subent=10.1.1.0/24 -fwd-mode bridge",
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_noun_is_found_behind_global_flags() {
+    fn noun_is_found_behind_global_flags() {
         let mut command = Cli::command();
         command.build();
         for typed in [
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_names_the_id_once_and_no_token() {
+    fn retry_has_the_id_once_and_no_token() {
         let id = CommandId::derive(uuid::Uuid::nil(), "x");
         let argv = "netctl --netmaster nats://secret@h:1 net rm n --command-id=old"
             .split(' ')

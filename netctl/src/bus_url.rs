@@ -1,12 +1,12 @@
-//! The address of the bus: `nats://TOKEN@HOST:PORT`, several joined by commas.
+//! The address of the bus: `nats://TOKEN@HOST:PORT`, or several separated by commas.
 //!
-//! Never shown whole: it holds the token.
+//! It is never shown whole, since it contains the token.
 
 use std::str::FromStr;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-const PORT: u16 = 4222;
+const DEFAULT_PORT: u16 = 4222;
 
 #[derive(Debug, Clone)]
 pub(crate) struct BusUrl {
@@ -19,10 +19,10 @@ pub(crate) struct BusUrl {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidBusUrl {
     #[error(
-        "{0}:// is not how the bus is reached: --netmaster takes the address of nats-server, nats://TOKEN@HOST:{PORT}"
+        "{0}:// is no scheme of the bus: --netmaster takes the address of nats-server, nats://TOKEN@HOST:{DEFAULT_PORT}"
     )]
     Scheme(String),
-    #[error("no address of a NATS server such as nats://TOKEN@HOST:{PORT}")]
+    #[error("not an address of a NATS server such as nats://TOKEN@HOST:{DEFAULT_PORT}")]
     Malformed,
 }
 
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn contivs_http_address_is_explained() {
+    fn http_address_of_contiv_is_explained() {
         let error = "http://netmaster:9999".parse::<BusUrl>().unwrap_err();
         assert!(
             error.to_string().contains("nats://TOKEN@HOST:4222"),

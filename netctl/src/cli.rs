@@ -1,7 +1,6 @@
-//! What may be typed. Nouns, verbs and flags are Contiv's where Contiv had them.
+//! The grammar of the command line. Nouns, verbs and flags are Contiv's where Contiv had them.
 
 use clap::{Args, Parser, Subcommand};
-use serde_json::Value;
 
 use crate::bus_url::BusUrl;
 use crate::command::{
@@ -10,10 +9,9 @@ use crate::command::{
 };
 use crate::contexts::Contexts;
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
 
-const BUS_VARIABLE: &str = "CONTIV_NATS_URL";
-const DEFAULT_BUS: &str = "nats://127.0.0.1:4222";
+const BUS_URL_VARIABLE: &str = "CONTIV_NATS_URL";
+const DEFAULT_BUS_URL: &str = "nats://127.0.0.1:4222";
 
 /// The command line of a contiv cluster.
 #[derive(Debug, Parser)]
@@ -44,15 +42,15 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Globals {
-    /// Address of the bus: nats://TOKEN@HOST:PORT, several joined by commas [default:
-    /// $CONTIV_NATS_URL, the current context's, or nats://127.0.0.1:4222]
+    /// Address of the bus: nats://TOKEN@HOST:PORT, or several separated by commas [default:
+    /// $CONTIV_NATS_URL, then the current context, then nats://127.0.0.1:4222]
     #[arg(long, global = true, value_name = "URL")]
     netmaster: Option<BusUrl>,
-    /// The cluster of this context; see `netctl context`
+    /// Use the cluster of this context; see `netctl context`
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
-    /// Read everything that was acknowledged before, by whichever netmaster: it proves first where
-    /// the log ends (for changes it always does)
+    /// Read everything that any netmaster has acknowledged: netmaster proves the end of the log before
+    /// it answers (for changes it always does)
     #[arg(long, global = true)]
     pub(crate) linearizable: bool,
     /// Accepted for scripts written for Contiv; has no effect
@@ -61,7 +59,8 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    /// The variable isn't clap's to read: what it set would look typed, also where nothing was.
+    /// The address of the bus. clap doesn't read the variable, since its value would appear in error
+    /// texts as if it had been typed.
     pub(crate) fn bus(&self) -> Result<BusUrl, Failure> {
         if let Some(typed) = &self.netmaster {
             return Ok(typed.clone());
@@ -69,166 +68,92 @@ impl Globals {
         if let Some(name) = &self.context {
             return Contexts::load()?.url(name);
         }
-        bus_by_default()
+        default_bus()
     }
 }
 
-/// The bus when no flag names one: the variable's, the current context's, or this machine's.
-pub(crate) fn bus_by_default() -> Result<BusUrl, Failure> {
-    let set = std::env::var(BUS_VARIABLE).ok().filter(|it| !it.is_empty());
+/// The bus when no flag names one: of the variable, of the current context, or of this machine.
+pub(crate) fn default_bus() -> Result<BusUrl, Failure> {
+    let set = std::env::var(BUS_URL_VARIABLE)
+        .ok()
+        .filter(|it| !it.is_empty());
     if let Some(set) = set {
         let url = set.parse();
-        return url.map_err(|error| Failure::Usage(format!("{BUS_VARIABLE}: {error}")));
+        return url.map_err(|error| Failure::Usage(format!("{BUS_URL_VARIABLE}: {error}")));
     }
     let contexts = Contexts::load()?;
     match contexts.current() {
         Some(name) => contexts.url(name),
-        None => DEFAULT_BUS
+        None => DEFAULT_BUS_URL
             .parse()
-            .map_err(|error| Failure::Usage(format!("{DEFAULT_BUS}: {error}"))),
+            .map_err(|error| Failure::Usage(format!("{DEFAULT_BUS_URL}: {error}"))),
     }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {
-    /// Networks: subnets whose containers reach each other
+    /// Networks: subnets whose containers can reach each other
     #[command(subcommand, name = "net", visible_alias = "network")]
-    Network(network::Verb),
-    /// Groups: the containers of a network that policies hold for
+    Network(network::NetworkVerb),
+    /// Groups: containers of a network that share policies
     #[command(subcommand)]
-    Group(group::Verb),
-    /// Policies: rules that say who may open a connection to whom
+    Group(group::GroupVerb),
+    /// Policies: rules that allow or deny connections
     #[command(subcommand)]
-    Policy(policy::Verb),
+    Policy(policy::PolicyVerb),
     /// Tenants: each has its own addresses and names
     #[command(subcommand)]
-    Tenant(tenant::Verb),
-    /// Endpoints: a container's membership in a network
+    Tenant(tenant::TenantVerb),
+    /// Endpoints: containers' interfaces in networks
     #[command(subcommand)]
-    Endpoint(endpoint::Verb),
+    Endpoint(endpoint::EndpointVerb),
     /// Nodes: the machines that run containers
     #[command(subcommand)]
-    Node(node::Verb),
+    Node(node::NodeVerb),
     /// The cluster as a whole
     #[command(subcommand)]
-    Cluster(cluster::Verb),
-    /// Commands: what became of one
+    Cluster(cluster::ClusterVerb),
+    /// Commands: the progress of one command
     #[command(subcommand)]
-    Command(events::journey::Verb),
-    /// What happened, and what happens
-    Events(events::Options),
-    /// Names: what there is, and what a container is told
+    Command(events::journey::CommandVerb),
+    /// List events, or follow them
+    Events(events::EventsOptions),
+    /// Names: list them, or query one as a container does
     #[command(subcommand)]
-    Dns(dns::Verb),
-    /// What becomes of a connection, which rule says so, and the way it takes
-    Trace(trace::Options),
-    /// Wait until nodes have applied what was asked
-    Wait(wait::Options),
-    /// Make everything as a file says
-    Apply(apply::Apply),
-    /// What `apply` would do
-    Diff(apply::Diff),
-    /// Write everything down, for `apply`
+    Dns(dns::DnsVerb),
+    /// Show whether a connection is allowed, by which rule, and its route
+    Trace(trace::TraceOptions),
+    /// Wait until the nodes have applied a revision
+    Wait(wait::WaitOptions),
+    /// Bring the cluster to the state that a file describes
+    Apply(apply::ApplyOptions),
+    /// Show what `apply` would change
+    Diff(apply::DiffOptions),
+    /// Write the whole configuration as a file for `apply`
     Export,
-    /// Whether all is converged, and what lags
-    Status(status::Options),
-    /// Find what is wrong, and what to do about it
-    Doctor(doctor::Options),
-    /// The versions of what runs
-    Version(version::Options),
-    /// Contexts: the clusters of this user, by name
+    /// Show whether the cluster has converged, and what lags behind
+    Status(status::StatusOptions),
+    /// Find problems, with their remedies
+    Doctor(doctor::DoctorOptions),
+    /// Show the versions of netctl, the netmasters and the bus
+    Version(version::VersionOptions),
+    /// Contexts: names for clusters, private to this user
     #[command(subcommand)]
-    Context(context::Verb),
+    Context(context::ContextVerb),
     /// Write man pages
     #[command(hide = true)]
     Man { folder: std::path::PathBuf },
 }
 
-/// How `ls` prints.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Listing {
-    /// Names only, one a line
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
-    /// The same as -o json
-    #[arg(long, short, conflicts_with = "output")]
-    json: bool,
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-impl Listing {
-    #[cfg(test)]
-    pub(crate) fn quiet() -> Self {
-        Self {
-            quiet: true,
-            json: false,
-            output: Format::Table,
-        }
-    }
-
-    pub(crate) fn format(&self) -> Format {
-        if self.json { Format::Json } else { self.output }
-    }
-
-    /// The names of what is listed, a table of it, or its documents.
-    pub(crate) fn show<T, N: std::fmt::Display>(
-        &self,
-        all: &[T],
-        name: impl Fn(&T) -> N,
-        table: impl FnOnce(&[T]) -> Table,
-        value: impl Fn(&T) -> Value,
-    ) -> Result<String, Failure> {
-        if self.quiet {
-            return Ok(all.iter().map(|it| format!("{}\n", name(it))).collect());
-        }
-        match self.format() {
-            format @ (Format::Table | Format::Wide) => Ok(table(all).render(format)),
-            format => {
-                let values = all.iter().map(value).collect();
-                output::document(&Value::Array(values), format)
-            }
-        }
-    }
-}
-
-/// How `inspect` prints.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Inspecting {
-    /// Accepted for scripts: JSON is the default
-    #[arg(long, short)]
-    json: bool,
-    /// json or yaml
-    #[arg(long, short, value_enum, default_value_t = Format::Json)]
-    output: Format,
-}
-
-impl Inspecting {
-    pub(crate) fn format(&self) -> Format {
-        match self.output {
-            Format::Yaml if !self.json => Format::Yaml,
-            _ => Format::Json,
-        }
-    }
-}
-
-/// How `create` and `rm` ask.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Asking {
-    /// The id of an earlier attempt whose outcome is unknown: it is done once at most
-    #[arg(long, value_name = "ID")]
-    pub(crate) command_id: Option<bus_schema::CommandId>,
-}
-
-/// What Contiv's nouns say until they are there, so that nobody takes them for a typing error.
-pub(crate) fn not_there_yet(noun: &str) -> Option<String> {
+/// The answer to a noun of Contiv that this version lacks, so that it doesn't look like a typing error.
+pub(crate) fn unsupported_noun(noun: &str) -> Option<String> {
     let instead = match noun {
         "global" => "see `netctl cluster info`",
         "netprofile" | "service" | "app-profile" | "app-profiles" | "external-contracts"
         | "bgp" => "this version has networks, groups, policies, tenants, nodes and endpoints",
         _ => return None,
     };
-    Some(format!("`netctl {noun}` isn't there yet: {instead}"))
+    Some(format!("`netctl {noun}` isn't supported: {instead}"))
 }
 
 #[cfg(test)]
@@ -238,12 +163,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_is_sound() {
+    fn grammar_is_sound() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn contivs_aliases_and_short_flags_parse() {
+    fn aliases_and_short_flags_of_contiv_parse() {
         for typed in [
             "netctl network list",
             "netctl net ls -a -j",
@@ -286,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn contradictory_or_malformed_arguments_are_refused() {
         for typed in [
             "netctl net create n",
             "netctl net create a.b -s 10.1.1.0/24",

@@ -1,5 +1,5 @@
-//! Requests on the bus. Every wait is bounded: whoever isn't there is reported within two
-//! seconds.
+//! Requests on the bus. Every wait is bounded: a bus or a netmaster that doesn't run is reported
+//! within two seconds.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,44 +20,48 @@ use uuid::Uuid;
 use crate::bus_url::BusUrl;
 use crate::failure::Failure;
 use crate::output;
-use crate::seen::Seen;
+use crate::seen::SeenRevisions;
 
-/// For a connection and the server's greeting, all addresses of all servers together.
-const CONNECT: Duration = Duration::from_millis(1_500);
-/// For the answer to a query: an election of the log's leader takes longer, but then the same
-/// query again is the user's to decide.
-const ANSWER: Duration = Duration::from_secs(5);
-/// A request without an answer is sent again after this.
-const RESEND: Duration = Duration::from_secs(1);
-/// Times that a request is sent again at most.
-const RESENDS: u32 = 5;
-/// For a node's answer to a request of its own.
-const NODE: Duration = Duration::from_secs(10);
-/// The server's own error of a NATS service, beside an answer of ours.
-const SERVICE_ERROR: &str = "Nats-Service-Error";
-/// Between two questions to who is behind.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Timeout of a connection with the server's greeting, for all addresses of all servers together.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Timeout of a query. An election of the log's leader takes longer; the user may then repeat the
+/// query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of a command; longer than an election of the log's leader (4 to 8 s).
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a removal: netmaster asks the nodes before it answers.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// A request without an answer is sent again after at least this time.
+const MIN_RESEND_INTERVAL: Duration = Duration::from_secs(1);
+/// A request is sent again at most this often.
+const MAX_RESENDS: u32 = 5;
+/// Timeout of a request to a node.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The header by which a NATS service reports an error of its own, outside of our answers.
+const SERVICE_ERROR_HEADER: &str = "Nats-Service-Error";
+/// The pause before a netmaster that is behind is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) bus: Client,
     url: BusUrl,
     cluster: Option<ClusterId>,
-    /// The highest revision that this user has seen of the cluster.
+    /// The highest revision of the cluster that this user has seen.
     revision: Revision,
-    seen: Seen,
-    /// Queries ask for a proved end of the log.
+    seen: SeenRevisions,
+    /// Queries require a proved end of the log.
     linearizable: bool,
-    /// Whether an answer may be older than what this user has seen.
-    takes_any_revision: bool,
+    /// Whether an answer may be older than the revision that this user has seen.
+    accepts_any_revision: bool,
 }
 
-/// What a command led to.
+/// The outcome of an accepted command.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     id: CommandId,
     pub(crate) revision: Revision,
-    /// All was so already.
+    /// The command changed nothing: the wanted state was there already.
     pub(crate) unchanged: bool,
 }
 
@@ -80,18 +84,18 @@ pub(crate) async fn connect(url: &BusUrl) -> Result<Client, Failure> {
 }
 
 pub(crate) async fn connect_with(url: &BusUrl, options: ConnectOptions) -> Result<Client, Failure> {
-    // A server whose host vanished takes no time from the next one.
+    // Each server gets its share, so that one whose host vanished leaves time for the next.
     let servers = u32::try_from(url.servers.len()).unwrap_or(1).max(1);
     let connecting = options
         .name("netctl")
-        .connection_timeout(CONNECT / servers)
+        .connection_timeout(CONNECT_TIMEOUT / servers)
         .connect(url.servers.clone());
     let failed = |reason: &str| {
         Failure::Unreachable(format!(
             "can't reach the bus at {url}: {reason}; is nats-server running there? (--netmaster or CONTIV_NATS_URL names another)"
         ))
     };
-    match tokio::time::timeout(CONNECT, connecting).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Err(_) => Err(failed("no answer")),
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(match error.kind() {
@@ -116,8 +120,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// There is a bus, and no netmaster on it.
-pub(crate) fn nobody(url: &BusUrl) -> Failure {
+/// The failure where the bus answers, but no netmaster does.
+pub(crate) fn no_netmaster(url: &BusUrl) -> Failure {
     Failure::Unreachable(format!(
         "no netmaster answers on the bus at {url}: start one there with `netmaster run`"
     ))
@@ -131,8 +135,8 @@ pub(crate) fn now() -> u64 {
 }
 
 impl Session {
-    /// Connects and asks which cluster this is, since a revision means something in one cluster
-    /// only. `linearizable`: see [`Request::linearizable`].
+    /// Connects and asks for the cluster's id, since revisions of different clusters can't be compared.
+    /// `linearizable`: see [`Request::linearizable`].
     pub(crate) async fn open(url: BusUrl, linearizable: bool) -> Result<Self, Failure> {
         let bus = connect(&url).await?;
         let mut session = Self {
@@ -140,9 +144,9 @@ impl Session {
             url,
             cluster: None,
             revision: Revision::default(),
-            seen: Seen::load(),
+            seen: SeenRevisions::load(),
             linearizable: false,
-            takes_any_revision: false,
+            accepts_any_revision: false,
         };
         let answer = session.ask(Query::ClusterInfo).await?;
         if let Answer::Cluster { cluster, revision } = answer {
@@ -153,30 +157,30 @@ impl Session {
         Ok(session)
     }
 
-    /// From here on netmaster answers at once with what it has, although this user has seen more of
-    /// the log: for commands that show what is wrong with a cluster, or repair it.
-    pub(crate) fn take_any_revision(&mut self) {
-        self.takes_any_revision = true;
+    /// From here on netmaster answers at once with the state it has, although this user has seen a higher
+    /// revision. For commands that diagnose a cluster or repair it.
+    pub(crate) fn accept_any_revision(&mut self) {
+        self.accepts_any_revision = true;
     }
 
-    /// What an answer must not be older than.
-    fn floor(&self) -> Revision {
-        match self.takes_any_revision {
+    /// The lowest revision that an answer may have.
+    fn min_revision(&self) -> Revision {
+        match self.accepts_any_revision {
             true => Revision::default(),
             false => self.revision,
         }
     }
 
-    fn saw(&mut self, revision: Revision) {
+    fn note_revision(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
         if let Some(cluster) = self.cluster {
             self.seen.note(cluster, self.revision);
         }
     }
 
-    /// The proved end of the log lies below what was seen: goes on from there. Whether that is news;
-    /// the same request can then be sent again.
-    fn is_shorter(&mut self, rejection: &Rejection) -> bool {
+    /// Lowers the seen revision where the proved end of the log lies below it. Returns true if it did:
+    /// then the same request can be sent again.
+    fn accept_shorter_log(&mut self, rejection: &Rejection) -> bool {
         let Rejection::LogShorter { end, seen } = rejection else {
             return false;
         };
@@ -184,7 +188,7 @@ impl Session {
             return false;
         }
         output::note(&format!(
-            "warning: the log ends at revision {end}, but revision {seen} was seen of it: it was restored from an older copy, and what was newer is lost"
+            "warning: the log ends at revision {end}, but revision {seen} was seen of it: it was restored from an older copy, and newer changes are lost"
         ));
         self.revision = *end;
         if let Some(cluster) = self.cluster {
@@ -193,51 +197,56 @@ impl Session {
         true
     }
 
-    /// Refuses by what netmaster answered.
-    pub(crate) fn refuse(&self, rejection: &Rejection) -> Failure {
+    /// The failure for a rejection that netctl itself decides on netmaster's answer.
+    pub(crate) fn rejected(&self, rejection: &Rejection) -> Failure {
         Failure::Rejected {
             text: rejection.to_string(),
             revision: Some(self.revision),
         }
     }
 
-    /// Has a command decided. `within`: how long it may take, also for netmaster.
+    /// Sends a command to netmaster, and returns its decision.
     pub(crate) async fn command(
         &mut self,
         command: Command,
         id: Option<CommandId>,
-        within: Duration,
     ) -> Result<Accepted, Failure> {
         let id = id.unwrap_or_else(|| CommandId(Uuid::now_v7()));
+        let within = match command {
+            Command::NetworkRemove(_) | Command::GroupRemove(_) => REMOVAL_TIMEOUT,
+            _ => COMMAND_TIMEOUT,
+        };
         let to = subject::of_command(&command);
         let unknown = |reason: String| Failure::Unknown { id, reason };
         loop {
             let request = Request {
-                seen: self.floor(),
+                seen: self.min_revision(),
                 ..Request::new(id, command.clone(), within, now())
             };
-            let bytes = match self.netmaster(&to, request, within).await {
+            let bytes = match self.ask_netmaster(&to, request, within).await {
                 Ok(bytes) => bytes,
-                Err(Trouble::Nobody) => return Err(self.nobody()),
-                Err(Trouble::Silent(reason)) => return Err(unknown(reason)),
-                Err(Trouble::Service(text)) => return Err(Failure::Refused(text)),
+                Err(NoReply::NoResponders) => return Err(no_netmaster(&self.url)),
+                Err(NoReply::TimedOut(reason)) => return Err(unknown(reason)),
+                Err(NoReply::Service(text)) => return Err(Failure::Refused(text)),
             };
             return match codec::from_bytes::<Reply>(&bytes) {
                 Ok(Reply::Accepted { revision, events }) => {
-                    self.saw(revision);
+                    self.note_revision(revision);
                     Ok(Accepted {
                         id,
                         revision,
                         unchanged: events.is_empty(),
                     })
                 }
-                Ok(Reply::Rejected { rejection, .. }) if self.is_shorter(&rejection) => continue,
+                Ok(Reply::Rejected { rejection, .. }) if self.accept_shorter_log(&rejection) => {
+                    continue;
+                }
                 Ok(Reply::Rejected {
                     rejection,
                     revision,
                     text,
                 }) => {
-                    self.saw(revision);
+                    self.note_revision(revision);
                     Err(Failure::Rejected {
                         text: rejection.told(text),
                         revision: Some(revision),
@@ -252,10 +261,10 @@ impl Session {
     }
 
     pub(crate) async fn ask(&mut self, query: Query) -> Result<Answer, Failure> {
-        self.ask_within(query, ANSWER).await
+        self.ask_within(query, QUERY_TIMEOUT).await
     }
 
-    /// Asks, and asks again while the one that answers is behind what was seen.
+    /// Asks, and asks again while the netmaster that answers is behind the seen revision.
     pub(crate) async fn ask_within(
         &mut self,
         query: Query,
@@ -265,7 +274,9 @@ impl Session {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.ask_once(query.clone(), left).await? {
-                Answer::Rejected { rejection, .. } if self.is_shorter(&rejection) => continue,
+                Answer::Rejected { rejection, .. } if self.accept_shorter_log(&rejection) => {
+                    continue;
+                }
                 Answer::Rejected {
                     rejection,
                     revision,
@@ -276,7 +287,7 @@ impl Session {
                         revision: Some(revision),
                     });
                 }
-                Answer::Behind { reason, .. } if Instant::now() + AGAIN >= end => {
+                Answer::Behind { reason, .. } if Instant::now() + RETRY_PAUSE >= end => {
                     return Err(Failure::Behind(reason));
                 }
                 Answer::Behind { .. } => {}
@@ -284,29 +295,29 @@ impl Session {
             }
             #[expect(
                 clippy::disallowed_methods,
-                reason = "the pause before another netmaster, or the same one a little later, is asked"
+                reason = "another netmaster, or the same one a little later, may have the revision"
             )]
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
     async fn ask_once(&mut self, query: Query, within: Duration) -> Result<Answer, Failure> {
         let to = subject::of_query(&query);
         let request = Request {
-            seen: self.floor(),
+            seen: self.min_revision(),
             linearizable: self.linearizable,
             ..Request::new(CommandId(Uuid::now_v7()), query, within, now())
         };
-        let bytes = match self.netmaster(&to, request, within).await {
+        let bytes = match self.ask_netmaster(&to, request, within).await {
             Ok(bytes) => bytes,
-            Err(Trouble::Nobody) => return Err(self.nobody()),
-            Err(Trouble::Silent(reason)) => {
+            Err(NoReply::NoResponders) => return Err(no_netmaster(&self.url)),
+            Err(NoReply::TimedOut(reason)) => {
                 return Err(Failure::Unreachable(format!(
                     "netmaster doesn't answer on the bus at {}: {reason}",
                     self.url
                 )));
             }
-            Err(Trouble::Service(text)) => return Err(Failure::Refused(text)),
+            Err(NoReply::Service(text)) => return Err(Failure::Refused(text)),
         };
         let answer: Answer = codec::from_bytes(&bytes).map_err(|error| {
             Failure::Unreachable(format!(
@@ -321,21 +332,21 @@ impl Session {
             | Answer::Policies { revision, .. }
             | Answer::Nodes { revision, .. }
             | Answer::Endpoints { revision, .. }
-            | Answer::Waited { revision, .. } => self.saw(*revision),
+            | Answer::Waited { revision, .. } => self.note_revision(*revision),
             Answer::Rejected { .. } | Answer::Behind { .. } => {}
         }
         Ok(answer)
     }
 
-    /// Asks netmaster for at most `within`. A netmaster whose host vanished gets requests for some
-    /// seconds more, until its server misses it; so a request without an answer is sent again, and
-    /// the first answer counts. It keeps its id, so that a command happens once.
-    async fn netmaster<T: Serialize + Clone>(
+    /// Asks netmaster for at most `within`. A netmaster whose host vanished still gets requests for some
+    /// seconds, until its server notices. So a request without an answer is sent again, and the first
+    /// answer counts. It keeps its id, so that a command takes effect once.
+    async fn ask_netmaster<T: Serialize + Clone>(
         &self,
         to: &str,
         request: Request<T>,
         within: Duration,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, NoReply> {
         let end = Instant::now() + within;
         let left = || end.saturating_duration_since(Instant::now());
         let send = || {
@@ -345,61 +356,57 @@ impl Session {
                 linearizable: request.linearizable,
                 ..Request::new(request.id, request.body.clone(), left, now())
             };
-            // Netmaster answers at its deadline too; it gets a moment for that.
+            // netmaster also answers at its deadline; the extra second is for that answer.
             self.request(to.to_owned(), request, left + Duration::from_secs(1))
         };
         let mut sent = FuturesUnordered::from_iter([send()]);
-        let mut again = tokio::time::interval((within / RESENDS).max(RESEND));
+        let mut again = tokio::time::interval((within / MAX_RESENDS).max(MIN_RESEND_INTERVAL));
         // The first tick is at once.
         again.tick().await;
-        let mut silent = None;
+        let mut timeout = None;
         loop {
             tokio::select! {
                 biased;
                 Some(answer) = sent.next() => match answer {
-                    // One that was sent before may have been delivered.
-                    Err(Trouble::Nobody) if silent.is_some() || !sent.is_empty() => {}
-                    Err(Trouble::Silent(why)) => silent = Some(why),
+                    // A request that was sent before may have been delivered.
+                    Err(NoReply::NoResponders) if timeout.is_some() || !sent.is_empty() => {}
+                    Err(NoReply::TimedOut(why)) => timeout = Some(why),
                     answer => return answer,
                 },
                 _ = again.tick(), if !left().is_zero() => sent.push(send()),
                 else => {
-                    let why = silent.unwrap_or_else(|| "it left while it was asked".to_owned());
-                    return Err(Trouble::Silent(why));
+                    let why = timeout.unwrap_or_else(|| "it stopped before it answered".to_owned());
+                    return Err(NoReply::TimedOut(why));
                 }
             }
         }
     }
 
-    /// Asks one node something.
+    /// Sends a request to one node.
     pub(crate) async fn node(
         &self,
         node: &NodeName,
         request: &NodeRequest,
     ) -> Result<NodeReply, Failure> {
         let to = subject::of_node(node, request.verb());
-        let bytes = match self.request(to, request, NODE).await {
+        let bytes = match self.request(to, request, NODE_TIMEOUT).await {
             Ok(bytes) => bytes,
-            Err(Trouble::Nobody) => {
+            Err(NoReply::NoResponders) => {
                 return Err(Failure::Unreachable(format!(
                     "node {node} isn't on the bus: is netplugin running there?"
                 )));
             }
-            Err(Trouble::Silent(reason)) => {
+            Err(NoReply::TimedOut(reason)) => {
                 return Err(Failure::Unreachable(format!(
                     "node {node} doesn't answer: {reason}"
                 )));
             }
-            Err(Trouble::Service(text)) => return Err(Failure::Refused(text)),
+            Err(NoReply::Service(text)) => return Err(Failure::Refused(text)),
         };
         let reply = codec::from_bytes::<NodeReply>(&bytes).map_err(|error| {
             Failure::Unreachable(format!("the answer of node {node} can't be read: {error}"))
         })?;
         Ok(reply.of_older_node("netctl"))
-    }
-
-    fn nobody(&self) -> Failure {
-        nobody(&self.url)
     }
 
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
@@ -411,7 +418,7 @@ impl Session {
         to: String,
         value: T,
         within: Duration,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, NoReply> {
         let request = BusRequest::new()
             .payload(codec::to_bytes(&value).into())
             .timeout(Some(within));
@@ -420,46 +427,47 @@ impl Session {
                 let error = message
                     .headers
                     .as_ref()
-                    .and_then(|headers| headers.get(SERVICE_ERROR))
+                    .and_then(|headers| headers.get(SERVICE_ERROR_HEADER))
                     .map(ToString::to_string);
                 match error {
-                    Some(text) if message.payload.is_empty() => Err(Trouble::Service(text)),
+                    Some(text) if message.payload.is_empty() => Err(NoReply::Service(text)),
                     _ => Ok(message.payload.to_vec()),
                 }
             }
             Err(error) => Err(match error.kind() {
-                RequestErrorKind::NoResponders => Trouble::Nobody,
+                RequestErrorKind::NoResponders => NoReply::NoResponders,
                 RequestErrorKind::TimedOut => {
-                    Trouble::Silent(format!("no answer within {} s", within.as_secs()))
+                    NoReply::TimedOut(format!("no answer within {} s", within.as_secs()))
                 }
-                _ => Trouble::Silent(chain(&error)),
+                _ => NoReply::TimedOut(chain(&error)),
             }),
         }
     }
 }
 
-/// Why a request has no answer.
-enum Trouble {
-    /// The server says that nobody listens: it wasn't delivered.
-    Nobody,
-    /// It may have been delivered.
-    Silent(String),
+/// The reasons why a request has no answer.
+enum NoReply {
+    /// The server reports no subscriber: the request wasn't delivered.
+    NoResponders,
+    /// The request may have been delivered.
+    TimedOut(String),
+    /// The service failed before it decided.
     Service(String),
 }
 
-/// An answer to another question than asked.
-pub(crate) fn unexpected(answer: &Answer) -> Failure {
+/// The failure for an answer of another type than the query's.
+pub(crate) fn unexpected_answer(answer: &Answer) -> Failure {
     Failure::Unreachable(format!(
-        "netmaster answered something else than was asked ({answer:?}): is it of another version?"
+        "netmaster's answer doesn't fit the request ({answer:?}): is it of another version?"
     ))
 }
 
-/// A node's refusal, or its answer to another question than asked; `cannot` is what it then does.
-pub(crate) fn refused(node: &NodeName, cannot: &str, reply: NodeReply) -> Failure {
+/// The failure for a node's refusal, or for its reply to another request; `cannot` is the verb.
+pub(crate) fn node_refusal(node: &NodeName, cannot: &str, reply: NodeReply) -> Failure {
     Failure::Refused(match reply {
         NodeReply::Refused { reason } => format!("node {node} {cannot}: {reason}"),
         _ => {
-            format!("node {node} answered something else than was asked: is it of another version?")
+            format!("the reply of node {node} doesn't fit the request: is it of another version?")
         }
     })
 }

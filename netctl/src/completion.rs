@@ -1,68 +1,97 @@
-//! Completion with the names of what is there: `source <(COMPLETE=bash netctl)`.
+//! Shell completion with the names of existing objects: `source <(COMPLETE=bash netctl)`.
 //!
-//! What a name is of follows from the argument's id, so that a new verb need not think of it. A
-//! bus that doesn't answer at once has no names.
+//! The kind of a name follows from the argument's id, so a new verb needs no code here. A bus that
+//! doesn't answer in time yields no names.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus_schema::Answer;
-use bus_schema::Query;
-use clap::{Arg, Command, CommandFactory};
+use bus_schema::{Answer, Query};
+use clap::{Command, CommandFactory};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::CompleteEnv;
 
-use crate::cli::{Cli, bus_by_default};
+use crate::cli::{Cli, default_bus};
 use crate::client::Session;
 use crate::contexts::Contexts;
 
-/// Nobody waits longer for a name.
-const PATIENCE: Duration = Duration::from_millis(800);
+/// Timeout of the request for names; a user waits no longer for them.
+const COMPLETION_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Answers a shell and ends the process, or returns at once.
+/// Answers a shell and ends the process; returns at once if no shell asks.
 pub(crate) fn answer() {
     CompleteEnv::with_factory(|| named(Cli::command(), ""))
         .completer("netctl")
         .complete();
 }
 
-/// Gives every argument that takes a name the names that there are. Who creates something gives
-/// it a new one.
+/// The kinds of objects that arguments name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Network,
+    Group,
+    Policy,
+    Tenant,
+    Node,
+    Endpoint,
+    Context,
+}
+
+impl Kind {
+    /// The kind that a noun of the command line, or an argument's id, stands for.
+    fn of(word: &str) -> Option<Self> {
+        Some(match word {
+            "net" | "network" | "from_network" | "to_network" => Self::Network,
+            "group" | "from_group" | "to_group" => Self::Group,
+            "policy" => Self::Policy,
+            "tenant" => Self::Tenant,
+            "node" => Self::Node,
+            "endpoint" | "from" | "to" => Self::Endpoint,
+            "context" => Self::Context,
+            _ => return None,
+        })
+    }
+
+    fn candidates(self) -> Vec<CompletionCandidate> {
+        let names = match self.query() {
+            None => contexts(),
+            Some(query) => names_on_bus(query).unwrap_or_default(),
+        };
+        let names: BTreeSet<String> = names.into_iter().collect();
+        names.into_iter().map(CompletionCandidate::new).collect()
+    }
+
+    /// The query for the names; `None`: they aren't on the bus.
+    fn query(self) -> Option<Query> {
+        let (tenant, network, group, policy, node) = Default::default();
+        Some(match self {
+            Self::Network => Query::NetworkList { tenant, network },
+            Self::Group => Query::GroupList { tenant, group },
+            Self::Policy => Query::PolicyList { tenant, policy },
+            Self::Tenant => Query::TenantList,
+            Self::Node => Query::NodeList { node },
+            Self::Endpoint => Query::EndpointList { tenant },
+            Self::Context => return None,
+        })
+    }
+}
+
+/// Adds completion to every argument that takes an existing name. `create` and `add` take a new one for
+/// their own noun.
 fn named(command: Command, noun: &str) -> Command {
-    let creates = matches!(command.get_name(), "create" | "add");
-    let own = noun.to_owned();
+    let new = match command.get_name() {
+        "create" | "add" => Kind::of(noun),
+        _ => None,
+    };
     let name = command.get_name().to_owned();
     command
-        .mut_args(|arg| match of(&arg) {
-            Some(kind) if !(creates && kind == own) => {
-                arg.add(ArgValueCandidates::new(move || candidates(kind)))
+        .mut_args(|arg| match Kind::of(arg.get_id().as_str()) {
+            Some(kind) if Some(kind) != new => {
+                arg.add(ArgValueCandidates::new(move || kind.candidates()))
             }
             _ => arg,
         })
-        .mut_subcommands(|verb| named(verb, if name == "net" { "network" } else { &name }))
-}
-
-/// What an argument names, by its id.
-fn of(arg: &Arg) -> Option<&'static str> {
-    Some(match arg.get_id().as_str() {
-        "network" | "from_network" | "to_network" => "network",
-        "group" | "from_group" | "to_group" => "group",
-        "policy" => "policy",
-        "tenant" => "tenant",
-        "node" => "node",
-        "endpoint" | "from" | "to" => "endpoint",
-        "context" => "context",
-        _ => return None,
-    })
-}
-
-fn candidates(kind: &str) -> Vec<CompletionCandidate> {
-    let mut names = match kind {
-        "context" => contexts(),
-        kind => on_the_bus(kind).unwrap_or_default(),
-    };
-    names.sort();
-    names.dedup();
-    names.into_iter().map(CompletionCandidate::new).collect()
+        .mut_subcommands(|verb| named(verb, &name))
 }
 
 fn contexts() -> Vec<String> {
@@ -71,25 +100,8 @@ fn contexts() -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-fn on_the_bus(kind: &str) -> Option<Vec<String>> {
-    let query = match kind {
-        "network" => Query::NetworkList {
-            tenant: None,
-            network: None,
-        },
-        "group" => Query::GroupList {
-            tenant: None,
-            group: None,
-        },
-        "policy" => Query::PolicyList {
-            tenant: None,
-            policy: None,
-        },
-        "tenant" => Query::TenantList,
-        "node" => Query::NodeList { node: None },
-        _ => Query::EndpointList { tenant: None },
-    };
-    let url = bus_by_default().ok()?;
+fn names_on_bus(query: Query) -> Option<Vec<String>> {
+    let url = default_bus().ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -98,7 +110,7 @@ fn on_the_bus(kind: &str) -> Option<Vec<String>> {
         let mut session = Session::open(url, false).await.ok()?;
         session.ask(query).await.ok()
     };
-    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await });
+    let answer = runtime.block_on(async { tokio::time::timeout(COMPLETION_TIMEOUT, asking).await });
     runtime.shutdown_background();
     Some(match answer.ok()?? {
         Answer::Networks { networks, .. } => texts(&networks, |it| it.spec.name.to_string()),

@@ -1,5 +1,5 @@
-//! The clusters of this user by name, and which is meant when none is named:
-//! `$XDG_CONFIG_HOME/contiv/contexts.yaml`, for its owner alone, since addresses hold tokens.
+//! The named clusters of this user, and the current one, which is used when none is named. Stored in
+//! `$XDG_CONFIG_HOME/contiv/contexts.yaml`, readable by its owner only, since addresses hold tokens.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::seen;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Saved {
+struct ContextsFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     current: Option<String>,
     /// Addresses of the bus, with their tokens.
@@ -24,17 +24,18 @@ struct Saved {
 #[derive(Debug)]
 pub(crate) struct Contexts {
     path: Option<PathBuf>,
-    saved: Saved,
+    saved: ContextsFile,
 }
 
 impl Contexts {
-    /// None are none; a file that can't be read is an error, or another cluster would be meant.
+    /// Reads the file. A missing one is empty; an unreadable one is an error, since netctl would else
+    /// address another cluster.
     pub(crate) fn load() -> Result<Self, Failure> {
-        let path = seen::base("XDG_CONFIG_HOME", ".config");
+        let path = seen::xdg_folder("XDG_CONFIG_HOME", ".config");
         let path = path.map(|dir| dir.join("contiv/contexts.yaml"));
         let saved = match &path {
             Some(path) => read(path)?,
-            None => Saved::default(),
+            None => ContextsFile::default(),
         };
         Ok(Self { path, saved })
     }
@@ -53,7 +54,7 @@ impl Contexts {
             .map_err(|error| Failure::Usage(format!("context {name}: {error}")))
     }
 
-    /// The first one is the current one.
+    /// Adds a context. The first one becomes the current one.
     pub(crate) fn add(&mut self, name: &str, url: &str) {
         self.saved.contexts.insert(name.to_owned(), url.to_owned());
         self.saved.current.get_or_insert_with(|| name.to_owned());
@@ -81,7 +82,7 @@ impl Contexts {
     pub(crate) fn save(&self) -> Result<(), Failure> {
         let Some(path) = &self.path else {
             return Err(Failure::Local(
-                "there is no place for contexts: set HOME or XDG_CONFIG_HOME".to_owned(),
+                "no folder for contexts: set HOME or XDG_CONFIG_HOME".to_owned(),
             ));
         };
         write(path, &self.saved)
@@ -95,17 +96,17 @@ fn unknown(name: &str) -> Failure {
     ))
 }
 
-fn read(path: &Path) -> Result<Saved, Failure> {
+fn read(path: &Path) -> Result<ContextsFile, Failure> {
     let shown = path.display();
     let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Saved::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ContextsFile::default()),
         text => text.map_err(|error| Failure::Local(format!("can't read {shown}: {error}")))?,
     };
     serde_yaml_ng::from_str(&text)
-        .map_err(|error| Failure::Usage(format!("{shown}: {error}; put it right or remove it")))
+        .map_err(|error| Failure::Usage(format!("{shown}: {error}; correct the file or remove it")))
 }
 
-fn write(path: &Path, saved: &Saved) -> std::io::Result<()> {
+fn write(path: &Path, saved: &ContextsFile) -> std::io::Result<()> {
     let text = serde_yaml_ng::to_string(saved).map_err(std::io::Error::other)?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;

@@ -1,56 +1,58 @@
-//! Why a command line didn't end well, and the exit code that says so to scripts.
+//! The ways in which a command line fails, and their exit codes.
 
 use bus_schema::{CommandId, Rejection, Revision};
 use serde_json::{Value, json};
 
-pub(crate) const REJECTED: u8 = 1;
-pub(crate) const UNREACHABLE: u8 = 2;
-pub(crate) const UNKNOWN: u8 = 3;
-pub(crate) const USAGE: u8 = 64;
+pub(crate) const EXIT_REJECTED: u8 = 1;
+pub(crate) const EXIT_UNREACHABLE: u8 = 2;
+pub(crate) const EXIT_UNKNOWN: u8 = 3;
+pub(crate) const EXIT_USAGE: u8 = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{text}")]
     Rejected {
         text: String,
-        /// The log up to here was decided on.
+        /// The decision rests on the log up to this revision.
         revision: Option<Revision>,
     },
-    /// The domain's answer, where it has no variant: nothing of this name, nodes that lag.
+    /// A refusal without a variant of [`Rejection`]: an unknown name, nodes that lag.
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
     Unreachable(String),
-    /// Who answers hasn't read the log as far as was asked for.
+    /// The netmaster that answers hasn't read the log up to the wanted revision.
     #[error("netmaster hasn't caught up: {0}; try again")]
     Behind(String),
     #[error("it is unknown whether this was done: {reason}")]
     Unknown { id: CommandId, reason: String },
     #[error("{0}")]
     Usage(String),
-    /// Something of this machine: its clock, its terminal.
+    /// A failure of this machine: a file, the terminal.
     #[error("{0}")]
     Local(String),
-    /// The answer is no, and the output says why: a connection is denied, a name isn't there, a
-    /// cluster isn't converged.
+    /// A negative result, which the output explains: a connection is denied, a name doesn't exist, a
+    /// cluster hasn't converged.
     #[error("no")]
     Negative,
-    #[error("nobody reads the output any more")]
+    #[error("the output was closed")]
     ClosedPipe,
 }
 
 impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Rejected { .. } | Self::Refused(_) | Self::Local(_) | Self::Negative => REJECTED,
-            Self::Unreachable(_) | Self::Behind(_) => UNREACHABLE,
-            Self::Unknown { .. } => UNKNOWN,
-            Self::Usage(_) => USAGE,
+            Self::Rejected { .. } | Self::Refused(_) | Self::Local(_) | Self::Negative => {
+                EXIT_REJECTED
+            }
+            Self::Unreachable(_) | Self::Behind(_) => EXIT_UNREACHABLE,
+            Self::Unknown { .. } => EXIT_UNKNOWN,
+            Self::Usage(_) => EXIT_USAGE,
             Self::ClosedPipe => 0,
         }
     }
 
-    /// Lines of the error text, the first one without the program's name.
+    /// The lines of the error text, without the program's name.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.to_string()];
         lines.extend(self.revision().map(|it| format!("revision: {it}")));
@@ -58,7 +60,7 @@ impl Failure {
         lines
     }
 
-    /// The error for scripts.
+    /// The error as JSON, for scripts.
     pub(crate) fn value(&self) -> Value {
         let mut value = json!({ "error": self.to_string(), "exitCode": self.code() });
         if let Some(revision) = self.revision() {
@@ -86,7 +88,7 @@ impl Failure {
     }
 }
 
-/// Refused without asking anybody.
+/// A rejection that netctl finds by itself.
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected {

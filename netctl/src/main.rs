@@ -1,8 +1,8 @@
 //! The command line: arguments → one request or stream on the bus → text → exit code.
 //!
-//! `cli` states what may be typed, `argv` lets Contiv's spellings in, `command/<noun>` does it,
-//! `client` talks to the bus, `output` prints. Exit codes: 0 done, 1 rejected, 2 unreachable,
-//! 3 outcome unknown, 64 usage.
+//! `cli` is the grammar, `argv` accepts Contiv's spellings, `command/<noun>` runs the verbs, `client`
+//! sends the requests, `output` prints. Exit codes: 0 done, 1 rejected, 2 unreachable, 3 outcome
+//! unknown, 64 usage.
 
 mod argv;
 mod bus_url;
@@ -27,7 +27,7 @@ use crate::failure::Failure;
 use crate::output::Format;
 
 fn main() -> ExitCode {
-    // A shell that asks for completions is answered and the process ends.
+    // Answers a shell that asks for completions, and then ends the process.
     completion::answer();
     let argv: Vec<String> = std::env::args_os()
         .map(|a| a.to_string_lossy().into_owned())
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Err(error) => return failed(&Failure::Local(error.to_string()), &argv, json),
     };
     let outcome = runtime.block_on(command::run(cli));
-    // A name that the resolver still looks up would keep the process for many seconds.
+    // A pending name lookup would keep the process alive for many seconds.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,12 +52,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was typed, and whether JSON was asked for.
+/// Parses the arguments; the flag is whether the output is JSON.
 fn parse(argv: Vec<String>) -> Result<(Cli, bool), clap::Error> {
     let mut command = Cli::command();
     command.build();
     if let Some(noun) = argv::noun_of(&command, &argv)
-        && let Some(instead) = cli::not_there_yet(&noun)
+        && let Some(instead) = cli::unsupported_noun(&noun)
     {
         return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, instead));
     }
@@ -82,10 +82,10 @@ fn wants_json(matches: &ArgMatches) -> bool {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is no reason to fail.
+    // A closed pipe is no failure.
     let _ = error.print();
     if error.use_stderr() {
-        ExitCode::from(failure::USAGE)
+        ExitCode::from(failure::EXIT_USAGE)
     } else {
         ExitCode::SUCCESS
     }
@@ -99,7 +99,7 @@ fn failed(failure: &Failure, argv: &[String], json: bool) -> ExitCode {
     }
     if let Some(id) = failure.id() {
         output::note(&format!(
-            "the same command again with this id is done once at most: {}",
+            "to repeat the command, keep its id, so that it takes effect at most once: {}",
             argv::retry(argv, id)
         ));
     }

@@ -1,4 +1,4 @@
-//! Text: tables for people, JSON and YAML for scripts, notes on stderr.
+//! Output: tables for people, JSON and YAML for scripts, notes on stderr.
 
 use std::io::{ErrorKind, Write};
 
@@ -15,7 +15,7 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// Writes a text that ends with a newline, or none at all.
+/// Writes a text to stdout. It ends with a newline or is empty.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
@@ -26,7 +26,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         })
 }
 
-/// Says something beside the output. Nobody reading it is no failure.
+/// Writes a line to stderr. A closed stderr is no failure.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
@@ -41,7 +41,7 @@ pub(crate) fn document(value: &Value, format: Format) -> Result<String, Failure>
     }
 }
 
-/// Rows under a heading; the columns behind `narrow` are shown in wide tables only.
+/// A table with a heading. Columns after the first `narrow` ones appear in wide tables only.
 #[derive(Debug)]
 pub(crate) struct Table {
     heading: Vec<&'static str>,
@@ -87,17 +87,26 @@ impl Table {
     }
 }
 
-/// Foreign text (a container's name) must not move the cursor or break the line.
 fn cell(line: &[String], column: usize) -> String {
     line.get(column)
         .map(|text| printable(text))
         .unwrap_or_default()
 }
 
+/// Replaces control characters: foreign text, such as a container's name, must not move the cursor or
+/// break the line.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// The JSON of an object in `ls -o json`: the keys of its Config side by side, as in Contiv, and its
+/// Oper beside them.
+pub(crate) fn flattened(inspected: &Value) -> Value {
+    let mut flat = inspected["Config"].clone();
+    flat["Oper"] = inspected["Oper"].clone();
+    flat
 }
 
 #[cfg(test)]
@@ -105,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_align_and_hide_what_is_wide() {
+    fn tables_align_and_hide_wide_columns() {
         let mut table = Table::new(&["Tenant", "Network"], &["Blocks"]);
         table.row(vec!["default".into(), "contiv-net".into(), "3".into()]);
         table.row(vec!["b".into(), String::new(), "0".into()]);

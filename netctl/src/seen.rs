@@ -1,23 +1,23 @@
-//! The highest revision that this user's commands have seen of each cluster, so that a read
-//! after a write in the next command isn't older, whichever netmaster answers.
+//! The highest revision of each cluster that this user's commands have seen. A read after a write in
+//! the next command is then never older, whichever netmaster answers.
 //!
-//! A convenience: a file that is torn, missing or not writable costs nothing but that.
+//! A convenience only: a torn, missing or read-only file has no other effect.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bus_schema::{ClusterId, Revision};
 
-/// Clusters remembered; of more, any are forgotten.
-const MAX: usize = 32;
+/// The number of clusters that are remembered; further ones replace any others.
+const MAX_CLUSTERS: usize = 32;
 
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SeenRevisions {
     path: Option<PathBuf>,
     known: BTreeMap<String, u64>,
 }
 
-impl Seen {
+impl SeenRevisions {
     pub(crate) fn load() -> Self {
         let path = state_file();
         let known = path.as_deref().map(read).unwrap_or_default();
@@ -28,42 +28,42 @@ impl Seen {
         Revision(self.known.get(&cluster.to_string()).copied().unwrap_or(0))
     }
 
-    /// Writes it down if it is news.
+    /// Saves the revision if it is higher.
     pub(crate) fn note(&mut self, cluster: ClusterId, revision: Revision) {
         if self.of(cluster) < revision {
             self.change(cluster, |known| known.max(revision.0));
         }
     }
 
-    /// Forgets what the log no longer holds: it ends at `end`.
+    /// Lowers the revision to the log's end.
     pub(crate) fn lower(&mut self, cluster: ClusterId, end: Revision) {
         self.change(cluster, |known| known.min(end.0));
     }
 
     fn change(&mut self, cluster: ClusterId, how: impl FnOnce(u64) -> u64) {
-        // Another command may have written since.
+        // Another command may have written the file since.
         if let Some(path) = &self.path {
             self.known = read(path);
         }
         let name = cluster.to_string();
-        while self.known.len() >= MAX && !self.known.contains_key(&name) {
+        while self.known.len() >= MAX_CLUSTERS && !self.known.contains_key(&name) {
             self.known.pop_first();
         }
         let entry = self.known.entry(name).or_default();
         *entry = how(*entry);
         if let Some(path) = &self.path {
-            // Not being able to remember is harmless.
+            // A revision that can't be saved is harmless.
             let _ = write(path, &self.known);
         }
     }
 }
 
 fn state_file() -> Option<PathBuf> {
-    base("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("contiv/seen.json"))
+    xdg_folder("XDG_STATE_HOME", ".local/state").map(|dir| dir.join("contiv/seen.json"))
 }
 
-/// A folder of the XDG base directory specification, by its variable and its place at home.
-pub(crate) fn base(variable: &str, at_home: &str) -> Option<PathBuf> {
+/// A folder of the XDG base directory specification: of its variable, or the default below HOME.
+pub(crate) fn xdg_folder(variable: &str, at_home: &str) -> Option<PathBuf> {
     match std::env::var_os(variable) {
         Some(dir) if Path::new(&dir).is_absolute() => Some(PathBuf::from(dir)),
         _ => Some(PathBuf::from(std::env::var_os("HOME")?).join(at_home)),
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_as_good_as_none() {
+    fn torn_file_counts_as_missing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("contiv/seen.json");
-        let mut seen = Seen {
+        let mut seen = SeenRevisions {
             path: Some(path.clone()),
             known: BTreeMap::new(),
         };

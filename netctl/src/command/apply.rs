@@ -1,16 +1,15 @@
-//! `netctl apply`, `diff` and `export`: the whole intent in one file.
+//! `netctl apply`, `diff` and `export`: the whole configuration in one file.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bus_schema::Command;
 use clap::Args;
 
-use super::wait::Waiting;
-use super::{COMMAND, REMOVAL, group, network, policy, tenant};
+use super::wait::WaitFlag;
+use super::{group, network, policy, tenant};
 use crate::client::{Accepted, Session};
 use crate::failure::Failure;
-use crate::intent::plan::{Step, plan};
+use crate::intent::plan::{PlanStep, plan};
 use crate::intent::{Intent, file};
 use crate::output;
 
@@ -18,36 +17,36 @@ const STDIN: &str = "-";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Source {
-    /// YAML or JSON, as `netctl export` writes it; `-`: standard input
+    /// A file of YAML or JSON, as `netctl export` writes it; `-`: standard input
     #[arg(long, short, value_name = "FILE")]
     file: PathBuf,
-    /// Also remove what the file doesn't name, whole tenants too
+    /// Also remove objects that the file doesn't name, including whole tenants
     #[arg(long)]
     prune: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What is so already stays untouched. Policies have the rules that the file says and no others;\nwhat it doesn't name stays, unless --prune. Networks can't be changed, only made and removed.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
+    after_help = "Objects that are already as in the file aren't touched. A policy gets exactly the rules of the\nfile; objects that the file doesn't name stay, unless --prune is given. Networks can't be changed,\nonly created and removed.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
 )]
-pub(crate) struct Apply {
+pub(crate) struct ApplyOptions {
     #[command(flatten)]
     pub(super) source: Source,
     #[command(flatten)]
-    waiting: Waiting,
+    wait: WaitFlag,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 all is so already, 1 not (the output says what apply would do).\n\nExample:\n  netctl diff -f intent.yaml --prune"
+    after_help = "Exit codes: 0 nothing to change, 1 something to change (the output lists it).\n\nExample:\n  netctl diff -f intent.yaml --prune"
 )]
-pub(crate) struct Diff {
+pub(crate) struct DiffOptions {
     #[command(flatten)]
     pub(super) source: Source,
 }
 
 impl Source {
-    /// Standard input can be read once only.
+    /// Reads the file once to find errors early; standard input can be read only once.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.file == Path::new(STDIN) {
             true => Ok(()),
@@ -63,13 +62,13 @@ impl Source {
             file::read(&text).map_err(|error| Failure::Usage(format!("{shown}: {error}")))?;
         if self.prune && intent.tenants.is_empty() {
             return Err(Failure::Usage(format!(
-                "{shown} names no tenant, and --prune would remove everything: leave --prune out"
+                "{shown} names no tenant, so --prune would remove everything: leave --prune out"
             )));
         }
         Ok(intent)
     }
 
-    async fn steps(&self, session: &mut Session) -> Result<Vec<Step>, Failure> {
+    async fn steps(&self, session: &mut Session) -> Result<Vec<PlanStep>, Failure> {
         let wanted = self.read()?;
         let current = current(session).await?;
         plan(&current, &wanted, self.prune).map_err(|why| Failure::Refused(why.join("\n")))
@@ -85,31 +84,27 @@ fn text(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Stops at what is refused: what is printed before is done, and the same again goes on.
-pub(crate) async fn apply(session: &mut Session, apply: Apply) -> Result<(), Failure> {
+/// Runs the steps until one is refused. The printed steps are done; the next `apply` continues.
+pub(crate) async fn apply(session: &mut Session, apply: ApplyOptions) -> Result<(), Failure> {
     let steps = apply.source.steps(session).await?;
     if steps.is_empty() {
         return output::print("unchanged\n");
     }
     let mut last: Option<Accepted> = None;
     for step in steps {
-        let within = match step.command {
-            Command::NetworkRemove(_) | Command::GroupRemove(_) => REMOVAL,
-            _ => COMMAND,
-        };
         if let Some(text) = &step.text {
             output::print(&format!("{text}\n"))?;
         }
-        last = Some(session.command(step.command, None, within).await?);
+        last = Some(session.command(step.command, None).await?);
     }
     if let Some(accepted) = last {
         output::print(&accepted.to_string())?;
-        apply.waiting.applied(session, &accepted).await;
+        apply.wait.applied(session, &accepted).await;
     }
     Ok(())
 }
 
-pub(crate) async fn diff(session: &mut Session, diff: Diff) -> Result<(), Failure> {
+pub(crate) async fn diff(session: &mut Session, diff: DiffOptions) -> Result<(), Failure> {
     let steps = diff.source.steps(session).await?;
     let lines = steps.iter().filter_map(|it| it.text.as_ref());
     output::print(&lines.map(|it| format!("{it}\n")).collect::<String>())?;

@@ -1,4 +1,4 @@
-//! Names: all that there are, and what one container would be told.
+//! `netctl dns`: lists names, and answers a query as a container's name server would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,62 +10,62 @@ use bus_schema::{Endpoint, NetworkName, NodeName};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{OfTenant, OfTenants, endpoint, node};
-use crate::cli::Listing;
-use crate::client::{Session, refused};
+use super::flags::{ListFlags, TenantFlag, TenantsFlags};
+use super::{endpoint, node};
+use crate::client::{Session, node_refusal};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// List names: containers', their aliases and groups'
+pub(crate) enum DnsVerb {
+    /// List the names of containers, their aliases, and groups
     #[command(
         visible_alias = "list",
         after_help = "Examples:\n  netctl dns ls\n  netctl dns ls --network contiv-net -o json"
     )]
     Ls {
-        /// Of this network only
+        /// Only names of this network
         #[arg(long)]
         network: Option<NetworkName>,
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
-    /// Say what a container would be told about a name, and why
-    Query(Options),
+    /// Show the answer that a container would get for a name, with the reasons
+    Query(DnsQueryOptions),
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Answered by the container's node, by the code that answers the container; no packet is sent.\nExit code 0: there is an answer, or the host's resolvers are asked, 1: the name isn't there.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
+    after_help = "The container's node computes the answer with the code of its name server; no packet is sent.\nExit code 0: there is an answer, or the query is forwarded to the host's resolvers, 1: the name\ndoesn't exist.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
 )]
-pub(crate) struct Options {
-    /// The name, or an address to learn its name
+pub(crate) struct DnsQueryOptions {
+    /// A name, or an address for a reverse lookup
     name: String,
-    /// Who asks: a container's name, the start of an id, or an endpoint's address
+    /// The querying container: its name, the start of its id, or its endpoint's address
     #[arg(long, value_name = "CONTAINER|IP")]
     from: String,
-    /// Which records
-    #[arg(long = "type", value_enum, default_value_t = Kind::A, ignore_case = true)]
-    kind: Kind,
+    /// The record type
+    #[arg(long = "type", value_enum, default_value_t = RecordFlag::A, ignore_case = true)]
+    kind: RecordFlag,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "UPPER")]
-enum Kind {
+enum RecordFlag {
     A,
     Aaaa,
     Ptr,
 }
 
-/// A name, and who bears it.
+/// A name with the endpoints that have it.
 #[derive(Debug, PartialEq, Eq)]
-struct Named {
+struct NameEntry {
     tenant: String,
     network: String,
     name: String,
@@ -75,18 +75,14 @@ struct Named {
     silent: BTreeSet<NodeName>,
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, verb: DnsVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Ls {
-            network,
-            of,
-            listing,
-        } => {
+        DnsVerb::Ls { network, of, flags } => {
             let mut endpoints = endpoint::list(session, of.tenant()).await?;
             endpoints.retain(|it| network.as_ref().is_none_or(|of| it.network == *of));
             let nodes = node::list(session, None).await?;
             let names = names(&endpoints, &nodes);
-            let text = listing.show(
+            let text = flags.show(
                 &names,
                 |it| format!("{}.{}", it.name, it.network),
                 table,
@@ -94,14 +90,14 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
             )?;
             output::print(&text)
         }
-        Verb::Query(options) => query(session, options).await,
+        DnsVerb::Query(options) => query(session, options).await,
     }
 }
 
-/// Names in order. Those of nodes that were removed are nobody's any more.
-fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<Named> {
+/// The names in order. Endpoints of removed nodes are left out.
+fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<NameEntry> {
     let members: BTreeMap<&NodeName, bool> = nodes.iter().map(|it| (&it.node, it.alive)).collect();
-    let mut names: BTreeMap<(String, String, String, &str), Named> = BTreeMap::new();
+    let mut names: BTreeMap<(String, String, String, &str), NameEntry> = BTreeMap::new();
     for it in endpoints {
         let Some(alive) = members.get(&it.node) else {
             continue;
@@ -113,7 +109,7 @@ fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<Named> {
             let (tenant, network) = (it.tenant.to_string(), it.network.to_string());
             let name = name.to_lowercase();
             let key = (tenant.clone(), network.clone(), name.clone(), kind);
-            let named = names.entry(key).or_insert_with(|| Named {
+            let named = names.entry(key).or_insert_with(|| NameEntry {
                 tenant,
                 network,
                 name,
@@ -122,7 +118,7 @@ fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<Named> {
                 nodes: BTreeSet::new(),
                 silent: BTreeSet::new(),
             });
-            // Nobody is told the address of one that is closed.
+            // The name servers leave out closed endpoints.
             let open = it.addresses().filter(|_| it.closed.is_none());
             named.addresses.extend(open);
             named.nodes.insert(it.node.clone());
@@ -134,7 +130,7 @@ fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<Named> {
     names.into_values().collect()
 }
 
-fn table(names: &[Named]) -> Table {
+fn table(names: &[NameEntry]) -> Table {
     let mut table = Table::new(
         &["Tenant", "Network", "Name", "Kind", "Addresses", "Nodes"],
         &["Silent nodes"],
@@ -158,7 +154,7 @@ fn joined<T: ToString>(all: &BTreeSet<T>) -> String {
     words.join(",")
 }
 
-fn value(it: &Named) -> Value {
+fn value(it: &NameEntry) -> Value {
     json!({
         "tenantName": it.tenant,
         "networkName": it.network,
@@ -170,7 +166,7 @@ fn value(it: &Named) -> Value {
     })
 }
 
-async fn query(session: &mut Session, options: Options) -> Result<(), Failure> {
+async fn query(session: &mut Session, options: DnsQueryOptions) -> Result<(), Failure> {
     let tenant = options.of.tenant;
     let endpoints = endpoint::list(session, Some(tenant.clone())).await?;
     let asker = match options.from.parse::<IpAddr>() {
@@ -188,9 +184,9 @@ async fn query(session: &mut Session, options: Options) -> Result<(), Failure> {
     let from = from.ok_or_else(|| Failure::Refused(format!("{} has no address", options.from)))?;
     let (name, record) = match (options.name.parse::<IpAddr>(), options.kind) {
         (Ok(address), _) => (reverse(address), RecordKind::Ptr),
-        (Err(_), Kind::A) => (options.name, RecordKind::A),
-        (Err(_), Kind::Aaaa) => (options.name, RecordKind::Aaaa),
-        (Err(_), Kind::Ptr) => (options.name, RecordKind::Ptr),
+        (Err(_), RecordFlag::A) => (options.name, RecordKind::A),
+        (Err(_), RecordFlag::Aaaa) => (options.name, RecordKind::Aaaa),
+        (Err(_), RecordFlag::Ptr) => (options.name, RecordKind::Ptr),
     };
     let lookup = Lookup {
         tenant,
@@ -204,10 +200,10 @@ async fn query(session: &mut Session, options: Options) -> Result<(), Failure> {
         .await?
     {
         NodeReply::Resolved(resolution) => resolution,
-        reply => return Err(refused(node, "can't say", reply)),
+        reply => return Err(node_refusal(node, "can't resolve", reply)),
     };
     let text = match options.output {
-        Format::Table | Format::Wide => say(&lookup, node, &resolution),
+        Format::Table | Format::Wide => text(&lookup, node, &resolution),
         format => {
             let value = json!({ "lookup": lookup, "node": node, "resolution": resolution });
             output::document(&value, format)?
@@ -220,7 +216,7 @@ async fn query(session: &mut Session, options: Options) -> Result<(), Failure> {
     }
 }
 
-/// A container in several networks has the same names from each of its endpoints.
+/// Finds the querying container. One in several networks gets the same answers at each of its endpoints.
 fn asker<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endpoint, Failure> {
     let named: Vec<&Endpoint> = endpoints
         .iter()
@@ -232,7 +228,7 @@ fn asker<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endpoint, Fail
     }
 }
 
-/// An address' name for a PTR question (RFC 1035 §3.5, RFC 3596 §2.5).
+/// The name of a PTR query for an address (RFC 1035 §3.5, RFC 3596 §2.5).
 fn reverse(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => {
@@ -247,14 +243,14 @@ fn reverse(address: IpAddr) -> String {
     }
 }
 
-fn say(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
+fn text(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
     let (name, record) = (output::printable(&lookup.name), lookup.record);
     let what = match &it.outcome {
-        Outcome::Found if it.records.is_empty() => format!("there, without {record} records"),
-        Outcome::Found => format!("found, to be remembered for {} s", it.ttl),
-        Outcome::NotThere => format!("not there (NXDOMAIN, to be remembered for {} s)", it.ttl),
+        Outcome::Found if it.records.is_empty() => format!("exists, without {record} records"),
+        Outcome::Found => format!("found, TTL {} s", it.ttl),
+        Outcome::NotThere => format!("doesn't exist (NXDOMAIN, TTL {} s)", it.ttl),
         Outcome::Forwarded { resolvers } if resolvers.is_empty() => {
-            "forwarded, but the node's host names no resolver".to_owned()
+            "forwarded, but the node's host has no resolver".to_owned()
         }
         Outcome::Forwarded { resolvers } => {
             let all: Vec<String> = resolvers.iter().map(ToString::to_string).collect();
@@ -263,12 +259,12 @@ fn say(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
         Outcome::Later => "not known yet".to_owned(),
     };
     let mut text = format!(
-        "{name} {record}, as node {node} tells {}: {what}\n",
+        "{name} {record}, answer of node {node} to {}: {what}\n",
         lookup.from
     );
     for record in &it.records {
         let silent = if record.silent {
-            ", silent: it stands behind"
+            ", silent: listed last"
         } else {
             ""
         };
@@ -306,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_listed_with_everybody_who_bears_it() {
+    fn names_are_listed_with_all_their_endpoints() {
         let member = |id: &str, name: &str, node: &str, address: &str| Endpoint {
             group: Some("pool".parse().unwrap()),
             node: node.parse().unwrap(),
@@ -336,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_why() {
+    fn answer_has_its_reasons() {
         let lookup = Lookup {
             tenant: "default".parse().unwrap(),
             from: "20.1.1.9".parse().unwrap(),
@@ -355,17 +351,17 @@ mod tests {
             because: vec!["20.1.1.9 is in net".to_owned()],
         };
         assert_eq!(
-            say(&lookup, &"n1".parse().unwrap(), &resolution),
+            text(&lookup, &"n1".parse().unwrap(), &resolution),
             "\
-db A, as node n1 tells 20.1.1.9: found, to be remembered for 5 s
-  20.1.1.1  endpoint e1 on node n2, silent: it stands behind
+db A, answer of node n1 to 20.1.1.9: found, TTL 5 s
+  20.1.1.1  endpoint e1 on node n2, silent: listed last
   because 20.1.1.9 is in net
 "
         );
     }
 
     #[test]
-    fn addresses_have_names_to_ask_for() {
+    fn reverse_names_follow_the_rfcs() {
         assert_eq!(
             reverse("20.1.1.9".parse().unwrap()),
             "9.1.1.20.in-addr.arpa"

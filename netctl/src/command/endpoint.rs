@@ -1,17 +1,16 @@
-//! Endpoints, as their nodes published them.
+//! `netctl endpoint`: the endpoints that nodes have published.
 
 use bus_schema::{Answer, Endpoint, Query, TenantName};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::OfTenants;
-use crate::cli::{Inspecting, Listing};
-use crate::client::{Session, unexpected};
+use super::flags::{InspectFlags, ListFlags, TenantsFlags};
+use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+pub(crate) enum EndpointVerb {
     /// List endpoints
     #[command(
         visible_alias = "list",
@@ -19,40 +18,38 @@ pub(crate) enum Verb {
     )]
     Ls {
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
     /// Show an endpoint
     #[command(
         after_help = "Examples:\n  netctl endpoint inspect web\n  netctl endpoint inspect 3f2a9c"
     )]
     Inspect {
-        /// Its id or its container's, the start of one, or the container's name
+        /// The id of the endpoint or its container, the start of one, or the container's name
         #[arg(value_name = "EPID")]
         endpoint: String,
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        inspecting: Inspecting,
+        flags: InspectFlags,
     },
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, verb: EndpointVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Ls { of, listing } => {
+        EndpointVerb::Ls { of, flags } => {
             let endpoints = list(session, of.tenant()).await?;
-            output::print(&listed(&endpoints, &listing)?)
+            output::print(&listed(&endpoints, &flags)?)
         }
-        Verb::Inspect {
-            endpoint,
-            inspecting,
-            ..
+        EndpointVerb::Inspect {
+            endpoint, flags, ..
         } => {
-            // Ids are unique in the cluster, so a tenant needn't be named.
+            // Ids are unique in the cluster, so the tenant doesn't matter.
             let endpoints = list(session, None).await?;
             let found = find(&endpoints, &endpoint)?;
-            output::print(&output::document(&inspected(found), inspecting.format())?)
+            output::print(&output::document(&inspected(found), flags.format())?)
         }
     }
 }
@@ -63,11 +60,11 @@ pub(crate) async fn list(
 ) -> Result<Vec<Endpoint>, Failure> {
     match session.ask(Query::EndpointList { tenant }).await? {
         Answer::Endpoints { endpoints, .. } => Ok(endpoints),
-        answer => Err(unexpected(&answer)),
+        answer => Err(unexpected_answer(&answer)),
     }
 }
 
-/// The endpoint that is meant: an exact id or name before the start of an id.
+/// Finds an endpoint by its exact id or name, or else by the start of an id.
 pub(crate) fn find<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endpoint, Failure> {
     let exact = |e: &&Endpoint| {
         e.id.as_str() == text
@@ -93,63 +90,53 @@ pub(crate) fn find<'a>(endpoints: &'a [Endpoint], text: &str) -> Result<&'a Endp
                 .map(|e| format!("{} ({}:{})", e.id, e.tenant, e.network))
                 .collect();
             Err(Failure::Refused(format!(
-                "{text} may be each of these, name one by its id: {}",
+                "{text} is ambiguous, use an id: {}",
                 ids.join(", ")
             )))
         }
     }
 }
 
-pub(super) fn listed(endpoints: &[Endpoint], listing: &Listing) -> Result<String, Failure> {
-    if listing.quiet {
-        return Ok(endpoints.iter().map(|e| format!("{}\n", e.id)).collect());
-    }
-    match listing.format() {
-        format @ (Format::Table | Format::Wide) => {
-            let mut table = Table::new(
-                &[
-                    "Tenant", "Network", "Group", "Name", "Address", "Node", "Endpoint", "State",
-                ],
-                &["Container", "MAC", "Interface", "VTEP", "Closed because"],
-            );
-            for e in endpoints {
-                let addresses: Vec<String> = e.addresses().map(|a| a.to_string()).collect();
-                let (id, container) = match format {
-                    Format::Wide => (e.id.as_str(), e.container.as_deref()),
-                    _ => (short(e.id.as_str()), e.container.as_deref().map(short)),
-                };
-                table.row(vec![
-                    e.tenant.to_string(),
-                    e.network.to_string(),
-                    e.group
-                        .as_ref()
-                        .map(ToString::to_string)
-                        .unwrap_or_default(),
-                    e.name.clone().unwrap_or_default(),
-                    addresses.join(","),
-                    e.node.to_string(),
-                    id.to_owned(),
-                    if e.closed.is_some() { "closed" } else { "open" }.to_owned(),
-                    container.unwrap_or_default().to_owned(),
-                    e.mac.to_string(),
-                    e.interface.clone(),
-                    e.vtep.to_string(),
-                    e.closed.clone().unwrap_or_default(),
-                ]);
-            }
-            Ok(table.render(format))
-        }
-        format => {
-            let all = endpoints
-                .iter()
-                .map(|e| super::flat(&inspected(e)))
-                .collect();
-            output::document(&Value::Array(all), format)
-        }
-    }
+pub(super) fn listed(endpoints: &[Endpoint], flags: &ListFlags) -> Result<String, Failure> {
+    let table = |all: &[Endpoint]| table(all, flags.format());
+    let value = |e: &Endpoint| output::flattened(&inspected(e));
+    flags.show(endpoints, |e| e.id.clone(), table, value)
 }
 
-/// The engine's ids are 64 hex digits; people use the first twelve.
+fn table(endpoints: &[Endpoint], format: Format) -> Table {
+    let mut table = Table::new(
+        &[
+            "Tenant", "Network", "Group", "Name", "Address", "Node", "Endpoint", "State",
+        ],
+        &["Container", "MAC", "Interface", "VTEP", "Closed because"],
+    );
+    for e in endpoints {
+        let addresses: Vec<String> = e.addresses().map(|a| a.to_string()).collect();
+        let (id, container) = match format {
+            Format::Wide => (e.id.as_str(), e.container.as_deref()),
+            _ => (short(e.id.as_str()), e.container.as_deref().map(short)),
+        };
+        let group = e.group.as_ref().map(ToString::to_string);
+        table.row(vec![
+            e.tenant.to_string(),
+            e.network.to_string(),
+            group.unwrap_or_default(),
+            e.name.clone().unwrap_or_default(),
+            addresses.join(","),
+            e.node.to_string(),
+            id.to_owned(),
+            if e.closed.is_some() { "closed" } else { "open" }.to_owned(),
+            container.unwrap_or_default().to_owned(),
+            e.mac.to_string(),
+            e.interface.clone(),
+            e.vtep.to_string(),
+            e.closed.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// The first twelve of an engine's 64 hex digits, as Docker shows them; other ids are whole.
 fn short(id: &str) -> &str {
     match id.char_indices().nth(12) {
         Some((end, _)) if id.len() >= 64 => &id[..end],
@@ -164,7 +151,7 @@ fn inspected(e: &Endpoint) -> Value {
     })
 }
 
-/// An endpoint's state with Contiv's keys.
+/// The JSON of an endpoint's state, with Contiv's keys.
 pub(crate) fn oper(e: &Endpoint) -> Value {
     json!({
         "containerID": e.container.as_deref().unwrap_or_default(),
@@ -207,7 +194,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_found_by_name_id_or_start() {
+    fn endpoint_is_found_by_name_id_or_start() {
         let all = [
             endpoint("abc1", "web"),
             endpoint("abc2", "abc1x"),
@@ -223,7 +210,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn contivs_keys_are_there() {
+    fn json_has_contivs_keys() {
         let value = inspected(&endpoint("abc1", "web"));
         for key in [
             "containerID",

@@ -1,4 +1,4 @@
-//! Groups: which containers of a network policies hold for.
+//! `netctl group`.
 
 use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate};
 use bus_schema::query::{GroupInfo, NetworkInfo};
@@ -10,33 +10,33 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::flags::{IdFlag, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::usage::{self, Usage};
-use super::wait::Waiting;
-use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint, network, pool};
-use crate::cli::{Asking, Inspecting, Listing};
-use crate::client::{Session, unexpected};
+use super::wait::WaitFlag;
+use super::{change, endpoint, network, pool};
+use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Create a group in a network, and wait until the nodes have it
+pub(crate) enum GroupVerb {
+    /// Create a group in a network, and wait until the nodes have applied it
     #[command(
-        after_help = "On every node it is the Docker network GROUP.NETWORK. The same again is fine; another\nlist of policies is refused, `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  netctl group create contiv-net db --ip-pool=20.1.1.16-20.1.1.63\n  docker run --net web.contiv-net IMAGE"
+        after_help = "On every node the group is the Docker network GROUP.NETWORK. Creating the same group again is fine;\nanother list of policies is refused: `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  netctl group create contiv-net db --ip-pool=20.1.1.16-20.1.1.63\n  docker run --net web.contiv-net IMAGE"
     )]
-    Create(Box<Create>),
-    /// Say which policies a group has from here on
+    Create(Box<GroupCreateOptions>),
+    /// Replace the policies of a group
     #[command(
         group(clap::ArgGroup::new("which").required(true).args(["policy", "no_policy"])),
         after_help = "Examples:\n  netctl group update web --policy=prod_web --policy=base\n  netctl group update web --no-policy"
     )]
-    Update(Update),
-    /// Remove a group that no container is in and no rule names
+    Update(GroupUpdateOptions),
+    /// Remove a group without containers that no rule names
     #[command(
         visible_alias = "delete",
-        after_help = "A node that can't be asked keeps the group from being removed: the same again goes on\nwith it. --abort keeps the group, --force removes it now.\n\nExample:\n  netctl group rm web"
+        after_help = "While a node doesn't answer, the group isn't removed; repeat the command to continue.\n--abort keeps the group, --force removes it now.\n\nExample:\n  netctl group rm web"
     )]
-    Rm(Remove),
+    Rm(GroupRemoveOptions),
     /// List groups
     #[command(
         visible_alias = "list",
@@ -44,27 +44,27 @@ pub(crate) enum Verb {
     )]
     Ls {
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
-    /// Show a group with its members: node, address and container of each
+    /// Show a group with the node, address and container of each member
     #[command(after_help = "Example:\n  netctl group inspect web")]
     Inspect {
         group: GroupName,
         #[command(flatten)]
-        of: OfTenant,
+        of: TenantFlag,
         #[command(flatten)]
-        inspecting: Inspecting,
+        flags: InspectFlags,
     },
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Create {
+pub(crate) struct GroupCreateOptions {
     network: NetworkName,
     group: GroupName,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     /// A policy of the group; may be given several times
     #[arg(long, short, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<PolicyName>,
@@ -79,60 +79,56 @@ pub(crate) struct Create {
     #[arg(long, short, value_name = "CONTRACT")]
     external_contract: Vec<String>,
     #[command(flatten)]
-    waiting: Waiting,
+    wait: WaitFlag,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Update {
+pub(crate) struct GroupUpdateOptions {
     group: GroupName,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     /// A policy of the group; may be given several times
     #[arg(long, short, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<PolicyName>,
-    /// No policy: everything is allowed
+    /// Remove all policies: everything is allowed
     #[arg(long)]
     no_policy: bool,
     #[command(flatten)]
-    waiting: Waiting,
+    wait: WaitFlag,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Remove {
+pub(crate) struct GroupRemoveOptions {
     group: GroupName,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     #[command(flatten)]
-    removing: Removing,
+    removal: RemovalFlags,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, verb: GroupVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Create(create) => self::create(session, *create).await,
-        Verb::Update(update) => self::update(session, update).await,
-        Verb::Rm(remove) => self::remove(session, remove).await,
-        Verb::Ls { of, listing } => {
+        GroupVerb::Create(create) => self::create(session, *create).await,
+        GroupVerb::Update(update) => self::update(session, update).await,
+        GroupVerb::Rm(remove) => self::remove(session, remove).await,
+        GroupVerb::Ls { of, flags } => {
             let groups = list(session, of.tenant(), None).await?;
-            output::print(&listed(&groups, &listing)?)
+            output::print(&listed(&groups, &flags)?)
         }
-        Verb::Inspect {
-            group,
-            of,
-            inspecting,
-        } => {
+        GroupVerb::Inspect { group, of, flags } => {
             let value = inspect(session, of.tenant, group).await?;
-            output::print(&output::document(&value, inspecting.format())?)
+            output::print(&output::document(&value, flags.format())?)
         }
     }
 }
 
-async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
+async fn create(session: &mut Session, create: GroupCreateOptions) -> Result<(), Failure> {
     unsupported(&create)?;
     let (tenant, group) = (create.of.tenant, create.group);
     output::print(&format!("Creating EndpointGroup {tenant}:{group}\n"))?;
@@ -144,15 +140,10 @@ async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
         ip_pool: create.ip_pool,
         docker_name: create.epg_tag.filter(|name| !name.is_empty()),
     });
-    let accepted = session
-        .command(command, create.asking.command_id, COMMAND)
-        .await?;
-    output::print(&accepted.to_string())?;
-    create.waiting.applied(session, &accepted).await;
-    Ok(())
+    change::send_and_wait(session, command, &create.id, create.wait).await
 }
 
-fn unsupported(create: &Create) -> Result<(), Failure> {
+fn unsupported(create: &GroupCreateOptions) -> Result<(), Failure> {
     let refused = |what: &str| {
         Err(Rejection::Unsupported {
             what: what.to_owned(),
@@ -173,33 +164,25 @@ fn unsupported(create: &Create) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn update(session: &mut Session, update: Update) -> Result<(), Failure> {
+async fn update(session: &mut Session, update: GroupUpdateOptions) -> Result<(), Failure> {
     let command = Command::GroupUpdate(GroupUpdate {
         tenant: update.of.tenant,
         group: update.group,
         policies: update.policy,
     });
-    let accepted = session
-        .command(command, update.asking.command_id, COMMAND)
-        .await?;
-    output::print(&accepted.to_string())?;
-    update.waiting.applied(session, &accepted).await;
-    Ok(())
+    change::send_and_wait(session, command, &update.id, update.wait).await
 }
 
-async fn remove(session: &mut Session, remove: Remove) -> Result<(), Failure> {
+async fn remove(session: &mut Session, remove: GroupRemoveOptions) -> Result<(), Failure> {
     let (tenant, group) = (remove.of.tenant, remove.group);
-    let verb = remove.removing.verb();
+    let verb = remove.removal.verb();
     output::print(&format!("{verb} EndpointGroup {tenant}:{group}\n"))?;
     let command = Command::GroupRemove(GroupRemove {
         tenant,
         group,
-        mode: remove.removing.mode(),
+        mode: remove.removal.mode(),
     });
-    let done = session
-        .command(command, remove.asking.command_id, REMOVAL)
-        .await?;
-    output::print(&done.to_string())
+    change::send(session, command, &remove.id).await.map(drop)
 }
 
 async fn inspect(
@@ -209,7 +192,7 @@ async fn inspect(
 ) -> Result<Value, Failure> {
     let groups = list(session, Some(tenant.clone()), Some(group.clone())).await?;
     let Some(info) = groups.first() else {
-        return Err(session.refuse(&Rejection::GroupUnknown { tenant, group }));
+        return Err(session.rejected(&Rejection::GroupUnknown { tenant, group }));
     };
     let network = info.spec.network.clone();
     let networks = network::list(session, Some(tenant.clone()), Some(network)).await?;
@@ -224,17 +207,17 @@ pub(crate) async fn list(
 ) -> Result<Vec<GroupInfo>, Failure> {
     match session.ask(Query::GroupList { tenant, group }).await? {
         Answer::Groups { groups, .. } => Ok(groups),
-        answer => Err(unexpected(&answer)),
+        answer => Err(unexpected_answer(&answer)),
     }
 }
 
-fn listed(groups: &[GroupInfo], listing: &Listing) -> Result<String, Failure> {
+fn listed(groups: &[GroupInfo], flags: &ListFlags) -> Result<String, Failure> {
     let value = |info: &GroupInfo| {
         let mut value = config(info);
         value["Oper"] = state(info);
         value
     };
-    listing.show(groups, |info| info.spec.name.clone(), table, value)
+    flags.show(groups, |info| info.spec.name.clone(), table, value)
 }
 
 fn table(groups: &[GroupInfo]) -> Table {
@@ -272,12 +255,12 @@ fn table(groups: &[GroupInfo]) -> Table {
     table
 }
 
-/// The addresses that its members alone have; empty: they get the network's.
+/// The group's own range of addresses; empty: its members get addresses of the network.
 fn ip_pool(spec: &GroupSpec) -> String {
     spec.pool.map(|range| range.to_string()).unwrap_or_default()
 }
 
-/// A group's intent with Contiv's keys.
+/// The JSON of a group's configuration, with Contiv's keys.
 fn config(info: &GroupInfo) -> Value {
     let spec = &info.spec;
     json!({
@@ -292,7 +275,7 @@ fn config(info: &GroupInfo) -> Value {
     })
 }
 
-/// The part of a group's state that is known without its endpoints.
+/// The JSON of the group's state that doesn't depend on its endpoints.
 fn state(info: &GroupInfo) -> Value {
     let mut state = json!({
         "numEndpoints": info.endpoints,
@@ -317,12 +300,12 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
         oper["blocks"] = info.usage.iter().map(usage::block).collect();
     }
     if let Some(network) = network {
-        let neighbours = of_tenant.iter().filter(|e| e.network == info.spec.network);
-        let neighbours: Vec<&Endpoint> = neighbours.collect();
-        let of_network = &network.spec.v4;
+        let of_network = of_tenant.iter().filter(|e| e.network == info.spec.network);
+        let of_network: Vec<&Endpoint> = of_network.collect();
+        let subnet = &network.spec.v4;
         let pool = Pool {
-            range: info.spec.pool.or(of_network.range),
-            ..of_network.clone()
+            range: info.spec.pool.or(subnet.range),
+            ..subnet.clone()
         };
         let own = |block: &IpNet| {
             let range = info.spec.pool.filter(|it| it.first <= block.network());
@@ -330,7 +313,7 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
         };
         let blocks = network.blocks.iter().map(|(block, node)| (*block, node));
         let mut usage = Usage::of(&members, blocks.filter(|(block, _)| own(block)), &pool);
-        usage.is_free_of(&pool, &neighbours);
+        usage.count_free(&pool, &of_network);
         usage.show(&mut oper);
         oper["pktTag"] = json!(network.spec.vni);
     }
@@ -366,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_contivs_columns_first() {
+    fn table_has_contivs_columns_first() {
         assert_eq!(
             table(&[info()]).render(Format::Table),
             "\
@@ -378,7 +361,7 @@ default  web    contiv-net                    base,prod_web                   ac
     }
 
     #[test]
-    fn a_pool_is_shown_and_what_is_free_of_it() {
+    fn pool_is_shown_with_its_free_addresses() {
         let mut info = info();
         info.spec.pool = Some(pool::range("20.1.1.1-20.1.1.3").unwrap());
         info.addresses = Some(AddressCount {
@@ -412,7 +395,7 @@ default  web    contiv-net                    base,prod_web                   ac
     }
 
     #[test]
-    fn inspect_lists_the_members_with_contivs_keys() {
+    fn inspect_lists_members_with_contivs_keys() {
         let member = |id: &str, group: Option<&str>| Endpoint {
             group: group.map(|g| g.parse().unwrap()),
             ..endpoint::tests::endpoint(id, "db")

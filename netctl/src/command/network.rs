@@ -1,4 +1,4 @@
-//! Networks.
+//! `netctl net`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,28 +9,28 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 use serde_json::{Value, json};
 
+use super::flags::{IdFlag, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::pool::{self, Subnet};
 use super::usage::{self, Usage};
-use super::wait::Waiting;
-use super::{COMMAND, OfTenant, OfTenants, REMOVAL, Removing, endpoint};
-use crate::cli::{Asking, Inspecting, Listing};
-use crate::client::{Session, unexpected};
+use super::wait::WaitFlag;
+use super::{change, endpoint};
+use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Create a network, and wait until the nodes have it
+pub(crate) enum NetworkVerb {
+    /// Create a network, and wait until the nodes have applied it
     #[command(
         after_help = "Examples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001"
     )]
-    Create(Box<Create>),
+    Create(Box<NetworkCreateOptions>),
     /// Remove a network that no endpoint uses
     #[command(
         visible_alias = "delete",
-        after_help = "A node that can't be asked keeps the network from being removed: the removal goes on\nwhen it answers. --abort keeps the network, --force removes it now.\n\nExample:\n  netctl net rm contiv-net"
+        after_help = "While a node doesn't answer, the network isn't removed; the removal continues when it answers.\n--abort keeps the network, --force removes it now.\n\nExample:\n  netctl net rm contiv-net"
     )]
-    Rm(Remove),
+    Rm(NetworkRemoveOptions),
     /// List networks
     #[command(
         visible_alias = "list",
@@ -38,38 +38,38 @@ pub(crate) enum Verb {
     )]
     Ls {
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
     /// Show a network with its addresses and endpoints
     Inspect {
         network: NetworkName,
         #[command(flatten)]
-        of: OfTenant,
+        of: TenantFlag,
         #[command(flatten)]
-        inspecting: Inspecting,
+        flags: InspectFlags,
     },
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Create {
+pub(crate) struct NetworkCreateOptions {
     network: NetworkName,
     #[command(flatten)]
-    of: OfTenant,
-    /// A.B.C.D/L, or the range A.B.C.D-E.F.G.H/L of it
+    of: TenantFlag,
+    /// The subnet A.B.C.D/L, or a range A.B.C.D-E.F.G.H/L of it
     #[arg(long, short)]
     subnet: Subnet,
-    /// Default: the subnet's first usable address
+    /// The gateway [default: the subnet's first usable address]
     #[arg(long, short)]
     gateway: Option<Ipv4Addr>,
-    /// The VNI; 0 or absent: given from the cluster's range
+    /// The VNI [default: a free one of the cluster's range; 0 means the same]
     #[arg(long, short, value_name = "VNI")]
     pkt_tag: Option<u32>,
     /// An IPv6 subnet beside the IPv4 one (-s6)
     #[arg(long, alias = "s6", value_name = "SUBNET")]
     subnetv6: Option<Ipv6Net>,
-    /// (-g6)
+    /// The IPv6 gateway (-g6)
     #[arg(long, alias = "g6", value_name = "GATEWAY")]
     gatewayv6: Option<Ipv6Addr>,
     /// The Docker network's name (-tag)
@@ -80,9 +80,9 @@ pub(crate) struct Create {
     #[arg(long, short, value_enum, default_value_t = Encap::Vxlan)]
     encap: Encap,
     #[command(flatten)]
-    waiting: Waiting,
+    wait: WaitFlag,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -98,43 +98,39 @@ enum Encap {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Remove {
+pub(crate) struct NetworkRemoveOptions {
     network: NetworkName,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     #[command(flatten)]
-    removing: Removing,
+    removal: RemovalFlags,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, verb: NetworkVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Create(create) => self::create(session, *create).await,
-        Verb::Rm(remove) => self::remove(session, remove).await,
-        Verb::Ls { of, listing } => {
+        NetworkVerb::Create(create) => self::create(session, *create).await,
+        NetworkVerb::Rm(remove) => self::remove(session, remove).await,
+        NetworkVerb::Ls { of, flags } => {
             let networks = list(session, of.tenant(), None).await?;
-            output::print(&listed(&networks, &listing)?)
+            output::print(&listed(&networks, &flags)?)
         }
-        Verb::Inspect {
-            network,
-            of,
-            inspecting,
-        } => {
+        NetworkVerb::Inspect { network, of, flags } => {
             let tenant = of.tenant;
             let networks = list(session, Some(tenant.clone()), Some(network.clone())).await?;
             let Some(info) = networks.first() else {
-                return Err(session.refuse(&Rejection::NetworkUnknown { tenant, network }));
+                return Err(session.rejected(&Rejection::NetworkUnknown { tenant, network }));
             };
             let mut endpoints = endpoint::list(session, Some(tenant)).await?;
             endpoints.retain(|e| e.network == network);
             let value = inspected(info, &endpoints);
-            output::print(&output::document(&value, inspecting.format())?)
+            output::print(&output::document(&value, flags.format())?)
         }
     }
 }
 
-async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
+async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(), Failure> {
     unsupported(&create)?;
     let (tenant, network) = (create.of.tenant, create.network);
     output::print(&format!("Creating network {tenant}:{network}\n"))?;
@@ -149,15 +145,10 @@ async fn create(session: &mut Session, create: Create) -> Result<(), Failure> {
         vni: create.pkt_tag.filter(|tag| *tag != 0).map(Vni),
         docker_name: create.nw_tag.filter(|name| !name.is_empty()),
     });
-    let accepted = session
-        .command(command, create.asking.command_id, COMMAND)
-        .await?;
-    output::print(&accepted.to_string())?;
-    create.waiting.applied(session, &accepted).await;
-    Ok(())
+    change::send_and_wait(session, command, &create.id, create.wait).await
 }
 
-fn unsupported(create: &Create) -> Result<(), Failure> {
+fn unsupported(create: &NetworkCreateOptions) -> Result<(), Failure> {
     let refused = |what: &str, instead: &str| {
         Err(Rejection::Unsupported {
             what: what.to_owned(),
@@ -166,28 +157,28 @@ fn unsupported(create: &Create) -> Result<(), Failure> {
         .into())
     };
     if create.encap == Encap::Vlan {
-        return refused("--encap vlan", "networks are VXLAN, leave it out");
+        return refused("--encap vlan", "networks use VXLAN, leave it out");
     }
     if create.nw_type == NwType::Infra {
-        return refused("--nw-type infra", "networks are for data, leave it out");
+        return refused(
+            "--nw-type infra",
+            "networks are data networks, leave it out",
+        );
     }
     Ok(())
 }
 
-async fn remove(session: &mut Session, remove: Remove) -> Result<(), Failure> {
+async fn remove(session: &mut Session, remove: NetworkRemoveOptions) -> Result<(), Failure> {
     let (tenant, network) = (remove.of.tenant, remove.network);
-    let mode = remove.removing.mode();
-    let verb = remove.removing.verb();
+    let mode = remove.removal.mode();
+    let verb = remove.removal.verb();
     output::print(&format!("{verb} network {tenant}:{network}\n"))?;
     let command = Command::NetworkRemove(NetworkRemove {
         tenant,
         network,
         mode,
     });
-    let done = session
-        .command(command, remove.asking.command_id, REMOVAL)
-        .await?;
-    output::print(&done.to_string())
+    change::send(session, command, &remove.id).await.map(drop)
 }
 
 pub(crate) async fn list(
@@ -197,17 +188,17 @@ pub(crate) async fn list(
 ) -> Result<Vec<NetworkInfo>, Failure> {
     match session.ask(Query::NetworkList { tenant, network }).await? {
         Answer::Networks { networks, .. } => Ok(networks),
-        answer => Err(unexpected(&answer)),
+        answer => Err(unexpected_answer(&answer)),
     }
 }
 
-fn listed(networks: &[NetworkInfo], listing: &Listing) -> Result<String, Failure> {
+fn listed(networks: &[NetworkInfo], flags: &ListFlags) -> Result<String, Failure> {
     let value = |info: &NetworkInfo| {
         let mut value = config(info);
         value["Oper"] = state(info);
         value
     };
-    listing.show(networks, |info| info.spec.name.clone(), table, value)
+    flags.show(networks, |info| info.spec.name.clone(), table, value)
 }
 
 fn table(networks: &[NetworkInfo]) -> Table {
@@ -251,7 +242,7 @@ fn table(networks: &[NetworkInfo]) -> Table {
     table
 }
 
-/// A network's intent with Contiv's keys.
+/// The JSON of a network's configuration, with Contiv's keys.
 fn config(info: &NetworkInfo) -> Value {
     let spec = &info.spec;
     let v6 = spec.v6.as_ref();
@@ -270,7 +261,7 @@ fn config(info: &NetworkInfo) -> Value {
     })
 }
 
-/// The part of a network's state that is known without its endpoints.
+/// The JSON of the network's state that doesn't depend on its endpoints.
 fn state(info: &NetworkInfo) -> Value {
     json!({
         "pktTag": info.spec.vni,
@@ -283,7 +274,7 @@ fn state(info: &NetworkInfo) -> Value {
     })
 }
 
-/// With how each is used, where netmaster says so: when one network is asked for.
+/// The network's blocks. netmaster adds their usage only if one network is queried.
 fn blocks(info: &NetworkInfo) -> Value {
     let blocks = info.blocks.iter().map(|(block, node)| {
         let usage = info.usage.iter().find(|it| it.block == *block);
@@ -300,11 +291,11 @@ fn inspected(info: &NetworkInfo, endpoints: &[Endpoint]) -> Value {
     json!({ "Config": config(info), "Oper": oper })
 }
 
-/// What is used of a network, by these endpoints of it.
+/// The usage of a network by its endpoints.
 pub(crate) fn usage(info: &NetworkInfo, endpoints: &[&Endpoint]) -> Usage {
     let blocks = info.blocks.iter().map(|(block, node)| (*block, node));
     let mut usage = Usage::of(endpoints, blocks, &info.spec.v4);
-    usage.is_free_of(&info.spec.v4, endpoints);
+    usage.count_free(&info.spec.v4, endpoints);
     usage
 }
 
@@ -342,7 +333,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_table_has_contivs_columns_first() {
+    fn table_has_contivs_columns_first() {
         assert_eq!(
             table(&[info()]).render(Format::Table),
             "\
@@ -384,7 +375,7 @@ default  contiv-net  data     vxlan       1001        20.1.1.0/24  20.1.1.254   
     }
 
     #[test]
-    fn inspect_says_of_each_block_how_it_is_used_and_ls_doesnt() {
+    fn inspect_shows_the_usage_of_each_block_and_ls_does_not() {
         let mut info = info();
         let block = |usage: &[BlockUsage]| {
             let info = NetworkInfo {

@@ -1,4 +1,4 @@
-//! Nodes.
+//! `netctl node`.
 
 mod drain;
 
@@ -10,14 +10,14 @@ use bus_schema::{Answer, Command, NodeName, Query};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{COMMAND, time, usage};
-use crate::cli::{Asking, Inspecting, Listing};
-use crate::client::{Session, refused, unexpected};
+use super::flags::{IdFlag, InspectFlags, ListFlags};
+use super::{change, time, usage};
+use crate::client::{Session, node_refusal, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+pub(crate) enum NodeVerb {
     /// List nodes
     #[command(visible_alias = "list")]
     Ls {
@@ -25,100 +25,98 @@ pub(crate) enum Verb {
         #[arg(long, short)]
         all: bool,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
     /// Show a node with its alarms
     Inspect {
         node: NodeName,
         #[command(flatten)]
-        inspecting: Inspecting,
+        flags: InspectFlags,
     },
-    /// Have a node take no new endpoints; says which still run there
-    Drain(drain::Options),
-    /// Have a drained node take endpoints again
+    /// Stop a node from taking new endpoints, and list those that still run there
+    Drain(drain::DrainOptions),
+    /// Let a drained node take endpoints again
     #[command(after_help = "Example:\n  netctl node uncordon n3")]
     Uncordon {
         node: NodeName,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
     /// Remove a node from the cluster
     #[command(
         visible_alias = "delete",
-        after_help = "A live node is drained first. If endpoints run there, or its addresses can't be returned, the\nanswer names them, nothing is removed, and the node takes endpoints again, unless it was drained\nbefore. If netmaster stops in between, the node stays drained: `netctl node ls` shows it, and\n`netctl node uncordon` ends it. With several netmasters, a refused removal may also end a drain\nthat you ask for while it runs: drain the node again. A removed node stays out until its netplugin is restarted.\nA stopped node is removed when it holds no addresses; else start its netplugin, or take them from\nit with --lost, when the machine won't come back.\n\nExamples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
+        after_help = "A live node is drained first. If endpoints run there, or it can't return its addresses, the answer\nnames them, nothing is removed, and the node takes endpoints again, unless it was drained before.\nIf netmaster stops in between, the node stays drained: `netctl node ls` shows it, and\n`netctl node uncordon` ends it. With several netmasters, a refused removal may also end a drain\nthat you start while it runs: drain the node again. A removed node joins again only when its\nnetplugin is restarted. A stopped node is removed if it holds no addresses; otherwise start its\nnetplugin, or, if the machine won't come back, take its addresses with --lost.\n\nExamples:\n  netctl node rm n3           a node without containers\n  netctl node rm n3 --lost    a machine that won't come back"
     )]
     Rm {
         node: NodeName,
-        /// The machine won't come back: take its addresses from it
+        /// Take the node's addresses: its machine won't come back
         #[arg(long)]
         lost: bool,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
-    /// Return at once what an earlier crash left on a node, and say what that was
+    /// Remove leftovers of an earlier crash from a node now, and list them
     #[command(
-        after_help = "A node does so by itself when it starts and now and then. This looks now: for endpoints\nwhose namespace or container is gone, addresses that nobody uses, and devices, namespaces\nand rules of ours that belong to nothing.\n\nExample:\n  netctl node cleanup n1"
+        after_help = "A node does this when it starts, and from time to time. Leftovers are endpoints whose namespace or\ncontainer is gone, unused addresses, and Contiv's devices, namespaces and rules without an owner.\n\nExample:\n  netctl node cleanup n1"
     )]
     Cleanup {
         node: NodeName,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
-    /// Have a node follow this cluster's log, whatever log it followed before
+    /// Make a node follow this cluster's log, whatever log it followed before
     #[command(
-        after_help = "A node that finds another log than the one it followed changes nothing and alarms\n(foreign-log). This tells it that the log it sees now is right: what isn't in it is\nremoved from the node.\n\nExample:\n  netctl node accept-log n1 --yes"
+        after_help = "A node that finds another log than the one it followed changes nothing and raises the alarm\nforeign-log. This command confirms the new log: objects that it doesn't contain are removed\nfrom the node.\n\nExample:\n  netctl node accept-log n1 --yes"
     )]
     AcceptLog {
         node: NodeName,
-        /// Yes: endpoints of networks that this log doesn't know are closed
+        /// Confirm that endpoints are closed whose network isn't in this log
         #[arg(long)]
         yes: bool,
     },
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
-    if matches!(verb, Verb::Ls { .. } | Verb::AcceptLog { .. }) {
-        session.take_any_revision();
+pub(crate) async fn run(session: &mut Session, verb: NodeVerb) -> Result<(), Failure> {
+    if matches!(verb, NodeVerb::Ls { .. } | NodeVerb::AcceptLog { .. }) {
+        session.accept_any_revision();
     }
     match verb {
-        Verb::Ls { listing, .. } => {
+        NodeVerb::Ls { flags, .. } => {
             let nodes = list(session, None).await?;
-            output::print(&listed(&nodes, &listing)?)
+            output::print(&listed(&nodes, &flags)?)
         }
-        Verb::Inspect { node, inspecting } => {
+        NodeVerb::Inspect { node, flags } => {
             let nodes = list(session, Some(node)).await?;
             let Some(info) = nodes.first() else {
-                return Err(Failure::Refused("netmaster named no node".to_owned()));
+                return Err(Failure::Refused("netmaster returned no node".to_owned()));
             };
             let mut value = inspected(info);
             value["Oper"]["blocks"] = info.usage.iter().map(block).collect();
-            output::print(&output::document(&value, inspecting.format())?)
+            output::print(&output::document(&value, flags.format())?)
         }
-        Verb::Rm { node, lost, asking } => {
+        NodeVerb::Rm { node, lost, id } => {
             output::print(&format!("Deleting node: {node}\n"))?;
             let command = Command::NodeRemove(NodeRemove { node, lost });
-            let done = session.command(command, asking.command_id, COMMAND).await?;
-            output::print(&done.to_string())
+            change::send(session, command, &id).await.map(drop)
         }
-        Verb::Drain(options) => drain::run(session, options).await,
-        Verb::Uncordon { node, asking } => {
+        NodeVerb::Drain(options) => drain::run(session, options).await,
+        NodeVerb::Uncordon { node, id } => {
             let command = Command::NodeUncordon(NodeUncordon { node });
-            let done = session.command(command, asking.command_id, COMMAND).await?;
-            output::print(&done.to_string())
+            change::send(session, command, &id).await.map(drop)
         }
-        Verb::Cleanup { node, listing } => clean_up(session, &node, &listing).await,
-        Verb::AcceptLog { node, yes } => accept_log(session, node, yes).await,
+        NodeVerb::Cleanup { node, flags } => clean_up(session, &node, &flags).await,
+        NodeVerb::AcceptLog { node, yes } => accept_log(session, node, yes).await,
     }
 }
 
-async fn clean_up(session: &Session, node: &NodeName, listing: &Listing) -> Result<(), Failure> {
+async fn clean_up(session: &Session, node: &NodeName, flags: &ListFlags) -> Result<(), Failure> {
     let Cleanup { done, failed } = match session.node(node, &NodeRequest::CleanUp).await? {
         NodeReply::CleanedUp(cleanup) => cleanup,
-        reply => return Err(refused(node, "doesn't clean up", reply)),
+        reply => return Err(node_refusal(node, "can't clean up", reply)),
     };
-    let text = match listing.format() {
-        Format::Table | Format::Wide if done.is_empty() && failed.is_empty() && !listing.quiet => {
-            format!("nothing was left on node {node}\n")
+    let text = match flags.format() {
+        Format::Table | Format::Wide if done.is_empty() && failed.is_empty() && !flags.quiet => {
+            format!("no leftovers on node {node}\n")
         }
         Format::Table | Format::Wide => {
             let lines = done.iter().map(|it| output::printable(it) + "\n");
@@ -139,19 +137,19 @@ async fn clean_up(session: &Session, node: &NodeName, listing: &Listing) -> Resu
 async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<(), Failure> {
     if !yes {
         return Err(Failure::Usage(format!(
-            "on node {node} this removes what isn't in this cluster's log: say --yes when the log is right"
+            "this removes everything from node {node} that isn't in this cluster's log: add --yes if the log is right"
         )));
     }
     let cluster = match session.ask(Query::ClusterInfo).await? {
         Answer::Cluster { cluster, .. } => cluster.cluster,
-        answer => return Err(unexpected(&answer)),
+        answer => return Err(unexpected_answer(&answer)),
     };
     match session
         .node(&node, &NodeRequest::AcceptLog { cluster })
         .await?
     {
         NodeReply::Done => output::print(&format!("node {node} follows cluster {cluster}\n")),
-        reply => Err(refused(&node, "refuses", reply)),
+        reply => Err(node_refusal(&node, "refuses", reply)),
     }
 }
 
@@ -161,13 +159,13 @@ pub(crate) async fn list(
 ) -> Result<Vec<NodeInfo>, Failure> {
     match session.ask(Query::NodeList { node }).await? {
         Answer::Nodes { nodes, .. } => Ok(nodes),
-        answer => Err(unexpected(&answer)),
+        answer => Err(unexpected_answer(&answer)),
     }
 }
 
-fn listed(nodes: &[NodeInfo], listing: &Listing) -> Result<String, Failure> {
-    let value = |info: &NodeInfo| super::flat(&inspected(info));
-    listing.show(nodes, |info| info.node.clone(), table, value)
+fn listed(nodes: &[NodeInfo], flags: &ListFlags) -> Result<String, Failure> {
+    let value = |info: &NodeInfo| output::flattened(&inspected(info));
+    flags.show(nodes, |info| info.node.clone(), table, value)
 }
 
 fn table(nodes: &[NodeInfo]) -> Table {
@@ -260,7 +258,7 @@ fn inspected(info: &NodeInfo) -> Value {
     })
 }
 
-/// A block that the node holds, of whatever network.
+/// A block that the node holds, with its network.
 fn block(of: &BlockUsage) -> Value {
     let mut value = usage::block(of);
     value["tenant"] = json!(of.tenant);
@@ -268,7 +266,7 @@ fn block(of: &BlockUsage) -> Value {
     value
 }
 
-/// What others changed and the node put right, since its netplugin started.
+/// The drift that the node has reverted since its netplugin started.
 fn healed(healing: &Healing) -> Value {
     let last = healing.last.as_ref();
     json!({
@@ -286,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_healed_is_counted_in_all_and_dated() {
+    fn healed_drift_is_counted_and_dated() {
         let healing = Healing {
             kinds: [("fdb".to_owned(), 2), ("route".to_owned(), 1)].into(),
             last: Some(Healed {
@@ -302,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn held_block_names_its_network_and_group_and_how_it_is_used() {
+    fn block_has_its_network_group_and_usage() {
         let of = BlockUsage {
             tenant: "blue".parse().unwrap(),
             network: "front".parse().unwrap(),

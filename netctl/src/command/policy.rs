@@ -1,4 +1,4 @@
-//! Policies and their rules.
+//! `netctl policy`: policies and their rules.
 
 use std::collections::BTreeMap;
 
@@ -10,163 +10,157 @@ use clap::{Args, Subcommand};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::wait::Waiting;
-use super::{COMMAND, OfTenant, OfTenants, node, rule};
-use crate::cli::{Asking, Inspecting, Listing};
-use crate::client::{Session, unexpected};
+use super::flags::{IdFlag, InspectFlags, ListFlags, TenantFlag, TenantsFlags};
+use super::wait::WaitFlag;
+use super::{change, node, rule};
+use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Create a policy: rules say what it forbids and allows, groups use it
+pub(crate) enum PolicyVerb {
+    /// Create a policy: its rules allow or deny connections of the groups that use it
     #[command(
-        after_help = "Example, only HTTP and HTTPS to the members of a group:\n  netctl policy create prod_web\n  netctl policy rule-add prod_web 1 -direction=in -protocol=tcp -action=deny\n  netctl policy rule-add prod_web 2 -direction=in -protocol=tcp -port=80,443 -action=allow -priority=10\n  netctl group create contiv-net web -policy=prod_web"
+        after_help = "Example, allow only HTTP and HTTPS to the members of a group:\n  netctl policy create prod_web\n  netctl policy rule-add prod_web 1 -direction=in -protocol=tcp -action=deny\n  netctl policy rule-add prod_web 2 -direction=in -protocol=tcp -port=80,443 -action=allow -priority=10\n  netctl group create contiv-net web -policy=prod_web"
     )]
     Create {
         policy: PolicyName,
         #[command(flatten)]
-        of: OfTenant,
+        of: TenantFlag,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
     /// Remove a policy that no group uses, with its rules
     #[command(visible_alias = "delete")]
     Rm {
         policy: PolicyName,
         #[command(flatten)]
-        of: OfTenant,
+        of: TenantFlag,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
     /// List policies
     #[command(visible_alias = "list")]
     Ls {
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
-    /// Show a policy: who uses it, its rules, and how often each decided
+    /// Show a policy with its groups, its rules and their counters
     #[command(
-        after_help = "Packets and bytes count what opened connections, summed over the nodes that answer; the\nothers are named under notCounted.\n\nExample:\n  netctl policy inspect prod_web"
+        after_help = "The counters contain the packets and bytes that opened connections, summed over the nodes that\nanswer; notCounted names the other nodes.\n\nExample:\n  netctl policy inspect prod_web"
     )]
     Inspect {
         policy: PolicyName,
         #[command(flatten)]
-        of: OfTenant,
+        of: TenantFlag,
         #[command(flatten)]
-        inspecting: Inspecting,
+        flags: InspectFlags,
     },
     /// Add a rule, and wait until the nodes enforce it
     #[command(
-        after_help = "The rule with the highest priority decides, at equal priority a deny, then the lower id; where\nno rule matches, connections are allowed. Replies pass with their connection, and a connection\nthat stands outlives a new deny, unless --immediate ends it.\n\nExamples:\n  netctl policy rule-add prod_web 1 -direction=in -protocol=tcp -action=deny\n  netctl policy rule-add prod_web 2 -protocol=tcp -port=80,8000-8100 -from-group=lb -priority=10\n  netctl policy rule-add prod_web 3 -direction=out -to-ip-address=10.1.1.1-20 -action=deny --immediate"
+        after_help = "The matching rule with the highest priority wins; on a tie deny wins, then the lower id. If no rule\nmatches, the connection is allowed. Replies of an allowed connection are allowed. An established\nconnection survives a new deny, unless --immediate ends it.\n\nExamples:\n  netctl policy rule-add prod_web 1 -direction=in -protocol=tcp -action=deny\n  netctl policy rule-add prod_web 2 -protocol=tcp -port=80,8000-8100 -from-group=lb -priority=10\n  netctl policy rule-add prod_web 3 -direction=out -to-ip-address=10.1.1.1-20 -action=deny --immediate"
     )]
-    RuleAdd(Box<Add>),
+    RuleAdd(Box<RuleAddOptions>),
     /// Remove a rule
     RuleRm {
         policy: PolicyName,
         #[arg(value_name = "ID")]
         rule: RuleId,
         #[command(flatten)]
-        of: OfTenant,
-        /// Also end the connections that aren't allowed without it
+        of: TenantFlag,
+        /// Also end connections that aren't allowed without the rule
         #[arg(long)]
         immediate: bool,
         #[command(flatten)]
-        waiting: Waiting,
+        wait: WaitFlag,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
     /// List a policy's rules
     RuleLs {
         policy: PolicyName,
         #[command(flatten)]
-        of: OfTenants,
+        of: TenantsFlags,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
-    /// End the connections that a policy doesn't allow, now and once
+    /// End, once, the established connections that a policy doesn't allow
     #[command(after_help = "Example:\n  netctl policy apply --immediate prod_web")]
     Apply {
         policy: PolicyName,
         #[command(flatten)]
-        of: OfTenant,
-        /// Yes: connections are cut
+        of: TenantFlag,
+        /// Confirm that connections are cut
         #[arg(long, required = true)]
         immediate: bool,
         #[command(flatten)]
-        waiting: Waiting,
+        wait: WaitFlag,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Add {
+pub(crate) struct RuleAddOptions {
     policy: PolicyName,
     #[arg(value_name = "ID")]
     rule: RuleId,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     #[command(flatten)]
-    flags: rule::Flags,
-    /// Also end the connections that the policy then doesn't allow any more
+    spec: rule::RuleFlags,
+    /// Also end established connections that the policy no longer allows
     #[arg(long)]
     immediate: bool,
     #[command(flatten)]
-    waiting: Waiting,
+    wait: WaitFlag,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
-impl Verb {
+impl PolicyVerb {
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match self {
-            Self::RuleAdd(add) => add.flags.spec().map(|_| ()),
+            Self::RuleAdd(add) => add.spec.spec().map(|_| ()),
             _ => Ok(()),
         }
     }
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Create { policy, of, asking } => {
+        PolicyVerb::Create { policy, of, id } => {
             let tenant = of.tenant;
             output::print(&format!("Creating policy {tenant}:{policy}\n"))?;
             let command = Command::PolicyCreate(PolicyCreate { tenant, policy });
-            let done = session.command(command, asking.command_id, COMMAND).await?;
-            output::print(&done.to_string())
+            change::send(session, command, &id).await.map(drop)
         }
-        Verb::Rm { policy, of, asking } => {
+        PolicyVerb::Rm { policy, of, id } => {
             let tenant = of.tenant;
             output::print(&format!("Deleting policy {tenant}:{policy}\n"))?;
             let command = Command::PolicyRemove(PolicyRemove { tenant, policy });
-            let done = session.command(command, asking.command_id, COMMAND).await?;
-            output::print(&done.to_string())
+            change::send(session, command, &id).await.map(drop)
         }
-        Verb::Ls { of, listing } => {
+        PolicyVerb::Ls { of, flags } => {
             let policies = list(session, of.tenant(), None).await?;
-            output::print(&listed(&policies, &listing)?)
+            output::print(&listed(&policies, &flags)?)
         }
-        Verb::Inspect {
-            policy,
-            of,
-            inspecting,
-        } => {
+        PolicyVerb::Inspect { policy, of, flags } => {
             let info = one(session, of.tenant, policy).await?;
             let counted = counters(session, &info.tenant).await?;
             let value = inspected(&info, &counted);
-            output::print(&output::document(&value, inspecting.format())?)
+            output::print(&output::document(&value, flags.format())?)
         }
-        Verb::RuleAdd(add) => rule_add(session, *add).await,
-        Verb::RuleRm {
+        PolicyVerb::RuleAdd(add) => rule_add(session, *add).await,
+        PolicyVerb::RuleRm {
             policy,
             rule,
             of,
             immediate,
-            waiting,
-            asking,
+            wait,
+            id,
         } => {
             let command = Command::RuleRemove(RuleRemove {
                 tenant: of.tenant,
@@ -174,13 +168,9 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
                 rule,
                 immediate,
             });
-            change(session, command, asking, waiting).await
+            change::send_and_wait(session, command, &id, wait).await
         }
-        Verb::RuleLs {
-            policy,
-            of,
-            listing,
-        } => {
+        PolicyVerb::RuleLs { policy, of, flags } => {
             let policies = match of.tenant() {
                 Some(tenant) => vec![one(session, tenant, policy).await?],
                 None => {
@@ -189,44 +179,31 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
                     all
                 }
             };
-            output::print(&rules_listed(&policies, &listing)?)
+            output::print(&rules_listed(&policies, &flags)?)
         }
-        Verb::Apply {
+        PolicyVerb::Apply {
             policy,
             of,
-            waiting,
-            asking,
+            wait,
+            id,
             ..
         } => {
             let tenant = of.tenant;
             let command = Command::PolicyApply(PolicyApply { tenant, policy });
-            change(session, command, asking, waiting).await
+            change::send_and_wait(session, command, &id, wait).await
         }
     }
 }
 
-async fn rule_add(session: &mut Session, add: Add) -> Result<(), Failure> {
+async fn rule_add(session: &mut Session, add: RuleAddOptions) -> Result<(), Failure> {
     let command = Command::RuleAdd(RuleAdd {
         tenant: add.of.tenant,
         policy: add.policy,
         rule: add.rule,
-        spec: add.flags.spec()?,
+        spec: add.spec.spec()?,
         immediate: add.immediate,
     });
-    change(session, command, add.asking, add.waiting).await
-}
-
-/// What nodes are to enforce before the next line of a script.
-async fn change(
-    session: &mut Session,
-    command: Command,
-    asking: Asking,
-    waiting: Waiting,
-) -> Result<(), Failure> {
-    let accepted = session.command(command, asking.command_id, COMMAND).await?;
-    output::print(&accepted.to_string())?;
-    waiting.applied(session, &accepted).await;
-    Ok(())
+    change::send_and_wait(session, command, &add.id, add.wait).await
 }
 
 pub(crate) async fn list(
@@ -236,7 +213,7 @@ pub(crate) async fn list(
 ) -> Result<Vec<PolicyInfo>, Failure> {
     match session.ask(Query::PolicyList { tenant, policy }).await? {
         Answer::Policies { policies, .. } => Ok(policies),
-        answer => Err(unexpected(&answer)),
+        answer => Err(unexpected_answer(&answer)),
     }
 }
 
@@ -246,20 +223,20 @@ async fn one(
     policy: PolicyName,
 ) -> Result<PolicyInfo, Failure> {
     let found = list(session, Some(tenant.clone()), Some(policy.clone())).await?;
-    let unknown = || session.refuse(&Rejection::PolicyUnknown { tenant, policy });
+    let unknown = || session.rejected(&Rejection::PolicyUnknown { tenant, policy });
     found.into_iter().next().ok_or_else(unknown)
 }
 
-/// Counters of a tenant's rules, by their numbers.
+/// The counters of a tenant's rules, by the rules' numbers.
 #[derive(Debug, Default)]
-struct Counted {
+struct CounterSum {
     rules: BTreeMap<u32, Counter>,
     nodes: Vec<NodeName>,
-    /// Who didn't answer, and why.
+    /// The nodes that didn't answer, each with the reason.
     missing: BTreeMap<NodeName, String>,
 }
 
-impl Counted {
+impl CounterSum {
     fn add(&mut self, node: NodeName, answer: Result<NodeReply, Failure>) {
         let why = match answer {
             Ok(NodeReply::Counters { rules }) => {
@@ -272,15 +249,15 @@ impl Counted {
                 return;
             }
             Ok(NodeReply::Refused { reason }) => reason,
-            Ok(_) => "it answers something else: is it of another version?".to_owned(),
+            Ok(_) => "its reply doesn't fit the request: is it of another version?".to_owned(),
             Err(failure) => failure.to_string(),
         };
         self.missing.insert(node, why);
     }
 }
 
-/// Asks every live node at once.
-async fn counters(session: &mut Session, tenant: &TenantName) -> Result<Counted, Failure> {
+/// Asks all live nodes in parallel.
+async fn counters(session: &mut Session, tenant: &TenantName) -> Result<CounterSum, Failure> {
     let nodes = node::list(session, None).await?;
     let (alive, silent): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|info| info.alive);
     let request = NodeRequest::Counters {
@@ -288,9 +265,9 @@ async fn counters(session: &mut Session, tenant: &TenantName) -> Result<Counted,
     };
     let asked = alive.iter().map(|info| session.node(&info.node, &request));
     let answers = join_all(asked).await;
-    let mut counted = Counted::default();
+    let mut counted = CounterSum::default();
     for info in silent {
-        let why = "nothing is heard of it".to_owned();
+        let why = "no status received".to_owned();
         counted.missing.insert(info.node, why);
     }
     for (info, answer) in alive.into_iter().zip(answers) {
@@ -299,33 +276,27 @@ async fn counters(session: &mut Session, tenant: &TenantName) -> Result<Counted,
     Ok(counted)
 }
 
-fn listed(policies: &[PolicyInfo], listing: &Listing) -> Result<String, Failure> {
-    if listing.quiet {
-        return Ok(policies.iter().map(|p| format!("{}\n", p.policy)).collect());
+fn listed(policies: &[PolicyInfo], flags: &ListFlags) -> Result<String, Failure> {
+    let value = |info: &PolicyInfo| {
+        let mut value = config(info);
+        value["Oper"] = json!({ "groups": info.groups, "numRules": info.rules.len() });
+        value
+    };
+    flags.show(policies, |info| info.policy.clone(), table, value)
+}
+
+fn table(policies: &[PolicyInfo]) -> Table {
+    let mut table = Table::new(&["Tenant", "Policy", "Rules", "Groups"], &["Revision"]);
+    for info in policies {
+        table.row(vec![
+            info.tenant.to_string(),
+            info.policy.to_string(),
+            info.rules.len().to_string(),
+            groups(info),
+            info.created.to_string(),
+        ]);
     }
-    match listing.format() {
-        format @ (Format::Table | Format::Wide) => {
-            let mut table = Table::new(&["Tenant", "Policy", "Rules", "Groups"], &["Revision"]);
-            for info in policies {
-                table.row(vec![
-                    info.tenant.to_string(),
-                    info.policy.to_string(),
-                    info.rules.len().to_string(),
-                    groups(info),
-                    info.created.to_string(),
-                ]);
-            }
-            Ok(table.render(format))
-        }
-        format => {
-            let all = policies.iter().map(|info| {
-                let mut value = config(info);
-                value["Oper"] = json!({ "groups": info.groups, "numRules": info.rules.len() });
-                value
-            });
-            output::document(&Value::Array(all.collect()), format)
-        }
-    }
+    table
 }
 
 fn groups(info: &PolicyInfo) -> String {
@@ -333,14 +304,14 @@ fn groups(info: &PolicyInfo) -> String {
     names.join(",")
 }
 
-fn rules_listed(policies: &[PolicyInfo], listing: &Listing) -> Result<String, Failure> {
+fn rules_listed(policies: &[PolicyInfo], flags: &ListFlags) -> Result<String, Failure> {
     let rules = policies
         .iter()
         .flat_map(|info| info.rules.iter().map(move |rule| (info, rule)));
-    if listing.quiet {
+    if flags.quiet {
         return Ok(rules.map(|(_, rule)| format!("{}\n", rule.id)).collect());
     }
-    match listing.format() {
+    match flags.format() {
         Format::Table | Format::Wide => Ok(policies
             .iter()
             .map(|info| rule::tables(&info.rules))
@@ -360,7 +331,7 @@ fn config(info: &PolicyInfo) -> Value {
     })
 }
 
-fn inspected(info: &PolicyInfo, counted: &Counted) -> Value {
+fn inspected(info: &PolicyInfo, counted: &CounterSum) -> Value {
     let rules = info.rules.iter().map(|rule| {
         let mut value = rule::config(&info.tenant, &info.policy, rule);
         let counter = counted.rules.get(&rule.number);
@@ -421,8 +392,8 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_summed_and_who_is_missing_is_named() {
-        let mut counted = Counted::default();
+    fn counters_are_summed_and_missing_nodes_are_named() {
+        let mut counted = CounterSum::default();
         counted.add("n1".parse().unwrap(), Ok(counters(2)));
         counted.add("n2".parse().unwrap(), Ok(counters(3)));
         let away = Failure::Unreachable("no answer".to_owned());
@@ -440,9 +411,9 @@ mod tests {
     }
 
     #[test]
-    fn quiet_names_only() {
+    fn quiet_prints_names_only() {
         let policies = [info()];
-        let quiet = Listing::quiet();
+        let quiet = ListFlags::quiet();
         assert_eq!(listed(&policies, &quiet).unwrap(), "prod_web\n");
         assert_eq!(rules_listed(&policies, &quiet).unwrap(), "1\n2\n");
     }

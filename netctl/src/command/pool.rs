@@ -1,4 +1,4 @@
-//! Subnets as people type them, and what of them is free. Pure.
+//! The text form of subnets and ranges, and their free addresses. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use bus_schema::{AddressRange, Pool};
 use ipnet::{IpNet, Ipv6Net};
 
-/// `A.B.C.D/L`, or the range `A.B.C.D-E.F.G.H/L` of it.
+/// A subnet `A.B.C.D/L`, or a range `A.B.C.D-E.F.G.H/L` of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subnet {
     pub(crate) net: IpNet,
@@ -17,7 +17,7 @@ pub(crate) struct Subnet {
 pub(crate) enum InvalidSubnet {
     #[error("a subnet looks like 20.1.1.0/24, or 20.1.1.10-20.1.1.99/24 for a range of it")]
     Malformed,
-    #[error("the length of the prefix is missing, as in {0}/24")]
+    #[error("the prefix length is missing: write for example {0}/24")]
     NoPrefix(String),
     #[error("the range is the wrong way round: write {last}-{first}")]
     Backwards { first: Ipv4Addr, last: Ipv4Addr },
@@ -59,7 +59,7 @@ impl FromStr for Subnet {
     }
 }
 
-/// `A.B.C.D-E.F.G.H`.
+/// Parses `A.B.C.D-E.F.G.H`.
 pub(crate) fn range(text: &str) -> Result<AddressRange, String> {
     let ends = text.split_once('-');
     let ends = ends.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
@@ -75,7 +75,7 @@ pub(crate) fn range(text: &str) -> Result<AddressRange, String> {
     }
 }
 
-/// A pool as it was typed.
+/// Shows a pool in the form in which it is typed.
 pub(crate) fn show(pool: &Pool) -> String {
     match pool.range {
         Some(range) => format!("{range}/{}", pool.subnet.prefix_len()),
@@ -88,7 +88,7 @@ pub(crate) fn show(pool: &Pool) -> String {
 pub(crate) struct Spans(Vec<(u32, u32)>);
 
 impl Spans {
-    /// How many addresses these are.
+    /// The number of addresses.
     pub(crate) fn count(&self) -> u64 {
         let lengths = self
             .0
@@ -112,7 +112,7 @@ pub(crate) fn ranges(addresses: impl IntoIterator<Item = IpAddr>) -> Spans {
     Spans(spans)
 }
 
-/// The pool's addresses that lie in one of its blocks.
+/// The part of a pool that lies in one of its blocks.
 pub(crate) fn within(pool: &Pool, block: IpNet) -> Pool {
     let whole = pool.range.unwrap_or(AddressRange {
         first: pool.subnet.network(),
@@ -127,7 +127,7 @@ pub(crate) fn within(pool: &Pool, block: IpNet) -> Pool {
     }
 }
 
-/// The IPv4 addresses of the pool that an endpoint could still get.
+/// The pool's free IPv4 addresses that an endpoint can have.
 pub(crate) fn available(pool: &Pool, used: impl IntoIterator<Item = IpAddr>) -> Spans {
     let IpNet::V4(net) = pool.subnet else {
         return Spans(Vec::new());
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subnets_parse_as_contiv_writes_them() {
+    fn subnets_parse_in_the_form_of_contiv() {
         let plain: Subnet = "20.1.1.0/24".parse().unwrap();
         assert_eq!(
             (plain.net.to_string().as_str(), plain.range),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_free_leaves_out_what_cannot_be_given() {
+    fn free_addresses_leave_out_unassignable_ones() {
         let pool = |subnet: &str, gateway: &str, range: Option<(&str, &str)>| Pool {
             subnet: subnet.parse().unwrap(),
             gateway: gateway.parse().unwrap(),

@@ -1,4 +1,4 @@
-//! Rules as people type and read them. Pure.
+//! The flags, text and JSON of a rule. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::output::Table;
 
-/// `--port`: a port, a range or a list of both.
+/// The value of `--port`: a port, a range or a list of both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ports(pub(crate) Vec<PortRange>);
 
@@ -25,7 +25,7 @@ impl FromStr for Ports {
             .map(|part| part.trim().parse::<PortRange>())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| error.to_string())?;
-        // In Contiv 0 stood for any, so who writes it may mean either.
+        // In Contiv 0 meant any port, so a 0 is ambiguous.
         if ports.iter().any(|range| range.first == 0) {
             return Err("ports are 1 to 65535: leave --port out for any".to_owned());
         }
@@ -33,7 +33,7 @@ impl FromStr for Ports {
     }
 }
 
-/// `--from-ip-address`, `--to-ip-address`: an address, a CIDR or a range.
+/// The value of `--from-ip-address` and `--to-ip-address`: an address, a CIDR or a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Addresses(pub(crate) AddressRange);
 
@@ -43,7 +43,7 @@ pub(crate) enum InvalidAddresses {
     Malformed,
     #[error("the range is the wrong way round: write {last}-{first}")]
     Backwards { first: Ipv4Addr, last: Ipv4Addr },
-    #[error("endpoints have IPv4 addresses only, name those")]
+    #[error("write IPv4 addresses: endpoints have no others")]
     V6,
 }
 
@@ -85,52 +85,52 @@ fn range(first: Ipv4Addr, last: Ipv4Addr) -> Addresses {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Way {
+enum DirectionFlag {
     In,
     Out,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Verdict {
+enum ActionFlag {
     Allow,
     Deny,
 }
 
-/// What a rule says, flag by flag.
+/// The flags of a rule.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Flags {
-    /// 1 to 100; the higher decides, at equal priority a deny
+pub(crate) struct RuleFlags {
+    /// 1 to 100: the highest priority wins, on a tie deny wins
     #[arg(long, short, default_value = "1", value_parser = priority)]
     priority: Priority,
-    /// As the group's members see it
-    #[arg(long, short, value_enum, default_value_t = Way::In)]
-    direction: Way,
-    /// Of an incoming rule: what the members of this group send
+    /// The direction of connections, seen from the group's members
+    #[arg(long, short, value_enum, default_value_t = DirectionFlag::In)]
+    direction: DirectionFlag,
+    /// Match connections from members of this group (incoming rules)
     #[arg(long, short = 'g', value_name = "GROUP")]
     from_group: Option<GroupName>,
-    /// Of an outgoing rule: what is sent to the members of this group
+    /// Match connections to members of this group (outgoing rules)
     #[arg(long, short = 'e', value_name = "GROUP")]
     to_group: Option<GroupName>,
-    /// Of an incoming rule: what comes from this network
+    /// Match connections from this network (incoming rules)
     #[arg(long, short = 'n', value_name = "NETWORK")]
     from_network: Option<NetworkName>,
-    /// Of an outgoing rule: what is sent to this network
+    /// Match connections to this network (outgoing rules)
     #[arg(long, short = 'o', value_name = "NETWORK")]
     to_network: Option<NetworkName>,
-    /// Of an incoming rule: an address, a CIDR, or a range such as 10.1.1.1-20
+    /// Match connections from an address, a CIDR, or a range such as 10.1.1.1-20 (incoming rules)
     #[arg(long, short = 'i', value_name = "ADDRESSES")]
     from_ip_address: Option<Addresses>,
-    /// Of an outgoing rule: an address, a CIDR, or a range such as 10.1.1.1-20
+    /// Match connections to an address, a CIDR, or a range such as 10.1.1.1-20 (outgoing rules)
     #[arg(long, short = 's', value_name = "ADDRESSES")]
     to_ip_address: Option<Addresses>,
-    /// tcp, udp, icmp, sctp or a number; absent: any
+    /// tcp, udp, icmp, sctp or a number [default: any]
     #[arg(long, short = 'l')]
     protocol: Option<Protocol>,
-    /// A port, a range or a list: 80, 8000-8100, 80,443; absent: any
+    /// A port, a range or a list: 80, 8000-8100, 80,443 [default: any]
     #[arg(long, short = 'P', value_name = "PORTS")]
     port: Option<Ports>,
-    #[arg(long, short = 'j', value_enum, default_value_t = Verdict::Allow)]
-    action: Verdict,
+    #[arg(long, short = 'j', value_enum, default_value_t = ActionFlag::Allow)]
+    action: ActionFlag,
 }
 
 fn priority(text: &str) -> Result<Priority, String> {
@@ -140,7 +140,7 @@ fn priority(text: &str) -> Result<Priority, String> {
         .ok_or_else(|| format!("a priority is a number from 1 to {}", Priority::MAX))
 }
 
-impl Flags {
+impl RuleFlags {
     pub(crate) fn spec(&self) -> Result<RuleSpec, Failure> {
         let peer = self.peer()?;
         let ports = self
@@ -155,13 +155,13 @@ impl Flags {
         }
         Ok(RuleSpec {
             direction: match self.direction {
-                Way::In => Direction::In,
-                Way::Out => Direction::Out,
+                DirectionFlag::In => Direction::In,
+                DirectionFlag::Out => Direction::Out,
             },
             priority: self.priority,
             action: match self.action {
-                Verdict::Allow => Action::Allow,
-                Verdict::Deny => Action::Deny,
+                ActionFlag::Allow => Action::Allow,
+                ActionFlag::Deny => Action::Deny,
             },
             protocol: self.protocol,
             ports,
@@ -181,15 +181,15 @@ impl Flags {
             ("--to-ip-address", self.to_ip_address.map(addresses)),
         ];
         let (mine, other, why) = match self.direction {
-            Way::In => (
+            DirectionFlag::In => (
                 from,
                 to,
-                "an incoming rule says where connections come from: use --from-*, or --direction=out",
+                "an incoming rule matches the source of connections: use --from-*, or --direction=out",
             ),
-            Way::Out => (
+            DirectionFlag::Out => (
                 to,
                 from,
-                "an outgoing rule says where connections go: use --to-*, or --direction=in",
+                "an outgoing rule matches the destination of connections: use --to-*, or --direction=in",
             ),
         };
         if let Some((flag, _)) = other.iter().find(|(_, peer)| peer.is_some()) {
@@ -224,7 +224,7 @@ fn addresses(addresses: Addresses) -> Peer {
     Peer::Addresses { range: addresses.0 }
 }
 
-/// A range as it is best read: an address, a CIDR, or first to last.
+/// Shows a range in its shortest form: an address, a CIDR, or first to last.
 fn show_addresses(range: AddressRange) -> String {
     if range.first == range.last {
         return range.first.to_string();
@@ -243,8 +243,8 @@ fn show_ports(ports: &[PortRange]) -> String {
     shown.join(",")
 }
 
-/// A rule in one line: `in deny tcp port 80 from group web, priority 10`.
-pub(crate) fn say(spec: &RuleSpec) -> String {
+/// Shows a rule in one line: `in deny tcp port 80 from group web, priority 10`.
+pub(crate) fn line(spec: &RuleSpec) -> String {
     let mut text = format!("{} {}", spec.direction, spec.action);
     if let Some(protocol) = spec.protocol {
         text += &format!(" {protocol}");
@@ -265,7 +265,7 @@ pub(crate) fn say(spec: &RuleSpec) -> String {
     text + &format!(", priority {}", spec.priority)
 }
 
-/// Group, network and addresses of the peer, the two that it isn't empty.
+/// The group, network and addresses of the peer; two of them are empty.
 fn peer_cells(spec: &RuleSpec) -> [String; 3] {
     let (mut group, mut network, mut addresses) = Default::default();
     match &spec.peer {
@@ -281,7 +281,7 @@ fn protocol_cell(spec: &RuleSpec) -> String {
     spec.protocol.map(|p| p.to_string()).unwrap_or_default()
 }
 
-/// Contiv's two tables.
+/// The two tables of Contiv.
 pub(crate) fn tables(rules: &[Rule]) -> String {
     let mut incoming = Table::new(
         &[
@@ -333,7 +333,7 @@ pub(crate) fn tables(rules: &[Rule]) -> String {
     )
 }
 
-/// A rule with Contiv's keys.
+/// The JSON of a rule, with Contiv's keys.
 pub(crate) fn config(tenant: &TenantName, policy: &PolicyName, rule: &Rule) -> Value {
     let mut value = keys(&rule.spec);
     value["key"] = json!(format!("{tenant}:{policy}:{}", rule.id));
@@ -343,7 +343,7 @@ pub(crate) fn config(tenant: &TenantName, policy: &PolicyName, rule: &Rule) -> V
     value
 }
 
-/// What a rule says, with Contiv's keys.
+/// The JSON of a rule without its names, with Contiv's keys.
 pub(crate) fn keys(spec: &RuleSpec) -> Value {
     let [group, network, addresses] = peer_cells(spec);
     let mut value = json!({

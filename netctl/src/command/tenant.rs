@@ -1,4 +1,4 @@
-//! Tenants.
+//! `netctl tenant`.
 
 use bus_schema::command::{TenantCreate, TenantRemove};
 use bus_schema::query::{NetworkInfo, TenantInfo};
@@ -6,28 +6,28 @@ use bus_schema::{Answer, Command, Endpoint, Query, Rejection, TenantName};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::flags::{IdFlag, InspectFlags, ListFlags};
 use super::usage::Usage;
-use super::{COMMAND, endpoint, group, network, policy};
-use crate::cli::{Asking, Inspecting, Listing};
-use crate::client::{Session, unexpected};
+use super::{change, endpoint, group, network, policy};
+use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+pub(crate) enum TenantVerb {
     /// Create a tenant
     #[command(after_help = "Example:\n  netctl tenant create blue")]
     Create {
         tenant: TenantName,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
     /// Remove a tenant that has no networks
     #[command(visible_alias = "delete")]
     Rm {
         tenant: TenantName,
         #[command(flatten)]
-        asking: Asking,
+        id: IdFlag,
     },
     /// List tenants
     #[command(visible_alias = "list")]
@@ -36,42 +36,40 @@ pub(crate) enum Verb {
         #[arg(long, short)]
         all: bool,
         #[command(flatten)]
-        listing: Listing,
+        flags: ListFlags,
     },
-    /// Show a tenant with what its networks have in use
+    /// Show a tenant with the addresses that its networks use
     #[command(after_help = "Example:\n  netctl tenant inspect blue")]
     Inspect {
         tenant: TenantName,
         #[command(flatten)]
-        inspecting: Inspecting,
+        flags: InspectFlags,
     },
 }
 
-pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), Failure> {
     match verb {
-        Verb::Create { tenant, asking } => {
+        TenantVerb::Create { tenant, id } => {
             output::print(&format!("Creating tenant: {tenant}\n"))?;
             let command = Command::TenantCreate(TenantCreate { tenant });
-            let done = session.command(command, asking.command_id, COMMAND).await?;
-            output::print(&done.to_string())
+            change::send(session, command, &id).await.map(drop)
         }
-        Verb::Rm { tenant, asking } => {
+        TenantVerb::Rm { tenant, id } => {
             output::print(&format!("Deleting tenant: {tenant}\n"))?;
             let command = Command::TenantRemove(TenantRemove { tenant });
-            let done = session.command(command, asking.command_id, COMMAND).await?;
-            output::print(&done.to_string())
+            change::send(session, command, &id).await.map(drop)
         }
-        Verb::Ls { listing, .. } => {
+        TenantVerb::Ls { flags, .. } => {
             let tenants = list(session).await?;
-            output::print(&listed(&tenants, &listing)?)
+            output::print(&listed(&tenants, &flags)?)
         }
-        Verb::Inspect { tenant, inspecting } => {
+        TenantVerb::Inspect { tenant, flags } => {
             let tenants = list(session).await?;
             let Some(info) = tenants.iter().find(|info| info.tenant == tenant) else {
-                return Err(session.refuse(&Rejection::TenantUnknown { tenant }));
+                return Err(session.rejected(&Rejection::TenantUnknown { tenant }));
             };
             let value = inspect(session, info).await?;
-            output::print(&output::document(&value, inspecting.format())?)
+            output::print(&output::document(&value, flags.format())?)
         }
     }
 }
@@ -79,36 +77,25 @@ pub(crate) async fn run(session: &mut Session, verb: Verb) -> Result<(), Failure
 pub(crate) async fn list(session: &mut Session) -> Result<Vec<TenantInfo>, Failure> {
     match session.ask(Query::TenantList).await? {
         Answer::Tenants { tenants, .. } => Ok(tenants),
-        answer => Err(unexpected(&answer)),
+        answer => Err(unexpected_answer(&answer)),
     }
 }
 
-fn listed(tenants: &[TenantInfo], listing: &Listing) -> Result<String, Failure> {
-    if listing.quiet {
-        return Ok(tenants.iter().map(|t| format!("{}\n", t.tenant)).collect());
-    }
-    match listing.format() {
-        format @ (Format::Table | Format::Wide) => {
-            let mut table = Table::new(&["Name", "Networks"], &[]);
-            for info in tenants {
-                table.row(vec![
-                    info.tenant.to_string(),
-                    info.networks.len().to_string(),
-                ]);
-            }
-            Ok(table.render(format))
-        }
-        format => {
-            let all = tenants
-                .iter()
-                .map(|info| super::flat(&inspected(info)))
-                .collect();
-            output::document(&Value::Array(all), format)
-        }
-    }
+fn listed(tenants: &[TenantInfo], flags: &ListFlags) -> Result<String, Failure> {
+    let value = |info: &TenantInfo| output::flattened(&inspected(info));
+    flags.show(tenants, |info| info.tenant.clone(), table, value)
 }
 
-/// A tenant with what its networks, groups, policies and endpoints come to.
+fn table(tenants: &[TenantInfo]) -> Table {
+    let mut table = Table::new(&["Name", "Networks"], &[]);
+    for info in tenants {
+        let networks = info.networks.len().to_string();
+        table.row(vec![info.tenant.to_string(), networks]);
+    }
+    table
+}
+
+/// A tenant's JSON with counts of its networks, groups, policies and endpoints.
 async fn inspect(session: &mut Session, info: &TenantInfo) -> Result<Value, Failure> {
     let tenant = Some(info.tenant.clone());
     let networks = network::list(session, tenant.clone(), None).await?;
@@ -125,7 +112,7 @@ async fn inspect(session: &mut Session, info: &TenantInfo) -> Result<Value, Fail
     Ok(value)
 }
 
-/// All its networks together.
+/// The usage of all networks of a tenant together.
 fn counted(networks: &[NetworkInfo], endpoints: &[Endpoint]) -> Usage {
     let mut all = Usage::default();
     for info in networks {
@@ -147,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_counts_what_all_its_networks_use() {
+    fn tenant_counts_addresses_of_all_its_networks() {
         let one = network::tests::info();
         let mut other = one.clone();
         other.spec.name = "other".parse().unwrap();

@@ -1,10 +1,10 @@
-//! Times and durations as people type and read them.
+//! The text form of times and durations.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// `30s`, `2m`, `1h30m`, or seconds as a plain number.
+/// Parses `30s`, `2m`, `1h30m`, or a plain number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
@@ -15,7 +15,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration looks like 30s, 2m or 1h30m".to_owned())
 }
 
-/// Milliseconds since 1970-01-01 UTC as RFC 3339 with milliseconds.
+/// Shows milliseconds since 1970-01-01 UTC as RFC 3339 with milliseconds.
 pub(crate) fn show(millis: u64) -> String {
     i64::try_from(millis)
         .ok()

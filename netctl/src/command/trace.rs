@@ -1,4 +1,4 @@
-//! What becomes of a connection, as the node of its destination computes it.
+//! `netctl trace`: whether a connection is allowed, computed by the node of its destination.
 
 use std::net::IpAddr;
 
@@ -8,20 +8,21 @@ use bus_schema::{Endpoint, NodeName};
 use clap::Args;
 use serde_json::json;
 
-use super::{OfTenant, endpoint};
-use crate::client::{Session, refused};
+use super::endpoint;
+use super::flags::TenantFlag;
+use crate::client::{Session, node_refusal};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Computed from intent, by the code that also makes the firewall's rules; no packet is sent.\nExit code 0: the connection is allowed, 1: it is denied.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue"
+    after_help = "Computed from the configuration, by the code that also makes the firewall's rules; no packet is\nsent. Exit code 0: the connection is allowed, 1: it is denied.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue"
 )]
-pub(crate) struct Options {
-    /// Who connects: a container's name, the start of an id, or an address
+pub(crate) struct TraceOptions {
+    /// The source: a container's name, the start of an id, or an address
     #[arg(long, value_name = "CONTAINER|IP")]
     from: String,
-    /// To whom: a container's name, the start of an id, or an address
+    /// The destination: a container's name, the start of an id, or an address
     #[arg(long, value_name = "CONTAINER|IP")]
     to: String,
     /// tcp, udp, icmp, sctp or a number
@@ -31,23 +32,23 @@ pub(crate) struct Options {
     #[arg(long, short = 'P')]
     port: Option<u16>,
     #[command(flatten)]
-    of: OfTenant,
+    of: TenantFlag,
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
 
-impl Options {
+impl TraceOptions {
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        must_have_a_port(self.protocol, self.port)
+        check_port(self.protocol, self.port)
     }
 }
 
-pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), Failure> {
+pub(crate) async fn run(session: &mut Session, options: TraceOptions) -> Result<(), Failure> {
     let tenant = options.of.tenant;
     let endpoints = endpoint::list(session, Some(tenant.clone())).await?;
     let from = End::find(&endpoints, &options.from)?;
     let to = End::find(&endpoints, &options.to)?;
-    let node = asked(&from, &to)?;
+    let node = deciding_node(&from, &to)?;
     let flow = Flow {
         tenant,
         from: from.address,
@@ -60,10 +61,10 @@ pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), F
         .await?
     {
         NodeReply::Traced(trace) => trace,
-        reply => return Err(refused(&node, "can't say", reply)),
+        reply => return Err(node_refusal(&node, "can't trace", reply)),
     };
     let text = match options.output {
-        Format::Table | Format::Wide => say(&flow, &from, &to, &node, &trace),
+        Format::Table | Format::Wide => text(&flow, &from, &to, &node, &trace),
         format => {
             let value = json!({ "flow": flow, "node": node, "trace": trace });
             output::document(&value, format)?
@@ -76,10 +77,10 @@ pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), F
     }
 }
 
-fn must_have_a_port(protocol: Protocol, port: Option<u16>) -> Result<(), Failure> {
+fn check_port(protocol: Protocol, port: Option<u16>) -> Result<(), Failure> {
     match (protocol.has_ports(), port) {
         (true, None) => Err(Failure::Usage(format!(
-            "which port of {protocol}? say --port"
+            "{protocol} needs a port: add --port"
         ))),
         (false, Some(_)) => Err(Failure::Usage(format!(
             "{protocol} has no ports: leave --port out"
@@ -97,7 +98,7 @@ struct End {
 }
 
 impl End {
-    /// An address needn't be an endpoint's.
+    /// Finds an endpoint, or takes an address that needn't belong to one.
     fn find(endpoints: &[Endpoint], text: &str) -> Result<Self, Failure> {
         if let Ok(address) = text.parse::<IpAddr>() {
             let owner = endpoints
@@ -120,7 +121,7 @@ impl End {
         })
     }
 
-    fn say(&self) -> String {
+    fn describe(&self) -> String {
         match (&self.name, &self.node) {
             (Some(name), Some(node)) => format!("{name} ({} on {node})", self.address),
             (None, Some(node)) => format!("{} on {node}", self.address),
@@ -129,8 +130,8 @@ impl End {
     }
 }
 
-/// The destination's node decides; towards an address outside, the sender's does.
-fn asked(from: &End, to: &End) -> Result<NodeName, Failure> {
+/// The node that decides: the destination's, or the source's if the destination is no endpoint.
+fn deciding_node(from: &End, to: &End) -> Result<NodeName, Failure> {
     let node = to.node.as_ref().or(from.node.as_ref());
     node.cloned().ok_or_else(|| {
         Failure::Refused(format!(
@@ -140,20 +141,20 @@ fn asked(from: &End, to: &End) -> Result<NodeName, Failure> {
     })
 }
 
-fn say(flow: &Flow, from: &End, to: &End, node: &NodeName, trace: &Trace) -> String {
+fn text(flow: &Flow, from: &End, to: &End, node: &NodeName, trace: &Trace) -> String {
     let verdict = if trace.allowed { "allowed" } else { "denied" };
     let port = flow.port.map(|p| format!(" port {p}")).unwrap_or_default();
     let mut text = format!(
-        "{verdict}: {}{port} from {} to {}, as node {node} sees it\n",
+        "{verdict}: {}{port} from {} to {}, computed by node {node}\n",
         flow.protocol,
-        from.say(),
-        to.say()
+        from.describe(),
+        to.describe()
     );
     if let Some(why) = &trace.closed {
         text += &format!("  dropped before any rule: {why}\n");
     }
     for end in &trace.ends {
-        text += &format!("  {}\n", say_end(end));
+        text += &format!("  {}\n", end_text(end));
     }
     if !trace.route.is_empty() {
         text += "  route:\n";
@@ -164,7 +165,7 @@ fn say(flow: &Flow, from: &End, to: &End, node: &NodeName, trace: &Trace) -> Str
     text
 }
 
-fn say_end(end: &TraceEnd) -> String {
+fn end_text(end: &TraceEnd) -> String {
     let way = match end.direction {
         Direction::Out => "out of",
         Direction::In => "in to",
@@ -203,12 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn a_port_goes_with_a_protocol_that_has_them() {
-        assert!(must_have_a_port(Protocol::TCP, Some(80)).is_ok());
-        assert!(must_have_a_port(Protocol::ICMP, None).is_ok());
+    fn port_is_required_if_the_protocol_has_ports() {
+        assert!(check_port(Protocol::TCP, Some(80)).is_ok());
+        assert!(check_port(Protocol::ICMP, None).is_ok());
         for (protocol, port) in [(Protocol::UDP, None), (Protocol::ICMP, Some(80))] {
-            let failure = must_have_a_port(protocol, port).unwrap_err();
-            assert_eq!(failure.code(), crate::failure::USAGE);
+            let failure = check_port(protocol, port).unwrap_err();
+            assert_eq!(failure.code(), crate::failure::EXIT_USAGE);
         }
     }
 
@@ -217,18 +218,18 @@ mod tests {
         let endpoints = [endpoint::tests::endpoint("abc1", "web")];
         for text in ["web", "abc", "20.1.1.1"] {
             let end = End::find(&endpoints, text).unwrap();
-            assert_eq!(end.say(), "web (20.1.1.1 on n1)", "{text}");
+            assert_eq!(end.describe(), "web (20.1.1.1 on n1)", "{text}");
         }
         let outside = End::find(&endpoints, "8.8.8.8").unwrap();
-        assert_eq!(outside.say(), "8.8.8.8");
+        assert_eq!(outside.describe(), "8.8.8.8");
         assert!(End::find(&endpoints, "nobody").is_err());
         let web = End::find(&endpoints, "web").unwrap();
-        assert_eq!(asked(&web, &outside).unwrap().as_str(), "n1");
-        assert!(asked(&outside, &outside).is_err());
+        assert_eq!(deciding_node(&web, &outside).unwrap().as_str(), "n1");
+        assert!(deciding_node(&outside, &outside).is_err());
     }
 
     #[test]
-    fn a_denied_connection_says_which_rule_at_which_end() {
+    fn denied_connection_names_the_rule_and_its_end() {
         let from = End {
             address: ip("20.1.1.9"),
             name: None,
@@ -260,9 +261,9 @@ mod tests {
         };
         let node = "n1".parse().unwrap();
         assert_eq!(
-            say(&flow(Protocol::TCP, Some(443)), &from, &to, &node, &trace),
+            text(&flow(Protocol::TCP, Some(443)), &from, &to, &node, &trace),
             "\
-denied: tcp port 443 from 20.1.1.9 on n2 to web (20.1.1.1 on n1), as node n1 sees it
+denied: tcp port 443 from 20.1.1.9 on n2 to web (20.1.1.1 on n1), computed by node n1
   out of no group: allow
   in to group web: deny by rule 1 of policy prod_web
   route:

@@ -1,4 +1,4 @@
-//! What is used of addresses and by whom: of a network, of a group's pool, of a tenant. Pure.
+//! The used and free addresses of a network, a group's pool or a tenant, by node. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,23 +14,23 @@ use super::pool;
 pub(crate) struct Usage {
     endpoints: usize,
     used: Vec<IpAddr>,
-    /// As ranges; of several networks they'd say nothing.
+    /// Used and free addresses as ranges; absent for several networks together.
     ranges: Option<[String; 2]>,
     free: u64,
     nodes: BTreeMap<NodeName, Share>,
 }
 
-/// One node's part.
+/// The addresses of one node.
 #[derive(Debug, Default)]
 struct Share {
     endpoints: usize,
     blocks: Vec<IpNet>,
-    /// In its blocks, not in use.
+    /// The unused addresses of its blocks.
     free: u64,
 }
 
 impl Usage {
-    /// By these endpoints, out of these blocks of the pool.
+    /// Counts the addresses of these endpoints and blocks of a pool.
     pub(crate) fn of<'a>(
         endpoints: &[&Endpoint],
         blocks: impl Iterator<Item = (IpNet, &'a NodeName)>,
@@ -43,7 +43,7 @@ impl Usage {
         }
         let blocks: Vec<(IpNet, &NodeName)> = blocks.collect();
         for (block, node) in &blocks {
-            // A ceded address is a block of its own.
+            // A ceded address is a block with one address.
             let ceded = blocks.iter().map(|(other, _)| *other);
             let ceded = ceded.filter(|other| other != block && block.contains(other));
             let taken = used.iter().copied().chain(ceded.map(|it| it.network()));
@@ -61,8 +61,8 @@ impl Usage {
         }
     }
 
-    /// Counts what `users` leave of the pool.
-    pub(crate) fn is_free_of(&mut self, pool: &Pool, users: &[&Endpoint]) {
+    /// Counts the addresses of the pool that `users` leave free.
+    pub(crate) fn count_free(&mut self, pool: &Pool, users: &[&Endpoint]) {
         let free = pool::available(pool, users.iter().flat_map(|it| it.addresses()));
         self.free = free.count();
         let used = pool::ranges(self.used.iter().copied());
@@ -81,7 +81,7 @@ impl Usage {
         }
     }
 
-    /// With Contiv's keys, and ours beside them.
+    /// Adds Contiv's keys to an Oper, and our own ones.
     pub(crate) fn show(&self, oper: &mut Value) {
         oper["numEndpoints"] = json!(self.endpoints);
         oper["allocatedAddressesCount"] = json!(self.used.len());
@@ -102,8 +102,7 @@ impl Usage {
     }
 }
 
-/// How many addresses of a network, or of a group's pool, endpoints could have, and how many they
-/// have.
+/// The assignable, used and free addresses of a network or a group's pool.
 pub(super) fn count(of: AddressCount) -> Value {
     json!({
         "assignable": of.assignable,
@@ -112,7 +111,7 @@ pub(super) fn count(of: AddressCount) -> Value {
     })
 }
 
-/// A block with how its addresses are used.
+/// A block with the use of its addresses.
 pub(super) fn block(of: &BlockUsage) -> Value {
     let mut value = json!({
         "block": of.block,
@@ -144,7 +143,7 @@ mod tests {
             ("20.1.1.0/28".parse().unwrap(), &nodes[0]),
             ("20.1.1.7/32".parse().unwrap(), &nodes[1]),
         ];
-        // It has 20.1.1.1.
+        // The endpoint has 20.1.1.1.
         let endpoint = endpoint("e1", "db");
         let usage = Usage::of(&[&endpoint], blocks.into_iter(), &pool);
         let free: Vec<u64> = usage.nodes.values().map(|share| share.free).collect();

@@ -1,56 +1,56 @@
-//! `netctl version`: this program's, the netmasters' and the bus's.
+//! `netctl version`: the versions of this program, the netmasters and the bus.
 
 use clap::Args;
 use serde_json::json;
 
+use super::flags::ListFlags;
 use crate::bus_url::BusUrl;
-use crate::cli::Listing;
 use crate::client;
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
-use crate::survey::{self, Master};
+use crate::survey::{self, Netmaster};
 
-const OURS: &str = env!("CARGO_PKG_VERSION");
+const NETCTL_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(Debug, Args)]
-#[command(after_help = "`netctl --version` asks nobody.\n\nExample:\n  netctl version -o json")]
-pub(crate) struct Options {
+#[command(after_help = "`netctl --version` needs no bus.\n\nExample:\n  netctl version -o json")]
+pub(crate) struct VersionOptions {
     #[command(flatten)]
-    listing: Listing,
+    flags: ListFlags,
 }
 
-/// What can't be asked is missing in the output, and the exit code says so.
-pub(crate) async fn run(url: &BusUrl, options: Options) -> Result<(), Failure> {
-    if options.listing.quiet {
-        return output::print(&format!("{OURS}\n"));
+/// A program that doesn't answer is missing in the output, and the exit code is 2.
+pub(crate) async fn run(url: &BusUrl, options: VersionOptions) -> Result<(), Failure> {
+    if options.flags.quiet {
+        return output::print(&format!("{NETCTL_VERSION}\n"));
     }
     let asked = async {
         let bus = client::connect(url).await?;
         let server = bus.server_info().version;
-        Ok((server, survey::masters(&bus).await?))
+        Ok((server, survey::netmasters(&bus).await?))
     };
     let (asked, failure) = match asked.await {
-        Ok((server, masters)) if masters.is_empty() => {
-            (Some((server, masters)), Some(client::nobody(url)))
+        Ok((server, netmasters)) if netmasters.is_empty() => {
+            (Some((server, netmasters)), Some(client::no_netmaster(url)))
         }
         Ok(asked) => (Some(asked), None),
         Err(failure) => (None, Some(failure)),
     };
-    output::print(&shown(asked.as_ref(), options.listing.format())?)?;
+    output::print(&shown(asked.as_ref(), options.flags.format())?)?;
     failure.map_or(Ok(()), Err)
 }
 
-fn shown(asked: Option<&(String, Vec<Master>)>, format: Format) -> Result<String, Failure> {
-    let masters = asked.map_or(&[][..], |(_, masters)| masters);
+fn shown(asked: Option<&(String, Vec<Netmaster>)>, format: Format) -> Result<String, Failure> {
+    let netmasters = asked.map_or(&[][..], |(_, netmasters)| netmasters);
     match format {
         format @ (Format::Table | Format::Wide) => {
             let mut table = Table::new(&["Program", "Name", "Version"], &[]);
             let mut row = |program: &str, name: &str, version: &str| {
                 table.row([program, name, version].map(str::to_owned).into());
             };
-            row("netctl", "", OURS);
-            for master in masters {
-                row("netmaster", &master.name, &master.version);
+            row("netctl", "", NETCTL_VERSION);
+            for netmaster in netmasters {
+                row("netmaster", &netmaster.name, &netmaster.version);
             }
             if let Some((server, _)) = asked {
                 row("nats-server", "", server);
@@ -58,12 +58,12 @@ fn shown(asked: Option<&(String, Vec<Master>)>, format: Format) -> Result<String
             Ok(table.render(format))
         }
         format => {
-            let masters = masters
+            let netmasters = netmasters
                 .iter()
                 .map(|it| json!({"name": it.name, "version": it.version}));
             let value = json!({
-                "netctl": OURS,
-                "netmasters": masters.collect::<Vec<_>>(),
+                "netctl": NETCTL_VERSION,
+                "netmasters": netmasters.collect::<Vec<_>>(),
                 "natsServer": asked.map(|(server, _)| server),
             });
             output::document(&value, format)

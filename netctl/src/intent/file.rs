@@ -1,4 +1,4 @@
-//! The intent as YAML (or JSON, which is YAML), with Contiv's keys.
+//! The intent's file: YAML (or JSON, which is YAML), with Contiv's keys.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,14 +15,14 @@ use crate::command::pool::{self, Subnet};
 use crate::command::rule;
 use crate::failure::Failure;
 
-/// Why a file is no intent: where, and what.
+/// The errors of a file, each with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unreadable {
+pub(crate) enum InvalidFile {
     #[error("{0}")]
     Syntax(String),
     #[error("{at}: {reason}")]
     Value { at: String, reason: String },
-    #[error("{0} is there twice")]
+    #[error("{0} occurs twice")]
     Twice(String),
 }
 
@@ -49,7 +49,7 @@ struct TenantItem {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NetworkItem {
     network_name: NetworkName,
-    /// As `net create --subnet` takes it.
+    /// In the form of `net create --subnet`.
     subnet: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gateway: Option<IpAddr>,
@@ -99,7 +99,7 @@ struct RuleItem {
     action: Option<Word>,
 }
 
-/// YAML takes `80` for a number.
+/// A text that YAML may read as a number, such as `80`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Word {
@@ -135,49 +135,49 @@ struct GroupItem {
     cfgd_tag: Option<String>,
 }
 
-/// A rule as `rule-add` takes it.
+/// The parser of `rule-add` for a rule's keys.
 #[derive(Debug, Parser)]
 #[command(no_binary_name = true, disable_help_flag = true)]
-struct Typed {
+struct RuleLine {
     #[command(flatten)]
-    flags: rule::Flags,
+    flags: rule::RuleFlags,
 }
 
 /// Reads a file's text.
-pub(crate) fn read(text: &str) -> Result<Intent, Unreadable> {
+pub(crate) fn read(text: &str) -> Result<Intent, InvalidFile> {
     let file: WholeFile =
-        serde_yaml_ng::from_str(text).map_err(|error| Unreadable::Syntax(error.to_string()))?;
+        serde_yaml_ng::from_str(text).map_err(|error| InvalidFile::Syntax(error.to_string()))?;
     let mut intent = Intent::default();
     for item in file.tenants {
         let name = item.tenant_name.clone();
         let tenant = tenant(item)?;
-        once(&mut intent.tenants, name.clone(), tenant, || {
+        insert_once(&mut intent.tenants, name.clone(), tenant, || {
             format!("tenant {name}")
         })?;
     }
     Ok(intent)
 }
 
-fn once<K: Ord, V>(
+fn insert_once<K: Ord, V>(
     map: &mut BTreeMap<K, V>,
     key: K,
     value: V,
     what: impl FnOnce() -> String,
-) -> Result<(), Unreadable> {
+) -> Result<(), InvalidFile> {
     match map.insert(key, value) {
         None => Ok(()),
-        Some(_) => Err(Unreadable::Twice(what())),
+        Some(_) => Err(InvalidFile::Twice(what())),
     }
 }
 
-fn tenant(item: TenantItem) -> Result<Tenant, Unreadable> {
+fn tenant(item: TenantItem) -> Result<Tenant, InvalidFile> {
     let of = item.tenant_name;
     let mut tenant = Tenant::default();
     for item in item.networks {
         let name = item.network_name.clone();
         let at = format!("network {of}:{name}");
         let network = network(item, &at)?;
-        once(&mut tenant.networks, name, network, || at)?;
+        insert_once(&mut tenant.networks, name, network, || at)?;
     }
     for item in item.policies {
         let at = format!("policy {of}:{}", item.policy_name);
@@ -186,30 +186,30 @@ fn tenant(item: TenantItem) -> Result<Tenant, Unreadable> {
             let at = format!("rule {} of {at}", item.rule_id);
             let id = RuleId::new(item.rule_id.to_string());
             let id = id.map_err(|error| value(&at, error))?;
-            once(&mut rules, id, rule(&item, &at)?, || at)?;
+            insert_once(&mut rules, id, rule(&item, &at)?, || at)?;
         }
-        once(&mut tenant.policies, item.policy_name, rules, || at)?;
+        insert_once(&mut tenant.policies, item.policy_name, rules, || at)?;
     }
     for item in item.groups {
         let name = item.group_name.clone();
         let at = format!("group {of}:{name}");
         let group = group(item, &at)?;
-        once(&mut tenant.groups, name, group, || at)?;
+        insert_once(&mut tenant.groups, name, group, || at)?;
     }
     Ok(tenant)
 }
 
-fn value(at: &str, reason: impl std::fmt::Display) -> Unreadable {
-    Unreadable::Value {
+fn value(at: &str, reason: impl std::fmt::Display) -> InvalidFile {
+    InvalidFile::Value {
         at: at.to_owned(),
         reason: reason.to_string(),
     }
 }
 
-fn network(item: NetworkItem, at: &str) -> Result<Network, Unreadable> {
+fn network(item: NetworkItem, at: &str) -> Result<Network, InvalidFile> {
     let subnet: Subnet = item.subnet.parse().map_err(|error| value(at, error))?;
     Ok(Network {
-        // As netmaster does, so that the same file compares equal.
+        // netmaster truncates too; so the same file compares equal.
         subnet: subnet.net.trunc(),
         range: subnet.range,
         gateway: item.gateway,
@@ -220,7 +220,7 @@ fn network(item: NetworkItem, at: &str) -> Result<Network, Unreadable> {
     })
 }
 
-fn group(item: GroupItem, at: &str) -> Result<Group, Unreadable> {
+fn group(item: GroupItem, at: &str) -> Result<Group, InvalidFile> {
     let pool = item.ip_pool.filter(|range| !range.is_empty());
     let pool: Option<AddressRange> = pool
         .map(|text| pool::range(&text))
@@ -237,7 +237,7 @@ fn group(item: GroupItem, at: &str) -> Result<Group, Unreadable> {
     })
 }
 
-fn rule(item: &RuleItem, at: &str) -> Result<RuleSpec, Unreadable> {
+fn rule(item: &RuleItem, at: &str) -> Result<RuleSpec, InvalidFile> {
     let flags = [
         ("direction", &item.direction),
         ("priority", &item.priority),
@@ -255,7 +255,7 @@ fn rule(item: &RuleItem, at: &str) -> Result<RuleSpec, Unreadable> {
         let word = word.as_ref()?.to_string();
         (!word.is_empty()).then(|| format!("--{flag}={word}"))
     });
-    let typed = Typed::try_parse_from(typed).map_err(|error| {
+    let typed = RuleLine::try_parse_from(typed).map_err(|error| {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         value(at, first.trim_start_matches("error: "))
@@ -263,7 +263,7 @@ fn rule(item: &RuleItem, at: &str) -> Result<RuleSpec, Unreadable> {
     typed.flags.spec().map_err(|error| value(at, error))
 }
 
-/// Writes all of it.
+/// Writes the whole intent.
 pub(crate) fn write(intent: &Intent) -> Result<String, Failure> {
     let tenants = intent.tenants.iter().map(|(name, tenant)| TenantItem {
         tenant_name: name.clone(),
@@ -282,7 +282,7 @@ pub(crate) fn write(intent: &Intent) -> Result<String, Failure> {
         tenants: tenants.collect(),
     };
     serde_yaml_ng::to_string(&file)
-        .map_err(|error| Failure::Local(format!("can't write the intent down: {error}")))
+        .map_err(|error| Failure::Local(format!("can't write the intent: {error}")))
 }
 
 fn network_item((name, network): (&NetworkName, &Network)) -> NetworkItem {

@@ -1,7 +1,6 @@
-//! The whole intent as one value: read from a file, folded from what netmaster answers, compared,
-//! written down. No I/O.
+//! The whole configuration (intent) as one value, which a file or netmaster's answers yield. No I/O.
 //!
-//! `file` is how it is written, `plan` what leads from one to another.
+//! `file` reads and writes its YAML, `plan` finds the commands that lead from one intent to another.
 
 pub(crate) mod file;
 pub(crate) mod plan;
@@ -17,7 +16,7 @@ use bus_schema::{
 };
 use ipnet::IpNet;
 
-/// What is wanted, or what is.
+/// The wanted or the current configuration of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Intent {
     pub(crate) tenants: BTreeMap<TenantName, Tenant>,
@@ -30,7 +29,7 @@ pub(crate) struct Tenant {
     pub(crate) groups: BTreeMap<GroupName, Group>,
 }
 
-/// What isn't said is left as it is, or given when it is created.
+/// A network. An absent value stays as it is, or gets its default when the network is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Network {
     pub(crate) subnet: IpNet,
@@ -45,14 +44,14 @@ pub(crate) struct Network {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) network: NetworkName,
-    /// All of them, in the order of their names.
+    /// All policies, in the order of their names.
     pub(crate) policies: Vec<PolicyName>,
     pub(crate) pool: Option<AddressRange>,
     pub(crate) docker_name: Option<String>,
 }
 
 impl Intent {
-    /// What netmaster says is.
+    /// The current intent, by netmaster's answers.
     pub(crate) fn of(
         tenants: &[TenantInfo],
         networks: &[NetworkInfo],

@@ -1,9 +1,9 @@
-//! The commands that lead from what is to what is wanted, in the order in which each finds what it
-//! needs, and so that no packet passes in between that neither state allows.
+//! The commands that lead from the current intent to the wanted one. Their order gives each command the
+//! objects that it needs, and lets no packet pass in between that neither intent allows.
 //!
-//! Tenants, networks, policies, rules, groups, and rules that name new groups; then other policies
-//! of groups, then what goes, the other way round. A rule that changes is beside its successor for
-//! a moment, under another id, so that there is always one of both.
+//! First tenants, networks, policies, rules, groups, and rules that name new groups; then the policies
+//! of existing groups; then removals in the opposite order. The new version of a rule is added under a
+//! spare id before the old one is removed, so that one of the two always exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -18,20 +18,20 @@ use bus_schema::{Command, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, 
 use super::{Group, Intent, Network, Tenant};
 use crate::command::rule;
 
-/// One command, and what to say of it; nothing: it belongs to the one before.
+/// One command with its line of text; without a text it belongs to the step before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct PlanStep {
     pub(crate) command: Command,
-    /// `+`, `-` or `~`, and what is created, removed or changed.
+    /// `+`, `-` or `~`, and the object that is created, removed or changed.
     pub(crate) text: Option<String>,
 }
 
-/// The steps, or what can't be led there and why. `prune`: what isn't wanted goes.
+/// The steps, or the differences that no command can change. `prune`: unwanted objects are removed.
 pub(crate) fn plan(
     current: &Intent,
     wanted: &Intent,
     prune: bool,
-) -> Result<Vec<Step>, Vec<String>> {
+) -> Result<Vec<PlanStep>, Vec<String>> {
     let mut plan = Plan::default();
     let nothing = Tenant::default();
     for (name, want) in &wanted.tenants {
@@ -58,7 +58,7 @@ pub(crate) fn plan(
     }
 }
 
-/// The order of it all.
+/// The phases in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Tenants,
@@ -77,21 +77,21 @@ enum Phase {
 
 #[derive(Debug, Default)]
 struct Plan {
-    steps: Vec<(Phase, Step)>,
+    steps: Vec<(Phase, PlanStep)>,
     impossible: Vec<String>,
 }
 
 impl Plan {
     fn add(&mut self, phase: Phase, command: Command, text: impl Into<Option<String>>) {
         let text = text.into();
-        self.steps.push((phase, Step { command, text }));
+        self.steps.push((phase, PlanStep { command, text }));
     }
 
     fn tenant(&mut self, of: &TenantName, have: &Tenant, want: &Tenant, prune: bool) {
         for (name, network) in &want.networks {
             match have.networks.get(name) {
                 None => self.create_network(of, name, network),
-                Some(is) => self.same_network(of, name, is, network),
+                Some(is) => self.compare_network(of, name, is, network),
             }
         }
         for (name, rules) in &want.policies {
@@ -131,36 +131,42 @@ impl Plan {
         self.add(Phase::Networks, command, text);
     }
 
-    fn same_network(&mut self, of: &TenantName, name: &NetworkName, is: &Network, want: &Network) {
+    fn compare_network(
+        &mut self,
+        of: &TenantName,
+        name: &NetworkName,
+        is: &Network,
+        want: &Network,
+    ) {
         let what = format!("network {of}:{name}");
-        self.fixed(&what, "subnet", &is.subnet, &want.subnet);
+        self.unchangeable(&what, "subnet", &is.subnet, &want.subnet);
         if is.range != want.range {
             let shown = |network: &Network| {
                 network
                     .range
                     .map_or("the whole subnet".to_owned(), |it| it.to_string())
             };
-            self.fixed(&what, "range", &shown(is), &shown(want));
+            self.unchangeable(&what, "range", &shown(is), &shown(want));
         }
-        self.fixed_if_said(&what, "gateway", is.gateway.as_ref(), want.gateway.as_ref());
-        self.fixed_if_said(&what, "pktTag", is.vni.as_ref(), want.vni.as_ref());
-        self.fixed_if_said(
+        self.unchangeable_if_given(&what, "gateway", is.gateway.as_ref(), want.gateway.as_ref());
+        self.unchangeable_if_given(&what, "pktTag", is.vni.as_ref(), want.vni.as_ref());
+        self.unchangeable_if_given(
             &what,
             "ipv6Subnet",
             is.subnet6.as_ref(),
             want.subnet6.as_ref(),
         );
-        self.fixed_if_said(
+        self.unchangeable_if_given(
             &what,
             "ipv6Gateway",
             is.gateway6.as_ref(),
             want.gateway6.as_ref(),
         );
         let (is, want) = (is.docker_name.as_ref(), want.docker_name.as_ref());
-        self.fixed_if_said(&what, "cfgdTag", is, want);
+        self.unchangeable_if_given(&what, "cfgdTag", is, want);
     }
 
-    fn fixed<T: PartialEq + Display>(&mut self, what: &str, key: &str, is: &T, want: &T) {
+    fn unchangeable<T: PartialEq + Display>(&mut self, what: &str, key: &str, is: &T, want: &T) {
         if is != want {
             self.impossible.push(format!(
                 "{what} has {key} {is}, which can't become {want}: remove it first, or write {is}"
@@ -168,7 +174,7 @@ impl Plan {
         }
     }
 
-    fn fixed_if_said<T: PartialEq + Display>(
+    fn unchangeable_if_given<T: PartialEq + Display>(
         &mut self,
         what: &str,
         key: &str,
@@ -177,7 +183,7 @@ impl Plan {
     ) {
         match (is, want) {
             (_, None) => {}
-            (Some(is), Some(want)) => self.fixed(what, key, is, want),
+            (Some(is), Some(want)) => self.unchangeable(what, key, is, want),
             (None, Some(want)) => self.impossible.push(format!(
                 "{what} has no {key}, which can't become {want}: remove it first, or leave {key} out"
             )),
@@ -192,7 +198,7 @@ impl Plan {
         tenant: &Tenant,
     ) {
         for (id, spec) in want {
-            // A rule can't name a group that isn't there yet.
+            // A rule can't name a group before it exists.
             let phase = match &spec.peer {
                 Some(Peer::Group { group }) if !tenant.groups.contains_key(group) => {
                     Phase::RulesOfNewGroups
@@ -202,13 +208,13 @@ impl Plan {
             let at = format!("rule {of}:{policy}:{id}");
             match have.get(id) {
                 None => {
-                    let text = format!("+ {at}: {}", rule::say(spec));
+                    let text = format!("+ {at}: {}", rule::line(spec));
                     self.add(phase, add(of, policy, id, spec), text);
                 }
                 Some(is) if is == spec => {}
                 Some(is) => {
                     let spare = spare(id, have, want);
-                    let text = format!("~ {at}: {} (was {})", rule::say(spec), rule::say(is));
+                    let text = format!("~ {at}: {} (was {})", rule::line(spec), rule::line(is));
                     self.add(phase, add(of, policy, &spare, spec), text);
                     self.add(phase, remove(of, policy, id), None);
                     self.add(phase, add(of, policy, id, spec), None);
@@ -218,7 +224,7 @@ impl Plan {
         }
         for (id, spec) in have {
             if !want.contains_key(id) {
-                let text = format!("- rule {of}:{policy}:{id}: {}", rule::say(spec));
+                let text = format!("- rule {of}:{policy}:{id}: {}", rule::line(spec));
                 self.add(Phase::RuleRemovals, remove(of, policy, id), text);
             }
         }
@@ -243,10 +249,10 @@ impl Plan {
 
     fn update_group(&mut self, of: &TenantName, name: &GroupName, is: &Group, want: &Group) {
         let what = format!("group {of}:{name}");
-        self.fixed(&what, "networkName", &is.network, &want.network);
-        self.fixed_if_said(&what, "ipPool", is.pool.as_ref(), want.pool.as_ref());
+        self.unchangeable(&what, "networkName", &is.network, &want.network);
+        self.unchangeable_if_given(&what, "ipPool", is.pool.as_ref(), want.pool.as_ref());
         let tags = (is.docker_name.as_ref(), want.docker_name.as_ref());
-        self.fixed_if_said(&what, "cfgdTag", tags.0, tags.1);
+        self.unchangeable_if_given(&what, "cfgdTag", tags.0, tags.1);
         if is.policies == want.policies {
             return;
         }
@@ -278,7 +284,7 @@ impl Plan {
         }
         let policies = have.policies.iter();
         for (name, rules) in policies.filter(|(it, _)| !want.policies.contains_key(it)) {
-            // A rule that names a group would keep the group.
+            // A rule that names a group would prevent its removal.
             for (id, spec) in rules {
                 if matches!(spec.peer, Some(Peer::Group { .. })) {
                     self.add(Phase::RuleRemovals, remove(of, name, id), None);
@@ -310,7 +316,7 @@ impl Plan {
         }
     }
 
-    /// The tenant `default` is always there.
+    /// Removes a tenant, except `default`, which always exists.
     fn remove_tenant(&mut self, name: &TenantName) {
         if *name == TenantName::default_tenant() {
             return;

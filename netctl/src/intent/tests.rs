@@ -8,7 +8,7 @@ use bus_schema::{Command, RuleId, TenantName};
 use serde_json::{Value, json};
 
 use super::file::{read, write};
-use super::plan::{Step, plan};
+use super::plan::{PlanStep, plan};
 use super::{Group, Intent, Network};
 
 const QUICK_START: &str = r#"
@@ -33,7 +33,7 @@ tenants:
 - tenantName: blue
 "#;
 
-fn texts(steps: &[Step]) -> Vec<&str> {
+fn texts(steps: &[PlanStep]) -> Vec<&str> {
     steps.iter().filter_map(|it| it.text.as_deref()).collect()
 }
 
@@ -183,11 +183,11 @@ fn what_is_wrong_in_a_file_is_named_with_its_place() {
         ("tenants: [{tenantName: a, netwrks: []}]", "netwrks"),
         (
             "tenants: [{tenantName: a}, {tenantName: a}]",
-            "tenant a is there twice",
+            "tenant a occurs twice",
         ),
         (
             "tenants: [{tenantName: a, networks: [{networkName: n, subnet: 10.0.0.0}]}]",
-            "network a:n: the length of the prefix is missing",
+            "network a:n: the prefix length is missing",
         ),
         (
             "tenants: [{tenantName: a, policies: [{policyName: p, rules: [{ruleId: 1, port: 80}]}]}]",

@@ -1,25 +1,25 @@
-//! Contexts: which bus is meant, and that its token stays secret.
+//! Contexts choose the bus, and its token stays secret.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::{Ran, command, netctl_at_home, nowhere};
 
-/// Without a bus in the environment.
+/// Runs netctl without a bus in the environment.
 fn run(home: &Path, typed: &str) -> Ran {
     netctl_at_home(home, "", typed)
 }
 
-/// Where a command looked for the bus that isn't there.
+/// Checks that a command tried to reach the bus, which doesn't run, at `address`.
 #[track_caller]
-fn looks_at(ran: &Ran, address: &str) {
+fn tries(ran: &Ran, address: &str) {
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.err.contains(address), "{address}: {ran:?}");
     assert!(!ran.err.contains("t0ken"), "{ran:?}");
 }
 
 #[test]
-fn a_context_names_the_bus_unless_something_nearer_does() {
+fn context_chooses_the_bus_unless_flag_or_variable_does() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
     let addresses = [nowhere(), nowhere(), nowhere()];
@@ -28,12 +28,12 @@ fn a_context_names_the_bus_unless_something_nearer_does() {
         let added = run(home, &format!("context add {name} {url}"));
         assert_eq!(added.out, "current context: one\n", "{added:?}");
     }
-    looks_at(&run(home, "net ls"), one);
-    looks_at(&run(home, "net ls --context two"), two);
-    looks_at(&netctl_at_home(home, &addresses[2], "net ls"), three);
+    tries(&run(home, "net ls"), one);
+    tries(&run(home, "net ls --context two"), two);
+    tries(&netctl_at_home(home, &addresses[2], "net ls"), three);
     assert_eq!(run(home, "context use two").out, "current context: two\n");
-    looks_at(&run(home, "net ls"), two);
-    looks_at(
+    tries(&run(home, "net ls"), two);
+    tries(
         &run(home, &format!("net ls --netmaster {}", addresses[0])),
         one,
     );
@@ -52,7 +52,7 @@ fn a_context_names_the_bus_unless_something_nearer_does() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused() {
+fn unknown_context_and_broken_file_are_usage_errors() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
     for typed in [
@@ -76,7 +76,7 @@ fn what_cannot_be_meant_is_refused() {
 }
 
 #[test]
-fn there_is_a_page_for_each_verb() {
+fn man_writes_a_page_for_each_verb() {
     let home = tempfile::tempdir().unwrap();
     let pages = home.path().join("man1");
     let typed = format!("man {}", pages.display());

@@ -1,4 +1,4 @@
-//! `netctl events` on streams as `netmaster init` makes them.
+//! `netctl events` on streams like those of `netmaster init`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
@@ -109,19 +109,19 @@ async fn world() -> (Bus, jetstream::Context) {
     (bus, context)
 }
 
-/// Waits until HISTORY has got that far; it follows with a delay.
+/// Waits until HISTORY has this many messages; it follows with a delay.
 async fn history(context: &jetstream::Context, messages: u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut stream = context.get_stream(subject::HISTORY).await.unwrap();
     while stream.info().await.unwrap().state.messages < messages {
         assert!(Instant::now() < deadline, "HISTORY doesn't follow");
-        #[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+        #[expect(clippy::disallowed_methods, reason = "the pause between two polls")]
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happened_is_listed_whoever_wrote_it() {
+async fn events_of_any_writer_are_listed() {
     let (bus, context) = world().await;
     let erupted = json!({ "type": "volcano-erupted", "height": 3 });
     let intent = "contiv.log.blue.intent.volcano.etna";
@@ -207,7 +207,7 @@ impl Drop for Follower {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn following_misses_and_repeats_nothing() {
+async fn follow_misses_and_repeats_nothing() {
     let (mut bus, context) = world().await;
     let mut cable = Cable::new(&bus).await;
     endpoint(&context, "web", 4).await;
@@ -221,14 +221,15 @@ async fn following_misses_and_repeats_nothing() {
     endpoint(&context, "db", 6).await;
     follower.expect("db");
 
-    // Nobody but a stream speaks for the log, and nobody can stop the tail.
-    let liar = bus.client().await;
-    liar.publish("contiv.events.log.blue", "lies".into())
+    // A message that no stream republished is marked as such, and doesn't stop the output.
+    let forger = bus.client().await;
+    forger
+        .publish("contiv.events.log.blue", "lies".into())
         .await
         .unwrap();
     follower.expect("no stream republished");
 
-    // What happens while it is away comes later, once.
+    // Events during the disconnection are printed later, once.
     cable.cut().await;
     tenant(&context, "missed").await;
     endpoint(&context, "cache", 8).await;

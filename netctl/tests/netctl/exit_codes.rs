@@ -1,4 +1,4 @@
-//! What scripts rely on: exit codes and messages, whoever is or isn't there.
+//! Exit codes and messages that scripts rely on, with and without a bus or a netmaster.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use bus_schema::{
 use futures::StreamExt;
 
 #[test]
-fn usage_errors_end_with_64_and_need_no_bus() {
+fn usage_errors_exit_with_64_and_need_no_bus() {
     let nowhere = nowhere();
     for typed in [
         "net create n --subnet=10.1.1.0/33",
@@ -40,7 +40,7 @@ fn usage_errors_end_with_64_and_need_no_bus() {
     let version = netctl(&nowhere, "version -o json");
     assert_eq!(version.code, 2, "{version:?}");
     assert!(version.out.contains("netctl"), "{version:?}");
-    // What the environment gives isn't shown as missing, and what is missing is shown.
+    // The error text names missing flags, but not --netmaster, whose value the environment gives.
     let create = netctl(&nowhere, "net create n");
     assert!(create.err.contains("--subnet <SUBNET>"), "{create:?}");
     assert!(!create.err.contains("--netmaster"), "{create:?}");
@@ -50,7 +50,7 @@ fn usage_errors_end_with_64_and_need_no_bus() {
         "{typed:?}"
     );
     let profile = netctl(&nowhere, "netprofile ls");
-    assert!(profile.err.contains("isn't there yet"), "{profile:?}");
+    assert!(profile.err.contains("isn't supported"), "{profile:?}");
     for typed in ["--help", "-version", "net create -help"] {
         assert_eq!(netctl(&nowhere, typed).code, 0, "{typed}");
     }
@@ -59,7 +59,7 @@ fn usage_errors_end_with_64_and_need_no_bus() {
 }
 
 #[test]
-fn nobody_there_ends_with_2_within_two_seconds() {
+fn missing_bus_or_netmaster_exits_with_2_within_two_seconds() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("nats://t0ken@{}", silent.local_addr().unwrap());
     let bus = Bus::start();
@@ -90,7 +90,7 @@ fn nobody_there_ends_with_2_within_two_seconds() {
     assert!(events.err.contains("netmaster init"), "{events:?}");
 }
 
-/// Stands in for netmaster; `reply` answers a command, none leaves it waiting.
+/// Plays netmaster. `reply` answers a command; `None` leaves it without an answer.
 async fn serve(bus: &Bus, reply: fn(Request<Command>) -> Option<Vec<u8>>) {
     let client = bus.client().await;
     let mut asked = client.subscribe("contiv.api.v1.>").await.unwrap();
@@ -128,7 +128,7 @@ fn answer(request: &Request<Query>) -> Answer {
                 silent: vec!["n3".parse().unwrap()],
             },
         },
-        // What was asked for comes back as who has it.
+        // The reason contains the revision that the request requires.
         _ => Answer::Behind {
             revision: Revision(1),
             reason: format!("saw {}", request.seen),
@@ -137,7 +137,7 @@ fn answer(request: &Request<Query>) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_ends_with_1_and_says_what_to_do() {
+async fn rejection_exits_with_1_and_has_the_remedy() {
     let bus = Bus::start();
     serve(&bus, |request| {
         let rejection = Rejection::TenantUnknown {
@@ -170,7 +170,7 @@ async fn a_rejection_ends_with_1_and_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn laggards_are_a_warning_of_create() {
+async fn create_warns_of_lagging_nodes() {
     let bus = Bus::start();
     serve(&bus, |_| {
         Some(codec::to_bytes(&Reply::Accepted {
@@ -190,10 +190,10 @@ async fn laggards_are_a_warning_of_create() {
     let ran = netctl_at_home(home.path(), &bus.url, &format!("{create} --no-wait"));
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
 
-    // The next command doesn't read what is older.
+    // The next command reads no older state.
     let behind = netctl_at_home(home.path(), &bus.url, "tenant ls");
     assert!(behind.err.contains("saw 9"), "{behind:?}");
-    // And a torn file of what was seen harms nothing.
+    // A torn file of seen revisions is harmless.
     let state = home.path().join(".local/state/contiv/seen.json");
     std::fs::write(&state, b"{\"00").unwrap();
     let ran = netctl_at_home(home.path(), &bus.url, "cluster info");
@@ -201,7 +201,7 @@ async fn laggards_are_a_warning_of_create() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_outcome_ends_with_3_and_the_id_to_try_again() {
+async fn unknown_outcome_exits_with_3_and_the_id_to_retry() {
     let bus = Bus::start();
     serve(&bus, |request| {
         Some(match request.body {

@@ -1,4 +1,4 @@
-//! The real `netctl` as scripts use it, against a real nats-server.
+//! The real `netctl`, used as scripts do, with a real nats-server.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

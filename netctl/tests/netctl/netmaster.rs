@@ -1,4 +1,4 @@
-//! `netctl` with a real netmaster, as the quick start and operators use it.
+//! `netctl` with a real netmaster: the quick start and the work of operators.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -38,7 +38,7 @@ impl Cluster {
         netctl_at_home(self.home.path(), &self.bus.url, typed)
     }
 
-    /// What is printed by what must succeed.
+    /// Runs a command that must succeed, and returns its output.
     #[track_caller]
     fn done(&self, typed: &str) -> String {
         let ran = self.run(typed);
@@ -77,7 +77,7 @@ const QUICK_START: &str =
     "net create contiv-net -subnet=20.1.1.0/24 -gateway=20.1.1.254 -pkt-tag=1001";
 
 #[test]
-fn the_quick_start_is_typed_as_in_contiv() {
+fn quick_start_is_typed_as_in_contiv() {
     let cluster = Cluster::start();
     let created = cluster.done(QUICK_START);
     assert!(created.starts_with("Creating network default:contiv-net\n"));
@@ -105,7 +105,7 @@ fn the_quick_start_is_typed_as_in_contiv() {
 }
 
 #[test]
-fn status_and_version_name_what_runs() {
+fn status_and_version_name_the_running_programs() {
     let cluster = Cluster::start();
     cluster.done(QUICK_START);
     let status: Value = serde_json::from_str(&cluster.done("status -o json")).unwrap();
@@ -137,7 +137,7 @@ tenants:
 "#;
 
 #[test]
-fn a_whole_intent_is_applied_compared_exported_and_pruned() {
+fn whole_intent_is_applied_compared_exported_and_pruned() {
     let cluster = Cluster::start();
     let file = cluster.home.path().join("intent.yaml");
     let write = |text: &str| std::fs::write(&file, text).unwrap();
@@ -159,7 +159,7 @@ fn a_whole_intent_is_applied_compared_exported_and_pruned() {
     let rules = cluster.done("policy rule-ls prod_web");
     assert!(rules.contains("lb"), "{rules}");
 
-    // What was exported is the same, down to what wasn't said.
+    // An export is equal to the state, including the defaults.
     let exported = cluster.done("export");
     write(&exported);
     assert_eq!(cluster.done(&with("diff --prune")), "");
@@ -191,7 +191,7 @@ fn a_whole_intent_is_applied_compared_exported_and_pruned() {
     assert_eq!(cluster.run(&with("apply --prune")).code, 64);
 }
 
-/// What a shell offers behind `line`.
+/// The completions of `line` in bash.
 fn offered(cluster: &Cluster, line: &str) -> Vec<String> {
     let words: Vec<&str> = line.split(' ').collect();
     let output = crate::support::command(cluster.home.path(), &cluster.bus.url, "--")
@@ -206,7 +206,7 @@ fn offered(cluster: &Cluster, line: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_shell_offers_the_names_that_there_are() {
+fn completion_offers_existing_names() {
     let cluster = Cluster::start();
     cluster.done(QUICK_START);
     cluster.done("net create back -s 10.1.1.0/24");
@@ -232,7 +232,7 @@ fn a_shell_offers_the_names_that_there_are() {
 }
 
 #[test]
-fn what_is_refused_says_what_to_do() {
+fn rejections_have_their_remedy() {
     let cluster = Cluster::start();
     cluster.done(QUICK_START);
     for (typed, says) in [
@@ -279,7 +279,7 @@ fn tenants_have_networks_of_the_same_name_and_subnet() {
 }
 
 #[test]
-fn a_wait_ends_in_its_time_also_for_what_never_comes() {
+fn wait_for_a_future_revision_ends_at_its_timeout() {
     let cluster = Cluster::start();
     let ran = cluster.run("wait --revision 99 --timeout 1s");
     assert_eq!(ran.code, 1, "{ran:?}");
@@ -287,7 +287,7 @@ fn a_wait_ends_in_its_time_also_for_what_never_comes() {
 }
 
 #[test]
-fn the_same_id_again_is_done_once() {
+fn repeated_command_with_the_same_id_takes_effect_once() {
     let cluster = Cluster::start();
     let id = "0191f0a0-0000-7000-8000-000000000001";
     let first = cluster.done(&format!("tenant create blue --command-id {id}"));

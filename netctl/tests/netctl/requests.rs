@@ -1,4 +1,4 @@
-//! What netctl asks of netmaster, and how often: a netmaster that the test plays.
+//! The requests of netctl and their number; the test plays netmaster.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,19 +12,19 @@ use serde_json::Value;
 
 use crate::support::{Bus, netctl, netctl_at_home};
 
-/// Noun and verb of a request, its id, what it has seen, and whether it wants a proof.
+/// A request: noun and verb, id, seen revision, and whether it requires a proof of the log's end.
 #[derive(Debug, Clone, PartialEq)]
-struct Asked {
+struct ReceivedRequest {
     verb: String,
     id: CommandId,
     seen: u64,
     linearizable: bool,
 }
 
-type All = Arc<Mutex<Vec<Asked>>>;
+type All = Arc<Mutex<Vec<ReceivedRequest>>>;
 
-/// Answers what `answer` has an answer for, given all requests until then, this one last.
-async fn serve(bus: &Bus, answer: fn(&[Asked]) -> Option<Vec<u8>>) -> All {
+/// Answers each request by `answer`, which gets all requests so far; `None` sends no answer.
+async fn serve(bus: &Bus, answer: fn(&[ReceivedRequest]) -> Option<Vec<u8>>) -> All {
     let client = bus.client().await;
     let mut requests = client.subscribe("contiv.api.v1.>").await.unwrap();
     client.flush().await.unwrap();
@@ -35,7 +35,7 @@ async fn serve(bus: &Bus, answer: fn(&[Asked]) -> Option<Vec<u8>>) -> All {
             let request: Request<Value> = codec::from_bytes(&message.payload).unwrap();
             let bytes = {
                 let mut heard = heard.lock().unwrap();
-                heard.push(Asked {
+                heard.push(ReceivedRequest {
                     verb: message.subject.replace("contiv.api.v1.", ""),
                     id: request.id,
                     seen: request.seen.0,
@@ -77,14 +77,14 @@ fn nodes(revision: u64) -> Vec<u8> {
     })
 }
 
-/// All that were asked for this.
-fn of(all: &All, verb: &str) -> Vec<Asked> {
+/// The requests with this noun and verb.
+fn of(all: &All, verb: &str) -> Vec<ReceivedRequest> {
     let all = all.lock().unwrap();
     all.iter().filter(|it| it.verb == verb).cloned().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_without_an_answer_is_sent_again_with_its_id() {
+async fn request_without_an_answer_is_sent_again_with_its_id() {
     let bus = Bus::start();
     let all = serve(&bus, |all| {
         let last = all.last()?;
@@ -104,12 +104,12 @@ async fn a_request_without_an_answer_is_sent_again_with_its_id() {
     assert_eq!(create.code, 0, "{create:?}");
     let sent = of(&all, "tenant.create");
     assert_eq!(sent.len(), 2, "{sent:?}");
-    assert_eq!(sent[0].id, sent[1].id, "so it happens once");
+    assert_eq!(sent[0].id, sent[1].id, "so it takes effect once");
     assert!(create.took < Duration::from_secs(5), "{create:?}");
 }
 
-/// The log ends at 3; a former answer said 9.
-fn shorter(all: &[Asked]) -> Option<Vec<u8>> {
+/// Answers like a netmaster whose log ends at 3, after an earlier answer with revision 9.
+fn shorter(all: &[ReceivedRequest]) -> Option<Vec<u8>> {
     let last = all.last()?;
     let rejection = Rejection::LogShorter {
         end: Revision(3),
@@ -131,14 +131,14 @@ fn shorter(all: &[Asked]) -> Option<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shorter_log_is_a_warning_and_netctl_goes_on() {
+async fn shorter_log_is_a_warning_and_netctl_continues() {
     let bus = Bus::start();
     let all = serve(&bus, shorter).await;
     let home = tempfile::tempdir().unwrap();
     let run = |typed: &str| netctl_at_home(home.path(), &bus.url, typed);
     let warning = "warning: the log ends at revision 3, but revision 9 was seen of it";
 
-    // A revision as high as a forged or a lost answer's.
+    // A revision as high as that of a forged or a lost answer.
     assert_eq!(run("tenant rm blue").code, 0);
     let create = run("tenant create blue");
     assert_eq!(create.code, 0, "{create:?}");
@@ -147,7 +147,7 @@ async fn a_shorter_log_is_a_warning_and_netctl_goes_on() {
     assert_eq!((sent[0].seen, sent[1].seen), (9, 3));
     assert_eq!(sent[0].id, sent[1].id);
 
-    // It is remembered.
+    // The lower revision is remembered.
     let again = run("tenant create red");
     assert_eq!((again.code, again.err.as_str()), (0, ""), "{again:?}");
     assert_eq!(of(&all, "tenant.create")[2].seen, 4);
@@ -176,7 +176,7 @@ async fn commands_that_show_or_repair_a_cluster_wait_for_no_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_asks_for_a_proof_when_told_to() {
+async fn linearizable_flag_requires_a_proof_of_the_logs_end() {
     let bus = Bus::start();
     let all = serve(&bus, shorter).await;
     for (typed, proof) in [
@@ -192,7 +192,7 @@ async fn a_read_asks_for_a_proof_when_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_shows_the_revision_that_it_rests_on() {
+async fn rejection_shows_the_revision_that_it_rests_on() {
     let bus = Bus::start();
     serve(&bus, |all| {
         let rejection = Rejection::TenantUnknown {

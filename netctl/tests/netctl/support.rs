@@ -1,4 +1,4 @@
-//! A real nats-server and the real `netctl`, with a state folder of its own.
+//! A real nats-server, and the real `netctl` with a state folder of its own.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ impl Bus {
         bus
     }
 
-    /// Ends the server as a power cut would.
+    /// Kills the server, as a power cut would.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Starts it again with the same port and store.
+    /// Starts the server again with the same port and store.
     pub(crate) fn restart(&mut self) {
         let (_, port) = self.url.rsplit_once(':').unwrap();
         self.process = spawn(self.dir.path(), port);
@@ -53,7 +53,7 @@ impl Bus {
                 return url.replace("nats://", "nats://t0ken@");
             }
             assert!(Instant::now() < deadline, "nats-server doesn't listen");
-            #[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+            #[expect(clippy::disallowed_methods, reason = "the pause between two polls")]
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -107,7 +107,7 @@ fn server() -> PathBuf {
     path
 }
 
-/// `netctl` against `url`; `typed` is split at spaces.
+/// Runs `netctl` with the bus at `url`; `typed` is split at spaces.
 pub(crate) fn netctl(url: &str, typed: &str) -> Ran {
     let home = tempfile::tempdir().unwrap();
     netctl_at_home(home.path(), url, typed)
@@ -130,7 +130,7 @@ pub(crate) fn command(home: &Path, url: &str, typed: &str) -> Command {
     command
 }
 
-/// How it ended.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -150,7 +150,7 @@ impl Ran {
     }
 }
 
-/// A way to the bus that can be cut while the bus goes on.
+/// A TCP proxy to the bus, which can be cut while the bus runs.
 #[derive(Debug)]
 pub(crate) struct Cable {
     pub(crate) url: String,
@@ -190,7 +190,7 @@ impl Cable {
         }));
     }
 
-    /// Nothing goes through any more when this returns.
+    /// Cuts the connections; when this returns, no data passes.
     pub(crate) async fn cut(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
@@ -199,7 +199,7 @@ impl Cable {
     }
 }
 
-/// An address where nobody listens.
+/// The URL of a port without a listener.
 pub(crate) fn nowhere() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("nats://t0ken@{}", listener.local_addr().unwrap())

@@ -1,9 +1,9 @@
-//! Networks and groups' pools of which less than a tenth of the addresses is free.
+//! Networks and groups' pools with less than a tenth of their addresses free.
 
 use bus_schema::node::Grade;
 use bus_schema::query::{AddressCount, GroupInfo, NetworkInfo};
 
-use super::judge::{Complaint, said};
+use super::check::{CheckResult, result};
 use crate::client::Session;
 use crate::command::{group, network};
 use crate::failure::Failure;
@@ -13,12 +13,12 @@ use crate::failure::Failure;
 pub(super) struct Pool {
     of: String,
     count: AddressCount,
-    /// What to do when they run out.
+    /// The remedy when they run out.
     remedy: &'static str,
 }
 
 impl Pool {
-    /// `None`: it is being removed, or an older netmaster doesn't count.
+    /// `None`: the network is being removed, or the netmaster is older and doesn't count addresses.
     pub(super) fn of_network(info: &NetworkInfo) -> Option<Self> {
         Some(Self {
             of: format!("network {}/{}", info.spec.tenant, info.spec.name),
@@ -27,7 +27,7 @@ impl Pool {
         })
     }
 
-    /// `None`: as for networks, or it has no pool of its own.
+    /// `None`: as for networks, or the group has no pool of its own.
     pub(super) fn of_group(info: &GroupInfo) -> Option<Self> {
         Some(Self {
             of: format!("group {}/{}", info.spec.tenant, info.spec.name),
@@ -36,20 +36,20 @@ impl Pool {
         })
     }
 
-    fn complaint(&self) -> Option<Complaint> {
+    fn warning(&self) -> Option<CheckResult> {
         let AddressCount { assignable, in_use } = self.count;
         let free = assignable.saturating_sub(in_use);
         let remedy = self.remedy;
         let text = match free {
             0 => format!(
-                "no container starts in it, none of its {assignable} addresses is free: {remedy}"
+                "none of its {assignable} addresses is free, so no container can start in it: {remedy}"
             ),
             free => format!(
-                "{free} of {assignable} addresses are free, when none is left no container starts in it: {remedy}"
+                "{free} of {assignable} addresses are free; when none is left, no container can start in it: {remedy}"
             ),
         };
         let is_low = free.saturating_mul(10) < assignable;
-        is_low.then(|| said(Grade::Warning, &self.of, text))
+        is_low.then(|| result(Grade::Warning, &self.of, text))
     }
 }
 
@@ -62,18 +62,18 @@ pub(super) async fn ask(session: &mut Session) -> Result<Vec<Pool>, Failure> {
     Ok(networks.chain(groups).collect())
 }
 
-pub(super) fn judge(pools: &Result<Vec<Pool>, String>) -> Vec<Complaint> {
+pub(super) fn judge(pools: &Result<Vec<Pool>, String>) -> Vec<CheckResult> {
     let of = "addresses";
     let pools = match pools {
         Ok(pools) => pools,
-        Err(why) => return vec![said(Grade::Unknown, of, why)],
+        Err(why) => return vec![result(Grade::Unknown, of, why)],
     };
-    let low: Vec<Complaint> = pools.iter().filter_map(Pool::complaint).collect();
+    let low: Vec<CheckResult> = pools.iter().filter_map(Pool::warning).collect();
     match low.is_empty() {
-        true => vec![said(
+        true => vec![result(
             Grade::Fine,
             of,
-            "every network has a tenth of its addresses free",
+            "every network has at least a tenth of its addresses free",
         )],
         false => low,
     }
@@ -101,21 +101,21 @@ mod tests {
             (1, 1, Grade::Warning),
             (0, 0, Grade::Fine),
         ] {
-            let complaint = &judge(&of(assignable, in_use))[0];
-            assert_eq!(complaint.grade, expected, "{in_use} of {assignable}");
+            let warning = &judge(&of(assignable, in_use))[0];
+            assert_eq!(warning.grade, expected, "{in_use} of {assignable}");
         }
-        let complaint = &judge(&of(253, 240))[0];
-        assert_eq!(complaint.of, "network default/web");
+        let warning = &judge(&of(253, 240))[0];
+        assert_eq!(warning.of, "network default/web");
         let says = "13 of 253 addresses are free";
-        assert!(complaint.text.starts_with(says), "{complaint:?}");
-        assert!(complaint.text.ends_with("remove endpoints"));
+        assert!(warning.text.starts_with(says), "{warning:?}");
+        assert!(warning.text.ends_with("remove endpoints"));
     }
 
     #[test]
-    fn addresses_that_nobody_could_be_asked_for_are_unknown() {
-        let complaint = &judge(&Err("away".to_owned()))[0];
+    fn addresses_are_unknown_without_netmaster() {
+        let warning = &judge(&Err("away".to_owned()))[0];
         assert_eq!(
-            (complaint.grade, complaint.text.as_str()),
+            (warning.grade, warning.text.as_str()),
             (Grade::Unknown, "away")
         );
     }

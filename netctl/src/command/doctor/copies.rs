@@ -1,4 +1,4 @@
-//! What each server's own copy of the log holds, by its monitoring page.
+//! The copies of the log on all servers, read from their monitoring pages.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,35 +9,35 @@ use serde_json::Value;
 use super::monitor::pages;
 use crate::bus_url::BusUrl;
 
-const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What each server's copy of the log holds, looked at twice: between the two looks the log may grow.
+/// Each server's copy of the log, polled twice, since the log may grow between two polls of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Copies {
-    pub(super) earlier: BTreeMap<String, Copy>,
-    pub(super) later: BTreeMap<String, Copy>,
-    /// Hosts of servers that show no page; none where there is one server.
+pub(super) struct LogCopies {
+    pub(super) earlier: BTreeMap<String, LogCopy>,
+    pub(super) later: BTreeMap<String, LogCopy>,
+    /// The hosts of servers without a monitoring page; empty where there is only one server.
     pub(super) closed: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Copy {
+pub(super) struct LogCopy {
     pub(super) messages: u64,
     pub(super) last: u64,
 }
 
-impl Copies {
-    /// The hosts whose copies lack something, and what.
+impl LogCopies {
+    /// The hosts with an incomplete copy, each with the difference.
     pub(super) fn short(&self) -> Vec<(&str, String)> {
         let most = self.earlier.values().map(|it| it.messages).max();
         let most = most.unwrap_or_default();
-        // A server that was just started copies what it lacks.
-        let grew = |host: &String, copy: &Copy| {
+        // A server that has just started is still copying.
+        let grew = |host: &String, copy: &LogCopy| {
             let before = self.earlier.get(host);
             before.is_none_or(|before| before.messages < copy.messages)
         };
         let short = self.later.iter().filter_map(|(host, copy)| {
-            let Copy { messages, last } = *copy;
+            let LogCopy { messages, last } = *copy;
             let why = match messages {
                 _ if grew(host, copy) => return None,
                 _ if messages < last => format!("its copy holds {messages} of {last} messages"),
@@ -52,15 +52,15 @@ impl Copies {
     }
 }
 
-/// Asks each server of the address, twice.
-pub(super) async fn copies(url: &BusUrl) -> Copies {
-    let earlier = look(url).await;
+/// Polls each server of the address twice.
+pub(super) async fn copies(url: &BusUrl) -> LogCopies {
+    let earlier = poll(url).await;
     if earlier.len() > 1 {
         pause().await;
     }
-    let mut found = Copies {
+    let mut found = LogCopies {
         earlier,
-        later: look(url).await,
+        later: poll(url).await,
         closed: Vec::new(),
     };
     let hosts = url.servers.iter().map(|server| server.host().to_owned());
@@ -72,14 +72,14 @@ pub(super) async fn copies(url: &BusUrl) -> Copies {
     found
 }
 
-/// A server that is late by a moment has caught up then.
-#[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+/// Waits until a server that is slightly behind has caught up.
+#[expect(clippy::disallowed_methods, reason = "the pause between two polls")]
 async fn pause() {
-    tokio::time::sleep(BETWEEN_LOOKS).await;
+    tokio::time::sleep(POLL_INTERVAL).await;
 }
 
-/// Of the servers of the address alone: this machine may run one of another cluster.
-async fn look(url: &BusUrl) -> BTreeMap<String, Copy> {
+/// Polls the servers of the address only; this machine may run a server of another cluster.
+async fn poll(url: &BusUrl) -> BTreeMap<String, LogCopy> {
     let ours = |host: &str| url.servers.iter().any(|server| server.host() == host);
     let pages = pages(url, "/jsz?streams=1").await.into_iter();
     let pages = pages.filter(|(host, _)| ours(host));
@@ -87,14 +87,14 @@ async fn look(url: &BusUrl) -> BTreeMap<String, Copy> {
     copies.collect()
 }
 
-fn copy(answer: &str) -> Option<Copy> {
+fn copy(answer: &str) -> Option<LogCopy> {
     let page: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
     let accounts = page["account_details"].as_array()?;
     let streams = accounts
         .iter()
         .filter_map(|it| it["stream_detail"].as_array());
     let log = streams.flatten().find(|it| it["name"] == subject::LOG)?;
-    Some(Copy {
+    Some(LogCopy {
         messages: log["state"]["messages"].as_u64()?,
         last: log["state"]["last_seq"].as_u64()?,
     })
@@ -102,10 +102,10 @@ fn copy(answer: &str) -> Option<Copy> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Copies, Copy, copy};
+    use super::{LogCopies, LogCopy, copy};
 
     #[test]
-    fn copies_with_holes_and_shorter_ones_are_named() {
+    fn copies_with_holes_or_fewer_messages_are_named() {
         let page = |messages: u64, last: u64| {
             let state =
                 format!(r#"{{"messages": {messages}, "first_seq": 1, "last_seq": {last}}}"#);
@@ -117,7 +117,7 @@ mod tests {
         };
         assert_eq!(
             page(40, 40),
-            Some(Copy {
+            Some(LogCopy {
                 messages: 40,
                 last: 40
             })
@@ -128,12 +128,12 @@ mod tests {
                 .filter_map(|(host, (messages, last))| Some((host, page(messages, last)?)))
                 .collect::<std::collections::BTreeMap<_, _>>()
         };
-        let copies = |earlier, later| Copies {
+        let copies = |earlier, later| LogCopies {
             earlier: of(earlier),
             later: of(later),
             closed: vec![],
         };
-        // Something was appended between the looks.
+        // Messages were appended between the polls.
         let sound = copies([(40, 40); 3], [(40, 40), (41, 41), (42, 42)]);
         assert!(sound.short().is_empty(), "{sound:?}");
         let damaged = copies(
@@ -142,7 +142,7 @@ mod tests {
         );
         let hosts: Vec<&str> = damaged.short().into_iter().map(|(host, _)| host).collect();
         assert_eq!(hosts, ["b", "c"]);
-        // One that was just started copies what it lacks.
+        // A server that has just started is still copying.
         let copying = copies(
             [(40, 40), (10, 10), (40, 40)],
             [(40, 40), (30, 30), (40, 40)],

@@ -1,7 +1,9 @@
-//! `netctl doctor`: asks everybody how they are, and says in plain words what is wrong and what to
-//! do. `judge` judges, `monitor` reads the server's own page.
+//! `netctl doctor`: observes the bus, the netmasters and the nodes, and reports problems with their
+//! remedies. `monitor` reads nats-server's monitoring pages, `copies` compares its copies of the log,
+//! `judge` turns the observations into results.
 
 mod addresses;
+mod check;
 mod copies;
 mod judge;
 mod monitor;
@@ -16,102 +18,114 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use self::addresses::Pool;
-use self::copies::Copies;
-use self::judge::{Complaint, judge};
-use self::monitor::Syncs;
+use self::check::CheckResult;
+use self::copies::LogCopies;
+use self::judge::judge;
+use self::monitor::SyncSetting;
 use super::node;
 use crate::bus_url::BusUrl;
-use crate::cli::Listing;
 use crate::client::{self, Session};
+use crate::command::flags::ListFlags;
 use crate::failure::Failure;
 use crate::output::{self, Format, printable};
-use crate::survey::{self, Clock, Log, Master};
+use crate::survey::{self, Clock, Log, Netmaster};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Looks at the bus, the netmasters, and on each node at kernel, underlay (by packets of full\nsize to every other node), firewall and resolver. Takes some seconds and changes nothing.\nExit codes: 0 nothing is wrong, 1 something is, 2 unreachable.\n\nExamples:\n  netctl doctor\n  netctl doctor -q        only what isn't fine"
+    after_help = "Checks the bus, the netmasters, and on each node the kernel, the underlay (by full-size packets\nto every other node), the firewall and the resolver. Takes some seconds and changes nothing.\nExit codes: 0 nothing is wrong, 1 something is, 2 unreachable.\n\nExamples:\n  netctl doctor\n  netctl doctor -q        only problems"
 )]
-pub(crate) struct Options {
+pub(crate) struct DoctorOptions {
     #[command(flatten)]
-    listing: Listing,
+    flags: ListFlags,
 }
 
-/// What everybody answered.
+/// The answers of the bus, the netmasters and the nodes.
 #[derive(Debug)]
-struct Seen {
-    /// Of the server that we are connected to.
+struct Observations {
+    /// The version of the connected server.
     server_version: String,
-    syncs: Syncs,
-    copies: Copies,
+    syncs: SyncSetting,
+    copies: LogCopies,
     log: Result<Log, String>,
-    /// What is wrong with the streams beside the log.
+    /// The errors of the streams beside the log.
     streams: Vec<String>,
-    /// What the servers' own health checks say is wrong.
+    /// The errors that the servers' health pages report.
     health: Vec<String>,
-    masters: Vec<Master>,
-    /// Or why nobody could be asked for them.
+    netmasters: Vec<Netmaster>,
+    /// The error is the reason why netmaster couldn't be asked.
     nodes: Result<Vec<NodeInfo>, String>,
     examinations: BTreeMap<NodeName, Result<(Examination, Clock), String>>,
-    /// Or why nobody could be asked for them.
+    /// The error is the reason why netmaster couldn't be asked.
     pools: Result<Vec<Pool>, String>,
 }
 
-pub(crate) async fn run(url: BusUrl, linearizable: bool, options: Options) -> Result<(), Failure> {
+pub(crate) async fn run(
+    url: BusUrl,
+    linearizable: bool,
+    options: DoctorOptions,
+) -> Result<(), Failure> {
     let bus = client::connect(&url).await?;
     let info = bus.server_info();
-    let mut seen = Seen {
+    let mut observed = Observations {
         syncs: monitor::syncs(&url).await,
         copies: copies::copies(&url).await,
         server_version: info.version,
         log: survey::log(&bus).await,
-        streams: survey::troubles(&bus).await,
+        streams: survey::stream_errors(&bus).await,
         health: monitor::health(&url).await,
-        masters: survey::masters(&bus).await?,
+        netmasters: survey::netmasters(&bus).await?,
         nodes: Ok(Vec::new()),
         examinations: BTreeMap::new(),
         pools: Ok(Vec::new()),
     };
     match Session::open(url, linearizable).await {
         Ok(mut session) => {
-            session.take_any_revision();
-            seen.nodes = node::list(&mut session, None)
+            session.accept_any_revision();
+            observed.nodes = node::list(&mut session, None)
                 .await
                 .map_err(|e| e.to_string());
-            seen.pools = addresses::ask(&mut session)
+            observed.pools = addresses::ask(&mut session)
                 .await
                 .map_err(|e| e.to_string());
-            seen.examinations = examine(&session, &seen.nodes).await;
+            observed.examinations = examine(&session, &observed.nodes).await;
         }
         Err(failure) => {
-            seen.nodes = Err(failure.to_string());
-            seen.pools = Err(failure.to_string());
+            observed.nodes = Err(failure.to_string());
+            observed.pools = Err(failure.to_string());
         }
     }
-    let complaints = judge(&seen);
-    output::print(&shown(&complaints, &options.listing)?)?;
-    match complaints.iter().any(|it| it.grade == Grade::Wrong) {
+    let results = judge(&observed);
+    output::print(&shown(&results, &options.flags)?)?;
+    match results.iter().any(|it| it.grade == Grade::Wrong) {
         true => Err(Failure::Negative),
         false => Ok(()),
     }
 }
 
-/// Has all live nodes look at themselves, at once.
+/// Lets all live nodes examine themselves, in parallel.
 async fn examine(
     session: &Session,
     nodes: &Result<Vec<NodeInfo>, String>,
 ) -> BTreeMap<NodeName, Result<(Examination, Clock), String>> {
     let alive = nodes.iter().flatten().filter(|info| info.alive);
     let asking = alive.map(|info| async {
-        let asked = client::now();
+        let sent = client::now();
         let reply = session.node(&info.node, &NodeRequest::Examine).await;
-        let heard = client::now();
+        let received = client::now();
         let found = match reply {
             Ok(NodeReply::Examined(examination)) => {
-                let says = examination.at;
-                Ok((examination, Clock { asked, says, heard }))
+                let time = examination.at;
+                Ok((
+                    examination,
+                    Clock {
+                        sent,
+                        time,
+                        received,
+                    },
+                ))
             }
             Ok(NodeReply::Refused { reason }) => Err(reason),
-            Ok(_) => Err("it answered something else: is it of another version?".to_owned()),
+            Ok(_) => Err("its reply doesn't fit the request: is it of another version?".to_owned()),
             Err(failure) => Err(failure.to_string()),
         };
         (info.node.clone(), found)
@@ -119,11 +133,11 @@ async fn examine(
     join_all(asking).await.into_iter().collect()
 }
 
-fn shown(complaints: &[Complaint], listing: &Listing) -> Result<String, Failure> {
-    let shown = complaints
+fn shown(results: &[CheckResult], flags: &ListFlags) -> Result<String, Failure> {
+    let shown = results
         .iter()
-        .filter(|it| !listing.quiet || it.grade != Grade::Fine);
-    match listing.format() {
+        .filter(|it| !flags.quiet || it.grade != Grade::Fine);
+    match flags.format() {
         Format::Table | Format::Wide => Ok(shown
             .map(|it| format!("{:8} {}: {}\n", it.grade, it.of, printable(&it.text)))
             .collect()),

@@ -1,12 +1,13 @@
-//! The tail: what happened, and what happens.
+//! `netctl events`: lists past events, and follows new ones.
 //!
-//! What happened comes from the streams (LOG, and HISTORY of ENDPOINTS), what happens from the
-//! public subjects `contiv.events.>`. A plain subscription may lose messages while the client
-//! reconnects or lags; sequences tell, and the streams are read again.
+//! Past events come from the streams (LOG, and HISTORY of ENDPOINTS), new ones from the public subjects
+//! `contiv.events.>`. A plain subscription may lose messages while the client reconnects or lags; gaps
+//! in the sequences show that, and the streams are read again.
 
 mod item;
 pub(crate) mod journey;
 mod read;
+mod text;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,33 +20,33 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use self::item::Item;
-use self::read::From;
+use self::read::StartAt;
 use crate::bus_url::BusUrl;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::survey;
 
-/// After a silence of this length the log's end is asked for, in case its last event was lost.
-const RECHECK: Duration = Duration::from_secs(2);
+/// After this time without a message the streams are read again, in case the last message was lost.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  netctl events\n  netctl events --follow --tenant blue\n  netctl events --since 10m -o json\n  netctl events --since 17\n\nAnyone may subscribe to contiv.events.> with a NATS client."
 )]
-pub(crate) struct Options {
-    /// Go on with what happens; alone it starts with now
+pub(crate) struct EventsOptions {
+    /// Also print new events; without --since, print only those
     #[arg(long, short)]
     follow: bool,
-    /// From a revision (17), a time (2026-01-31T12:00:00Z) or some time ago (10m) on
+    /// Start at a revision (17), a time (2026-01-31T12:00:00Z) or a duration ago (10m)
     #[arg(long, value_name = "REV|TIME", value_parser = since)]
     since: Option<Since>,
-    /// Of this tenant only
+    /// Only events of this tenant
     #[arg(long, short, value_name = "TENANT")]
     tenant: Option<TenantName>,
     /// The same as -o json
     #[arg(long, short, conflicts_with = "output")]
     json: bool,
-    /// table, or json: one object a line
+    /// table, or json: one object per line
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
@@ -67,12 +68,13 @@ fn since(text: &str) -> Result<Since, String> {
     ago.and_then(|ago| Timestamp::now().checked_sub(ago).ok())
         .map(Since::Time)
         .ok_or_else(|| {
-            "give a revision (17), a time (2026-01-31T12:00:00Z) or how long ago (10m)".to_owned()
+            "write a revision (17), a time (2026-01-31T12:00:00Z) or a duration ago (10m)"
+                .to_owned()
         })
 }
 
-pub(crate) async fn run(url: &BusUrl, options: Options) -> Result<(), Failure> {
-    // A message that finds this full is lost here and read again from the log.
+pub(crate) async fn run(url: &BusUrl, options: EventsOptions) -> Result<(), Failure> {
+    // Holds one reconnection that isn't handled yet; more wouldn't change anything.
     let (reconnected, changes) = mpsc::channel(1);
     let bus = connect(url, reconnected).await?;
     let mut tail = Tail {
@@ -82,7 +84,7 @@ pub(crate) async fn run(url: &BusUrl, options: Options) -> Result<(), Failure> {
         json: options.json || matches!(options.output, Format::Json | Format::Yaml),
     };
     tail.context.set_timeout(Duration::from_secs(3));
-    // Subscribed before the streams are read, so that nothing falls between.
+    // Subscribe before the streams are read, so that no message is missed in between.
     let live = match options.follow {
         true => Some(subscribe(&bus).await?),
         false => None,
@@ -103,11 +105,11 @@ async fn connect(url: &BusUrl, reconnected: mpsc::Sender<()>) -> Result<Client, 
         async move {
             match event {
                 ClientEvent::Connected => {
-                    // One waiting is enough.
+                    // One pending reconnection is enough.
                     let _ = reconnected.try_send(());
                 }
                 ClientEvent::Disconnected => {
-                    output::note("note: disconnected from the bus; going on when it is back");
+                    output::note("note: disconnected from the bus; continuing when it is back");
                 }
                 _ => {}
             }
@@ -133,7 +135,7 @@ async fn subscribe(bus: &Client) -> Result<async_nats::Subscriber, Failure> {
 
 struct Tail {
     context: jetstream::Context,
-    /// The last sequence of each stream that was printed, or passed over.
+    /// The last sequence of each stream that was printed or skipped.
     printed: BTreeMap<String, u64>,
     tenant: Option<TenantName>,
     json: bool,
@@ -148,12 +150,12 @@ impl Tail {
         Ok(())
     }
 
-    /// Prints both streams, merged by time; within a stream the order is the stream's.
+    /// Prints both streams, merged by time. Messages of one stream stay in its order.
     async fn history(&mut self, since: Option<Since>) -> Result<(), Failure> {
         let from = match since {
-            None => From::Start,
-            Some(Since::Revision(revision)) => From::Sequence(revision.0),
-            Some(Since::Time(time)) => From::Time(time),
+            None => StartAt::Start,
+            Some(Since::Revision(revision)) => StartAt::Sequence(revision.0),
+            Some(Since::Time(time)) => StartAt::Time(time),
         };
         let log = read::stream(&self.context, subject::LOG, from).await?;
         let mut endpoints = self.endpoints(since).await?.into_iter().peekable();
@@ -166,23 +168,23 @@ impl Tail {
         endpoints.try_for_each(|item| self.print(&item))
     }
 
-    /// What was said of endpoints, in its order. HISTORY follows ENDPOINTS with a delay, so what
-    /// is newer than its end comes from there, where the last message of a subject is left.
+    /// Reads the endpoints' events in order. HISTORY follows ENDPOINTS with a delay, so newer events come
+    /// from ENDPOINTS, which keeps the last message of each subject.
     async fn endpoints(&self, since: Option<Since>) -> Result<Vec<Item>, Failure> {
         let from = match since {
-            Some(Since::Time(time)) => From::Time(time),
-            // The revision that a node had applied tells, not the stream's own sequence.
-            _ => From::Start,
+            Some(Since::Time(time)) => StartAt::Time(time),
+            // Revisions are compared with the node's applied revision, not with the stream's sequence.
+            _ => StartAt::Start,
         };
-        for trouble in survey::troubles(&self.context.client()).await {
-            output::note(&format!("warning: {trouble}"));
+        for error in survey::stream_errors(&self.context.client()).await {
+            output::note(&format!("warning: {error}"));
         }
         let history = read::stream(&self.context, subject::HISTORY, from).await?;
         let newest = read::stream(&self.context, subject::ENDPOINTS, from).await?;
         let all: BTreeMap<u64, Item> = newest
             .into_iter()
             .chain(history)
-            .map(|item| (item.sequence, item))
+            .map(|item| (item.sequence(), item))
             .collect();
         let mut all: Vec<Item> = all.into_values().collect();
         if let Some(Since::Revision(revision)) = since {
@@ -203,35 +205,35 @@ impl Tail {
                     None => return Err(Failure::Unreachable("the bus closed the connection".to_owned())),
                 },
                 Some(()) = reconnected.recv() => self.catch_up().await?,
-                () = pause(RECHECK) => self.catch_up().await?,
+                () = pause(RECHECK_INTERVAL) => self.catch_up().await?,
             }
         }
     }
 
     async fn live(&mut self, message: &Message) -> Result<(), Failure> {
         let Some(item) = Item::republished(message) else {
-            return self.write(&item::foreign(message, self.json));
+            return output::print(&item::foreign(message, self.json));
         };
-        let last = self.printed.get(&item.stream).copied().unwrap_or(0);
-        if item.stream == subject::LOG && item.sequence > last + 1 {
+        let last = self.printed.get(item.stream()).copied().unwrap_or(0);
+        if item.stream() == subject::LOG && item.sequence() > last + 1 {
             return self.catch_up().await;
         }
-        if item.sequence > last {
+        if item.sequence() > last {
             self.print(&item)?;
         }
         Ok(())
     }
 
-    /// Prints what the streams have and the subscription didn't bring.
+    /// Prints messages of the streams that the subscription missed.
     async fn catch_up(&mut self) -> Result<(), Failure> {
         for stream in [subject::LOG, subject::ENDPOINTS] {
             let last = self.printed.get(stream).copied().unwrap_or(0);
-            match read::stream(&self.context, stream, From::Sequence(last + 1)).await {
+            match read::stream(&self.context, stream, StartAt::Sequence(last + 1)).await {
                 Ok(items) => items
                     .iter()
-                    .filter(|item| item.sequence > last)
+                    .filter(|item| item.sequence() > last)
                     .try_for_each(|item| self.print(item))?,
-                // It is tried again with the next message or after the next pause.
+                // The next message or the next pause tries again.
                 Err(Failure::Unreachable(_)) => return Ok(()),
                 Err(failure) => return Err(failure),
             }
@@ -240,26 +242,22 @@ impl Tail {
     }
 
     fn print(&mut self, item: &Item) -> Result<(), Failure> {
-        let last = self.printed.entry(item.stream.clone()).or_default();
-        *last = item.sequence.max(*last);
+        let last = self.printed.entry(item.stream().to_owned()).or_default();
+        *last = item.sequence().max(*last);
         let of_tenant = self.tenant.as_ref().is_none_or(|t| item.concerns(t));
         let wanted = of_tenant && !item.is_barrier();
         match (wanted, self.json) {
             (false, _) => Ok(()),
-            (true, true) => self.write(&format!("{}\n", item.json())),
-            (true, false) => self.write(&item.line()),
+            (true, true) => output::print(&format!("{}\n", item.json())),
+            (true, false) => output::print(&item.line()),
         }
-    }
-
-    fn write(&self, text: &str) -> Result<(), Failure> {
-        output::print(text)
     }
 }
 
 async fn pause(length: Duration) {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the silence after which the log's end is asked for"
+        reason = "the time without a message after which the streams are read"
     )]
     tokio::time::sleep(length).await;
 }
@@ -269,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_is_a_revision_a_time_or_some_time_ago() {
+    fn since_is_a_revision_a_time_or_a_duration_ago() {
         assert_eq!(since("17"), Ok(Since::Revision(Revision(17))));
         let time = "2026-01-31T12:00:00Z";
         assert_eq!(since(time), Ok(Since::Time(time.parse().unwrap())));

@@ -1,4 +1,4 @@
-//! A stream's messages, from somewhere to its end.
+//! Reads a stream's messages up to its end.
 
 use std::time::Duration;
 
@@ -13,42 +13,42 @@ use jiff::Timestamp;
 use super::item::Item;
 use crate::failure::Failure;
 
-/// Messages asked for at once.
-const PAGE: usize = 500;
-/// For one page.
-const ANSWER: Duration = Duration::from_secs(3);
+/// The number of messages per request.
+const PAGE_MESSAGES: usize = 500;
+/// Timeout of one page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The stream's last sequence; 0 if it isn't there.
+/// The stream's last sequence; 0 if the stream is missing.
 pub(super) async fn end(context: &Context, name: &str) -> Result<u64, Failure> {
     Ok(open(context, name)
         .await?
         .map_or(0, |stream| stream.cached_info().state.last_sequence))
 }
 
-/// Where reading starts.
+/// The first message to read.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum From {
+pub(super) enum StartAt {
     Start,
     Sequence(u64),
     Time(Timestamp),
 }
 
-/// What the stream holds from there on. A stream of endpoints that isn't there is empty; without
-/// a log there is no cluster.
+/// Reads a stream from a position to its end. A missing stream of endpoints is empty; a missing log is
+/// an error, since there is no cluster then.
 pub(super) async fn stream(
     context: &Context,
     name: &str,
-    from: From,
+    from: StartAt,
 ) -> Result<Vec<Item>, Failure> {
     let Some(stream) = open(context, name).await? else {
         return Ok(Vec::new());
     };
     let deliver_policy = match from {
-        From::Start => DeliverPolicy::All,
-        From::Sequence(sequence) => DeliverPolicy::ByStartSequence {
+        StartAt::Start => DeliverPolicy::All,
+        StartAt::Sequence(sequence) => DeliverPolicy::ByStartSequence {
             start_sequence: sequence.max(1),
         },
-        From::Time(time) => match async_nats::datetime::from_nanos(time.as_nanosecond()) {
+        StartAt::Time(time) => match async_nats::datetime::from_nanos(time.as_nanosecond()) {
             Ok(start_time) => DeliverPolicy::ByStartTime { start_time },
             Err(error) => return Err(Failure::Usage(format!("--since: {error}"))),
         },
@@ -82,7 +82,7 @@ async fn pages(stream: &Stream, deliver_policy: DeliverPolicy) -> Result<Vec<Ite
         .create_consumer(pull::Config {
             deliver_policy,
             ack_policy: AckPolicy::None,
-            inactive_threshold: ANSWER * 2,
+            inactive_threshold: PAGE_TIMEOUT * 2,
             memory_storage: true,
             ..pull::Config::default()
         })
@@ -91,7 +91,7 @@ async fn pages(stream: &Stream, deliver_policy: DeliverPolicy) -> Result<Vec<Ite
     let name = consumer.cached_info().name.clone();
     let wanted = usize::try_from(consumer.cached_info().num_pending).unwrap_or(usize::MAX);
     let result = take(&mut consumer, wanted).await;
-    // It goes by itself after a while; this is sooner.
+    // The server would remove it later by itself.
     let _ = stream.delete_consumer(&name).await;
     result
 }
@@ -105,8 +105,8 @@ async fn take(
     while left > 0 {
         let mut page = consumer
             .fetch()
-            .max_messages(left.min(PAGE))
-            .expires(ANSWER)
+            .max_messages(left.min(PAGE_MESSAGES))
+            .expires(PAGE_TIMEOUT)
             .messages()
             .await
             .map_err(|e| e.to_string())?;
@@ -116,7 +116,7 @@ async fn take(
             items.extend(Item::stored(&message));
             left = left.saturating_sub(1);
         }
-        // Messages may have left by age since they were counted.
+        // Messages may have expired since they were counted.
         if left == before {
             break;
         }

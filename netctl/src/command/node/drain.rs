@@ -1,5 +1,5 @@
-//! `netctl node drain`: drains a node, asks it which endpoints still run there, and waits until they are
-//! gone.
+//! `netctl node drain`: drains a node, asks it which endpoints still run there, and waits until they
+//! are gone.
 
 use std::time::{Duration, Instant};
 
@@ -9,59 +9,58 @@ use bus_schema::rejection::EndpointUse;
 use bus_schema::{Command, Endpoint, NodeName, Revision};
 use clap::Args;
 
-use super::super::{COMMAND, endpoint, time};
-use crate::cli::{Asking, Listing};
+use super::super::{change, endpoint, time};
 use crate::client::Session;
+use crate::command::flags::{IdFlag, ListFlags};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
-/// Between two questions whether endpoints are gone.
+/// The pause between two requests for the node's endpoints.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// Between two lines that say what is waited for.
+/// The pause between two progress lines.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// Endpoints that such a line names.
-const MAX_NAMES: usize = 5;
+/// The number of endpoints that a progress line names.
+const MAX_SHOWN_NAMES: usize = 5;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A drained node keeps the containers that run there: stop them, or have what started them move\nthem (`docker node update --availability drain`, `nomad node drain`). It returns the addresses\nthat nobody uses. A drained manager of a swarm still gives out addresses for tasks of other nodes.\nExit codes: 0 done, 1 refused, or --timeout passed while endpoints still run\nor may run, 2 unreachable.\n\nExamples:\n  netctl node drain n3\n  netctl node drain n3 --wait --timeout 10m && netctl node rm n3"
+    after_help = "A drained node keeps its running containers: stop them, or let the orchestrator move them\n(`docker node update --availability drain`, `nomad node drain`). The node returns its unused\naddresses. A drained swarm manager still assigns addresses to tasks on other nodes.\nExit codes: 0 done, 1 refused, or --timeout passed while endpoints still run\nor may run, 2 unreachable.\n\nExamples:\n  netctl node drain n3\n  netctl node drain n3 --wait --timeout 10m && netctl node rm n3"
 )]
-pub(crate) struct Options {
+pub(crate) struct DrainOptions {
     node: NodeName,
-    /// Wait until no endpoint runs there any more
+    /// Wait until no endpoint runs there
     #[arg(long)]
     wait: bool,
-    /// How long at most: 30s, 2m
+    /// The longest wait: 30s, 2m
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = time::duration)]
     timeout: Duration,
     #[command(flatten)]
-    listing: Listing,
+    flags: ListFlags,
     #[command(flatten)]
-    asking: Asking,
+    id: IdFlag,
 }
 
-pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), Failure> {
-    let Options { node, listing, .. } = options;
+pub(crate) async fn run(session: &mut Session, options: DrainOptions) -> Result<(), Failure> {
+    let DrainOptions { node, flags, .. } = options;
     let command = Command::NodeDrain(NodeDrain { node: node.clone() });
-    let id = options.asking.command_id;
-    let done = session.command(command, id, COMMAND).await?;
-    let is_text = matches!(listing.format(), Format::Table | Format::Wide) && !listing.quiet;
-    if is_text {
-        output::print(&done.to_string())?;
-    }
-    let found = Found::ask(session, &node, done.revision).await?;
-    let said = found.said(&node);
+    let is_text = matches!(flags.format(), Format::Table | Format::Wide) && !flags.quiet;
+    let done = match is_text {
+        true => change::send(session, command, &options.id).await?,
+        false => session.command(command, options.id.command_id).await?,
+    };
+    let found = NodeEndpoints::ask(session, &node, done.revision).await?;
+    let notice = found.notice(&node);
     match is_text {
-        true => output::print(&said)?,
-        false if said.is_empty() => {}
-        false => output::note(said.trim_end()),
+        true => output::print(&notice)?,
+        false if notice.is_empty() => {}
+        false => output::note(notice.trim_end()),
     }
     if !is_text || !found.published.is_empty() {
-        output::print(&endpoint::listed(&found.published, &listing)?)?;
+        output::print(&endpoint::listed(&found.published, &flags)?)?;
     }
     let is_empty = found.is_empty();
     if options.wait && !is_empty {
-        until_empty(session, &node, done.revision, options.timeout).await?;
+        wait_until_empty(session, &node, done.revision, options.timeout).await?;
     }
     match is_text && (options.wait || is_empty) {
         true => output::print(&format!("no endpoint runs on node {node}\n")),
@@ -69,18 +68,18 @@ pub(crate) async fn run(session: &mut Session, options: Options) -> Result<(), F
     }
 }
 
-/// The endpoints of a node, as far as they are known.
+/// The endpoints of a node by two sources: the bus, and the node itself.
 #[derive(Debug)]
-struct Found {
-    /// Those that the node published; none where it says that none runs.
+struct NodeEndpoints {
+    /// Endpoints that the node published; empty where the node reports that none runs.
     published: Vec<Endpoint>,
-    /// Those that the node names, or why it names none.
+    /// Endpoints that the node reports, or the reason why it reports none.
     running: Result<Vec<EndpointUse>, String>,
 }
 
-impl Found {
-    /// Asks the node, which was drained at `revision`: it knows more than it published, if it has left
-    /// for example.
+impl NodeEndpoints {
+    /// Asks the node, which was drained at `revision`. It may have endpoints that it doesn't publish, for
+    /// example after it has left.
     async fn ask(
         session: &mut Session,
         node: &NodeName,
@@ -90,12 +89,12 @@ impl Found {
         published.retain(|it| it.node == *node);
         let request = NodeRequest::DrainNode { revision };
         let running = match session.node(node, &request).await {
-            Ok(reply) => named(reply),
+            Ok(reply) => running_endpoints(reply),
             Err(Failure::Unreachable(why) | Failure::Refused(why)) => Err(why),
             Err(failure) => return Err(failure),
         };
         if running.as_ref().is_ok_and(Vec::is_empty) {
-            // They are gone, and the bus is about to hear of it.
+            // They are gone; the node is about to withdraw them from the bus.
             published.clear();
         }
         Ok(Self { published, running })
@@ -112,8 +111,8 @@ impl Found {
             .collect()
     }
 
-    /// What stands above the list of published endpoints.
-    fn said(&self, node: &NodeName) -> String {
+    /// The text above the list of published endpoints.
+    fn notice(&self, node: &NodeName) -> String {
         let unpublished = self.unpublished();
         match &self.running {
             Err(why) if self.published.is_empty() => format!(
@@ -141,8 +140,8 @@ impl Found {
         }
     }
 
-    /// What is waited for, in one line.
-    fn awaited(&self, node: &NodeName) -> String {
+    /// The endpoints that the wait is for, in one line.
+    fn progress(&self, node: &NodeName) -> String {
         let published = self.published.iter().map(name_of);
         match &self.running {
             Ok(_) => {
@@ -165,45 +164,45 @@ impl Found {
     }
 }
 
-/// The endpoints that a node names as running, or why it names none.
-fn named(reply: NodeReply) -> Result<Vec<EndpointUse>, String> {
+/// The running endpoints of a node's reply, or the reason why there are none in it.
+fn running_endpoints(reply: NodeReply) -> Result<Vec<EndpointUse>, String> {
     match reply {
         NodeReply::InUse { endpoints } => Ok(endpoints),
-        // A swarm's manager, for example, keeps blocks for tasks.
+        // A swarm manager, for example, keeps blocks for tasks.
         NodeReply::Done | NodeReply::HoldsBlocks { .. } => Ok(Vec::new()),
         NodeReply::Refused { reason } => Err(reason),
-        _ => Err("the node answered another question".to_owned()),
+        _ => Err("the node's reply doesn't fit the request".to_owned()),
     }
 }
 
 /// Waits until no endpoint runs on the node, which was drained at `revision`.
-async fn until_empty(
+async fn wait_until_empty(
     session: &mut Session,
     node: &NodeName,
     revision: Revision,
     within: Duration,
 ) -> Result<(), Failure> {
     let end = Instant::now() + within;
-    let mut said = Instant::now();
+    let mut reported = Instant::now();
     loop {
-        let found = Found::ask(session, node, revision).await?;
+        let found = NodeEndpoints::ask(session, node, revision).await?;
         if found.is_empty() {
             return Ok(());
         }
-        let awaited = found.awaited(node);
+        let progress = found.progress(node);
         if Instant::now() >= end {
             let instead = match found.running {
                 Ok(_) => "stop them and wait again",
                 Err(_) => "see `netctl node inspect`, and wait again when the node answers",
             };
             return Err(Failure::Refused(format!(
-                "after {} s, {awaited}: {instead}",
+                "after {} s, {progress}: {instead}",
                 within.as_secs()
             )));
         }
-        if said.elapsed() >= PROGRESS_INTERVAL {
-            output::note(&format!("waiting: {awaited}"));
-            said = Instant::now();
+        if reported.elapsed() >= PROGRESS_INTERVAL {
+            output::note(&format!("wait: {progress}"));
+            reported = Instant::now();
         }
         pause().await;
     }
@@ -215,15 +214,19 @@ fn name_of(endpoint: &Endpoint) -> String {
 }
 
 fn counted(left: &[String]) -> String {
-    let names = left.get(..MAX_NAMES).unwrap_or(left).join(", ");
-    let more = if left.len() > MAX_NAMES { ", …" } else { "" };
+    let names = left.get(..MAX_SHOWN_NAMES).unwrap_or(left).join(", ");
+    let more = if left.len() > MAX_SHOWN_NAMES {
+        ", …"
+    } else {
+        ""
+    };
     match left.len() {
         1 => format!("1 endpoint: {names}"),
         count => format!("{count} endpoints: {names}{more}"),
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+#[expect(clippy::disallowed_methods, reason = "the pause between two requests")]
 async fn pause() {
     tokio::time::sleep(POLL_INTERVAL).await;
 }
@@ -233,20 +236,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_waited_for_is_counted_and_the_first_of_it_is_named() {
+    fn progress_counts_endpoints_and_names_the_first() {
         let left: Vec<String> = (1..=7).map(|n| format!("w{n}")).collect();
         assert_eq!(counted(&left), "7 endpoints: w1, w2, w3, w4, w5, …");
         assert_eq!(counted(&left[..1]), "1 endpoint: w1");
         assert_eq!(counted(&left[..2]), "2 endpoints: w1, w2");
     }
-    fn found(reply: Result<NodeReply, String>) -> Found {
-        let running = reply.and_then(|reply| named(reply.of_older_node("netctl")));
+
+    fn found(reply: Result<NodeReply, String>) -> NodeEndpoints {
+        let running = reply.and_then(|reply| running_endpoints(reply.of_older_node("netctl")));
         let published = Vec::new();
-        Found { published, running }
+        NodeEndpoints { published, running }
     }
 
     #[test]
-    fn only_a_node_that_says_so_is_empty() {
+    fn node_is_empty_only_if_it_reports_so() {
         let node = NodeName::new("n1").expect("a name");
         let refused = |reason: &str| {
             let reason = reason.to_owned();
@@ -256,7 +260,7 @@ mod tests {
         for reply in [NodeReply::Done, NodeReply::HoldsBlocks { reason }] {
             let found = found(Ok(reply));
             assert!(found.is_empty(), "{found:?}");
-            assert_eq!(found.said(&node), "");
+            assert_eq!(found.notice(&node), "");
         }
         let unknown = [
             (
@@ -275,7 +279,7 @@ mod tests {
         for (reply, why) in unknown {
             let found = found(reply);
             assert!(!found.is_empty(), "{found:?}");
-            for text in [found.said(&node), found.awaited(&node)] {
+            for text in [found.notice(&node), found.progress(&node)] {
                 assert!(
                     text.contains("it isn't known") && text.contains(why),
                     "{text}"
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_that_the_node_names_and_does_not_publish_are_shown() {
+    fn unpublished_endpoints_of_the_node_are_shown() {
         let node = NodeName::new("n1").expect("a name");
         let endpoints = vec![EndpointUse {
             endpoint: "e1".parse().expect("an id"),
@@ -294,10 +298,10 @@ mod tests {
             address: "20.1.1.2".parse().expect("an address"),
         }];
         let found = found(Ok(NodeReply::InUse { endpoints }));
-        let said = found.said(&node);
-        assert!(said.contains("db (20.1.1.2)"), "{said}");
+        let notice = found.notice(&node);
+        assert!(notice.contains("db (20.1.1.2)"), "{notice}");
         assert_eq!(
-            found.awaited(&node),
+            found.progress(&node),
             "node n1 still has 1 endpoint: db (20.1.1.2) on n1"
         );
     }

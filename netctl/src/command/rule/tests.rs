@@ -5,24 +5,24 @@ use super::*;
 #[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]
-    flags: Flags,
+    flags: RuleFlags,
 }
 
 fn spec(typed: &str) -> Result<RuleSpec, String> {
     let words = std::iter::once("rule-add").chain(typed.split_whitespace());
     let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
     line.flags.spec().map_err(|failure| {
-        assert_eq!(failure.code(), crate::failure::USAGE, "{failure}");
+        assert_eq!(failure.code(), crate::failure::EXIT_USAGE, "{failure}");
         failure.to_string()
     })
 }
 
-fn said(typed: &str) -> String {
-    say(&spec(typed).unwrap())
+fn shown(typed: &str) -> String {
+    line(&spec(typed).unwrap())
 }
 
 #[test]
-fn every_flag_has_contivs_letter() {
+fn flags_have_contivs_letters() {
     for (long, short, meaning) in [
         ("", "", "in allow, priority 1"),
         (
@@ -62,22 +62,25 @@ fn every_flag_has_contivs_letter() {
         ),
         ("--protocol=47", "-l 47", "in allow 47, priority 1"),
     ] {
-        assert_eq!(said(long), meaning);
-        assert_eq!(said(short), meaning);
+        assert_eq!(shown(long), meaning);
+        assert_eq!(shown(short), meaning);
     }
 }
 
 #[test]
-fn what_contradicts_itself_is_refused_with_its_reason() {
+fn contradictory_flags_are_refused_with_the_reason() {
     for (typed, reason) in [
         (
             "--direction=out --from-group=a",
             "--from-group can't be used",
         ),
-        ("--direction=out --from-network=a", "where connections go"),
+        (
+            "--direction=out --from-network=a",
+            "the destination of connections",
+        ),
         ("--direction=out --from-ip-address=10.1.1.1", "use --to-*"),
         ("--to-group=a", "--to-group can't be used"),
-        ("--to-network=a", "where connections come from"),
+        ("--to-network=a", "the source of connections"),
         ("--to-ip-address=10.1.1.1", "use --from-*"),
         ("--from-group=a --from-network=b", "can't be used together"),
         (
@@ -118,7 +121,7 @@ fn what_contradicts_itself_is_refused_with_its_reason() {
 }
 
 #[test]
-fn addresses_are_shown_as_they_are_best_read() {
+fn addresses_are_shown_in_their_shortest_form() {
     for (typed, shown) in [
         ("10.1.1.1", "10.1.1.1"),
         ("10.1.1.1/32", "10.1.1.1"),
@@ -164,7 +167,7 @@ Rule  Priority  To EndpointGroup  To Network  To IpAddress  Protocol  Port  Acti
 }
 
 #[test]
-fn a_rules_keys_are_contivs() {
+fn json_of_a_rule_has_contivs_keys() {
     let value = config(
         &TenantName::default_tenant(),
         &"prod_web".parse().unwrap(),
