@@ -1,15 +1,18 @@
-//! Files are read as they are written, and plans lead where they should, each step finding what it
-//! needs.
+//! Files are read as they are written. Plans lead to the wanted intent, and each step finds the objects
+//! that it needs.
 
-use std::collections::BTreeMap;
+mod model;
 
-use bus_schema::policy::Peer;
-use bus_schema::{Command, RuleId, TenantName};
+use bus_schema::{RuleId, TenantName};
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use proptest::{collection, option};
 use serde_json::{Value, json};
 
+use self::model::carry_out;
+use super::Intent;
 use super::file::{read, write};
 use super::plan::{PlanStep, plan};
-use super::{Group, Intent, Network};
 
 const QUICK_START: &str = r#"
 tenants:
@@ -37,118 +40,10 @@ fn texts(steps: &[PlanStep]) -> Vec<&str> {
     steps.iter().filter_map(|it| it.text.as_deref()).collect()
 }
 
-/// Does a step, and says what it lacked.
-fn carry_out(intent: &mut Intent, command: &Command) -> Result<(), String> {
-    let lacks = |what: &str| Err(format!("{what} is missing for {command:?}"));
-    let Some(name) = command.tenant() else {
-        return lacks("a tenant");
-    };
-    if let Command::TenantCreate(_) = command {
-        intent.tenants.entry(name.clone()).or_default();
-        return Ok(());
-    }
-    let Some(tenant) = intent.tenants.get_mut(name) else {
-        return lacks("the tenant");
-    };
-    match command.clone() {
-        Command::TenantRemove(_) => {
-            if !tenant.networks.is_empty() {
-                return lacks("emptiness");
-            }
-            intent.tenants.remove(name);
-        }
-        Command::NetworkCreate(c) => {
-            let network = Network {
-                subnet: c.subnet,
-                range: c.range,
-                gateway: c.gateway,
-                subnet6: c.subnet6,
-                gateway6: c.gateway6,
-                vni: c.vni,
-                docker_name: c.docker_name,
-            };
-            tenant.networks.insert(c.network, network);
-        }
-        Command::NetworkRemove(c) => {
-            if tenant.groups.values().any(|it| it.network == c.network) {
-                return lacks("disuse");
-            }
-            tenant.networks.remove(&c.network);
-        }
-        Command::PolicyCreate(c) => {
-            tenant.policies.insert(c.policy, BTreeMap::new());
-        }
-        Command::PolicyRemove(c) => {
-            if tenant
-                .groups
-                .values()
-                .any(|it| it.policies.contains(&c.policy))
-            {
-                return lacks("disuse");
-            }
-            tenant.policies.remove(&c.policy);
-        }
-        Command::RuleAdd(c) => {
-            if let Some(Peer::Group { group }) = &c.spec.peer
-                && !tenant.groups.contains_key(group)
-            {
-                return lacks("the rule's group");
-            }
-            let Some(rules) = tenant.policies.get_mut(&c.policy) else {
-                return lacks("the policy");
-            };
-            if rules.insert(c.rule, c.spec).is_some() {
-                return lacks("a free id");
-            }
-        }
-        Command::RuleRemove(c) => {
-            let rules = tenant.policies.get_mut(&c.policy);
-            if rules.and_then(|rules| rules.remove(&c.rule)).is_none() {
-                return lacks("the rule");
-            }
-        }
-        Command::GroupCreate(c) => {
-            let policies = c.policies.iter();
-            if !tenant.networks.contains_key(&c.network)
-                || !policies.clone().all(|it| tenant.policies.contains_key(it))
-            {
-                return lacks("network or policy");
-            }
-            let group = Group {
-                network: c.network,
-                policies: c.policies,
-                pool: c.ip_pool,
-                docker_name: c.docker_name,
-            };
-            tenant.groups.insert(c.group, group);
-        }
-        Command::GroupUpdate(c) => {
-            if !c.policies.iter().all(|it| tenant.policies.contains_key(it)) {
-                return lacks("the policy");
-            }
-            let Some(group) = tenant.groups.get_mut(&c.group) else {
-                return lacks("the group");
-            };
-            group.policies = c.policies;
-        }
-        Command::GroupRemove(c) => {
-            let named = tenant.policies.values().flat_map(BTreeMap::values);
-            let peer = Some(Peer::Group {
-                group: c.group.clone(),
-            });
-            if named.into_iter().any(|spec| spec.peer == peer) {
-                return lacks("disuse");
-            }
-            tenant.groups.remove(&c.group);
-        }
-        other => return Err(format!("{other:?} isn't planned")),
-    }
-    Ok(())
-}
-
+/// Carries out the plan, and returns where it leads.
 fn led(current: &Intent, wanted: &Intent, prune: bool) -> Intent {
     let mut now = current.clone();
-    let steps = plan(current, wanted, prune).expect("it can be led there");
+    let steps = plan(current, wanted, prune).expect("a plan");
     for step in &steps {
         if let Err(why) = carry_out(&mut now, &step.command) {
             panic!("{why}\n{steps:#?}");
@@ -167,7 +62,7 @@ fn empty() -> Intent {
 }
 
 #[test]
-fn a_file_is_read_as_it_is_written() {
+fn file_is_read_as_it_is_written() {
     let intent = read(QUICK_START).unwrap();
     let written = write(&intent).unwrap();
     assert_eq!(read(&written).unwrap(), intent, "{written}");
@@ -177,7 +72,7 @@ fn a_file_is_read_as_it_is_written() {
 }
 
 #[test]
-fn what_is_wrong_in_a_file_is_named_with_its_place() {
+fn file_errors_name_their_place() {
     for (text, says) in [
         ("tenants: [{tenantName: a b}]", "letters, digits"),
         ("tenants: [{tenantName: a, netwrks: []}]", "netwrks"),
@@ -208,7 +103,7 @@ fn what_is_wrong_in_a_file_is_named_with_its_place() {
 }
 
 #[test]
-fn from_nothing_each_step_finds_what_it_needs() {
+fn steps_from_nothing_find_what_they_need() {
     let wanted = read(QUICK_START).unwrap();
     assert_eq!(led(&empty(), &wanted, false), wanted);
     assert!(plan(&wanted, &wanted, true).unwrap().is_empty());
@@ -227,7 +122,7 @@ fn from_nothing_each_step_finds_what_it_needs() {
 }
 
 #[test]
-fn back_to_nothing_goes_the_other_way_round_and_only_when_asked() {
+fn prune_removes_all_in_the_opposite_order() {
     let full = read(QUICK_START).unwrap();
     let named = read("tenants: [{tenantName: default}]").unwrap();
     assert!(plan(&full, &named, false).unwrap().is_empty());
@@ -235,7 +130,7 @@ fn back_to_nothing_goes_the_other_way_round_and_only_when_asked() {
 }
 
 #[test]
-fn a_changed_rule_is_never_missing() {
+fn changed_rule_is_never_missing() {
     let before = read(QUICK_START).unwrap();
     let changed = QUICK_START.replace("port: 80, action: allow", "port: 81, action: deny");
     let wanted = read(&changed).unwrap();
@@ -259,7 +154,7 @@ fn a_changed_rule_is_never_missing() {
 }
 
 #[test]
-fn what_cannot_be_changed_is_told_all_at_once() {
+fn unchangeable_differences_are_reported_together() {
     let before = read(QUICK_START).unwrap();
     let text = QUICK_START
         .replace("20.1.1.0/24", "20.1.0.0/16")
@@ -278,7 +173,7 @@ fn what_cannot_be_changed_is_told_all_at_once() {
     ] {
         assert!(why.iter().any(|it| it.contains(says)), "{says}: {why:?}");
     }
-    // What isn't said stays as it is.
+    // A value that the file leaves out stays as it is.
     let text = QUICK_START.replace("    gateway: 20.1.1.254\n    pktTag: 1001\n", "");
     assert!(
         plan(&before, &read(&text).unwrap(), true)
@@ -287,66 +182,56 @@ fn what_cannot_be_changed_is_told_all_at_once() {
     );
 }
 
-/// Small numbers in an order of their own.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
-fn drawn(draw: &mut Draw) -> Intent {
-    let mut tenants = Vec::new();
-    for tenant in ["default", "blue", "red"] {
-        if tenant != "default" && draw.below(3) == 0 {
-            continue;
-        }
-        let groups: Vec<u64> = (0..4).filter(|_| draw.below(2) == 0).collect();
-        let policies: Vec<u64> = (0..3).filter(|_| draw.below(3) > 0).collect();
-        let mut rule = |id: u64| {
-            let peer = groups.get(draw.below(5) as usize);
-            json!({
-                "ruleId": id,
-                "protocol": "tcp",
-                "port": 80 + draw.below(3),
-                "fromEndpointGroup": peer.map_or(String::new(), |it| format!("g{it}")),
-            })
-        };
-        let ruled: Vec<Value> = policies
+fn tenant(name: &'static str) -> impl Strategy<Value = Value> {
+    let groups = subsequence(vec!["g0", "g1", "g2", "g3"], 0..=4);
+    let policies = subsequence(vec!["p0", "p1", "p2"], 0..=3);
+    let parts = (groups, policies).prop_flat_map(|(groups, policies)| {
+        let peers = [vec![""], groups.clone()].concat();
+        let rules = collection::vec((80..83_u16, select(peers)), 3);
+        (
+            collection::vec(rules, policies.len()),
+            collection::vec(
+                subsequence(policies.clone(), 0..=policies.len()),
+                groups.len(),
+            ),
+            Just(groups),
+            Just(policies),
+        )
+    });
+    parts.prop_map(move |(rules, used, groups, policies)| {
+        let policies = policies.iter().zip(rules).map(|(name, rules)| {
+            let rules = rules.iter().enumerate().map(|(id, (port, peer))| {
+                json!({"ruleId": id, "protocol": "tcp", "port": port, "fromEndpointGroup": peer})
+            });
+            json!({"policyName": name, "rules": rules.collect::<Vec<_>>()})
+        });
+        let groups = groups
             .iter()
-            .map(|it| json!({"policyName": format!("p{it}"), "rules": (0..3).map(&mut rule).collect::<Vec<_>>()}))
-            .collect();
-        let grouped: Vec<Value> = groups
-            .iter()
-            .map(|it| {
-                let used = policies.iter().filter(|_| draw.below(2) == 0);
-                let used: Vec<String> = used.map(|it| format!("p{it}")).collect();
-                json!({"groupName": format!("g{it}"), "networkName": "n", "policies": used})
-            })
-            .collect();
-        tenants.push(json!({
-            "tenantName": tenant,
+            .zip(used)
+            .map(|(name, used)| json!({"groupName": name, "networkName": "n", "policies": used}));
+        json!({
+            "tenantName": name,
             "networks": [{"networkName": "n", "subnet": "10.0.0.0/24"}],
-            "policies": ruled,
-            "groups": grouped,
-        }));
-    }
-    read(&json!({"tenants": tenants}).to_string()).unwrap()
+            "policies": policies.collect::<Vec<_>>(),
+            "groups": groups.collect::<Vec<_>>(),
+        })
+    })
 }
 
-#[test]
-fn any_intent_leads_to_any_other() {
-    let mut draw = Draw(7);
-    let mut before = empty();
-    for _ in 0..300 {
-        let wanted = drawn(&mut draw);
-        let now = led(&before, &wanted, true);
-        assert_eq!(now, wanted);
-        before = now;
+fn intent() -> impl Strategy<Value = Intent> {
+    let others = (option::of(tenant("blue")), option::of(tenant("red")));
+    (tenant("default"), others).prop_map(|(default, (blue, red))| {
+        let tenants: Vec<Value> = [Some(default), blue, red].into_iter().flatten().collect();
+        read(&json!({ "tenants": tenants }).to_string()).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_intent_leads_to_any_other(before in intent(), wanted in intent()) {
+        prop_assert_eq!(led(&empty(), &before, true), before.clone());
+        prop_assert_eq!(led(&before, &wanted, true), wanted);
     }
 }
