@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a Debian 12 machine a node of a Contiv cluster, out of the packages of `make deb`. Again
-# changes nothing but what differs. The Vagrantfile runs it; it does as well on a machine of yours.
+# Makes a Debian 12 machine a node of a Contiv cluster, with the packages of `make deb`. A second run
+# changes only what differs. The Vagrantfile runs it; run it on your own machines, too.
 #
 #   provision.sh --node NAME --underlay IF|CIDR|ADDR --bus nats://TOKEN@HOST:PORT [--serve ADDR] [--packages DIR]
 #
@@ -77,7 +77,7 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-# What was written above is the configuration; netplugin comes before the engine.
+# The configuration is written; netplugin starts before the engine.
 apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold "${debs[@]}"
 apt-get install -q -y --no-install-recommends docker.io busybox-static
 
@@ -91,13 +91,14 @@ if [[ -n $serve ]]; then
 fi
 [[ ${#changed[@]} -eq 0 ]] || systemctl restart "${changed[@]}"
 
-# The quick start's IMAGE, without a registry.
+# The image of the tutorials, without a registry.
 if ! docker image inspect contiv/busybox >/dev/null 2>&1; then
   root=$(mktemp -d)
   mkdir -p "$root"/{bin,etc,tmp}
   for applet in $(/bin/busybox --list); do ln -s busybox "$root/bin/$applet"; done
   # The list names busybox too.
   cp --remove-destination /bin/busybox "$root/bin/"
+  install -m 755 "$(dirname "$0")/busybox-wget.sh" --no-target-directory "$root/bin/wget"
   tar -C "$root" -c . | docker import - contiv/busybox >/dev/null
   rm -r "$root"
 fi

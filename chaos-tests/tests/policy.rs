@@ -100,7 +100,7 @@ fn rules_and_policies_change_under_running_containers() -> Outcome {
     Ok(())
 }
 
-/// DESIGN's reason for identity in the packet: a receiver that hears nothing any more must not
+/// The reason in docs/design.md for identity in the packet: a receiver that hears nothing any more must not
 /// take a new container of a denied group for nobody.
 #[test]
 fn a_cut_off_node_refuses_a_new_container_of_a_denied_group() -> Outcome {

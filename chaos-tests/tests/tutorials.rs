@@ -13,11 +13,12 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 
 /// In the order in which they are typed.
-const TUTORIALS: [&str; 4] = [
+const TUTORIALS: [&str; 5] = [
     "README.md",
     "docs/policies.md",
     "docs/names.md",
     "docs/docker.md",
+    "docs/swarm.md",
 ];
 
 fn root() -> PathBuf {
@@ -30,7 +31,14 @@ fn page(path: &str) -> Result<String> {
 
 /// Every page that a reader may open, README.md first.
 fn pages() -> Result<Vec<String>> {
-    let mut pages = vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned()];
+    let mut pages = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for entry in fs::read_dir(root().join("docs"))? {
         pages.push(format!("docs/{}", entry?.file_name().to_string_lossy()));
     }
@@ -176,14 +184,36 @@ fn links_of_pages_lead_somewhere() -> Result<()> {
             } else {
                 here.join(file)
             };
-            let there = fs::read_to_string(root().join(to));
-            let there = there.with_context(|| format!("{path} links to {link}"))?;
+            let to = root().join(to);
+            ensure!(to.exists(), "{path} links to {link}");
             ensure!(
-                heading.is_empty() || anchors(&there).contains(heading),
+                heading.is_empty() || anchors(&fs::read_to_string(to)?).contains(heading),
                 "{path} links to {link}, and no heading there has that name"
             );
         }
     }
+    Ok(())
+}
+
+/// Pages quote many files; a renamed one must be renamed there, too.
+#[test]
+fn files_that_pages_name_exist() -> Result<()> {
+    let in_a_path = |it: char| it.is_ascii_alphanumeric() || "/_.-".contains(it);
+    let mut missing = Vec::new();
+    for path in pages()? {
+        let text = page(&path)?;
+        for word in text.split('`').skip(1).step_by(2) {
+            let (folder, rest) = word.split_once('/').unwrap_or((word, ""));
+            let is_path = !folder.is_empty() && !rest.is_empty() && word.chars().all(in_a_path);
+            if is_path
+                && root().join(folder).join("Cargo.toml").exists()
+                && !root().join(word).exists()
+            {
+                missing.push(format!("{path}: {word}"));
+            }
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
     Ok(())
 }
 

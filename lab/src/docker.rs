@@ -12,26 +12,8 @@ pub const IMAGE: &str = "contiv/busybox";
 
 const START: Duration = Duration::from_secs(40);
 
-/// The image's `wget`. Debian builds busybox-static without `FEATURE_WGET_TIMEOUT`, and its
-/// `wget -T SECONDS` then writes through a null pointer and dies by SIGSEGV. busybox's `timeout`
-/// ends the process by SIGTERM instead (exit code 143).
-const WGET: &str = r#"#!/bin/sh
-limit=
-for argument; do
-  shift
-  case $previous$argument in
-    -T) previous=-T; continue ;;
-    -T*) limit=${argument#-T}; previous=; continue ;;
-    --timeout=*) limit=${argument#*=}; continue ;;
-  esac
-  set -- "$@" "$argument"
-done
-[ -n "$limit" ] || exec busybox wget "$@"
-timeout "$limit" busybox wget "$@"
-code=$?
-[ $code != 143 ] || { echo 'wget: download timed out' >&2; code=1; }
-exit $code
-"#;
+/// The image's `wget`.
+const WGET: &str = include_str!("../../scripts/busybox-wget.sh");
 
 impl Lab {
     pub(crate) fn start_engine(&mut self, node: &str, bridge: bool) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The compiler against a model that walks the sorted rules, written from DESIGN's words alone.
+//! The compiler against a model that walks the sorted rules, written from docs/design.md alone.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,7 +10,7 @@ use super::fixture::{Dice, address, alter, group, network, policy, rule, tenant}
 use super::*;
 use crate::projection::{GroupFact, PolicyFact, TenantFact};
 
-/// What DESIGN says: the rules of all the group's policies, the higher priority first, then deny,
+/// docs/design.md, Policy: the rules of all the group's policies, the higher priority first, then deny,
 /// then the lower id; the first that matches decides, and none is an allow.
 fn naive(
     tenant: &TenantFact,
