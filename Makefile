@@ -14,11 +14,11 @@ vrf-tools: tools
 	@scripts/install-deps.sh binutils qemu-system-x86
 	@scripts/vrf/fetch-kernel.sh
 
-# Runtimes that call CNI plugins, and plugins to be chained with.
+# Installs runtimes that call CNI plugins, and plugins that can be chained with ours.
 cni-tools: tools
 	@scripts/install-deps.sh containernetworking-plugins podman
 
-# Hosts' own firewalls, and what firewalld needs to run.
+# Installs hosts' firewalls, and the packages that firewalld needs.
 firewall-tools: tools
 	@scripts/install-deps.sh dbus-daemon gir1.2-glib-2.0 python3-dbus python3-gi
 	@scripts/fetch-firewalls.sh
@@ -26,7 +26,7 @@ firewall-tools: tools
 build:
 	cargo build --locked --workspace --bins
 
-# The demo runs what the tests run: the dev profile, whose dependencies are optimised.
+# The demo runs the same binaries as the tests: the dev profile, with optimised dependencies.
 demo: tools build
 	@$(BIN)/lab demo
 
@@ -36,7 +36,7 @@ demo-down:
 test: vrf-tools cni-tools firewall-tools build
 	@scripts/test.sh
 
-# The same tests on a kernel that has VRF devices, in a VM: what make test has of them, or all.
+# Runs tests on a kernel with VRF devices, in a VM: those that `make test` includes, or all.
 test-vrf: vrf-tools build
 	@scripts/vrf/run.sh
 
@@ -50,31 +50,31 @@ check:
 	cargo deny --locked check bans licenses sources
 	cargo shear --locked
 
-# Figures need the machine for themselves, and daemons built for speed.
+# Measures. Needs an otherwise idle machine and release builds.
 bench: tools
 	@scripts/install-deps.sh dnsperf
 	cargo build --locked --release --workspace --bins
 	CONTIV_BIN_DIR=$(CURDIR)/target/release cargo bench --locked --package chaos-tests
 	cargo bench --locked --package node-datapath --bench policy
 
-# What a VRF costs against a namespace, both in the VM: ratios alone mean something there.
+# Compares a VRF with a namespace, both in the VM. Only ratios are meaningful there.
 bench-vrf: vrf-tools build
 	@scripts/vrf/run.sh node-datapath/datapath:--ignored,--nocapture,figures
 
-# Packages for Debian 12 in target/deb: contiv-bus, netmaster, netplugin, netctl.
+# Builds packages for Debian 12 in target/deb: contiv-bus, netmaster, netplugin, netctl.
 deb: tools
 	@scripts/install-deps.sh debhelper
 	cargo build --locked --release --workspace --bins
 	debian/rules clean binary
 
-# From the packages of another commit, by default the one before, to these, under running workloads.
+# Upgrades from the packages of another commit (default: the one before) to these, under running workloads.
 FROM ?= HEAD^
 test-upgrade: deb
 	cargo build --locked --package lab
 	@scripts/packages-of.sh $(FROM) target/upgrade/deb
 	@scripts/upgrade.sh target/upgrade/deb target/deb
 
-# Two machines with a systemd of their own, made a cluster out of the packages.
+# Provisions two machines that have a systemd of their own with the packages.
 test-machines: deb
 	@scripts/install-deps.sh debootstrap systemd-container
 	@scripts/machines.sh

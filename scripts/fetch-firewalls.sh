@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 # apt downloads as a user of its own.
 chmod 755 "$work"
 download() { (cd "$work" && apt-get download -q "${packages[@]}"); }
-# A list from last week names packages that are gone by now, so the second try is with new lists.
+# Old package lists name packages that are gone, so the second try updates the lists.
 if ! download >"$work/log" 2>&1 && ! { apt-get update -q && download; } >>"$work/log" 2>&1; then
   cat "$work/log" >&2
   echo "fetch-firewalls: apt could not download ${packages[*]}; see above" >&2
@@ -24,7 +24,7 @@ fi
 for package in "$work"/*.deb; do dpkg-deb -x "$package" "$work/root"; done
 # Debian's /lib is a link into /usr.
 cp -r "$work/root/lib" "$work/root/usr/"
-# What ufw's package does when it is installed.
+# Does the same as the post-installation script of ufw's package.
 cp "$work"/root/usr/share/ufw/{*.init,ufw.conf,iptables/*.rules} "$work/root/etc/ufw/"
 mkdir "$work/firewalls"
 mv "$work"/root/{etc,usr} "$work/firewalls/"

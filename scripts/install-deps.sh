@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the lab, the demo and the tests need, and those that it is told.
-# Does nothing, and says nothing, when all of them are there.
+# Installs the Debian packages that the lab, the demo and the tests need, and those in its arguments.
+# Does nothing and prints nothing if all are installed.
 set -euo pipefail
 
 packages=(
@@ -28,7 +28,7 @@ for package in "${packages[@]}"; do
   status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
   [[ $status == installed ]] || missing+=("$package")
 done
-# Any Python with pip does; Debian's is only installed where there is none.
+# Any Python with pip suffices; Debian's is installed only if there is none.
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes two machines with a systemd of their own (systemd-nspawn) a cluster: `provision.sh` with the
-# packages of `make deb`, the quick start, units that are restarted, killed and upgraded while
-# containers ping each other, and a reboot.
+# Makes a cluster of two machines that have a systemd of their own (systemd-nspawn): runs `provision.sh`
+# with the packages of `make deb` and the quick start, then restarts, kills and upgrades units while
+# containers ping each other, and reboots.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -55,7 +55,7 @@ clean() {
 }
 trap clean EXIT
 
-# What apt would load from the network is in here, as the machines reach nobody but each other.
+# The machines reach only each other, so this folder holds the packages that apt would download.
 if [[ ! -e $base/complete ]]; then
   rm -rf "$base"
   mirror=$(awk '/^URIs:/ || $1 == "deb" { print $2; exit }' \
@@ -71,7 +71,7 @@ ip -n "$net" link add underlay type bridge
 ip -n "$net" link set underlay up
 for machine in 1 2; do
   cp -a --reflink=auto "$base" "$work/$machine"
-  # apt learns at once that nobody answers.
+  # apt fails at once instead of waiting for a mirror.
   rm -f "$work/$machine/etc/machine-id" "$work/$machine/etc/resolv.conf"
   systemd-id128 new >"$work/$machine/etc/machine-id"
   echo "machine-$machine" >"$work/$machine/etc/hostname"

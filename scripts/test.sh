@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole suite, once. Tests with real clusters are mostly waiting, so a few more of them than
-# there are cores run side by side.
+# Runs the whole suite once. Tests with real clusters mostly wait, so a few more of them run in parallel
+# than there are cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

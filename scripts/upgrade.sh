@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Upgrades a running cluster from one set of packages to another, as apt does on a machine: files
-# are replaced and services restarted, host by host. Containers ping each other all the while, and
-# not one answer may be missing.
+# Upgrades a running cluster from one set of packages to another, as apt does on a machine: replaces
+# files and restarts services, host by host. Containers ping each other meanwhile, and no answer may be
+# missing.
 #
 #   upgrade.sh FOLDER-OF-OLD-PACKAGES FOLDER-OF-NEW-PACKAGES
 set -euo pipefail

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 target=.tools/linux
-# One of before has no disk.
+# An older copy lacks the disk's module.
 ! compgen -G "$target/lib/modules/*/kernel/drivers/virtio" >/dev/null || exit 0
 
 arch=$(dpkg --print-architecture)
@@ -23,7 +23,7 @@ work=$(mktemp -d "$PWD/.tools/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 # apt downloads as a user of its own.
 chmod 755 "$work"
-# A list from last week names a package that is gone by now, so the second try is with new lists.
+# Old package lists name packages that are gone, so the second try updates the lists.
 download() { package=$(newest) && [[ -n $package ]] && (cd "$work" && apt-get download -q "$package"); }
 if ! download >"$work/log" 2>&1 && ! { apt-get update -q && download; } >>"$work/log" 2>&1; then
   cat "$work/log" >&2

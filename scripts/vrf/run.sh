@@ -3,16 +3,16 @@
 #
 #     scripts/vrf/run.sh [PACKAGE/TEST[+netem][:NAME,NAME...]...] | --long
 #
-# such as node-datapath/datapath:drift. Without names it's what fits into make test; --long is all of it.
-# With +netem the underlay loses one packet in a hundred, and each is 20 ms under way.
+# such as node-datapath/datapath:drift. Without arguments it runs the tests of `make test`; --long runs all.
+# With +netem the underlay loses one packet in a hundred and delays each by 20 ms.
 # The VM's only file system is an initrd made of this machine's own programs, ours, and the
 # kernel's modules; with a suite chaos-tests/docker… in it a disk, since an engine's containers
-# can't leave an initrd (pivot_root(2)). A hang is cut after $VRF_TIME_LIMIT seconds; the console's
-# end is then what was printed last. $VRF_WORK is the folder of one VM, of which several may run.
+# can't leave an initrd (pivot_root(2)). The VM is ended after $VRF_TIME_LIMIT seconds; the console's
+# last lines are printed then. $VRF_WORK is the folder of one VM; several may run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Those that say what a VRF does differently; floods and hammers take minutes under emulation.
+# Tests of the differences of VRFs; floods and hammers take minutes under emulation.
 datapath=endpoints_reach,the_senders_stamp,the_outer_port,full_packets,what_is_there,drift_is_named
 datapath+=,connections_end,nothing_is_left,any_resolver,the_quick_starts_policy,the_sender_is_known
 datapath+=,the_next_owner,what_came_by_vxlan,ours_pass_dockers,no_address_and_no_socket,the_hosts_settings
@@ -25,7 +25,7 @@ limit=${VRF_TIME_LIMIT:-900}
 case ${1-} in
   "") ;;
   --long)
-    # What speaks of namespaces by their names isn't in it.
+    # Without tests that name namespaces.
     suites=(
       node-datapath/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
       chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
@@ -62,7 +62,7 @@ add() {
   done
 }
 
-# Ours are stripped: the VM has no use for what a debugger reads.
+# Our binaries are stripped: the VM needs no debug information.
 add_ours() {
   strip -o "$root/$2" "$1"
   add $(ldd "$1" | grep -o '/[^ :]*\.so[^ :]*')
@@ -75,7 +75,7 @@ make_root() {
   for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
   ln -s /run "$root/var/run"
 
-  # What busybox has too but does in its own way, and what it doesn't have.
+  # Programs that busybox lacks, or whose options differ there.
   local name path
   for name in bash conntrack cp dig dnsmasq find getent hostname ip iptables iptables-legacy \
     iptables-legacy-restore iptables-nft iptables-nft-restore iptables-restore mount nft nsenter ping \
@@ -86,13 +86,13 @@ make_root() {
   if $engine; then
     add /usr/bin/{containerd,containerd-shim-runc-v2,docker,docker-init} /usr/sbin/{dockerd,docker-proxy,runc}
   fi
-  # iptables loads what it knows of matches and targets.
+  # iptables loads its matches and targets from here.
   add /usr/lib/x86_64-linux-gnu/xtables/*.so
   add "$(command -v busybox)"
   for name in $(busybox --list); do
     [[ -e $root/usr/bin/$name || -e $root/usr/sbin/$name ]] || ln -s busybox "$root/usr/bin/$name"
   done
-  # Where the kernel looks for who loads its modules.
+  # The kernel's path of modprobe.
   ln -s ../bin/busybox "$root/usr/sbin/modprobe"
 
   add /etc/nsswitch.conf /etc/protocols /etc/services
@@ -153,7 +153,7 @@ else
   pack "$root"
 fi
 
-# Emulated even where /dev/kvm is: in a virtual machine's virtual machine it may be there and hang.
+# Emulates even if /dev/kvm exists: with nested virtualisation it may exist and hang.
 # The machine type q35 has the timer that the kernel's delay calibration waits for; microvm hasn't.
 rm -f "$work/status"
 started=$SECONDS
