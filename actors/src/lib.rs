@@ -1,8 +1,8 @@
-//! The control plane's decisions and what carries them out.
+//! The control plane decides here, and carries its decisions out.
 //!
-//! `aggregate` is pure: commands and facts in, events or a rejection out. `journal` appends to
-//! and loads from the log. `shell` holds all of actix: one actor for each aggregate, supervised.
-//! Netmaster uses all three; a node uses `shell::supervise` only.
+//! `aggregate` is pure: it takes commands and facts, and returns events or a rejection. `journal`
+//! appends to the log and loads from it. `shell` holds all of actix: one actor for each aggregate,
+//! supervised. Only netmaster uses this crate; nodes don't.
 
 pub mod aggregate;
 pub mod journal;

@@ -1,13 +1,12 @@
 //! Given events, when a command, then events: tests of aggregates that read as their rules.
 //!
-//! What a command decided is folded in when `then` is checked, so that steps chain. Used by the
-//! tests of `aggregate` only.
+//! `then` folds the decided events in, so that steps chain. Only the tests of `aggregate` use it.
 
 use bus_schema::{Event, Rejection};
 
 use crate::aggregate::Aggregate;
 
-/// An aggregate to which these events happened.
+/// An aggregate with these events folded in.
 pub fn given<A: Aggregate>(events: impl IntoIterator<Item = Event>) -> Given<A> {
     let mut state = A::default();
     for event in events {
@@ -36,7 +35,7 @@ impl<A: Aggregate> Given<A> {
     }
 }
 
-/// What was decided.
+/// The decision about a command.
 #[derive(Debug)]
 pub struct When<A> {
     state: A,
@@ -44,7 +43,7 @@ pub struct When<A> {
 }
 
 impl<A: Aggregate> When<A> {
-    /// Exactly these events were decided; goes on with them folded in.
+    /// Checks that exactly these events were decided, and folds them in.
     #[track_caller]
     pub fn then(self, expected: impl IntoIterator<Item = Event>) -> Given<A> {
         let expected: Vec<Event> = expected.into_iter().collect();
@@ -52,7 +51,7 @@ impl<A: Aggregate> When<A> {
         self.accepted()
     }
 
-    /// Some events were decided; goes on with them folded in.
+    /// Checks that events were decided, and folds them in.
     #[track_caller]
     pub fn accepted(self) -> Given<A> {
         let mut state = self.state;

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_new_is_what_came_to_it() {
+    fn healing_since_an_earlier_state_counts_the_difference() {
         let of = |kinds: &[(&str, u64)]| Healing {
             kinds: kinds.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect(),
             last: None,

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_name_on_the_bus_does_not_decode() {
+    fn an_invalid_name_does_not_decode() {
         let bytes = crate::codec::to_bytes(&"a.b");
         assert!(crate::codec::from_bytes::<TenantName>(&bytes).is_err());
     }

@@ -19,6 +19,8 @@ pub mod query;
 pub mod rejection;
 pub mod reply;
 pub mod subject;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod url;
 
 pub use command::Command;

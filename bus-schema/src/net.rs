@@ -254,25 +254,25 @@ mod tests {
     #[test]
     fn docker_networks_are_known_by_their_names() {
         let pool = Pool {
-            subnet: "20.1.1.0/24".parse().expect("a subnet"),
-            gateway: "20.1.1.254".parse().expect("an address"),
+            subnet: crate::testing::subnet("20.1.1.0/24"),
+            gateway: crate::testing::ip("20.1.1.254"),
             range: None,
         };
         let (mut networks, mut groups) = (Vec::new(), Vec::new());
         for tenant in ["default", "blue", "a-blue", "web"] {
             for docker_name in [None, Some("web/blue".to_owned()), Some("lb.web".to_owned())] {
                 networks.push(NetworkSpec {
-                    tenant: tenant.parse().expect("a name"),
-                    name: "web".parse().expect("a name"),
+                    tenant: crate::testing::name(tenant),
+                    name: crate::testing::name("web"),
                     vni: Vni(1),
                     v4: pool.clone(),
                     v6: None,
                     docker_name: docker_name.clone(),
                 });
                 groups.push(GroupSpec {
-                    tenant: tenant.parse().expect("a name"),
-                    network: "web".parse().expect("a name"),
-                    name: "lb".parse().expect("a name"),
+                    tenant: crate::testing::name(tenant),
+                    network: crate::testing::name("web"),
+                    name: crate::testing::name("lb"),
                     id: GroupId(1),
                     policies: Vec::new(),
                     docker_name,

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_port_is_refused() {
+    fn text_that_is_no_port_is_refused() {
         for bad in ["", "-", "80-", "90-80", "65536", "http", "80 90"] {
             assert!(bad.parse::<PortRange>().is_err(), "{bad}");
         }
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_lower_id_comes_first_by_value() {
-        let id = |text: &str| RuleId::new(text).expect("id");
+        let id = crate::testing::name::<RuleId>;
         assert_eq!(id("9").precedence(&id("10")), Ordering::Less);
         assert_eq!(id("10").precedence(&id("a")), Ordering::Less);
         assert_eq!(id("b").precedence(&id("a")), Ordering::Greater);

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::command::verbs;
 use crate::event::Settings;
 use crate::node::NodeStatus;
 use crate::{
@@ -57,19 +58,16 @@ pub enum Query {
     },
 }
 
-impl Query {
-    pub fn verb(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::ClusterInfo => ("cluster", "info"),
-            Self::TenantList => ("tenant", "ls"),
-            Self::NetworkList { .. } => ("net", "ls"),
-            Self::GroupList { .. } => ("group", "ls"),
-            Self::PolicyList { .. } => ("policy", "ls"),
-            Self::NodeList { .. } => ("node", "ls"),
-            Self::EndpointList { .. } => ("endpoint", "ls"),
-            Self::Wait { .. } => ("cluster", "wait"),
-        }
-    }
+verbs! {
+    Query:
+    ClusterInfo => ("cluster", "info"),
+    TenantList => ("tenant", "ls"),
+    NetworkList => ("net", "ls"),
+    GroupList => ("group", "ls"),
+    PolicyList => ("policy", "ls"),
+    NodeList => ("node", "ls"),
+    EndpointList => ("endpoint", "ls"),
+    Wait => ("cluster", "wait"),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,21 +1,38 @@
-//! Why a command is refused: what the domain says, in words that tell what to do.
+//! Why netmaster refuses a request, in sentences that end with the next step.
+
+mod uses;
+
+pub use uses::{BlockUse, EndpointUse, HolderUse, Holders, RuleUse, Unasked};
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use self::uses::{list, some};
+use crate::policy::PortRange;
 use crate::{
-    AddressRange, EndpointId, GroupName, NetworkName, NodeName, PolicyName, Revision, RuleId,
-    TenantName, Vni,
+    AddressRange, GroupName, NetworkName, NodeName, PolicyName, Revision, RuleId, TenantName, Vni,
 };
 
-/// A command that was understood and refused. Nothing was appended.
+/// The reason of a refusal. Nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Rejection {
+    /// The request can't be understood.
     #[error("the request is malformed: {reason}")]
     Malformed { reason: String },
+    /// Permissions on the bus are by subject, so a request counts only on its own.
+    #[error("this request belongs on {subject}")]
+    WrongSubject { subject: String },
+    #[error("netmaster can't decide about this command: that is a defect, please report it")]
+    Defect,
+    #[error("the cluster isn't initialised: run `netmaster init`")]
+    NotInitialised,
+    #[error(
+        "the answer is {bytes} bytes long and nats-server carries {max}: ask for one tenant, or raise max_payload in its nats.conf"
+    )]
+    AnswerTooLong { bytes: u64, max: u64 },
     #[error("the command's deadline passed before it was decided; nothing was done, try again")]
     DeadlinePassed,
     #[error(
@@ -148,6 +165,21 @@ pub enum Rejection {
     #[error("no packet tag of {first} to {last} is free: name one with --pkt-tag")]
     VniExhausted { first: Vni, last: Vni },
 
+    #[error(
+        "`{name}` can't be the name of a Docker network: it may hold letters, digits, `-`, `_`, `.` and `/`, at most 128"
+    )]
+    DockerNameInvalid { name: String },
+    /// `bearer` is a network or a group, `flag` the one that chooses another name.
+    #[error(
+        "{bearer} of tenant {tenant} is Docker network `{name}` already: choose another {flag}"
+    )]
+    DockerNameTaken {
+        tenant: TenantName,
+        name: String,
+        bearer: String,
+        flag: String,
+    },
+
     #[error("group {group} doesn't exist in tenant {tenant}: see `netctl group ls -t {tenant}`")]
     GroupUnknown {
         tenant: TenantName,
@@ -270,6 +302,10 @@ pub enum Rejection {
     RuleNumbersExhausted { tenant: TenantName },
     #[error("ports need a protocol that has ports: add --protocol=tcp, udp or sctp")]
     PortsWithoutProtocol,
+    #[error("ports {ports}: the first is behind the last")]
+    PortsReversed { ports: PortRange },
+    #[error("addresses {addresses}: the first is behind the last")]
+    AddressesReversed { addresses: AddressRange },
     #[error("{what} is named by {}: remove those rules first", list(rules))]
     PeerInUse { what: String, rules: Vec<RuleUse> },
 
@@ -279,6 +315,10 @@ pub enum Rejection {
         "another machine bears the name {node}: start netplugin with another --name, or remove the dead one with `netctl node rm {node} --lost`"
     )]
     NodeNameTaken { node: NodeName },
+    #[error("the machine id is empty: see machine-id(5)")]
+    MachineIdEmpty,
+    #[error("{vtep} can't be a VTEP address: other nodes must reach it")]
+    VtepUnusable { vtep: IpAddr },
     #[error("VTEP address {vtep} belongs to node {node}: pick this node's own with --underlay")]
     VtepTaken { vtep: IpAddr, node: NodeName },
     #[error(
@@ -396,6 +436,9 @@ impl Rejection {
         matches!(
             self,
             Self::Malformed { .. }
+                | Self::WrongSubject { .. }
+                | Self::Defect
+                | Self::NotInitialised
                 | Self::DeadlinePassed
                 | Self::OlderThanLog { .. }
                 | Self::LogUnreadable { .. }
@@ -403,118 +446,6 @@ impl Rejection {
                 | Self::LogDamaged { .. }
                 | Self::Unknown
         )
-    }
-}
-
-/// An endpoint that keeps something from being removed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct EndpointUse {
-    pub endpoint: EndpointId,
-    pub node: NodeName,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    pub address: IpAddr,
-}
-
-impl std::fmt::Display for EndpointUse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = self.name.as_deref().unwrap_or(self.endpoint.as_str());
-        write!(f, "{name} ({}) on {}", self.address, self.node)
-    }
-}
-
-/// A block that somebody holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct BlockUse {
-    pub block: IpNet,
-    pub node: NodeName,
-}
-
-impl std::fmt::Display for BlockUse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on {}", self.block, self.node)
-    }
-}
-
-/// How much of a pool a node holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HolderUse {
-    pub node: NodeName,
-    /// Addresses that an endpoint could have.
-    pub addresses: u64,
-    /// Of these: of endpoints, reserved by an engine, or promised to a swarm's tasks.
-    pub in_use: u64,
-}
-
-impl std::fmt::Display for HolderUse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            node,
-            addresses,
-            in_use,
-        } = self;
-        write!(f, "{node} uses {in_use} of its {addresses}")
-    }
-}
-
-/// A holder of a pool's addresses that couldn't be asked for free ones, or that offered some and gave
-/// none up; why.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Unasked {
-    pub node: NodeName,
-    pub reason: String,
-}
-
-impl std::fmt::Display for Unasked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.node, self.reason)
-    }
-}
-
-/// Who has the addresses of a pool in which none is free.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holders {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub asked: Vec<HolderUse>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unasked: Vec<Unasked>,
-}
-
-impl Holders {
-    pub fn is_empty(&self) -> bool {
-        self.asked.is_empty() && self.unasked.is_empty()
-    }
-}
-
-impl std::fmt::Display for Holders {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { asked, unasked } = self;
-        if !asked.is_empty() {
-            let mut most_first: Vec<&HolderUse> = asked.iter().collect();
-            most_first.sort_by_key(|it| std::cmp::Reverse(it.addresses));
-            write!(f, " ({})", some(&most_first))?;
-        }
-        if !unasked.is_empty() {
-            let unasked = some(unasked);
-            write!(
-                f,
-                "; these nodes hold addresses and gave none up: {unasked}"
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// A rule that keeps something from being removed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RuleUse {
-    pub policy: PolicyName,
-    pub rule: RuleId,
-}
-
-impl std::fmt::Display for RuleUse {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "rule {} of policy {}", self.rule, self.policy)
     }
 }
 
@@ -540,22 +471,4 @@ fn left(networks: &[NetworkName], groups: &[GroupName], policies: &[PolicyName])
         .map(|(kind, names)| format!("{kind} {names}"))
         .collect();
     kinds.join(", ")
-}
-
-/// The first of them, and how many more there are: a message is read by people.
-fn some<T: std::fmt::Display>(items: &[T]) -> String {
-    const MAX_NAMED: usize = 8;
-    let (named, more) = items.split_at(items.len().min(MAX_NAMED));
-    match more.len() {
-        0 => list(named),
-        more => format!("{} and {more} more", list(named)),
-    }
-}
-
-fn list<T: std::fmt::Display>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(T::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
 }

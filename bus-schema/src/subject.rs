@@ -244,11 +244,8 @@ mod tests {
 
     #[test]
     fn subjects_name_their_aggregate() {
-        let tenant: TenantName = "blue".parse().expect("a name");
-        let (web, db) = (
-            "web".parse().expect("a name"),
-            "db".parse().expect("a name"),
-        );
+        let tenant: TenantName = crate::testing::name("blue");
+        let (web, db) = (crate::testing::name("web"), crate::testing::name("db"));
         for aggregate in [
             AggregateId::Cluster,
             AggregateId::Tenant(tenant.clone()),
@@ -272,12 +269,12 @@ mod tests {
     }
 
     #[test]
-    fn subjects_tell_whom_an_event_concerns() {
-        let blue: TenantName = "blue".parse().expect("a name");
+    fn subjects_name_the_objects_of_an_event() {
+        let blue: TenantName = crate::testing::name("blue");
         let of = |rest: &str| concerned(&format!("contiv.log.blue.{rest}"));
-        let web = Concerned::Group(blue.clone(), "web".parse().expect("a name"));
+        let web = Concerned::Group(blue.clone(), crate::testing::name("web"));
         assert_eq!(of("intent.group.web"), web);
-        let p = Concerned::Policy(blue.clone(), "p".parse().expect("a name"));
+        let p = Concerned::Policy(blue.clone(), crate::testing::name("p"));
         assert_eq!(of("intent.policy.p"), p);
         for rest in [
             "intent.network.web",

@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_stands_before_the_host() {
+    fn the_token_is_before_the_host() {
         for (url, found) in [
             ("nats://s3cret@10.0.0.1:4222", Some("s3cret")),
             ("s3cret@host", Some("s3cret")),

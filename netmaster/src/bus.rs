@@ -1,7 +1,7 @@
-//! The connection to NATS, and the watchdog that doesn't believe it.
+//! The connection to NATS, and the watchdog that checks it.
 //!
-//! A client of an isolated server sees no disconnect for half a minute, so the watchdog asks the
-//! server each second and forces a new connection after three silent ones.
+//! A client of an isolated server sees no disconnect for half a minute, so the watchdog sends the
+//! server a message each second, and forces a new connection after three seconds without an answer.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often the server is asked for a sign of life.
-const TICK: Duration = Duration::from_secs(1);
-/// Silent ticks after which the connection is given up.
-const SILENT: u32 = 3;
+/// How often the server must answer.
+const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Intervals without an answer after which the connection is given up.
+const MAX_SILENT_TICKS: u32 = 3;
 /// How long `init` waits for the bus.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -62,7 +62,7 @@ fn servers(url: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         .collect()
 }
 
-/// An address as it may be shown.
+/// The address without its token, for messages.
 fn without_token(url: &str) -> String {
     url.split(',')
         .map(|one| one.rsplit('@').next().unwrap_or(one))
@@ -70,12 +70,12 @@ fn without_token(url: &str) -> String {
         .join(",")
 }
 
-/// Connects or says why not, and refuses a server that can't carry the log.
+/// Connects, and refuses a server that can't carry the log.
 pub(crate) async fn connect_once(url: &str, name: &str) -> Result<Client, ConnectError> {
     let at = without_token(url);
     let addresses = servers(url)?;
     let connecting = options(name, url).connect(addresses);
-    let client = match timeout(PATIENCE, connecting).await {
+    let client = match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err(e)) if is_refusal(e.kind()) => return Err(ConnectError::Refused { at }),
         Ok(Err(e)) => {
@@ -100,7 +100,7 @@ fn is_refusal(kind: ConnectErrorKind) -> bool {
 
 /// Connects, however long that takes; what waiting doesn't heal is an error at once.
 pub(crate) async fn connect(url: &str, name: &str) -> Result<Client, ConnectError> {
-    let mut tick = interval(TICK);
+    let mut tick = interval(WATCHDOG_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut said = false;
     loop {
@@ -116,10 +116,10 @@ pub(crate) async fn connect(url: &str, name: &str) -> Result<Client, ConnectErro
     }
 }
 
-/// Runs until the process ends; also refuses a server of another kind after a reconnect, by
-/// saying so (the log's own checks refuse to decide on it).
+/// Runs until the process ends. It also logs an error after a reconnect to a server that can't carry the
+/// log (the checks of the log refuse to decide on it).
 pub(crate) async fn watchdog(client: Client) {
-    let mut tick = interval(TICK);
+    let mut tick = interval(WATCHDOG_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent = 0;
     let mut connected = true;
@@ -141,21 +141,25 @@ pub(crate) async fn watchdog(client: Client) {
             silent = 0;
             continue;
         }
-        if timeout(TICK, client.flush()).await.is_ok_and(|r| r.is_ok()) && answers(&client).await {
+        if timeout(WATCHDOG_INTERVAL, client.flush())
+            .await
+            .is_ok_and(|r| r.is_ok())
+            && answers(&client).await
+        {
             silent = 0;
             continue;
         }
         silent += 1;
-        if silent >= SILENT {
+        if silent >= MAX_SILENT_TICKS {
             tracing::warn!("the bus was silent for {silent} s: connecting anew");
             silent = 0;
-            // Refused only when the client is being dropped, and then nobody needs it.
+            // It fails only when the client is being dropped.
             let _ = client.force_reconnect().await;
         }
     }
 }
 
-/// Whether a round trip through the server works: a message to an inbox of our own.
+/// Whether the server delivers a message to an inbox of our own.
 async fn answers(client: &Client) -> bool {
     use futures::StreamExt;
     let round_trip = async {
@@ -164,12 +168,14 @@ async fn answers(client: &Client) -> bool {
         client.publish(inbox, bytes::Bytes::new()).await.ok()?;
         echo.next().await
     };
-    timeout(TICK, round_trip).await.is_ok_and(|m| m.is_some())
+    timeout(WATCHDOG_INTERVAL, round_trip)
+        .await
+        .is_ok_and(|m| m.is_some())
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the pause before another look or try is the point"
+    reason = "a loop pauses before it tries or checks again"
 )]
 pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;

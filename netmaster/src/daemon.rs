@@ -1,12 +1,12 @@
-//! `netmaster run`: which tasks there are, and how they end.
+//! `netmaster run`: its tasks, and how they end.
 //!
 //! ```text
 //! watchdog ── the connection        feed::log ──▶ Registry ──▶ Shared(View) ◀── feed::{endpoints, statuses}
 //! react ── Shared ▶ process::due ▶ Registry        gateway ── requests ▶ Registry, Shared
 //! ```
 //!
-//! All on one thread. SIGTERM and SIGINT stop the gateway, let requests in work end, and end the
-//! process with 0; what a task can't go on from ends it with an error.
+//! All of them run on one thread. SIGTERM and SIGINT stop the gateway, let requests in work end, and end
+//! the process with 0; a failure after which a task can't go on ends it with an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -37,15 +37,17 @@ use crate::view::View;
 use crate::{metrics, process};
 
 /// How long a reaction may take before it is due anew.
-const REACTION: Duration = Duration::from_secs(5);
-/// A node that lives is heard within this time, in milliseconds.
-const HEARD_MS: u64 = STATUS_EVERY_MS + 200;
-/// How often reactions are looked for besides every change.
-const TICK: Duration = Duration::from_secs(1);
-/// Changes of the view within this time are looked at together.
-const TOGETHER: Duration = Duration::from_millis(20);
+const REACTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A live node is heard within this time.
+const HEARD_WITHIN_MS: u64 = STATUS_EVERY_MS + 200;
+/// How often reactions are due besides at every change.
+const REACTION_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes of the view within this time are handled together.
+const DEBOUNCE_TIME: Duration = Duration::from_millis(20);
 /// Reactions in flight.
-const REACTIONS: usize = 64;
+const MAX_REACTIONS: usize = 64;
+/// How long the last answers may take to be sent when the process ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The process can't go on with this log.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,7 @@ pub(crate) struct GaveUp(String);
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) nats: String,
-    /// Who writes the events.
+    /// The name of this netmaster, which writes the events.
     pub(crate) name: String,
     /// Absent: no metrics.
     pub(crate) metrics: Option<SocketAddr>,
@@ -63,17 +65,10 @@ pub(crate) struct Config {
 }
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
-    let stopped = async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    };
+    let stopped = stop_signal()?;
     tokio::pin!(stopped);
     if let Some(at) = config.metrics {
-        runtime::metrics::serve(at, metrics::describe, Some(metrics::GAUGE_IDLE));
+        runtime::metrics::serve(at, metrics::describe, Some(metrics::GAUGE_IDLE_TIMEOUT));
     }
     let title = format!("netmaster {}", config.name);
     let client = tokio::select! {
@@ -84,39 +79,17 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (give_up, mut gave_up) = mpsc::channel::<String>(1);
     let shared = Shared::new();
     let registry = registry(&client, &config, &shared, give_up);
-    let (ready, mut is_ready) = watch::channel(false);
-
-    let mut tasks = JoinSet::new();
-    tasks.spawn_local(bus::watchdog(client.clone()));
-    tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
-    tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
-    if config.metrics.is_some() {
-        tasks.spawn_local(metrics::watch(shared.clone()));
-    }
-    let log = feed::log(
-        client.clone(),
-        Rc::clone(&registry),
-        shared.clone(),
-        move || {
-            ready.send_if_modified(|ready| !std::mem::replace(ready, true));
-        },
-    );
-    tokio::pin!(log);
-    tokio::select! {
-        e = &mut log => return Err(GaveUp(e.to_string()).into()),
-        _ = is_ready.wait_for(|ready| *ready) => {}
-        () = &mut stopped => return Ok(()),
-    }
-    let mut soundness = Soundness::new(client.clone(), Rc::clone(&registry), shared.clone());
-    let heard = async {
-        hear_nodes(&shared, since).await;
-        // The second time proves what the first one suspects.
-        soundness.look().await;
-        soundness.look().await;
+    let mut tasks = tasks(&client, &config, &shared);
+    let (ready, is_ready) = watch::channel(false);
+    let ready = move || {
+        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
     };
+    let log = feed::log(client.clone(), Rc::clone(&registry), shared.clone(), ready);
+    tokio::pin!(log);
+    let mut soundness = Soundness::new(client.clone(), Rc::clone(&registry), shared.clone());
     tokio::select! {
         e = &mut log => return Err(GaveUp(e.to_string()).into()),
-        () = heard => {}
+        () = catch_up(&shared, &mut soundness, is_ready, since) => {}
         () = &mut stopped => return Ok(()),
     }
     tasks.spawn_local(soundness.watch());
@@ -128,7 +101,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         .map_err(|e| anyhow::anyhow!("serving on the bus: {e}"))?;
     let revision = shared.read(|view| view.applied);
     tracing::info!(name = config.name, %revision, "serving");
-    // Nobody but systemd's Type=notify listens.
+    // Only systemd's Type=notify reads it.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
     let result = tokio::select! {
@@ -138,24 +111,63 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     gateway.drain().await;
     tasks.shutdown().await;
-    // What was answered goes out; a bus that is away has nobody to tell.
-    let _ = timeout(TICK, client.flush()).await;
+    // The last answers are sent; if the bus is away, nobody waits for them.
+    let _ = timeout(FLUSH_TIMEOUT, client.flush()).await;
     result
 }
 
-/// Until every member was heard once, or was silent for longer than those that live are: what nodes
-/// have applied tells whether this log is the one that they know.
+/// Ends at SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+/// The tasks that run from the start.
+fn tasks(client: &async_nats::Client, config: &Config, shared: &Shared) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(bus::watchdog(client.clone()));
+    tasks.spawn_local(feed::endpoints(client.clone(), shared.clone()));
+    tasks.spawn_local(feed::statuses(client.clone(), shared.clone()));
+    if config.metrics.is_some() {
+        tasks.spawn_local(metrics::watch(shared.clone()));
+    }
+    tasks
+}
+
+/// Ends when the log is read to its end and checked against what nodes have applied.
+async fn catch_up(
+    shared: &Shared,
+    soundness: &mut Soundness,
+    mut is_ready: watch::Receiver<bool>,
+    since: u64,
+) {
+    // Its sender lives as long as the feed.
+    let _ = is_ready.wait_for(|ready| *ready).await;
+    hear_nodes(shared, since).await;
+    // The second check proves the suspicion of the first one.
+    soundness.check().await;
+    soundness.check().await;
+}
+
+/// Ends when every member was heard once, or was silent for longer than a live one is: the revisions that
+/// nodes have applied tell whether this is the log that they follow.
 async fn hear_nodes(shared: &Shared, since: u64) {
     let mut changes = shared.changes();
-    let patience = Duration::from_millis((since + HEARD_MS).saturating_sub(now()));
+    let left = Duration::from_millis((since + HEARD_WITHIN_MS).saturating_sub(now()));
     let heard = async {
         while !shared.read(View::has_heard_all) {
             // Its sender lives as long as `shared`.
             let _ = changes.changed().await;
         }
     };
-    // Who is silent is not waited for.
-    let _ = timeout(patience, heard).await;
+    // Silent nodes are not waited for.
+    let _ = timeout(left, heard).await;
 }
 
 fn registry(
@@ -170,7 +182,7 @@ fn registry(
         actor: config.name.clone(),
         give_up: Arc::new(move |why| {
             tracing::error!("{why}");
-            // Full: it was said already.
+            // Full: the reason is in it already.
             let _ = give_up.try_send(why);
         }),
         fed: Rc::new(move |record| shared.apply(record)),
@@ -183,19 +195,19 @@ fn registry(
 async fn react(registry: Rc<Registry>, shared: Shared, client: async_nats::Client) {
     let in_flight: Rc<RefCell<BTreeSet<CommandId>>> = Rc::default();
     let mut changes = shared.changes();
-    let mut tick = interval(TICK);
+    let mut tick = interval(REACTION_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            _ = changes.changed() => pause(TOGETHER).await,
+            _ = changes.changed() => pause(DEBOUNCE_TIME).await,
         }
         changes.mark_unchanged();
         if client.connection_state() != State::Connected {
             continue;
         }
         for (id, command) in shared.read(process::due) {
-            let room = in_flight.borrow().len() < REACTIONS;
+            let room = in_flight.borrow().len() < MAX_REACTIONS;
             if room && in_flight.borrow_mut().insert(id) {
                 let (registry, in_flight) = (Rc::clone(&registry), Rc::clone(&in_flight));
                 actix::spawn(async move {
@@ -209,7 +221,7 @@ async fn react(registry: Rc<Registry>, shared: Shared, client: async_nats::Clien
 
 async fn carry_out(registry: &Rc<Registry>, id: CommandId, command: Command) {
     let (noun, verb) = command.verb();
-    let request = Request::new(id, command, REACTION, now());
+    let request = Request::new(id, command, REACTION_TIMEOUT, now());
     match registry.react(request, External::default()).await {
         Reply::Accepted { revision, .. } => {
             tracing::debug!("reaction {noun} {verb} is in the log at {revision}");

@@ -1,8 +1,9 @@
-//! Feeds the view, and with the log the actors: pull loops of our own over LOG and ENDPOINTS with a
-//! heartbeat of one second, recreated behind what was read, and the nodes' statuses.
+//! Feeds the view, and with the log the actors: pull loops over LOG and ENDPOINTS with a heartbeat of one
+//! second, recreated behind the last read message, and the nodes' statuses.
 //!
-//! A log that was replaced under a running netmaster ends it: its actors' folds are of another. That a
-//! server says so is no proof: the leader of before, cut off or just back, answers with an earlier end.
+//! A log that was replaced under a running netmaster ends it: the folds of its actors are of another
+//! log. The word of one server is no proof: a former leader, cut off or just back, answers with an
+//! earlier end.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,16 +29,16 @@ use crate::metrics;
 use crate::view::log::lacks;
 use crate::view::{self, View};
 
-/// How often the server must be heard on a pull.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often the server must send a heartbeat on a pull.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one pull lasts.
-const PULL: Duration = Duration::from_secs(30);
+const PULL_TIME: Duration = Duration::from_secs(30);
 /// How long a request to the server may take.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before a loop is tried again.
-const PAUSE: Duration = Duration::from_millis(250);
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// The view as tasks of one thread share it; every change wakes those that wait.
+/// The view, shared by the tasks of one thread; every change wakes the waiting ones.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     view: Rc<RefCell<View>>,
@@ -85,13 +86,13 @@ impl Shared {
         self.changed.subscribe()
     }
 
-    /// Waits until the view has reached `revision`, at most until `deadline` in milliseconds
-    /// since 1970. Whether it has.
+    /// Waits until the view has reached `revision`, at most until `deadline` in milliseconds since 1970,
+    /// and answers whether it has.
     pub(crate) async fn reach(&self, revision: Revision, deadline: u64) -> bool {
         let mut changes = self.changes();
-        let patience = Duration::from_millis(deadline.saturating_sub(now()));
+        let left = Duration::from_millis(deadline.saturating_sub(now()));
         let reached = changes.wait_for(|applied| *applied >= revision);
-        timeout(patience, reached).await.is_ok_and(|r| r.is_ok())
+        timeout(left, reached).await.is_ok_and(|r| r.is_ok())
     }
 }
 
@@ -115,14 +116,14 @@ fn trouble(e: impl std::fmt::Display) -> FeedError {
     FeedError::Trouble(e.to_string())
 }
 
-/// What tells this log from another, beside its events.
+/// The mark of this log beside its events: the time of its creation.
 #[derive(Debug, Default)]
 struct Identity {
     created: Option<String>,
 }
 
-/// Feeds the actors, and by them the view, for as long as it is the same log. `ready` is called when
-/// it has reached the log's end, or a hole in it.
+/// Feeds the actors, and through them the view, as long as it is the same log. It calls `ready` when it
+/// has reached the log's end, or a hole in it.
 pub(crate) async fn log(
     client: Client,
     registry: Rc<Registry>,
@@ -150,7 +151,7 @@ pub(crate) async fn log(
             }
             Err(e @ (FeedError::Replaced(_) | FeedError::NoLog)) => return e,
         }
-        pause(PAUSE).await;
+        pause(RETRY_PAUSE).await;
     }
 }
 
@@ -161,7 +162,7 @@ async fn pull_log(
     read: &impl Fn(Option<String>),
 ) -> Result<(), FeedError> {
     let stream = stream(context, subject::LOG).await?;
-    let after = registry.fed();
+    let after = registry.log().fed();
     check(&stream, identity)?;
     recognise(&stream, registry).await?;
     let state = &stream.cached_info().state;
@@ -179,19 +180,19 @@ async fn pull_log(
         let message = message.map_err(trouble)?;
         let info = message.info().map_err(trouble)?;
         let revision = Revision(info.stream_sequence);
-        // Nobody acknowledges, so what was sent to a connection that broke isn't sent again.
+        // Without acknowledgements, messages that were sent to a broken connection aren't sent again.
         delivered += 1;
         if info.consumer_sequence != delivered {
             return Err(trouble("messages were lost on the way"));
         }
-        if revision > registry.fed().next() {
+        if revision > registry.log().fed().next() {
             return Err(skipped(registry).await);
         }
-        // What was appended here is known.
-        if revision > registry.fed() {
+        // Messages that were appended here are known.
+        if revision > registry.log().fed() {
             let record = Record::new(revision, message.subject.to_string(), &message.payload);
             report(&record);
-            registry.feed(&record);
+            registry.log().feed(&record);
         }
         if revision.0 == end {
             read(None);
@@ -214,13 +215,13 @@ fn check(stream: &Stream, identity: &mut Identity) -> Result<(), FeedError> {
     Ok(())
 }
 
-/// Whether the log holds what was read of it. A server that says that it ends before is believed
-/// when an append proves it.
+/// Checks that the log holds the messages that were read of it. An earlier end must be proved by an
+/// append.
 async fn recognise(stream: &Stream, registry: &Rc<Registry>) -> Result<(), FeedError> {
-    let read = registry.fed();
+    let read = registry.log().fed();
     let end = Revision(stream.cached_info().state.last_sequence);
     if end < read {
-        let proof = registry.prove(Instant::now(), ANSWER).await;
+        let proof = registry.prove(Instant::now(), ANSWER_TIMEOUT).await;
         let end = proof.map_err(trouble)?.before();
         return Err(match end < read {
             true => FeedError::Replaced(format!(
@@ -229,11 +230,11 @@ async fn recognise(stream: &Stream, registry: &Rc<Registry>) -> Result<(), FeedE
             false => trouble("a server answered that doesn't hold the log to its end"),
         });
     }
-    let Some(known) = registry.last_event() else {
+    let Some(known) = registry.log().last_event() else {
         return Ok(());
     };
     let before = Revision(read.0.saturating_sub(1));
-    let log = registry.journal();
+    let log = registry.log().journal();
     let found = log
         .load(subject::LOG_ALL, before, 1)
         .await
@@ -250,11 +251,16 @@ async fn recognise(stream: &Stream, registry: &Rc<Registry>) -> Result<(), FeedE
     }
 }
 
-/// The consumer left out the next revision. Its server may be another one than the leader, whose
-/// copy counts.
+/// The error of a consumer that left out the next revision. Its server may not be the leader, whose copy
+/// counts.
 async fn skipped(registry: &Registry) -> FeedError {
-    let (read, next) = (registry.fed(), registry.fed().next());
-    match registry.journal().load(subject::LOG_ALL, read, 1).await {
+    let (read, next) = (registry.log().fed(), registry.log().fed().next());
+    match registry
+        .log()
+        .journal()
+        .load(subject::LOG_ALL, read, 1)
+        .await
+    {
         Ok(found) if found.first().is_some_and(|it| it.revision == next) => trouble(format!(
             "the server that sends it lacks revision {next}, which the leader has; see `netctl doctor`"
         )),
@@ -281,7 +287,7 @@ fn report(record: &Record) {
 
 async fn stream(context: &jetstream::Context, name: &str) -> Result<Stream, FeedError> {
     use async_nats::jetstream::{ErrorCode, context::GetStreamErrorKind};
-    let found = timeout(ANSWER, context.get_stream(name)).await;
+    let found = timeout(ANSWER_TIMEOUT, context.get_stream(name)).await;
     found.map_err(trouble)?.map_err(|e| match e.kind() {
         GetStreamErrorKind::JetStream(error)
             if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
@@ -301,27 +307,27 @@ async fn consumer(stream: &Stream, from: u64) -> Result<PullConsumer, FeedError>
             start_sequence: from,
         },
         ack_policy: AckPolicy::None,
-        inactive_threshold: 3 * PULL,
+        inactive_threshold: 3 * PULL_TIME,
         memory_storage: true,
         num_replicas: 1,
         ..Default::default()
     };
-    let created = timeout(ANSWER, stream.create_consumer(config)).await;
+    let created = timeout(ANSWER_TIMEOUT, stream.create_consumer(config)).await;
     created.map_err(trouble)?.map_err(trouble)
 }
 
 async fn pull(consumer: &PullConsumer) -> Result<pull::Stream, FeedError> {
     let messages = consumer
         .stream()
-        .heartbeat(HEARTBEAT)
-        .expires(PULL)
+        .heartbeat(HEARTBEAT_INTERVAL)
+        .expires(PULL_TIME)
         .max_messages_per_batch(1_000)
         .messages();
     messages.await.map_err(trouble)
 }
 
-/// Keeps the view's endpoints. Starts over with each loop: a removal's mark may have expired
-/// while nobody listened.
+/// Keeps the view's endpoints. Each loop reads all of them again: the mark of a removal may have expired
+/// meanwhile.
 pub(crate) async fn endpoints(client: Client, shared: Shared) {
     let context = jetstream::new(client.clone());
     loop {
@@ -330,7 +336,7 @@ pub(crate) async fn endpoints(client: Client, shared: Shared) {
         {
             tracing::warn!("reading endpoints: {e}; trying again");
         }
-        pause(PAUSE).await;
+        pause(RETRY_PAUSE).await;
     }
 }
 
@@ -368,7 +374,7 @@ async fn pull_endpoints(context: &jetstream::Context, shared: &Shared) -> Result
     Ok(())
 }
 
-/// Listens to what nodes say of themselves.
+/// Follows the statuses that nodes publish.
 pub(crate) async fn statuses(client: Client, shared: Shared) {
     loop {
         match client.subscribe(subject::STATUS_ALL).await {
@@ -379,7 +385,11 @@ pub(crate) async fn statuses(client: Client, shared: Shared) {
                             shared.change(|view| view.hear(status, now()));
                         }
                         Ok(status) => {
-                            tracing::debug!("{} says it is {}", message.subject, status.node);
+                            tracing::debug!(
+                                "{}: the status of another node, {}",
+                                message.subject,
+                                status.node
+                            );
                         }
                         Err(e) => tracing::debug!("{}: {e}", message.subject),
                     }
@@ -387,6 +397,6 @@ pub(crate) async fn statuses(client: Client, shared: Shared) {
             }
             Err(e) => tracing::warn!("listening to nodes: {e}"),
         }
-        pause(PAUSE).await;
+        pause(RETRY_PAUSE).await;
     }
 }

@@ -1,5 +1,6 @@
-//! Creates a cluster: its streams, its id, the tenant `default`. Again, it changes nothing; half
-//! done, it goes on. The only place that creates streams: nobody takes an empty log for the truth.
+//! Creates a cluster: its streams, its id, the tenant `default`. Repeated, it changes nothing; after a
+//! failure, it completes the rest. Nothing else creates streams, so a wiped bus can never be mistaken for
+//! an empty cluster.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,9 +22,9 @@ use uuid::Uuid;
 use crate::bus::pause;
 use crate::stream;
 
-/// Servers that have only just met take a moment to choose who leads.
-const PATIENCE: Duration = Duration::from_secs(10);
-const AGAIN: Duration = Duration::from_millis(300);
+/// How long `init` tries: servers that have just met take a moment to elect a leader.
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
@@ -59,14 +60,14 @@ impl InitError {
     }
 }
 
-/// Creates what is missing and answers the cluster's id.
+/// Creates the missing parts, and returns the cluster's id.
 pub(crate) async fn init(client: &Client, replicas: usize) -> Result<ClusterId, InitError> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + INIT_TIMEOUT;
     loop {
         match attempt(client, replicas).await {
             Err(error) if error.may_pass() && Instant::now() < until => {
                 tracing::warn!("{error}; trying again");
-                pause(AGAIN).await;
+                pause(RETRY_PAUSE).await;
             }
             done => return done,
         }
@@ -91,7 +92,7 @@ async fn attempt(client: &Client, replicas: usize) -> Result<ClusterId, InitErro
     Ok(cluster)
 }
 
-/// A stream that is there is left as it is, and must be as it should.
+/// Creates the stream. An existing one isn't changed, and must have the right settings.
 async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), InitError> {
     let name = wanted.name.clone();
     let failed = |reason: String| InitError::Create {
@@ -127,7 +128,7 @@ async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), Init
     }
 }
 
-/// Streams of before may be for fewer readers than they get; not every server lets that be changed.
+/// Raises the limit of readers of an older stream; not every server allows it.
 async fn raise(context: &jetstream::Context, wanted: &Config, found: &Config) {
     if found.max_consumers >= wanted.max_consumers {
         return;
@@ -170,7 +171,7 @@ async fn create(log: &Arc<dyn Journal>) -> Result<ClusterId, InitError> {
     let (entries, _) = journal::batch(&[created], cause, "netmaster init", now(), first);
     match log.append(&entries).await {
         Ok(_) => Ok(cluster),
-        // Somebody else did it just now, or it is done and nobody said so.
+        // Another `init` did it just now, or the acknowledgement was lost.
         Err(e) => cluster_of(log).await?.ok_or(InitError::Append(e)),
     }
 }
@@ -189,7 +190,7 @@ async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(),
     let create = Command::TenantCreate(TenantCreate {
         tenant: TenantName::default_tenant(),
     });
-    let request = Request::new(id, create, PATIENCE, now());
+    let request = Request::new(id, create, INIT_TIMEOUT, now());
     match registry.execute(request, External::default()).await {
         Reply::Accepted { .. } => Ok(()),
         Reply::Rejected { rejection, .. } => Err(InitError::Tenant(rejection.to_string())),

@@ -1,4 +1,4 @@
-//! What Prometheus reads of a netmaster, on a loopback port.
+//! The metrics that Prometheus reads from a netmaster, on a loopback port.
 //!
 //! Names and units as prometheus.io/docs/practices/naming advises.
 
@@ -12,11 +12,11 @@ use crate::feed::Shared;
 use crate::view::PoolCount;
 
 /// How often gauges are set.
-const GAUGES_EVERY: Duration = Duration::from_secs(3);
-/// A gauge that isn't set for so long is about something that was removed.
-pub(crate) const GAUGE_IDLE: Duration = Duration::from_secs(10);
+const GAUGE_INTERVAL: Duration = Duration::from_secs(3);
+/// A gauge that isn't set for so long describes a removed object.
+pub(crate) const GAUGE_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the names mean, for [`runtime::metrics::serve`].
+/// Describes the metrics, for [`runtime::metrics::serve`].
 pub(crate) fn describe() {
     describe_gauge!(
         "contiv_master_applied_revision",
@@ -55,8 +55,8 @@ pub(crate) fn applied(revision: Revision) {
     gauge!("contiv_master_applied_revision").set(number(revision.0));
 }
 
-/// Sets the gauges now and then, for as long as they mean something. Counting the addresses takes a walk
-/// over all endpoints: only where metrics are served.
+/// Sets the gauges every few seconds. Counting the addresses visits all endpoints, so it runs only where
+/// metrics are served.
 pub(crate) async fn watch(shared: Shared) {
     loop {
         let (revision, pools) = shared.read(|view| (view.applied, view.pool_counts()));
@@ -64,7 +64,7 @@ pub(crate) async fn watch(shared: Shared) {
         for pool in &pools {
             addresses(pool);
         }
-        pause(GAUGES_EVERY).await;
+        pause(GAUGE_INTERVAL).await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! Watches whether the log can be relied on. While it can't, the registry decides nothing and the
-//! gateway answers nothing but what a repair needs.
+//! Checks whether the log is whole. While it isn't, the registry decides nothing, and the gateway answers
+//! only the queries that a repair needs.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,16 +15,16 @@ use crate::feed::Shared;
 use crate::init::now;
 use crate::view::log::{Applied, lacks};
 
-const TICK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the server may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Soundness {
     client: Client,
     context: jetstream::Context,
     registry: Rc<Registry>,
     shared: Shared,
-    /// Who was a tick ago; most often the feed is a moment behind a node's.
+    /// The suspects of one interval ago: most often the feed is a moment behind a node's.
     suspects: Applied,
 }
 
@@ -41,23 +41,23 @@ impl Soundness {
 
     /// Runs until the process ends.
     pub(crate) async fn watch(mut self) {
-        let mut tick = interval(TICK);
+        let mut tick = interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.look().await;
+            self.check().await;
         }
     }
 
-    pub(crate) async fn look(&mut self) {
+    pub(crate) async fn check(&mut self) {
         if self.client.connection_state() != State::Connected {
             return;
         }
-        self.look_at_copy().await;
-        self.look_at_nodes().await;
-        if self.registry.journal().unwritten().is_some() {
-            // In a cluster where nobody changes anything an append alone says that it is over.
-            let _ = self.registry.prove(Instant::now(), ANSWER).await;
+        self.check_copy().await;
+        self.check_nodes().await;
+        if self.registry.log().journal().unwritten().is_some() {
+            // In a cluster where nobody changes anything, only an append shows that it is over.
+            let _ = self.registry.prove(Instant::now(), ANSWER_TIMEOUT).await;
         }
         let damage = self.shared.read(|view| view.damage(now()));
         if damage != self.registry.refusal() {
@@ -69,10 +69,10 @@ impl Soundness {
         self.registry.refuse(damage);
     }
 
-    /// What the server says that answers for the log's leader. Without an answer the last one holds.
-    async fn look_at_copy(&self) {
+    /// Asks the log's leader whether its copy is whole. Without an answer the last one holds.
+    async fn check_copy(&self) {
         let asked = self.context.get_stream(subject::LOG);
-        let Ok(Ok(stream)) = timeout(ANSWER, asked).await else {
+        let Ok(Ok(stream)) = timeout(ANSWER_TIMEOUT, asked).await else {
             return;
         };
         let Info { state, cluster, .. } = stream.cached_info();
@@ -85,14 +85,14 @@ impl Soundness {
         });
     }
 
-    async fn look_at_nodes(&mut self) {
+    async fn check_nodes(&mut self) {
         let mut suspects = self.shared.read(|view| view.suspects(now()));
         let before = std::mem::replace(&mut self.suspects, suspects.clone());
         suspects.retain(|node, applied| before.get(node) == Some(applied));
         if suspects.is_empty() {
             return;
         }
-        if let Ok(proof) = self.registry.prove(Instant::now(), ANSWER).await {
+        if let Ok(proof) = self.registry.prove(Instant::now(), ANSWER_TIMEOUT).await {
             self.shared
                 .change(|view| view.proved(suspects, proof.before()));
         }

@@ -1,16 +1,16 @@
-//! The three streams as they must be, and what about a found one isn't so.
+//! The settings of the three streams, and how an existing stream differs from them.
 
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, Source, StorageType};
 use bus_schema::subject;
 
-/// How long HISTORY keeps what endpoints did.
+/// How long HISTORY keeps the events of endpoints.
 const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Every node and every netmaster reads with a consumer of its own. nats-server 2.15 allows 1,000 on
-/// a stream that doesn't say how many (`default_max_consumers`), and takes -1 for not saying.
-const CONSUMERS: i32 = 1 << 16;
+/// The limit of consumers: every node and every netmaster reads with one of its own. nats-server 2.15
+/// allows 1,000 on a stream without a limit (`default_max_consumers`), and takes -1 for no limit.
+const MAX_CONSUMERS: i32 = 1 << 16;
 
 /// The log: append-only, never edited, republished once committed.
 pub(crate) fn log(replicas: usize) -> Config {
@@ -22,7 +22,7 @@ pub(crate) fn log(replicas: usize) -> Config {
         subjects: vec![subject::LOG_ALL.to_owned()],
         storage: StorageType::File,
         num_replicas: replicas,
-        max_consumers: CONSUMERS,
+        max_consumers: MAX_CONSUMERS,
         discard: DiscardPolicy::New,
         allow_direct: false,
         deny_delete: true,
@@ -37,7 +37,7 @@ pub(crate) fn log(replicas: usize) -> Config {
     }
 }
 
-/// Endpoints as their nodes publish them: the last message of each counts.
+/// Endpoints, published by their nodes: the last message of each counts.
 pub(crate) fn endpoints(replicas: usize) -> Config {
     Config {
         name: subject::ENDPOINTS.to_owned(),
@@ -45,7 +45,7 @@ pub(crate) fn endpoints(replicas: usize) -> Config {
         subjects: vec![subject::ENDPOINT_ALL.to_owned()],
         storage: StorageType::File,
         num_replicas: replicas,
-        max_consumers: CONSUMERS,
+        max_consumers: MAX_CONSUMERS,
         max_messages_per_subject: 1,
         allow_message_ttl: true,
         republish: Some(Republish {
@@ -57,14 +57,14 @@ pub(crate) fn endpoints(replicas: usize) -> Config {
     }
 }
 
-/// What endpoints did, for looking back.
+/// The events of endpoints, kept for a week.
 pub(crate) fn history(replicas: usize) -> Config {
     Config {
         name: subject::HISTORY.to_owned(),
         description: Some("Contiv: what endpoints did, for a while".to_owned()),
         storage: StorageType::File,
         num_replicas: replicas,
-        max_consumers: CONSUMERS,
+        max_consumers: MAX_CONSUMERS,
         max_age: HISTORY_AGE,
         allow_message_ttl: true,
         sources: Some(vec![Source {
@@ -75,8 +75,8 @@ pub(crate) fn history(replicas: usize) -> Config {
     }
 }
 
-/// What a stream promises that `wanted` relies on and `found` doesn't; empty: all well. An older
-/// server drops what it doesn't know without a word.
+/// The settings of `wanted` that `found` lacks. An older server drops settings that it doesn't know
+/// without an error.
 pub(crate) fn differences(wanted: &Config, found: &Config) -> Vec<&'static str> {
     let checks = [
         (wanted.subjects == found.subjects, "subjects"),
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_older_server_forgot_is_named() {
+    fn settings_that_an_older_server_dropped_are_named() {
         let forgetful = Config {
             allow_atomic_publish: false,
             allow_direct: true,

@@ -1,4 +1,4 @@
-//! What spans tenants: the tenants themselves, nodes, packet tags, settings.
+//! The facts that span tenants: the tenants themselves, nodes, packet tags, settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -47,8 +47,8 @@ pub enum ClusterCommand {
     NodeLeave(NodeLeave),
 }
 
-/// What the cluster must be told to let a node go or to accept a log. It comes from netmaster's view
-/// and may lag; a block leased meanwhile is revoked by the reaction to the node's removal.
+/// The facts on which removing a node and accepting a log depend. They come from netmaster's view
+/// and may lag; the reaction to the node's removal revokes a block that was leased meanwhile.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterFacts {
     /// The node that the command is about has published its status a moment ago.
@@ -58,14 +58,14 @@ pub struct ClusterFacts {
     /// That node answered that it has neither endpoints nor blocks since it was drained for this
     /// time ([`Member::drains`]).
     pub emptied: Option<u32>,
-    /// Where the log ends.
+    /// The log's last revision.
     pub end: Revision,
     /// The nodes that have applied more, and how far.
     pub ahead: BTreeMap<NodeName, Revision>,
 }
 
 impl Cluster {
-    /// The tag that a network asked for, or the lowest free one.
+    /// The tag that a network asks for, or the lowest free one.
     pub(super) fn free_vni(&self, asked: Option<Vni>) -> Result<Vni, Rejection> {
         if let Some(vni) = asked {
             if !vni.is_valid() {
@@ -90,13 +90,10 @@ impl Cluster {
 
     fn join(&self, c: &NodeJoin) -> Result<Vec<Event>, Rejection> {
         if c.machine.0.trim().is_empty() {
-            return Err(malformed("the machine id is empty: see machine-id(5)"));
+            return Err(Rejection::MachineIdEmpty);
         }
         if c.vtep.is_unspecified() || c.vtep.is_multicast() || c.vtep.is_loopback() {
-            return Err(malformed(&format!(
-                "{} can't be a VTEP address: other nodes must reach it",
-                c.vtep
-            )));
+            return Err(Rejection::VtepUnusable { vtep: c.vtep });
         }
         if let Some(member) = self.nodes.get(&c.node) {
             if member.machine != c.machine {
@@ -178,7 +175,8 @@ impl Cluster {
 }
 
 impl Member {
-    /// A live node may attach endpoints, unless it is drained. `emptied`: see [`ClusterFacts`].
+    /// Checks that a live node is empty: it may attach endpoints unless it is drained. `emptied`: see
+    /// [`ClusterFacts`].
     fn must_be_empty(&self, node: NodeName, emptied: Option<u32>) -> Result<(), Rejection> {
         let reason = match emptied {
             Some(drains) if self.drained && drains == self.drains => return Ok(()),
@@ -192,18 +190,12 @@ impl Member {
     }
 }
 
-/// Nothing where no node is ahead.
+/// Accepts the log for the nodes that are ahead; no event if there is none.
 fn accept(facts: &ClusterFacts) -> Vec<Event> {
     let (end, ahead) = (facts.end, facts.ahead.clone());
     match ahead.is_empty() {
         true => vec![],
         false => vec![Event::LogAccepted(LogAccepted { end, ahead })],
-    }
-}
-
-fn malformed(reason: &str) -> Rejection {
-    Rejection::Malformed {
-        reason: reason.to_owned(),
     }
 }
 
@@ -271,267 +263,4 @@ impl Aggregate for Cluster {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::given;
-
-    fn node(name: &str) -> NodeName {
-        name.parse().expect("a name")
-    }
-
-    fn join(name: &str, machine: &str, vtep: &str) -> ClusterCommand {
-        ClusterCommand::NodeJoin(NodeJoin {
-            node: node(name),
-            machine: MachineId(machine.to_owned()),
-            vtep: vtep.parse().expect("an address"),
-        })
-    }
-
-    fn joined(name: &str, machine: &str, vtep: &str) -> Event {
-        Event::NodeJoined(NodeJoined {
-            node: node(name),
-            machine: MachineId(machine.to_owned()),
-            vtep: vtep.parse().expect("an address"),
-        })
-    }
-
-    fn remove(name: &str, lost: bool) -> ClusterCommand {
-        ClusterCommand::NodeRemove(NodeRemove {
-            node: node(name),
-            lost,
-        })
-    }
-
-    fn nobody() -> ClusterFacts {
-        ClusterFacts::default()
-    }
-
-    #[test]
-    fn a_log_that_nodes_are_ahead_of_is_accepted_once_for_them() {
-        let accept = ClusterCommand::LogAccept(LogAccept {});
-        let ahead = BTreeMap::from([(node("n1"), Revision(47))]);
-        let facts = ClusterFacts {
-            end: Revision(40),
-            ahead: ahead.clone(),
-            ..ClusterFacts::default()
-        };
-        let end = Revision(40);
-        let accepted = Event::LogAccepted(LogAccepted { end, ahead });
-        let cluster = Cluster::default();
-        assert_eq!(cluster.decide(&accept, &facts), Ok(vec![accepted]));
-        assert_eq!(
-            cluster.decide(&accept, &ClusterFacts::default()),
-            Ok(vec![])
-        );
-    }
-
-    #[test]
-    fn a_node_joins_once() {
-        given::<Cluster>([])
-            .when(join("n1", "m1", "198.18.1.1"), nobody())
-            .then([joined("n1", "m1", "198.18.1.1")])
-            .when(join("n1", "m1", "198.18.1.1"), nobody())
-            .then([]);
-    }
-
-    #[test]
-    fn a_second_machine_with_the_name_is_refused() {
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(join("n1", "m2", "198.18.1.2"), nobody())
-            .rejected(Rejection::NodeNameTaken { node: node("n1") });
-    }
-
-    #[test]
-    fn a_second_node_with_the_vtep_is_refused() {
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(join("n2", "m2", "198.18.1.1"), nobody())
-            .rejected(Rejection::VtepTaken {
-                vtep: "198.18.1.1".parse().expect("an address"),
-                node: node("n1"),
-            });
-    }
-
-    #[test]
-    fn the_same_machine_may_move_to_another_vtep() {
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(join("n1", "m1", "198.18.1.9"), nobody())
-            .then([joined("n1", "m1", "198.18.1.9")])
-            .when(join("n2", "m2", "198.18.1.1"), nobody())
-            .then([joined("n2", "m2", "198.18.1.1")]);
-    }
-
-    #[test]
-    fn a_vtep_that_nobody_reaches_is_refused() {
-        for vtep in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "::"] {
-            let rejection = given::<Cluster>([])
-                .when(join("n1", "m1", vtep), nobody())
-                .rejection();
-            assert!(matches!(rejection, Rejection::Malformed { .. }), "{vtep}");
-        }
-    }
-
-    #[test]
-    fn a_node_with_blocks_stays_unless_it_is_lost() {
-        let holds = ClusterFacts {
-            alive: false,
-            holds: vec!["web".parse().expect("a name")],
-            ..ClusterFacts::default()
-        };
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(remove("n1", false), holds.clone())
-            .rejected(Rejection::NodeInUse {
-                node: node("n1"),
-                networks: holds.holds.clone(),
-            });
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(remove("n1", true), holds)
-            .then([Event::NodeRemoved(NodeRemoved {
-                node: node("n1"),
-                lost: true,
-            })]);
-    }
-
-    fn drain() -> ClusterCommand {
-        ClusterCommand::NodeDrain(NodeDrain { node: node("n1") })
-    }
-
-    fn uncordon() -> ClusterCommand {
-        ClusterCommand::NodeUncordon(NodeUncordon { node: node("n1") })
-    }
-
-    fn leave(machine: &str) -> ClusterCommand {
-        let machine = MachineId(machine.to_owned());
-        ClusterCommand::NodeLeave(NodeLeave {
-            node: node("n1"),
-            machine,
-        })
-    }
-
-    fn n1() -> Event {
-        joined("n1", "m1", "198.18.1.1")
-    }
-
-    fn drained() -> Event {
-        Event::NodeDrained(NodeDrained { node: node("n1") })
-    }
-
-    fn uncordoned() -> Event {
-        Event::NodeUncordoned(NodeUncordoned { node: node("n1") })
-    }
-
-    fn left() -> Event {
-        Event::NodeLeft(NodeLeft { node: node("n1") })
-    }
-
-    fn removed(lost: bool) -> Event {
-        let node = node("n1");
-        Event::NodeRemoved(NodeRemoved { node, lost })
-    }
-
-    fn alive(emptied: Option<u32>) -> ClusterFacts {
-        ClusterFacts {
-            alive: true,
-            emptied,
-            ..ClusterFacts::default()
-        }
-    }
-
-    #[test]
-    fn a_live_node_is_not_lost() {
-        given::<Cluster>([n1(), drained()])
-            .when(remove("n1", true), alive(Some(1)))
-            .rejected(Rejection::NodeAlive { node: node("n1") });
-    }
-
-    #[test]
-    fn a_live_node_goes_when_it_is_empty_since_this_drain() {
-        let not_drained = |reason: &str| Rejection::NodeNotDrained {
-            node: node("n1"),
-            reason: reason.to_owned(),
-        };
-        let meanwhile = || not_drained("it was uncordoned meanwhile");
-        given::<Cluster>([n1(), drained()])
-            .when(remove("n1", false), alive(None))
-            .rejected(not_drained("it hasn't answered whether it is empty"));
-        given::<Cluster>([n1(), drained(), uncordoned()])
-            .when(remove("n1", false), alive(Some(1)))
-            .rejected(meanwhile());
-        given::<Cluster>([n1(), drained(), uncordoned(), drained()])
-            .when(remove("n1", false), alive(Some(1)))
-            .rejected(meanwhile());
-        // Its netplugin was restarted meanwhile with another VTEP address: it is drained still.
-        given::<Cluster>([n1(), drained(), joined("n1", "m1", "198.18.1.2")])
-            .when(remove("n1", false), alive(Some(1)))
-            .then([removed(false)]);
-    }
-
-    #[test]
-    fn a_node_is_drained_until_it_is_uncordoned() {
-        given::<Cluster>([n1()])
-            .when(drain(), nobody())
-            .then([drained()])
-            .when(drain(), nobody())
-            .then([])
-            .when(uncordon(), nobody())
-            .then([uncordoned()])
-            .when(uncordon(), nobody())
-            .then([]);
-    }
-
-    #[test]
-    fn a_node_that_left_joins_again_and_stays_drained() {
-        given::<Cluster>([n1(), drained()])
-            .when(leave("m1"), nobody())
-            .then([left()])
-            .when(leave("m1"), nobody())
-            .then([])
-            .when(join("n1", "m1", "198.18.1.1"), nobody())
-            .then([n1()])
-            .when(join("n1", "m1", "198.18.1.1"), nobody())
-            .then([])
-            .when(drain(), nobody())
-            .then([]);
-    }
-
-    #[test]
-    fn nobody_leaves_for_another_machine() {
-        given::<Cluster>([n1()])
-            .when(leave("m2"), nobody())
-            .rejected(Rejection::NodeNameTaken { node: node("n1") });
-    }
-
-    #[test]
-    fn a_removed_node_that_joins_again_is_neither_drained_nor_left() {
-        given::<Cluster>([n1(), drained(), left(), removed(false)])
-            .when(join("n1", "m1", "198.18.1.1"), nobody())
-            .then([n1()])
-            .when(drain(), nobody())
-            .then([drained()])
-            .when(leave("m1"), nobody())
-            .then([left()]);
-    }
-
-    #[test]
-    fn a_removed_name_is_free_for_another_machine() {
-        given::<Cluster>([joined("n1", "m1", "198.18.1.1")])
-            .when(remove("n1", false), nobody())
-            .then([Event::NodeRemoved(NodeRemoved {
-                node: node("n1"),
-                lost: false,
-            })])
-            .when(join("n1", "m2", "198.18.1.1"), nobody())
-            .then([joined("n1", "m2", "198.18.1.1")]);
-    }
-
-    #[test]
-    fn an_unknown_node_is_named() {
-        given::<Cluster>([])
-            .when(remove("n9", true), nobody())
-            .rejected(Rejection::NodeUnknown { node: node("n9") });
-        for command in [drain(), uncordon(), leave("m1")] {
-            given::<Cluster>([])
-                .when(command, nobody())
-                .rejected(Rejection::NodeUnknown { node: node("n1") });
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,10 @@
-//! The addresses of a network, or of a group's own pool in it: which block of them is leased to
-//! which node.
+//! The addresses of a network, or of a group's own pool in it: each block of them is leased to one
+//! node.
 //!
-//! The hot path of attaching: a lease contends with leases of the same pool only. A ceded
-//! address is a block of one address inside another; the most specific block says who gives an
-//! address out. A network leases blocks that hold addresses of a group's pool for the sake of the
-//! others in them.
+//! This is the hot path of attaching: a lease contends with leases of the same pool only. A ceded
+//! address is a block of one address inside another; the holder of the most specific block assigns an
+//! address. A network also leases blocks that hold addresses of a group's pool: the other addresses in
+//! them can be assigned.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,18 +24,18 @@ pub struct Leases {
     pub v4: Option<Pool>,
     pub v6: Option<Pool>,
     pub blocks: BTreeMap<IpNet, NodeName>,
-    /// Of a network: what its groups have for their members alone.
+    /// Of a network: the ranges that only members of a group get.
     pub pools: BTreeMap<GroupName, AddressRange>,
 }
 
-/// Whether blocks are given out.
+/// Whether blocks are leased.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LeaseState {
-    /// No such network or group, or not any more.
+    /// The network or group doesn't exist, or not any more.
     #[default]
     Closed,
     Open,
-    /// Blocks come back, none is leased.
+    /// Blocks are returned, and none is leased.
     Closing,
 }
 
@@ -53,7 +53,7 @@ pub struct LeasesFacts {
 }
 
 impl Leases {
-    /// Who holds blocks, each once, by name.
+    /// The nodes that hold blocks, each once, by name.
     pub fn holders(&self) -> Vec<NodeName> {
         let mut nodes: Vec<NodeName> = self.blocks.values().cloned().collect();
         nodes.sort();
@@ -140,7 +140,7 @@ impl Leases {
         }
     }
 
-    /// Whether somebody holds all of the block, ceded addresses aside.
+    /// Whether a node holds all of the block, ceded addresses aside.
     fn is_leased(&self, block: IpNet) -> bool {
         (0..=block.prefix_len())
             .filter_map(|prefix| IpNet::new(block.addr(), prefix).ok())
@@ -157,7 +157,7 @@ impl Leases {
             })
     }
 
-    /// The group that has the address for its members alone.
+    /// The group whose members alone get the address.
     fn pool_of(&self, address: IpAddr) -> Option<(&GroupName, &AddressRange)> {
         self.pools.iter().find(|(_, range)| range.contains(address))
     }

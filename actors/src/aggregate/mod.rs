@@ -1,4 +1,4 @@
-//! The boundaries of consistency: who owns which facts alone, and decides about them.
+//! The boundaries of consistency: each aggregate owns its facts alone, and decides about them.
 //!
 //! Pure: no I/O, no clock, no randomness. `decide` never changes anything and `evolve` never
 //! fails, so folding the same events always gives the same state, on every netmaster. Facts of
@@ -21,15 +21,15 @@ use bus_schema::{Command, Event, PoolKey, Rejection, TenantName};
 /// A fold of one aggregate's events that decides about commands.
 pub trait Aggregate: Clone + Default + std::fmt::Debug + Send + Sync + Unpin + 'static {
     type Command: Clone + std::fmt::Debug + Send + 'static;
-    /// What it must know of others to decide.
+    /// The facts of others on which a decision depends.
     type Facts;
 
-    /// The events that carry out `command`, none when all is so already; they may belong to
-    /// several aggregates and are appended all or none.
+    /// Returns the events that carry out `command`, none if there is nothing to change. They may belong
+    /// to several aggregates, and are appended all or none.
     fn decide(&self, command: &Self::Command, facts: &Self::Facts)
     -> Result<Vec<Event>, Rejection>;
 
-    /// Folds one of this aggregate's own events in. Events that it doesn't know change nothing.
+    /// Folds in one of this aggregate's own events. Unknown events change nothing.
     fn evolve(&mut self, event: &Event);
 }
 
@@ -41,7 +41,7 @@ pub enum Routed {
     Leases(PoolKey, LeasesCommand),
 }
 
-/// Says who decides about a command.
+/// Chooses the aggregate that decides about a command.
 pub fn route(command: Command) -> Routed {
     let of_tenant = |tenant: &TenantName, command| Routed::Tenant(tenant.clone(), command);
     match command {

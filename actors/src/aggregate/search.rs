@@ -1,9 +1,9 @@
-//! The search for an address in a pool of which every block is leased: which holder is asked next
-//! to give addresses up.
+//! The search for an address in a pool of which every block is leased: it chooses the next holder to
+//! give addresses up.
 //!
-//! Each holder first says what it could give up. A whole block is preferred: it is returned, and the
-//! lease is decided again. If nobody offers a block, one address is ceded by the holder that has the
-//! most free ones.
+//! Each holder first reports how much it could give up. A whole block is preferred: it is returned, and
+//! the lease is decided again. If no holder offers a block, the one with the most free addresses cedes
+//! one.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ enum Holder {
     GaveNothing(String),
 }
 
-/// What to do next.
+/// The next step of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Holders are still to answer.
@@ -63,8 +63,8 @@ impl Search {
             .map(|(node, _)| node)
     }
 
-    /// Takes a holder's answer in; an error says why it can't be asked. Only the first answer of an
-    /// awaited holder counts.
+    /// Takes a holder's answer; an error is the reason why it can't be asked. Only the first answer of
+    /// an awaited holder counts.
     pub fn answered(&mut self, node: &NodeName, answer: Result<Spare, String>) {
         if let Some(holder @ Holder::Awaited) = self.holders.get_mut(node) {
             *holder = match answer {
@@ -74,14 +74,14 @@ impl Search {
         }
     }
 
-    /// A holder that offered addresses was asked for them and gave none up.
+    /// Notes that a holder offered addresses and then gave none up.
     pub fn gave_nothing(&mut self, node: &NodeName, reason: String) {
         if let Some(holder @ Holder::Answered(_)) = self.holders.get_mut(node) {
             *holder = Holder::GaveNothing(reason);
         }
     }
 
-    /// Says what to do next. Whole blocks are taken as soon as one is offered; everything else waits
+    /// Chooses the next step. A whole block is taken as soon as one is offered; everything else waits
     /// for the last answer.
     pub fn next(&self) -> Next {
         if let Some(node) = self.most(|_, spare| spare.blocks) {
@@ -106,8 +106,8 @@ impl Search {
         Next::Exhausted(self.holders())
     }
 
-    /// Who holds how much, as far as it is known. A node that hasn't answered, or that gave nothing up,
-    /// is listed with the reason instead.
+    /// Lists how much each node holds, as far as it is known. A node that hasn't answered, or that gave
+    /// nothing up, is listed with the reason instead.
     pub fn holders(&self) -> Holders {
         let mut holders = Holders::default();
         for (node, holder) in &self.holders {
@@ -155,9 +155,10 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schema::testing;
 
     fn node(name: &str) -> NodeName {
-        name.parse().expect("a name")
+        testing::name(name)
     }
 
     fn of(names: &[&str]) -> Search {
@@ -218,16 +219,16 @@ mod tests {
             .collect()
     }
 
-    /// What the search says after each answer, in this order.
-    fn said(answers: &[(&str, Result<Spare, String>)], order: &[usize]) -> Vec<Next> {
+    /// The steps that the search chooses after each answer, in this order.
+    fn steps(answers: &[(&str, Result<Spare, String>)], order: &[usize]) -> Vec<Next> {
         let names: Vec<&str> = answers.iter().map(|(name, _)| *name).collect();
         let mut search = of(&names);
-        let mut said = vec![search.next()];
+        let mut steps = vec![search.next()];
         for answer in order.iter().map(|i| &answers[*i]) {
             search.answered(&node(answer.0), answer.1.clone());
-            said.push(search.next());
+            steps.push(search.next());
         }
-        said
+        steps
     }
 
     #[test]
@@ -245,8 +246,8 @@ mod tests {
         ];
         for order in orders(answers.len()) {
             let offered = 1 + order.iter().position(|i| *i == 1).expect("it answers");
-            let said = said(&answers, &order);
-            for (answered, next) in said.iter().enumerate() {
+            let steps = steps(&answers, &order);
+            for (answered, next) in steps.iter().enumerate() {
                 let expected = match answered < offered {
                     true => Next::Wait,
                     false => Next::ReturnBlock(node("n2")),
@@ -266,9 +267,9 @@ mod tests {
             ("n5", Ok(offers(0, 7))),
         ];
         for order in orders(answers.len()) {
-            let mut said = said(&answers, &order);
-            assert_eq!(said.pop(), Some(Next::CedeAny(node("n4"))), "{order:?}");
-            assert!(said.iter().all(|next| *next == Next::Wait), "{order:?}");
+            let mut steps = steps(&answers, &order);
+            assert_eq!(steps.pop(), Some(Next::CedeAny(node("n4"))), "{order:?}");
+            assert!(steps.iter().all(|next| *next == Next::Wait), "{order:?}");
         }
     }
 
@@ -289,10 +290,10 @@ mod tests {
             unasked: vec![unasked("n2", "no status for 9 s")],
         };
         for order in orders(answers.len()) {
-            let mut said = said(&answers, &order);
-            let last = said.pop();
+            let mut steps = steps(&answers, &order);
+            let last = steps.pop();
             assert_eq!(last, Some(Next::Exhausted(holders.clone())), "{order:?}");
-            assert!(said.iter().all(|next| *next == Next::Wait), "{order:?}");
+            assert!(steps.iter().all(|next| *next == Next::Wait), "{order:?}");
         }
     }
 

@@ -1,5 +1,4 @@
-//! A tenant's intent: its networks, groups and policies, how they use each other, and whether
-//! they may be what they are asked to be.
+//! A tenant's intent: its networks, groups and policies, and the rules for changing them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,12 +36,12 @@ pub struct Tenant {
     pub networks: BTreeMap<NetworkName, NetworkIntent>,
     pub groups: BTreeMap<GroupName, GroupIntent>,
     pub policies: BTreeMap<PolicyName, PolicyIntent>,
-    /// The highest number that a rule was given.
+    /// The highest number of a rule so far.
     last_rule: u32,
-    /// The id that a group was given last.
+    /// The last group's id.
     last_group: u16,
-    /// Ids of groups that were removed by force: a node that couldn't be asked may still vouch
-    /// for senders by them, so nobody else gets them.
+    /// Ids of groups that were removed by force: a node that couldn't be asked may still mark packets
+    /// with them, so no other group gets them.
     retired: BTreeSet<GroupId>,
 }
 
@@ -69,20 +68,20 @@ pub enum TenantCommand {
     RuleRemove(RuleRemove),
 }
 
-/// Which closing of a group, counted from 1, all nodes have answered that they hold none of it.
-/// Not in the log: netmaster asked them.
+/// The closing of a group, counted from 1, for which all nodes answered that they hold none of it. It
+/// isn't in the log: netmaster asked them.
 pub type Drained = Option<u32>;
 
 #[derive(Debug, Clone, Default)]
 pub struct TenantFacts {
     pub cluster: Arc<Cluster>,
-    /// The leases that the command is about: see [`Tenant::pools_of`].
+    /// The leases on which the command depends: see [`Tenant::pools_of`].
     pub leases: BTreeMap<PoolKey, Arc<Leases>>,
     pub drained: Drained,
 }
 
 impl TenantFacts {
-    /// What is leased of it.
+    /// The leased blocks of the pool.
     fn blocks(&self, pool: &PoolKey) -> Vec<BlockUse> {
         let blocks = self.leases.get(pool).map(|leases| &leases.blocks);
         let blocks = blocks.into_iter().flatten();
@@ -94,7 +93,7 @@ impl TenantFacts {
             .collect()
     }
 
-    /// Who holds some of it, each once, by name.
+    /// The nodes that hold blocks of the pool, each once, by name.
     fn holders(&self, pool: &PoolKey) -> Vec<NodeName> {
         self.leases.get(pool).map_or(vec![], |it| it.holders())
     }
@@ -134,7 +133,7 @@ impl Tenant {
             return Err(Rejection::TenantIsDefault);
         }
         self.must_be_open(&tenant)?;
-        // Groups stand in networks.
+        // Groups are in networks.
         if !self.networks.is_empty() || !self.policies.is_empty() {
             return Err(Rejection::TenantInUse {
                 tenant,
@@ -199,7 +198,7 @@ impl Tenant {
         let (tenant, network) = (c.tenant.clone(), c.network.clone());
         self.must_be_open(&tenant)?;
         let Some(intent) = self.networks.get(&network) else {
-            // Whoever finishes a removal wants it gone: so it is.
+            // A removal is finished: it is gone already.
             return match c.mode {
                 Removal::Finish => Ok(vec![]),
                 Removal::Close | Removal::Abort | Removal::Force => {
@@ -297,7 +296,7 @@ impl Tenant {
         })
     }
 
-    /// `flag`: how the name of what is to be created is chosen.
+    /// `flag` chooses the name of the object that is to be created.
     fn must_not_share_docker_name(
         &self,
         tenant: &TenantName,
@@ -315,10 +314,11 @@ impl Tenant {
             .map(|spec| format!("group {}", spec.name));
         match network.or_else(|| group.next()) {
             None => Ok(()),
-            Some(other) => Err(Rejection::Malformed {
-                reason: format!(
-                    "{other} of tenant {tenant} is Docker network `{name}` already: choose another {flag}"
-                ),
+            Some(bearer) => Err(Rejection::DockerNameTaken {
+                tenant: tenant.clone(),
+                name: name.to_owned(),
+                bearer,
+                flag: flag.to_owned(),
             }),
         }
     }
@@ -402,7 +402,7 @@ impl Aggregate for Tenant {
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::TenantOpened(_) => self.open = true,
-            // Numbers and ids outlive the tenant: nodes know them by its name.
+            // Numbers and ids outlive the tenant: nodes keep them by its name.
             Event::TenantClosed(_) => {
                 *self = Self {
                     last_rule: self.last_rule,

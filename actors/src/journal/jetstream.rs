@@ -20,20 +20,20 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use uuid::Uuid;
 
-use super::{AppendError, Entry, Journal, LoadError, Record, ServerError};
+use super::{AppendError, Journal, LoadError, NewRecord, Record, ServerError};
 
 /// How long one request to the server may take.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How long an acknowledgement of an append may take; an election takes 4 to 8 s, so that is
-/// longer than waiting is worth: the fold tells what became of it.
-const ACK: Duration = Duration::from_secs(3);
-/// How long is looked for why no acknowledgement came.
-const LOOK: Duration = Duration::from_secs(1);
-/// Messages asked for at once.
-const PAGE: usize = 1_000;
-/// So many are asked for one by one first: that is a round trip for each, and a consumer is a vote
-/// of the servers.
-const FEW: usize = 12;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an acknowledgement of an append may take. An election takes 4 to 8 s, which is too long to
+/// wait: the fold shows whether the append happened.
+const ACK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the server may take to answer after it acknowledged nothing.
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Messages that a consumer is asked for at once.
+const MAX_PAGE: usize = 1_000;
+/// Messages that are read one by one before a consumer is made: each costs a round trip, a consumer a
+/// vote of the servers.
+const MAX_SINGLE_READS: usize = 12;
 
 /// The log in the stream `LOG`.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub struct JetStream {
     unwritten: Arc<Mutex<Option<Unwritten>>>,
 }
 
-/// An append that the server didn't acknowledge, though it answers.
+/// An append that the server didn't acknowledge, although it answers requests.
 #[derive(Debug)]
 struct Unwritten {
     reason: String,
@@ -56,7 +56,7 @@ struct Unwritten {
 impl JetStream {
     pub fn new(client: Client) -> Self {
         let mut context = jetstream::new(client.clone());
-        context.set_timeout(ANSWER);
+        context.set_timeout(ANSWER_TIMEOUT);
         let unwritten = Arc::default();
         Self {
             client,
@@ -94,23 +94,24 @@ impl JetStream {
         max: usize,
     ) -> Result<Vec<Record>, LoadError> {
         self.connected().map_err(LoadError::Unavailable)?;
-        // Whoever has read nothing yet has much to read.
+        // A reader that has read nothing yet has much to read.
         let few = if after == Revision(0) {
             0
         } else {
-            FEW.min(max)
+            MAX_SINGLE_READS.min(max)
         };
-        let mut records = self.few(filter, after, few).await?;
+        let mut records = self.one_by_one(filter, after, few).await?;
         if few > 0 && (records.len() < few || few == max) {
             return Ok(records);
         }
         let after = records.last().map_or(after, |last| last.revision);
-        records.extend(self.many(filter, after, max - few).await?);
+        records.extend(self.by_consumer(filter, after, max - few).await?);
         Ok(records)
     }
 
-    /// The leader answers; one that is cut off may not know the end, as with a consumer.
-    async fn few(
+    /// Reads message by message. The leader answers; one that is cut off may not know the end, as with a
+    /// consumer.
+    async fn one_by_one(
         &self,
         filter: &str,
         mut after: Revision,
@@ -129,7 +130,9 @@ impl JetStream {
                 Ok(message) => message,
                 Err(error) => match error.kind() {
                     RawMessageErrorKind::NoMessageFound => break,
-                    RawMessageErrorKind::JetStream(said) => return Err(refused(&said, &error)),
+                    RawMessageErrorKind::JetStream(refusal) => {
+                        return Err(refused(&refusal, &error));
+                    }
                     _ => return Err(unavailable(&error)),
                 },
             };
@@ -140,7 +143,7 @@ impl JetStream {
         Ok(records)
     }
 
-    async fn many(
+    async fn by_consumer(
         &self,
         filter: &str,
         after: Revision,
@@ -174,7 +177,7 @@ impl JetStream {
             ..Default::default()
         };
         let creation = self.context.create_consumer_on_stream(config, subject::LOG);
-        match tokio::time::timeout(ANSWER, creation).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, creation).await {
             Ok(Ok(consumer)) => Ok(consumer),
             Ok(Err(e)) => Err(match e.kind() {
                 ConsumerErrorKind::JetStream(error) => refused(&error, &e),
@@ -184,7 +187,7 @@ impl JetStream {
         }
     }
 
-    async fn append(&self, entries: &[Entry]) -> Result<Revision, AppendError> {
+    async fn append(&self, entries: &[NewRecord]) -> Result<Revision, AppendError> {
         self.connected().map_err(AppendError::Unavailable)?;
         let Some((last, staged)) = entries.split_last() else {
             return Err(AppendError::Unavailable("nothing to append".to_owned()));
@@ -207,7 +210,7 @@ impl JetStream {
         let request =
             self.client
                 .request_with_headers(last.subject.clone(), headers, last.payload.clone());
-        let reply = match tokio::time::timeout(ACK, request).await {
+        let reply = match tokio::time::timeout(ACK_TIMEOUT, request).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(e)) if e.kind() == async_nats::RequestErrorKind::NoResponders => {
                 let reason = match self.stream().await {
@@ -226,11 +229,11 @@ impl JetStream {
         appended
     }
 
-    /// Why no acknowledgement came. A server that answers what is asked can't write.
+    /// The reason why no acknowledgement came. A server that answers requests can't write.
     async fn unacknowledged(&self) -> String {
-        let asked = tokio::time::timeout(LOOK, self.stream()).await;
+        let asked = tokio::time::timeout(DIAGNOSIS_TIMEOUT, self.stream()).await;
         let Ok(Ok(stream)) = asked else {
-            return format!("none within {ACK:?}");
+            return format!("none within {ACK_TIMEOUT:?}");
         };
         let reason = subject::NOT_WRITTEN.to_owned();
         *self.lock() = Some(Unwritten {
@@ -248,9 +251,8 @@ impl JetStream {
     }
 }
 
-/// What a server's refusal to read means.
-fn refused(said: &jetstream::Error, all: &dyn std::fmt::Display) -> LoadError {
-    match said.error_code() {
+fn refused(refusal: &jetstream::Error, all: &dyn std::fmt::Display) -> LoadError {
+    match refusal.error_code() {
         ErrorCode::STREAM_NOT_FOUND => LoadError::NoLog,
         _ => LoadError::Unavailable(all.to_string()),
     }
@@ -263,12 +265,12 @@ async fn read(consumer: &mut PullConsumer, wanted: usize) -> Result<Vec<Record>,
         let before = records.len();
         let mut page = consumer
             .batch()
-            .max_messages((wanted - before).min(PAGE))
-            .expires(ANSWER)
+            .max_messages((wanted - before).min(MAX_PAGE))
+            .expires(ANSWER_TIMEOUT)
             .messages()
             .await
             .map_err(|e| unavailable(&e))?;
-        while let Some(message) = tokio::time::timeout(ANSWER, page.next())
+        while let Some(message) = tokio::time::timeout(ANSWER_TIMEOUT, page.next())
             .await
             .map_err(|_| unavailable(&"no message in time"))?
         {
@@ -285,7 +287,7 @@ async fn read(consumer: &mut PullConsumer, wanted: usize) -> Result<Vec<Record>,
     Ok(records)
 }
 
-fn fence(entry: &Entry) -> HeaderMap {
+fn fence(entry: &NewRecord) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(fence) = &entry.fence {
         headers.insert(
@@ -327,7 +329,10 @@ impl Journal for JetStream {
         Self::load(self, filter, after, max).boxed()
     }
 
-    fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>> {
+    fn append<'a>(
+        &'a self,
+        entries: &'a [NewRecord],
+    ) -> BoxFuture<'a, Result<Revision, AppendError>> {
         Self::append(self, entries).boxed()
     }
 
@@ -347,7 +352,7 @@ impl Journal for JetStream {
     }
 }
 
-/// Whether the connected server can carry the log.
+/// Checks whether the connected server can carry the log.
 pub fn check_server(info: &ServerInfo) -> Result<(), ServerError> {
     let mut numbers = info.version.split(['.', '-']).map(str::parse::<u32>);
     let version = match (numbers.next(), numbers.next()) {

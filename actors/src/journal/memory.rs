@@ -1,4 +1,4 @@
-//! A log in memory, for tests of the shell: same fences, same atomicity, and trouble on demand.
+//! A log in memory, for tests of the shell: same fences, same atomicity, and faults on demand.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,21 +8,21 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 
-use super::{AppendError, Entry, Journal, LoadError, Record};
+use super::{AppendError, Journal, LoadError, NewRecord, Record};
 
-/// What the next append does instead of succeeding.
+/// How the next append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Fault {
     /// Appended, but the acknowledgement is lost.
     LostAck,
-    /// Not appended, and nobody says so.
+    /// Not appended, without a refusal.
     LostAppend,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     messages: Vec<(String, Bytes)>,
-    trouble: VecDeque<Trouble>,
+    faults: VecDeque<Fault>,
 }
 
 /// A log in memory.
@@ -32,12 +32,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The next appends fare so.
-    pub fn trouble(&self, trouble: impl IntoIterator<Item = Trouble>) {
-        self.lock().trouble.extend(trouble);
+    /// The next appends have these faults.
+    pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().faults.extend(faults);
     }
 
-    /// Writes what nobody should have written.
+    /// Writes a message that netmaster never writes.
     pub fn write_raw(&self, subject: &str, payload: &[u8]) {
         let message = (subject.to_owned(), Bytes::copy_from_slice(payload));
         self.lock().messages.push(message);
@@ -57,9 +57,9 @@ impl Inner {
         revision(found.map_or(0, |i| i + 1))
     }
 
-    fn append(&mut self, entries: &[Entry]) -> Result<Revision, AppendError> {
-        let trouble = self.trouble.pop_front();
-        if trouble == Some(Trouble::LostAppend) {
+    fn append(&mut self, entries: &[NewRecord]) -> Result<Revision, AppendError> {
+        let fault = self.faults.pop_front();
+        if fault == Some(Fault::LostAppend) {
             return Err(AppendError::Unknown("lost".to_owned()));
         }
         let fences = entries.iter().filter_map(|entry| entry.fence.as_ref());
@@ -72,7 +72,7 @@ impl Inner {
             self.messages
                 .push((entry.subject.clone(), entry.payload.clone()));
         }
-        match trouble {
+        match fault {
             Some(_) => Err(AppendError::Unknown("lost".to_owned())),
             None => Ok(revision(self.messages.len())),
         }
@@ -111,7 +111,10 @@ impl Journal for Memory {
         ready(Ok(records)).boxed()
     }
 
-    fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>> {
+    fn append<'a>(
+        &'a self,
+        entries: &'a [NewRecord],
+    ) -> BoxFuture<'a, Result<Revision, AppendError>> {
         ready(self.lock().append(entries)).boxed()
     }
 

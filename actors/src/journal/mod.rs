@@ -1,13 +1,13 @@
-//! The log as actors see it: load what happened, append what was decided, atomically and fenced.
+//! The log as actors use it: they load messages, and append events atomically and fenced.
 //!
 //! A fence is the last revision of an aggregate's subjects that a decision saw; an append whose
-//! fence no longer holds is refused whole. Called by `shell` and by netmaster's `init`.
+//! fence no longer holds is refused whole. `shell` and netmaster's `init` call it.
 
 mod jetstream;
 mod memory;
 
 pub use jetstream::{JetStream, check_server};
-pub use memory::{Memory, Trouble};
+pub use memory::{Fault, Memory};
 
 use bus_schema::codec::{self, Decoded, Malformed};
 use bus_schema::{AggregateId, CommandId, Envelope, Event, EventId, Header, Revision, subject};
@@ -42,7 +42,7 @@ impl Record {
     }
 }
 
-/// `filter`'s last message must be the one at `last` (0: none).
+/// The last message on `filter` must be the one at `last` (0: none).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
     pub filter: String,
@@ -52,24 +52,24 @@ pub struct Fence {
 /// A message to append. At most one of a batch's messages for the same filter bears a fence: the
 /// first one, since the server compares it with what the batch itself wrote too.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct NewRecord {
     pub subject: String,
     pub payload: Bytes,
     pub fence: Option<Fence>,
 }
 
-/// Encodes a command's events; the first of each aggregate bears that aggregate's fence. Beside each
-/// entry what its readers decode.
+/// Encodes a command's events; the first of each aggregate bears that aggregate's fence. The envelopes
+/// are what readers of the entries decode.
 ///
-/// `time` in milliseconds since 1970; `last` gives the revision that the decision saw, or `None` if
-/// the batch bears that fence already.
+/// `time` is in milliseconds since 1970; `last` returns the revision that the decision saw, or `None`
+/// if the batch bears that fence already.
 pub fn batch(
     events: &[Event],
     cause: CommandId,
     actor: &str,
     time: u64,
     mut last: impl FnMut(&AggregateId) -> Option<Revision>,
-) -> (Vec<Entry>, Vec<Envelope<Event>>) {
+) -> (Vec<NewRecord>, Vec<Envelope<Event>>) {
     let mut fenced: Vec<AggregateId> = Vec::new();
     let mut entries = Vec::with_capacity(events.len());
     let mut envelopes = Vec::with_capacity(events.len());
@@ -90,7 +90,7 @@ pub fn batch(
             fenced.push(aggregate);
             fence
         });
-        entries.push(Entry {
+        entries.push(NewRecord {
             subject,
             payload: Bytes::from(codec::to_bytes(&envelope)),
             fence,
@@ -109,10 +109,10 @@ pub enum LoadError {
     NoLog,
 }
 
-/// How an append ended, when it wasn't acknowledged.
+/// Why an append wasn't acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Somebody else appended in between; nothing was appended.
+    /// Another netmaster appended in between; nothing was appended.
     #[error("another netmaster appended first")]
     Fenced,
     /// No acknowledgement came: it may have happened, or may happen yet.
@@ -134,9 +134,9 @@ pub enum ServerError {
     NoJetStream,
 }
 
-/// Where the log is kept.
+/// The storage of the log.
 pub trait Journal: std::fmt::Debug + Send + Sync + 'static {
-    /// At most `max` messages on `filter` behind `after`, in order, up to the log's end at the
+    /// Loads at most `max` messages on `filter` behind `after`, in order, up to the log's end at the
     /// time of the call.
     fn load<'a>(
         &'a self,
@@ -145,12 +145,15 @@ pub trait Journal: std::fmt::Debug + Send + Sync + 'static {
         max: usize,
     ) -> BoxFuture<'a, Result<Vec<Record>, LoadError>>;
 
-    /// Appends all or nothing; answers the last one's revision. The entries' revisions are
+    /// Appends all or nothing, and returns the last one's revision. The entries' revisions are
     /// contiguous.
-    fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>>;
+    fn append<'a>(
+        &'a self,
+        entries: &'a [NewRecord],
+    ) -> BoxFuture<'a, Result<Revision, AppendError>>;
 
-    /// Why the log takes no appends, as far as the last one tells, and the last revision that was
-    /// in the log then: a later one shows that it takes appends again.
+    /// The reason why the last append wasn't acknowledged, and the log's last revision then: a later
+    /// revision shows that the log takes appends again.
     fn unwritten(&self) -> Option<(Revision, String)> {
         None
     }

@@ -1,8 +1,9 @@
-//! One aggregate's actor: decides one command after the other, appends what it decided, folds it in.
+//! One aggregate's actor: decides commands in turn, appends the events, folds them in.
 //!
-//! Acceptance stands on a fence, so the cached fold is good enough to try; a refused fence brings it
-//! to the log's end and decides again. Rejections and "nothing to do" append nothing, so they are
-//! given only on a fold that holds the log up to an end that was proved since the command arrived.
+//! An accept is protected by the fence, so the actor decides on the cached state first; a refused fence
+//! brings the fold to the log's end, and the actor decides again. Rejections and "nothing to do" append
+//! nothing, so they are given only on a fold that holds the log up to an end that was proved since the
+//! command arrived.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,49 +13,26 @@ use std::time::{Duration, Instant};
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture,
 };
-use bus_schema::{AggregateId, CommandId, Rejection, Reply, Revision};
+use bus_schema::{AggregateId, CommandId, Reply, Revision};
 use futures::future::ready;
 use tokio::sync::oneshot;
 
-use super::facts::{Gather, Snapshot};
-use super::ledger::Shared;
-use super::registry::Registry;
-use crate::journal::LoadError;
+use super::cached_fold::SharedFold;
+use super::facts::Gather;
+use super::log::Log;
+use super::proof::Prover;
+use super::refresh::Undecided;
 
 /// Commands that wait for one actor; more are answered "busy". Netmaster takes less at a time.
-const QUEUE: usize = 8_192;
-/// Commands appended together; the server takes 1,000 messages in a batch.
-const TOGETHER: usize = 32;
+const MAX_QUEUE: usize = 8_192;
+/// Commands that are appended together; the server takes 1,000 messages in a batch.
+const MAX_BATCH_COMMANDS: usize = 32;
 /// The longest pause before deciding again.
-const JITTER_MS: u64 = 20;
-/// The pause before asking a log again that didn't answer, in milliseconds.
-const AWAY_MS: u64 = 100;
-/// How long a log that doesn't answer is asked again: others wait in the mailbox behind.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How much of the log a fold must hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// Whatever it holds; an append is fenced anyway.
-    Cached,
-    /// Up to here, which was the log's end when it was asked for.
-    End(Revision),
-}
-
-/// Why nothing was decided.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Trouble {
-    #[error("{0}")]
-    Unavailable(String),
-    #[error("{0}")]
-    Blind(Rejection),
-}
-
-impl From<LoadError> for Trouble {
-    fn from(e: LoadError) -> Self {
-        Self::Unavailable(e.to_string())
-    }
-}
+const MAX_JITTER_MS: u64 = 20;
+/// The pause before asking a log again that didn't answer.
+const AWAY_PAUSE_MS: u64 = 100;
+/// How long a log that doesn't answer is asked again: other commands wait in the mailbox behind.
+const AWAY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A command for this aggregate.
 pub(super) struct Execute<A: Gather> {
@@ -72,31 +50,12 @@ impl<A: Gather> Message for Execute<A> {
     type Result = Reply;
 }
 
-/// Asks for the aggregate's state.
-pub(super) struct Snap<A> {
-    freshness: Freshness,
-    of: std::marker::PhantomData<fn() -> A>,
-}
-
-impl<A> Snap<A> {
-    pub(super) fn new(freshness: Freshness) -> Self {
-        Self {
-            freshness,
-            of: std::marker::PhantomData,
-        }
-    }
-}
-
-impl<A: Gather> Message for Snap<A> {
-    type Result = Result<Snapshot<A>, Trouble>;
-}
-
-/// What the next try of a command must rest on.
+/// How much the next attempt of a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Needs {
-    /// Whatever the fold holds.
+    /// The fold as it is.
     Nothing,
-    /// The log's end, as whoever leads it says.
+    /// The log's end, as its leader reports it.
     End,
     /// An end that was proved since the command arrived.
     Proof,
@@ -112,34 +71,52 @@ pub(super) struct Pending<A: Gather> {
     away: Option<Instant>,
 }
 
+impl<A: Gather> Pending<A> {
+    /// Notes why the attempt gave no answer, and returns it as a text.
+    fn note(&mut self, open: Open) -> String {
+        match open {
+            Open::Again(reason) => {
+                self.away = None;
+                self.needs = self.needs.max(Needs::End);
+                reason
+            }
+            Open::Needs(needs) => {
+                self.needs = needs;
+                "the log's end isn't proved".to_owned()
+            }
+            Open::Away(reason) => {
+                self.away.get_or_insert_with(Instant::now);
+                reason
+            }
+        }
+    }
+}
+
 type Queue<A> = Rc<RefCell<VecDeque<Pending<A>>>>;
 
 /// The actor.
 pub(super) struct Decider<A: Gather> {
-    id: AggregateId,
-    registry: Rc<Registry>,
-    ledger: Shared<A>,
-    queue: Queue<A>,
+    worker: Rc<Worker<A>>,
     working: bool,
 }
 
 impl<A: Gather> Decider<A> {
-    pub(super) fn new(id: AggregateId, registry: Rc<Registry>, ledger: Shared<A>) -> Self {
-        Self {
+    pub(super) fn new(
+        id: AggregateId,
+        fold: SharedFold<A>,
+        prover: Rc<Prover>,
+        log: Rc<Log>,
+    ) -> Self {
+        let worker = Worker {
             id,
-            registry,
-            ledger,
+            fold,
+            prover,
+            log,
             queue: Rc::default(),
+        };
+        Self {
+            worker: Rc::new(worker),
             working: false,
-        }
-    }
-
-    fn desk(&self) -> Desk<A> {
-        Desk {
-            id: self.id.clone(),
-            registry: Rc::clone(&self.registry),
-            ledger: Rc::clone(&self.ledger),
-            queue: Rc::clone(&self.queue),
         }
     }
 }
@@ -152,7 +129,8 @@ impl<A: Gather> Handler<Execute<A>> for Decider<A> {
     type Result = ResponseFuture<Reply>;
 
     fn handle(&mut self, ask: Execute<A>, context: &mut Context<Self>) -> Self::Result {
-        let (id, full) = (ask.id, self.queue.borrow().len() >= QUEUE);
+        let queue = &self.worker.queue;
+        let (id, full) = (ask.id, queue.borrow().len() >= MAX_QUEUE);
         let unknown = move |reason: &str| Reply::Unknown {
             id,
             reason: reason.to_owned(),
@@ -161,7 +139,7 @@ impl<A: Gather> Handler<Execute<A>> for Decider<A> {
             return Box::pin(ready(unknown("netmaster is busy: try again")));
         }
         let (answer, answered) = oneshot::channel();
-        self.queue.borrow_mut().push_back(Pending {
+        queue.borrow_mut().push_back(Pending {
             ask,
             answer,
             tries: 0,
@@ -169,8 +147,8 @@ impl<A: Gather> Handler<Execute<A>> for Decider<A> {
             away: None,
         });
         if !std::mem::replace(&mut self.working, true) {
-            let desk = self.desk();
-            let work = async move { desk.work().await }.into_actor(self);
+            let worker = Rc::clone(&self.worker);
+            let work = async move { worker.work().await }.into_actor(self);
             context.spawn(work.map(|(), actor, _| actor.working = false));
         }
         Box::pin(async move {
@@ -181,94 +159,88 @@ impl<A: Gather> Handler<Execute<A>> for Decider<A> {
     }
 }
 
-impl<A: Gather> Handler<Snap<A>> for Decider<A> {
-    type Result = ResponseFuture<Result<Snapshot<A>, Trouble>>;
-
-    fn handle(&mut self, ask: Snap<A>, _: &mut Context<Self>) -> Self::Result {
-        let desk = self.desk();
-        Box::pin(async move { desk.refresh(ask.freshness).await })
-    }
+/// How an attempt of a command ended.
+pub(super) enum Outcome {
+    Answered(Reply),
+    Open(Open),
 }
 
-/// What one try came to.
-pub(super) enum Tried {
-    Answered(Reply),
-    /// Again, with folds brought to the log's end.
+/// Why a command needs another attempt.
+pub(super) enum Open {
+    /// Its folds must be brought to the log's end.
     Again(String),
-    /// Again, on a fold that holds so much.
+    /// It needs a fold that holds so much.
     Needs(Needs),
+    /// The log doesn't answer.
     Away(String),
 }
 
-/// What the actor works with while its mailbox is open.
-pub(super) struct Desk<A: Gather> {
-    pub(super) id: AggregateId,
-    pub(super) registry: Rc<Registry>,
-    pub(super) ledger: Shared<A>,
-    pub(super) queue: Queue<A>,
+impl Outcome {
+    pub(super) fn again(why: &str) -> Self {
+        Self::Open(Open::Again(why.to_owned()))
+    }
 }
 
-impl<A: Gather> Desk<A> {
-    /// Until nobody waits. What waits at the same time is appended at once: an append takes the log
-    /// some milliseconds, whatever is in it.
+/// Works on the commands of one actor, while the actor's mailbox stays open.
+pub(super) struct Worker<A: Gather> {
+    pub(super) id: AggregateId,
+    pub(super) fold: SharedFold<A>,
+    pub(super) prover: Rc<Prover>,
+    pub(super) log: Rc<Log>,
+    queue: Queue<A>,
+}
+
+impl<A: Gather> Worker<A> {
+    /// Works until the queue is empty. Commands that wait at the same time are appended together: an
+    /// append takes the log some milliseconds, whatever its size.
     async fn work(&self) {
         loop {
             let group: Vec<_> = {
                 let mut queue = self.queue.borrow_mut();
-                let some = queue.len().min(TOGETHER);
+                let some = queue.len().min(MAX_BATCH_COMMANDS);
                 queue.drain(..some).collect()
             };
             if group.is_empty() {
                 return;
             }
-            let tried = match self.attempt(&group).await {
-                Ok(tried) => tried,
-                Err(Trouble::Blind(why)) => group
-                    .iter()
-                    .map(|_| Tried::Answered(self.rejected(why.clone())))
-                    .collect(),
-                Err(Trouble::Unavailable(reason)) => {
-                    group.iter().map(|_| Tried::Away(reason.clone())).collect()
-                }
+            let outcomes = match self.attempt(&group).await {
+                Ok(outcomes) => outcomes,
+                Err(why) => group.iter().map(|_| self.undecided(&why)).collect(),
             };
-            self.settle(group, tried).await;
+            self.settle(group, outcomes).await;
         }
     }
 
-    /// Answers, or puts back to the front of the queue.
-    async fn settle(&self, group: Vec<Pending<A>>, tried: Vec<Tried>) {
-        let now = self.registry.now();
+    fn undecided(&self, why: &Undecided) -> Outcome {
+        match why.clone() {
+            Undecided::Blind(why) => Outcome::Answered(self.rejected(why)),
+            Undecided::Unavailable(reason) => Outcome::Open(Open::Away(reason)),
+        }
+    }
+
+    /// Answers the commands, or puts them back to the front of the queue.
+    async fn settle(&self, group: Vec<Pending<A>>, outcomes: Vec<Outcome>) {
+        let now = self.log.now();
         let (mut progress, mut pause) = (false, None);
-        for (mut pending, tried) in group.into_iter().zip(tried).rev() {
-            let reason = match tried {
-                Tried::Answered(reply) => {
+        for (mut pending, outcome) in group.into_iter().zip(outcomes).rev() {
+            let open = match outcome {
+                Outcome::Answered(reply) => {
                     progress = true;
-                    // Whoever asked may be gone.
+                    // The asker may be gone.
                     let _ = pending.answer.send(reply);
                     continue;
                 }
-                Tried::Again(reason) => {
-                    pending.away = None;
-                    pending.needs = pending.needs.max(Needs::End);
-                    reason
-                }
-                Tried::Needs(needs) => {
-                    pending.needs = needs;
-                    progress = true;
-                    "the log's end isn't proved".to_owned()
-                }
-                Tried::Away(reason) => {
-                    pending.away.get_or_insert_with(Instant::now);
-                    reason
-                }
+                Outcome::Open(open) => open,
             };
-            let hopeless = pending.away.is_some_and(|it| it.elapsed() > PATIENCE);
+            progress |= matches!(open, Open::Needs(_));
+            let reason = pending.note(open);
+            let hopeless = pending.away.is_some_and(|it| it.elapsed() > AWAY_TIMEOUT);
             if hopeless || now >= pending.ask.deadline {
                 let id = pending.ask.id;
                 let _ = pending.answer.send(Reply::Unknown { id, reason });
                 continue;
             }
-            // Who was refused once most likely knew too little, and doesn't race with anybody.
+            // A command that was refused once most likely had an old fold, and races with nobody.
             if pending.tries > 0 || pending.away.is_some() {
                 pause = Some(pending.away.is_some());
             }
@@ -284,10 +256,10 @@ impl<A: Gather> Desk<A> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "whoever lost a race pauses, or both lose the next one too"
+    reason = "a netmaster that lost a race pauses, or both lose the next one too"
 )]
 async fn jitter(away: bool) {
-    let pause = fastrand::u64(1..=JITTER_MS);
-    let pause = if away { pause + AWAY_MS } else { pause };
+    let pause = fastrand::u64(1..=MAX_JITTER_MS);
+    let pause = if away { pause + AWAY_PAUSE_MS } else { pause };
     tokio::time::sleep(Duration::from_millis(pause)).await;
 }

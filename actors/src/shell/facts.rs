@@ -1,26 +1,14 @@
-//! Which snapshots of others an aggregate needs to decide, and where commands come in.
+//! The facts that a decision needs: those of other aggregates, and those that came with the command.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
-use bus_schema::{AggregateId, Event, Rejection, Revision};
-use futures::FutureExt;
-use futures::future::{LocalBoxFuture, ready};
+use bus_schema::{AggregateId, Event, PoolKey, Revision};
 
-use super::decider::{Decider, Execute, Freshness, Snap, Trouble};
-use super::registry::Registry;
-use super::supervise::Supervised;
+use super::log::Log;
+use super::refresh::{Freshness, Undecided};
 use crate::aggregate::{
     Aggregate, Cluster, ClusterFacts, Drained, Leases, LeasesFacts, Tenant, TenantFacts,
 };
-
-/// Another aggregate's state, and up to where it reaches.
-#[derive(Debug, Clone)]
-pub(super) struct Snapshot<A> {
-    pub(super) state: Arc<A>,
-    pub(super) revision: Revision,
-    pub(super) blind: Option<Rejection>,
-}
 
 /// Facts, and the fences under which they hold.
 #[derive(Default)]
@@ -29,55 +17,101 @@ pub(super) struct Gathered<F> {
     pub(super) fences: Vec<(AggregateId, Revision)>,
 }
 
-impl<F> Gathered<F> {
-    fn has(&self, id: &AggregateId) -> bool {
-        self.fences.iter().any(|(other, _)| other == id)
-    }
+/// An aggregate on whose state others decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Cluster,
+    Leases(PoolKey),
 }
 
-/// An aggregate that the shell can decide with.
+/// The state of a [`Source`].
+pub(super) enum SourceState {
+    Cluster(Arc<Cluster>),
+    Leases(PoolKey, Arc<Leases>),
+}
+
+/// An aggregate that a decider can decide with.
 pub(super) trait Gather: Aggregate<Facts: Default> {
-    /// What a command brings along that isn't in the log.
+    /// Facts that aren't in the log and come with a command.
     type External: Clone + Send + 'static;
 
-    /// Adds what the command needs. `state`: what the aggregate will decide on.
-    fn gather<'a>(
-        registry: &'a Rc<Registry>,
-        state: &'a Self,
-        ask: &'a Execute<Self>,
-        freshness: Freshness,
-        into: &'a mut Gathered<Self::Facts>,
-    ) -> LocalBoxFuture<'a, Result<(), Trouble>>;
+    fn add_external(facts: &mut Self::Facts, external: &Self::External);
+
+    /// The aggregates on whose state the decision about `command` depends.
+    fn sources(&self, command: &Self::Command) -> Vec<Source>;
+
+    fn add(facts: &mut Self::Facts, state: SourceState);
 
     /// Folds another aggregate's event into the facts, decided but not yet appended.
     fn foresee(facts: &mut Self::Facts, of: &AggregateId, event: &Event);
 }
 
-async fn snapshot<A: Gather>(
-    actor: Supervised<Decider<A>>,
+impl<F> Gathered<F> {
+    /// Adds the facts that are needed to decide about `command` on `state` and that aren't there yet.
+    pub(super) async fn gather<A: Gather<Facts = F>>(
+        &mut self,
+        log: &Log,
+        state: &A,
+        command: &A::Command,
+        freshness: Freshness,
+    ) -> Result<(), Undecided> {
+        for source in state.sources(command) {
+            let id = AggregateId::from(source.clone());
+            if self.fences.iter().any(|(other, _)| *other == id) {
+                continue;
+            }
+            let (state, revision) = state_of(log, source, freshness).await?;
+            A::add(&mut self.facts, state);
+            self.fences.push((id, revision));
+        }
+        Ok(())
+    }
+}
+
+async fn state_of(
+    log: &Log,
+    source: Source,
     freshness: Freshness,
-) -> Result<Snapshot<A>, Trouble> {
-    let answer = actor.ask(Snap::new(freshness)).await;
-    let snapshot: Snapshot<A> = answer.map_err(|away| Trouble::Unavailable(away.to_string()))??;
-    match snapshot.blind {
-        None => Ok(snapshot),
-        Some(why) => Err(Trouble::Blind(why)),
+) -> Result<(SourceState, Revision), Undecided> {
+    let id = AggregateId::from(source.clone());
+    let (state, revision, blind) = match source {
+        Source::Cluster => {
+            let read = log.refresh(&id, &log.cluster(), freshness).await?;
+            (SourceState::Cluster(read.state), read.revision, read.blind)
+        }
+        Source::Leases(pool) => {
+            let read = log.refresh(&id, &log.leases(&pool), freshness).await?;
+            let state = SourceState::Leases(pool, read.state);
+            (state, read.revision, read.blind)
+        }
+    };
+    match blind {
+        None => Ok((state, revision)),
+        Some(why) => Err(Undecided::Blind(why)),
+    }
+}
+
+impl From<Source> for AggregateId {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Cluster => Self::Cluster,
+            Source::Leases(pool) => Self::Leases(pool),
+        }
     }
 }
 
 impl Gather for Cluster {
     type External = ClusterFacts;
 
-    fn gather<'a>(
-        _: &'a Rc<Registry>,
-        _: &'a Self,
-        ask: &'a Execute<Self>,
-        _: Freshness,
-        into: &'a mut Gathered<ClusterFacts>,
-    ) -> LocalBoxFuture<'a, Result<(), Trouble>> {
-        into.facts.clone_from(&ask.external);
-        ready(Ok(())).boxed_local()
+    fn add_external(facts: &mut ClusterFacts, external: &ClusterFacts) {
+        facts.clone_from(external);
     }
+
+    fn sources(&self, _: &Self::Command) -> Vec<Source> {
+        vec![]
+    }
+
+    fn add(_: &mut ClusterFacts, _: SourceState) {}
 
     fn foresee(_: &mut ClusterFacts, _: &AggregateId, _: &Event) {}
 }
@@ -85,31 +119,22 @@ impl Gather for Cluster {
 impl Gather for Tenant {
     type External = Drained;
 
-    fn gather<'a>(
-        registry: &'a Rc<Registry>,
-        state: &'a Self,
-        ask: &'a Execute<Self>,
-        freshness: Freshness,
-        into: &'a mut Gathered<TenantFacts>,
-    ) -> LocalBoxFuture<'a, Result<(), Trouble>> {
-        async move {
-            into.facts.drained = ask.external;
-            if !into.has(&AggregateId::Cluster) {
-                let cluster = snapshot(registry.cluster(), freshness).await?;
-                into.facts.cluster = cluster.state;
-                into.fences.push((AggregateId::Cluster, cluster.revision));
+    fn add_external(facts: &mut TenantFacts, external: &Drained) {
+        facts.drained = *external;
+    }
+
+    fn sources(&self, command: &Self::Command) -> Vec<Source> {
+        let pools = self.pools_of(command).into_iter().map(Source::Leases);
+        std::iter::once(Source::Cluster).chain(pools).collect()
+    }
+
+    fn add(facts: &mut TenantFacts, state: SourceState) {
+        match state {
+            SourceState::Cluster(cluster) => facts.cluster = cluster,
+            SourceState::Leases(pool, leases) => {
+                facts.leases.insert(pool, leases);
             }
-            for pool in state.pools_of(&ask.command) {
-                let id = AggregateId::Leases(pool.clone());
-                if !into.has(&id) {
-                    let leases = snapshot(registry.leases(&pool), freshness).await?;
-                    into.facts.leases.insert(pool, leases.state);
-                    into.fences.push((id, leases.revision));
-                }
-            }
-            Ok(())
         }
-        .boxed_local()
     }
 
     fn foresee(facts: &mut TenantFacts, of: &AggregateId, event: &Event) {
@@ -128,19 +153,16 @@ impl Gather for Tenant {
 impl Gather for Leases {
     type External = ();
 
-    fn gather<'a>(
-        registry: &'a Rc<Registry>,
-        _: &'a Self,
-        _: &'a Execute<Self>,
-        freshness: Freshness,
-        into: &'a mut Gathered<LeasesFacts>,
-    ) -> LocalBoxFuture<'a, Result<(), Trouble>> {
-        async move {
-            let cluster = snapshot(registry.cluster(), freshness).await?;
-            into.facts.cluster = cluster.state;
-            Ok(())
+    fn add_external(_: &mut LeasesFacts, (): &()) {}
+
+    fn sources(&self, _: &Self::Command) -> Vec<Source> {
+        vec![Source::Cluster]
+    }
+
+    fn add(facts: &mut LeasesFacts, state: SourceState) {
+        if let SourceState::Cluster(cluster) = state {
+            facts.cluster = cluster;
         }
-        .boxed_local()
     }
 
     fn foresee(_: &mut LeasesFacts, _: &AggregateId, _: &Event) {}

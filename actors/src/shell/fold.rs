@@ -1,5 +1,5 @@
-//! The fold of one aggregate's events: its state, how far it reaches, and which commands it
-//! holds.
+//! The fold of one aggregate's events: the state, the last folded revision, and the ids of the commands
+//! in it.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,11 +12,11 @@ use bus_schema::{CommandId, Rejection, Revision};
 use crate::aggregate::Aggregate;
 use crate::journal::Record;
 
-/// How long a command's id is kept, in milliseconds of the events' time.
-const REMEMBERED: u64 = 24 * 60 * 60 * 1_000;
+/// How long a command's id is kept, by the events' time.
+const ID_RETENTION_MS: u64 = 24 * 60 * 60 * 1_000;
 /// So many ids are kept however old they look: events of netmasters whose clocks differ lie side by
 /// side, and one of a clock that is a day ahead must not make all others look old.
-const KEPT: usize = 1_024;
+const MIN_KEPT_IDS: usize = 1_024;
 
 /// `evolve` panicked on the event at this revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +25,13 @@ pub(super) struct Panicked(pub(super) Revision);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fold<A> {
     pub(super) state: Arc<A>,
-    /// The last message of the aggregate's subjects, whatever it was: what appends are fenced on.
+    /// The last message of the aggregate's subjects, readable or not. Appends are fenced on it.
     pub(super) revision: Revision,
     /// How many messages were folded in.
     pub(super) count: u64,
-    /// Why nothing can be decided on this log: an event that this build mustn't guess at.
+    /// The reason why nothing can be decided: an event that this build can't read.
     pub(super) blind: Option<Rejection>,
-    /// Where a command's first event lies.
+    /// The revision of each command's first event.
     done: BTreeMap<CommandId, Revision>,
     by_time: VecDeque<(u64, CommandId)>,
 }
@@ -62,7 +62,7 @@ impl<A: Aggregate> Fold<A> {
         Ok(())
     }
 
-    /// Where the first event of a command lies that was carried out in the last 24 h.
+    /// The revision of the first event of a command that was carried out in the last 24 h.
     pub(super) fn done(&self, id: CommandId) -> Option<Revision> {
         self.done.get(&id).copied()
     }
@@ -78,7 +78,7 @@ impl<A: Aggregate> Fold<A> {
             self.by_time.push_back((time, id));
         }
         while let Some((old, id)) = self.by_time.front() {
-            if self.by_time.len() <= KEPT || old.saturating_add(REMEMBERED) >= time {
+            if self.by_time.len() <= MIN_KEPT_IDS || old.saturating_add(ID_RETENTION_MS) >= time {
                 break;
             }
             self.done.remove(id);
@@ -102,19 +102,19 @@ mod tests {
     fn an_event_of_a_clock_that_is_days_ahead_forgets_no_command() {
         let mut fold = Fold::<Cluster>::default();
         fold.remember(id(1), 1_000, Revision(1));
-        fold.remember(id(2), 1_000 + 2 * REMEMBERED, Revision(2));
+        fold.remember(id(2), 1_000 + 2 * ID_RETENTION_MS, Revision(2));
         fold.remember(id(3), 2_000, Revision(3));
         assert_eq!(fold.done(id(1)), Some(Revision(1)));
     }
 
     #[test]
-    fn what_is_older_than_a_day_is_forgotten_when_there_are_many() {
+    fn ids_older_than_a_day_are_forgotten_when_there_are_many() {
         let mut fold = Fold::<Cluster>::default();
-        for n in 0..=KEPT {
+        for n in 0..=MIN_KEPT_IDS {
             fold.remember(id(n), 1_000, Revision(1));
         }
         assert!(fold.done(id(0)).is_some());
-        fold.remember(id(KEPT + 1), 2_000 + REMEMBERED, Revision(2));
+        fold.remember(id(MIN_KEPT_IDS + 1), 2_000 + ID_RETENTION_MS, Revision(2));
         assert_eq!((fold.done(id(0)), fold.done(id(1))), (None, None));
         assert!(fold.done(id(2)).is_some());
     }

@@ -1,9 +1,9 @@
 //! Starts an actor, and starts it again when it panics.
 //!
-//! A panic ends one actor, not the process: its mailbox closes, callers get [`Away`], and a new
-//! one is built by the factory after a pause that doubles. One that keeps panicking is given up:
-//! the handle says so, and its owner ends the process. Must run inside an actix `System`.
-//! Used by this shell for deciders, and by the node for its own actors.
+//! A panic ends one actor, not the process: its mailbox closes, callers get [`Away`], and the factory
+//! builds a new one after a pause that doubles. An actor that keeps panicking is given up, and callers
+//! get [`Away`] from then on. It must run inside an actix `System`. The registry supervises the deciders
+//! with it.
 
 use std::fmt;
 use std::rc::Rc;
@@ -16,34 +16,29 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// The first pause before a new start; it doubles with each panic in a row.
-const PAUSE: Duration = Duration::from_millis(50);
-/// This many panics within [`WINDOW`] and the actor is given up.
-const PANICS: u32 = 6;
-const WINDOW: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// After so many panics within [`PANIC_WINDOW`] the actor is given up.
+const MAX_PANICS: u32 = 6;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
 
-/// The actor isn't there: it panicked and starts again, or it was given up or stopped.
+/// The actor doesn't run: it panicked and starts again, or it was given up or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("actor {0} is away")]
-pub struct Away(pub &'static str);
+pub(super) struct Away(&'static str);
 
-/// Its mailbox is full; the message was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("actor {0} is busy")]
-pub struct Busy(pub &'static str);
-
-/// What becomes of a supervised actor.
+/// The state of a supervised actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
+pub(super) enum Health {
     /// Running; started again this many times.
     Running { restarts: u32 },
     /// It stopped itself.
     Stopped,
-    /// It panicked too often and isn't started again: end the process.
+    /// It panicked too often and isn't started again.
     GivenUp { restarts: u32 },
 }
 
 /// A supervised actor; dropping the last handle stops it.
-pub struct Supervised<A: Actor<Context = Context<A>>> {
+pub(super) struct Supervised<A: Actor<Context = Context<A>>> {
     name: &'static str,
     address: watch::Receiver<Addr<A>>,
     health: watch::Receiver<Health>,
@@ -79,13 +74,13 @@ impl Drop for Task {
 }
 
 impl<A: Actor<Context = Context<A>>> Supervised<A> {
-    /// The address of the actor that runs now; after a panic another one holds.
-    pub fn address(&self) -> Addr<A> {
+    /// The address of the actor that runs now; it changes after a panic.
+    fn address(&self) -> Addr<A> {
         self.address.borrow().clone()
     }
 
     /// Waits for a place in the mailbox and for the answer.
-    pub async fn ask<M>(&self, message: M) -> Result<M::Result, Away>
+    pub(super) async fn ask<M>(&self, message: M) -> Result<M::Result, Away>
     where
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
@@ -96,28 +91,16 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         address.send(message).await.map_err(|_| Away(self.name))
     }
 
-    /// Puts a message into the mailbox if it has a place.
-    pub fn tell<M>(&self, message: M) -> Result<(), Busy>
-    where
-        A: Handler<M>,
-        A::Context: ToEnvelope<A, M>,
-        M: Message + Send + 'static,
-        M::Result: Send,
-    {
-        self.address()
-            .try_send(message)
-            .map_err(|_| Busy(self.name))
-    }
-
-    /// Watches what becomes of it.
-    pub fn health(&self) -> watch::Receiver<Health> {
+    /// Watches the actor's state.
+    #[cfg(test)]
+    fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }
 }
 
 /// Starts the actor that `factory` builds, with a mailbox of `bound` messages, and builds it
 /// again after a panic. `factory` gets the number of restarts so far.
-pub fn supervise<A, F>(name: &'static str, bound: usize, mut factory: F) -> Supervised<A>
+pub(super) fn supervise<A, F>(name: &'static str, bound: usize, mut factory: F) -> Supervised<A>
 where
     A: Actor<Context = Context<A>>,
     F: FnMut(u32) -> A + 'static,
@@ -136,18 +119,18 @@ where
                 Err(_) => {}
             }
             restarts += 1;
-            recent.retain(|panic| panic.elapsed() < WINDOW);
+            recent.retain(|panic| panic.elapsed() < PANIC_WINDOW);
             recent.push(Instant::now());
             let in_a_row = u32::try_from(recent.len()).unwrap_or(u32::MAX);
-            if in_a_row >= PANICS {
+            if in_a_row >= MAX_PANICS {
                 tracing::error!(actor = name, restarts, "panicked too often, given up");
                 break drop(states.send(Health::GivenUp { restarts }));
             }
             tracing::error!(actor = name, restarts, "panicked, starting again");
-            pause(PAUSE * 2_u32.pow(in_a_row - 1)).await;
+            pause(FIRST_PAUSE * 2_u32.pow(in_a_row - 1)).await;
             let (again, address) = start(bound, factory(restarts));
             running = again;
-            // Nobody listening is no trouble: the handle is gone, and this task with it.
+            // Without a receiver the handle is gone, and this task ends with it.
             let _ = addresses.send(address);
             let _ = states.send(Health::Running { restarts });
         }
@@ -162,14 +145,14 @@ where
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the pause before a restart is the point"
+    reason = "an actor that panics is restarted after a pause"
 )]
 async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// The context runs as a task of our own, whose end tells a panic from a stop: actix's own
-/// supervisor is gone with the panic.
+/// Runs the context as a task, whose end distinguishes a panic from a stop: actix's own supervisor
+/// doesn't survive the panic.
 fn start<A: Actor<Context = Context<A>>>(bound: usize, actor: A) -> (Task, Addr<A>) {
     let mut context = Context::new();
     context.set_mailbox_capacity(bound);
@@ -191,39 +174,39 @@ mod tests {
 
     #[derive(Message)]
     #[rtype(result = "u32")]
-    enum Say {
+    enum Request {
         Restarts,
         Panic,
     }
 
-    impl Handler<Say> for Fragile {
+    impl Handler<Request> for Fragile {
         type Result = u32;
 
-        fn handle(&mut self, message: Say, _: &mut Context<Self>) -> u32 {
+        fn handle(&mut self, message: Request, _: &mut Context<Self>) -> u32 {
             match message {
-                Say::Restarts => self.restarts,
-                Say::Panic => panic!("on demand"),
+                Request::Restarts => self.restarts,
+                Request::Panic => panic!("on demand"),
             }
         }
     }
 
     #[actix::test]
-    async fn a_panic_starts_it_again() {
+    async fn an_actor_that_panics_is_started_again() {
         let actor = supervise("fragile", 4, |restarts| Fragile { restarts });
-        assert_eq!(actor.ask(Say::Restarts).await, Ok(0));
-        assert_eq!(actor.ask(Say::Panic).await, Err(Away("fragile")));
+        assert_eq!(actor.ask(Request::Restarts).await, Ok(0));
+        assert_eq!(actor.ask(Request::Panic).await, Err(Away("fragile")));
         let mut health = actor.health();
         let again = health.wait_for(|h| *h == Health::Running { restarts: 1 });
         drop(again.await.expect("supervised"));
-        assert_eq!(actor.ask(Say::Restarts).await, Ok(1));
+        assert_eq!(actor.ask(Request::Restarts).await, Ok(1));
     }
 
     #[actix::test]
-    async fn one_that_keeps_panicking_is_given_up() {
+    async fn an_actor_that_keeps_panicking_is_given_up() {
         let actor = supervise("fragile", 4, |restarts| Fragile { restarts });
         let mut health = actor.health();
-        for panics in 1..=PANICS {
-            let _ = actor.ask(Say::Panic).await;
+        for panics in 1..=MAX_PANICS {
+            let _ = actor.ask(Request::Panic).await;
             let seen = health.wait_for(|h| match h {
                 Health::Running { restarts } | Health::GivenUp { restarts } => *restarts == panics,
                 Health::Stopped => false,
@@ -234,12 +217,12 @@ mod tests {
     }
 
     #[actix::test]
-    async fn its_last_handle_stops_it() {
+    async fn an_actor_stops_with_its_last_handle() {
         let actor = supervise("fragile", 4, |restarts| Fragile { restarts });
         let address = actor.address();
         drop(actor);
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
-        assert!(address.send(Say::Restarts).await.is_err());
+        assert!(address.send(Request::Restarts).await.is_err());
     }
 }

@@ -72,6 +72,27 @@ impl<T> Request<T> {
     }
 }
 
+/// Implements `verb` and `VERBS` of an enum of requests. The match is exhaustive, so the list is
+/// complete.
+macro_rules! verbs {
+    ($requests:ident: $($variant:ident => ($noun:literal, $verb:literal),)*) => {
+        impl $requests {
+            /// The noun and the verb of every variant.
+            pub const VERBS: &[(&str, &str)] = &[$(($noun, $verb)),*];
+
+            /// Noun and verb, the end of the subject that serves the request
+            /// (`contiv.api.v1.<noun>.<verb>`).
+            pub fn verb(&self) -> (&'static str, &'static str) {
+                match self {
+                    $(Self::$variant { .. } => ($noun, $verb),)*
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use verbs;
+
 /// Everything that changes the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -107,35 +128,33 @@ pub enum Command {
     BlockRevoke(BlockRevoke),
 }
 
-impl Command {
-    /// Noun and verb, the end of the subject that serves it (`contiv.api.v1.<noun>.<verb>`).
-    pub fn verb(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::TenantCreate(_) => ("tenant", "create"),
-            Self::TenantRemove(_) => ("tenant", "rm"),
-            Self::NetworkCreate(_) => ("net", "create"),
-            Self::NetworkRemove(_) => ("net", "rm"),
-            Self::GroupCreate(_) => ("group", "create"),
-            Self::GroupUpdate(_) => ("group", "update"),
-            Self::GroupRemove(_) => ("group", "rm"),
-            Self::PolicyCreate(_) => ("policy", "create"),
-            Self::PolicyRemove(_) => ("policy", "rm"),
-            Self::PolicyApply(_) => ("policy", "apply"),
-            Self::RuleAdd(_) => ("policy", "rule-add"),
-            Self::RuleRemove(_) => ("policy", "rule-rm"),
-            Self::LogAccept(_) => ("cluster", "accept-log"),
-            Self::NodeJoin(_) => ("node", "join"),
-            Self::NodeRemove(_) => ("node", "rm"),
-            Self::NodeDrain(_) => ("node", "drain"),
-            Self::NodeUncordon(_) => ("node", "uncordon"),
-            Self::NodeLeave(_) => ("node", "leave"),
-            Self::BlockLease(_) => ("block", "lease"),
-            Self::BlockReturn(_) => ("block", "return"),
-            Self::BlockCede(_) => ("block", "cede"),
-            Self::BlockRevoke(_) => ("block", "revoke"),
-        }
-    }
+verbs! {
+    Command:
+    TenantCreate => ("tenant", "create"),
+    TenantRemove => ("tenant", "rm"),
+    NetworkCreate => ("net", "create"),
+    NetworkRemove => ("net", "rm"),
+    GroupCreate => ("group", "create"),
+    GroupUpdate => ("group", "update"),
+    GroupRemove => ("group", "rm"),
+    PolicyCreate => ("policy", "create"),
+    PolicyRemove => ("policy", "rm"),
+    PolicyApply => ("policy", "apply"),
+    RuleAdd => ("policy", "rule-add"),
+    RuleRemove => ("policy", "rule-rm"),
+    LogAccept => ("cluster", "accept-log"),
+    NodeJoin => ("node", "join"),
+    NodeRemove => ("node", "rm"),
+    NodeDrain => ("node", "drain"),
+    NodeUncordon => ("node", "uncordon"),
+    NodeLeave => ("node", "leave"),
+    BlockLease => ("block", "lease"),
+    BlockReturn => ("block", "return"),
+    BlockCede => ("block", "cede"),
+    BlockRevoke => ("block", "revoke"),
+}
 
+impl Command {
     /// The tenant that the command is about, if one.
     pub fn tenant(&self) -> Option<&TenantName> {
         match self {

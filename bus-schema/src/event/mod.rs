@@ -175,49 +175,63 @@ impl Event {
             _ => 1,
         }
     }
+}
 
-    /// The event's name as it is encoded, for people and for metrics.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::ClusterCreated(_) => "cluster-created",
-            Self::Barrier => "barrier",
-            Self::LogAccepted(_) => "log-accepted",
-            Self::TenantCreated(_) => "tenant-created",
-            Self::TenantRemoved(_) => "tenant-removed",
-            Self::TenantOpened(_) => "tenant-opened",
-            Self::TenantClosed(_) => "tenant-closed",
-            Self::NodeJoined(_) => "node-joined",
-            Self::NodeRemoved(_) => "node-removed",
-            Self::NodeDrained(_) => "node-drained",
-            Self::NodeUncordoned(_) => "node-uncordoned",
-            Self::NodeLeft(_) => "node-left",
-            Self::VniAssigned(_) => "vni-assigned",
-            Self::VniReleased(_) => "vni-released",
-            Self::NetworkCreated(_) => "network-created",
-            Self::NetworkClosing(_) => "network-closing",
-            Self::NetworkReopened(_) => "network-reopened",
-            Self::NetworkRemoved(_) => "network-removed",
-            Self::GroupCreated(_) => "group-created",
-            Self::GroupUpdated(_) => "group-updated",
-            Self::GroupClosing(_) => "group-closing",
-            Self::GroupReopened(_) => "group-reopened",
-            Self::GroupRemoved(_) => "group-removed",
-            Self::PolicyCreated(_) => "policy-created",
-            Self::PolicyRemoved(_) => "policy-removed",
-            Self::PolicyApplied(_) => "policy-applied",
-            Self::RuleAdded(_) => "rule-added",
-            Self::RuleRemoved(_) => "rule-removed",
-            Self::LeasesOpened(_) => "leases-opened",
-            Self::LeasesClosing(_) => "leases-closing",
-            Self::LeasesReopened(_) => "leases-reopened",
-            Self::LeasesClosed(_) => "leases-closed",
-            Self::BlockLeased(_) => "block-leased",
-            Self::BlockReturned(_) => "block-returned",
-            Self::BlockCeded(_) => "block-ceded",
-            Self::BlockRevoked(_) => "block-revoked",
-            Self::PoolReserved(_) => "pool-reserved",
-            Self::PoolReleased(_) => "pool-released",
-            Self::Unknown => "unknown",
+/// Implements `kind` and `KINDS`. The match is exhaustive, so the list is complete.
+macro_rules! kinds {
+    ($($variant:ident => $kind:literal,)*) => {
+        impl Event {
+            /// The name of every kind of event.
+            pub const KINDS: &[&str] = &[$($kind),*];
+
+            /// The event's name as it is encoded, for people and for metrics.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => $kind,)*
+                }
+            }
         }
-    }
+    };
+}
+
+kinds! {
+    ClusterCreated => "cluster-created",
+    Barrier => "barrier",
+    LogAccepted => "log-accepted",
+    TenantCreated => "tenant-created",
+    TenantRemoved => "tenant-removed",
+    TenantOpened => "tenant-opened",
+    TenantClosed => "tenant-closed",
+    NodeJoined => "node-joined",
+    NodeRemoved => "node-removed",
+    NodeDrained => "node-drained",
+    NodeUncordoned => "node-uncordoned",
+    NodeLeft => "node-left",
+    VniAssigned => "vni-assigned",
+    VniReleased => "vni-released",
+    NetworkCreated => "network-created",
+    NetworkClosing => "network-closing",
+    NetworkReopened => "network-reopened",
+    NetworkRemoved => "network-removed",
+    GroupCreated => "group-created",
+    GroupUpdated => "group-updated",
+    GroupClosing => "group-closing",
+    GroupReopened => "group-reopened",
+    GroupRemoved => "group-removed",
+    PolicyCreated => "policy-created",
+    PolicyRemoved => "policy-removed",
+    PolicyApplied => "policy-applied",
+    RuleAdded => "rule-added",
+    RuleRemoved => "rule-removed",
+    LeasesOpened => "leases-opened",
+    LeasesClosing => "leases-closing",
+    LeasesReopened => "leases-reopened",
+    LeasesClosed => "leases-closed",
+    BlockLeased => "block-leased",
+    BlockReturned => "block-returned",
+    BlockCeded => "block-ceded",
+    BlockRevoked => "block-revoked",
+    PoolReserved => "pool-reserved",
+    PoolReleased => "pool-released",
+    Unknown => "unknown",
 }

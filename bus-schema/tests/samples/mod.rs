@@ -1,59 +1,58 @@
 //! One sample of every message of the contract, with fixed ids, for the golden files.
 
+mod answer;
+mod command;
+mod event;
 mod node;
 mod policy;
 mod rejection;
 
+pub(crate) use answer::answers;
+pub(crate) use command::commands;
+pub(crate) use event::events;
+use event::first_events;
 use node::healing;
 pub(crate) use node::{node_replies, node_requests};
 pub(crate) use policy::pooled_events;
 pub(crate) use rejection::rejections;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use bus_schema::command::{
-    BlockCede, BlockLease, BlockReturn, BlockRevoke, LogAccept, NetworkCreate, NetworkRemove,
-    NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon, Removal, Request, TenantCreate,
-    TenantRemove,
-};
-use bus_schema::event::{self, Settings};
+use bus_schema::command::Request;
 use bus_schema::healing::{Cleanup, Healed, Healing, Step, Steps};
 use bus_schema::node::{
     Alarm, DnsCounters, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply,
     NodeRequest, NodeStatus, Spare,
 };
-use bus_schema::query::{
-    AddressCount, BlockUsage, ClusterInfo, NetworkInfo, NodeInfo, TenantInfo, Waited,
-};
 use bus_schema::rejection::EndpointUse;
+use bus_schema::testing;
 use bus_schema::{
-    AddressRange, Answer, ClusterId, Command, CommandId, Endpoint, EndpointEvent, EndpointId,
-    Envelope, Event, EventId, GroupName, Header, MacAddr, MachineId, NetworkName, NetworkSpec,
-    NodeName, Pool, PoolKey, Query, Rejection, Reply, Revision, TenantName, Vni,
+    AddressRange, ClusterId, CommandId, Endpoint, EndpointEvent, Envelope, Event, EventId, Header,
+    MacAddr, MachineId, NetworkName, NetworkSpec, NodeName, Pool, PoolKey, Query, Rejection, Reply,
+    Revision, TenantName, Vni,
 };
 use uuid::Uuid;
 
 const MACHINE: &str = "2f6b1c0de0a94d7d8f1f6a3f5a3f0c11";
 
 fn tenant() -> TenantName {
-    TenantName::new("blue").expect("name")
+    testing::name("blue")
 }
 
 fn network() -> NetworkName {
-    NetworkName::new("contiv-net").expect("name")
+    testing::name("contiv-net")
 }
 
 fn node(name: &str) -> NodeName {
-    NodeName::new(name).expect("name")
+    testing::name(name)
 }
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().expect("address")
+    testing::ip(text)
 }
 
 fn subnet(text: &str) -> ipnet::IpNet {
-    text.parse().expect("subnet")
+    testing::subnet(text)
 }
 
 fn id(tail: u128) -> Uuid {
@@ -92,13 +91,13 @@ fn spec() -> NetworkSpec {
 
 fn endpoint() -> Endpoint {
     Endpoint {
-        id: EndpointId::new("4f1c9a").expect("id"),
+        id: testing::name("4f1c9a"),
         tenant: tenant(),
         network: network(),
-        group: Some(GroupName::new("prod_db").expect("name")),
+        group: Some(testing::name("prod_db")),
         node: node("node1"),
-        v4: Some("20.1.1.17".parse().expect("address")),
-        v6: Some("fd00:20::11".parse().expect("address")),
+        v4: Some(testing::ip("20.1.1.17")),
+        v6: Some(testing::ip("fd00:20::11")),
         mac: MacAddr::of_endpoint(ip("20.1.1.17")),
         name: Some("db".to_owned()),
         aliases: vec!["database".to_owned()],
@@ -196,230 +195,6 @@ pub(crate) fn request_within() -> Request<Query> {
     }
 }
 
-pub(crate) fn events() -> Vec<Event> {
-    let mut all = first_events();
-    all.extend(policy::events());
-    all
-}
-
-/// Those of schema 1.
-fn first_events() -> Vec<Event> {
-    let (tenant, network) = (tenant(), network());
-    let node1 = node("node1");
-    let block = subnet("20.1.1.16/28");
-    let vni = Vni(1001);
-    vec![
-        Event::ClusterCreated(event::ClusterCreated {
-            cluster: ClusterId(id(1)),
-            settings: Settings::default(),
-        }),
-        Event::Barrier,
-        Event::LogAccepted(event::LogAccepted {
-            end: Revision(40),
-            ahead: BTreeMap::from([(node1.clone(), Revision(47))]),
-        }),
-        Event::TenantCreated(event::TenantCreated {
-            tenant: tenant.clone(),
-        }),
-        Event::TenantRemoved(event::TenantRemoved {
-            tenant: tenant.clone(),
-        }),
-        Event::TenantOpened(event::TenantOpened {
-            tenant: tenant.clone(),
-        }),
-        Event::TenantClosed(event::TenantClosed {
-            tenant: tenant.clone(),
-        }),
-        Event::NodeJoined(event::NodeJoined {
-            node: node1.clone(),
-            machine: MachineId(MACHINE.to_owned()),
-            vtep: ip("198.18.0.11"),
-        }),
-        Event::NodeRemoved(event::NodeRemoved {
-            node: node1.clone(),
-            lost: true,
-        }),
-        Event::NodeDrained(event::NodeDrained {
-            node: node1.clone(),
-        }),
-        Event::NodeUncordoned(event::NodeUncordoned {
-            node: node1.clone(),
-        }),
-        Event::NodeLeft(event::NodeLeft {
-            node: node1.clone(),
-        }),
-        Event::VniAssigned(event::VniAssigned {
-            vni,
-            tenant: tenant.clone(),
-            network: network.clone(),
-        }),
-        Event::VniReleased(event::VniReleased {
-            vni,
-            tenant: tenant.clone(),
-            network: network.clone(),
-        }),
-        Event::NetworkCreated(event::NetworkCreated { network: spec() }),
-        Event::NetworkClosing(event::NetworkClosing {
-            tenant: tenant.clone(),
-            network: network.clone(),
-        }),
-        Event::NetworkReopened(event::NetworkReopened {
-            tenant: tenant.clone(),
-            network: network.clone(),
-        }),
-        Event::NetworkRemoved(event::NetworkRemoved {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            vni,
-            forced: true,
-        }),
-        Event::LeasesOpened(event::LeasesOpened {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            v4: v4(),
-            v6: Some(v6()),
-        }),
-        Event::LeasesClosing(event::LeasesClosing {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-        }),
-        Event::LeasesReopened(event::LeasesReopened {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-        }),
-        Event::LeasesClosed(event::LeasesClosed {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-        }),
-        Event::BlockLeased(event::BlockLeased {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            block,
-            node: node1.clone(),
-        }),
-        Event::BlockReturned(event::BlockReturned {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            block,
-            node: node1.clone(),
-        }),
-        Event::BlockCeded(event::BlockCeded {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            address: ip("20.1.1.17"),
-            from: node1.clone(),
-            to: node("node2"),
-        }),
-        Event::BlockRevoked(event::BlockRevoked {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            block,
-            node: node1,
-        }),
-        Event::PoolReserved(event::PoolReserved {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: policy::group(),
-            range: v4().span(),
-        }),
-        Event::PoolReleased(event::PoolReleased {
-            tenant,
-            network,
-            group: policy::group(),
-        }),
-    ]
-}
-
-pub(crate) fn commands() -> Vec<Request<Command>> {
-    let (tenant, network) = (tenant(), network());
-    let node1 = node("node1");
-    let all = vec![
-        Command::TenantCreate(TenantCreate {
-            tenant: tenant.clone(),
-        }),
-        Command::TenantRemove(TenantRemove {
-            tenant: tenant.clone(),
-        }),
-        Command::NetworkCreate(NetworkCreate {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            subnet: subnet("20.1.1.0/24"),
-            range: v4().range,
-            gateway: Some(ip("20.1.1.254")),
-            subnet6: Some(subnet("fd00:20::/64")),
-            gateway6: Some(ip("fd00:20::fe")),
-            vni: Some(Vni(1001)),
-            docker_name: Some("front".to_owned()),
-        }),
-        Command::NetworkRemove(NetworkRemove {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            mode: Removal::Close,
-        }),
-        Command::LogAccept(LogAccept {}),
-        Command::NodeJoin(NodeJoin {
-            node: node1.clone(),
-            machine: MachineId(MACHINE.to_owned()),
-            vtep: ip("198.18.0.11"),
-        }),
-        Command::NodeRemove(NodeRemove {
-            node: node1.clone(),
-            lost: true,
-        }),
-        Command::NodeDrain(NodeDrain {
-            node: node1.clone(),
-        }),
-        Command::NodeUncordon(NodeUncordon {
-            node: node1.clone(),
-        }),
-        Command::NodeLeave(NodeLeave {
-            node: node1.clone(),
-            machine: MachineId(MACHINE.to_owned()),
-        }),
-        Command::BlockLease(BlockLease {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            node: node1.clone(),
-            address: Some(ip("20.1.1.17")),
-            v6: false,
-            ahead: false,
-            waiting: 0,
-        }),
-        Command::BlockReturn(BlockReturn {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            block: subnet("20.1.1.16/28"),
-            node: node1.clone(),
-        }),
-        Command::BlockCede(BlockCede {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            group: None,
-            address: ip("20.1.1.17"),
-            from: node1.clone(),
-            to: node("node2"),
-        }),
-        Command::BlockRevoke(BlockRevoke {
-            tenant,
-            network,
-            group: None,
-            node: node1,
-        }),
-    ];
-    let all = all.into_iter().chain(policy::commands());
-    all.map(requested).collect()
-}
-
 pub(crate) fn queries() -> Vec<Request<Query>> {
     [
         Query::ClusterInfo,
@@ -464,95 +239,6 @@ pub(crate) fn replies() -> Vec<Reply> {
             reason: "no answer from the log".to_owned(),
         },
     ]
-}
-
-fn block_usage() -> BlockUsage {
-    BlockUsage {
-        tenant: tenant(),
-        network: network(),
-        group: None,
-        block: subnet("20.1.1.16/28"),
-        node: node("node1"),
-        in_use: 3,
-        free: 12,
-        ceded: 1,
-    }
-}
-
-pub(crate) fn answers() -> Vec<Answer> {
-    let revision = Revision(42);
-    let mut all = vec![
-        Answer::Cluster {
-            revision,
-            cluster: ClusterInfo {
-                cluster: ClusterId(id(1)),
-                settings: Settings::default(),
-                version: "0.1.0".to_owned(),
-            },
-        },
-        Answer::Tenants {
-            revision,
-            tenants: vec![TenantInfo {
-                tenant: tenant(),
-                networks: vec![network()],
-            }],
-        },
-        Answer::Networks {
-            revision,
-            networks: vec![NetworkInfo {
-                spec: spec(),
-                created: Revision(9),
-                closing: false,
-                blocks: [(subnet("20.1.1.16/28"), node("node1"))].into(),
-                endpoints: 3,
-                addresses: Some(AddressCount {
-                    assignable: 253,
-                    in_use: 3,
-                }),
-                usage: vec![block_usage()],
-            }],
-        },
-        Answer::Nodes {
-            revision,
-            nodes: vec![NodeInfo {
-                node: node("node1"),
-                machine: MachineId(MACHINE.to_owned()),
-                vtep: ip("198.18.0.11"),
-                status: Some(status()),
-                age: Some(120),
-                alive: true,
-                drained: true,
-                left: false,
-                usage: vec![block_usage()],
-            }],
-        },
-        Answer::Endpoints {
-            revision,
-            endpoints: vec![endpoint()],
-        },
-        Answer::Waited {
-            revision,
-            waited: Waited {
-                until: revision,
-                lagging: [(node("node1"), Revision(40))].into(),
-                unpublished: [(node("node3"), 2)].into(),
-                silent: vec![node("node2")],
-            },
-        },
-        Answer::Rejected {
-            rejection: Rejection::NodeUnknown {
-                node: node("node9"),
-            },
-            revision,
-            text: None,
-        },
-        Answer::Behind {
-            revision,
-            reason: "still replaying".to_owned(),
-        },
-    ];
-    all.extend(policy::answers());
-    all
 }
 
 pub(crate) fn endpoint_events() -> Vec<EndpointEvent> {

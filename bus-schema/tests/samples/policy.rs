@@ -8,25 +8,26 @@ use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution, Resolved};
 use bus_schema::node::{Counter, Flow, NodeReply, NodeRequest, Trace, TraceEnd};
 use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
 use bus_schema::query::{GroupInfo, PolicyInfo};
+use bus_schema::testing;
 use bus_schema::{
-    Answer, Command, EndpointId, Event, GroupId, GroupName, GroupSpec, NodeName, PolicyName, Query,
-    Revision, Rule, RuleId, RuleSpec, event,
+    Answer, Command, Event, GroupId, GroupName, GroupSpec, PolicyName, Query, Revision, Rule,
+    RuleSpec, event,
 };
 use ipnet::IpNet;
 
 use super::{ip, network, node, tenant, v4};
 
 pub(super) fn group() -> GroupName {
-    GroupName::new("prod_db").expect("name")
+    testing::name("prod_db")
 }
 
 pub(super) fn policy() -> PolicyName {
-    PolicyName::new("prod_web").expect("name")
+    testing::name("prod_web")
 }
 
 pub(super) fn rule() -> Rule {
     Rule {
-        id: RuleId::new("2").expect("id"),
+        id: testing::name("2"),
         number: 70_000,
         spec: RuleSpec {
             direction: Direction::In,
@@ -51,7 +52,7 @@ pub(super) fn rule() -> Rule {
 /// Outgoing, to addresses.
 fn other_rule() -> Rule {
     Rule {
-        id: RuleId::new("3").expect("id"),
+        id: testing::name("3"),
         number: 70_001,
         spec: RuleSpec {
             direction: Direction::Out,
@@ -278,8 +279,8 @@ pub(super) fn node_replies() -> [NodeReply; 3] {
             },
             records: vec![Resolved {
                 data: "20.1.1.18".to_owned(),
-                endpoint: EndpointId::new("e1").expect("id"),
-                node: NodeName::new("node2").expect("name"),
+                endpoint: testing::name("e1"),
+                node: testing::name("node2"),
                 silent: true,
             }],
             ttl: 5,

@@ -1,5 +1,6 @@
 //! One sample of every rejection.
 
+use bus_schema::policy::PortRange;
 use bus_schema::rejection::{BlockUse, HolderUse, Holders, RuleUse, Unasked};
 use bus_schema::{AddressRange, Rejection, Revision, Vni};
 
@@ -7,101 +8,150 @@ use super::policy::{group, policy, rule};
 use super::{endpoint_use, ip, network, node, subnet, tenant};
 
 pub(crate) fn rejections() -> Vec<Rejection> {
-    let mut all = of_networks();
-    all.extend(of_policies());
-    all.extend(of_pools());
-    all.push(Rejection::LogShorter {
-        end: Revision(40),
-        seen: Revision(41),
-    });
-    all.push(Rejection::LogDamaged {
-        server: Some("nats-1".to_owned()),
-        reason: "3 of its 40 messages are missing".to_owned(),
-        hole: true,
-    });
-    all
+    [
+        of_requests(),
+        of_networks(),
+        of_subnets(),
+        of_nodes(),
+        of_addresses(),
+        of_groups(),
+        of_policies(),
+        of_pools(),
+        of_typed_refusals(),
+        of_logs(),
+    ]
+    .concat()
 }
 
-fn of_policies() -> Vec<Rejection> {
-    let (tenant, group, policy) = (tenant(), group(), policy());
+fn of_logs() -> Vec<Rejection> {
+    vec![
+        Rejection::LogShorter {
+            end: Revision(40),
+            seen: Revision(41),
+        },
+        Rejection::LogDamaged {
+            server: Some("nats-1".to_owned()),
+            reason: "3 of its 40 messages are missing".to_owned(),
+            hole: true,
+        },
+    ]
+}
+
+fn of_groups() -> Vec<Rejection> {
     vec![
         Rejection::GroupUnknown {
-            tenant: tenant.clone(),
-            group: group.clone(),
+            tenant: tenant(),
+            group: group(),
         },
         Rejection::GroupDiffers {
-            tenant: tenant.clone(),
-            group: group.clone(),
+            tenant: tenant(),
+            group: group(),
             differs: "network".to_owned(),
         },
         Rejection::NameTaken {
-            tenant: tenant.clone(),
+            tenant: tenant(),
             name: "contiv-net".to_owned(),
         },
         Rejection::GroupClosing {
-            tenant: tenant.clone(),
-            group: group.clone(),
+            tenant: tenant(),
+            group: group(),
         },
         Rejection::GroupNotClosing {
-            tenant: tenant.clone(),
-            group: group.clone(),
+            tenant: tenant(),
+            group: group(),
         },
         Rejection::GroupInUse {
-            tenant: tenant.clone(),
-            group: group.clone(),
+            tenant: tenant(),
+            group: group(),
             endpoints: vec![endpoint_use()],
         },
         Rejection::GroupHeld {
-            tenant: tenant.clone(),
-            group: group.clone(),
+            tenant: tenant(),
+            group: group(),
             nodes: vec![node("node1")],
         },
-        Rejection::GroupIdsExhausted {
-            tenant: tenant.clone(),
-        },
+        Rejection::GroupIdsExhausted { tenant: tenant() },
         Rejection::NetworkHasGroups {
-            tenant: tenant.clone(),
+            tenant: tenant(),
             network: network(),
-            groups: vec![group.clone()],
+            groups: vec![group()],
         },
+    ]
+}
+
+fn of_policies() -> Vec<Rejection> {
+    vec![
         Rejection::PolicyUnknown {
-            tenant: tenant.clone(),
-            policy: policy.clone(),
+            tenant: tenant(),
+            policy: policy(),
         },
         Rejection::PolicyInUse {
-            tenant: tenant.clone(),
-            policy: policy.clone(),
-            groups: vec![group],
+            tenant: tenant(),
+            policy: policy(),
+            groups: vec![group()],
         },
         Rejection::RuleUnknown {
-            tenant: tenant.clone(),
-            policy: policy.clone(),
+            tenant: tenant(),
+            policy: policy(),
             rule: rule().id,
         },
         Rejection::RuleDiffers {
-            policy: policy.clone(),
+            policy: policy(),
             rule: rule().id,
             differs: "priority".to_owned(),
         },
-        Rejection::RuleNumbersExhausted { tenant },
+        Rejection::RuleNumbersExhausted { tenant: tenant() },
         Rejection::PortsWithoutProtocol,
         Rejection::PeerInUse {
             what: "group prod_db of tenant blue".to_owned(),
             rules: vec![RuleUse {
-                policy,
+                policy: policy(),
                 rule: rule().id,
             }],
         },
     ]
 }
 
-fn of_networks() -> Vec<Rejection> {
-    let (tenant, network) = (tenant(), network());
-    let node1 = node("node1");
-    let net24 = subnet("20.1.1.0/24");
+fn of_typed_refusals() -> Vec<Rejection> {
+    vec![
+        Rejection::DockerNameInvalid {
+            name: "a b".to_owned(),
+        },
+        Rejection::DockerNameTaken {
+            tenant: tenant(),
+            name: "front".to_owned(),
+            bearer: "network web".to_owned(),
+            flag: "--nw-tag".to_owned(),
+        },
+        Rejection::PortsReversed {
+            ports: PortRange { first: 9, last: 3 },
+        },
+        Rejection::AddressesReversed {
+            addresses: AddressRange {
+                first: ip("10.1.1.9"),
+                last: ip("10.1.1.3"),
+            },
+        },
+        Rejection::MachineIdEmpty,
+        Rejection::VtepUnusable {
+            vtep: ip("127.0.0.1"),
+        },
+    ]
+}
+
+fn of_requests() -> Vec<Rejection> {
     vec![
         Rejection::Malformed {
             reason: "no MessagePack".to_owned(),
+        },
+        Rejection::WrongSubject {
+            subject: "contiv.api.v1.net.create".to_owned(),
+        },
+        Rejection::Defect,
+        Rejection::NotInitialised,
+        Rejection::AnswerTooLong {
+            bytes: 2_000_000,
+            max: 1_048_576,
         },
         Rejection::DeadlinePassed,
         Rejection::OlderThanLog {
@@ -115,48 +165,56 @@ fn of_networks() -> Vec<Rejection> {
             what: "--encap vlan".to_owned(),
             instead: "leave it out".to_owned(),
         },
-        Rejection::TenantUnknown {
-            tenant: tenant.clone(),
-        },
+    ]
+}
+
+fn of_networks() -> Vec<Rejection> {
+    vec![
+        Rejection::TenantUnknown { tenant: tenant() },
         Rejection::TenantInUse {
-            tenant: tenant.clone(),
-            networks: vec![network.clone()],
+            tenant: tenant(),
+            networks: vec![network()],
             groups: vec![],
             policies: vec![],
         },
         Rejection::TenantIsDefault,
         Rejection::NetworkUnknown {
-            tenant: tenant.clone(),
-            network: network.clone(),
+            tenant: tenant(),
+            network: network(),
         },
         Rejection::NetworkDiffers {
-            tenant: tenant.clone(),
-            network: network.clone(),
+            tenant: tenant(),
+            network: network(),
             differs: "subnet".to_owned(),
         },
         Rejection::NetworkClosing {
-            tenant: tenant.clone(),
-            network: network.clone(),
+            tenant: tenant(),
+            network: network(),
         },
         Rejection::NetworkNotClosing {
-            tenant: tenant.clone(),
-            network: network.clone(),
+            tenant: tenant(),
+            network: network(),
         },
         Rejection::NetworkInUse {
-            tenant: tenant.clone(),
-            network: network.clone(),
+            tenant: tenant(),
+            network: network(),
             endpoints: vec![endpoint_use()],
         },
         Rejection::NetworkHeld {
-            tenant: tenant.clone(),
-            network: network.clone(),
-            nodes: vec![node1.clone()],
+            tenant: tenant(),
+            network: network(),
+            nodes: vec![node("node1")],
         },
+    ]
+}
+
+fn of_subnets() -> Vec<Rejection> {
+    vec![
         Rejection::SubnetOverlaps {
             subnet: subnet("20.1.0.0/16"),
-            tenant: tenant.clone(),
-            network: network.clone(),
-            other_subnet: net24,
+            tenant: tenant(),
+            network: network(),
+            other_subnet: subnet("20.1.1.0/24"),
         },
         Rejection::SubnetTooSmall {
             subnet: subnet("20.1.1.0/32"),
@@ -170,58 +228,68 @@ fn of_networks() -> Vec<Rejection> {
                 first: ip("20.1.2.1"),
                 last: ip("20.1.2.9"),
             },
-            subnet: net24,
+            subnet: subnet("20.1.1.0/24"),
         },
         Rejection::GatewayOutside {
             gateway: ip("20.1.2.254"),
-            subnet: net24,
+            subnet: subnet("20.1.1.0/24"),
         },
         Rejection::GatewayReserved {
             gateway: ip("20.1.1.255"),
-            subnet: net24,
+            subnet: subnet("20.1.1.0/24"),
         },
         Rejection::VniOutOfRange { vni: Vni(1 << 24) },
         Rejection::VniInUse {
             vni: Vni(1001),
-            tenant: tenant.clone(),
-            network: network.clone(),
+            tenant: tenant(),
+            network: network(),
         },
         Rejection::VniExhausted {
             first: Vni(1),
             last: Vni(10_000),
         },
+    ]
+}
+
+fn of_nodes() -> Vec<Rejection> {
+    vec![
         Rejection::NodeUnknown {
-            node: node1.clone(),
+            node: node("node1"),
         },
         Rejection::NodeNameTaken {
-            node: node1.clone(),
+            node: node("node1"),
         },
         Rejection::VtepTaken {
             vtep: ip("198.18.0.11"),
-            node: node1.clone(),
+            node: node("node1"),
         },
         Rejection::NodeInUse {
-            node: node1.clone(),
-            networks: vec![network.clone()],
+            node: node("node1"),
+            networks: vec![network()],
         },
         Rejection::NodeAlive {
-            node: node1.clone(),
+            node: node("node1"),
         },
         Rejection::NodeHasEndpoints {
-            node: node1.clone(),
+            node: node("node1"),
             endpoints: vec![endpoint_use()],
         },
         Rejection::NodeNotDrained {
-            node: node1.clone(),
+            node: node("node1"),
             reason: "no answer".to_owned(),
         },
+    ]
+}
+
+fn of_addresses() -> Vec<Rejection> {
+    vec![
         Rejection::PoolExhausted {
-            tenant,
-            network: network.clone(),
-            subnet: net24,
+            tenant: tenant(),
+            network: network(),
+            subnet: subnet("20.1.1.0/24"),
             holders: Box::new(Holders {
                 asked: vec![HolderUse {
-                    node: node1.clone(),
+                    node: node("node1"),
                     addresses: 14,
                     in_use: 14,
                 }],
@@ -233,18 +301,18 @@ fn of_networks() -> Vec<Rejection> {
         },
         Rejection::AddressNotAssignable {
             address: ip("20.1.1.255"),
-            network: network.clone(),
-            subnet: net24,
+            network: network(),
+            subnet: subnet("20.1.1.0/24"),
         },
         Rejection::AddressHeld {
             address: ip("20.1.1.17"),
             block: subnet("20.1.1.16/28"),
-            node: node1.clone(),
+            node: node("node1"),
         },
         Rejection::BlockNotHeld {
             block: subnet("20.1.1.16/28"),
-            network,
-            node: node1,
+            network: network(),
+            node: node("node1"),
         },
     ]
 }

@@ -1,9 +1,9 @@
-//! How long ago a request arrived. All times are milliseconds since this machine booted, also while it
-//! was suspended: a clock that is set is no standstill.
+//! Estimates when a request arrived. All times are milliseconds since this machine booted, the time of a
+//! suspension included: setting the clock is no standstill.
 //!
-//! A process that stood still (SIGSTOP, a suspended machine) finds requests in its socket whose
-//! askers gave up long ago. So what is read just after a standstill counts as arrived when the
-//! standstill began.
+//! A process that was stopped (SIGSTOP, a suspended machine) finds requests in its socket whose
+//! askers gave up long ago. So a request that is read just after a standstill counts as arrived when
+//! the standstill began.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Milliseconds between two ticks.
 pub(super) const TICK_MS: u64 = 250;
-/// A longer pause between two ticks, in milliseconds, is a standstill. What is read so soon after
-/// it may have arrived during it.
+/// A longer pause between two ticks is a standstill. A request that is read so soon after it may have
+/// arrived during it.
 const STANDSTILL_MS: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ impl Arrivals {
         self.ticked = now;
     }
 
-    /// Milliseconds that a request has waited that is read at `now`; at the most, if that isn't known.
+    /// The milliseconds that a request that is read at `now` has waited at most.
     pub(super) fn waited(&self, now: u64) -> u64 {
         let mut seen = *self;
         seen.tick(now);

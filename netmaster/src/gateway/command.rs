@@ -1,4 +1,4 @@
-//! Commands: handed to their actor. What takes more than its decision goes on from there.
+//! Carries out commands: the actor decides each, and some take further steps.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -8,14 +8,14 @@ use actors::shell::External;
 use bus_schema::command::{Removal, Request};
 use bus_schema::{Command, Rejection, Reply};
 
-use super::Desk;
+use super::desk::Desk;
 use super::lease;
 use super::node;
 use super::removal::{self, Target};
 use crate::init::now;
 
-/// How long an acceptance of the log may take to come back by the feed, in milliseconds.
-const ACCEPTED_MS: u64 = 1_000;
+/// How long an acceptance of the log may take to come back by the feed.
+const FEED_TIMEOUT_MS: u64 = 1_000;
 
 pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
     if let Some(refused) = older_than_log(desk, &request.body) {
@@ -29,7 +29,7 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
         }
         Command::NodeDrain(c) => {
             desk.removals.operator_drains(&c.node);
-            execute(desk, request).await
+            desk.execute(request).await
         }
         Command::NetworkRemove(c) if c.mode == Removal::Close => {
             let target = Target::Network(c.tenant.clone(), c.network.clone());
@@ -43,12 +43,12 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
             let c = c.clone();
             lease::lease(desk, request, &c).await
         }
-        _ => execute(desk, request).await,
+        _ => desk.execute(request).await,
     }
 }
 
-/// An event that this build mustn't guess at may bear on anything of its tenant, so none of its
-/// aggregates decides; the one whose event it is refuses by its own fold.
+/// Refuses a command for a tenant with an event that this build can't read: the event may concern any of
+/// the tenant's aggregates. The event's own aggregate refuses by its fold.
 fn older_than_log(desk: &Desk, command: &Command) -> Option<Reply> {
     let tenant = command.tenant()?;
     desk.shared.read(|view| {
@@ -60,11 +60,7 @@ fn older_than_log(desk: &Desk, command: &Command) -> Option<Reply> {
     })
 }
 
-pub(super) async fn execute(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
-    desk.registry.execute(request, External::default()).await
-}
-
-/// A log with a hole can't be accepted: nobody can fold it.
+/// Accepts the log. A log with a hole can't be accepted: it can't be folded.
 async fn log_accept(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
     let arrived = Instant::now();
     let hole = desk.shared.read(|view| view.log.hole().is_some());
@@ -89,7 +85,7 @@ async fn log_accept(desk: &Rc<Desk>, request: Request<Command>) -> Reply {
     };
     let reply = desk.registry.execute(request, external).await;
     if let Reply::Accepted { revision, .. } = &reply {
-        let until = now().saturating_add(ACCEPTED_MS);
+        let until = now().saturating_add(FEED_TIMEOUT_MS);
         desk.shared.reach(*revision, until).await;
         let damage = desk.shared.read(|view| view.damage(now()));
         desk.registry.refuse(damage);

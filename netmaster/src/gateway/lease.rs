@@ -2,32 +2,29 @@
 //! give up addresses: a whole block, which is then leased, or a single address, which its holder
 //! cedes to the asker.
 //!
-//! One pool is searched once at a time, so that two askers don't take from each other what was given
-//! up. A command that is sent again waits for the outcome of its search.
+//! One pool is searched once at a time, so that two askers don't take the same addresses. A command that is
+//! sent again waits for the outcome of its search.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actors::aggregate::{Next, Search};
 use bus_schema::command::{BlockLease, Request};
-use bus_schema::node::{ALIVE_MS, NodeReply, NodeRequest, Spare};
+use bus_schema::node::{NodeReply, NodeRequest, Spare};
 use bus_schema::rejection::Holders;
-use bus_schema::{Command, CommandId, NodeName, PoolKey, Rejection, Reply, Revision};
+use bus_schema::{Command, NodeName, PoolKey, Rejection, Reply, Revision};
 use futures::{StreamExt, stream};
 use ipnet::IpNet;
-use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::Desk;
-use super::command::execute;
+use super::desk::Desk;
 use crate::bus::pause;
 use crate::init::now;
 use crate::view::Held;
 
-/// How long a node may take to say what it could give up.
+/// How long a node may take to report how much it could give up.
 const SPARE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a node may take to return a block or to cede an address.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -36,71 +33,20 @@ const MAX_ASKED_AT_ONCE: usize = 64;
 /// Addresses that a node cedes to another at once: each is an event of its own.
 const MAX_CEDED_AT_ONCE: u16 = 64;
 /// With less time left, no holder is asked again.
-const MIN_ROUND: Duration = Duration::from_millis(200);
-/// How long the feed is waited for, in milliseconds.
+const MIN_ROUND_TIME: Duration = Duration::from_millis(200);
+/// How long a search waits for the feed.
 const FEED_TIMEOUT_MS: u64 = 500;
-/// Before all holders are asked again.
+/// The pause before all holders are asked again.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
-/// Time kept for the last decision and for the answer's way, in milliseconds.
-const WAY_BACK_MS: u64 = 300;
-/// How long an outcome is kept for a command that is sent again, in milliseconds. Nodes send one
-/// for four seconds.
-const MAX_KEPT_MS: u64 = 10_000;
-
-/// The searches of this netmaster.
-#[derive(Debug, Default)]
-pub(super) struct Searches {
-    /// By command, with the time until which it is kept, in milliseconds since 1970.
-    outcomes: RefCell<BTreeMap<CommandId, (u64, Outcome)>>,
-    turns: RefCell<BTreeMap<PoolKey, Arc<Mutex<()>>>>,
-    /// Nodes that didn't answer, with the time until which that counts, in milliseconds since 1970.
-    unresponsive: RefCell<BTreeMap<NodeName, u64>>,
-}
-
-/// Empty until the search is over.
-type Outcome = Rc<OnceCell<Reply>>;
-
-impl Searches {
-    fn outcome(&self, id: CommandId) -> Option<Outcome> {
-        let outcomes = self.outcomes.borrow();
-        outcomes.get(&id).map(|(_, outcome)| Rc::clone(outcome))
-    }
-
-    /// The outcome of the command's search, which may be under way.
-    fn begin(&self, id: CommandId, now: u64) -> Outcome {
-        let mut outcomes = self.outcomes.borrow_mut();
-        outcomes.retain(|_, (until, _)| now < *until);
-        let until = now.saturating_add(MAX_KEPT_MS);
-        let (_, outcome) = outcomes.entry(id).or_insert_with(|| (until, Rc::default()));
-        Rc::clone(outcome)
-    }
-
-    fn is_unresponsive(&self, node: &NodeName, now: u64) -> bool {
-        let unresponsive = self.unresponsive.borrow();
-        unresponsive.get(node).is_some_and(|until| now < *until)
-    }
-
-    fn heard(&self, node: &NodeName, answered: bool, now: u64) {
-        let mut unresponsive = self.unresponsive.borrow_mut();
-        match answered {
-            true => unresponsive.remove(node),
-            false => unresponsive.insert(node.clone(), now.saturating_add(ALIVE_MS)),
-        };
-    }
-
-    fn turn(&self, pool: &PoolKey) -> Arc<Mutex<()>> {
-        let mut turns = self.turns.borrow_mut();
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(turns.entry(pool.clone()).or_default())
-    }
-}
+/// Time reserved for the last decision and for the answer's way.
+const RESERVED_MS: u64 = 300;
 
 /// Leases a block to a node that needs an address, or has another node cede it one.
 pub(super) async fn lease(desk: &Rc<Desk>, request: Request<Command>, c: &BlockLease) -> Reply {
     let id = request.id;
     let outcome = match desk.searches.outcome(id) {
         Some(outcome) => outcome,
-        None => match execute(desk, request.clone()).await {
+        None => match desk.execute(request.clone()).await {
             reply if exhausted_at(&reply).is_none() => return reply,
             _ => desk.searches.begin(id, now()),
         },
@@ -108,7 +54,7 @@ pub(super) async fn lease(desk: &Rc<Desk>, request: Request<Command>, c: &BlockL
     let search = async || {
         let lease = Lease {
             desk,
-            until: request.deadline.saturating_sub(WAY_BACK_MS),
+            until: request.deadline.saturating_sub(RESERVED_MS),
             request: request.clone(),
             pool: c.pool(),
             v6: c.v6,
@@ -122,7 +68,7 @@ pub(super) async fn lease(desk: &Rc<Desk>, request: Request<Command>, c: &BlockL
     };
     match outcome.get_or_try_init(search).await {
         Ok(reply) => reply.clone(),
-        // Sent again, the command is searched for again.
+        // If the command is sent again, the search begins again.
         Err(unknown) => unknown,
     }
 }
@@ -142,7 +88,7 @@ struct Lease<'a> {
 
 type Blocks = BTreeMap<IpNet, Held>;
 
-/// How asking the holders ended.
+/// How a round of questions to the holders ended.
 enum Round {
     /// A node has returned a block.
     Returned,
@@ -171,7 +117,7 @@ impl Lease<'_> {
         let mut asked_in_vain = None;
         let mut ask_all = false;
         loop {
-            let reply = execute(self.desk, self.request.clone()).await;
+            let reply = self.desk.execute(self.request.clone()).await;
             let Some(decided_at) = exhausted_at(&reply) else {
                 return reply;
             };
@@ -179,7 +125,7 @@ impl Lease<'_> {
                 return self.unknown("this netmaster is behind with the log");
             };
             let holders = search.holders();
-            let is_late = self.left() < MIN_ROUND;
+            let is_late = self.left() < MIN_ROUND_TIME;
             if is_late && holders.is_empty() {
                 return self.unknown("there was no time left to ask other nodes for addresses");
             }
@@ -204,7 +150,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Waits until nobody else searches in the pool; `None`: not in time.
+    /// Waits for the other searches in the pool; `None`: they weren't over in time.
     async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
         let turn = self.desk.searches.turn(&self.pool);
         timeout(self.left(), turn.lock_owned()).await.ok()
@@ -229,7 +175,7 @@ impl Lease<'_> {
         }
     }
 
-    /// Asks all holders once what they could give up, and those that offer something for it.
+    /// Asks all holders once how much they could give up, and those that offer addresses for them.
     async fn round(&self, search: &mut Search, decided_at: Revision) -> Round {
         let holders: Vec<NodeName> = search.awaited().cloned().collect();
         let answers = stream::iter(holders).map(async |node| {
@@ -265,7 +211,7 @@ impl Lease<'_> {
         let request = NodeRequest::Spare { pool, v6, revision };
         match self.ask(node, &request, SPARE_TIMEOUT).await? {
             NodeReply::Spare(spare) => Ok(spare),
-            _ => Err("it answered another question".to_owned()),
+            _ => Err("it sent another kind of answer".to_owned()),
         }
     }
 
@@ -288,7 +234,7 @@ impl Lease<'_> {
     async fn give_up(&self, node: &NodeName, request: &NodeRequest) -> Result<Revision, String> {
         match self.ask(node, request, GIVE_UP_TIMEOUT).await {
             Ok(NodeReply::GaveUp { revision }) => Ok(revision),
-            Ok(_) => Err("it answered another question".to_owned()),
+            Ok(_) => Err("it sent another kind of answer".to_owned()),
             Err(reason) => {
                 let (pool, verb) = (&self.pool, request.verb());
                 tracing::info!("{verb} of {pool}: node {node}: {reason}");
@@ -313,7 +259,7 @@ impl Lease<'_> {
     }
 }
 
-/// By which revision a lease is refused because no block is free; `None`: it isn't.
+/// The revision at which a lease is refused because no block is free; `None`: it isn't.
 fn exhausted_at(reply: &Reply) -> Option<Revision> {
     match reply {
         Reply::Rejected {
@@ -325,7 +271,7 @@ fn exhausted_at(reply: &Reply) -> Option<Revision> {
     }
 }
 
-/// The refusal with who holds the pool's addresses.
+/// Adds the holders of the pool's addresses to the refusal.
 fn with_holders(reply: Reply, found: Holders) -> Reply {
     match reply {
         Reply::Rejected {

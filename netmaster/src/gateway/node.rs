@@ -1,12 +1,11 @@
-//! Removing a node. A live one is drained first and asked whether it is empty; when it isn't, the
-//! drain is taken back, unless an operator had drained it before, or drains it meanwhile by way of this
-//! netmaster. A node that can't be asked goes when it holds no block, or when it is lost.
+//! Removes a node. A live node is drained first and asked whether it is empty; if it isn't, the drain is
+//! taken back, unless an operator had drained the node before, or drains it meanwhile through this
+//! netmaster. A node that can't be asked is removed if it holds no block, or if it is lost.
 //!
-//! The command may be sent again while it is worked on, also to another netmaster: each step has an
-//! id that follows from the command's, so that it happens once.
+//! The command may be sent again while it is carried out, also to another netmaster: the id of each step
+//! derives from the command's, so that it happens once.
 
-use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actors::aggregate::ClusterFacts;
@@ -15,62 +14,26 @@ use bus_schema::command::{NodeDrain, NodeRemove, NodeUncordon, Request};
 use bus_schema::node::{ALIVE_MS, NodeReply, NodeRequest};
 use bus_schema::{Command, CommandId, NodeName, Rejection, Reply, Revision};
 
-use super::Desk;
-use super::command::execute;
+use super::desk::Desk;
 use crate::bus::pause;
 use crate::init::now;
 
-/// Time kept for taking the drain back and for the answer's way, in milliseconds.
-const WAY_BACK_MS: u64 = 1_500;
+/// Time reserved for taking the drain back and for the answer's way.
+const RESERVED_MS: u64 = 1_500;
 /// How long the node may take to become empty; its netplugin gives up before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
-/// Between two questions to a node that doesn't answer.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// The pause between two questions to a node that doesn't answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// What asking the node led to.
-enum Asked {
+/// Whether a live node is empty.
+enum Emptiness {
     /// Empty since it was drained for this time.
     Empty(u32),
     /// It has fallen silent meanwhile.
     Silent,
     Refused(Rejection),
-    /// Whether it is empty can't be told yet; why.
+    /// It isn't known yet whether it is empty; why.
     Unknown(String),
-}
-
-/// The removals that this netmaster works on.
-#[derive(Debug, Default)]
-pub(super) struct Removals(RefCell<Vec<Weak<UnderWay>>>);
-
-#[derive(Debug)]
-struct UnderWay {
-    node: NodeName,
-    operator_drained: Cell<bool>,
-}
-
-impl Removals {
-    /// The removal is under way until what is returned is dropped.
-    fn begin(&self, node: &NodeName) -> Rc<UnderWay> {
-        let removal = Rc::new(UnderWay {
-            node: node.clone(),
-            operator_drained: Cell::new(false),
-        });
-        let mut all = self.0.borrow_mut();
-        all.retain(|removal| removal.strong_count() > 0);
-        all.push(Rc::downgrade(&removal));
-        removal
-    }
-
-    /// A removal that is refused takes back its own drain, not an operator's, which changes nothing
-    /// where the removal has drained the node already.
-    pub(super) fn operator_drains(&self, node: &NodeName) {
-        let all = self.0.borrow();
-        for removal in all.iter().filter_map(Weak::upgrade) {
-            if removal.node == *node {
-                removal.operator_drained.set(true);
-            }
-        }
-    }
 }
 
 pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeRemove) -> Reply {
@@ -78,7 +41,7 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeR
         desk,
         node: &c.node,
         id: request.id,
-        until: request.deadline.saturating_sub(WAY_BACK_MS),
+        until: request.deadline.saturating_sub(RESERVED_MS),
     };
     if let Err(reason) = desk.prove(Instant::now(), request.deadline).await {
         return removal.unknown(reason);
@@ -90,7 +53,7 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeR
     let under_way = desk.removals.begin(&c.node);
     let (revision, drained_here) = match removal.drain().await {
         Reply::Accepted { revision, events } => (revision, !events.is_empty()),
-        // The node is gone, perhaps by this very command, whose answer tells.
+        // The node is gone, perhaps by this very command: then its answer is in the log.
         Reply::Rejected { .. } => return removal.decide(request, None).await,
         unknown @ Reply::Unknown { .. } => return unknown,
     };
@@ -100,13 +63,13 @@ pub(super) async fn remove(desk: &Rc<Desk>, request: Request<Command>, c: &NodeR
         return removal.decide(request, None).await;
     }
     let refusal = match asked {
-        Asked::Empty(drains) => return removal.decide(request, Some(drains)).await,
-        Asked::Silent => match removal.decide(request, None).await {
+        Emptiness::Empty(drains) => return removal.decide(request, Some(drains)).await,
+        Emptiness::Silent => match removal.decide(request, None).await {
             Reply::Rejected { rejection, .. } => rejection,
             reply => return reply,
         },
-        Asked::Refused(rejection) => rejection,
-        Asked::Unknown(reason) => return removal.unknown(reason),
+        Emptiness::Refused(rejection) => rejection,
+        Emptiness::Unknown(reason) => return removal.unknown(reason),
     };
     match drained_here && !under_way.operator_drained.get() {
         true => removal.uncordon(refusal).await,
@@ -123,8 +86,8 @@ struct NodeRemoval<'a> {
 }
 
 impl NodeRemoval<'_> {
-    /// A netmaster that started a moment ago, or hears no node because it was cut off, waits until it
-    /// would have heard this one.
+    /// Whether the node is alive. A netmaster that started a moment ago, or gets no statuses because it was
+    /// cut off, waits for as long as a node may be silent.
     async fn is_alive(&self) -> bool {
         let heard = || self.desk.shared.read(|view| view.alive(self.node, now()));
         let hears_nobody = self.desk.shared.read(|view| view.hears_nobody(now()));
@@ -134,7 +97,7 @@ impl NodeRemoval<'_> {
         };
         let listened = since.saturating_add(ALIVE_MS).min(self.until);
         while !heard() && now() < listened {
-            pause(ASK_AGAIN).await;
+            pause(RETRY_PAUSE).await;
         }
         heard()
     }
@@ -144,8 +107,7 @@ impl NodeRemoval<'_> {
         shared.read(|view| view.nodes.contains_key(self.node))
     }
 
-    /// Whether the node is alive and what it holds is told to the cluster as of a proved end of the
-    /// log.
+    /// Has the cluster decide, with the node's state and its blocks as of a proved end of the log.
     async fn decide(&self, request: Request<Command>, emptied: Option<u32>) -> Reply {
         if let Err(reason) = self.desk.prove(Instant::now(), request.deadline).await {
             return self.unknown(reason);
@@ -186,29 +148,29 @@ impl NodeRemoval<'_> {
     async fn step(&self, name: &str, body: Command) -> Reply {
         let request = Request {
             id: CommandId::derive(self.id.0, &format!("{name} {}", self.node)),
-            deadline: self.until.saturating_add(WAY_BACK_MS),
+            deadline: self.until.saturating_add(RESERVED_MS),
             within: None,
             seen: self.desk.revision(),
             linearizable: false,
             body,
         };
-        match execute(self.desk, request).await {
+        match self.desk.execute(request).await {
             Reply::Unknown { reason, .. } => self.unknown(reason),
             reply => reply,
         }
     }
 
     /// Asks the node, which was drained at `revision`, until it answers or falls silent.
-    async fn ask(&self, revision: Revision) -> Asked {
+    async fn ask(&self, revision: Revision) -> Emptiness {
         if !self.desk.shared.reach(revision, self.until).await {
-            return Asked::Unknown(format!(
+            return Emptiness::Unknown(format!(
                 "this netmaster has read the log up to {}, not yet {revision}; node {} is drained: remove it again, or end the drain with `netctl node uncordon {}`",
                 self.desk.revision(),
                 self.node,
                 self.node
             ));
         }
-        // Which drain the answer is about has to be known before it is asked for.
+        // The number of the drain must be read before the node is asked.
         let (drains, revision) = self.desk.shared.read(|view| {
             let node = view.nodes.get(self.node).filter(|node| node.drained);
             (node.map(|node| node.drains), revision.max(view.applied))
@@ -223,30 +185,30 @@ impl NodeRemoval<'_> {
                 .desk
                 .ask_node(self.node, &request, left.min(ANSWER_TIMEOUT));
             let reason = match asked.await {
-                Ok(NodeReply::Done) => return Asked::Empty(drains),
+                Ok(NodeReply::Done) => return Emptiness::Empty(drains),
                 Ok(NodeReply::InUse { endpoints }) => {
                     let node = self.node.clone();
-                    return Asked::Refused(Rejection::NodeHasEndpoints { node, endpoints });
+                    return Emptiness::Refused(Rejection::NodeHasEndpoints { node, endpoints });
                 }
                 Ok(NodeReply::Refused { reason } | NodeReply::HoldsBlocks { reason }) => {
                     return self.not_drained(reason);
                 }
-                Ok(_) => return self.not_drained("it answered another question".to_owned()),
+                Ok(_) => return self.not_drained("it sent another kind of answer".to_owned()),
                 Err(reason) => reason,
             };
             if !self.desk.shared.read(|view| view.alive(self.node, now())) {
-                return Asked::Silent;
+                return Emptiness::Silent;
             }
             if now() >= self.until {
                 return self.not_drained(reason);
             }
-            pause(ASK_AGAIN).await;
+            pause(RETRY_PAUSE).await;
         }
     }
 
-    fn not_drained(&self, reason: String) -> Asked {
+    fn not_drained(&self, reason: String) -> Emptiness {
         let node = self.node.clone();
-        Asked::Refused(Rejection::NodeNotDrained { node, reason })
+        Emptiness::Refused(Rejection::NodeNotDrained { node, reason })
     }
 
     fn unknown(&self, reason: String) -> Reply {

@@ -1,5 +1,5 @@
-//! Queries: answered from the view once it has reached what the client has seen, or a proved end of the
-//! log.
+//! Answers queries from the view, once it has reached the revision that the client has seen, or a proved
+//! end of the log.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,19 @@ use bus_schema::node::ALIVE_MS;
 use bus_schema::{Answer, Query, Rejection, Revision};
 use tokio::time::timeout;
 
-use super::Desk;
+use super::desk::Desk;
 use crate::init::now;
 
-/// Time kept for the answer's way back, in milliseconds.
-const WAY_BACK: u64 = 150;
-/// How long the feed is waited for before the log's end is proved, in milliseconds.
-const FEED: u64 = 250;
-/// How often a wait looks whether a node fell silent.
-const LOOK: Duration = Duration::from_millis(200);
+/// Time reserved for the answer's way back.
+const RESERVED_MS: u64 = 150;
+/// How long a query waits for the feed before the log's end is proved.
+const FEED_TIMEOUT_MS: u64 = 250;
+/// How often a wait checks whether a node fell silent.
+const SILENCE_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) async fn answer(desk: &Desk, request: Request<Query>) -> Answer {
     let arrived = Instant::now();
-    let until = request.deadline.saturating_sub(WAY_BACK);
+    let until = request.deadline.saturating_sub(RESERVED_MS);
     let (seen, linearizable) = (request.seen, request.linearizable);
     if let Some(why) = refusal(desk, &request.body) {
         return Answer::rejected(why, desk.revision());
@@ -28,7 +28,11 @@ pub(super) async fn answer(desk: &Desk, request: Request<Query>) -> Answer {
     if let Query::Wait { revision } = request.body {
         return wait(desk, revision, seen, arrived, until).await;
     }
-    let recent = !linearizable && desk.shared.reach(seen, until.min(now() + FEED)).await;
+    let recent = !linearizable
+        && desk
+            .shared
+            .reach(seen, until.min(now() + FEED_TIMEOUT_MS))
+            .await;
     if !recent && let Err(refused) = prove(desk, seen, arrived, until).await {
         return refused;
     }
@@ -36,8 +40,8 @@ pub(super) async fn answer(desk: &Desk, request: Request<Query>) -> Answer {
     answer.unwrap_or_else(|| behind(desk, format!("{:?} is no list", request.body)))
 }
 
-/// Why nothing is answered. Which cluster it is and how its nodes are is answered nonetheless, as far
-/// as it is known: without that nobody can repair it.
+/// The reason why the query isn't answered. The cluster's info and the list of nodes are answered
+/// nonetheless, as far as they are known: a repair needs them.
 fn refusal(desk: &Desk, query: &Query) -> Option<Rejection> {
     let why = desk.registry.refusal()?;
     let known = desk.shared.read(|view| view.cluster.is_some());
@@ -47,8 +51,8 @@ fn refusal(desk: &Desk, query: &Query) -> Option<Rejection> {
     }
 }
 
-/// Brings the view to a proved end of the log and answers the last revision that anybody can have
-/// seen when the request arrived. An error is the answer to the request.
+/// Brings the view to a proved end of the log, and returns the last revision that anybody can have seen
+/// when the request arrived. An error is the answer to the request.
 async fn prove(
     desk: &Desk,
     seen: Revision,
@@ -68,8 +72,8 @@ fn behind(desk: &Desk, reason: String) -> Answer {
     Answer::Behind { revision, reason }
 }
 
-/// Waits for every live node. A netmaster that has just started doesn't know who lives, so it
-/// answers "all have" only when it has heard all, or listened for as long as a node may be silent.
+/// Waits for every live node. A netmaster that has just started doesn't know the live nodes, so it ends a
+/// wait only when all nodes sent a status, or after the time that a node may be silent.
 async fn wait(
     desk: &Desk,
     revision: Option<Revision>,
@@ -103,7 +107,7 @@ async fn wait(
             };
         }
         let left = Duration::from_millis(until.saturating_sub(now()));
-        // A change or the time for another look: either way, look.
-        let _ = timeout(LOOK.min(left), changes.changed()).await;
+        // The next check follows a change or the interval.
+        let _ = timeout(SILENCE_INTERVAL.min(left), changes.changed()).await;
     }
 }

@@ -1,6 +1,6 @@
-//! What follows from what is: commands that netmaster gives itself.
+//! The reactions: commands that netmaster gives itself.
 //!
-//! Pure and level-triggered: what is due depends on the view alone, so a reaction that was missed
+//! Pure and level-triggered: the due commands depend on the view alone, so a reaction that was missed
 //! or failed is due again. Every netmaster issues the same command with the same id; the log
 //! takes it once.
 
@@ -24,7 +24,7 @@ pub(crate) fn due(view: &View) -> Vec<(CommandId, Command)> {
         .collect()
 }
 
-/// A closing network goes when its last block came back.
+/// The command that removes a closing network, once its last block came back.
 pub(crate) fn finish(cluster: ClusterId, network: &NetworkView) -> Option<(CommandId, Command)> {
     let closing = network.closing.filter(|_| network.blocks.is_empty())?;
     let (tenant, name) = (&network.spec.tenant, &network.spec.name);
@@ -40,8 +40,8 @@ pub(crate) fn finish(cluster: ClusterId, network: &NetworkView) -> Option<(Comma
     Some((id, command))
 }
 
-/// Who no longer belongs to the cluster loses its blocks. The id names the newest of them: a
-/// lease that raced with the removal makes it due again under another id.
+/// The commands that revoke the blocks of removed nodes. The id names the newest block: a lease that raced
+/// with the removal makes the command due again under another id.
 fn revoke(cluster: ClusterId, view: &View, network: &NetworkView) -> Vec<(CommandId, Command)> {
     let mut strangers: BTreeMap<(&NodeName, Option<&GroupName>), Revision> = BTreeMap::new();
     for held in network.blocks.values() {
@@ -74,6 +74,7 @@ mod tests {
         BlockLeased, BlockReturned, ClusterCreated, NetworkClosing, NetworkCreated,
         NetworkReopened, NodeJoined, NodeRemoved, Settings,
     };
+    use bus_schema::testing;
     use bus_schema::{Event, MachineId, NetworkSpec, Pool, TenantName, Vni};
     use uuid::Uuid;
 
@@ -92,24 +93,24 @@ mod tests {
     }
 
     fn web() -> Vec<Event> {
-        let ip = |text: &str| text.parse().expect("an address");
+        let ip = |text: &str| testing::ip(text);
         vec![
             Event::ClusterCreated(ClusterCreated {
                 cluster: ClusterId(Uuid::nil()),
                 settings: Settings::default(),
             }),
             Event::NodeJoined(NodeJoined {
-                node: "n1".parse().expect("a name"),
+                node: testing::name("n1"),
                 machine: MachineId("m".to_owned()),
                 vtep: ip("198.18.0.1"),
             }),
             Event::NetworkCreated(NetworkCreated {
                 network: NetworkSpec {
                     tenant: tenant(),
-                    name: "web".parse().expect("a name"),
+                    name: testing::name("web"),
                     vni: Vni(1),
                     v4: Pool {
-                        subnet: "20.1.1.0/24".parse().expect("a subnet"),
+                        subnet: testing::subnet("20.1.1.0/24"),
                         gateway: ip("20.1.1.1"),
                         range: None,
                     },
@@ -123,24 +124,24 @@ mod tests {
     fn leased(block: &str) -> Event {
         Event::BlockLeased(BlockLeased {
             tenant: tenant(),
-            network: "web".parse().expect("a name"),
+            network: testing::name("web"),
             group: None,
-            block: block.parse().expect("a subnet"),
-            node: "n1".parse().expect("a name"),
+            block: testing::subnet(block),
+            node: testing::name("n1"),
         })
     }
 
     fn closing() -> Event {
         Event::NetworkClosing(NetworkClosing {
             tenant: tenant(),
-            network: "web".parse().expect("a name"),
+            network: testing::name("web"),
         })
     }
 
     fn of_group(event: Event) -> Event {
         match event {
             Event::BlockLeased(leased) => Event::BlockLeased(BlockLeased {
-                group: Some("db".parse().expect("a name")),
+                group: Some(testing::name("db")),
                 ..leased
             }),
             other => other,
@@ -149,7 +150,7 @@ mod tests {
 
     fn gone() -> Event {
         Event::NodeRemoved(NodeRemoved {
-            node: "n1".parse().expect("a name"),
+            node: testing::name("n1"),
             lost: true,
         })
     }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_due_when_all_is_well() {
+    fn no_command_is_due_without_a_reason() {
         assert_eq!(due(&with([leased("20.1.1.0/28")])), []);
         assert_eq!(due(&View::default()), []);
     }
@@ -169,10 +170,10 @@ mod tests {
         assert_eq!(due(&with([leased("20.1.1.0/28"), closing()])), []);
         let returned = Event::BlockReturned(BlockReturned {
             tenant: tenant(),
-            network: "web".parse().expect("a name"),
+            network: testing::name("web"),
             group: None,
-            block: "20.1.1.0/28".parse().expect("a subnet"),
-            node: "n1".parse().expect("a name"),
+            block: testing::subnet("20.1.1.0/28"),
+            node: testing::name("n1"),
         });
         let due = due(&with([leased("20.1.1.0/28"), closing(), returned]));
         assert!(matches!(
@@ -191,7 +192,7 @@ mod tests {
     fn each_removal_of_a_network_has_its_own_command() {
         let reopened = Event::NetworkReopened(NetworkReopened {
             tenant: tenant(),
-            network: "web".parse().expect("a name"),
+            network: testing::name("web"),
         });
         let first = due(&with([closing()]));
         let second = due(&with([closing(), reopened, closing()]));

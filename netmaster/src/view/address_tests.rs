@@ -3,6 +3,7 @@
 
 use bus_schema::event::{BlockLeased, GroupCreated};
 use bus_schema::query::{AddressCount, BlockUsage, GroupInfo, NetworkInfo, NodeInfo};
+use bus_schema::testing;
 use bus_schema::{AddressRange, Answer, MacAddr, PoolKey, Query};
 
 use super::tests::{ip, net, node, status, tenant, view, web, web_group};
@@ -73,7 +74,7 @@ fn network_info(view: &View, network: Option<NetworkName>) -> NetworkInfo {
 }
 
 fn group_info(view: &View, group: Option<&str>) -> GroupInfo {
-    let (tenant, group) = (None, group.map(|name| name.parse().expect("a name")));
+    let (tenant, group) = (None, group.map(|name| testing::name(name)));
     match view.answer(&Query::GroupList { tenant, group }, 0) {
         Some(Answer::Groups { mut groups, .. }) => groups.remove(0),
         other => panic!("{other:?}"),

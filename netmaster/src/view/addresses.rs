@@ -1,5 +1,5 @@
-//! How the addresses of networks and of groups' pools are used, by what nodes published, and which
-//! nodes hold them.
+//! The usage of the addresses of networks and of groups' pools, by the published endpoints and the leased
+//! blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,8 +30,8 @@ impl View {
         blocks.collect()
     }
 
-    /// Why there is no use in asking a node at `now` (milliseconds since 1970), as far as is known.
-    /// A node that was never heard may answer: this netmaster may have started a moment ago.
+    /// The reason why a node can't answer at `now` (milliseconds since 1970); `None`: it may. A node that
+    /// never sent a status may answer: this netmaster may have started a moment ago.
     pub(crate) fn silence(&self, node: &NodeName, now: u64) -> Option<String> {
         if !self.nodes.contains_key(node) {
             return Some("it was removed, its addresses come back in a moment".to_owned());
@@ -41,7 +41,7 @@ impl View {
         (!self.alive(node, now)).then(|| format!("nothing was heard of it for {age} s"))
     }
 
-    /// Every network and every group with a pool of its own.
+    /// The counts of every network and of every group with a pool of its own.
     pub(crate) fn pool_counts(&self) -> Vec<PoolCount> {
         let mut used: BTreeMap<(&TenantName, &NetworkName), BTreeSet<IpAddr>> = BTreeMap::new();
         for endpoint in self.endpoints_of_members() {
@@ -73,7 +73,7 @@ impl View {
         Addresses::new(self, network, used)
     }
 
-    /// How the blocks are used that a node holds.
+    /// The usage of the blocks that a node holds.
     pub(super) fn usage_of(&self, node: &NodeName) -> Vec<BlockUsage> {
         self.networks()
             .filter(|network| network.blocks.values().any(|held| held.node == *node))
@@ -82,7 +82,7 @@ impl View {
     }
 }
 
-/// What there is of a network's addresses, and who has them.
+/// A network's addresses and their usage.
 pub(super) struct Addresses<'a> {
     network: &'a NetworkView,
     /// Of its groups with a pool of their own.
@@ -128,7 +128,7 @@ impl<'a> Addresses<'a> {
         }
     }
 
-    /// How the blocks of the network and its groups' pools are used, those that are wanted.
+    /// The usage of the wanted blocks of the network and its groups' pools.
     pub(super) fn usage(&self, is_wanted: impl Fn(&Held) -> bool) -> Vec<BlockUsage> {
         let blocks = self.network.blocks.iter();
         blocks
@@ -205,7 +205,7 @@ fn assignable(pool: &Pool, range: AddressRange) -> u64 {
     (u64::from(more) + 1).saturating_sub(reserved)
 }
 
-/// The addresses of a block, of which there are few.
+/// All addresses of a block; blocks are small.
 fn each_address(block: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
     match (block.network(), block.broadcast()) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {

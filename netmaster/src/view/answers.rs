@@ -1,4 +1,4 @@
-//! Answers to queries, out of the view.
+//! Answers to queries.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use bus_schema::{
 use super::{GroupView, Held, NetworkView, NodeView, TenantView, View};
 
 impl View {
-    /// Answers what the view alone can answer; `None` for [`Query::Wait`], which takes time.
+    /// Answers a query from the view; `None` for [`Query::Wait`], which takes time.
     pub(crate) fn answer(&self, query: &Query, now: u64) -> Option<Answer> {
         let revision = self.applied;
         let answer = match query {
@@ -49,9 +49,7 @@ impl View {
     }
 
     fn info(&self) -> Result<Answer, Rejection> {
-        let cluster = self.cluster.ok_or_else(|| Rejection::Malformed {
-            reason: "the cluster isn't initialised: run `netmaster init`".to_owned(),
-        })?;
+        let cluster = self.cluster.ok_or(Rejection::NotInitialised)?;
         Ok(Answer::Cluster {
             revision: self.applied,
             cluster: ClusterInfo {
@@ -93,7 +91,7 @@ impl View {
         }
     }
 
-    /// `in_full`: with how each block is used. Of all networks that is too much for one answer.
+    /// `in_full`: with the usage of each block. For all networks that is too much for one answer.
     fn network_info(&self, network: &NetworkView, in_full: bool) -> NetworkInfo {
         let blocks = network.blocks.iter();
         let endpoints = self.endpoints_in(&network.spec.tenant, &network.spec.name);
@@ -140,7 +138,7 @@ impl View {
         }
     }
 
-    /// `in_full`: with how each block of its own pool is used.
+    /// `in_full`: with the usage of each block of its own pool.
     fn group_info(&self, group: &GroupView, in_full: bool) -> GroupInfo {
         let (tenant, name) = (&group.spec.tenant, &group.spec.name);
         let network = group
@@ -188,7 +186,7 @@ impl View {
         all.filter(move |e| e.tenant == *tenant && e.group.as_ref() == Some(group))
     }
 
-    /// Who is in a group, as nodes published it.
+    /// The published endpoints in a group.
     pub(crate) fn members(&self, tenant: &TenantName, group: &GroupName) -> Vec<EndpointUse> {
         uses(self.members_of(tenant, group))
     }
@@ -202,7 +200,7 @@ impl View {
         all.filter(move |e| e.tenant == *tenant && e.network == *network)
     }
 
-    /// Who uses a network, as nodes published it.
+    /// The published endpoints in a network.
     pub(crate) fn users(&self, tenant: &TenantName, network: &NetworkName) -> Vec<EndpointUse> {
         uses(self.endpoints_in(tenant, network))
     }
@@ -264,7 +262,7 @@ impl View {
         }
     }
 
-    /// How far the nodes are with `until`, and whether every live one has applied it; with
+    /// The progress of the nodes towards `until`, and whether every live one has applied it; with
     /// `published`, also whether the bus has all their endpoints.
     pub(crate) fn waiting(&self, until: Revision, published: bool, now: u64) -> (Waited, bool) {
         let mut lagging = BTreeMap::new();
@@ -272,7 +270,7 @@ impl View {
         let mut silent = Vec::new();
         for (node, member) in &self.nodes {
             match self.statuses.get(node).filter(|_| self.alive(node, now)) {
-                // It said so before it was stopped.
+                // It left before it was stopped.
                 None if member.left => {}
                 None => silent.push(node.clone()),
                 Some(heard) if !heard.status.has_applied(until) => {

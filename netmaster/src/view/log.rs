@@ -1,4 +1,4 @@
-//! Whether the log can be relied on: what its leader's copy lacks, and which nodes have applied more
+//! Checks whether the log is whole: its leader's copy may lack messages, and nodes may have applied more
 //! than it holds.
 
 use std::collections::BTreeMap;
@@ -8,37 +8,36 @@ use bus_schema::{NodeName, Rejection, Revision};
 
 use super::View;
 
-/// How long a node says that the log is another one before it is believed without a proof, in
-/// milliseconds: it may have asked a server that didn't know yet that it leads no more, and looks
-/// again every two seconds.
-const FOREIGN_MS: u64 = 5_000;
+/// How long a node must report a foreign log before netmaster believes it without a proof: the node may
+/// have asked a former leader that wasn't replaced yet, and checks again every two seconds.
+const FOREIGN_LOG_MS: u64 = 5_000;
 
-/// Nodes, and up to where they have applied the log.
+/// Nodes, and the last revision that each has applied.
 pub(crate) type Applied = BTreeMap<NodeName, Revision>;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct LogView {
-    /// Who leads it, if the bus says so.
+    /// The server that leads it, if the bus names one.
     pub(crate) server: Option<String>,
-    /// What the leader's copy lacks.
+    /// The messages that the leader's copy lacks.
     pub(crate) lacks: Option<String>,
-    /// Why it can't be read on.
+    /// The reason why it can't be read on.
     pub(crate) unread: Option<String>,
     /// Nodes that had applied more than the log held when its end was proved.
     ahead: Applied,
-    /// Nodes that say that it is another log, and since when, in milliseconds since 1970.
+    /// Nodes that report a foreign log, and since when, in milliseconds since 1970.
     foreign: BTreeMap<NodeName, u64>,
-    /// Nodes whose applied revision counts no more: an operator accepted the log.
+    /// Nodes whose applied revision is ignored: an operator accepted the log.
     pub(crate) accepted: Applied,
 }
 
 impl LogView {
-    /// Why the leader's copy can't be read from its first to its last revision.
+    /// The reason why the leader's copy can't be read from its first to its last revision.
     pub(crate) fn hole(&self) -> Option<&String> {
         self.lacks.as_ref().or(self.unread.as_ref())
     }
 
-    /// A node that goes on with another revision is judged anew.
+    /// Takes a status. A node that has applied another revision since is checked anew.
     pub(super) fn hear(&mut self, status: &NodeStatus, now: u64) {
         let NodeStatus { node, applied, .. } = status;
         match status.log {
@@ -70,8 +69,7 @@ impl View {
         })
     }
 
-    /// Live nodes that say they have applied more than was read here: whether the log holds it, an
-    /// append proves.
+    /// Live nodes that have applied more than was read here. An append proves whether the log holds it.
     pub(crate) fn suspects(&self, now: u64) -> Applied {
         let suspects = self.live(now).filter(|status| {
             let known = self.log.ahead.get(&status.node);
@@ -80,18 +78,18 @@ impl View {
         suspects.map(|it| (it.node.clone(), it.applied)).collect()
     }
 
-    /// The log was proved to end at `end` after `suspects` were heard.
+    /// Notes that the log was proved to end at `end` after the statuses of `suspects` came.
     pub(crate) fn proved(&mut self, suspects: Applied, end: Revision) {
         let ahead = suspects.into_iter().filter(|(_, applied)| *applied > end);
         self.log.ahead.extend(ahead);
     }
 
-    /// Live nodes that have applied what this log doesn't hold: by a proof, or because they say that it
-    /// is another log, and have applied more than was read here or have said so for a while.
+    /// Live nodes that have applied revisions that this log doesn't hold: by a proof, or because they report
+    /// a foreign log, and have applied more than was read here or have reported it for a while.
     pub(crate) fn ahead(&self, now: u64) -> Applied {
         let ahead = self.live(now).filter(|status| {
             let foreign = self.log.foreign.get(&status.node).is_some_and(|since| {
-                status.applied > self.applied || now.saturating_sub(*since) >= FOREIGN_MS
+                status.applied > self.applied || now.saturating_sub(*since) >= FOREIGN_LOG_MS
             });
             let ahead = foreign || self.log.ahead.contains_key(&status.node);
             let accepted = self.log.accepted.get(&status.node);
@@ -100,7 +98,7 @@ impl View {
         ahead.map(|it| (it.node.clone(), it.applied)).collect()
     }
 
-    /// Why netmaster must not decide or answer. One node alone of several that live is no reason.
+    /// The reason why netmaster must not decide or answer. One node alone of several live ones is none.
     pub(crate) fn damage(&self, now: u64) -> Option<Rejection> {
         let server = self.log.server.clone();
         if let Some(reason) = self.log.hole().cloned() {
@@ -130,8 +128,7 @@ impl View {
     }
 }
 
-/// What a copy of the log lacks that holds so many messages from its first to its last sequence. A
-/// log begins at 1 and nothing is removed from it.
+/// The messages that a copy of the log lacks. A log begins at sequence 1, and nothing is removed from it.
 pub(crate) fn lacks(messages: u64, first: u64, last: u64) -> Option<String> {
     match (last, last.saturating_sub(messages)) {
         (0, _) | (_, 0) => None,

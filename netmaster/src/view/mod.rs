@@ -1,8 +1,8 @@
-//! What netmaster can tell of the cluster: the fold of the whole log, of what nodes publish
-//! about endpoints, and of their statuses.
+//! The view of the cluster: the fold of the whole log, of the published endpoints, and of the nodes'
+//! statuses.
 //!
-//! Pure. Answers queries and feeds the reactions; no command is decided on it, except for what
-//! isn't in the log (whether a node is alive).
+//! Pure. Queries and reactions read it. No command is decided on it, except for facts that aren't in
+//! the log (whether a node is alive).
 
 mod addresses;
 mod answers;
@@ -21,7 +21,7 @@ use bus_schema::{
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Where an endpoint is published: its tenant, node and id.
+/// The key under which an endpoint is published: its tenant, node and id.
 pub(crate) type EndpointKey = (TenantName, NodeName, EndpointId);
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,7 +35,7 @@ pub(crate) struct View {
     pub(crate) endpoints: BTreeMap<EndpointKey, Endpoint>,
     pub(crate) statuses: BTreeMap<NodeName, Heard>,
     pub(crate) log: log::LogView,
-    /// Tenants with events that this build mustn't guess at, and where the first lies.
+    /// Tenants with events that this build can't read, and the first revision of such an event.
     pub(crate) newer: BTreeMap<TenantName, Revision>,
 }
 
@@ -50,9 +50,9 @@ pub(crate) struct TenantView {
 pub(crate) struct NetworkView {
     pub(crate) spec: NetworkSpec,
     pub(crate) created: Revision,
-    /// Where its removal began.
+    /// The revision at which its removal began.
     pub(crate) closing: Option<Revision>,
-    /// Who gives out which addresses, those of its groups' pools included.
+    /// The leased blocks, those of its groups' pools included.
     pub(crate) blocks: BTreeMap<IpNet, Held>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Held {
 pub(crate) struct GroupView {
     pub(crate) spec: GroupSpec,
     pub(crate) created: Revision,
-    /// Where its removal began.
+    /// The revision at which its removal began.
     pub(crate) closing: Option<Revision>,
     /// How often its removal began.
     pub(crate) closings: u32,
@@ -101,7 +101,7 @@ pub(crate) struct Heard {
 }
 
 impl View {
-    /// Folds an event of the log in; `None`: one that this build can't read.
+    /// Folds in an event of the log; `None`: this build can't read it.
     pub(crate) fn apply(&mut self, revision: Revision, event: Option<&Event>) {
         if revision <= self.applied {
             return;
@@ -198,7 +198,7 @@ impl View {
         }
     }
 
-    /// An event of this tenant was written for newer netmasters only.
+    /// Notes that an event of this tenant was written for newer netmasters only.
     pub(crate) fn is_older(&mut self, tenant: TenantName, revision: Revision) {
         self.newer.entry(tenant).or_insert(revision);
     }
@@ -314,27 +314,27 @@ impl View {
         }
     }
 
-    /// A node says that it is as `status` says, at `now` in milliseconds since 1970.
+    /// Takes a status that arrived at `now`, in milliseconds since 1970.
     pub(crate) fn hear(&mut self, status: NodeStatus, now: u64) {
         self.log.hear(&status, now);
         let heard = Heard { status, at: now };
         self.statuses.insert(heard.status.node.clone(), heard);
     }
 
-    /// Whether every member was heard at least once.
+    /// Whether every member sent a status at least once.
     pub(crate) fn has_heard_all(&self) -> bool {
         let mut nodes = self.nodes.keys();
         nodes.all(|node| self.statuses.contains_key(node))
     }
 
-    /// Whether a member of the cluster was heard a moment ago.
+    /// Whether the node is a member and sent a status a moment ago.
     pub(crate) fn alive(&self, node: &NodeName, now: u64) -> bool {
         let heard = self.statuses.get(node);
         self.nodes.contains_key(node)
             && heard.is_some_and(|heard| now.saturating_sub(heard.at) <= ALIVE_MS)
     }
 
-    /// Whether no member was heard a moment ago: then it may be this netmaster that is cut off.
+    /// Whether no member sent a status a moment ago: then this netmaster may be cut off.
     pub(crate) fn hears_nobody(&self, now: u64) -> bool {
         !self.nodes.keys().any(|node| self.alive(node, now))
     }
@@ -351,8 +351,8 @@ impl View {
         self.tenants.get(tenant)?.groups.get(group)
     }
 
-    /// Published endpoints. What a node that was removed as lost had published stays on the bus until
-    /// it is back, but it isn't of the cluster.
+    /// The published endpoints of members. Those of a node that was removed as lost stay on the bus until
+    /// it is back, but aren't in the cluster.
     fn endpoints_of_members(&self) -> impl Iterator<Item = &Endpoint> {
         let all = self.endpoints.values();
         all.filter(|endpoint| self.nodes.contains_key(&endpoint.node))
@@ -366,7 +366,7 @@ impl View {
         self.tenants.values().flat_map(|t| t.groups.values())
     }
 
-    /// Networks of which a node holds blocks.
+    /// The networks of which a node holds blocks.
     pub(crate) fn held_by(&self, node: &NodeName) -> Vec<NetworkName> {
         self.networks()
             .filter(|network| network.blocks.values().any(|held| held.node == *node))
@@ -376,7 +376,7 @@ impl View {
 }
 
 impl NetworkView {
-    /// Who holds blocks, each once; those of a group's pool alone, or all.
+    /// The nodes that hold blocks, each once: blocks of a group's pool alone, or all.
     pub(crate) fn holders(&self, group: Option<&GroupName>) -> Vec<NodeName> {
         let held = self.blocks.values();
         let held = held.filter(|it| group.is_none() || it.group.as_ref() == group);
@@ -387,7 +387,7 @@ impl NetworkView {
     }
 }
 
-/// Takes what a node published about one of its endpoints into `endpoints`.
+/// Folds an event of an endpoint into `endpoints`.
 pub(crate) fn publish(endpoints: &mut BTreeMap<EndpointKey, Endpoint>, event: &EndpointEvent) {
     match event {
         EndpointEvent::Up { endpoint, .. } => {

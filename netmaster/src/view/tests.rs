@@ -3,6 +3,7 @@ use bus_schema::event::{
     GroupUpdated, NetworkClosing, NetworkCreated, NodeJoined, PolicyCreated, TenantCreated,
 };
 use bus_schema::node::{DomainKind, EngineStatus, LogState};
+use bus_schema::testing;
 use bus_schema::{Answer, MacAddr, Pool, Query, Rejection, Vni};
 
 use super::*;
@@ -12,19 +13,19 @@ pub(super) fn tenant() -> TenantName {
 }
 
 pub(super) fn web() -> NetworkName {
-    "web".parse().expect("a name")
+    testing::name("web")
 }
 
 pub(super) fn node(name: &str) -> NodeName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 pub(super) fn net(text: &str) -> IpNet {
-    text.parse().expect("a subnet")
+    testing::subnet(text)
 }
 
 pub(super) fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
+    testing::ip(text)
 }
 
 fn events() -> Vec<Event> {
@@ -158,8 +159,8 @@ fn a_returned_block_is_gone_and_a_closing_network_says_so() {
 }
 
 #[test]
-fn what_is_unknown_is_named() {
-    let ghost: TenantName = "ghost".parse().expect("a name");
+fn unknown_names_are_in_the_rejection() {
+    let ghost: TenantName = testing::name("ghost");
     for query in [
         Query::NetworkList {
             tenant: Some(ghost.clone()),
@@ -183,7 +184,7 @@ fn what_is_unknown_is_named() {
 }
 
 #[test]
-fn a_wait_is_for_those_that_live() {
+fn a_wait_ignores_silent_nodes() {
     let mut view = view();
     let over = |view: &View, now| view.waiting(Revision(6), false, now).1;
     view.hear(status("n1", 5), 1_000);
@@ -214,16 +215,16 @@ fn a_wait_is_for_those_that_live() {
 }
 
 #[test]
-fn strangers_that_speak_are_not_alive() {
+fn nodes_outside_the_cluster_are_not_alive() {
     let mut view = view();
     view.hear(status("n9", 6), 1_000);
     assert!(!view.alive(&node("n9"), 1_000));
 }
 
 #[test]
-fn the_last_word_on_an_endpoint_counts() {
+fn the_last_event_of_an_endpoint_counts() {
     let endpoint = Endpoint {
-        id: "e1".parse().expect("a name"),
+        id: testing::name("e1"),
         tenant: tenant(),
         network: web(),
         group: None,
@@ -258,11 +259,11 @@ fn the_last_word_on_an_endpoint_counts() {
 }
 
 pub(super) fn web_group(policies: &[&str]) -> GroupSpec {
-    let names = policies.iter().map(|name| name.parse().expect("a name"));
+    let names = policies.iter().map(|name| testing::name(name));
     GroupSpec {
         tenant: tenant(),
         network: web(),
-        name: "lb".parse().expect("a name"),
+        name: testing::name("lb"),
         id: bus_schema::GroupId(2),
         policies: names.collect(),
         docker_name: None,
@@ -271,9 +272,9 @@ pub(super) fn web_group(policies: &[&str]) -> GroupSpec {
 }
 
 #[test]
-fn groups_and_policies_say_how_they_use_each_other() {
-    let policy: PolicyName = "p".parse().expect("a name");
-    let lb: GroupName = "lb".parse().expect("a name");
+fn groups_and_policies_list_each_other() {
+    let policy: PolicyName = testing::name("p");
+    let lb: GroupName = testing::name("lb");
     let mut view = view();
     let start = view.applied.0;
     let events = [
@@ -312,7 +313,7 @@ fn groups_and_policies_say_how_they_use_each_other() {
     assert_eq!(groups[0].spec, web_group(&["p"]));
     let unknown = Query::GroupList {
         tenant: None,
-        group: Some("nope".parse().expect("a name")),
+        group: Some(testing::name("nope")),
     };
     let answer = view.answer(&unknown, 0);
     assert!(matches!(
@@ -326,7 +327,7 @@ fn groups_and_policies_say_how_they_use_each_other() {
 
 #[test]
 fn closings_of_a_group_are_counted() {
-    let lb: GroupName = "lb".parse().expect("a name");
+    let lb: GroupName = testing::name("lb");
     let closing = Event::GroupClosing(GroupClosing {
         tenant: tenant(),
         group: lb.clone(),

@@ -12,27 +12,6 @@ use crate::support::{
     Bus, create, create_tenant, id, network, node, now, request, request_within, tenant, until,
 };
 
-const COMMANDS: [&str; 10] = [
-    "tenant.create",
-    "tenant.rm",
-    "net.create",
-    "net.rm",
-    "node.join",
-    "node.rm",
-    "block.lease",
-    "block.return",
-    "block.cede",
-    "block.revoke",
-];
-const QUERIES: [&str; 6] = [
-    "cluster.info",
-    "cluster.wait",
-    "tenant.ls",
-    "net.ls",
-    "node.ls",
-    "endpoint.ls",
-];
-
 fn garbage() -> Vec<Vec<u8>> {
     let good = codec::to_bytes(&request(create_tenant("blue")));
     let cut = good[..good.len() / 2].to_vec();
@@ -53,13 +32,13 @@ async fn garbage_on_every_subject_is_refused_and_harms_nothing() {
     let bus = Bus::cluster().await;
     let mut master = bus.master("m1").await;
     let api = bus.client().await;
-    for verb in COMMANDS {
+    for (noun, verb) in Command::VERBS {
         for bytes in garbage() {
-            let to = format!("{}.{verb}", subject::API);
+            let to = format!("{}.{noun}.{verb}", subject::API);
             let reply = api.raw(to, bytes.clone()).await.expect("an answer");
             let reply: Reply = codec::from_bytes(&reply).expect("a reply");
             let Reply::Rejected { rejection, .. } = reply else {
-                panic!("{verb} {bytes:?}: {reply:?}");
+                panic!("{noun} {verb} {bytes:?}: {reply:?}");
             };
             assert!(
                 matches!(rejection, Rejection::Malformed { .. }),
@@ -67,9 +46,9 @@ async fn garbage_on_every_subject_is_refused_and_harms_nothing() {
             );
         }
     }
-    for verb in QUERIES {
+    for (noun, verb) in Query::VERBS {
         for bytes in garbage() {
-            let to = format!("{}.{verb}", subject::API);
+            let to = format!("{}.{noun}.{verb}", subject::API);
             let answer = api.raw(to, bytes.clone()).await.expect("an answer");
             let answer: Answer = codec::from_bytes(&answer).expect("an answer");
             assert!(
@@ -80,7 +59,7 @@ async fn garbage_on_every_subject_is_refused_and_harms_nothing() {
                         ..
                     }
                 ),
-                "{verb} {bytes:?}: {answer:?}"
+                "{noun} {verb} {bytes:?}: {answer:?}"
             );
         }
     }

@@ -1,6 +1,7 @@
 //! Groups and policies through real masters on the real bus: races, and removals with nodes that
 //! answer, refuse or are silent (played by the test).
 
+use bus_schema::testing;
 use std::collections::BTreeSet;
 
 use bus_schema::codec;
@@ -21,11 +22,11 @@ use crate::support::{Api, Bus, Master, create, network, node, tenant, until};
 const ROUNDS: usize = 40;
 
 pub(crate) fn group(name: &str) -> GroupName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 fn policy(name: &str) -> PolicyName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 pub(crate) fn create_group(name: &str) -> Command {
@@ -318,10 +319,10 @@ async fn a_group_goes_when_all_nodes_answered() {
 async fn a_group_in_use_stays_and_the_answer_names_the_endpoints() {
     let (_bus, _master, api) = with_web().await;
     let used = EndpointUse {
-        endpoint: "e1".parse().expect("a name"),
+        endpoint: testing::name("e1"),
         node: node("n2"),
         name: Some("db".to_owned()),
-        address: "20.1.1.2".parse().expect("an address"),
+        address: testing::ip("20.1.1.2"),
     };
     play(&api, "n1", NodeReply::Done).await;
     let reply = NodeReply::InUse {

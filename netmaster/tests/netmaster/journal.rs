@@ -1,6 +1,6 @@
 //! What the server does with batches and fences, as far as decisions rely on it.
 
-use actors::journal::{AppendError, Entry, Fence, JetStream, Journal};
+use actors::journal::{AppendError, Fence, JetStream, Journal, NewRecord};
 use bus_schema::{Revision, subject};
 use bytes::Bytes;
 
@@ -9,8 +9,8 @@ use crate::support::Bus;
 const CLUSTER: &str = "contiv.log._cluster.>";
 const TENANT: &str = "contiv.log.default.intent.>";
 
-fn entry(subject: &str, fence: Option<(&str, u64)>) -> Entry {
-    Entry {
+fn entry(subject: &str, fence: Option<(&str, u64)>) -> NewRecord {
+    NewRecord {
         subject: subject.to_owned(),
         payload: Bytes::from_static(b"payload"),
         fence: fence.map(|(filter, last)| Fence {
@@ -21,7 +21,7 @@ fn entry(subject: &str, fence: Option<(&str, u64)>) -> Entry {
 }
 
 /// A network, its tag and its leases: three aggregates, each fenced.
-fn three(tenant: u64, cluster: u64) -> [Entry; 3] {
+fn three(tenant: u64, cluster: u64) -> [NewRecord; 3] {
     let lease = "contiv.log.default.lease.web";
     [
         entry(

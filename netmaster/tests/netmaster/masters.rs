@@ -104,7 +104,7 @@ async fn equal_tags_through_two_masters_never_both_are_accepted() {
 }
 
 #[tokio::test]
-async fn killed_between_append_and_reply_a_retry_is_answered_from_the_log() {
+async fn a_retry_is_answered_from_the_log_when_netmaster_was_killed_before_its_reply() {
     let bus = Bus::cluster().await;
     let doomed = bus.spawn("doomed", &[("CONTIV_TEST_PAUSE_AFTER_APPEND", "60000")]);
     doomed.says("serving").await;

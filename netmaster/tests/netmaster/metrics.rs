@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bus_schema::command::{NetworkRemove, Removal};
+use bus_schema::testing;
 use bus_schema::{Command, Endpoint, EndpointEvent, MacAddr, Revision, codec, subject};
 use bytes::Bytes;
 
@@ -37,6 +38,25 @@ fn addresses(port: u16) -> Vec<String> {
     values
 }
 
+fn endpoint() -> Endpoint {
+    Endpoint {
+        id: testing::name("e1"),
+        tenant: tenant("default"),
+        network: network("front"),
+        group: None,
+        node: node("n1"),
+        v4: Some([20, 1, 1, 3].into()),
+        v6: None,
+        mac: MacAddr::of_endpoint([20, 1, 1, 3].into()),
+        name: None,
+        aliases: vec![],
+        container: None,
+        interface: "cv1".to_owned(),
+        closed: None,
+        vtep: [198, 18, 0, 1].into(),
+    }
+}
+
 #[tokio::test]
 async fn addresses_in_use_and_free_are_shown_until_their_network_is_removed() {
     let bus = Bus::cluster().await;
@@ -60,22 +80,7 @@ async fn addresses_in_use_and_free_are_shown_until_their_network_is_removed() {
     })
     .await;
 
-    let endpoint = Endpoint {
-        id: "e1".parse().expect("an id"),
-        tenant: tenant("default"),
-        network: network("front"),
-        group: None,
-        node: node("n1"),
-        v4: Some([20, 1, 1, 3].into()),
-        v6: None,
-        mac: MacAddr::of_endpoint([20, 1, 1, 3].into()),
-        name: None,
-        aliases: vec![],
-        container: None,
-        interface: "cv1".to_owned(),
-        closed: None,
-        vtep: [198, 18, 0, 1].into(),
-    };
+    let endpoint = endpoint();
     let to = subject::of_endpoint(&endpoint);
     let applied = Revision(1);
     let up = EndpointEvent::Up { endpoint, applied };

@@ -1,6 +1,7 @@
 //! A node that is removed: alive and empty, alive and in use, silent, or uncordoned meanwhile. The
 //! nodes are played by the test.
 
+use bus_schema::testing;
 use std::time::Duration;
 
 use bus_schema::codec;
@@ -64,10 +65,10 @@ fn give_back(block: IpNet) -> Command {
 fn in_use() -> NodeReply {
     NodeReply::InUse {
         endpoints: vec![EndpointUse {
-            endpoint: "e1".parse().expect("a name"),
+            endpoint: testing::name("e1"),
             node: node("n1"),
             name: Some("db".to_owned()),
-            address: "20.1.1.2".parse().expect("an address"),
+            address: testing::ip("20.1.1.2"),
         }],
     }
 }

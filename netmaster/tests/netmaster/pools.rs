@@ -8,9 +8,10 @@ use bus_schema::node::NodeReply;
 use bus_schema::{
     AddressRange, AggregateId, Answer, Command, Event, PoolKey, Query, Rejection, Reply, Revision,
 };
+use ipnet::IpNet;
 
 use crate::groups::{create_group, group, groups, play, remove, two, with_front};
-use crate::support::{network, node, tenant, until};
+use crate::support::{Api, network, node, tenant, until};
 
 /// A group with these addresses of 20.1.1.0/24 for its members.
 fn create_pooled(name: &str, first: u8, last: u8) -> Command {
@@ -83,6 +84,33 @@ async fn a_pool_and_a_block_of_its_network_never_both_are_accepted() {
     println!("the block came first: {outcomes:?}");
 }
 
+/// Leases a block of a group's pool.
+async fn leased(api: &Api, of: &str, holder: &str) -> IpNet {
+    match &api.accepted(lease(Some(of), holder)).await.1[..] {
+        [Event::BlockLeased(leased)] => leased.block,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn give_back(of: &str, block: IpNet, holder: &str) -> Command {
+    Command::BlockReturn(BlockReturn {
+        tenant: tenant("default"),
+        network: network("front"),
+        group: Some(group(of)),
+        block,
+        node: node(holder),
+    })
+}
+
+/// The events of a group's pool in the log.
+async fn kinds_of_pool(api: &Api, of: &str) -> Vec<&'static str> {
+    let pool = PoolKey::of_group(&tenant("default"), &network("front"), &group(of));
+    let own = Some(AggregateId::Leases(pool));
+    let log = api.log().await;
+    let on_its_subject = log.iter().filter(|e| e.body.aggregate() == own);
+    on_its_subject.map(|e| e.body.kind()).collect()
+}
+
 #[tokio::test]
 async fn a_groups_pool_is_leased_used_up_shown_and_comes_back() {
     let (bus, api) = with_front().await;
@@ -102,10 +130,7 @@ async fn a_groups_pool_is_leased_used_up_shown_and_comes_back() {
 
     let mut blocks = Vec::new();
     for holder in ["n1", "n2"] {
-        match &api.accepted(lease(Some("db"), holder)).await.1[..] {
-            [Event::BlockLeased(leased)] => blocks.push(leased.block),
-            other => panic!("{other:?}"),
-        }
+        blocks.push(leased(&api, "db", holder).await);
     }
     let shown: Vec<_> = blocks.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["20.1.1.16/32", "20.1.1.17/32"]);
@@ -118,31 +143,13 @@ async fn a_groups_pool_is_leased_used_up_shown_and_comes_back() {
         matches!(rejection, Rejection::PoolOverlaps { .. }),
         "{rejection}"
     );
-    let own = AggregateId::Leases(PoolKey::of_group(
-        &tenant("default"),
-        &network("front"),
-        &group("db"),
-    ));
-    let log = api.log().await;
-    let on_its_subject = log
-        .iter()
-        .filter(|e| e.body.aggregate() == Some(own.clone()));
-    let kinds: Vec<_> = on_its_subject.map(|e| e.body.kind()).collect();
+    let kinds = kinds_of_pool(&api, "db").await;
     assert_eq!(kinds, ["leases-opened", "block-leased", "block-leased"]);
 
     // Nodes have no member of it, and give back what they hold of it a moment later.
     play(&api, "n1", NodeReply::Done).await;
     play(&api, "n2", NodeReply::Done).await;
-    let give_back = |block, holder: &str| {
-        Command::BlockReturn(BlockReturn {
-            tenant: tenant("default"),
-            network: network("front"),
-            group: Some(group("db")),
-            block,
-            node: node(holder),
-        })
-    };
-    api.accepted(give_back(blocks[0], "n1")).await;
+    api.accepted(give_back("db", blocks[0], "n1")).await;
     // n2 is alive, so its block is waited for.
     api.status("n2", Revision(0)).await;
     let removal = {
@@ -155,7 +162,7 @@ async fn a_groups_pool_is_leased_used_up_shown_and_comes_back() {
     .await;
     let rejection = api.rejected(remove("db", Removal::Finish)).await;
     assert!(!rejection.to_string().is_empty());
-    api.accepted(give_back(blocks[1], "n2")).await;
+    api.accepted(give_back("db", blocks[1], "n2")).await;
     let Reply::Accepted { revision, events } = removal.await.expect("no panic") else {
         panic!("not removed");
     };

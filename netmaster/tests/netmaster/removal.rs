@@ -6,6 +6,7 @@ use bus_schema::command::{
 };
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::rejection::EndpointUse;
+use bus_schema::testing;
 use bus_schema::{Answer, Command, Event, Query, Rejection, Revision, subject};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -114,10 +115,10 @@ async fn a_network_without_blocks_goes_at_once() {
 async fn a_network_in_use_stays_and_the_answer_names_the_endpoints() {
     let (_bus, _master, api, _) = with_block().await;
     let used = EndpointUse {
-        endpoint: "e1".parse().expect("a name"),
+        endpoint: testing::name("e1"),
         node: node("n1"),
         name: Some("db".to_owned()),
-        address: "20.1.1.2".parse().expect("an address"),
+        address: testing::ip("20.1.1.2"),
     };
     let reply = NodeReply::InUse {
         endpoints: vec![used.clone()],
@@ -177,10 +178,10 @@ async fn a_held_network_is_open_again_when_its_node_is_back_and_uses_it() {
     api.rejected(remove(Removal::Close)).await;
     assert_eq!(api.networks(Revision(0)).await, ["default/web (closing)"]);
     let used = EndpointUse {
-        endpoint: "e1".parse().expect("a name"),
+        endpoint: testing::name("e1"),
         node: node("n1"),
         name: Some("db".to_owned()),
-        address: "20.1.1.2".parse().expect("an address"),
+        address: testing::ip("20.1.1.2"),
     };
     let reply = NodeReply::InUse {
         endpoints: vec![used],

@@ -1,6 +1,7 @@
 //! A real nats-server, real netmasters, and a client that speaks the API: each test has its own,
 //! and they end with it.
 
+use bus_schema::testing;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, ExitStatus, Output, Stdio};
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 const TOKEN: &str = "token-of-a-test";
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A process that ends with its handle, or with the test's process.
 #[derive(Debug)]
@@ -161,7 +162,7 @@ impl Bus {
 
     async fn try_client(&self) -> Result<Client, async_nats::ConnectError> {
         ConnectOptions::with_token(TOKEN.to_owned())
-            .request_timeout(Some(PATIENCE))
+            .request_timeout(Some(TEST_TIMEOUT))
             .connect(format!("nats://127.0.0.1:{}", self.port))
             .await
     }
@@ -275,7 +276,7 @@ impl Master {
 
     pub(crate) async fn exit(&mut self) -> Option<i32> {
         let running = &mut self.running;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             if let Some(status) = running.ended() {
                 return status.code();
@@ -297,13 +298,16 @@ pub(crate) fn until<T>(
     mut holds: impl AsyncFnMut() -> Option<T>,
 ) -> impl Future<Output = T> {
     let what = what.to_owned();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     async move {
         loop {
             if let Some(value) = holds().await {
                 return value;
             }
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            assert!(
+                Instant::now() < deadline,
+                "not within {TEST_TIMEOUT:?}: {what}"
+            );
             pause().await;
         }
     }
@@ -430,7 +434,7 @@ impl Api {
         let status = NodeStatus {
             node: node(name),
             machine: MachineId(name.to_owned()),
-            vtep: "198.18.0.1".parse().expect("an address"),
+            vtep: testing::ip("198.18.0.1"),
             version: "test".to_owned(),
             applied,
             log: LogState::InSync,
@@ -454,15 +458,15 @@ impl Api {
 }
 
 pub(crate) fn node(name: &str) -> NodeName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 pub(crate) fn tenant(name: &str) -> TenantName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 pub(crate) fn network(name: &str) -> NetworkName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 pub(crate) fn create_tenant(name: &str) -> Command {
@@ -475,7 +479,7 @@ pub(crate) fn join(name: &str, machine: &str, vtep: &str) -> Command {
     Command::NodeJoin(NodeJoin {
         node: node(name),
         machine: MachineId(machine.to_owned()),
-        vtep: vtep.parse().expect("an address"),
+        vtep: testing::ip(vtep),
     })
 }
 
@@ -483,7 +487,7 @@ pub(crate) fn create(of: &str, name: &str, subnet: &str, tag: Option<u32>) -> Co
     Command::NetworkCreate(NetworkCreate {
         tenant: tenant(of),
         network: network(name),
-        subnet: subnet.parse().expect("a subnet"),
+        subnet: testing::subnet(subnet),
         range: None,
         gateway: None,
         subnet6: None,

@@ -1,4 +1,5 @@
 use bus_schema::event::{LeasesClosed, LeasesClosing, LeasesOpened, LeasesReopened};
+use bus_schema::testing;
 use bus_schema::{MachineId, NetworkName, TenantName};
 
 use super::super::Member;
@@ -10,19 +11,19 @@ fn tenant() -> TenantName {
 }
 
 fn web() -> NetworkName {
-    "web".parse().expect("a name")
+    testing::name("web")
 }
 
 fn node(name: &str) -> NodeName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
+    testing::ip(text)
 }
 
 fn net(text: &str) -> IpNet {
-    text.parse().expect("a subnet")
+    testing::subnet(text)
 }
 
 fn pool(subnet: &str, gateway: &str) -> Pool {
@@ -416,7 +417,7 @@ fn a_reopened_network_leases_again() {
 }
 
 #[test]
-fn what_is_removed_or_never_was_is_unknown() {
+fn a_pool_of_a_removed_or_unknown_network_is_unknown() {
     let gone = Event::LeasesClosed(LeasesClosed {
         tenant: tenant(),
         network: web(),

@@ -1,4 +1,4 @@
-//! Groups: who is in which network under which policies, and how one goes.
+//! Groups: each has a network and policies, and is removed in steps.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +26,27 @@ impl GroupIntent {
             spec,
             closing: false,
             closings: 0,
+        }
+    }
+
+    /// Checks that all nodes answered since the group was closed last that they hold none of it: opened
+    /// and closed again, it may have members again.
+    fn must_be_free(&self, facts: &TenantFacts) -> Result<(), Rejection> {
+        let (tenant, group) = (self.spec.tenant.clone(), self.spec.name.clone());
+        if facts.drained != Some(self.closings) {
+            return Err(Rejection::Unsupported {
+                what: "finishing a group's removal without its nodes' answers".to_owned(),
+                instead: format!("ask again with `netctl group rm {group} -t {tenant}`"),
+            });
+        }
+        let nodes = pool::key(&self.spec).map_or(vec![], |key| facts.holders(&key));
+        match nodes.is_empty() {
+            true => Ok(()),
+            false => Err(Rejection::GroupHeld {
+                tenant,
+                group,
+                nodes,
+            }),
         }
     }
 
@@ -96,7 +117,7 @@ impl Tenant {
         self.must_be_open(&c.tenant)?;
         let (tenant, group) = (c.tenant.clone(), c.group.clone());
         let Some(intent) = self.groups.get(&group) else {
-            // Whoever finishes a removal wants it gone: so it is.
+            // A removal is finished: it is gone already.
             return match c.mode {
                 Removal::Finish => Ok(vec![]),
                 Removal::Close | Removal::Abort | Removal::Force => {
@@ -112,48 +133,15 @@ impl Tenant {
             self.must_not_be_named(what, &peer)?;
         }
         let spec = &intent.spec;
-        let id = spec.id;
-        let removed = |forced| {
-            let removed = Event::GroupRemoved(GroupRemoved {
-                tenant: c.tenant.clone(),
-                group: c.group.clone(),
-                id,
-                forced,
-            });
-            std::iter::once(removed).chain(pool::closed(spec)).collect()
-        };
-        let holders = pool::key(spec).map_or(vec![], |key| facts.holders(&key));
         match c.mode {
             Removal::Close if intent.closing => Ok(vec![]),
-            Removal::Close => {
-                let closing = Event::GroupClosing(GroupClosing { tenant, group });
-                Ok(std::iter::once(closing)
-                    .chain(pool::closing(spec))
-                    .collect())
-            }
+            Removal::Close => Ok(closing(spec)),
             Removal::Abort | Removal::Finish if !intent.closing => {
                 Err(Rejection::GroupNotClosing { tenant, group })
             }
-            Removal::Abort => {
-                let reopened = Event::GroupReopened(GroupReopened { tenant, group });
-                Ok(std::iter::once(reopened)
-                    .chain(pool::reopened(spec))
-                    .collect())
-            }
-            // Opened and closed again since the nodes answered: they may hold some again.
-            Removal::Finish if facts.drained != Some(intent.closings) => {
-                Err(Rejection::Unsupported {
-                    what: "finishing a group's removal without its nodes' answers".to_owned(),
-                    instead: format!("ask again with `netctl group rm {group} -t {tenant}`"),
-                })
-            }
-            Removal::Finish if !holders.is_empty() => Err(Rejection::GroupHeld {
-                tenant,
-                group,
-                nodes: holders,
-            }),
-            Removal::Finish => Ok(removed(false)),
-            Removal::Force => Ok(removed(true)),
+            Removal::Abort => Ok(reopened(spec)),
+            Removal::Finish => intent.must_be_free(facts).map(|()| removed(spec, false)),
+            Removal::Force => Ok(removed(spec, true)),
         }
     }
 
@@ -176,7 +164,7 @@ impl Tenant {
         }
     }
 
-    /// The policies in the order of their names, each once, if they are there.
+    /// The policies in the order of their names, each once, if all exist.
     fn attachable(
         &self,
         tenant: &TenantName,
@@ -194,8 +182,8 @@ impl Tenant {
         Ok(policies)
     }
 
-    /// One that nobody bore, as long as there is one: a node that hears nothing any more knows the
-    /// former bearer's rules, and must not take its heir for it.
+    /// An id that no group had, as long as there is one: a node without the bus still has the rules of an
+    /// id's former group, and must not apply them to another.
     fn free_id(&self, tenant: &TenantName) -> Result<GroupId, Rejection> {
         let used = self.groups.values().map(|group| group.spec.id);
         let taken: BTreeSet<GroupId> = used.chain(self.retired.iter().copied()).collect();
@@ -211,7 +199,33 @@ impl Tenant {
     }
 }
 
-/// Whether a group that exists is what the command asks for; what differs is named.
+fn closing(spec: &GroupSpec) -> Vec<Event> {
+    let closing = Event::GroupClosing(GroupClosing {
+        tenant: spec.tenant.clone(),
+        group: spec.name.clone(),
+    });
+    [closing].into_iter().chain(pool::closing(spec)).collect()
+}
+
+fn reopened(spec: &GroupSpec) -> Vec<Event> {
+    let reopened = Event::GroupReopened(GroupReopened {
+        tenant: spec.tenant.clone(),
+        group: spec.name.clone(),
+    });
+    [reopened].into_iter().chain(pool::reopened(spec)).collect()
+}
+
+fn removed(spec: &GroupSpec, forced: bool) -> Vec<Event> {
+    let removed = Event::GroupRemoved(GroupRemoved {
+        tenant: spec.tenant.clone(),
+        group: spec.name.clone(),
+        id: spec.id,
+        forced,
+    });
+    [removed].into_iter().chain(pool::closed(spec)).collect()
+}
+
+/// Checks that an existing group is as the command asks; a rejection names the difference.
 fn same_again(
     existing: &GroupIntent,
     c: &GroupCreate,

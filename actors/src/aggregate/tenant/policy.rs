@@ -1,4 +1,4 @@
-//! Policies and their rules: what they name must be there, and stays there while they do.
+//! Policies and their rules: a rule's peer must exist, and can't be removed before the rule.
 
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ impl Tenant {
             })
     }
 
-    /// What is being removed can't be named any more.
+    /// Checks that the peer exists. One that is being removed can't be named any more.
     fn must_be_there(&self, tenant: &TenantName, peer: Option<&Peer>) -> Result<(), Rejection> {
         let tenant = tenant.clone();
         match peer {
@@ -133,7 +133,7 @@ impl Tenant {
         }
     }
 
-    /// No rule names `peer`, which is `what`.
+    /// Checks that no rule names `peer`, which is `what`.
     pub(super) fn must_not_be_named(&self, what: String, peer: &Peer) -> Result<(), Rejection> {
         let policies = self.policies.iter();
         let rules: Vec<RuleUse> = policies
@@ -180,12 +180,10 @@ fn behind(
     events
 }
 
-/// The same rule with its ports in order, if it can be meant.
+/// The same rule with its ports in order, if a packet can match it.
 fn checked(spec: &RuleSpec) -> Result<RuleSpec, Rejection> {
     if let Some(range) = spec.ports.iter().find(|range| range.first > range.last) {
-        return Err(Rejection::Malformed {
-            reason: format!("ports {range}: the first is behind the last"),
-        });
+        return Err(Rejection::PortsReversed { ports: *range });
     }
     if !spec.ports.is_empty() && !spec.protocol.is_some_and(Protocol::has_ports) {
         return Err(Rejection::PortsWithoutProtocol);
@@ -207,9 +205,7 @@ fn must_be_a_range(range: AddressRange) -> Result<(), Rejection> {
         });
     }
     if range.first > range.last {
-        return Err(Rejection::Malformed {
-            reason: format!("addresses {range}: the first is behind the last"),
-        });
+        return Err(Rejection::AddressesReversed { addresses: range });
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A group's own pool: whether a range of its network can be one, and the leases that go with it.
+//! A group's own pool: a range of its network with leases of its own.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use super::{Tenant, TenantFacts};
 
 impl Tenant {
-    /// The pool of this range. A group being removed still counts: its addresses are in use until
-    /// it is gone.
+    /// The pool of this range, if a group can have it. A group being removed still counts: its addresses
+    /// are in use until it is gone.
     pub(super) fn pool(
         &self,
         range: AddressRange,
@@ -75,7 +75,7 @@ impl Tenant {
         }
     }
 
-    /// The pools that a group's removal is about: none, if it has no addresses of its own.
+    /// The pools that a group's removal changes: none, if it has no addresses of its own.
     pub(super) fn pools_of_group(&self, tenant: &TenantName, group: &GroupName) -> Vec<PoolKey> {
         let spec = self.groups.get(group).map(|group| &group.spec);
         let Some(own) = spec.and_then(key) else {
@@ -96,13 +96,13 @@ fn reserved(range: AddressRange, network: &Pool) -> Option<IpAddr> {
     reserved.next()
 }
 
-/// Whose blocks a group's members get their addresses from, when it has a pool.
+/// The group's own pool, from whose blocks its members get their addresses.
 pub(super) fn key(spec: &GroupSpec) -> Option<PoolKey> {
     spec.pool?;
     Some(PoolKey::of_group(&spec.tenant, &spec.network, &spec.name))
 }
 
-/// With the group's creation.
+/// The events that come with the group's creation.
 pub(super) fn opened(spec: &GroupSpec, pool: Pool) -> Vec<Event> {
     let range = pool.span();
     vec![
@@ -122,7 +122,7 @@ pub(super) fn opened(spec: &GroupSpec, pool: Pool) -> Vec<Event> {
     ]
 }
 
-/// With the beginning of its removal.
+/// The event that comes with the beginning of its removal.
 pub(super) fn closing(spec: &GroupSpec) -> Option<Event> {
     let key = key(spec)?;
     Some(Event::LeasesClosing(LeasesClosing {
@@ -132,7 +132,7 @@ pub(super) fn closing(spec: &GroupSpec) -> Option<Event> {
     }))
 }
 
-/// When its removal is given up.
+/// The event that comes when its removal is aborted.
 pub(super) fn reopened(spec: &GroupSpec) -> Option<Event> {
     let key = key(spec)?;
     Some(Event::LeasesReopened(LeasesReopened {
@@ -142,7 +142,7 @@ pub(super) fn reopened(spec: &GroupSpec) -> Option<Event> {
     }))
 }
 
-/// When it is gone.
+/// The events that come with its removal.
 pub(super) fn closed(spec: &GroupSpec) -> Vec<Event> {
     let Some(key) = key(spec) else {
         return vec![];

@@ -1,4 +1,4 @@
-//! Whether a subnet, its gateway and its range make a network, and which one.
+//! Checks whether a subnet, its gateway and its range make a network.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::NetworkIntent;
 
-/// Address space that containers can't have, and why.
+/// Address space that containers can't have, with the reasons.
 const RESERVED: [(Ipv4Addr, u8, &str); 5] = [
     (
         Ipv4Addr::UNSPECIFIED,
@@ -60,7 +60,7 @@ pub(super) fn pool(c: &NetworkCreate) -> Result<Pool, Rejection> {
     }
 }
 
-/// Whether a network that exists is what the command asks for; what differs is named.
+/// Checks that an existing network is as the command asks; a rejection names the difference.
 pub(super) fn same_again(
     existing: &NetworkIntent,
     c: &NetworkCreate,
@@ -140,7 +140,8 @@ fn first_usable(net: Ipv4Net) -> IpAddr {
     }))
 }
 
-/// At most three addresses of a subnet can't be given to an endpoint, so four in a row tell.
+/// Whether an endpoint can have an address. At most three of a subnet are reserved, so four in a row
+/// are enough to check.
 fn has_address(pool: &Pool, net: Ipv4Net) -> bool {
     let (first, last) = match pool.range {
         Some(AddressRange {
@@ -164,9 +165,7 @@ pub(super) fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
     if edge && name.len() <= 128 && name.chars().all(allowed) {
         return Ok(());
     }
-    Err(Rejection::Malformed {
-        reason: format!(
-            "`{name}` can't be the name of a Docker network: it may hold letters, digits, `-`, `_`, `.` and `/`, at most 128"
-        ),
+    Err(Rejection::DockerNameInvalid {
+        name: name.to_owned(),
     })
 }

@@ -1,3 +1,6 @@
+mod removal;
+
+use bus_schema::testing;
 use std::net::IpAddr;
 
 use bus_schema::event::BlockLeased;
@@ -8,19 +11,19 @@ use super::*;
 use crate::testing::{Given, given};
 
 fn tenant() -> TenantName {
-    "blue".parse().expect("a name")
+    testing::name("blue")
 }
 
 fn name(text: &str) -> NetworkName {
-    text.parse().expect("a name")
+    testing::name(text)
 }
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
+    testing::ip(text)
 }
 
 fn net(text: &str) -> IpNet {
-    text.parse().expect("a subnet")
+    testing::subnet(text)
 }
 
 fn ask(network: &str, subnet: &str) -> NetworkCreate {
@@ -123,7 +126,7 @@ fn held_by(node: &str) -> TenantFacts {
         network: name("web"),
         group: None,
         block: net("20.1.1.0/28"),
-        node: node.parse().expect("a name"),
+        node: testing::name(node),
     }));
     TenantFacts {
         leases: [(
@@ -310,7 +313,7 @@ fn a_range_must_lie_inside_the_subnet() {
 }
 
 #[test]
-fn ipv6_is_not_there_yet() {
+fn an_ipv6_network_is_not_supported_yet() {
     let six = NetworkCreate {
         subnet6: Some(net("fd00::/64")),
         ..ask("web", "20.1.1.0/24")
@@ -409,7 +412,7 @@ fn a_tag_is_the_lowest_free_one_or_the_one_asked_for() {
 }
 
 #[test]
-fn an_empty_pool_of_tags_says_so() {
+fn a_network_is_refused_when_no_tag_is_free() {
     let mut cluster = Cluster::default();
     cluster.settings.vni_range = (Vni(7), Vni(7));
     let holder = (TenantName::default_tenant(), name("other"));
@@ -427,7 +430,7 @@ fn an_empty_pool_of_tags_says_so() {
 }
 
 #[test]
-fn a_docker_name_is_one_and_borne_once() {
+fn a_docker_name_is_valid_and_unique() {
     let tagged = |network: &str, subnet: &str, docker: &str| {
         TenantCommand::NetworkCreate(NetworkCreate {
             docker_name: Some(docker.to_owned()),
@@ -438,81 +441,13 @@ fn a_docker_name_is_one_and_borne_once() {
         let rejection = blue()
             .when(tagged("web", "20.1.1.0/24", bad), no_facts())
             .rejection();
-        assert!(matches!(rejection, Rejection::Malformed { .. }), "{bad}");
+        assert!(
+            matches!(rejection, Rejection::DockerNameInvalid { .. }),
+            "{bad}"
+        );
     }
     let rejection = with_web()
         .when(tagged("db", "20.1.2.0/24", "web/blue"), tags(&[1]))
         .rejection();
     assert!(rejection.to_string().contains("network web"), "{rejection}");
-}
-
-#[test]
-fn a_network_is_removed_in_two_steps() {
-    with_web()
-        .when(remove("web", Removal::Close), no_facts())
-        .then(closing(tenant(), name("web")))
-        .when(remove("web", Removal::Close), no_facts())
-        .then([])
-        .when(remove("web", Removal::Finish), no_facts())
-        .then([
-            Event::NetworkRemoved(NetworkRemoved {
-                tenant: tenant(),
-                network: name("web"),
-                vni: Vni(1),
-                forced: false,
-            }),
-            Event::VniReleased(VniReleased {
-                vni: Vni(1),
-                tenant: tenant(),
-                network: name("web"),
-            }),
-            Event::LeasesClosed(LeasesClosed {
-                tenant: tenant(),
-                network: name("web"),
-                group: None,
-            }),
-        ])
-        .when(remove("web", Removal::Finish), no_facts())
-        .then([])
-        .when(create("web", "20.1.1.0/24"), no_facts())
-        .accepted();
-}
-
-#[test]
-fn a_removal_is_not_finished_while_blocks_are_leased() {
-    closing_web()
-        .when(remove("web", Removal::Finish), held_by("n1"))
-        .rejected(Rejection::NetworkHeld {
-            tenant: tenant(),
-            network: name("web"),
-            nodes: vec!["n1".parse().expect("a name")],
-        });
-}
-
-#[test]
-fn a_removal_is_given_up_or_forced() {
-    closing_web()
-        .when(remove("web", Removal::Abort), no_facts())
-        .then(reopened(tenant(), name("web")))
-        .when(remove("web", Removal::Abort), no_facts())
-        .rejected(Rejection::NetworkNotClosing {
-            tenant: tenant(),
-            network: name("web"),
-        });
-    let given = closing_web()
-        .when(remove("web", Removal::Force), held_by("n1"))
-        .accepted();
-    assert!(given.state.networks.is_empty());
-}
-
-#[test]
-fn an_unknown_network_is_not_removed() {
-    for mode in [Removal::Close, Removal::Abort, Removal::Force] {
-        blue()
-            .when(remove("web", mode), no_facts())
-            .rejected(Rejection::NetworkUnknown {
-                tenant: tenant(),
-                network: name("web"),
-            });
-    }
 }

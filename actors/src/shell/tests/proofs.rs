@@ -66,7 +66,10 @@ impl Journal for Server {
         .boxed()
     }
 
-    fn append<'a>(&'a self, entries: &'a [Entry]) -> BoxFuture<'a, Result<Revision, AppendError>> {
+    fn append<'a>(
+        &'a self,
+        entries: &'a [NewRecord],
+    ) -> BoxFuture<'a, Result<Revision, AppendError>> {
         async move {
             self.sent.fetch_add(1, Relaxed);
             let permit = self.appends.acquire().await;
@@ -86,7 +89,7 @@ impl Journal for Server {
 
 fn remove(name: &str) -> Command {
     Command::TenantRemove(TenantRemove {
-        tenant: name.parse().expect("a name"),
+        tenant: testing::name(name),
     })
 }
 
@@ -199,13 +202,18 @@ async fn an_append_since_the_request_arrived_is_a_proof_too() {
 }
 
 #[actix::test]
-async fn nothing_is_appended_for_who_saw_more_than_the_log_holds() {
+async fn a_request_that_saw_more_than_the_log_holds_changes_nothing() {
     let log = cluster().await;
     let master = master(&log);
     feed(&master, &log).await;
     let request = Request {
         seen: Revision(99),
-        ..Request::new(id(), tenant("blue"), Duration::from_secs(2), master.now())
+        ..Request::new(
+            id(),
+            tenant("blue"),
+            Duration::from_secs(2),
+            master.log().now(),
+        )
     };
     let reply = master.execute(request, External::default()).await;
     let (end, seen) = (Revision(1), Revision(99));
@@ -219,7 +227,7 @@ async fn netmasters_own_commands_append_no_barriers() {
     let log = cluster().await;
     let master = master(&log);
     let command = network("a", "20.1.0.0/24");
-    let request = Request::new(id(), command, Duration::from_secs(2), master.now());
+    let request = Request::new(id(), command, Duration::from_secs(2), master.log().now());
     let reply = master.react(request, External::default()).await;
     assert!(matches!(rejection(reply), Rejection::TenantUnknown { .. }));
     assert_eq!(barriers(&log).await, 0);

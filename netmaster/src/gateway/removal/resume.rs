@@ -1,5 +1,5 @@
-//! Removals whose command ended before all nodes answered: the nodes are asked again, when they are
-//! back. So a network or a group doesn't stay closed: it goes, or it is opened again because it is
+//! Resumes removals whose command ended before all nodes answered: the nodes are asked again when they
+//! are back. So a network or a group doesn't stay closed: it is removed, or opened again because it is
 //! in use.
 
 use std::collections::BTreeMap;
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use bus_schema::{CommandId, Revision};
 
-use super::target::{Stand, Target};
-use super::{Closing, DRAIN_MS};
+use super::closing::{Closing, DRAIN_TIMEOUT_MS};
+use super::target::{RemovalState, Target};
 use crate::bus::pause;
-use crate::gateway::Desk;
+use crate::gateway::desk::Desk;
 use crate::init::now;
 use crate::view::View;
 
-const LOOK: Duration = Duration::from_secs(1);
-/// A removal's own command asks the nodes first.
-const OWN_TIME: Duration = Duration::from_secs(4);
+const RESUME_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a removal is left to its own command.
+const COMMAND_TIME: Duration = Duration::from_secs(4);
 
-/// Where in the log each was closed that is closed now.
+/// The closed networks and groups, with the revisions at which they were closed.
 fn closed(view: &View) -> Vec<(Target, Revision)> {
     let networks = view.networks().filter_map(|network| {
         let (tenant, name) = (network.spec.tenant.clone(), network.spec.name.clone());
@@ -37,7 +37,7 @@ fn closed(view: &View) -> Vec<(Target, Revision)> {
 pub(crate) async fn resume(desk: Rc<Desk>) {
     let mut since: BTreeMap<String, (Revision, Instant)> = BTreeMap::new();
     loop {
-        pause(LOOK).await;
+        pause(RESUME_INTERVAL).await;
         let closed = desk.shared.read(closed);
         since.retain(|name, (at, _)| {
             let is = |(target, closing): &(Target, Revision)| {
@@ -50,7 +50,7 @@ pub(crate) async fn resume(desk: Rc<Desk>) {
                 .entry(target.to_string())
                 .or_insert_with(|| (closing, Instant::now()));
             let connected = desk.client.connection_state() == State::Connected;
-            if connected && begun.1.elapsed() >= OWN_TIME {
+            if connected && begun.1.elapsed() >= COMMAND_TIME {
                 go_on(&desk, target, closing).await;
             }
         }
@@ -67,12 +67,12 @@ async fn go_on(desk: &Rc<Desk>, target: Target, closing: Revision) {
         target,
         id: CommandId::derive(cluster.0, &step),
         revision: closing,
-        until: now().saturating_add(DRAIN_MS),
+        until: now().saturating_add(DRAIN_TIMEOUT_MS),
     };
-    let ready = match removal.stand(None) {
-        Stand::Unasked(nodes) => removal.all_alive(&nodes),
-        Stand::Held(nodes) => removal.any_alive(&nodes),
-        Stand::Gone(_) | Stand::Open | Stand::Free(_) => false,
+    let ready = match removal.state(None) {
+        RemovalState::Unasked(nodes) => removal.all_alive(&nodes),
+        RemovalState::Held(nodes) => removal.any_alive(&nodes),
+        RemovalState::Gone(_) | RemovalState::Open | RemovalState::Free(_) => false,
     };
     if ready {
         let reply = removal.go_on(Vec::new()).await;

@@ -1,4 +1,4 @@
-//! What is being removed: how it is asked for, where it stands, and what its rejections say.
+//! The target of a removal: its commands, its state and its rejections.
 
 use std::fmt;
 
@@ -19,22 +19,22 @@ pub(in super::super) enum Target {
     Group(TenantName, GroupName),
 }
 
-/// Where a removal stands.
-pub(super) enum Stand {
-    /// Gone, as of this revision of the view.
+/// The state of a removal.
+pub(super) enum RemovalState {
+    /// It is gone, as of this revision of the view.
     Gone(Revision),
-    /// Not being removed any more.
+    /// It isn't being removed any more.
     Open,
-    /// These may have endpoints, and haven't said that they don't.
+    /// These nodes may have endpoints, and haven't answered yet.
     Unasked(Vec<NodeName>),
-    /// These hold blocks.
+    /// These nodes hold blocks.
     Held(Vec<NodeName>),
-    /// Nothing stands in the way: this finishes it.
-    Free(Box<Step>),
+    /// Nothing prevents it: this command finishes it.
+    Free(Box<Finish>),
 }
 
-/// A command that finishes a removal, and what is told with it.
-pub(super) struct Step {
+/// A command that finishes a removal, and the facts that come with it.
+pub(super) struct Finish {
     pub(super) id: CommandId,
     pub(super) command: Command,
     pub(super) external: External,
@@ -112,7 +112,7 @@ impl Target {
         }
     }
 
-    /// Where in the log it was closed last, and of a group for the how-manieth time.
+    /// The revision at which it was closed last, and the number of this closing of a group.
     pub(super) fn closing(&self, view: &View) -> Option<(Revision, u32)> {
         match self {
             Self::Network(tenant, network) => {
@@ -126,21 +126,26 @@ impl Target {
         }
     }
 
-    /// As of `view`, for what existed at `revision`: of the same name, but created since, is
-    /// another one. `drained`: which closing of a group all nodes answered.
-    pub(super) fn stand(&self, view: &View, revision: Revision, drained: Option<u32>) -> Stand {
+    /// The state by `view` of the target that existed at `revision`: one of the same name that was created
+    /// since is another one. `drained`: the closing of a group that all nodes answered.
+    pub(super) fn state(
+        &self,
+        view: &View,
+        revision: Revision,
+        drained: Option<u32>,
+    ) -> RemovalState {
         match self {
             Self::Network(tenant, network) => {
                 let network = view.network(tenant, network);
                 let Some(network) = network.filter(|n| n.created <= revision) else {
-                    return Stand::Gone(view.applied);
+                    return RemovalState::Gone(view.applied);
                 };
                 let (Some(_), Some(cluster)) = (network.closing, view.cluster) else {
-                    return Stand::Open;
+                    return RemovalState::Open;
                 };
                 match process::finish(cluster, network) {
-                    None => Stand::Held(network.holders(None)),
-                    Some((id, command)) => Stand::Free(Box::new(Step {
+                    None => RemovalState::Held(network.holders(None)),
+                    Some((id, command)) => RemovalState::Free(Box::new(Finish {
                         id,
                         command,
                         external: External::default(),
@@ -150,21 +155,21 @@ impl Target {
             Self::Group(tenant, group) => {
                 let group = view.group(tenant, group);
                 let Some(group) = group.filter(|g| g.created <= revision) else {
-                    return Stand::Gone(view.applied);
+                    return RemovalState::Gone(view.applied);
                 };
                 let (Some(closing), Some(cluster)) = (group.closing, view.cluster) else {
-                    return Stand::Open;
+                    return RemovalState::Open;
                 };
                 if drained != Some(group.closings) && !view.nodes.is_empty() {
-                    return Stand::Unasked(view.nodes.keys().cloned().collect());
+                    return RemovalState::Unasked(view.nodes.keys().cloned().collect());
                 }
                 let network = view.network(&group.spec.tenant, &group.spec.network);
                 let holders = network.map_or(vec![], |it| it.holders(Some(&group.spec.name)));
                 if !holders.is_empty() {
-                    return Stand::Held(holders);
+                    return RemovalState::Held(holders);
                 }
                 let step = format!("finish group {self} closing at {closing}");
-                Stand::Free(Box::new(Step {
+                RemovalState::Free(Box::new(Finish {
                     id: CommandId::derive(cluster.0, &step),
                     command: self.command(Removal::Finish),
                     external: External {

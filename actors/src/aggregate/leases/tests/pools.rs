@@ -1,12 +1,13 @@
 //! Groups' own pools: what is leased of them, and what a network leaves to them.
 
 use bus_schema::event::{PoolReleased, PoolReserved};
+use bus_schema::testing;
 use bus_schema::{AddressRange, GroupName};
 
 use super::*;
 
 fn db() -> GroupName {
-    "db".parse().expect("a name")
+    testing::name("db")
 }
 
 fn range(first: &str, last: &str) -> AddressRange {

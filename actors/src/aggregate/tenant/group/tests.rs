@@ -1,5 +1,6 @@
 use bus_schema::command::{NetworkCreate, NetworkRemove, PolicyRemove, TenantRemove};
 use bus_schema::event::TenantOpened;
+use bus_schema::testing;
 use bus_schema::{NetworkName, NetworkSpec, Pool, Vni};
 
 use super::super::{TenantCommand, TenantFacts};
@@ -8,19 +9,19 @@ use crate::aggregate::Aggregate;
 use crate::testing::{Given, given};
 
 fn tenant() -> TenantName {
-    "blue".parse().expect("a name")
+    testing::name("blue")
 }
 
 fn net(name: &str) -> NetworkName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 fn group(name: &str) -> GroupName {
-    name.parse().expect("a name")
+    testing::name(name)
 }
 
 fn policies(names: &[&str]) -> Vec<PolicyName> {
-    let names = names.iter().map(|name| name.parse().expect("a name"));
+    let names = names.iter().map(|name| testing::name(name));
     names.collect()
 }
 
@@ -42,8 +43,8 @@ fn network_created(name: &str, docker_name: Option<&str>) -> Event {
             name: net(name),
             vni: Vni(1),
             v4: Pool {
-                subnet: "20.1.1.0/24".parse().expect("a subnet"),
-                gateway: "20.1.1.1".parse().expect("an address"),
+                subnet: testing::subnet("20.1.1.0/24"),
+                gateway: testing::ip("20.1.1.1"),
                 range: None,
             },
             v6: None,
@@ -55,7 +56,7 @@ fn network_created(name: &str, docker_name: Option<&str>) -> Event {
 fn policy_created(name: &str) -> Event {
     Event::PolicyCreated(bus_schema::event::PolicyCreated {
         tenant: tenant(),
-        policy: name.parse().expect("a name"),
+        policy: testing::name(name),
     })
 }
 
@@ -152,7 +153,7 @@ fn a_group_is_created_once_with_its_policies_in_order() {
 }
 
 #[test]
-fn what_it_needs_must_be_there() {
+fn a_group_needs_its_network_and_its_policies() {
     given::<Tenant>([])
         .when(create("front", "web", &[]), no_facts())
         .rejected(Rejection::TenantUnknown { tenant: tenant() });
@@ -166,7 +167,7 @@ fn what_it_needs_must_be_there() {
         .when(create("front", "web", &["p", "nope"]), no_facts())
         .rejected(Rejection::PolicyUnknown {
             tenant: tenant(),
-            policy: "nope".parse().expect("a name"),
+            policy: testing::name("nope"),
         });
 }
 
@@ -219,7 +220,7 @@ fn a_network_and_a_group_never_share_a_name() {
     let network = TenantCommand::NetworkCreate(NetworkCreate {
         tenant: tenant(),
         network: net("web"),
-        subnet: "30.1.1.0/24".parse().expect("a subnet"),
+        subnet: testing::subnet("30.1.1.0/24"),
         range: None,
         gateway: None,
         subnet6: None,
@@ -282,7 +283,7 @@ fn an_update_replaces_the_policies() {
         .when(update("web", &["nope"]), no_facts())
         .rejected(Rejection::PolicyUnknown {
             tenant: tenant(),
-            policy: "nope".parse().expect("a name"),
+            policy: testing::name("nope"),
         });
     with_web()
         .when(update("lb", &[]), no_facts())
@@ -340,7 +341,7 @@ fn an_id_that_was_removed_by_force_is_not_given_again() {
 }
 
 #[test]
-fn when_no_id_is_left_it_says_so() {
+fn a_group_is_refused_when_no_id_is_left() {
     let mut all = blue();
     for id in GroupId::FIRST.0..=u16::MAX {
         let name = format!("g{id}");
@@ -364,7 +365,7 @@ fn a_removal_goes_in_two_steps() {
 }
 
 #[test]
-fn only_who_asked_the_nodes_since_it_closed_may_finish() {
+fn a_removal_is_finished_only_with_answers_since_the_closing() {
     let unsupported = |rejection: Rejection| {
         assert!(
             matches!(rejection, Rejection::Unsupported { .. }),
@@ -403,7 +404,7 @@ fn a_removal_is_given_up() {
 }
 
 #[test]
-fn what_closes_cannot_be_created_or_is_unknown() {
+fn a_closing_group_is_not_created_and_an_unknown_one_not_removed() {
     closing_web()
         .when(create("front", "web", &["p"]), no_facts())
         .rejected(Rejection::GroupClosing {
@@ -443,14 +444,14 @@ fn a_policy_that_a_group_uses_stays() {
     let remove_p = || {
         TenantCommand::PolicyRemove(PolicyRemove {
             tenant: tenant(),
-            policy: "p".parse().expect("a name"),
+            policy: testing::name("p"),
         })
     };
     with_web()
         .when(remove_p(), no_facts())
         .rejected(Rejection::PolicyInUse {
             tenant: tenant(),
-            policy: "p".parse().expect("a name"),
+            policy: testing::name("p"),
             groups: vec![group("web")],
         });
     with_web()

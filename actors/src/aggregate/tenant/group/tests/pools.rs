@@ -1,5 +1,6 @@
 //! Groups with addresses of their own.
 
+use bus_schema::testing;
 use std::sync::Arc;
 
 use bus_schema::event::{
@@ -46,7 +47,7 @@ fn leased(of: PoolKey, block: &str, facts: TenantFacts) -> TenantFacts {
         network: of.network.clone(),
         group: of.group.clone(),
         block: block.parse().expect("a block"),
-        node: "n1".parse().expect("a name"),
+        node: testing::name("n1"),
     }));
     TenantFacts {
         leases: [(of, Arc::new(leases))].into(),
@@ -95,8 +96,8 @@ fn a_pool_begins_with_its_group() {
                 network: net("front"),
                 group: Some(group("web")),
                 v4: Pool {
-                    subnet: "20.1.1.0/24".parse().expect("a subnet"),
-                    gateway: "20.1.1.1".parse().expect("an address"),
+                    subnet: testing::subnet("20.1.1.0/24"),
+                    gateway: testing::ip("20.1.1.1"),
                     range: Some(pool()),
                 },
                 v6: None,
@@ -126,8 +127,8 @@ fn a_range_that_others_have_is_refused() {
         ("20.1.1.9", "20.1.1.8"),
     ] {
         let pool = AddressRange {
-            first: first.parse().expect("an address"),
-            last: last.parse().expect("an address"),
+            first: testing::ip(first),
+            last: testing::ip(last),
         };
         let rejection = blue().when(pooled("web", pool), no_facts()).rejection();
         assert!(
@@ -151,7 +152,7 @@ fn a_range_that_others_have_is_refused() {
 }
 
 #[test]
-fn what_is_leased_already_is_refused() {
+fn a_pool_over_leased_blocks_is_refused() {
     let network = PoolKey::of_network(&tenant(), &net("front"));
     let facts = leased(network.clone(), "20.1.1.16/28", no_facts());
     blue()
@@ -161,7 +162,7 @@ fn what_is_leased_already_is_refused() {
             network: net("front"),
             blocks: vec![BlockUse {
                 block: "20.1.1.16/28".parse().expect("a block"),
-                node: "n1".parse().expect("a name"),
+                node: testing::name("n1"),
             }],
         });
     let beside = leased(network, "20.1.1.32/28", no_facts());
@@ -188,7 +189,7 @@ fn a_pool_goes_with_its_group_when_its_blocks_are_back() {
         .rejected(Rejection::GroupHeld {
             tenant: tenant(),
             group: group("web"),
-            nodes: vec!["n1".parse().expect("a name")],
+            nodes: vec![testing::name("n1")],
         });
     let [leases, released] = closed();
     removing()
