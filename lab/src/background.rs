@@ -1,4 +1,4 @@
-//! A process that a test started beside the lab's own, and that ends with its handle.
+//! A process that a test starts in addition to the lab's own, and that ends with its handle.
 
 use std::process::Child;
 
@@ -26,7 +26,7 @@ impl Background {
         self.pid.is_alive()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGINT, and waits until the process has ended.
     pub(crate) fn interrupt(mut self) -> Result<()> {
         process::send(self.pid, Signal::SIGINT)?;
         if let Some(child) = self.child.take() {
@@ -39,7 +39,7 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
-            // One that is dead already is what is wanted.
+            // The process may have ended already.
             let _ = process::send(self.pid, Signal::SIGKILL);
             process::reap(child);
         }

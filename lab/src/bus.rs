@@ -1,18 +1,18 @@
-//! The bus of a lab: one nats-server, or three that are a cluster, each on a host of its own.
+//! The bus of a lab: one nats-server, or a cluster of three, each on a host of its own.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::host::{Output, ctl_names};
-use crate::lab::{Lab, START};
+use crate::lab::{Lab, START_TIMEOUT};
 use crate::{CTL, Result, tools};
 
 const PORT: u16 = 4222;
-/// Where the servers of a cluster talk among themselves.
+/// The port between the servers of a cluster.
 const ROUTE_PORT: u16 = 6222;
 
 impl Lab {
-    /// `nats://TOKEN@HOST:PORT` of every server, which the machine itself reaches too.
+    /// `nats://TOKEN@HOST:PORT` of every server. The machine itself reaches them, too.
     pub fn nats_url(&self) -> String {
         let token = &self.state.token;
         let url = |address| format!("nats://{token}@{address}:{PORT}");
@@ -20,7 +20,7 @@ impl Lab {
         urls.collect::<Vec<_>>().join(",")
     }
 
-    /// The bus's processes: `nats`, or `nats-1`, `nats-2` and `nats-3`.
+    /// The names of the bus's processes: `nats`, or `nats-1`, `nats-2` and `nats-3`.
     pub fn bus_names(&self) -> Vec<String> {
         match self.state.servers {
             1 => vec!["nats".to_owned()],
@@ -28,7 +28,7 @@ impl Lab {
         }
     }
 
-    /// Empties the bus's disk, as a lost volume would: nats must be stopped.
+    /// Empties the bus's disk, as if its volume was lost. The servers must be stopped.
     pub fn wipe_bus(&self) -> Result<()> {
         for (host, _) in self.bus_hosts() {
             self.run(
@@ -39,20 +39,20 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until every server takes connections, after it was started again.
+    /// Waits until every server accepts connections, after a start.
     pub fn await_bus(&self) -> Result<()> {
         let servers = self.bus_names().into_iter().zip(self.bus_hosts());
         for (name, (_, address)) in servers {
             let target = SocketAddr::from((address, PORT));
-            self.await_process(&name, "nats-server listens", START, || {
+            self.await_process(&name, "nats-server listens", START_TIMEOUT, || {
                 TcpStream::connect_timeout(&target, Duration::from_millis(200)).is_ok()
             })?;
         }
         Ok(())
     }
 
-    /// `netmaster init`: makes the cluster's log on an empty bus. Servers that have only just met
-    /// take a moment to choose who leads.
+    /// Runs `netmaster init`, which creates the cluster's log on an empty bus. Servers that have just
+    /// started take a moment to elect a leader.
     pub fn init_cluster(&self) -> Result<String> {
         let replicas = self.state.servers.to_string();
         let argv = ["netmaster", "init", "--replicas", &replicas];
@@ -60,10 +60,15 @@ impl Lab {
             return self.run(CTL, &argv).map(|output| output.stdout);
         }
         let mut made = None;
-        self.await_process("nats-1", "the servers choose a leader", START, || {
-            made = self.exec(CTL, &argv).ok().filter(Output::success);
-            made.is_some()
-        })?;
+        self.await_process(
+            "nats-1",
+            "the servers elect a leader",
+            START_TIMEOUT,
+            || {
+                made = self.exec(CTL, &argv).ok().filter(Output::success);
+                made.is_some()
+            },
+        )?;
         Ok(made.map(|output| output.stdout).unwrap_or_default())
     }
 
@@ -77,7 +82,7 @@ impl Lab {
             .collect();
         let clustered = hosts.len() > 1;
         for (name, (host, address)) in self.bus_names().into_iter().zip(hosts) {
-            // The host has its own /run: hand the file over.
+            // The host has its own /run, so the configuration is copied into it.
             let copy = format!("cat >/etc/nats.conf <<'EOF'\n{}\nEOF", tools::NATS_CONF);
             self.run(&host, &["sh", "-c", &copy])?;
             let env = [

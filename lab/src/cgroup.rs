@@ -1,19 +1,19 @@
-//! Control groups that an engine leaves behind when it is killed. They are named after the lab's
-//! host, and empty once the lab's processes are gone.
+//! Removes control groups that a killed engine leaves behind. They are named after the lab's host, and
+//! empty once the lab's processes are gone.
 
 use std::fs;
 use std::path::Path;
 
-const ROOT: &str = "/sys/fs/cgroup";
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 pub(crate) fn parent(lab: &str, host: &str) -> String {
     format!("/contiv-lab-{lab}.{host}")
 }
 
-/// Removes every control group of `lab`, in each hierarchy (v1) or in the one there is (v2).
+/// Removes every control group of `lab`, in each hierarchy (v1) or in the only one (v2).
 pub(crate) fn remove(lab: &str) {
     let prefix = format!("contiv-lab-{lab}.");
-    let Ok(entries) = fs::read_dir(ROOT) else {
+    let Ok(entries) = fs::read_dir(CGROUP_ROOT) else {
         return;
     };
     for entry in entries.flatten() {
@@ -37,6 +37,6 @@ fn remove_tree(path: &Path) {
         let dirs = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir());
         dirs.for_each(|dir| remove_tree(&dir));
     }
-    // The files of a control group go with its folder.
+    // The kernel removes the files of a control group with its folder.
     let _ = fs::remove_dir(path);
 }

@@ -1,16 +1,16 @@
-//! What may be typed, and what each verb does.
+//! The grammar of the `lab` command, and its verbs.
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::{Daemons, Lab, Signal, Spec};
 
-use crate::{demo, interrupt, say};
+use crate::{demo, interrupt, print};
 
 /// Clusters on this machine: hosts are network namespaces, the processes are the real ones.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
-    /// Which cluster; `demo` takes `demo` when nothing is said
+    /// The cluster's name; `demo` uses `demo` by default
     #[arg(long, global = true, env = "CONTIV_LAB", default_value = "lab")]
     lab: String,
     #[command(subcommand)]
@@ -28,15 +28,15 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Bring a cluster up; prints the environment for netctl on this machine
+    /// Start a cluster, and print the environment for netctl on this machine
     Up(Up),
-    /// End the cluster, or remove what a dead one has left
+    /// End the cluster, or remove the leftovers of a dead one
     Down,
-    /// The clusters on this machine
+    /// List the clusters on this machine
     List,
-    /// The environment for netctl on this machine: eval "$(lab env)"
+    /// Print the environment for netctl on this machine: eval "$(lab env)"
     Env,
-    /// The cluster's processes, and whether they run
+    /// List the cluster's processes, and whether they run
     Status,
     /// Run a command on a host or in a workload: lab exec node-1 -- ip route
     Exec {
@@ -45,17 +45,17 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
-    /// A shell on a host or in a workload
+    /// Start a shell on a host or in a workload
     Shell {
         #[arg(value_name = "HOST|WORKLOAD")]
         place: String,
     },
-    /// Put a workload, a bare network namespace, into a network; runs a command in it
+    /// Attach a workload, a bare network namespace, to a network, and run a command in it
     Run {
         node: String,
         #[arg(long = "net", value_name = "NETWORK")]
         network: String,
-        /// What the others call it
+        /// The workload's name, also in DNS
         #[arg(long = "name", value_name = "NAME")]
         workload: String,
         #[arg(long)]
@@ -65,9 +65,9 @@ enum Verb {
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Take a workload away
+    /// Remove a workload
     Rm { workload: String },
-    /// Start a process that was stopped; a node's name means its netplugin
+    /// Start a stopped process; a node's name stands for its netplugin
     Start { process: String },
     /// Stop a process with SIGTERM
     Stop { process: String },
@@ -75,46 +75,46 @@ enum Verb {
     Kill { process: String },
     /// Stop a process with SIGTERM and start it again
     Restart { process: String },
-    /// Freeze a process: its sockets stay open, and nobody answers
+    /// Freeze a process: its sockets stay open, but it doesn't answer
     Pause { process: String },
-    /// Let a frozen process go on
+    /// Continue a frozen process
     Resume { process: String },
-    /// What a process has logged
+    /// Print the log of a process
     Logs { process: String },
-    /// Cut every packet between two groups of hosts: lab partition node-1 / node-2 ctl
+    /// Drop every packet between two groups of hosts: lab partition node-1 / node-2 ctl
     Partition {
-        /// Only what the first group sends to the second
+        /// Drop only packets from the first group to the second
         #[arg(long)]
         one_way: bool,
         #[arg(value_name = "HOST… / HOST…", required = true, num_args = 3..)]
         hosts: Vec<String>,
     },
-    /// Cut a host off from all others
+    /// Drop every packet between a host and all others
     Isolate { host: String },
-    /// End all cuts
+    /// End all partitions
     Repair,
-    /// The quick start on a cluster of its own, which stays up
+    /// Run the quick start on a cluster of its own, which stays up
     Demo,
 }
 
 #[derive(Debug, Args)]
 struct Up {
-    /// As the option --lab
+    /// The cluster's name, like --lab
     #[arg(long)]
     name: Option<String>,
-    /// How many nodes: node-1, node-2…
+    /// The number of nodes: node-1, node-2…
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=100))]
     nodes: u8,
-    /// How many netmasters, shared out over the hosts of the bus
+    /// The number of netmasters, which are distributed over the hosts of the bus
     #[arg(long, visible_alias = "netmasters", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
     masters: u8,
-    /// How many nats-servers keep the log, each on a host of its own: ctl, ctl-2, ctl-3
+    /// The number of nats-servers, each on a host of its own: ctl, ctl-2, ctl-3
     #[arg(long, default_value_t = 1, value_parser = servers)]
     servers: u8,
-    /// A Docker Engine on every node, with the image contiv/busybox
+    /// Start a Docker Engine on every node, with the image contiv/busybox
     #[arg(long)]
     docker: bool,
-    /// The engines also have Docker's default bridge
+    /// Give the engines Docker's default bridge, too
     #[arg(long, requires = "docker")]
     docker_bridge: bool,
     /// Numbers of the nodes whose resolver is 127.0.0.1
@@ -158,10 +158,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Up(arguments) => up(name, arguments)?,
         Verb::Down => Lab::remove(&name)?,
         Verb::List => list()?,
-        Verb::Env => say::say(&environment(&open()?)),
+        Verb::Env => print::line(&environment(&open()?)),
         Verb::Status => status(&open()?)?,
-        Verb::Exec { place, command } => return here(&open()?, &place, &command),
-        Verb::Shell { place } => return here(&open()?, &place, &["bash".to_owned()]),
+        Verb::Exec { place, command } => return exec_here(&open()?, &place, &command),
+        Verb::Shell { place } => return exec_here(&open()?, &place, &["bash".to_owned()]),
         Verb::Run {
             node,
             network,
@@ -178,9 +178,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
             let mut lab = open()?;
             let it = lab.run_workload_with(&node, &network, &workload, &options)?;
             if !command.is_empty() {
-                return here(&lab, &workload, &command);
+                return exec_here(&lab, &workload, &command);
             }
-            say::say(&format!("{workload}\t{}\t{node}", it.address));
+            print::line(&format!("{workload}\t{}\t{node}", it.address));
         }
         Verb::Rm { workload } => open()?.remove_workload(&workload)?,
         Verb::Start { process } => with(open()?, &process, Lab::start)?,
@@ -192,7 +192,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Verb::Pause { process } => with(open()?, &process, |lab, it| lab.pause(it))?,
         Verb::Resume { process } => with(open()?, &process, |lab, it| lab.resume(it))?,
         Verb::Logs { process } => with(open()?, &process, |lab, it| {
-            lab.log(it).map(|text| say::say(text.trim_end()))
+            lab.log(it).map(|text| print::line(text.trim_end()))
         })?,
         Verb::Partition { one_way, hosts } => partition(&open()?, &hosts, one_way)?,
         Verb::Isolate { host } => open()?.isolate(&host)?,
@@ -215,11 +215,11 @@ fn up(name: String, arguments: Up) -> anyhow::Result<()> {
         .loopback_resolver
         .into_iter()
         .fold(spec, Spec::loopback_resolver_on);
-    // An `up` that another lab of the name refuses must not remove that lab when interrupted.
+    // If a lab of this name is up, an interruption must not remove it.
     if let Ok(lab) = Lab::open(spec.name()) {
         anyhow::bail!("lab `{0}` is up; `lab down --lab {0}` ends it", lab.name());
     }
-    interrupt::removes(spec.name())?;
+    interrupt::remove_lab(spec.name())?;
     let lab = Lab::up(&spec)?;
     if arguments.docker {
         let imported = lab.nodes().iter().try_for_each(|n| lab.import_image(n));
@@ -228,11 +228,11 @@ fn up(name: String, arguments: Up) -> anyhow::Result<()> {
             return Err(error).context("make the containers' image");
         }
     }
-    say::say(&environment(&lab));
+    print::line(&environment(&lab));
     Ok(())
 }
 
-/// For a shell to evaluate.
+/// The environment in a form that a shell evaluates.
 fn environment(lab: &Lab) -> String {
     let name = lab.name();
     format!(
@@ -242,34 +242,34 @@ fn environment(lab: &Lab) -> String {
     )
 }
 
-/// Does something to a process; a node's name stands for its netplugin.
+/// Applies `action` to a process; a node's name stands for its netplugin.
 fn with(
     mut lab: Lab,
     process: &str,
-    what: impl FnOnce(&mut Lab, &str) -> lab::Result<()>,
+    action: impl FnOnce(&mut Lab, &str) -> lab::Result<()>,
 ) -> anyhow::Result<()> {
     let netplugin = format!("netplugin@{process}");
-    let known = lab.process_names();
-    let meant = if known.contains(&netplugin) {
+    let names = lab.process_names();
+    let process = if names.contains(&netplugin) {
         &netplugin
     } else {
         process
     };
-    Ok(what(&mut lab, meant)?)
+    Ok(action(&mut lab, process)?)
 }
 
 fn partition(lab: &Lab, hosts: &[String], one_way: bool) -> anyhow::Result<()> {
     let mut sides = hosts.split(|word| word == "/");
     let (Some(these), Some(those), None) = (sides.next(), sides.next(), sides.next()) else {
         anyhow::bail!(
-            "two groups of hosts, one slash between them: lab partition node-1 / node-2 ctl"
+            "write two groups of hosts with one slash between them: lab partition node-1 / node-2 ctl"
         );
     };
     let [these, those] =
         [these, those].map(|side| side.iter().map(String::as_str).collect::<Vec<_>>());
     anyhow::ensure!(
         !these.is_empty() && !those.is_empty(),
-        "on each side of the slash there must be a host; there are {}",
+        "write at least one host on each side of the slash; the hosts are {}",
         lab.host_names().join(", ")
     );
     if one_way {
@@ -285,9 +285,9 @@ fn list() -> anyhow::Result<()> {
         let state = if lab.up {
             "up"
         } else {
-            "dead; lab down clears it"
+            "dead; `lab down` removes it"
         };
-        say::say(&format!(
+        print::line(&format!(
             "{}\t{}\t{}\t{state}",
             lab.name,
             lab.subnet,
@@ -307,14 +307,14 @@ fn status(lab: &Lab) -> anyhow::Result<()> {
         let pid = lab
             .pid(&name)?
             .map_or_else(|| "-".to_owned(), |p| p.to_string());
-        say::say(&format!("{name}\t{pid}\t{state}"));
+        print::line(&format!("{name}\t{pid}\t{state}"));
     }
     Ok(())
 }
 
-/// With this command's own terminal, on a host or in a workload.
-fn here(lab: &Lab, place: &str, command: &[String]) -> anyhow::Result<u8> {
-    interrupt::ignored()?;
+/// Runs a command on a host or in a workload, with this command's terminal.
+fn exec_here(lab: &Lab, place: &str, command: &[String]) -> anyhow::Result<u8> {
+    interrupt::ignore()?;
     let status = lab.exec_here(place, command)?;
     Ok(u8::try_from(status).unwrap_or(1))
 }

@@ -1,5 +1,5 @@
-//! Container runtimes on a node that call CNI plugins: podman on its CNI back end, and containerd
-//! by `ctr`. Debian's programs; no image is needed, containers run on a folder.
+//! Container runtimes on a node that call CNI plugins: podman with its CNI back end, and containerd with
+//! `ctr`. They are Debian's programs; containers run on a folder, so no image is needed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::lab::Lab;
 use crate::{Output, Result, cgroup, tools};
 
-const START: Duration = Duration::from_secs(40);
-/// The folder of busybox that the containers run on.
+const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(40);
+/// The containers' root folder, with busybox.
 const ROOTFS: &str = "/run/rootfs";
-/// Where Debian's `containernetworking-plugins` puts the reference plugins.
+/// The folder of the reference plugins in Debian's `containernetworking-plugins`.
 const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
 
 impl Lab {
-    /// Readies a node for CNI runtimes: `lists` are network configuration lists, by file name.
+    /// Prepares a node for CNI runtimes; `lists` are network configuration lists by file name.
     pub fn prepare_cni(&self, node: &str, lists: &[(&str, &str)]) -> Result<()> {
         let ours = tools::bin_dir()?.display().to_string();
         let mut script = format!(
@@ -47,7 +47,7 @@ END
         self.run(node, &["sh", "-c", &script]).map(drop)
     }
 
-    /// `podman run -d` of `command` in a CNI network.
+    /// Runs `podman run -d` of `command` in a CNI network.
     pub fn podman_run(
         &self,
         node: &str,
@@ -73,13 +73,13 @@ END
         let process = format!("containerd@{node}");
         let argv = argv.map(str::to_owned).into();
         self.launch(&process, node, argv, BTreeMap::new())?;
-        self.await_process(&process, "containerd answers", START, || {
+        self.await_process(&process, "containerd answers", CONTAINERD_TIMEOUT, || {
             let version = self.exec(node, &["ctr", "version"]);
             version.is_ok_and(|output| output.success())
         })
     }
 
-    /// `ctr run -d --cni`: in the first network of the node's CNI folder.
+    /// Runs `ctr run -d --cni`, which takes the first network of the node's CNI folder.
     pub fn ctr_run(&self, node: &str, name: &str, command: &[&str]) -> Result<Output> {
         let group = format!("{}/{name}", cgroup::parent(self.name(), node));
         let mut argv = vec!["ctr", "run", "-d", "--cni", "--cgroup", &group, "--rootfs"];

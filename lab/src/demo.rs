@@ -1,6 +1,6 @@
-//! The quick start, with the real commands and no pause between them: two hosts, real containers,
-//! `ping db` by name; then a group with a policy. The cluster stays up; an error or an
-//! interruption removes it.
+//! The demo: runs the quick start with the real commands and without pauses. Two hosts, real containers
+//! and `ping db` by name; then a group with a policy. The cluster stays up; an error or an interruption
+//! removes it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use lab::{IMAGE, Lab, Spec, wait_until};
 
-use crate::{interrupt, say};
+use crate::{interrupt, print};
 
-const LOOK: [&[&str]; 5] = [
+const QUICK_START_QUERIES: [&[&str]; 5] = [
     &["net", "ls"],
     &["net", "inspect", "contiv-net"],
     &["endpoint", "ls"],
@@ -18,7 +18,7 @@ const LOOK: [&[&str]; 5] = [
     &["events"],
 ];
 
-const POLICY: [&[&str]; 5] = [
+const POLICY_COMMANDS: [&[&str]; 5] = [
     &["policy", "create", "prod_web"],
     &[
         "policy",
@@ -53,7 +53,7 @@ const POLICY: [&[&str]; 5] = [
     ],
     &["group", "create", "contiv-net", "web", "-policy=prod_web"],
 ];
-const JUDGE: [&[&str]; 3] = [
+const POLICY_QUERIES: [&[&str]; 3] = [
     &["policy", "rule-ls", "prod_web"],
     &["group", "inspect", "web"],
     &["policy", "inspect", "prod_web"],
@@ -61,20 +61,20 @@ const JUDGE: [&[&str]; 3] = [
 
 pub(crate) fn run(name: &str) -> anyhow::Result<()> {
     let start = Instant::now();
-    // A demo that is still up from before makes room.
-    interrupt::removes(name)?;
+    // Removes a demo that is still up.
+    interrupt::remove_lab(name)?;
     Lab::remove(name)?;
-    say::say(
+    print::line(
         "Two hosts on this machine, each with a Docker Engine and netplugin; one nats-server, one netmaster.",
     );
     let lab = Lab::up(&Spec::named(name, 2).docker(true).loopback_resolver_on(2))?;
     if let Err(error) = quick_start(&lab).and_then(|()| policies(&lab)) {
-        interrupt::comes_first();
+        interrupt::await_removal();
         let logs = tails(&lab);
         lab.down().context("remove the demo")?;
         return Err(error.context(logs));
     }
-    farewell(name, start);
+    print_hints(name, start);
     Ok(())
 }
 
@@ -103,12 +103,14 @@ fn quick_start(lab: &Lab) -> anyhow::Result<()> {
     }
     docker(lab, "node-1", &["exec", "web", "ping", "-c", "3", "db"])?;
     docker(lab, "node-2", &["exec", "db", "ping", "-c", "3", "web"])?;
-    LOOK.iter().try_for_each(|arguments| netctl(lab, arguments))
+    QUICK_START_QUERIES
+        .iter()
+        .try_for_each(|arguments| netctl(lab, arguments))
 }
 
-/// The second act: a group whose members take connections to two ports only.
+/// The second part: a group whose members accept connections to two ports only.
 fn policies(lab: &Lab) -> anyhow::Result<()> {
-    for arguments in POLICY {
+    for arguments in POLICY_COMMANDS {
         netctl(lab, arguments)?;
     }
     let shop = [
@@ -130,16 +132,20 @@ fn policies(lab: &Lab) -> anyhow::Result<()> {
         serve(lab, node, container, port)?;
     }
     docker(lab, "node-2", &["exec", "db", "nslookup", "-type=a", "web"])?;
-    connect(lab, "node-1", "web", "shop", "80", true)?;
-    connect(lab, "node-1", "web", "shop", "443", true)?;
-    connect(lab, "node-1", "web", "shop", "8080", false)?;
-    connect(lab, "node-2", "shop", "db", "9000", true)?;
-    JUDGE
+    for (from, to, port, allowed) in [
+        (("node-1", "web"), "shop", "80", true),
+        (("node-1", "web"), "shop", "443", true),
+        (("node-1", "web"), "shop", "8080", false),
+        (("node-2", "shop"), "db", "9000", true),
+    ] {
+        connect(lab, from, (to, port), allowed)?;
+    }
+    POLICY_QUERIES
         .iter()
         .try_for_each(|arguments| netctl(lab, arguments))
 }
 
-/// A server in a container, which listens when this returns.
+/// Starts a server in a container; when this returns, it listens.
 fn serve(lab: &Lab, node: &str, container: &str, port: &str) -> anyhow::Result<()> {
     let server = [
         "nc",
@@ -168,19 +174,17 @@ fn serve(lab: &Lab, node: &str, container: &str, port: &str) -> anyhow::Result<(
     )?)
 }
 
-/// A new connection by name, and whether it had to be answered.
+/// Opens a connection by name; `allowed`: whether it must be answered.
 fn connect(
     lab: &Lab,
-    node: &str,
-    container: &str,
-    to: &str,
-    port: &str,
+    (node, container): (&str, &str),
+    (to, port): (&str, &str),
     allowed: bool,
 ) -> anyhow::Result<()> {
     let arguments = ["exec", container, "nc", "-w", "2", to, port];
-    say::say(&format!("\n{node} $ docker {}", arguments.join(" ")));
+    print::line(&format!("\n{node} $ docker {}", arguments.join(" ")));
     let output = lab.docker(node, &arguments)?;
-    say::say(output.text().trim_end());
+    print::line(output.text().trim_end());
     let answered = output.stdout.contains("hello");
     ensure!(
         answered == allowed,
@@ -192,14 +196,14 @@ fn connect(
         }
     );
     if !allowed {
-        say::say("(no answer: the policy denies it)");
+        print::line("(no answer: the policy denies it)");
     }
     Ok(())
 }
 
-/// On the machine itself, as an operator would.
+/// Runs netctl on the machine itself, as an operator would.
 fn netctl(lab: &Lab, arguments: &[&str]) -> anyhow::Result<()> {
-    say::say(&format!("\n$ netctl {}", arguments.join(" ")));
+    print::line(&format!("\n$ netctl {}", arguments.join(" ")));
     let path = std::env::current_exe()?.with_file_name("netctl");
     let output = Command::new(path)
         .args(arguments)
@@ -210,7 +214,7 @@ fn netctl(lab: &Lab, arguments: &[&str]) -> anyhow::Result<()> {
         .context("start netctl")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    say::say(text.trim_end());
+    print::line(text.trim_end());
     ensure!(
         output.status.success(),
         "netctl {} failed: {}",
@@ -221,9 +225,9 @@ fn netctl(lab: &Lab, arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 fn docker(lab: &Lab, node: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    say::say(&format!("\n{node} $ docker {}", arguments.join(" ")));
+    print::line(&format!("\n{node} $ docker {}", arguments.join(" ")));
     let output = lab.docker(node, arguments)?;
-    say::say(output.text().trim_end());
+    print::line(output.text().trim_end());
     ensure!(
         output.success(),
         "docker {} on {node} failed",
@@ -239,9 +243,10 @@ fn tails(lab: &Lab) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-fn farewell(name: &str, start: Instant) {
+/// Prints the commands that are useful next.
+fn print_hints(name: &str, start: Instant) {
     let me = std::env::current_exe().map_or_else(|_| "lab".to_owned(), |p| p.display().to_string());
-    say::say(&format!(
+    print::line(&format!(
         "\nDone in {:.1} s; the cluster stays up.\n\
          \x20 a shell on a node:  {me} shell --lab {name} node-1     (then: docker ps, ip netns, netplugin status)\n\
          \x20 netctl here:        eval \"$({me} env --lab {name})\"; {bin} net ls\n\

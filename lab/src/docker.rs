@@ -10,7 +10,7 @@ use crate::{Result, cgroup};
 /// Name of the image that [`Lab::import_image`] makes.
 pub const IMAGE: &str = "contiv/busybox";
 
-const START: Duration = Duration::from_secs(40);
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The image's `wget`.
 const WGET: &str = include_str!("../../scripts/busybox-wget.sh");
@@ -23,7 +23,7 @@ impl Lab {
             "--data-root=/var/lib/docker",
             "--exec-root=/run/docker",
             "--pidfile=/run/docker.pid",
-            // The default asks systemd, which a lab host has not.
+            // The default driver needs systemd, which doesn't run on a lab's host.
             "--exec-opt=native.cgroupdriver=cgroupfs",
         ]
         .map(str::to_owned)
@@ -43,7 +43,7 @@ impl Lab {
         self.await_process(
             &format!("dockerd@{node}"),
             "the engine answers",
-            START,
+            ENGINE_TIMEOUT,
             || {
                 let version = self.exec(node, &["docker", "version"]);
                 version.is_ok_and(|o| o.success())
@@ -72,7 +72,7 @@ rm -rf "$root""#
         self.run(node, &["sh", "-c", &script]).map(drop)
     }
 
-    /// Makes all nodes' engines one swarm, with the first node for its manager.
+    /// Joins all nodes' engines to one swarm, with the first node as its manager.
     pub fn start_swarm(&self) -> Result<()> {
         let nodes = self.nodes();
         let Some((manager, workers)) = nodes.split_first() else {
@@ -101,7 +101,7 @@ rm -rf "$root""#
         Ok(())
     }
 
-    /// `docker` on a node; whatever its exit status.
+    /// Runs `docker` on a node and returns its output, also if it fails.
     pub fn docker(&self, node: &str, arguments: &[&str]) -> Result<crate::Output> {
         let argv: Vec<&str> = std::iter::once("docker")
             .chain(arguments.iter().copied())

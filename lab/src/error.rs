@@ -1,4 +1,4 @@
-//! The lab's one error: what could not be done on this machine, and what to do about it.
+//! The lab's errors, with their remedies.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("a lab makes network namespaces; run it as root")]
+    #[error("a lab creates network namespaces: run it as root")]
     NotRoot,
     #[error("{program} is missing; {hint}")]
     Missing { program: String, hint: &'static str },
@@ -47,7 +47,7 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("{program} answers what isn't JSON ({source}): {text}")]
+    #[error("the output of {program} isn't JSON ({source}): {text}")]
     Answer {
         program: &'static str,
         text: String,

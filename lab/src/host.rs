@@ -1,5 +1,5 @@
-//! A host: namespaces with the machine's files, but its own `/etc`, `/run` and `/var/lib`, so that
-//! every binary runs with its default paths. What it keeps on disk lies in the lab's folder.
+//! A host: namespaces with the machine's files, but its own `/etc`, `/run` and `/var/lib`, so that every
+//! binary runs with its default paths. Its data lie in the lab's folder on disk.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,12 +10,12 @@ use std::process::{Child, Command, Stdio};
 use crate::state::HostState;
 use crate::{Error, Result, namespace, tools};
 
-/// The host of nats-server and netmaster; the first of them where there are three.
+/// The host of nats-server and netmaster, or the first of three.
 pub const CTL: &str = "ctl";
-/// The host that stands for the network between the others: a bridge, and nothing else.
+/// The host of the bridge between the other hosts; it has nothing else.
 pub(crate) const UNDERLAY: &str = "underlay";
 
-/// The hosts of `servers` nats-servers: `ctl`, `ctl-2`, `ctl-3`.
+/// The names of the hosts of `servers` nats-servers: `ctl`, `ctl-2`, `ctl-3`.
 pub(crate) fn ctl_names(servers: u8) -> impl Iterator<Item = String> {
     (1..=servers).map(|number| match number {
         1 => CTL.to_owned(),
@@ -23,12 +23,12 @@ pub(crate) fn ctl_names(servers: u8) -> impl Iterator<Item = String> {
     })
 }
 
-/// `node-1` for 1, and so on.
+/// The name of a node's host: `node-1` for 1, and so on.
 pub fn node_name(number: u8) -> String {
     format!("node-{number}")
 }
 
-/// What a command printed, and its exit status (128 + N when signal N ended it).
+/// The output and the exit status of a command (128 + N if signal N ended it).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     pub status: i32,
@@ -41,7 +41,7 @@ impl Output {
         self.status == 0
     }
 
-    /// Both streams, as a person would see them.
+    /// Both streams, one after the other.
     pub fn text(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }
@@ -62,7 +62,7 @@ pub(crate) fn exit_code(status: std::process::ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// What makes one host differ from another.
+/// The parts in which hosts differ.
 pub(crate) struct Plan<'a> {
     pub(crate) name: &'a str,
     pub(crate) disk: &'a Path,
@@ -71,8 +71,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) daemon_json: String,
 }
 
-/// The script that turns new namespaces into a host. Overlays keep the machine's `/etc` and
-/// `/var/lib` untouched: what the host writes goes to a tmpfs that dies with it.
+/// The script that sets up a host in new namespaces. Overlays protect the machine's `/etc` and
+/// `/var/lib`: the host's writes go to a tmpfs that ends with it.
 pub(crate) fn script(plan: &Plan<'_>) -> String {
     let Plan {
         name,
@@ -128,7 +128,7 @@ impl HostState {
     }
 }
 
-/// A command with the environment of a lab's hosts.
+/// Builds a command with the given environment.
 pub(crate) fn command<S: AsRef<str>>(argv: &[S], env: &BTreeMap<String, String>) -> Command {
     let (program, arguments) = argv
         .split_first()
@@ -141,7 +141,7 @@ pub(crate) fn command<S: AsRef<str>>(argv: &[S], env: &BTreeMap<String, String>)
     command
 }
 
-/// The engine's own programs come before others of the same name.
+/// The PATH of a lab's hosts: our own binaries come before others of the same name.
 pub(crate) fn search_path() -> String {
     let bins = tools::bin_dir().map_or_else(|_| String::new(), |d| format!("{}:", d.display()));
     format!("{bins}/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin")
@@ -162,7 +162,7 @@ pub(crate) fn feed(holder: Option<i32>, argv: &[&str], input: &str) -> Result<()
             .map_err(Error::system(format!("start {}", argv.join(" "))))?,
     };
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that stops reading says why in its output, which is reported below.
+        // If the program stops reading, its output has the reason, which is reported below.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child

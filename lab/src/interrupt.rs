@@ -1,4 +1,4 @@
-//! Ctrl-C, a terminal that closes, SIGTERM: the lab that was being brought up goes away with them.
+//! Ctrl-C, a closed terminal and SIGTERM remove the lab that is being brought up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,21 +7,21 @@ use anyhow::Context;
 use lab::Lab;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::say;
+use crate::print;
 
-const INTERRUPTED: i32 = 130;
+const INTERRUPTED_EXIT_CODE: i32 = 130;
 
-static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+static IS_REMOVING: AtomicBool = AtomicBool::new(false);
 
-/// From now on until the process ends, an interruption removes lab `name`.
-pub(crate) fn removes(name: &str) -> anyhow::Result<()> {
+/// Makes an interruption remove lab `name`, until the process ends.
+pub(crate) fn remove_lab(name: &str) -> anyhow::Result<()> {
     let name = name.to_owned();
     on_signal(move || {
-        UNDER_WAY.store(true, Ordering::SeqCst);
-        say::complain(&format!("lab: interrupted, removing `{name}`"));
+        IS_REMOVING.store(true, Ordering::SeqCst);
+        print::error(&format!("lab: interrupted, removing `{name}`"));
         Lab::refuse_starts();
         if let Err(error) = Lab::remove(&name) {
-            say::complain(&format!(
+            print::error(&format!(
                 "lab: {error}; `lab down --lab {name}` tries again"
             ));
         }
@@ -29,16 +29,16 @@ pub(crate) fn removes(name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// What fails while the lab is being removed fails for that: the thread that removes it ends the
-/// process.
-pub(crate) fn comes_first() {
-    while UNDER_WAY.load(Ordering::SeqCst) {
+/// Waits for ever if an interruption is removing the lab: that caused the error at hand, and the removing
+/// thread ends the process.
+pub(crate) fn await_removal() {
+    while IS_REMOVING.load(Ordering::SeqCst) {
         std::thread::park();
     }
 }
 
-/// An interruption is for the command that runs in the foreground, not for us.
-pub(crate) fn ignored() -> anyhow::Result<()> {
+/// Ignores interruptions: they are for the command in the foreground.
+pub(crate) fn ignore() -> anyhow::Result<()> {
     on_signal(|| ())
 }
 
@@ -55,7 +55,7 @@ fn on_signal(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     std::thread::spawn(move || {
         loop {
             runtime.block_on(any([&mut interrupt, &mut terminate, &mut hangup]));
-            // The main thread may be about to record what it has just started.
+            // The main thread may be about to record a process that it has just started.
             runtime.block_on(async {
                 tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>())
                     .await
@@ -80,5 +80,5 @@ async fn any([a, b, c]: [&mut Signal; 3]) {
     reason = "the main thread may wait for a process of the lab that is gone"
 )]
 fn leave() -> ! {
-    std::process::exit(INTERRUPTED)
+    std::process::exit(INTERRUPTED_EXIT_CODE)
 }

@@ -1,9 +1,9 @@
-//! The `lab` command: clusters on this machine by hand, and the demo.
+//! The `lab` command: starts and controls clusters on this machine, and runs the demo.
 
 mod cli;
 mod demo;
 mod interrupt;
-mod say;
+mod print;
 
 use std::process::ExitCode;
 
@@ -13,8 +13,8 @@ fn main() -> ExitCode {
     match cli::run(cli::Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            interrupt::comes_first();
-            say::complain(&format!("lab: {error:#}"));
+            interrupt::await_removal();
+            print::error(&format!("lab: {error:#}"));
             ExitCode::FAILURE
         }
     }

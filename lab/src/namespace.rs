@@ -1,7 +1,8 @@
-//! Processes in namespaces. A thread of its own enters (or makes) the namespaces and spawns, so
-//! the child is in them from its first instruction, is a direct child, and has a PID we can signal.
+//! Starts processes in namespaces. A thread of its own enters (or creates) the namespaces and spawns the
+//! process. The child is then in them from its first instruction, is a direct child, and has a PID that
+//! we can signal.
 //!
-//! `setns` and `unshare` change the calling thread only (setns(2)); the thread ends with the call.
+//! `setns` and `unshare` change only the calling thread (setns(2)), which ends with the call.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,19 +13,19 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{Error, Result};
 
-/// Set when an interrupted command takes its lab down: from then on nothing is started.
+/// Whether an interrupted command is removing its lab; then nothing is started any more.
 pub(crate) static STOPPING: AtomicBool = AtomicBool::new(false);
 
-const HOST: CloneFlags = CloneFlags::CLONE_NEWNET
+const HOST_FLAGS: CloneFlags = CloneFlags::CLONE_NEWNET
     .union(CloneFlags::CLONE_NEWNS)
     .union(CloneFlags::CLONE_NEWUTS);
 
 /// Starts the first process of a new PID namespace. Everything in the namespace ends with it.
 ///
-/// `persistent`: it stays until it is killed; else it ends when its standard input closes, which
-/// the kernel does when the owner dies.
+/// `persistent`: it runs until it is killed. Otherwise it ends when its standard input closes, which the
+/// kernel does when the owner dies.
 pub(crate) fn spawn_keeper(persistent: bool) -> Result<Child> {
-    // The shell waits for its child and thereby reaps whatever is reparented to it.
+    // The shell waits for its child, and so reaps processes that are reparented to it.
     let rest = if persistent {
         "sleep infinity </dev/null & wait"
     } else {
@@ -45,9 +46,10 @@ pub(crate) fn spawn_keeper(persistent: bool) -> Result<Child> {
     .and_then(wait_ready)
 }
 
-/// Starts a host: new network, mount and UTS namespaces, prepared by `script`, held by a sleeper.
+/// Starts a host: new network, mount and UTS namespaces, which `script` sets up and a sleeping process
+/// holds.
 pub(crate) fn spawn_holder(keeper: i32, script: &str) -> Result<Child> {
-    let keeper_files = Files::open(keeper, &["pid", "mnt"])?;
+    let keeper_files = NamespaceFiles::open(keeper, &["pid", "mnt"])?;
     let mut command = Command::new("sh");
     let script = format!("{script}\necho ready\nexec sleep infinity </dev/null >/dev/null 2>&1");
     command
@@ -59,20 +61,20 @@ pub(crate) fn spawn_holder(keeper: i32, script: &str) -> Result<Child> {
     detach(&mut command);
     in_thread(command, move || {
         keeper_files.enter()?;
-        unshare(HOST)
+        unshare(HOST_FLAGS)
     })
     .and_then(wait_ready)
 }
 
 /// Spawns `command` inside the namespaces of the host that `holder` holds.
 pub(crate) fn spawn_in(holder: i32, command: Command) -> Result<Child> {
-    let files = Files::open(holder, &["pid", "net", "uts", "mnt"])?;
+    let files = NamespaceFiles::open(holder, &["pid", "net", "uts", "mnt"])?;
     in_thread(command, move || files.enter())
 }
 
-/// Spawns `command` in the host's network only; it sees the machine's files and PIDs.
+/// Spawns `command` in the host's network namespace only; it has the machine's files and PIDs.
 pub(crate) fn spawn_in_network(holder: i32, command: Command) -> Result<Child> {
-    let files = Files::open(holder, &["net"])?;
+    let files = NamespaceFiles::open(holder, &["net"])?;
     in_thread(command, move || files.enter())
 }
 
@@ -82,7 +84,7 @@ pub(crate) fn open_in<T: Send + 'static>(
     netns: &str,
     open: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let files = Files::open(holder, &["mnt"])?;
+    let files = NamespaceFiles::open(holder, &["mnt"])?;
     let netns = netns.to_owned();
     let opened = std::thread::spawn(move || {
         let enter = |errno: nix::Error| Error::system("enter a namespace")(errno.into());
@@ -98,15 +100,15 @@ pub(crate) fn open_in<T: Send + 'static>(
     })
 }
 
-/// A terminal's Ctrl-C goes to its foreground group; what a lab runs must not be in it.
+/// Moves a process out of the terminal's foreground group, to which a Ctrl-C goes.
 pub(crate) fn detach(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
 }
 
-struct Files(Vec<(File, CloneFlags)>);
+struct NamespaceFiles(Vec<(File, CloneFlags)>);
 
-impl Files {
+impl NamespaceFiles {
     fn open(pid: i32, kinds: &[&str]) -> Result<Self> {
         let open = |kind: &&str| {
             let path = format!("/proc/{pid}/ns/{kind}");

@@ -1,4 +1,4 @@
-//! A ping that runs in the background and in the end knows how many of its packets were lost.
+//! A ping that runs in the background and counts its lost packets.
 
 use std::process::Child;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::background::Background;
 use crate::{Error, Output, Result, underlay, wait};
 
-/// Packets 20 ms apart, until [`Ping::stop`] or drop.
+/// A running ping, which sends a packet every 20 ms until [`Ping::stop`] or drop.
 #[derive(Debug)]
 pub struct Ping {
     process: Background,
@@ -24,15 +24,15 @@ impl PingReport {
         self.sent - self.received.min(self.sent)
     }
 
-    /// Whether no more are lost than the underlay loses: none, or one in ten where
-    /// `CONTIV_TEST_NETEM` makes it lose some and late.
+    /// Whether no packet was lost, or at most one in ten where `CONTIV_TEST_NETEM` makes the underlay
+    /// lose and delay packets.
     pub fn is_whole(self) -> bool {
         let lossy = underlay::netem().is_some();
         self.lost() <= if lossy { self.sent / 10 } else { 0 }
     }
 }
 
-pub(crate) const ARGUMENTS: [&str; 4] = ["ping", "-n", "-i", "0.02"];
+pub(crate) const PING_ARGV: [&str; 4] = ["ping", "-n", "-i", "0.02"];
 
 impl Ping {
     /// Returns once the first answer has come.
@@ -47,7 +47,7 @@ impl Ping {
         Ok(ping)
     }
 
-    /// How many answers have come so far.
+    /// The number of answers so far.
     pub fn answered(&self) -> u32 {
         let lines = text(&self.log)
             .lines()
@@ -56,7 +56,7 @@ impl Ping {
         u32::try_from(lines).unwrap_or(u32::MAX)
     }
 
-    /// Waits until `more` further answers have come: the path works now, not only before.
+    /// Waits for `more` further answers, which prove that the path works now.
     pub fn wait_for(&self, more: u32) -> Result<()> {
         let goal = self.answered() + more;
         wait::wait_until("more pings are answered", Duration::from_secs(10), || {
@@ -64,7 +64,7 @@ impl Ping {
         })
     }
 
-    /// Ends the ping. A packet that was under way at that moment counts as not sent.
+    /// Ends the ping. A packet in flight at that moment counts as not sent.
     pub fn stop(self) -> Result<PingReport> {
         self.process.interrupt()?;
         let text = text(&self.log);
@@ -88,10 +88,10 @@ fn report(text: &str) -> Option<PingReport> {
         .filter_map(|part| part.split(' ').next()?.parse().ok());
     let (sent, received): (u32, u32) = (numbers.next()?, numbers.next()?);
     let last = text.lines().rev().find_map(sequence).unwrap_or(0);
-    // Only the very last one is missing, and its predecessor came: it was under way.
-    let under_way = u32::from(sent == received + 1 && last + 1 == sent);
+    // If only the last packet is missing, it was in flight.
+    let in_flight = u32::from(sent == received + 1 && last + 1 == sent);
     Some(PingReport {
-        sent: sent - under_way,
+        sent: sent - in_flight,
         received,
     })
 }
@@ -117,7 +117,7 @@ mod tests {
                          64 bytes from 1.1.1.1: icmp_seq=2 ttl=62 time=0.1 ms\n";
 
     #[test]
-    fn counts_what_was_lost() {
+    fn report_counts_lost_packets() {
         let text =
             format!("{LINES}\n4 packets transmitted, 2 received, 50% packet loss, time 1ms\n");
         assert_eq!(
@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn the_packet_under_way_at_the_end_is_not_lost() {
+    fn packet_in_flight_at_the_end_is_not_lost() {
         let text =
             format!("{LINES}\n3 packets transmitted, 2 received, 33% packet loss, time 1ms\n");
         assert_eq!(report(&text).map(PingReport::lost), Some(0));
     }
 
     #[test]
-    fn a_packet_lost_in_between_counts_though_it_is_one() {
+    fn packet_lost_in_between_counts() {
         let text = "64 bytes from 1.1.1.1: icmp_seq=1 ttl=62 time=0.1 ms\n\
                     64 bytes from 1.1.1.1: icmp_seq=3 ttl=62 time=0.1 ms\n\
                     3 packets transmitted, 2 received, 33% packet loss, time 1ms\n";

@@ -1,5 +1,5 @@
-//! The lab's long-running processes: started from a recorded command line, stopped by a signal,
-//! logged to a file each.
+//! The lab's long-running processes: each has a recorded command line and a log file, and ends by a
+//! signal.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,21 +14,21 @@ use crate::lab::Lab;
 use crate::state::{Pid, ProcessState, run_dir};
 use crate::{Error, Result, host, namespace, wait};
 
-/// How a process is stopped.
+/// The signal that stops a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// SIGKILL.
     Kill,
-    /// SIGTERM: it may end its work.
+    /// SIGTERM, on which it may finish its work.
     Term,
 }
 
-const END: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The processes of a lab by name: `nats`, `netmaster-1`, `netplugin@node-1`, `dockerd@node-1`,
 /// `resolver@ctl`.
 impl Lab {
-    /// Starts a new process, or one that was stopped, with what it was started with at first.
+    /// Starts a recorded process with its command line and environment.
     pub fn start(&mut self, name: &str) -> Result<()> {
         let process = self.process(name)?.clone();
         if process.pid.is_some_and(Pid::is_alive) {
@@ -60,7 +60,7 @@ impl Lab {
             };
             send(pid, number)?;
         }
-        let ended = wait::wait_until(&format!("{name} ends"), END, || !pid.is_alive());
+        let ended = wait::wait_until(&format!("{name} ends"), STOP_TIMEOUT, || !pid.is_alive());
         self.explain(ended, name)?;
         if let Some(child) = self.children.remove(name) {
             reap(child);
@@ -80,7 +80,7 @@ impl Lab {
         self.start(name)
     }
 
-    /// Freezes a process: its sockets stay open, and nobody answers.
+    /// Freezes a process: its sockets stay open, but it doesn't answer.
     pub fn pause(&self, name: &str) -> Result<()> {
         self.signal(name, signal::Signal::SIGSTOP)
     }
@@ -93,7 +93,7 @@ impl Lab {
         Ok(self.process(name)?.pid.is_some_and(Pid::is_alive))
     }
 
-    /// The process's PID as the machine sees it.
+    /// The process's PID in the machine's PID namespace.
     pub fn pid(&self, name: &str) -> Result<Option<i32>> {
         Ok(self.process(name)?.pid.map(|p| p.pid))
     }
@@ -102,14 +102,14 @@ impl Lab {
         self.state.processes.keys().cloned().collect()
     }
 
-    /// What the process has printed since the lab came up.
+    /// The output of the process since the lab came up.
     pub fn log(&self, name: &str) -> Result<String> {
         let path = self.log_path(name);
         let bytes = fs::read(&path).map_err(Error::file("read", path))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Records a process that is to run on `host`, and starts it.
+    /// Records a process of `host`, and starts it.
     pub fn launch(
         &mut self,
         name: &str,
@@ -129,7 +129,7 @@ impl Lab {
         self.start(name)
     }
 
-    /// Runs the process with one more variable in its environment from its next start on.
+    /// Adds a variable to the process's environment, from its next start on.
     pub fn set_variable(&mut self, name: &str, variable: &str, value: &str) -> Result<()> {
         self.process(name)?;
         if let Some(process) = self.state.processes.get_mut(name) {
@@ -138,7 +138,7 @@ impl Lab {
         self.state.save()
     }
 
-    /// Runs the process with other arguments from its next start on.
+    /// Replaces the process's arguments, from its next start on.
     pub fn set_arguments(&mut self, name: &str, arguments: Vec<String>) -> Result<()> {
         self.process(name)?;
         if let Some(process) = self.state.processes.get_mut(name) {
@@ -148,7 +148,7 @@ impl Lab {
         self.state.save()
     }
 
-    /// A node makes domains of this kind from the next start of its netplugin on: `auto`, `vrf` or
+    /// Sets the kind of the node's domains, from the next start of its netplugin on: `auto`, `vrf` or
     /// `netns`.
     pub fn set_domain(&mut self, node: &str, kind: &str) -> Result<()> {
         let name = format!("netplugin@{node}");
@@ -162,7 +162,7 @@ impl Lab {
         self.state.save()
     }
 
-    /// Waits for `condition` while `name` runs; a failure carries the end of its log.
+    /// Waits for `condition` while process `name` runs; the error contains the end of its log.
     pub(crate) fn await_process(
         &self,
         name: &str,
@@ -245,7 +245,7 @@ pub(crate) fn send(pid: Pid, signal: signal::Signal) -> Result<()> {
     }
 }
 
-/// Takes the exit status of a child that has ended, so that no zombie stays.
+/// Waits for a child that has ended, so that no zombie stays.
 pub(crate) fn reap(mut child: Child) {
     let _ = child.wait();
 }

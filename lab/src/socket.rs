@@ -1,4 +1,4 @@
-//! Sockets in namespaces of a lab's hosts, for tests that ask from there themselves.
+//! Sockets in namespaces of a lab's hosts, for tests that send from there.
 
 use std::net::{Ipv4Addr, UdpSocket};
 
@@ -7,18 +7,18 @@ use crate::workload::netns;
 use crate::{Result, namespace};
 
 impl Lab {
-    /// A UDP socket inside a workload.
+    /// Opens a UDP socket inside a workload.
     pub fn udp_in(&self, workload: &str) -> Result<UdpSocket> {
         self.udp_from(workload, 0)
     }
 
-    /// The same with a port of one's own.
+    /// Opens a UDP socket inside a workload, with the given port.
     pub fn udp_from(&self, workload: &str, port: u16) -> Result<UdpSocket> {
         let node = self.workload_node(workload)?;
         self.bind(&node, &format!("/run/netns/{}", netns(workload)), port)
     }
 
-    /// A UDP socket inside a network namespace, given by its path on a host.
+    /// Opens a UDP socket inside a network namespace, given by its path on a host.
     pub fn udp_at(&self, host: &str, netns: &str) -> Result<UdpSocket> {
         self.bind(host, netns, 0)
     }

@@ -1,10 +1,10 @@
-//! What a lab shall be, before there is one.
+//! The description of a lab.
 
 use std::collections::BTreeSet;
 
 use crate::{Error, Result};
 
-/// Which of our daemons run after `up`.
+/// The daemons that `up` starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Daemons {
     /// `nats-server`, netmaster and a netplugin on every node.
@@ -34,8 +34,8 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// A lab of a test: its name is unique, and it ends with the value or with the test's process.
-    /// `CONTIV_TEST_DOMAIN` names the kind of domain that its nodes make, `vrf` or `netns`.
+    /// The lab of a test: its name is unique, and it ends with the handle or with the test's process.
+    /// `CONTIV_TEST_DOMAIN` sets the kind of its nodes' domains, `vrf` or `netns`.
     pub fn test(nodes: u8) -> Self {
         let name = format!("t{}-{:06x}", std::process::id(), fastrand::u32(..1 << 24));
         Self {
@@ -45,7 +45,7 @@ impl Spec {
         }
     }
 
-    /// A lab that outlives the command; `lab down` ends it.
+    /// A lab that continues after the command; `lab down` ends it.
     pub fn named(name: impl Into<String>, nodes: u8) -> Self {
         Self {
             name: name.into(),
@@ -66,8 +66,8 @@ impl Spec {
         Self { daemons, ..self }
     }
 
-    /// How many nats-servers carry the log: 1, or 3, each on a host of its own (`ctl`, `ctl-2`,
-    /// `ctl-3`), which the netmasters share.
+    /// The number of nats-servers: 1, or 3, each on a host of its own (`ctl`, `ctl-2`, `ctl-3`). The
+    /// netmasters run on these hosts.
     pub fn servers(self, servers: u8) -> Self {
         Self { servers, ..self }
     }
@@ -76,12 +76,12 @@ impl Spec {
         Self { netmasters, ..self }
     }
 
-    /// An engine on every node.
+    /// Starts a Docker Engine on every node.
     pub fn docker(self, docker: bool) -> Self {
         Self { docker, ..self }
     }
 
-    /// The engines also have Docker's default bridge, to compare with.
+    /// Gives the engines Docker's default bridge, too, for comparison.
     pub fn docker_bridge(self, docker_bridge: bool) -> Self {
         Self {
             docker_bridge,
@@ -89,13 +89,13 @@ impl Spec {
         }
     }
 
-    /// Node `number` (from 1) resolves names through a resolver of its own on 127.0.0.1.
+    /// Starts a resolver on 127.0.0.1 of node `number` (from 1), which uses it.
     pub fn loopback_resolver_on(mut self, number: u8) -> Self {
         self.loopback_resolver.insert(number);
         self
     }
 
-    /// Every netplugin gets these, too.
+    /// Adds flags to every netplugin.
     pub fn node_flags(self, flags: &[&str]) -> Self {
         Self {
             node_flags: flags.iter().map(ToString::to_string).collect(),

@@ -1,5 +1,5 @@
-//! What a lab is made of, as it is written to `/run/contiv-lab/NAME/state.json`, so that another
-//! invocation finds it. A process is known by PID and start time: a PID alone comes back.
+//! The state of a lab, saved in `/run/contiv-lab/NAME/state.json` for other invocations. A process is
+//! identified by PID and start time, since the kernel reuses PIDs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-const RUN: &str = "/run/contiv-lab";
-const DISK: &str = "/var/lib/contiv-lab";
+const RUN_FOLDER: &str = "/run/contiv-lab";
+const DISK_FOLDER: &str = "/var/lib/contiv-lab";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -21,11 +21,11 @@ pub(crate) struct State {
     pub(crate) keeper: Pid,
     pub(crate) subnet: u8,
     pub(crate) token: String,
-    /// The kind of domain that every netplugin is told to make.
+    /// The kind of every node's domains.
     pub(crate) domain: String,
-    /// How many nats-servers are the bus.
+    /// The number of nats-servers.
     pub(crate) servers: u8,
-    /// What every netplugin is told beside.
+    /// Further flags of every netplugin.
     pub(crate) node_flags: Vec<String>,
     pub(crate) hosts: BTreeMap<String, HostState>,
     pub(crate) processes: BTreeMap<String, ProcessState>,
@@ -59,7 +59,7 @@ pub(crate) struct WorkloadState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pid {
     pub(crate) pid: i32,
-    /// Clock ticks after boot: field 22 of proc(5)'s stat.
+    /// The start time in clock ticks after boot: field 22 of proc(5)'s stat.
     started: u64,
 }
 
@@ -70,7 +70,7 @@ impl Pid {
         Self { pid, started }
     }
 
-    /// A zombie is dead: its parent only hasn't looked yet.
+    /// Whether the process runs. A zombie doesn't: only its parent hasn't waited for it yet.
     pub(crate) fn is_alive(self) -> bool {
         stat(self.pid).is_some_and(|(state, started)| state != "Z" && started == self.started)
     }
@@ -82,7 +82,7 @@ impl Pid {
 
 fn stat(pid: i32) -> Option<(String, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may itself hold spaces and parentheses.
+    // The command's name is in parentheses, and may itself contain spaces and parentheses.
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     Some((fields.first()?.to_string(), fields.get(19)?.parse().ok()?))
@@ -90,11 +90,11 @@ fn stat(pid: i32) -> Option<(String, u64)> {
 
 /// The folder of a lab's state and logs.
 pub fn run_dir(name: &str) -> PathBuf {
-    Path::new(RUN).join(name)
+    Path::new(RUN_FOLDER).join(name)
 }
 
 pub(crate) fn disk_dir(name: &str) -> PathBuf {
-    Path::new(DISK).join(name)
+    Path::new(DISK_FOLDER).join(name)
 }
 
 impl State {
@@ -122,7 +122,7 @@ impl State {
     }
 }
 
-/// The state holds the cluster's token.
+/// Writes a file that only its owner can read, since the state contains the cluster's token.
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -131,15 +131,15 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     options.open(path)?.write_all(text.as_bytes())
 }
 
-/// Another lab that ends may remove the shared folder while its first lab moves in.
+/// Creates a folder. A lab that ends may remove the shared parent folder meanwhile; then this tries again.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
     let vanished = |made: &std::io::Result<()>| {
         let error = made.as_ref().err().map(std::io::Error::kind);
-        // `AlreadyExists`: it was there, and was none any more when it was looked at.
+        // `AlreadyExists`: the folder existed, and was removed before it was checked.
         matches!(error, Some(ErrorKind::NotFound | ErrorKind::AlreadyExists))
     };
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + RETRY_TIMEOUT;
     loop {
         let made = fs::create_dir_all(path);
         if !vanished(&made) || Instant::now() > until {
@@ -149,7 +149,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder with all in it; that there is none is fine.
+/// Removes a folder with its content; a missing folder is no error.
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -161,7 +161,7 @@ pub(crate) fn remove_dir(path: &Path) -> Result<()> {
 
 /// Removes the folders that all labs share, if this was the last one.
 pub(crate) fn remove_shared_dirs() {
-    for path in [RUN, DISK] {
+    for path in [RUN_FOLDER, DISK_FOLDER] {
         // Refused while another lab's folder is in it.
         let _ = fs::remove_dir(path);
     }
@@ -171,7 +171,7 @@ pub(crate) fn remove_shared_dirs() {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
-    /// `false`: only leftovers of it are there; `lab down` clears them.
+    /// `false`: only leftovers exist; `lab down` removes them.
     pub up: bool,
     pub subnet: String,
     pub hosts: Vec<String>,
@@ -180,7 +180,7 @@ pub struct Listed {
 /// All labs of this machine, by name.
 pub fn list() -> Result<Vec<Listed>> {
     let mut names = std::collections::BTreeSet::new();
-    for dir in [RUN, DISK] {
+    for dir in [RUN_FOLDER, DISK_FOLDER] {
         if let Ok(entries) = fs::read_dir(dir) {
             names.extend(
                 entries
@@ -208,7 +208,7 @@ mod tests {
     use super::make_dir;
 
     #[test]
-    fn a_shared_folder_that_goes_at_the_same_time_is_made_again() {
+    fn shared_folder_that_is_removed_meanwhile_is_created_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let shared = folder.path().join("shared");
         let others = shared.clone();

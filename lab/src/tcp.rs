@@ -1,4 +1,4 @@
-//! TCP servers and clients in workloads, out of busybox.
+//! TCP servers and clients of busybox in workloads.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,20 +8,22 @@ use crate::lab::Lab;
 use crate::workload::netns;
 use crate::{Result, host, namespace, underlay, wait};
 
-/// Longer than a connection takes on a busy machine; one that is dropped takes all of it.
-fn patience() -> &'static str {
-    // A first packet that got lost is sent again after a second, and after two more.
+/// The seconds that a client waits: more than a connection takes on a busy machine. A dropped one takes
+/// all of them.
+fn connect_timeout() -> &'static str {
+    // TCP sends a lost first packet again after one second, and again after two more.
     underlay::netem().map_or("1", |_| "4")
 }
 
-/// A program in a workload, until it is dropped.
+/// A program that runs in a workload until this is dropped.
 #[derive(Debug)]
 pub struct Running {
     _process: Background,
 }
 
 impl Lab {
-    /// Answers every connection to a port of a workload with a line; connections are accepted when this returns.
+    /// Starts a server in a workload that answers every connection to a port with a line. When this
+    /// returns, it accepts connections.
     pub fn listen(&self, workload: &str, port: u16) -> Result<Running> {
         let port_text = port.to_string();
         let server = [
@@ -36,7 +38,7 @@ impl Lab {
         Ok(running)
     }
 
-    /// Starts a program in a workload, which ends with what is returned.
+    /// Starts a program in a workload; it ends when the returned value is dropped.
     pub fn start_in(&self, workload: &str, argv: &[&str]) -> Result<Running> {
         let node = self.workload_node(workload)?;
         let netns = netns(workload);
@@ -65,7 +67,7 @@ impl Lab {
                 "busybox",
                 "nc",
                 "-w",
-                patience(),
+                connect_timeout(),
                 target,
                 &port,
             ],

@@ -1,4 +1,4 @@
-//! Where the real binaries are: beside the program that asks, in the same `target/<profile>`.
+//! The paths of the real binaries: beside this program, in the same `target/<profile>`.
 
 use std::path::{Path, PathBuf};
 

@@ -1,10 +1,10 @@
-//! Waiting for a condition with a deadline: the only pause in the lab.
+//! Waits for a condition with a deadline; the lab pauses nowhere else.
 
 use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// Asks `condition` until it gives a value; fails after `deadline`, naming `what` was waited for.
+/// Polls `condition` until it yields a value. After `deadline` it fails with an error that names `what`.
 pub fn poll<T>(
     what: &str,
     deadline: Duration,
@@ -23,12 +23,12 @@ pub fn poll<T>(
                 detail: String::new(),
             });
         }
-        rest(pause);
+        self::pause(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
-/// [`poll`] for a condition without a value.
+/// Like [`poll`], for a condition without a value.
 pub fn wait_until(
     what: &str,
     deadline: Duration,
@@ -39,8 +39,8 @@ pub fn wait_until(
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the pause between two looks at a condition that nobody announces"
+    reason = "the pause between two polls of a condition without a notification"
 )]
-fn rest(pause: Duration) {
+fn pause(pause: Duration) {
     std::thread::sleep(pause);
 }

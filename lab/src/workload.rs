@@ -8,7 +8,7 @@ use crate::ping::{self, Ping};
 use crate::state::{WorkloadState, run_dir};
 use crate::{Error, Output, Result, host, namespace, underlay};
 
-/// Something with an address on a node: what a container is to the network.
+/// A network namespace with an address on a node; for the network it is the same as a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     pub node: String,
@@ -34,10 +34,10 @@ impl Lab {
         name: &str,
         arguments: &[&str],
     ) -> Result<Workload> {
-        /// What a slow machine doesn't do in netplugin's time is tried again, as runtimes do.
-        const TRIES: usize = 3;
+        /// An attach that exceeds netplugin's timeout on a slow machine is repeated, as runtimes do.
+        const MAX_TRIES: usize = 3;
         let mut attached = self.try_workload(node, network, name, arguments)?;
-        for _ in 1..TRIES {
+        for _ in 1..MAX_TRIES {
             if attached.success() || !attached.stderr.trim_end().ends_with("try again") {
                 break;
             }
@@ -51,7 +51,8 @@ impl Lab {
         self.record(node, network, name, arguments)
     }
 
-    /// Only the attach's own output, for those that must fail. A success leaves a workload.
+    /// Tries to attach, and returns the output of `netplugin attach`, for tests where it must fail. A
+    /// success leaves an unrecorded workload.
     pub fn try_workload(
         &mut self,
         node: &str,
@@ -93,7 +94,7 @@ impl Lab {
         self.vanish_workload(name)
     }
 
-    /// Removes a workload's namespace without a word to netplugin.
+    /// Removes a workload's namespace without detaching it.
     pub fn vanish_workload(&mut self, name: &str) -> Result<()> {
         let node = self.workload_state(name)?.node.clone();
         self.drop_namespace(&node, name)?;
@@ -110,8 +111,8 @@ impl Lab {
         self.exec(&node, &all)
     }
 
-    /// Three packets from `workload` to an address or a name; true when all were answered, or one
-    /// on an underlay that loses packets.
+    /// Sends three packets from `workload` to an address or a name. True if all were answered, or one on
+    /// an underlay that loses packets.
     pub fn ping(&self, workload: &str, target: &str) -> Result<bool> {
         let output = self.exec_in(
             workload,
@@ -132,7 +133,7 @@ impl Lab {
         let err = file.try_clone().map_err(Error::system("share a log"))?;
         let netns = netns(workload);
         let mut argv = vec!["ip", "netns", "exec", &netns];
-        argv.extend(ping::ARGUMENTS);
+        argv.extend(ping::PING_ARGV);
         argv.push(target);
         let mut command = host::command(&argv, &self.environment());
         command.stdin(Stdio::null()).stdout(file).stderr(err);
@@ -140,7 +141,7 @@ impl Lab {
         Ping::started(self.host(&node)?.spawn(command)?, log)
     }
 
-    /// The workload's address as its own namespace has it.
+    /// The workload's address in its own namespace.
     pub fn address_of(&self, workload: &str) -> Result<Ipv4Addr> {
         self.workload_state(workload).map(|w| w.address)
     }
@@ -220,7 +221,7 @@ impl Lab {
     }
 }
 
-/// Apart from netplugin's own namespaces in the same folder.
+/// The workload's namespace. The prefix keeps it apart from netplugin's namespaces in the same folder.
 pub(crate) fn netns(workload: &str) -> String {
     format!("w-{workload}")
 }

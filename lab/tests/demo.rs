@@ -1,4 +1,4 @@
-//! The demo as `make demo` runs it, under other names: twice in a row, and interrupted.
+//! The demo of `make demo` under other names: twice in a row, and interrupted.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,7 +9,7 @@ use lab::Lab;
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab");
 
-const SOON: Duration = Duration::from_secs(30);
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn demo(name: &str) -> String {
     let output = Command::new(LAB)
@@ -47,7 +47,7 @@ fn control_groups(name: &str) -> Vec<String> {
     found.lines().map(str::to_owned).collect()
 }
 
-/// What runs with one of the lab's paths on its command line.
+/// The processes with one of the lab's paths on their command line.
 fn processes(name: &str) -> Vec<String> {
     let path = format!("contiv-lab/{name}/");
     let all = std::fs::read_dir("/proc").expect("processes").flatten();
@@ -56,7 +56,7 @@ fn processes(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_demo_works_twice_in_a_row_and_leaves_nothing() {
+fn demo_works_twice_in_a_row_and_leaves_nothing() {
     let name = format!("d{}", std::process::id());
     for _ in 0..2 {
         let text = demo(&name);
@@ -93,7 +93,7 @@ fn the_demo_works_twice_in_a_row_and_leaves_nothing() {
 }
 
 #[test]
-fn a_demo_interrupted_while_it_makes_an_image_cleans_up() {
+fn demo_interrupted_during_an_image_import_cleans_up() {
     let name = format!("y{}", std::process::id());
     let folder = tempfile::tempdir().expect("a folder");
     let mut child = Command::new(LAB)
@@ -103,8 +103,8 @@ fn a_demo_interrupted_while_it_makes_an_image_cleans_up() {
         .stderr(Stdio::null())
         .spawn()
         .expect("lab runs");
-    // The engines are the last to answer before the image is made.
-    lab::wait_until("both engines answer", SOON, || {
+    // The image is imported once both engines answer.
+    lab::wait_until("both engines answer", ENGINE_TIMEOUT, || {
         let answers =
             |lab: &Lab, node: &str| lab.docker(node, &["version"]).is_ok_and(|o| o.success());
         Lab::open(&name).is_ok_and(|lab| answers(&lab, "node-1") && answers(&lab, "node-2"))
@@ -116,11 +116,11 @@ fn a_demo_interrupted_while_it_makes_an_image_cleans_up() {
     assert_eq!(child.wait().expect("lab ends").code(), Some(130));
     assert_gone(&name);
     let left = std::fs::read_dir(folder.path()).expect("the folder");
-    assert_eq!(left.count(), 0, "files are left");
+    assert_eq!(left.count(), 0, "leftover files");
 }
 
 #[test]
-fn an_interrupted_demo_cleans_up() {
+fn interrupted_demo_cleans_up() {
     let name = format!("x{}", std::process::id());
     let mut child = Command::new(LAB)
         .args(["--lab", &name, "demo"])

@@ -1,4 +1,4 @@
-//! The lab itself, without our daemons: namespaces, underlay, partitions, processes, cleaning up.
+//! The lab without our daemons: namespaces, underlay, partitions, processes, cleanup.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lab::{CTL, Daemons, Error, Lab, Signal, Spec, wait_until};
 
-const SOON: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Outcome = Result<(), Error>;
 
@@ -42,7 +42,7 @@ fn hosts_have_their_own_name_files_and_address() -> Outcome {
 }
 
 #[test]
-fn a_partition_cuts_both_ways_and_repair_mends() -> Outcome {
+fn partition_drops_both_ways_and_repair_ends_it() -> Outcome {
     let lab = empty(3)?;
     lab.partition(&["node-1"], &["node-2"])?;
     assert!(!reaches(&lab, "node-1", "node-2"));
@@ -56,7 +56,7 @@ fn a_partition_cuts_both_ways_and_repair_mends() -> Outcome {
     Ok(())
 }
 
-/// Echo requests that a host has received.
+/// The number of echo requests that a host has received.
 fn echoes(lab: &Lab, host: &str) -> Result<String, Error> {
     let counted = lab.run(host, &["nstat", "-asz", "IcmpInEchos"])?;
     let value = counted.stdout.lines().last().unwrap_or_default().to_owned();
@@ -64,7 +64,7 @@ fn echoes(lab: &Lab, host: &str) -> Result<String, Error> {
 }
 
 #[test]
-fn a_cut_in_one_way_lets_the_other_way_pass() -> Outcome {
+fn one_way_cut_lets_the_other_way_pass() -> Outcome {
     let lab = empty(2)?;
     lab.cut(&["node-1"], &["node-2"])?;
     let before = [echoes(&lab, "node-1")?, echoes(&lab, "node-2")?];
@@ -76,12 +76,12 @@ fn a_cut_in_one_way_lets_the_other_way_pass() -> Outcome {
 }
 
 #[test]
-fn a_pulled_cable_can_be_plugged_in_again() -> Outcome {
+fn link_can_be_set_down_and_up() -> Outcome {
     let lab = empty(2)?;
     lab.set_link("node-2", false)?;
     assert!(!reaches(&lab, "node-1", "node-2"));
     lab.set_link("node-2", true)?;
-    wait_until("the link is back", SOON, || {
+    wait_until("the link is back", WAIT_TIMEOUT, || {
         reaches(&lab, "node-1", "node-2")
     })
 }
@@ -107,20 +107,20 @@ fn labs_run_side_by_side() -> Outcome {
 }
 
 #[test]
-fn a_process_is_killed_started_again_and_logged() -> Outcome {
+fn process_is_killed_started_again_and_logged() -> Outcome {
     let mut lab = empty(1)?;
     let argv = ["sh", "-c", "echo started; sleep 1000"]
         .map(str::to_owned)
         .into();
     lab.launch("sleeper", "node-1", argv, BTreeMap::new())?;
     let first = lab.pid("sleeper")?;
-    wait_until("the first start is logged", SOON, || {
+    wait_until("the first start is logged", WAIT_TIMEOUT, || {
         lab.log("sleeper").is_ok_and(|l| l == "started\n")
     })?;
     lab.restart("sleeper", Signal::Kill)?;
     assert!(lab.is_running("sleeper")?);
     assert_ne!(lab.pid("sleeper")?, first);
-    wait_until("both starts are logged", SOON, || {
+    wait_until("both starts are logged", WAIT_TIMEOUT, || {
         lab.log("sleeper").is_ok_and(|l| l == "started\nstarted\n")
     })?;
     lab.kill("sleeper")?;
@@ -129,7 +129,7 @@ fn a_process_is_killed_started_again_and_logged() -> Outcome {
 }
 
 #[test]
-fn the_bus_keeps_its_data_over_a_kill_and_loses_it_when_wiped() -> Outcome {
+fn bus_keeps_its_data_over_a_kill_and_loses_it_when_wiped() -> Outcome {
     let mut lab = Lab::up(&Spec::test(0).daemons(Daemons::Bus))?;
     lab.run(CTL, &["touch", "/var/lib/nats/jetstream/witness"])?;
     lab.restart("nats", Signal::Kill)?;
@@ -147,7 +147,7 @@ fn the_bus_keeps_its_data_over_a_kill_and_loses_it_when_wiped() -> Outcome {
 }
 
 #[test]
-fn the_bus_refuses_who_has_no_token() -> Outcome {
+fn bus_refuses_clients_without_token() -> Outcome {
     let lab = Lab::up(&Spec::test(0).daemons(Daemons::Bus))?;
     let script = format!(
         "exec 3<>/dev/tcp/{}/4222; read -r info <&3; printf 'CONNECT {{}}\\r\\nPING\\r\\n' >&3; read -r -t 5 answer <&3; echo \"$answer\"",
@@ -159,7 +159,7 @@ fn the_bus_refuses_who_has_no_token() -> Outcome {
 }
 
 #[test]
-fn a_lab_that_ends_leaves_nothing() -> Outcome {
+fn lab_leaves_nothing_when_it_ends() -> Outcome {
     let lab = Lab::up(&Spec::test(2).daemons(Daemons::Bus))?;
     let name = lab.name().to_owned();
     let interface = interface_of(&lab)?;
@@ -171,8 +171,8 @@ fn a_lab_that_ends_leaves_nothing() -> Outcome {
 }
 
 #[test]
-fn a_lab_whose_owner_is_killed_ends_and_the_next_of_its_name_clears_up() -> Outcome {
-    // The command's own cluster is persistent, so its keeper is killed in the owner's stead.
+fn lab_of_a_killed_owner_ends_and_its_leftovers_are_removed() -> Outcome {
+    // The command's cluster is persistent, so the test kills its keeper instead of the owner.
     let name = format!("k{}", std::process::id());
     let lab = env!("CARGO_BIN_EXE_lab");
     let up = || {
@@ -201,10 +201,10 @@ fn a_lab_whose_owner_is_killed_ends_and_the_next_of_its_name_clears_up() -> Outc
             .expect("kill runs")
             .success()
     );
-    wait_until("its processes end", SOON, || {
+    wait_until("its processes end", WAIT_TIMEOUT, || {
         !Path::new(&format!("/proc/{pid}/exe")).exists()
     })?;
-    wait_until("the lab is dead", SOON, || {
+    wait_until("the lab is dead", WAIT_TIMEOUT, || {
         matches!(Lab::open(&name), Err(Error::NotUp { .. }))
     })?;
     assert!(up().expect("lab runs").success());
@@ -214,7 +214,7 @@ fn a_lab_whose_owner_is_killed_ends_and_the_next_of_its_name_clears_up() -> Outc
 }
 
 #[test]
-fn an_interrupted_command_cleans_up() -> Outcome {
+fn interrupted_command_cleans_up() -> Outcome {
     let name = format!("i{}", std::process::id());
     let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
         // A server that never listens keeps `up` waiting.
@@ -224,7 +224,7 @@ fn an_interrupted_command_cleans_up() -> Outcome {
         .stderr(Stdio::null())
         .spawn()
         .expect("lab runs");
-    let hosts = wait_until("the lab has hosts", SOON, || {
+    let hosts = wait_until("the lab has hosts", WAIT_TIMEOUT, || {
         fs::read_to_string(lab::state_dir(&name).join("state.json"))
             .is_ok_and(|s| s.contains("node-1"))
     });
@@ -244,7 +244,7 @@ fn an_interrupted_command_cleans_up() -> Outcome {
 }
 
 #[test]
-fn a_process_that_ends_at_once_is_reported_with_its_log() {
+fn process_that_ends_at_once_is_reported_with_its_log() {
     let name = format!("e{}", std::process::id());
     let up = Command::new(env!("CARGO_BIN_EXE_lab"))
         .args(["up", "--name", &name, "--nodes", "0", "--daemons", "bus"])
@@ -258,7 +258,7 @@ fn a_process_that_ends_at_once_is_reported_with_its_log() {
 }
 
 #[test]
-fn bad_names_and_unknown_things_are_said() -> Outcome {
+fn bad_names_and_unknown_hosts_are_errors() -> Outcome {
     assert!(matches!(
         Lab::up(&Spec::named("../x", 1)),
         Err(Error::BadName { .. })

@@ -1,11 +1,11 @@
-//! Printing. A reader that went away is no reason to fail.
+//! Prints lines. A closed output is no failure.
 
 use std::io::Write;
 
-pub(crate) fn say(text: &str) {
+pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-pub(crate) fn complain(text: &str) {
+pub(crate) fn error(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
