@@ -1,4 +1,4 @@
-//! Commands straight to netmaster: ten thousand rules by `netctl` would take minutes.
+//! A client that sends commands directly to netmaster: ten thousand rules by `netctl` would take minutes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,15 +10,16 @@ use bus_schema::node::{NodeReply, NodeRequest, NodeStatus};
 use bus_schema::{Command, CommandId, NodeName, Reply, Revision, codec, subject};
 use futures::{StreamExt, TryStreamExt, stream};
 
-/// Commands under way at once.
-const AT_ONCE: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The number of commands in flight.
+const MAX_IN_FLIGHT: usize = 64;
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client of the bus that asks netmaster and nodes, and says what it saw, as `netctl` does.
+/// A client of the bus that asks netmaster and nodes. Its requests contain the highest revision that it
+/// has seen, as those of `netctl` do.
 #[derive(Debug, Clone)]
 pub struct Bus(Client, Arc<AtomicU64>);
 
-/// Connects to the server `which` of those in a lab's address, counted round.
+/// Connects to server `which` (modulo their number) of a lab's URL.
 pub async fn connect(urls: &str, which: usize) -> anyhow::Result<Client> {
     let all: Vec<&str> = urls.split(',').collect();
     let url = all.get(which % all.len()).copied().unwrap_or(urls);
@@ -29,7 +30,7 @@ pub async fn connect(urls: &str, which: usize) -> anyhow::Result<Client> {
 }
 
 impl Bus {
-    /// `nats://TOKEN@HOST:PORT`, several with commas between: the first is taken.
+    /// Connects to the first of `nats://TOKEN@HOST:PORT`, separated by commas.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
         Ok(Self(connect(url, 0).await?, Arc::default()))
     }
@@ -44,7 +45,7 @@ impl Bus {
         let id = CommandId(uuid::Uuid::new_v4());
         let request = Request {
             seen: Revision(self.1.load(Ordering::Relaxed)),
-            ..Request::new(id, command, PATIENCE, u64::try_from(now)?)
+            ..Request::new(id, command, COMMAND_TIMEOUT, u64::try_from(now)?)
         };
         let payload = codec::to_bytes(&request);
         let reply = self.0.request(subject, payload.into()).await?;
@@ -59,13 +60,13 @@ impl Bus {
 
     pub async fn commands(&self, commands: Vec<Command>) -> anyhow::Result<()> {
         stream::iter(commands.into_iter().map(|command| self.command(command)))
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_IN_FLIGHT)
             .try_for_each(|_| async { Ok(()) })
             .await
     }
 
-    /// Has a command decided; how long until the last of the nodes has it in its kernel, from the
-    /// moment when netmaster's answer came, which is right behind the append.
+    /// Sends a command, and measures the time until the last node has it in its kernel. It starts with
+    /// netmaster's answer, which follows the append immediately.
     pub async fn enforced(&self, command: Command, nodes: &[NodeName]) -> anyhow::Result<Duration> {
         let revision = self.command(command).await?;
         let start = Instant::now();
@@ -75,7 +76,7 @@ impl Bus {
         Ok(start.elapsed())
     }
 
-    /// Asks one node something.
+    /// Sends a request to one node.
     pub async fn ask(&self, node: &NodeName, request: &NodeRequest) -> anyhow::Result<NodeReply> {
         let subject = subject::of_node(node, request.verb());
         let payload = codec::to_bytes(request);

@@ -1,6 +1,6 @@
-//! What benchmarks share: which machine it was, and what many figures come to.
+//! Shared parts of the benchmarks: the machine's description, arguments and quantiles.
 
-/// Processor, cores and kernel, for the head of a table.
+/// The machine's processor, cores and kernel, for the head of a table.
 pub fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let cpus = read("/proc/cpuinfo");
@@ -17,17 +17,17 @@ pub fn machine() -> String {
     )
 }
 
-/// What the benchmark was asked for, without what cargo adds.
+/// The benchmark's arguments without those that cargo adds.
 pub fn arguments() -> Vec<String> {
     let all = std::env::args().skip(1);
     all.filter(|it| it != "--bench").collect()
 }
 
-/// The figure that the part `which` of all (0.5: half) are below; 0 of none.
-pub fn quantile(figures: &[f64], which: f64) -> f64 {
+/// The quantile of the figures (0.5: the median); 0 if there are none.
+pub fn quantile(figures: &[f64], quantile: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
-    let at = (sorted.len() as f64 * which) as usize;
+    let at = (sorted.len() as f64 * quantile) as usize;
     sorted.get(at.min(last)).copied().unwrap_or_default()
 }

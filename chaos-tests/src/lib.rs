@@ -1,5 +1,5 @@
-//! Clusters under failures. `tests/` are the scenarios and read like prose; here are the words
-//! they share. Only the real binaries run; nothing of them is linked.
+//! Clusters under failures. `tests/` has the scenarios, this crate their shared functions. The lab runs
+//! the real binaries; nothing of them is linked.
 
 pub mod bus;
 pub mod figures;
@@ -10,5 +10,5 @@ mod scene;
 pub mod traffic;
 pub mod zone;
 
-pub use names::{Asker, Told};
-pub use scene::{Outcome, SOON, Scene, create, sh, two_nodes};
+pub use names::{DnsAnswer, DnsClient};
+pub use scene::{Outcome, Scene, WAIT_TIMEOUT, create, sh, two_nodes};

@@ -1,10 +1,11 @@
-//! What Prometheus would read of the daemons.
+//! The daemons' metrics, as Prometheus reads them.
 
 use lab::{Error, Lab};
 
-/// The ports of netplugin's and netmaster's metrics.
-pub const NETPLUGIN: &str = "9466";
-pub const NETMASTER: &str = "9467";
+/// The port of netplugin's metrics.
+pub const NETPLUGIN_PORT: &str = "9466";
+/// The port of netmaster's metrics.
+pub const NETMASTER_PORT: &str = "9467";
 
 /// The sum of a metric's series whose labels contain `labels`.
 pub fn metric(lab: &Lab, host: &str, port: &str, name: &str, labels: &str) -> Result<f64, Error> {

@@ -1,4 +1,4 @@
-//! Who asks for names, from inside a workload, and what it is told.
+//! A DNS client inside a workload.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -7,33 +7,33 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use lab::{Error, Lab};
 
-/// How long an answer is waited for, if nothing else is said.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// The default timeout of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Asks the resolver that workloads have.
+/// A client of the name server that workloads have.
 #[derive(Debug)]
-pub struct Asker {
+pub struct DnsClient {
     socket: UdpSocket,
     next: std::cell::Cell<u16>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// What came back.
+/// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
-    /// In the order of the answer; empty: the name has no such record.
+pub enum DnsAnswer {
+    /// The addresses in the order of the answer; empty: the name has no such record.
     Addresses(Vec<IpAddr>),
-    NotThere,
-    /// Refused, failed, or no answer in time: ask again.
-    Nothing,
+    NxDomain,
+    /// Refused, failed, or no answer in time: the client asks again.
+    NoAnswer,
 }
 
-impl Asker {
+impl DnsClient {
     pub fn new(lab: &Lab, workload: &str) -> Result<Self, Error> {
         lab.udp_in(workload).map(Self::of)
     }
 
-    /// Of a container, by its process on the node.
+    /// A client in a container, given by its process on the node.
     pub fn in_process(lab: &Lab, node: &str, pid: &str) -> Result<Self, Error> {
         let netns = format!("/proc/{}/ns/net", pid.trim());
         lab.udp_at(node, &netns).map(Self::of)
@@ -41,36 +41,36 @@ impl Asker {
 
     fn of(socket: UdpSocket) -> Self {
         let next = std::cell::Cell::new(1);
-        let patience = PATIENCE;
+        let timeout = ANSWER_TIMEOUT;
         Self {
             socket,
             next,
-            patience,
+            timeout,
         }
     }
 
-    /// Who asks again after this time: what isn't answered is noticed no finer.
-    pub fn patient_for(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    /// Sets the timeout of an answer, and so the resolution at which gaps are measured.
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
-    pub fn ask(&self, name: &str) -> Told {
+    pub fn ask(&self, name: &str) -> DnsAnswer {
         self.ask_for(name, RecordType::A)
     }
 
-    pub fn ask_for(&self, name: &str, kind: RecordType) -> Told {
-        self.asked(name, kind).unwrap_or(Told::Nothing)
+    pub fn ask_for(&self, name: &str, kind: RecordType) -> DnsAnswer {
+        self.query(name, kind).unwrap_or(DnsAnswer::NoAnswer)
     }
 
-    /// The addresses; none also where nothing was told.
+    /// The addresses of a name; empty also without an answer.
     pub fn addresses(&self, name: &str) -> Vec<String> {
         match self.ask(name) {
-            Told::Addresses(found) => found.iter().map(ToString::to_string).collect(),
-            Told::NotThere | Told::Nothing => Vec::new(),
+            DnsAnswer::Addresses(found) => found.iter().map(ToString::to_string).collect(),
+            DnsAnswer::NxDomain | DnsAnswer::NoAnswer => Vec::new(),
         }
     }
 
-    fn asked(&self, name: &str, kind: RecordType) -> Option<Told> {
+    fn query(&self, name: &str, kind: RecordType) -> Option<DnsAnswer> {
         let resolver = SocketAddr::from(([169, 254, 53, 53], 53));
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
@@ -80,22 +80,22 @@ impl Asker {
             Name::from_ascii(format!("{name}.")).ok()?,
             kind,
         ));
-        self.socket.set_read_timeout(Some(self.patience)).ok()?;
+        self.socket.set_read_timeout(Some(self.timeout)).ok()?;
         self.socket.send_to(&query.to_vec().ok()?, resolver).ok()?;
         let mut buffer = [0; 4096];
         let since = Instant::now();
-        while since.elapsed() < self.patience {
+        while since.elapsed() < self.timeout {
             let (length, _) = self.socket.recv_from(&mut buffer).ok()?;
             let reply = Message::from_vec(&buffer[..length]).ok()?;
             if reply.metadata.id == id {
-                return Some(told(&reply));
+                return Some(answer_of(&reply));
             }
         }
         None
     }
 }
 
-fn told(reply: &Message) -> Told {
+fn answer_of(reply: &Message) -> DnsAnswer {
     match reply.metadata.response_code {
         ResponseCode::NoError => {
             let address = |data: &RData| match data {
@@ -104,9 +104,9 @@ fn told(reply: &Message) -> Told {
                 _ => None,
             };
             let found = reply.answers.iter();
-            Told::Addresses(found.filter_map(|it| address(&it.data)).collect())
+            DnsAnswer::Addresses(found.filter_map(|it| address(&it.data)).collect())
         }
-        ResponseCode::NXDomain => Told::NotThere,
-        _ => Told::Nothing,
+        ResponseCode::NXDomain => DnsAnswer::NxDomain,
+        _ => DnsAnswer::NoAnswer,
     }
 }

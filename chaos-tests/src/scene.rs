@@ -1,14 +1,14 @@
-//! The usual beginning: two nodes, one network, one workload on each.
+//! The usual start of a scenario: two nodes, one network, one workload on each.
 
 use std::time::Duration;
 
 use lab::{Error, Lab, Spec, Workload};
 
-/// What a scenario returns: the lab's own errors carry what was waited for and the logs.
+/// The result of a scenario. The lab's errors name the awaited condition and contain logs.
 pub type Outcome = Result<(), Error>;
 
-/// Longer than anything takes on a busy machine.
-pub const SOON: Duration = Duration::from_secs(20);
+/// Timeout of a wait; on a busy machine everything takes less.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Two nodes with `web` on node-1 and `db` on node-2, both in `contiv-net`.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Scene {
         Self::of(&Spec::test(2))
     }
 
-    /// In a lab of two nodes like this.
+    /// Creates the scene in a lab of two nodes with this spec.
     pub fn of(spec: &Spec) -> Result<Self, Error> {
         let mut lab = Lab::up(spec)?;
         create(&lab, "contiv-net", "20.1.1.0/24")?;
@@ -37,15 +37,15 @@ impl Scene {
         Ok(Self { lab, web, db })
     }
 
-    /// Both ways, by address.
-    pub fn talks(&self) -> Result<bool, Error> {
+    /// Whether the workloads can ping each other by address.
+    pub fn pings_both_ways(&self) -> Result<bool, Error> {
         let there = self.lab.ping("web", &self.db.address.to_string())?;
         let back = self.lab.ping("db", &self.web.address.to_string())?;
         Ok(there && back)
     }
 }
 
-/// A network of tenant `default`.
+/// Creates a network of tenant `default`.
 pub fn create(lab: &Lab, network: &str, subnet: &str) -> Result<(), Error> {
     let subnet = format!("--subnet={subnet}");
     lab.netctl_ok(&["net", "create", network, &subnet])

@@ -1,4 +1,4 @@
-//! What runs inside the workloads: a server, a client that opens connections, and one that streams.
+//! Programs inside the workloads: a server, a client that opens connections, and one that streams.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,16 +7,18 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-pub const ACCEPT: u16 = 7001;
-pub const SINK: u16 = 7002;
+/// The port on which connections are accepted and closed.
+pub const ACCEPT_PORT: u16 = 7001;
+/// The port on which a stream is read to its end.
+pub const SINK_PORT: u16 = 7002;
 
-/// Runs what the arguments name; `None`: they name nothing of ours.
+/// Runs the program that the arguments name; `None`: they name none.
 pub fn run(arguments: &[String]) -> Option<std::io::Result<()>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["serve"] => Some(serve()),
-        ["connect", host, ms] => Some(connect(to(host, ACCEPT)?, for_ms(ms)?)),
-        ["stream", host, ms] => Some(stream(to(host, SINK)?, for_ms(ms)?)),
+        ["connect", host, ms] => Some(connect(to(host, ACCEPT_PORT)?, for_ms(ms)?)),
+        ["stream", host, ms] => Some(stream(to(host, SINK_PORT)?, for_ms(ms)?)),
         _ => None,
     }
 }
@@ -29,9 +31,9 @@ fn for_ms(text: &str) -> Option<Duration> {
     text.parse().ok().map(Duration::from_millis)
 }
 
-/// Accepts and closes on one port, reads to the end on the other.
+/// Serves both ports.
 fn serve() -> std::io::Result<()> {
-    let sink = listener(SINK)?;
+    let sink = listener(SINK_PORT)?;
     thread::spawn(move || {
         for mut client in sink.incoming().flatten() {
             thread::spawn(move || {
@@ -40,7 +42,7 @@ fn serve() -> std::io::Result<()> {
             });
         }
     });
-    for client in listener(ACCEPT)?.incoming() {
+    for client in listener(ACCEPT_PORT)?.incoming() {
         drop(client);
     }
     Ok(())
@@ -54,29 +56,30 @@ fn listener(port: u16) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// One connection after another; prints how many a second. Each ends with a reset, so that no port
-/// is kept for a connection that is over.
+/// Opens one connection after another, and prints their number per second. Each ends with a reset, so that
+/// no port stays occupied.
 fn connect(to: SocketAddr, within: Duration) -> std::io::Result<()> {
     let start = Instant::now();
     let mut done = 0_u32;
     while start.elapsed() < within {
         let client = match TcpStream::connect_timeout(&to, Duration::from_secs(1)) {
-            // A packet that got lost costs its second.
+            // A lost packet costs one second.
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => continue,
             client => client?,
         };
         SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
         done += 1;
     }
-    say(f64::from(done) / start.elapsed().as_secs_f64())
+    print(f64::from(done) / start.elapsed().as_secs_f64())
 }
 
-/// A first packet that is lost is sent again after one, three and seven seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of the stream's connection. TCP sends a lost first packet again after one, three and seven
+/// seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One stream; prints Gbit/s.
+/// Sends one stream, and prints Gbit/s.
 fn stream(to: SocketAddr, within: Duration) -> std::io::Result<()> {
-    let mut client = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let mut client = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?;
     let buffer = vec![0; 1 << 18];
     let start = Instant::now();
     let mut sent = 0;
@@ -84,9 +87,9 @@ fn stream(to: SocketAddr, within: Duration) -> std::io::Result<()> {
         client.write_all(&buffer)?;
         sent += buffer.len();
     }
-    say(sent as f64 * 8.0 / 1e9 / start.elapsed().as_secs_f64())
+    print(sent as f64 * 8.0 / 1e9 / start.elapsed().as_secs_f64())
 }
 
-fn say(figure: f64) -> std::io::Result<()> {
+fn print(figure: f64) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{figure}")
 }

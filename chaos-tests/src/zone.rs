@@ -1,4 +1,4 @@
-//! Names on the bus, as a node publishes them.
+//! Publishes names on the bus, as a node does.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,20 +8,20 @@ use bus_schema::{
     codec, subject,
 };
 
-/// Acknowledgements that are waited for at once.
-const AT_ONCE: usize = 256;
+/// The number of acknowledgements that are awaited together.
+const MAX_UNACKNOWLEDGED: usize = 256;
 
 pub fn name(number: usize) -> String {
     format!("h{number}")
 }
 
-/// Far from what the cluster gives out by itself.
+/// The address of a name, far from addresses that the cluster assigns.
 pub fn address(number: usize) -> Ipv4Addr {
     let number = u32::try_from(number).unwrap_or(u32::MAX) % (1 << 17);
     Ipv4Addr::from(u32::from(Ipv4Addr::new(20, 8, 0, 0)) + number)
 }
 
-/// Says that endpoints are on `node-2`.
+/// Publishes endpoints of `node-2`.
 #[derive(Debug)]
 pub struct Publisher {
     bus: jetstream::Context,
@@ -29,7 +29,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// `nats://TOKEN@HOST:PORT`; the endpoints are said to be behind `vtep`.
+    /// Connects to `nats://TOKEN@HOST:PORT`; the endpoints get this VTEP.
     pub async fn connect(url: &str, vtep: Ipv4Addr) -> anyhow::Result<Self> {
         let bus = jetstream::new(crate::bus::connect(url, 0).await?);
         Ok(Self {
@@ -46,7 +46,7 @@ impl Publisher {
 
     pub async fn publish_all(&self, names: usize) -> anyhow::Result<()> {
         let numbers: Vec<usize> = (0..names).collect();
-        for some in numbers.chunks(AT_ONCE) {
+        for some in numbers.chunks(MAX_UNACKNOWLEDGED) {
             let mut acknowledged = Vec::new();
             for number in some {
                 let (to, payload) = self.message(*number)?;

@@ -1,4 +1,4 @@
-//! Addresses that a node doesn't use serve other nodes.
+//! Unused addresses of a node serve other nodes.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -6,29 +6,29 @@ use std::net::Ipv4Addr;
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{PoolKey, TenantName};
 use chaos_tests::bus::Bus;
-use chaos_tests::{Outcome, SOON, create, invariant, sh};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create, invariant, sh};
 use lab::{Lab, Signal, Spec, wait_until};
 
-/// Seconds after which a node returns an idle block here.
-const IDLE: [&str; 2] = ["--block-idle", "2"];
-/// Usable by endpoints: of the eight, neither the first, the last nor the gateway.
-const SMALL: &str = "20.1.1.0/29";
-const USABLE: usize = 5;
+/// A node returns an idle block after 2 s.
+const BLOCK_IDLE_FLAGS: [&str; 2] = ["--block-idle", "2"];
+/// The addresses for endpoints: of the eight, neither the first, the last nor the gateway.
+const SMALL_SUBNET: &str = "20.1.1.0/29";
+const USABLE_ADDRESSES: usize = 5;
 
 fn two_nodes() -> Result<Lab, lab::Error> {
-    let lab = Lab::up(&Spec::test(2).node_flags(&IDLE))?;
-    create(&lab, "small", SMALL)?;
+    let lab = Lab::up(&Spec::test(2).node_flags(&BLOCK_IDLE_FLAGS))?;
+    create(&lab, "small", SMALL_SUBNET)?;
     Ok(lab)
 }
 
 fn fill(lab: &mut Lab, node: &str) -> Result<Vec<Ipv4Addr>, lab::Error> {
-    let names = (0..USABLE).map(|number| format!("{node}-{number}"));
+    let names = (0..USABLE_ADDRESSES).map(|number| format!("{node}-{number}"));
     let attached = names.map(|name| Ok(lab.run_workload(node, "small", &name)?.address));
     attached.collect()
 }
 
 fn empty(lab: &mut Lab, node: &str) -> Outcome {
-    for number in 0..USABLE {
+    for number in 0..USABLE_ADDRESSES {
         lab.remove_workload(&format!("{node}-{number}"))?;
     }
     Ok(())
@@ -39,31 +39,31 @@ fn blocks(lab: &Lab, node: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_network_that_one_node_filled_and_emptied_serves_another_one() -> Outcome {
+fn network_emptied_by_one_node_serves_another() -> Outcome {
     let mut lab = two_nodes()?;
     let first = fill(&mut lab, "node-1")?;
     let none = lab.try_workload("node-2", "small", "none", &[])?;
     assert!(!none.success(), "{none:?}");
     lab.run("node-2", &["ip", "netns", "del", "w-none"])?;
     empty(&mut lab, "node-1")?;
-    // Nobody else holds any: it keeps its last one.
-    wait_until("the idle blocks come back", SOON, || {
+    // No other node has a block, so it keeps its last one.
+    wait_until("the idle blocks come back", WAIT_TIMEOUT, || {
         blocks(&lab, "node-1") == Some(1)
     })?;
     lab.run_workload("node-2", "small", "there")?;
-    wait_until("the last one comes back, too", SOON, || {
+    wait_until("the last one comes back, too", WAIT_TIMEOUT, || {
         blocks(&lab, "node-1") == Some(0)
     })?;
     lab.remove_workload("there")?;
     let mut second = fill(&mut lab, "node-2")?;
     second.sort();
     second.dedup();
-    assert_eq!(second.len(), USABLE, "no address has two owners");
+    assert_eq!(second.len(), USABLE_ADDRESSES, "no address has two owners");
     assert!(second.iter().all(|it| first.contains(it)), "{second:?}");
     invariant::converged(&lab)
 }
 
-/// Asks a node as netmaster does.
+/// Sends a request to a node, as netmaster does.
 fn ask(lab: &Lab, node: &str, request: &NodeRequest) -> NodeReply {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
@@ -73,11 +73,11 @@ fn ask(lab: &Lab, node: &str, request: &NodeRequest) -> NodeReply {
     })
 }
 
-/// The journal says that it gives up a block, and netmaster hasn't heard of it.
+/// The journal has the return of a block, but netmaster hasn't received it.
 #[test]
-fn a_node_that_is_killed_while_it_returns_a_block_returns_it_after_its_start() -> Outcome {
+fn node_killed_during_a_return_completes_it_after_its_start() -> Outcome {
     let mut lab = Lab::up(&Spec::test(2))?;
-    create(&lab, "small", SMALL)?;
+    create(&lab, "small", SMALL_SUBNET)?;
     fill(&mut lab, "node-1")?;
     lab.remove_workload("node-1-0")?;
     lab.pause("netmaster-1")?;
@@ -95,11 +95,11 @@ fn a_node_that_is_killed_while_it_returns_a_block_returns_it_after_its_start() -
     assert!(sh(&lab, "node-1", journaled));
     lab.restart("netplugin@node-1", Signal::Kill)?;
     lab.resume("netmaster-1")?;
-    wait_until("the block is returned", SOON, || {
-        blocks(&lab, "node-1") == Some(USABLE as u64 - 1)
+    wait_until("the block is returned", WAIT_TIMEOUT, || {
+        blocks(&lab, "node-1") == Some(USABLE_ADDRESSES as u64 - 1)
     })?;
     let there = lab.run_workload("node-2", "small", "there")?;
-    for number in 1..USABLE {
+    for number in 1..USABLE_ADDRESSES {
         let name = format!("node-1-{number}");
         assert_ne!(lab.address_of(&name)?, there.address, "{name}");
         assert!(lab.ping("there", &lab.address_of(&name)?.to_string())?);
@@ -107,26 +107,26 @@ fn a_node_that_is_killed_while_it_returns_a_block_returns_it_after_its_start() -
     invariant::converged(&lab)
 }
 
-/// All sixteen blocks have a holder, so that every further endpoint is given an address of another
-/// node. Many start at once, on every node, as after an outage.
+/// All sixteen blocks have a holder, so every further endpoint gets an address of another node. Many start
+/// at once, on every node, as after an outage.
 #[test]
 fn a_24_serves_twenty_nodes_and_many_endpoints_that_start_at_once() -> Outcome {
-    const NODES: u8 = 20;
-    const EACH: usize = 6;
-    let mut lab = Lab::up(&Spec::test(NODES))?;
+    const NODE_COUNT: u8 = 20;
+    const ENDPOINTS_PER_NODE: usize = 6;
+    let mut lab = Lab::up(&Spec::test(NODE_COUNT))?;
     create(&lab, "wide", "20.1.1.0/24")?;
-    for number in 1..=NODES {
+    for number in 1..=NODE_COUNT {
         let (node, name) = (format!("node-{number}"), format!("first-{number}"));
         lab.run_workload(&node, "wide", &name)?;
     }
-    // Prints what failed.
+    // Prints the failures.
     let script = format!(
-        "for i in $(seq {EACH}); do ip netns add more-$i; \
+        "for i in $(seq {ENDPOINTS_PER_NODE}); do ip netns add more-$i; \
          netplugin attach --netns /run/netns/more-$i --network wide --name $(hostname)-$i \
          --id $(hostname)-$i 2>&1 >/dev/null & done; wait"
     );
     let failed = std::thread::scope(|scope| {
-        let nodes: Vec<String> = (1..=NODES).map(|it| format!("node-{it}")).collect();
+        let nodes: Vec<String> = (1..=NODE_COUNT).map(|it| format!("node-{it}")).collect();
         let (lab, script) = (&lab, &script);
         let all: Vec<_> = nodes
             .into_iter()
@@ -137,7 +137,7 @@ fn a_24_serves_twenty_nodes_and_many_endpoints_that_start_at_once() -> Outcome {
         texts.collect::<Result<Vec<String>, lab::Error>>()
     })?;
     assert!(failed.iter().all(String::is_empty), "{failed:?}");
-    let all = usize::from(NODES) * (EACH + 1);
+    let all = usize::from(NODE_COUNT) * (ENDPOINTS_PER_NODE + 1);
     let addresses = || -> Vec<String> {
         let listed = lab.netctl_ok(&["endpoint", "ls", "-o", "json"]);
         let listed = serde_json::from_str(&listed.unwrap_or_default());
@@ -147,7 +147,7 @@ fn a_24_serves_twenty_nodes_and_many_endpoints_that_start_at_once() -> Outcome {
             .map(|it| it["Oper"]["ipAddress"][0].to_string())
             .collect()
     };
-    wait_until("every endpoint is published", SOON, || {
+    wait_until("every endpoint is published", WAIT_TIMEOUT, || {
         addresses().len() == all
     })?;
     let owned: BTreeSet<String> = addresses().into_iter().collect();

@@ -1,14 +1,14 @@
-//! A bus that can't write, or lost a stream: who says so, and what it says to do.
+//! A bus that can't write, or that lost a stream, is reported with the remedy.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chaos_tests::{Outcome, SOON, Scene, bus, create};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, bus, create};
 use lab::{CTL, Error, Lab, Signal, wait_until};
 
-/// What must be told of a server that doesn't write.
-const RESTART: &str = "restart nats-server";
+/// The remedy for a server that doesn't write.
+const RESTART_HINT: &str = "restart nats-server";
 
-/// The bus's disk becomes a small one of its own.
+/// Moves the bus's store to a small disk.
 fn shrink_disk(lab: &mut Lab) -> Result<(), Error> {
     lab.stop("nats", Signal::Kill)?;
     let shrink = "cp -a /var/lib/nats /var/lib/nats-copy && \
@@ -26,12 +26,12 @@ fn start_bus(lab: &mut Lab) -> Result<(), Error> {
 }
 
 fn converges(lab: &Lab) -> Result<(), Error> {
-    wait_until("the cluster is converged", SOON, || {
+    wait_until("the cluster is converged", WAIT_TIMEOUT, || {
         lab.netctl(&["status"]).is_ok_and(|it| it.success())
     })
 }
 
-/// Makes policies until one can't be written; what is printed of that one.
+/// Creates policies until one can't be written; returns the exit code and output of that one.
 fn write_until_full(lab: &Lab) -> Result<(i32, String), Error> {
     for number in 0.. {
         let name = format!("p{number}");
@@ -44,40 +44,43 @@ fn write_until_full(lab: &Lab) -> Result<(i32, String), Error> {
 }
 
 #[test]
-fn a_full_disk_of_the_bus_is_told_in_replies_status_and_doctor_until_the_server_is_restarted()
--> Outcome {
+fn full_disk_of_the_bus_is_reported_until_the_server_is_restarted() -> Outcome {
     let mut scene = Scene::open()?;
     shrink_disk(&mut scene.lab)?;
     let fill = "cat /dev/zero > /var/lib/nats/fill; true";
     scene.lab.run(CTL, &["sh", "-c", fill])?;
     let (code, text) = write_until_full(&scene.lab)?;
     assert_eq!(code, 3, "{text}");
-    assert!(text.contains(RESTART), "{text}");
+    assert!(text.contains(RESTART_HINT), "{text}");
     for verb in ["status", "doctor"] {
         let shown = scene.lab.netctl(&[verb])?;
         assert_eq!(shown.status, 1, "{shown:?}");
-        assert!(shown.stdout.contains(RESTART), "{verb}: {shown:?}");
+        assert!(shown.stdout.contains(RESTART_HINT), "{verb}: {shown:?}");
     }
     // When ENDPOINTS can't be written either, nats-server switches JetStream off. A few small messages
     // still fit into the last block of the disk.
-    wait_until("the node says what is wrong with the bus", SOON, || {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("more-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        scene.lab.run_workload("node-1", "contiv-net", &name).ok();
-        let status = scene.lab.run("node-1", &["netplugin", "status"]);
-        status.is_ok_and(|it| it.stdout.contains(RESTART))
-    })?;
+    wait_until(
+        "the node says what is wrong with the bus",
+        WAIT_TIMEOUT,
+        || {
+            static NUMBER: AtomicUsize = AtomicUsize::new(0);
+            let name = format!("more-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+            scene.lab.run_workload("node-1", "contiv-net", &name).ok();
+            let status = scene.lab.run("node-1", &["netplugin", "status"]);
+            status.is_ok_and(|it| it.stdout.contains(RESTART_HINT))
+        },
+    )?;
     let status = scene.lab.netctl(&["status"])?;
     assert!(
-        !status.success() && status.text().contains(RESTART),
+        !status.success() && status.text().contains(RESTART_HINT),
         "{status:?}"
     );
-    assert!(scene.talks()?);
+    assert!(scene.pings_both_ways()?);
 
     scene.lab.run(CTL, &["rm", "/var/lib/nats/fill"])?;
     let still = scene.lab.netctl(&["status"])?;
     assert!(
-        !still.success() && still.text().contains(RESTART),
+        !still.success() && still.text().contains(RESTART_HINT),
         "{still:?}"
     );
     scene.lab.stop("nats", Signal::Kill)?;
@@ -102,7 +105,7 @@ fn delete_stream(lab: &Lab, name: &str) {
 }
 
 #[test]
-fn a_missing_stream_is_named_and_init_makes_it_again() -> Outcome {
+fn missing_stream_is_named_and_init_creates_it_again() -> Outcome {
     let mut scene = Scene::open()?;
     let lab = &mut scene.lab;
     delete_stream(lab, "HISTORY");
@@ -117,12 +120,12 @@ fn a_missing_stream_is_named_and_init_makes_it_again() -> Outcome {
             assert!(shown.stdout.contains(&says), "{verb}: {shown:?}");
         }
     }
-    wait_until("the nodes say which stream is missing", SOON, || {
+    wait_until("nodes name the stream", WAIT_TIMEOUT, || {
         let shown = lab.netctl(&["node", "inspect", "node-1"]);
         shown.is_ok_and(|it| it.stdout.contains("the stream ENDPOINTS doesn't exist"))
     })?;
     lab.run_workload("node-1", "contiv-net", "more")?;
-    wait_until("an endpoint isn't published", SOON, || {
+    wait_until("an endpoint isn't published", WAIT_TIMEOUT, || {
         let shown = lab.netctl(&["status", "-q"]);
         shown.is_ok_and(|it| {
             it.stdout
@@ -137,7 +140,7 @@ fn a_missing_stream_is_named_and_init_makes_it_again() -> Outcome {
             .contains("node-1 (endpoints that aren't published yet: 2)"),
         "{waited:?}"
     );
-    // The log is there: what is decided is applied.
+    // The log exists, so decisions are applied.
     create(lab, "other", "20.1.2.0/24")?;
     for node in ["node-1", "node-2"] {
         assert_eq!(lab.log_state(node)?, "in-sync");
@@ -156,7 +159,7 @@ fn a_missing_stream_is_named_and_init_makes_it_again() -> Outcome {
         status.stderr.contains("the stream LOG doesn't exist"),
         "{status:?}"
     );
-    // Which of the two netmaster notices first: the missing stream, or that nodes have applied more.
+    // netmaster may notice first that the stream is missing, or that nodes have applied more.
     let asked = lab.netctl(&["policy", "create", "p"])?;
     assert!(!asked.success(), "{asked:?}");
     Ok(())

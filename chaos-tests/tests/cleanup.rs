@@ -1,29 +1,29 @@
-//! What a crash left over is found and returned: at the next start, and at once when it is asked for.
+//! Leftovers of a crash are removed at the next start, and at once on request.
 
-use chaos_tests::{Outcome, SOON, Scene, sh};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, sh};
 use lab::{Signal, Spec, wait_until};
 
-/// In the kernel, with our marks, and nobody's.
-const LEFT: &str = "ip -n contiv-default link add cvdead000000 type veth peer name cpdead000000 && \
+/// Creates kernel objects with our marks and without an owner.
+const CREATE_LEFTOVERS: &str = "ip -n contiv-default link add cvdead000000 type veth peer name cpdead000000 && \
      ip netns add contiv-old";
-const GONE: &str =
+const LEFTOVERS_ARE_GONE: &str =
     "! ip -n contiv-default link show cvdead000000 && ! ip netns list | grep -qw contiv-old";
 
 #[test]
-fn cleanup_returns_what_is_left_at_once_and_says_what_it_was() -> Outcome {
+fn cleanup_removes_leftovers_at_once_and_lists_them() -> Outcome {
     // Whose looks would come first else.
     let seldom = ["--no-monitor", "--resync", "3600"];
     let mut scene = Scene::of(&Spec::test(2).node_flags(&seldom))?;
     let extra = scene.lab.run_workload("node-1", "contiv-net", "extra")?;
-    assert!(sh(&scene.lab, "node-1", LEFT));
+    assert!(sh(&scene.lab, "node-1", CREATE_LEFTOVERS));
     scene.lab.vanish_workload("extra")?;
     let said = scene.lab.netctl_ok(&["node", "cleanup", "node-1"])?;
     let endpoint = format!("- endpoint extra {} in default:contiv-net", extra.address);
     for says in ["cvdead000000", "contiv-old", &endpoint] {
         assert!(said.contains(says), "{says}: {said}");
     }
-    assert!(sh(&scene.lab, "node-1", GONE));
-    assert!(scene.talks()?, "and nothing else");
+    assert!(sh(&scene.lab, "node-1", LEFTOVERS_ARE_GONE));
+    assert!(scene.pings_both_ways()?, "and nothing else");
     let endpoints = scene.lab.netctl_ok(&["endpoint", "ls", "-o", "json"])?;
     assert!(!endpoints.contains("extra"), "{endpoints}");
     let again = scene.lab.netctl_ok(&["node", "cleanup", "node-1"])?;
@@ -34,20 +34,20 @@ fn cleanup_returns_what_is_left_at_once_and_says_what_it_was() -> Outcome {
 }
 
 #[test]
-fn what_a_crash_left_is_returned_at_the_next_start() -> Outcome {
+fn leftovers_of_a_crash_are_removed_at_the_next_start() -> Outcome {
     let mut scene = Scene::open()?;
     scene.lab.run_workload("node-1", "contiv-net", "extra")?;
     scene.lab.stop("netplugin@node-1", Signal::Kill)?;
-    assert!(sh(&scene.lab, "node-1", LEFT));
+    assert!(sh(&scene.lab, "node-1", CREATE_LEFTOVERS));
     scene.lab.vanish_workload("extra")?;
     scene.lab.start("netplugin@node-1")?;
-    wait_until("the leftovers are gone", SOON, || {
-        sh(&scene.lab, "node-1", GONE)
+    wait_until("the leftovers are gone", WAIT_TIMEOUT, || {
+        sh(&scene.lab, "node-1", LEFTOVERS_ARE_GONE)
     })?;
-    wait_until("the endpoint is gone", SOON, || {
+    wait_until("the endpoint is gone", WAIT_TIMEOUT, || {
         let endpoints = scene.lab.netctl(&["endpoint", "ls", "-o", "json"]);
         endpoints.is_ok_and(|it| it.success() && !it.stdout.contains("extra"))
     })?;
-    assert!(scene.talks()?);
+    assert!(scene.pings_both_ways()?);
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! A machine whose clock is a minute slow. One kernel has one such clock, so a library that the
-//! process loads before libc tells it another time.
+//! A machine whose clock is a minute slow. A kernel has only one such clock, so the process loads a
+//! library before libc that returns another time.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chaos_tests::{Outcome, SOON, Scene, create, invariant};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, create, invariant};
 use lab::{Signal, wait_until};
 
 const MINUTE_SLOW: &str = r#"
@@ -19,7 +19,7 @@ int clock_gettime(clockid_t id, struct timespec *time) {
 }
 "#;
 
-/// Compiles the library; its path, for LD_PRELOAD.
+/// Compiles the library, and returns its path for LD_PRELOAD.
 fn minute_slow(name: &str) -> String {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -37,32 +37,32 @@ fn minute_slow(name: &str) -> String {
     library.display().to_string()
 }
 
-/// Whose clock the text says to be off: one only, by about a minute, behind the others.
+/// Checks that the text names only this clock, as about a minute behind the others.
 #[track_caller]
 fn assert_only_slow(text: &str, of: &str) {
     let lines: Vec<&str> = text.lines().filter(|it| it.contains(" clock: ")).collect();
     let named = lines.first().and_then(|line| line.split_once(of));
     let skew = named.and_then(|(_, rest)| rest.strip_prefix(" clock: ")?.split_once(" s behind"));
     let skew: Option<f64> = skew.and_then(|(skew, _)| skew.parse().ok());
-    // What the way there and back may explain isn't counted.
+    // A skew that the round trip may explain isn't counted.
     let is_minute = skew.is_some_and(|skew| (50.0..61.0).contains(&skew));
     assert!(is_minute && lines.len() == 1, "{text}");
 }
 
 #[test]
-fn a_node_whose_clock_is_a_minute_slow_works_and_is_named() -> Outcome {
+fn node_with_a_slow_clock_works_and_is_named() -> Outcome {
     let mut scene = Scene::open()?;
     let lab = &mut scene.lab;
     lab.set_variable("netplugin@node-1", "LD_PRELOAD", &minute_slow("node"))?;
     lab.restart("netplugin@node-1", Signal::Term)?;
     lab.await_node("node-1")?;
-    // Its connection begins anew, and so it joins again.
+    // It connects anew, and so joins again.
     lab.restart("nats", Signal::Kill)?;
     lab.await_bus()?;
     lab.await_netmaster("netmaster-1")?;
     create(lab, "later", "20.2.1.0/24")?;
-    invariant::converged_within(lab, SOON)?;
-    // It is asked for a block first.
+    invariant::converged_within(lab, WAIT_TIMEOUT)?;
+    // The node must first get a block.
     lab.run_workload("node-1", "later", "job")?;
 
     let status = lab.netctl(&["status"])?;
@@ -74,7 +74,7 @@ fn a_node_whose_clock_is_a_minute_slow_works_and_is_named() -> Outcome {
 }
 
 #[test]
-fn an_operator_whose_clock_is_a_minute_slow_is_served_and_told() -> Outcome {
+fn operator_with_a_slow_clock_is_served_and_warned() -> Outcome {
     let scene = Scene::open()?;
     let library = minute_slow("operator");
     let slow = |typed: &str| {
@@ -93,12 +93,12 @@ fn an_operator_whose_clock_is_a_minute_slow_is_served_and_told() -> Outcome {
 }
 
 #[test]
-fn a_netmaster_whose_clock_is_a_minute_slow_decides_and_is_named() -> Outcome {
+fn netmaster_with_a_slow_clock_decides_and_is_named() -> Outcome {
     let mut scene = Scene::open()?;
     let lab = &mut scene.lab;
     lab.set_variable("netmaster-1", "LD_PRELOAD", &minute_slow("master"))?;
     lab.restart("netmaster-1", Signal::Term)?;
-    wait_until("it decides", SOON, || {
+    wait_until("it decides", WAIT_TIMEOUT, || {
         let create = lab.netctl(&["tenant", "create", "blue"]);
         create.is_ok_and(|it| it.success())
     })?;

@@ -1,22 +1,25 @@
-//! CNI: real runtimes on two hosts, and the specification's calls one by one.
+//! CNI: real runtimes on two hosts, and each call of the specification.
 
-use chaos_tests::{Outcome, SOON, create};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create};
 use lab::{Error, Lab, Output, Signal, Spec, poll, wait_until};
 use serde_json::{Value, json};
 
-const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "contiv-net", "plugins": [
+const NETWORK_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "contiv-net", "plugins": [
   {"type": "contiv-cni"},
   {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}
 ]}"#;
-const WEB_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "web.contiv-net", "plugins": [
+const GROUP_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "web.contiv-net", "plugins": [
   {"type": "contiv-cni"}
 ]}"#;
-const LISTS: [(&str, &str); 2] = [("10-net.conflist", LIST), ("20-web.conflist", WEB_LIST)];
+const LISTS: [(&str, &str); 2] = [
+    ("10-net.conflist", NETWORK_LIST),
+    ("20-web.conflist", GROUP_LIST),
+];
 
-/// podman on node-1, containerd on node-2: what they attach is found by name, routed and policed
-/// as Docker's, through a chain with another plugin.
+/// podman on node-1 and containerd on node-2: their containers have names, routes and policies like
+/// Docker's, through a chain with another plugin.
 #[test]
-fn podmans_and_containerds_containers_talk_by_name_and_are_policed() -> Outcome {
+fn containers_of_podman_and_containerd_have_names_and_policies() -> Outcome {
     let mut lab = Lab::up(&Spec::test(2))?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.netctl_ok(&["policy", "create", "quiet"])?;
@@ -33,8 +36,8 @@ fn podmans_and_containerds_containers_talk_by_name_and_are_policed() -> Outcome 
     lab.ctr_run("node-2", "back", &["/bin/sleep", "1000"])?;
 
     let inside = |argv: &[&str]| lab.exec("node-1", &[&["podman", "exec"], argv].concat());
-    // containerd says its namespace with the container's name.
-    wait_until("front reaches back by name", SOON, || {
+    // containerd passes its namespace with the container's name.
+    wait_until("front reaches back by name", WAIT_TIMEOUT, || {
         inside(&["front", "ping", "-c1", "-W2", "default-back"]).is_ok_and(|it| it.success())
     })?;
     let tuned = inside(&["front", "cat", "/proc/sys/net/core/somaxconn"])?;
@@ -51,15 +54,15 @@ fn podmans_and_containerds_containers_talk_by_name_and_are_policed() -> Outcome 
 
     lab.run("node-1", &["podman", "rm", "-f", "-t0", "front", "hidden"])?;
     assert_eq!(lab.status("node-1")?["endpoints"], 0);
-    // `ctr` leaves the network of a container that runs in the background to the node.
+    // `ctr` doesn't detach a container that runs in the background; the node does.
     lab.run("node-2", &["ctr", "task", "rm", "-f", "back"])?;
-    wait_until("what lost its namespace is detached", SOON, || {
+    wait_until("what lost its namespace is detached", WAIT_TIMEOUT, || {
         lab.status("node-2").is_ok_and(|it| it["endpoints"] == 0)
     })
 }
 
 fn address(lab: &Lab, name: &str) -> Result<String, Error> {
-    poll("the endpoint is listed", SOON, || {
+    poll("the endpoint is listed", WAIT_TIMEOUT, || {
         let text = lab.netctl_ok(&["endpoint", "ls", "-o", "json"]).ok()?;
         let all: Vec<Value> = serde_json::from_str(&text).ok()?;
         let found = all.iter().find(|it| it["Oper"]["containerName"] == name)?;
@@ -67,7 +70,7 @@ fn address(lab: &Lab, name: &str) -> Result<String, Error> {
     })
 }
 
-/// One container on node-1, whose calls the test makes itself.
+/// A container on node-1 for which the test makes the CNI calls.
 struct Container<'a> {
     lab: &'a Lab,
     id: &'a str,
@@ -96,7 +99,7 @@ impl<'a> Container<'a> {
             .exec("node-1", &["sh", "-c", &script, "sh", &config])
     }
 
-    /// A call that must succeed, and what it printed.
+    /// Makes a call that must succeed, and returns its output.
     fn done(&self, command: &str) -> Result<Value, Error> {
         let output = self.call(command)?;
         assert!(output.success(), "{command}: {}", output.text());
@@ -113,7 +116,7 @@ impl<'a> Container<'a> {
     }
 }
 
-/// The number of a failed call's error; 0: it succeeded.
+/// The error code of a failed call; 0: it succeeded.
 fn code(output: &Output) -> Result<u64, Error> {
     let error: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
     assert_eq!(output.success(), error["code"].is_null(), "{output:?}");
@@ -127,7 +130,7 @@ fn one_node() -> Result<Lab, Error> {
 }
 
 #[test]
-fn every_call_can_be_repeated() -> Outcome {
+fn calls_can_be_repeated() -> Outcome {
     let lab = one_node()?;
     let mut it = Container::new(&lab, "c1")?;
     it.done("DEL")?;
@@ -138,7 +141,7 @@ fn every_call_can_be_repeated() -> Outcome {
     it.done("DEL")?;
     it.done("DEL")?;
     assert_eq!(it.code("CHECK")?, 3);
-    // The namespace stays, the next container with it gets the interface again.
+    // The namespace stays, and its next container gets the interface again.
     assert_eq!(
         lab.status("node-1")?["endpoints"],
         0,
@@ -146,7 +149,7 @@ fn every_call_can_be_repeated() -> Outcome {
     );
     it.config["prevResult"] = Value::Null;
     assert_ne!(it.done("ADD")?["ips"], first["ips"], "the address rests");
-    // A host that went down called no DEL: the container comes back in a new namespace.
+    // A host that crashed called no DEL: the container comes back in a new namespace.
     it.vanish()?;
     let mut again = Container::new(&lab, "c1")?;
     again.config["prevResult"] = again.done("ADD")?;
@@ -156,7 +159,7 @@ fn every_call_can_be_repeated() -> Outcome {
 }
 
 #[test]
-fn what_stands_in_the_way_is_told_by_the_specifications_numbers() -> Outcome {
+fn errors_have_the_numbers_of_the_specification() -> Outcome {
     let lab = one_node()?;
     let mut it = Container::new(&lab, "c1")?;
     let link = [
@@ -188,7 +191,7 @@ fn what_stands_in_the_way_is_told_by_the_specifications_numbers() -> Outcome {
 }
 
 #[test]
-fn containers_of_many_callers_at_once_each_get_their_own_address() -> Outcome {
+fn concurrent_calls_get_different_addresses() -> Outcome {
     let lab = one_node()?;
     let names: Vec<String> = (0..12).map(|number| format!("c{number}")).collect();
     let containers: Vec<Container> = names
@@ -217,7 +220,7 @@ fn containers_of_many_callers_at_once_each_get_their_own_address() -> Outcome {
 }
 
 #[test]
-fn del_is_done_whatever_is_gone_and_else_is_tried_again() -> Outcome {
+fn del_succeeds_without_namespace_and_fails_without_netplugin() -> Outcome {
     let mut lab = one_node()?;
     for name in ["lost", "kept", "forced"] {
         Container::new(&lab, name)?.done("ADD")?;
@@ -235,7 +238,7 @@ fn del_is_done_whatever_is_gone_and_else_is_tried_again() -> Outcome {
     assert_eq!(of(&lab, "lost", "DEL")?, 0);
     lab.start("netplugin@node-1")?;
     lab.await_node("node-1")?;
-    wait_until("the lost one is detached", SOON, || {
+    wait_until("the lost one is detached", WAIT_TIMEOUT, || {
         lab.status("node-1").is_ok_and(|it| it["endpoints"] == 2)
     })?;
     assert_eq!(of(&lab, "kept", "DEL")?, 0);
@@ -247,7 +250,7 @@ fn del_is_done_whatever_is_gone_and_else_is_tried_again() -> Outcome {
 }
 
 #[test]
-fn gc_detaches_what_its_network_configuration_has_and_nobody_names() -> Outcome {
+fn gc_detaches_attachments_that_the_call_does_not_name() -> Outcome {
     let lab = one_node()?;
     let valid = Container::new(&lab, "valid")?;
     let stale = Container::new(&lab, "stale")?;

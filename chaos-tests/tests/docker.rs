@@ -1,6 +1,6 @@
 //! Real containers in real engines on two nodes.
 
-use chaos_tests::{Outcome, SOON, create};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create};
 use lab::{Error, IMAGE, Lab, Output, Signal, Spec, wait_until};
 
 /// Two nodes with engines; node-2's resolver is a loopback address.
@@ -17,7 +17,7 @@ fn docker(lab: &Lab, node: &str, line: &str) -> Result<Output, Error> {
     lab.docker(node, &line.split(' ').collect::<Vec<_>>())
 }
 
-/// `docker LINE` that must succeed; its output, trimmed.
+/// Runs `docker LINE`, which must succeed, and returns its trimmed output.
 fn done(lab: &Lab, node: &str, line: &str) -> Result<String, Error> {
     let line: Vec<&str> = std::iter::once("docker").chain(line.split(' ')).collect();
     Ok(lab.run(node, &line)?.stdout.trim().to_owned())
@@ -49,7 +49,7 @@ fn containers_find_each_other_by_name_from_both_kinds_of_resolver() -> Outcome {
 }
 
 #[test]
-fn an_address_inside_the_other_nodes_block_can_be_asked_for() -> Outcome {
+fn address_in_the_other_nodes_block_can_be_requested() -> Outcome {
     let lab = engines()?;
     start(&lab, "node-1", "web", "")?;
     start(&lab, "node-2", "db", " --ip=20.1.1.9")?;
@@ -65,7 +65,7 @@ fn an_address_inside_the_other_nodes_block_can_be_asked_for() -> Outcome {
 }
 
 #[test]
-fn a_container_on_two_networks_answers_on_both_addresses() -> Outcome {
+fn container_on_two_networks_answers_on_both_addresses() -> Outcome {
     let lab = engines()?;
     create(&lab, "second", "20.1.2.0/24")?;
     create(&lab, "third", "20.1.3.0/24")?;
@@ -96,7 +96,7 @@ fn a_container_on_two_networks_answers_on_both_addresses() -> Outcome {
 }
 
 #[test]
-fn a_restarted_engine_comes_back_with_its_containers() -> Outcome {
+fn restarted_engine_keeps_its_containers() -> Outcome {
     let mut lab = engines()?;
     start(&lab, "node-1", "web", " --restart=always")?;
     start(&lab, "node-2", "db", "")?;
@@ -104,7 +104,7 @@ fn a_restarted_engine_comes_back_with_its_containers() -> Outcome {
     lab.await_engine("node-1")?;
     wait_until(
         "the container that always restarts is reachable",
-        SOON,
+        WAIT_TIMEOUT,
         || reaches(&lab, "node-2", "db", "web").is_ok_and(|answered| answered),
     )?;
     start(&lab, "node-1", "more", "")?;
@@ -113,7 +113,7 @@ fn a_restarted_engine_comes_back_with_its_containers() -> Outcome {
 }
 
 #[test]
-fn a_killed_engine_comes_back_with_its_containers() -> Outcome {
+fn killed_engine_keeps_its_containers() -> Outcome {
     let mut lab = engines()?;
     start(&lab, "node-1", "web", " --restart=always")?;
     start(&lab, "node-2", "db", "")?;
@@ -121,7 +121,7 @@ fn a_killed_engine_comes_back_with_its_containers() -> Outcome {
     lab.await_engine("node-1")?;
     wait_until(
         "the container that always restarts is reachable",
-        SOON,
+        WAIT_TIMEOUT,
         || reaches(&lab, "node-2", "db", "web").is_ok_and(|answered| answered),
     )
 }
@@ -137,13 +137,13 @@ fn netplugin_restarts_under_containers_without_a_lost_packet() -> Outcome {
         "node-1",
         &["docker", "exec", "-d", "web", "sh", "-c", &ping],
     )?;
-    wait_until("the ping runs", SOON, || packets(&lab) > 0)?;
+    wait_until("the ping runs", WAIT_TIMEOUT, || packets(&lab) > 0)?;
     for node in ["node-1", "node-2"] {
         lab.restart(&format!("netplugin@{node}"), Signal::Term)?;
         lab.await_node(node)?;
     }
     let now = packets(&lab);
-    wait_until("the ping goes on", SOON, || packets(&lab) > now + 1)?;
+    wait_until("the ping goes on", WAIT_TIMEOUT, || packets(&lab) > now + 1)?;
     done(&lab, "node-1", "exec web killall -INT ping")?;
     let log = done(&lab, "node-1", "exec web cat /tmp/log")?;
     assert!(log.contains(" 0% packet loss"), "{log}");
@@ -167,14 +167,14 @@ fn published_ports_are_refused_and_leave_nothing() -> Outcome {
     assert!(refused.stderr.contains("published"), "{refused:?}");
     done(&lab, "node-1", "rm -f published")?;
     start(&lab, "node-1", "web", "")?;
-    wait_until("only the endpoint of `web` is there", SOON, || {
+    wait_until("only the endpoint of `web` is there", WAIT_TIMEOUT, || {
         lab.status("node-1")
             .is_ok_and(|status| status["endpoints"] == 1)
     })
 }
 
 #[test]
-fn removed_containers_give_their_addresses_back_and_the_network_goes() -> Outcome {
+fn removed_containers_return_their_addresses_and_the_network_is_removed() -> Outcome {
     let lab = engines()?;
     start(&lab, "node-1", "web", "")?;
     let refused = lab.netctl(&["net", "rm", "contiv-net"])?;
@@ -183,7 +183,7 @@ fn removed_containers_give_their_addresses_back_and_the_network_goes() -> Outcom
     done(&lab, "node-1", "rm -f web")?;
     lab.netctl_ok(&["net", "rm", "contiv-net"])?;
     for node in ["node-1", "node-2"] {
-        wait_until("Docker's network is gone too", SOON, || {
+        wait_until("Docker's network is gone too", WAIT_TIMEOUT, || {
             let networks = done(&lab, node, "network ls --format {{.Name}}");
             networks.is_ok_and(|networks| !networks.contains("contiv-net"))
         })?;
@@ -191,10 +191,10 @@ fn removed_containers_give_their_addresses_back_and_the_network_goes() -> Outcom
     Ok(())
 }
 
-/// A move between groups is a `docker network disconnect` and `connect`: the rules that hold for
-/// the container follow at once, with the address that it had or with another.
+/// A move between groups is a `docker network disconnect` and `connect`. The container's rules change at
+/// once, with the old address or with another.
 #[test]
-fn a_container_moves_between_groups() -> Outcome {
+fn container_moves_between_groups() -> Outcome {
     let lab = engines()?;
     lab.netctl_ok(&["policy", "create", "closed"])?;
     lab.netctl_ok(&[
@@ -239,56 +239,43 @@ fn a_container_moves_between_groups() -> Outcome {
     Ok(())
 }
 
-/// A group with addresses of its own: its containers on both nodes get them, and nobody else does.
+/// Runs a container in the group `db`.
+fn run_db(lab: &Lab, node: &str, name: &str, more: &str) -> Result<Output, Error> {
+    let line = format!("run -itd --name={name} --net=db.contiv-net{more} {IMAGE} /bin/sh");
+    docker(lab, node, &line)
+}
+
+fn is_in_pool(address: &str) -> bool {
+    ("20.1.1.64".."20.1.1.70").contains(&address)
+}
+
+/// Only containers of a group get addresses of its pool, on both nodes.
 #[test]
-fn a_group_with_a_pool_gives_its_containers_addresses_of_it() -> Outcome {
+fn group_with_a_pool_assigns_addresses_of_it() -> Outcome {
     let lab = engines()?;
     let pool = "--ip-pool=20.1.1.64-20.1.1.69";
     lab.netctl_ok(&["group", "create", "contiv-net", "db", pool])?;
-    let run = |node: &str, name: &str, more: &str| {
-        let line = format!("run -itd --name={name} --net=db.contiv-net{more} {IMAGE} /bin/sh");
-        docker(&lab, node, &line)
-    };
-    let mut given = Vec::new();
+    let mut given = std::collections::BTreeSet::new();
     for (node, name) in [
         ("node-1", "db1"),
         ("node-2", "db2"),
         ("node-1", "db3"),
         ("node-2", "db4"),
     ] {
-        let started = run(node, name, "")?;
+        let started = run_db(&lab, node, name, "")?;
         assert!(started.success(), "{started:?}");
-        given.push(address(&lab, node, name, "db.contiv-net")?);
+        given.insert(address(&lab, node, name, "db.contiv-net")?);
     }
-    given.sort();
-    given.dedup();
-    let of_pool = |it: &String| ("20.1.1.64".."20.1.1.70").contains(&it.as_str());
-    assert!(given.len() == 4 && given.iter().all(of_pool), "{given:?}");
+    let all_in_pool = given.iter().all(|it| is_in_pool(it));
+    assert!(given.len() == 4 && all_in_pool, "{given:?}");
     let far = address(&lab, "node-2", "db2", "db.contiv-net")?;
     assert!(reaches(&lab, "node-1", "db1", &far)?, "across hosts");
+    pool_is_for_the_group_only(&lab, &far)?;
 
-    start(&lab, "node-1", "plain", "")?;
-    let plain = address(&lab, "node-1", "plain", "contiv-net")?;
-    assert!(!of_pool(&plain), "{plain}");
-    assert!(reaches(&lab, "node-1", "plain", &far)?);
-    let line = format!("run -d --name=thief --net=contiv-net --ip=20.1.1.69 {IMAGE} sh");
-    let thief = docker(&lab, "node-2", &line)?;
-    assert!(
-        thief
-            .stderr
-            .contains("pool 20.1.1.64-20.1.1.69 of group db"),
-        "{thief:?}"
-    );
-    let outside = run("node-1", "outside", " --ip=20.1.1.9")?;
-    assert!(
-        outside.stderr.contains("doesn't lie in the pool"),
-        "{outside:?}"
-    );
-
-    // Every address is given out, also those that the other node has to give up.
+    // Every address is assigned, including those that the other node must cede.
     let mut refused = None;
     for n in 0..4 {
-        let more = run("node-2", &format!("more{n}"), "")?;
+        let more = run_db(&lab, "node-2", &format!("more{n}"), "")?;
         if !more.success() {
             refused = Some(more);
             break;
@@ -309,9 +296,25 @@ fn a_group_with_a_pool_gives_its_containers_addresses_of_it() -> Outcome {
     Ok(())
 }
 
-/// An engine with a bridge of its own drops what the host forwards, unless it is let through.
+/// A container without the group gets no address of the pool, and one of the group no other. `member`:
+/// the address of a container of the group on node-2.
+fn pool_is_for_the_group_only(lab: &Lab, member: &str) -> Outcome {
+    start(lab, "node-1", "plain", "")?;
+    let plain = address(lab, "node-1", "plain", "contiv-net")?;
+    assert!(!is_in_pool(&plain), "{plain}");
+    assert!(reaches(lab, "node-1", "plain", member)?);
+    let line = format!("run -d --name=thief --net=contiv-net --ip=20.1.1.69 {IMAGE} sh");
+    let thief = docker(lab, "node-2", &line)?.stderr;
+    let why = "pool 20.1.1.64-20.1.1.69 of group db";
+    assert!(thief.contains(why), "{thief}");
+    let outside = run_db(lab, "node-1", "outside", " --ip=20.1.1.9")?.stderr;
+    assert!(outside.contains("doesn't lie in the pool"), "{outside}");
+    Ok(())
+}
+
+/// An engine with a bridge of its own drops forwarded packets, unless a rule accepts them.
 #[test]
-fn the_engines_own_bridge_and_firewall_are_no_hindrance() -> Outcome {
+fn bridge_and_firewall_of_the_engine_drop_nothing_of_ours() -> Outcome {
     let mut lab = Lab::up(&Spec::test(2).docker(true).docker_bridge(true))?;
     for node in lab.nodes() {
         lab.import_image(&node)?;

@@ -1,9 +1,9 @@
-//! Containers of real engines on two nodes, when addresses are moved, networks pruned, and the bus
-//! or netplugin is away.
+//! Containers of real engines on two nodes, while addresses move, networks are pruned, and the bus or
+//! netplugin is down.
 
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Outcome, SOON, create};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create};
 use lab::{Error, IMAGE, Lab, Spec, wait_until};
 
 struct Engines {
@@ -38,7 +38,7 @@ impl Engines {
         Ok(output.text())
     }
 
-    /// The address on `network`.
+    /// Runs a container, and returns its address in `network`.
     fn run(&self, node: &str, name: &str, network: &str, more: &str) -> Result<String, Error> {
         self.docker(
             node,
@@ -74,7 +74,7 @@ impl Engines {
 }
 
 #[test]
-fn an_address_of_the_other_nodes_block_is_given_and_comes_back() -> Outcome {
+fn address_of_the_other_nodes_block_is_ceded_and_returned() -> Outcome {
     let on = engines()?;
     let here = on.run("node-1", "here", "contiv-net", "")?;
     let there = on.run("node-2", "there", "contiv-net", "")?;
@@ -105,13 +105,13 @@ fn an_address_of_the_other_nodes_block_is_given_and_comes_back() -> Outcome {
     );
     on.docker("node-1", "rm -f again here")?;
     on.docker("node-2", "rm -f there")?;
-    wait_until("no endpoint is left", SOON, || {
+    wait_until("no endpoint is left", WAIT_TIMEOUT, || {
         on.endpoints()
             .is_ok_and(|listed| !listed.contains("20.1.1."))
     })?;
     on.lab.netctl_ok(&["net", "rm", "contiv-net"])?;
     for node in on.lab.nodes() {
-        wait_until("its Docker network is gone", SOON, || {
+        wait_until("its Docker network is gone", WAIT_TIMEOUT, || {
             on.networks(&node)
                 .is_ok_and(|all| !all.iter().any(|it| it == "contiv-net"))
         })?;
@@ -120,7 +120,7 @@ fn an_address_of_the_other_nodes_block_is_given_and_comes_back() -> Outcome {
 }
 
 #[test]
-fn docker_networks_are_made_again_and_hold_on_without_netplugin() -> Outcome {
+fn docker_networks_are_recreated_and_stay_without_netplugin() -> Outcome {
     let mut on = engines()?;
     on.run("node-1", "web", "contiv-net", "")?;
     let peer = on.run("node-2", "db", "contiv-net", "")?;
@@ -130,7 +130,7 @@ fn docker_networks_are_made_again_and_hold_on_without_netplugin() -> Outcome {
         on.networks("node-1")
             .is_ok_and(|all| all.iter().any(|it| it == "spare"))
     })?;
-    wait_until("it is counted", SOON, || {
+    wait_until("it is counted", WAIT_TIMEOUT, || {
         let status = on.lab.status("node-1").unwrap_or_default();
         status["healing"]["kinds"]["docker-network"].as_u64() >= Some(1)
     })?;
@@ -144,7 +144,7 @@ fn docker_networks_are_made_again_and_hold_on_without_netplugin() -> Outcome {
 }
 
 #[test]
-fn without_the_bus_containers_start_from_the_local_block_or_fail_in_time() -> Outcome {
+fn containers_start_from_the_local_block_without_the_bus_or_fail_in_time() -> Outcome {
     let mut on = engines()?;
     create(&on.lab, "fresh", "20.9.0.0/16")?;
     on.run("node-1", "web", "contiv-net", "")?;
@@ -175,8 +175,12 @@ fn without_the_bus_containers_start_from_the_local_block_or_fail_in_time() -> Ou
     on.run("node-1", "later", "contiv-net", "")?;
     on.lab.start("nats")?;
     on.lab.await_bus()?;
-    wait_until("a container starts on the fresh network", SOON, || {
-        on.docker("node-1", &format!("run --rm --net=fresh {IMAGE} true"))
-            .is_ok()
-    })
+    wait_until(
+        "a container starts on the fresh network",
+        WAIT_TIMEOUT,
+        || {
+            on.docker("node-1", &format!("run --rm --net=fresh {IMAGE} true"))
+                .is_ok()
+        },
+    )
 }

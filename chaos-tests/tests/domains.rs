@@ -1,6 +1,6 @@
-//! The two kinds of domains on a kernel that has both: chosen, mixed, and changed.
+//! Both kinds of domains on a kernel that has both: the choice, a mixed cluster, and a change.
 
-use chaos_tests::{Outcome, SOON, Scene, invariant, sh};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, invariant, sh};
 use lab::{Lab, Signal, wait_until};
 
 /// Restarts the node's netplugin with another `--domain`.
@@ -10,15 +10,15 @@ fn move_to(lab: &mut Lab, node: &str, kind: &str) -> Outcome {
     lab.await_node(node)
 }
 
-/// What isn't ours, with names that are nearly so.
-const OTHERS: &str = "ip link add vrf-mine type vrf table 77 && ip link add cx-mine type bridge && \
+/// Creates foreign objects with names similar to ours.
+const CREATE_FOREIGN_OBJECTS: &str = "ip link add vrf-mine type vrf table 77 && ip link add cx-mine type bridge && \
                       ip netns add mine && nft add table inet mine && \
                       nft add chain inet mine contiv && ip route add 192.0.2.0/24 dev cx-mine || true";
-const OTHERS_ARE_THERE: &str = "ip link show vrf-mine && ip link show cx-mine && ip netns exec mine true && \
+const FOREIGN_OBJECTS_EXIST: &str = "ip link show vrf-mine && ip link show cx-mine && ip netns exec mine true && \
                                 nft list chain inet mine contiv";
 
 #[test]
-fn auto_takes_vrf_devices_where_the_kernel_has_them_and_says_so() -> Outcome {
+fn auto_uses_vrf_devices_if_the_kernel_has_them_and_reports_it() -> Outcome {
     let mut scene = Scene::open()?;
     let has_vrf = sh(
         &scene.lab,
@@ -28,14 +28,14 @@ fn auto_takes_vrf_devices_where_the_kernel_has_them_and_says_so() -> Outcome {
     move_to(&mut scene.lab, "node-1", "auto")?;
     let kind = if has_vrf { "vrf" } else { "netns" };
     assert_eq!(scene.lab.domain("node-1")?, kind);
-    wait_until("the cluster is told", SOON, || {
+    wait_until("the cluster is told", WAIT_TIMEOUT, || {
         let said = scene.lab.netctl_ok(&["node", "inspect", "node-1"]);
         said.is_ok_and(|said| said.contains(kind))
     })
 }
 
 #[test]
-fn a_node_moves_from_one_kind_to_the_other_and_both_work_in_one_cluster() -> Outcome {
+fn node_moves_between_kinds_and_both_work_in_one_cluster() -> Outcome {
     let mut scene = Scene::open()?;
     if scene.lab.domain("node-2")? != "vrf" {
         return Ok(());
@@ -46,14 +46,14 @@ fn a_node_moves_from_one_kind_to_the_other_and_both_work_in_one_cluster() -> Out
     lab.netctl_ok(&[&["policy", "rule-add", "p", "1"], &deny[..]].concat())?;
     lab.netctl_ok(&["group", "create", "contiv-net", "g", "-policy=p"])?;
     lab.run_workload_with("node-2", "contiv-net", "member", &["--group", "g"])?;
-    assert!(sh(lab, "node-2", OTHERS));
+    assert!(sh(lab, "node-2", CREATE_FOREIGN_OBJECTS));
     for (kind, other) in [("netns", "vrf"), ("vrf", "netns")] {
         move_to(&mut scene.lab, "node-2", kind)?;
         let lab = &scene.lab;
         assert_eq!(lab.domain("node-2")?, kind);
         assert_eq!(lab.domain("node-1")?, "vrf");
-        wait_until("the workloads talk across the kinds", SOON, || {
-            scene.talks().is_ok_and(|talks| talks)
+        wait_until("the workloads talk across the kinds", WAIT_TIMEOUT, || {
+            scene.pings_both_ways().is_ok_and(|talks| talks)
         })?;
         assert!(lab.ping("web", "db")? && lab.ping("db", "web")?, "by name");
         let member = lab.address_of("member")?.to_string();
@@ -66,7 +66,10 @@ fn a_node_moves_from_one_kind_to_the_other_and_both_work_in_one_cluster() -> Out
         for (of, there) in [("vrf", vrfs), ("netns", namespaces)] {
             assert_eq!(sh(lab, "node-2", there), of != other, "{of} in {kind}");
         }
-        assert!(sh(lab, "node-2", OTHERS_ARE_THERE), "others' are untouched");
+        assert!(
+            sh(lab, "node-2", FOREIGN_OBJECTS_EXIST),
+            "others' are untouched"
+        );
         invariant::converged(lab)?;
         let alarms = lab.alarms("node-2")?;
         assert!(!alarms.iter().any(|it| it == "datapath"), "{alarms:?}");

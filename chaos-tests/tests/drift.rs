@@ -1,15 +1,15 @@
-//! What others change in the kernel is noticed and put right, long before the slow resync.
+//! Changes of others in the kernel are noticed and reverted, long before the periodic resync.
 
 use std::time::Duration;
 
 use chaos_tests::{Outcome, Scene, sh};
 use lab::wait_until;
 
-/// The resync comes every 30 s; what heals sooner was noticed.
-const NOTICED: Duration = Duration::from_secs(10);
+/// The resync comes every 30 s, so drift that is reverted sooner was noticed.
+const MAX_HEAL_TIME: Duration = Duration::from_secs(10);
 
-/// Each: what somebody does on node-1, and what shows that it is undone.
-const DEEDS: [(&str, &str); 10] = [
+/// Each: a change on node-1, and a check that it is reverted.
+const DRIFTS: [(&str, &str); 10] = [
     (
         "ip -n contiv-default route flush proto 201",
         "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
@@ -37,7 +37,7 @@ const DEEDS: [(&str, &str); 10] = [
         "ip -n contiv-default link show cx1 | grep -q ,UP",
     ),
     (
-        // The container's end goes with it.
+        // The kernel removes the container's end, too.
         "ip -n contiv-default link del $(ip -n contiv-default -o link | grep -o 'cv[0-9a-f]*')",
         "ip -n contiv-default -o link | grep 'cv[0-9a-f]*' | grep -q ,UP",
     ),
@@ -46,7 +46,7 @@ const DEEDS: [(&str, &str); 10] = [
         "ip netns exec contiv-default nft list set inet contiv endpoints | grep -q cx1",
     ),
     (
-        // Nothing calls its chains then.
+        // Then no hook calls its chains.
         "ip netns exec contiv-default nft add table inet contiv '{ flags dormant; }'",
         "! ip netns exec contiv-default nft list table inet contiv | grep -q dormant && \
          ip netns exec contiv-default nft list map inet contiv members | grep -q 20.1.1",
@@ -59,29 +59,29 @@ const DEEDS: [(&str, &str); 10] = [
 ];
 
 #[test]
-fn what_somebody_deletes_comes_back() -> Outcome {
+fn deleted_objects_are_restored() -> Outcome {
     let scene = Scene::open()?;
-    assert!(scene.talks()?);
-    for (deed, healed) in DEEDS {
+    assert!(scene.pings_both_ways()?);
+    for (deed, healed) in DRIFTS {
         assert!(sh(&scene.lab, "node-1", healed), "before: {healed}");
         assert!(sh(&scene.lab, "node-1", deed), "{deed}");
-        wait_until(deed, NOTICED, || sh(&scene.lab, "node-1", healed))?;
-        wait_until("the workloads talk again", NOTICED, || {
-            scene.talks().is_ok_and(|talks| talks)
+        wait_until(deed, MAX_HEAL_TIME, || sh(&scene.lab, "node-1", healed))?;
+        wait_until("the workloads talk again", MAX_HEAL_TIME, || {
+            scene.pings_both_ways().is_ok_and(|talks| talks)
         })?;
     }
     Ok(())
 }
 
 #[test]
-fn a_domain_without_its_name_is_made_anew() -> Outcome {
+fn domain_without_its_name_is_recreated() -> Outcome {
     let scene = Scene::open()?;
     assert!(sh(
         &scene.lab,
         "node-1",
         "umount -l /run/netns/contiv-default && rm /run/netns/contiv-default"
     ));
-    wait_until("the domain is there again", NOTICED, || {
+    wait_until("the domain is there again", MAX_HEAL_TIME, || {
         sh(
             &scene.lab,
             "node-1",
@@ -90,16 +90,16 @@ fn a_domain_without_its_name_is_made_anew() -> Outcome {
     })
 }
 
-/// Our own changes are no drift, and neither are others' of what is theirs.
+/// Our own changes are no drift, and neither are changes of foreign objects.
 #[test]
-fn attaching_is_no_drift() -> Outcome {
+fn attach_is_no_drift() -> Outcome {
     let mut scene = Scene::open()?;
     for number in 0..5 {
         let name = format!("more-{number}");
         scene.lab.run_workload("node-1", "contiv-net", &name)?;
         scene.lab.remove_workload(&name)?;
     }
-    // Nor is what others do to what is theirs.
+    // Changes of foreign objects are no drift either.
     let others = "ip link add br9 type bridge && ip link add v9 type veth peer name v9b && \
                   ip link set v9 master br9 up && ip address add 10.9.9.9/24 dev v9b && \
                   ip link del v9 && ip link del br9 && \

@@ -1,12 +1,12 @@
-//! What was put right is counted, shown and told; what nothing tells of is found all the same.
+//! Reverted drift is counted, shown and published; drift without a notification is found by the resync.
 
 use std::time::Duration;
 
-use chaos_tests::{Outcome, SOON, Scene, sh};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, sh};
 use lab::{Error, Lab, Spec, wait_until};
 use serde_json::Value;
 
-/// How many of a kind node-1 says that it put right.
+/// The number of reverted drifts of a kind on node-1.
 fn healed(lab: &Lab, kind: &str) -> Result<u64, Error> {
     let text = lab.netctl_ok(&["node", "inspect", "node-1"])?;
     let value: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -14,23 +14,23 @@ fn healed(lab: &Lab, kind: &str) -> Result<u64, Error> {
     Ok(kinds[kind].as_u64().unwrap_or_default())
 }
 
-const ROUTES: &str = "ip -n contiv-default route flush proto 201";
-const ROUTES_ARE_THERE: &str = "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
+const FLUSH_ROUTES: &str = "ip -n contiv-default route flush proto 201";
+const ROUTES_EXIST: &str = "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
      ip -n contiv-default route show proto 201 | grep -q 'dev cx'";
 
 #[test]
-fn what_was_put_right_is_counted_shown_and_told() -> Outcome {
+fn healed_drift_is_counted_shown_and_published() -> Outcome {
     let mut scene = Scene::open()?;
-    // Our own changes are none.
+    // Our own changes are no drift.
     scene.lab.run_workload("node-1", "contiv-net", "more")?;
     scene.lab.remove_workload("more")?;
     assert_eq!(healed(&scene.lab, "route")?, 0);
-    assert!(sh(&scene.lab, "node-1", ROUTES));
+    assert!(sh(&scene.lab, "node-1", FLUSH_ROUTES));
     let lab = &scene.lab;
-    wait_until("the routes are counted", SOON, || {
+    wait_until("the routes are counted", WAIT_TIMEOUT, || {
         healed(lab, "route").is_ok_and(|count| count >= 2)
     })?;
-    assert!(sh(lab, "node-1", ROUTES_ARE_THERE));
+    assert!(sh(lab, "node-1", ROUTES_EXIST));
     let inspected = lab.netctl_ok(&["node", "inspect", "node-1"])?;
     let inspected: Value = serde_json::from_str(&inspected).unwrap_or_default();
     let told = &inspected["Oper"]["healed"];
@@ -46,18 +46,18 @@ fn what_was_put_right_is_counted_shown_and_told() -> Outcome {
             .is_some_and(|it| it.ends_with('Z')),
         "{told}"
     );
-    wait_until("the tail tells", SOON, || {
+    wait_until("the tail tells", WAIT_TIMEOUT, || {
         let tail = lab.netctl(&["events"]);
         tail.is_ok_and(|tail| tail.stdout.contains("node-healed        node-1: "))
     })
 }
 
 #[test]
-fn a_look_finds_what_the_monitor_missed() -> Outcome {
+fn resync_finds_drift_that_the_monitor_missed() -> Outcome {
     let deaf = Spec::test(2).node_flags(&["--no-monitor", "--resync", "2"]);
     let scene = Scene::of(&deaf)?;
     let deeds = [
-        ("route", ROUTES, ROUTES_ARE_THERE),
+        ("route", FLUSH_ROUTES, ROUTES_EXIST),
         (
             "fdb",
             "for m in $(bridge -n contiv-default fdb show dev cx1 | awk '/dst/ {print $1}'); do \
@@ -65,7 +65,7 @@ fn a_look_finds_what_the_monitor_missed() -> Outcome {
             "bridge -n contiv-default fdb show dev cx1 | grep -q dst",
         ),
         (
-            // Nothing tells of settings, with the monitor or without.
+            // The kernel sends no notification of settings.
             "setting",
             "ip netns exec contiv-default sysctl -qw net.ipv4.ip_forward=0",
             "test $(ip netns exec contiv-default sysctl -n net.ipv4.ip_forward) = 1",
@@ -79,31 +79,31 @@ fn a_look_finds_what_the_monitor_missed() -> Outcome {
     for (kind, deed, well) in deeds {
         assert!(sh(&scene.lab, "node-1", well), "before: {well}");
         assert!(sh(&scene.lab, "node-1", deed), "{deed}");
-        wait_until(deed, SOON, || sh(&scene.lab, "node-1", well))?;
-        wait_until("it is counted", SOON, || {
+        wait_until(deed, WAIT_TIMEOUT, || sh(&scene.lab, "node-1", well))?;
+        wait_until("it is counted", WAIT_TIMEOUT, || {
             healed(&scene.lab, kind).is_ok_and(|count| count >= 1)
         })?;
     }
-    assert!(scene.talks()?);
+    assert!(scene.pings_both_ways()?);
     let log = scene.lab.log_tail("netplugin@node-1");
     assert!(!log.contains("somebody changed"), "it was heard: {log}");
     Ok(())
 }
 
 #[test]
-fn the_underlay_may_go_down_and_come_back() -> Outcome {
+fn underlay_may_go_down_and_up() -> Outcome {
     let scene = Scene::open()?;
-    let silent = || scene.talks().is_ok_and(|talks| !talks);
-    let talking = || scene.talks().is_ok_and(|talks| talks);
+    let silent = || scene.pings_both_ways().is_ok_and(|talks| !talks);
+    let talking = || scene.pings_both_ways().is_ok_and(|talks| talks);
     assert!(talking());
     assert!(sh(&scene.lab, "node-1", "ip link set eth0 down"));
-    wait_until("the workloads are apart", SOON, silent)?;
+    wait_until("the workloads are apart", WAIT_TIMEOUT, silent)?;
     assert!(sh(&scene.lab, "node-1", "ip link set eth0 up"));
     wait_until("the workloads talk again", Duration::from_secs(10), talking)
 }
 
 #[test]
-fn a_renamed_device_gets_its_name_back() -> Outcome {
+fn renamed_device_gets_its_name_back() -> Outcome {
     let scene = Scene::open()?;
     let port = "$(ip -n contiv-default -o link show type veth | grep -o 'cv[0-9a-f]*' | head -1)";
     let name = scene
@@ -126,8 +126,8 @@ fn a_renamed_device_gets_its_name_back() -> Outcome {
             "node-1",
             "ip -n contiv-default link show other0"
         ));
-        wait_until("the workloads talk again", SOON, || {
-            scene.talks().is_ok_and(|talks| talks)
+        wait_until("the workloads talk again", WAIT_TIMEOUT, || {
+            scene.pings_both_ways().is_ok_and(|talks| talks)
         })?;
     }
     Ok(())

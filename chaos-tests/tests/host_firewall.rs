@@ -1,18 +1,18 @@
-//! Docker's firewall on a node whose domains are VRFs: what its engine does is healed at once.
+//! Docker's firewall on a node with VRF domains: changes by its engine are reverted at once.
 
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Outcome, SOON, Scene, sh};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, sh};
 use lab::{Lab, wait_until};
 
-const DOCKER: &str = include_str!("../../lab/recordings/docker-20.10.iptables");
-const OURS: &str = "-o cx+ -m comment --comment contiv -j ACCEPT";
+const DOCKER_RULES: &str = include_str!("../../lab/recordings/docker-20.10.iptables");
+const OUR_RULE: &str = "-o cx+ -m comment --comment contiv -j ACCEPT";
 
-/// How long it takes until both rules of ours are there.
+/// The time until both of our rules are present.
 fn healed(lab: &Lab, after: &str) -> Result<Duration, lab::Error> {
     let start = Instant::now();
-    let ours = format!("iptables -S DOCKER-USER | grep -e '{OURS}'");
-    wait_until(after, SOON, || sh(lab, "node-1", &ours))?;
+    let ours = format!("iptables -S DOCKER_RULES-USER | grep -e '{OUR_RULE}'");
+    wait_until(after, WAIT_TIMEOUT, || sh(lab, "node-1", &ours))?;
     Ok(start.elapsed())
 }
 
@@ -23,22 +23,22 @@ fn one_program(lab: &Lab) -> Duration {
 }
 
 #[test]
-fn an_engines_reload_is_healed_within_a_second() -> Outcome {
+fn reload_by_an_engine_is_healed_within_a_second() -> Outcome {
     let scene = Scene::open()?;
     let lab = &scene.lab;
     if lab.domain("node-1")? != "vrf" {
         return Ok(());
     }
-    assert!(scene.talks()?);
-    let start = format!("iptables-restore <<'X'\n{DOCKER}X");
+    assert!(scene.pings_both_ways()?);
+    let start = format!("iptables-restore <<'X'\n{DOCKER_RULES}X");
     let reload = format!("iptables -F; iptables -X; {start}");
-    for deed in [start.as_str(), "iptables -F DOCKER-USER", &reload] {
+    for deed in [start.as_str(), "iptables -F DOCKER_RULES-USER", &reload] {
         assert!(sh(lab, "node-1", deed), "{deed}");
         let took = healed(lab, deed)?;
-        // In an emulated machine a program takes its time to start.
+        // In an emulated machine a program takes longer to start.
         let allowed = Duration::from_secs(1) + 5 * one_program(lab);
         assert!(took < allowed, "{took:?} of {allowed:?} after {deed}");
-        assert!(scene.talks()?, "{deed}");
+        assert!(scene.pings_both_ways()?, "{deed}");
     }
     let log = lab.log_tail("netplugin@node-1");
     assert!(!log.contains("somebody changed"), "{log}");
@@ -46,7 +46,7 @@ fn an_engines_reload_is_healed_within_a_second() -> Outcome {
 }
 
 #[test]
-fn a_firewall_in_the_way_is_an_alarm_until_it_lets_ours_pass() -> Outcome {
+fn firewall_that_drops_our_packets_is_an_alarm_until_it_accepts_them() -> Outcome {
     let scene = Scene::open()?;
     let lab = &scene.lab;
     let alarm = || {
@@ -57,16 +57,16 @@ fn a_firewall_in_the_way_is_an_alarm_until_it_lets_ours_pass() -> Outcome {
                   nft 'add chain ip fw f { type filter hook forward priority 5; policy drop; }'";
     assert!(sh(lab, "node-1", closed));
     if lab.domain("node-1")? != "vrf" {
-        assert!(scene.talks()? && !alarm());
+        assert!(scene.pings_both_ways()? && !alarm());
         return Ok(());
     }
-    wait_until("the alarm is raised", SOON, alarm)?;
-    assert!(!scene.talks()?);
+    wait_until("the alarm is raised", WAIT_TIMEOUT, alarm)?;
+    assert!(!scene.pings_both_ways()?);
     assert!(sh(
         lab,
         "node-1",
         r#"nft 'insert rule ip fw f iifname "cd*" oifname { "cv*", "cx*" } accept'"#
     ));
-    assert!(scene.talks()?);
-    wait_until("the alarm is over", SOON, || !alarm())
+    assert!(scene.pings_both_ways()?);
+    wait_until("the alarm is over", WAIT_TIMEOUT, || !alarm())
 }

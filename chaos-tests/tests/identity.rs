@@ -1,6 +1,6 @@
 //! A node is its name and its machine; an address belongs to one of them.
 
-use chaos_tests::{Outcome, SOON, create};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create};
 use lab::{Daemons, Error, Lab, Spec, wait_until};
 
 fn control_and_one_node() -> Result<Lab, Error> {
@@ -11,7 +11,7 @@ fn control_and_one_node() -> Result<Lab, Error> {
 }
 
 fn is_refused(lab: &Lab, host: &str, because: &str) -> Outcome {
-    wait_until("the second node is refused", SOON, || {
+    wait_until("the second node is refused", WAIT_TIMEOUT, || {
         lab.log_state(host).is_ok_and(|state| state == "refused")
     })?;
     let status = lab.status(host)?;
@@ -24,7 +24,7 @@ fn is_refused(lab: &Lab, host: &str, because: &str) -> Outcome {
 }
 
 #[test]
-fn a_second_machine_of_the_same_name_is_refused() -> Outcome {
+fn second_machine_with_the_same_name_is_refused() -> Outcome {
     let mut lab = control_and_one_node()?;
     lab.start_netplugin("node-2", "node-1", "eth0", false)?;
     is_refused(&lab, "node-2", "another machine bears the name node-1")?;
@@ -33,15 +33,15 @@ fn a_second_machine_of_the_same_name_is_refused() -> Outcome {
 }
 
 #[test]
-fn a_second_node_with_the_same_vtep_is_refused() -> Outcome {
+fn second_node_with_the_same_vtep_is_refused() -> Outcome {
     let mut lab = control_and_one_node()?;
     let taken = lab.address("node-1")?.to_string();
-    // The address without answering for it on the underlay.
+    // The host has the address, but doesn't answer ARP for it on the underlay.
     let add =
         format!("echo 1 >/proc/sys/net/ipv4/conf/eth0/arp_ignore; ip addr add {taken}/32 dev lo");
     lab.run("node-2", &["sh", "-c", &add])?;
     lab.start_netplugin("node-2", "node-2", &taken, false)?;
-    // The bus is asked from the host's first address, whose packets come back.
+    // The host reaches the bus from its first address, to which replies return.
     is_refused(
         &lab,
         "node-2",

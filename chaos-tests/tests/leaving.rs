@@ -2,21 +2,21 @@
 
 use std::time::Instant;
 
-use chaos_tests::{Asker, Outcome, SOON, Scene, Told, invariant, two_nodes};
+use chaos_tests::{DnsAnswer, DnsClient, Outcome, Scene, WAIT_TIMEOUT, invariant, two_nodes};
 use lab::{Lab, Signal, wait_until};
 
 fn log_state_is(lab: &Lab, node: &str, state: &str) -> bool {
     lab.log_state(node).is_ok_and(|now| now == state)
 }
 
-/// What `netctl` says when it refuses.
+/// Runs `netctl`, which must be refused, and returns the error text.
 fn refused(lab: &Lab, typed: &[&str]) -> Result<String, lab::Error> {
     let output = lab.netctl(typed)?;
     assert!(!output.success(), "{typed:?}: {output:?}");
     Ok(output.stderr)
 }
 
-/// What node-2 says when it attaches nothing.
+/// Tries an attach on node-2, which must be refused, and returns the error text.
 fn refused_attach(lab: &mut Lab) -> Result<String, lab::Error> {
     let output = lab.try_workload("node-2", "contiv-net", "more", &[])?;
     assert!(!output.success(), "{output:?}");
@@ -37,7 +37,7 @@ fn state_of(lab: &Lab, node: &str) -> Result<String, lab::Error> {
 }
 
 #[test]
-fn a_drained_node_keeps_what_runs_takes_nothing_new_and_is_uncordoned() -> Outcome {
+fn drained_node_keeps_endpoints_accepts_none_and_is_uncordoned() -> Outcome {
     let mut scene = Scene::open()?;
     let drained = scene.lab.netctl_ok(&["node", "drain", "node-2"])?;
     assert!(
@@ -48,12 +48,12 @@ fn a_drained_node_keeps_what_runs_takes_nothing_new_and_is_uncordoned() -> Outco
     invariant::converged(&scene.lab)?;
     let refusal = refused_attach(&mut scene.lab)?;
     assert!(refusal.contains("netctl node uncordon node-2"), "{refusal}");
-    // Neither netmaster nor netplugin forgets it, and what runs goes on.
+    // Restarts of netmaster and netplugin keep the drain, and endpoints continue.
     scene.lab.restart("netmaster-1", Signal::Kill)?;
     scene.lab.await_netmaster("netmaster-1")?;
     scene.lab.restart("netplugin@node-2", Signal::Kill)?;
     scene.lab.await_node("node-2")?;
-    assert!(scene.talks()?);
+    assert!(scene.pings_both_ways()?);
     assert_eq!(state_of(&scene.lab, "node-2")?, "alive drained");
     invariant::converged(&scene.lab)?;
     let refusal = refused(&scene.lab, &["node", "rm", "node-2"])?;
@@ -68,7 +68,7 @@ fn a_drained_node_keeps_what_runs_takes_nothing_new_and_is_uncordoned() -> Outco
     let wait = ["node", "drain", "node-2", "--wait", "--timeout", "1m"];
     let done = scene.lab.netctl_ok(&wait)?;
     assert!(done.contains("no endpoint runs on node node-2"), "{done}");
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < WAIT_TIMEOUT, "{:?}", begun.elapsed());
 
     scene.lab.netctl_ok(&["node", "uncordon", "node-2"])?;
     invariant::converged(&scene.lab)?;
@@ -77,14 +77,14 @@ fn a_drained_node_keeps_what_runs_takes_nothing_new_and_is_uncordoned() -> Outco
 }
 
 #[test]
-fn a_live_node_without_endpoints_is_removed_stays_out_and_joins_when_it_is_restarted() -> Outcome {
+fn removed_live_node_stays_out_until_it_is_restarted() -> Outcome {
     let mut scene = Scene::open()?;
     let refusal = refused(&scene.lab, &["node", "rm", "node-2"])?;
     assert!(refusal.contains("db (20.1.1."), "{refusal}");
     assert_eq!(state_of(&scene.lab, "node-2")?, "alive", "undrained again");
     scene.lab.remove_workload("db")?;
     scene.lab.netctl_ok(&["node", "rm", "node-2"])?;
-    wait_until("it knows that it was removed", SOON, || {
+    wait_until("it knows that it was removed", WAIT_TIMEOUT, || {
         log_state_is(&scene.lab, "node-2", "removed")
     })?;
     let text = scene.lab.status("node-2")?.to_string();
@@ -107,24 +107,29 @@ fn a_live_node_without_endpoints_is_removed_stays_out_and_joins_when_it_is_resta
     scene.lab.await_node("node-2")?;
     scene.db = scene.lab.run_workload("node-2", "contiv-net", "db")?;
     assert_eq!(state_of(&scene.lab, "node-2")?, "alive");
-    wait_until("it talks again", SOON, || scene.talks().unwrap_or(false))?;
+    wait_until("it talks again", WAIT_TIMEOUT, || {
+        scene.pings_both_ways().unwrap_or(false)
+    })?;
     invariant::converged(&scene.lab)
 }
 
 #[test]
-fn a_node_that_was_removed_as_lost_while_it_was_cut_off_closes_its_endpoints_and_stays_out()
--> Outcome {
+fn node_removed_as_lost_during_a_partition_closes_its_endpoints() -> Outcome {
     let mut scene = Scene::open()?;
     scene.lab.partition(&["node-2"], &["ctl"])?;
-    wait_until("the node is taken for dead and removed", SOON, || {
-        let removed = scene.lab.netctl(&["node", "rm", "node-2", "--lost"]);
-        removed.is_ok_and(|removed| removed.success())
-    })?;
+    wait_until(
+        "the node is taken for dead and removed",
+        WAIT_TIMEOUT,
+        || {
+            let removed = scene.lab.netctl(&["node", "rm", "node-2", "--lost"]);
+            removed.is_ok_and(|removed| removed.success())
+        },
+    )?;
     scene.lab.repair()?;
-    wait_until("it knows that it was removed", SOON, || {
+    wait_until("it knows that it was removed", WAIT_TIMEOUT, || {
         log_state_is(&scene.lab, "node-2", "removed")
     })?;
-    wait_until("its endpoint is closed", SOON, || {
+    wait_until("its endpoint is closed", WAIT_TIMEOUT, || {
         let alarms = scene.lab.alarms("node-2");
         let closed = alarms.is_ok_and(|it| it.iter().any(|code| code == "block-revoked"));
         closed
@@ -133,9 +138,9 @@ fn a_node_that_was_removed_as_lost_while_it_was_cut_off_closes_its_endpoints_and
                 .ping("db", &scene.web.address.to_string())
                 .is_ok_and(|it| !it)
     })?;
-    let web = Asker::new(&scene.lab, "web")?;
-    wait_until("its name is withdrawn", SOON, || {
-        !matches!(web.ask("db"), Told::Addresses(_))
+    let web = DnsClient::new(&scene.lab, "web")?;
+    wait_until("its name is withdrawn", WAIT_TIMEOUT, || {
+        !matches!(web.ask("db"), DnsAnswer::Addresses(_))
     })?;
     scene.lab.netctl_ok(&["wait", "--converged"])?;
     assert_eq!(state_of(&scene.lab, "node-2")?, "");
@@ -143,11 +148,13 @@ fn a_node_that_was_removed_as_lost_while_it_was_cut_off_closes_its_endpoints_and
     scene.lab.await_node("node-2")?;
     scene.lab.remove_workload("db")?;
     scene.db = scene.lab.run_workload("node-2", "contiv-net", "db")?;
-    wait_until("it talks again", SOON, || scene.talks().unwrap_or(false))
+    wait_until("it talks again", WAIT_TIMEOUT, || {
+        scene.pings_both_ways().unwrap_or(false)
+    })
 }
 
 #[test]
-fn a_node_that_left_and_is_stopped_keeps_nothing_waiting_and_is_removed() -> Outcome {
+fn node_that_left_and_stopped_blocks_no_wait_and_is_removed() -> Outcome {
     let mut lab = two_nodes()?;
     chaos_tests::create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.run_workload("node-2", "contiv-net", "db")?;
@@ -156,11 +163,11 @@ fn a_node_that_left_and_is_stopped_keeps_nothing_waiting_and_is_removed() -> Out
     assert_eq!(state_of(&lab, "node-2")?, "alive left");
     let refusal = refused_attach(&mut lab)?;
     assert!(refusal.contains("has left the cluster"), "{refusal}");
-    // It publishes no endpoint, and is asked for them.
+    // It publishes no endpoint, so it must be asked for them.
     let drained = lab.netctl_ok(&["node", "drain", "node-2"])?;
     assert!(drained.contains("doesn't publish them: db ("), "{drained}");
     lab.netctl_ok(&["node", "uncordon", "node-2"])?;
-    // A connection that begins anew doesn't end it.
+    // A new connection doesn't end the state.
     lab.restart("nats", Signal::Kill)?;
     lab.await_bus()?;
     lab.await_netmaster("netmaster-1")?;
@@ -174,7 +181,7 @@ fn a_node_that_left_and_is_stopped_keeps_nothing_waiting_and_is_removed() -> Out
         "{left}"
     );
     lab.stop("netplugin@node-2", Signal::Term)?;
-    wait_until("it is silent", SOON, || {
+    wait_until("it is silent", WAIT_TIMEOUT, || {
         state_of(&lab, "node-2").is_ok_and(|state| state == "left")
     })?;
     assert!(lab.netctl(&["status"])?.success());
@@ -191,7 +198,7 @@ fn a_node_that_left_and_is_stopped_keeps_nothing_waiting_and_is_removed() -> Out
 fn start_without_netmaster(lab: &mut Lab) -> Outcome {
     lab.stop("netmaster-1", Signal::Term)?;
     lab.restart("netplugin@node-2", Signal::Term)?;
-    wait_until("it follows the log as a member", SOON, || {
+    wait_until("it follows the log as a member", WAIT_TIMEOUT, || {
         log_state_is(lab, "node-2", "in-sync")
     })?;
     lab.start("netmaster-1")?;
@@ -199,13 +206,12 @@ fn start_without_netmaster(lab: &mut Lab) -> Outcome {
 }
 
 #[test]
-fn a_member_that_started_without_netmaster_is_removed_and_leaves_until_it_is_restarted() -> Outcome
-{
+fn node_started_without_netmaster_is_removed_and_stays_out_until_it_is_restarted() -> Outcome {
     let mut lab = two_nodes()?;
     chaos_tests::create(&lab, "contiv-net", "20.1.1.0/24")?;
     start_without_netmaster(&mut lab)?;
     lab.netctl_ok(&["node", "rm", "node-2"])?;
-    wait_until("it knows that it was removed", SOON, || {
+    wait_until("it knows that it was removed", WAIT_TIMEOUT, || {
         log_state_is(&lab, "node-2", "removed")
     })?;
     lab.restart("nats", Signal::Kill)?;
@@ -222,7 +228,7 @@ fn a_member_that_started_without_netmaster_is_removed_and_leaves_until_it_is_res
     lab.restart("nats", Signal::Kill)?;
     lab.await_bus()?;
     lab.await_netmaster("netmaster-1")?;
-    wait_until("it is heard", SOON, || {
+    wait_until("it is heard", WAIT_TIMEOUT, || {
         state_of(&lab, "node-2").is_ok_and(|state| state.contains("alive"))
     })?;
     invariant::converged(&lab)?;

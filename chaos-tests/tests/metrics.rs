@@ -1,21 +1,21 @@
-//! What a monitoring system reads of the daemons, and how a command is found in their logs.
+//! The daemons' metrics, and the trace of a command in their logs.
 
-use chaos_tests::metrics::{NETMASTER, NETPLUGIN, metric};
-use chaos_tests::{Asker, Outcome, SOON, Scene};
+use chaos_tests::metrics::{NETMASTER_PORT, NETPLUGIN_PORT, metric};
+use chaos_tests::{DnsClient, Outcome, Scene, WAIT_TIMEOUT};
 use lab::{CTL, wait_until};
 use serde_json::Value;
 
 #[test]
-fn what_happens_is_counted_where_it_happens() -> Outcome {
+fn events_are_counted_by_the_daemon_concerned() -> Outcome {
     let scene = Scene::open()?;
     let lab = &scene.lab;
-    let on_node = |name| metric(lab, "node-1", NETPLUGIN, name, "");
+    let on_node = |name| metric(lab, "node-1", NETPLUGIN_PORT, name, "");
     let created = |result: &str| {
         let labels = format!(r#"noun="net",verb="create",result="{result}""#);
         metric(
             lab,
             CTL,
-            NETMASTER,
+            NETMASTER_PORT,
             "contiv_master_command_seconds_count",
             &labels,
         )
@@ -25,7 +25,7 @@ fn what_happens_is_counted_where_it_happens() -> Outcome {
     assert_eq!(refused.status, 1, "{refused:?}");
     assert_eq!(created("rejected")?, 1.0);
 
-    wait_until("the status is told", SOON, || {
+    wait_until("the status is told", WAIT_TIMEOUT, || {
         on_node("contiv_node_endpoints").is_ok_and(|it| it == 1.0)
     })?;
     assert_eq!(on_node("contiv_node_in_sync")?, 1.0);
@@ -34,36 +34,44 @@ fn what_happens_is_counted_where_it_happens() -> Outcome {
         0.0,
         "our own changes are no drift"
     );
-    let end = metric(lab, CTL, NETMASTER, "contiv_master_applied_revision", "")?;
-    wait_until("the node has applied what netmaster has read", SOON, || {
-        on_node("contiv_node_applied_revision").is_ok_and(|it| it >= end)
-    })?;
+    let end = metric(
+        lab,
+        CTL,
+        NETMASTER_PORT,
+        "contiv_master_applied_revision",
+        "",
+    )?;
+    wait_until(
+        "the node has applied what netmaster has read",
+        WAIT_TIMEOUT,
+        || on_node("contiv_node_applied_revision").is_ok_and(|it| it >= end),
+    )?;
 
     let delete = "for n in /run/netns/contiv-*; do nsenter --net=$n ip route flush proto 201; done; \
                   ip route flush table all proto 201; true";
     lab.run("node-1", &["sh", "-c", delete])?;
-    wait_until("the drift is counted", SOON, || {
+    wait_until("the drift is counted", WAIT_TIMEOUT, || {
         on_node("contiv_node_drift_total").is_ok_and(|it| it > 0.0)
     })?;
     Ok(())
 }
 
 #[test]
-fn each_message_to_a_name_server_is_counted_as_what_became_of_it() -> Outcome {
+fn messages_to_a_name_server_are_counted_by_outcome() -> Outcome {
     let scene = Scene::open()?;
     let lab = &scene.lab;
     let messages = |outcome: &str| {
         let labels = format!(r#"outcome="{outcome}""#);
         let name = "contiv_node_dns_messages_total";
-        metric(lab, "node-1", NETPLUGIN, name, &labels)
+        metric(lab, "node-1", NETPLUGIN_PORT, name, &labels)
     };
-    let web = Asker::new(lab, "web")?;
+    let web = DnsClient::new(lab, "web")?;
     assert_eq!(web.addresses("web"), [scene.web.address.to_string()]);
     assert!(!web.addresses("machine.lab").is_empty());
     let garbage = "for n in 1 2 3; do echo no question > /dev/udp/169.254.53.53/53; done";
     lab.exec_in("web", &["bash", "-c", garbage])?;
     for (outcome, least) in [("answered", 1.0), ("forwarded", 1.0), ("malformed", 3.0)] {
-        wait_until(&format!("{outcome} is counted"), SOON, || {
+        wait_until(&format!("{outcome} is counted"), WAIT_TIMEOUT, || {
             messages(outcome).is_ok_and(|it| it >= least)
         })?;
     }
@@ -73,7 +81,7 @@ fn each_message_to_a_name_server_is_counted_as_what_became_of_it() -> Outcome {
 }
 
 #[test]
-fn a_command_is_found_in_the_log_by_its_id() -> Outcome {
+fn command_is_found_in_the_logs_by_its_id() -> Outcome {
     let mut scene = Scene::open()?;
     let arguments = ["run", "--name", "netmaster-1", "--log-format", "json"];
     scene

@@ -1,47 +1,50 @@
-//! Names while nodes come and go, are silent or are cut off.
+//! Names while nodes join, leave, are silent or are cut off.
 
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Asker, Outcome, SOON, Scene, Told, create, invariant};
+use chaos_tests::{DnsAnswer, DnsClient, Outcome, Scene, WAIT_TIMEOUT, create, invariant};
 use lab::{Lab, Signal, Workload, wait_until};
 
-/// The promise for what stops or says goodbye, with what a busy machine adds.
-const A_SECOND: Duration = Duration::from_secs(1);
+/// The longest time until a stopped or leaving node's names change, and the longest gap without answers.
+const MAX_GAP: Duration = Duration::from_secs(1);
 
 fn address(workload: &Workload) -> String {
     workload.address.to_string()
 }
 
-/// How long until `holds`, which is looked at all the time.
+/// The time until `holds`, which is polled continuously.
 fn until(what: &str, holds: impl FnMut() -> bool) -> Result<Duration, lab::Error> {
     let since = Instant::now();
-    wait_until(what, SOON, holds)?;
+    wait_until(what, WAIT_TIMEOUT, holds)?;
     Ok(since.elapsed())
 }
 
 #[test]
-fn a_node_that_says_goodbye_takes_its_names_along_and_nothing_else() -> Outcome {
+fn node_that_leaves_withdraws_its_own_names_only() -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?;
+    let web = DnsClient::new(&scene.lab, "web")?;
     assert_eq!(web.addresses("db"), [address(&scene.db)]);
     scene.lab.run("node-2", &["netplugin", "leave"])?;
-    let took = until("the name is gone", || web.ask("db") == Told::NotThere)?;
-    assert!(took < A_SECOND, "{took:?}");
-    assert!(scene.talks()?, "containers that still run are reached");
+    let took = until("the name is gone", || web.ask("db") == DnsAnswer::NxDomain)?;
+    assert!(took < MAX_GAP, "{took:?}");
+    assert!(
+        scene.pings_both_ways()?,
+        "containers that still run are reached"
+    );
 
     scene.lab.restart("netplugin@node-2", Signal::Term)?;
-    wait_until("a start takes it back", SOON, || {
+    wait_until("a start takes it back", WAIT_TIMEOUT, || {
         web.addresses("db") == [address(&scene.db)]
     })
 }
 
 #[test]
-fn a_restart_of_another_node_withdraws_no_name() -> Outcome {
+fn restart_of_another_node_withdraws_no_name() -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?;
+    let web = DnsClient::new(&scene.lab, "web")?;
     for how in [Signal::Term, Signal::Kill] {
         scene.lab.stop("netplugin@node-2", how)?;
-        // Longer than until it counts as silent.
+        // Longer than the time after which the node counts as silent.
         let since = Instant::now();
         while since.elapsed() < Duration::from_secs(5) {
             assert_eq!(web.addresses("db"), [address(&scene.db)]);
@@ -54,17 +57,17 @@ fn a_restart_of_another_node_withdraws_no_name() -> Outcome {
 }
 
 #[test]
-fn members_of_a_silent_node_stand_behind_until_it_is_removed() -> Outcome {
+fn members_on_a_silent_node_are_listed_last_until_it_is_removed() -> Outcome {
     let mut scene = Scene::open()?;
     let lab = &mut scene.lab;
     lab.netctl_ok(&["group", "create", "contiv-net", "pool"])?;
     let one = lab.run_workload_with("node-1", "contiv-net", "one", &["--group", "pool"])?;
     let two = lab.run_workload_with("node-2", "contiv-net", "two", &["--group", "pool"])?;
-    let web = Asker::new(lab, "web")?;
+    let web = DnsClient::new(lab, "web")?;
     let first = || web.addresses("pool").first().cloned();
-    // Some twenty answers in a row that begin with the same member are no chance.
+    // Twenty answers in a row with the same first member can't be by chance.
     let always_first = |of: &Workload| (0..20).all(|_| first() == Some(address(of)));
-    wait_until("both are members", SOON, || {
+    wait_until("both are members", WAIT_TIMEOUT, || {
         web.addresses("pool").len() == 2
     })?;
     assert!(!always_first(&one) && !always_first(&two));
@@ -77,18 +80,18 @@ fn members_of_a_silent_node_stand_behind_until_it_is_removed() -> Outcome {
     assert_eq!(web.addresses("db"), [address(&scene.db)]);
 
     let removed = || lab.netctl(&["node", "rm", "node-2", "--lost"]);
-    wait_until("the node is removed", SOON, || {
+    wait_until("the node is removed", WAIT_TIMEOUT, || {
         removed().is_ok_and(|it| it.success())
     })?;
-    wait_until("its names are gone", SOON, || {
-        web.addresses("pool") == [address(&one)] && web.ask("db") == Told::NotThere
+    wait_until("its names are gone", WAIT_TIMEOUT, || {
+        web.addresses("pool") == [address(&one)] && web.ask("db") == DnsAnswer::NxDomain
     })
 }
 
 #[test]
-fn a_node_that_is_heard_again_stands_with_the_others() -> Outcome {
+fn members_of_a_node_that_is_back_are_listed_with_the_others() -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?;
+    let web = DnsClient::new(&scene.lab, "web")?;
     scene
         .lab
         .netctl_ok(&["group", "create", "contiv-net", "pool"])?;
@@ -97,7 +100,7 @@ fn a_node_that_is_heard_again_stands_with_the_others() -> Outcome {
             .lab
             .run_workload_with(node, "contiv-net", name, &["--group", "pool"])?;
     }
-    wait_until("both are members", SOON, || {
+    wait_until("both are members", WAIT_TIMEOUT, || {
         web.addresses("pool").len() == 2
     })?;
     let firsts = || {
@@ -105,38 +108,38 @@ fn a_node_that_is_heard_again_stands_with_the_others() -> Outcome {
         firsts.collect::<std::collections::BTreeSet<_>>().len()
     };
     scene.lab.partition(&["node-2"], &["ctl"])?;
-    wait_until("node-2 is silent", SOON, || firsts() == 1)?;
+    wait_until("node-2 is silent", WAIT_TIMEOUT, || firsts() == 1)?;
     scene.lab.repair()?;
-    wait_until("node-2 is heard again", SOON, || firsts() == 2)
+    wait_until("node-2 is heard again", WAIT_TIMEOUT, || firsts() == 2)
 }
 
-/// Asks without a pause while `meanwhile` runs; how long nothing was told at most. What is told is
-/// always right.
+/// Queries without a pause while `meanwhile` runs, and returns the longest time without an answer. Every
+/// answer must be right.
 fn asked_while(
-    asker: &Asker,
+    asker: &DnsClient,
     names: &[(&str, String)],
     meanwhile: impl FnOnce() -> Outcome + Send,
 ) -> Result<Duration, lab::Error> {
     std::thread::scope(|scope| {
         let work = scope.spawn(meanwhile);
         let (mut told, mut gap) = (Instant::now(), Duration::ZERO);
-        // One more round after the end: the last gap is closed.
+        // One more round after the end closes the last gap.
         let mut more = 2;
         while more > 0 {
             more -= usize::from(work.is_finished());
             for (name, right) in names {
                 match asker.ask(name) {
-                    Told::Addresses(found) => {
+                    DnsAnswer::Addresses(found) => {
                         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
                         assert_eq!(&found, std::slice::from_ref(right), "{name}");
                         gap = gap.max(told.elapsed());
                         told = Instant::now();
                     }
-                    Told::NotThere => panic!(
+                    DnsAnswer::NxDomain => panic!(
                         "{name} was denied {:?} after it was told last",
                         told.elapsed()
                     ),
-                    Told::Nothing => {}
+                    DnsAnswer::NoAnswer => {}
                 }
             }
         }
@@ -150,15 +153,15 @@ fn asked_while(
 
 fn restarted(how: Signal, bus: bool) -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?.patient_for(Duration::from_millis(100));
+    let web = DnsClient::new(&scene.lab, "web")?.with_timeout(Duration::from_millis(100));
     let names = [("db", address(&scene.db)), ("web", address(&scene.web))];
-    wait_until("both are known", SOON, || {
+    wait_until("both are known", WAIT_TIMEOUT, || {
         names
             .iter()
             .all(|(name, right)| web.addresses(name) == [right.clone()])
     })?;
     if !bus {
-        wait_until("what others published is saved", SOON, || {
+        wait_until("what others published is saved", WAIT_TIMEOUT, || {
             let saved = ["grep", "-q", "db", "/var/lib/contiv/neighbors"];
             scene
                 .lab
@@ -172,30 +175,32 @@ fn restarted(how: Signal, bus: bool) -> Outcome {
         if bus {
             return scene.lab.await_node("node-1");
         }
-        wait_until("it is up", SOON, || scene.lab.log_state("node-1").is_ok())
+        wait_until("it is up", WAIT_TIMEOUT, || {
+            scene.lab.log_state("node-1").is_ok()
+        })
     })?;
-    assert!(gap < A_SECOND, "{gap:?} without an answer");
+    assert!(gap < MAX_GAP, "{gap:?} without an answer");
     Ok(())
 }
 
 #[test]
-fn a_restart_of_netplugin_leaves_at_most_a_second_without_answers() -> Outcome {
+fn restart_of_netplugin_leaves_at_most_a_second_without_answers() -> Outcome {
     restarted(Signal::Term, true)?;
     restarted(Signal::Kill, true)
 }
 
 #[test]
-fn so_does_one_while_the_bus_is_away() -> Outcome {
+fn restart_without_the_bus_leaves_at_most_a_second_without_answers() -> Outcome {
     restarted(Signal::Term, false)?;
     restarted(Signal::Kill, false)
 }
 
-/// What a node had no time to save is unknown after its restart, not denied.
+/// Names that a node had no time to save are unknown after its restart, not denied.
 #[test]
-fn while_the_bus_is_slow_to_answer_nothing_is_denied() -> Outcome {
+fn name_server_denies_nothing_while_the_bus_is_slow() -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?.patient_for(Duration::from_millis(100));
-    wait_until("db is known", SOON, || {
+    let web = DnsClient::new(&scene.lab, "web")?.with_timeout(Duration::from_millis(100));
+    wait_until("db is known", WAIT_TIMEOUT, || {
         web.addresses("db") == [address(&scene.db)]
     })?;
     scene.lab.pause("nats")?;
@@ -205,8 +210,8 @@ fn while_the_bus_is_slow_to_answer_nothing_is_denied() -> Outcome {
         .run("node-1", &["rm", "-f", "/var/lib/contiv/neighbors"])?;
     let told = || {
         let told = web.ask("db");
-        assert_ne!(told, Told::NotThere, "it runs");
-        told != Told::Nothing
+        assert_ne!(told, DnsAnswer::NxDomain, "it runs");
+        told != DnsAnswer::NoAnswer
     };
     scene.lab.start("netplugin@node-1")?;
     let since = Instant::now();
@@ -214,19 +219,19 @@ fn while_the_bus_is_slow_to_answer_nothing_is_denied() -> Outcome {
         assert!(!told(), "nobody could tell node-1");
     }
     scene.lab.resume("nats")?;
-    wait_until("node-1 knows again", SOON, told)?;
+    wait_until("node-1 knows again", WAIT_TIMEOUT, told)?;
     assert_eq!(web.addresses("db"), [address(&scene.db)]);
     Ok(())
 }
 
 #[test]
-fn a_cut_leaves_no_stale_name_behind() -> Outcome {
+fn partition_leaves_no_stale_name() -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?;
+    let web = DnsClient::new(&scene.lab, "web")?;
     assert_eq!(web.addresses("db"), [address(&scene.db)]);
     scene.lab.partition(&["node-1"], &["ctl"])?;
     let cut = Instant::now();
-    wait_until("node-1 notices", SOON, || {
+    wait_until("node-1 notices", WAIT_TIMEOUT, || {
         scene
             .lab
             .log_state("node-1")
@@ -240,18 +245,20 @@ fn a_cut_leaves_no_stale_name_behind() -> Outcome {
         assert_eq!(web.addresses("mine"), [address(&mine)]);
     }
     scene.lab.repair()?;
-    wait_until("what came is known, what went is gone", SOON, || {
-        web.addresses("more") == [address(&more)] && web.ask("db") == Told::NotThere
-    })?;
+    wait_until(
+        "what came is known, what went is gone",
+        WAIT_TIMEOUT,
+        || web.addresses("more") == [address(&more)] && web.ask("db") == DnsAnswer::NxDomain,
+    )?;
     invariant::converged(&scene.lab)?;
-    assert_eq!(web.ask("db"), Told::NotThere);
+    assert_eq!(web.ask("db"), DnsAnswer::NxDomain);
     Ok(())
 }
 
 #[test]
-fn without_netmaster_and_bus_names_go_on() -> Outcome {
+fn name_server_continues_without_netmaster_and_bus() -> Outcome {
     let mut scene = Scene::open()?;
-    let web = Asker::new(&scene.lab, "web")?;
+    let web = DnsClient::new(&scene.lab, "web")?;
     for process in ["netmaster-1", "nats"] {
         scene.lab.kill(process)?;
         let since = Instant::now();
@@ -262,16 +269,16 @@ fn without_netmaster_and_bus_names_go_on() -> Outcome {
     Ok(())
 }
 
-/// The same network, group, names and addresses in both.
+/// Both tenants have the same network, group, names and addresses.
 #[test]
-fn two_tenants_side_by_side_know_nothing_of_each_other() -> Outcome {
+fn tenants_with_the_same_names_are_isolated() -> Outcome {
     let mut lab: Lab = chaos_tests::two_nodes()?;
     lab.netctl_ok(&["tenant", "create", "blue"])?;
     create(&lab, "net", "20.1.1.0/24")?;
     lab.netctl_ok(&["net", "create", "net", "-t", "blue", "--subnet=20.1.1.0/24"])?;
     for tenant in ["default", "blue"] {
         lab.netctl_ok(&["group", "create", "net", "web", "-t", tenant])?;
-        // One more in blue: then answers tell whose they are.
+        // A further endpoint in blue distinguishes the answers.
         let members: &[&str] = if tenant == "blue" {
             &["20.1.1.11", "20.1.1.12"]
         } else {
@@ -291,20 +298,20 @@ fn two_tenants_side_by_side_know_nothing_of_each_other() -> Outcome {
         )?;
     }
     let (red, blue) = (
-        Asker::new(&lab, "default-asker")?,
-        Asker::new(&lab, "blue-asker")?,
+        DnsClient::new(&lab, "default-asker")?,
+        DnsClient::new(&lab, "blue-asker")?,
     );
-    wait_until("blue sees both of its members", SOON, || {
+    wait_until("blue sees both of its members", WAIT_TIMEOUT, || {
         blue.addresses("web").len() == 2
     })?;
     for name in ["web", "web.net", "web.net.contiv.local"] {
-        wait_until("default sees its own", SOON, || {
+        wait_until("default sees its own", WAIT_TIMEOUT, || {
             red.addresses(name) == ["20.1.1.11"]
         })?;
         assert_eq!(blue.addresses(name).len(), 2, "{name}");
     }
     for name in ["blue-0", "blue-1.net", "blue-asker.net.contiv.local"] {
-        assert_eq!(red.ask(name), Told::NotThere, "{name}");
+        assert_eq!(red.ask(name), DnsAnswer::NxDomain, "{name}");
     }
     assert_eq!(red.addresses("default-asker"), ["20.1.1.99"]);
     assert_eq!(blue.addresses("blue-asker"), ["20.1.1.99"]);

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chaos_tests::{Asker, Outcome, SOON, Told, create};
+use chaos_tests::{DnsAnswer, DnsClient, Outcome, WAIT_TIMEOUT, create};
 use lab::{Error, IMAGE, Lab, Spec, wait_until};
 
-const A_SECOND: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 fn engines() -> Result<Lab, Error> {
     let lab = Lab::up(&Spec::test(2).docker(true))?;
@@ -17,7 +17,7 @@ fn engines() -> Result<Lab, Error> {
     Ok(lab)
 }
 
-/// `docker LINE` that must succeed; its output, trimmed.
+/// Runs `docker LINE`, which must succeed, and returns its trimmed output.
 fn done(lab: &Lab, node: &str, line: &str) -> Result<String, Error> {
     let line: Vec<&str> = std::iter::once("docker").chain(line.split(' ')).collect();
     Ok(lab.run(node, &line)?.stdout.trim().to_owned())
@@ -32,22 +32,22 @@ fn pid(lab: &Lab, node: &str, name: &str) -> Result<String, Error> {
     done(lab, node, &format!("inspect -f {{{{.State.Pid}}}} {name}"))
 }
 
-/// Who asks from inside a container, past Docker's resolver.
-fn asker(lab: &Lab, node: &str, name: &str) -> Result<Asker, Error> {
-    Asker::in_process(lab, node, &pid(lab, node, name)?)
+/// A DNS client inside a container, which bypasses Docker's resolver.
+fn asker(lab: &Lab, node: &str, name: &str) -> Result<DnsClient, Error> {
+    DnsClient::in_process(lab, node, &pid(lab, node, name)?)
 }
 
-fn knows(asker: &Asker, name: &str) -> Outcome {
-    wait_until(&format!("{name} is known"), SOON, || {
+fn knows(asker: &DnsClient, name: &str) -> Outcome {
+    wait_until(&format!("{name} is known"), WAIT_TIMEOUT, || {
         !asker.addresses(name).is_empty()
     })
 }
 
-/// How long until a name is nobody's.
-fn until_gone(asker: &Asker, name: &str) -> Result<Duration, Error> {
+/// The time until a name doesn't resolve any more.
+fn until_gone(asker: &DnsClient, name: &str) -> Result<Duration, Error> {
     let since = Instant::now();
-    wait_until(&format!("{name} is gone"), SOON, || {
-        asker.ask(name) == Told::NotThere
+    wait_until(&format!("{name} is gone"), WAIT_TIMEOUT, || {
+        asker.ask(name) == DnsAnswer::NxDomain
     })?;
     Ok(since.elapsed())
 }
@@ -69,26 +69,26 @@ fn names_follow_a_container_through_its_life() -> Outcome {
 
     done(&lab, "node-2", "rename db database")?;
     let took = until_gone(&web, "db")?;
-    assert!(took < A_SECOND, "renamed {took:?} ago");
+    assert!(took < MAX_DELAY, "renamed {took:?} ago");
     assert_eq!(web.addresses("database"), db);
     assert_eq!(web.addresses("mysql"), db, "an alias stays");
 
     let process = pid(&lab, "node-2", "database")?;
     lab.run("node-2", &["kill", "-9", &process])?;
     let took = until_gone(&web, "database")?;
-    assert!(took < A_SECOND, "killed {took:?} ago");
-    assert_eq!(web.ask("mysql"), Told::NotThere);
+    assert!(took < MAX_DELAY, "killed {took:?} ago");
+    assert_eq!(web.ask("mysql"), DnsAnswer::NxDomain);
 
     done(&lab, "node-2", "start database")?;
     knows(&web, "mysql")?;
     done(&lab, "node-2", "stop -t 0 database")?;
     let took = until_gone(&web, "database")?;
-    assert!(took < A_SECOND, "stopped {took:?} ago");
+    assert!(took < MAX_DELAY, "stopped {took:?} ago");
     Ok(())
 }
 
 #[test]
-fn a_container_has_a_name_in_each_of_its_networks() -> Outcome {
+fn container_has_a_name_in_each_of_its_networks() -> Outcome {
     let lab = engines()?;
     create(&lab, "second", "20.1.2.0/24")?;
     lab.netctl_ok(&["group", "create", "contiv-net", "pool"])?;
@@ -104,12 +104,12 @@ fn a_container_has_a_name_in_each_of_its_networks() -> Outcome {
     assert_eq!(one.addresses("pool"), first);
     assert_eq!(
         two.ask("pool"),
-        Told::NotThere,
+        DnsAnswer::NxDomain,
         "a group of another network"
     );
     assert_eq!(two.addresses("pool.contiv-net"), first);
     assert_eq!(one.addresses("other.second"), second);
-    assert_eq!(one.ask("other"), Told::NotThere);
+    assert_eq!(one.ask("other"), DnsAnswer::NxDomain);
     let both = asker(&lab, "node-1", "both")?;
     for name in ["one", "two"] {
         assert_eq!(both.addresses(name).len(), 1, "{name} from both networks");
@@ -120,10 +120,9 @@ fn a_container_has_a_name_in_each_of_its_networks() -> Outcome {
     Ok(())
 }
 
-/// `--dns`, `--dns-search` and `--network-alias` as people know them, with Docker's resolver in
-/// front.
+/// `--dns`, `--dns-search` and `--network-alias` work as usual, with Docker's resolver in front.
 #[test]
-fn the_engines_own_settings_behave_as_expected() -> Outcome {
+fn dns_settings_of_the_engine_behave_as_expected() -> Outcome {
     let lab = engines()?;
     run(
         &lab,
@@ -139,7 +138,7 @@ fn the_engines_own_settings_behave_as_expected() -> Outcome {
         let ping = lab.docker("node-1", &["exec", "web", "ping", "-c1", "-W2", name]);
         ping.is_ok_and(|it| it.success())
     };
-    wait_until("an alias is reached", SOON, || reaches("mysql"))?;
+    wait_until("an alias is reached", WAIT_TIMEOUT, || reaches("mysql"))?;
     assert!(reaches("db"), "peers' names go on resolving");
     assert!(reaches("db.contiv-net"));
     let search = lab.docker("node-1", &["exec", "web", "cat", "/etc/resolv.conf"])?;
@@ -147,15 +146,15 @@ fn the_engines_own_settings_behave_as_expected() -> Outcome {
         search.stdout.contains("search contiv-net.contiv.local"),
         "{search:?}"
     );
-    // The resolver that was asked for is asked for what isn't ours.
+    // The resolver of `--dns` gets the queries for other names.
     let outside = lab.docker("node-1", &["exec", "web", "nslookup", "machine.lab"])?;
     assert!(outside.stdout.contains("198.18."), "{outside:?}");
     Ok(())
 }
 
-/// From the moment when `docker run` returns; `make bench` measures it more closely.
+/// Measured from the return of `docker run`; `make bench` measures it more precisely.
 #[test]
-fn a_new_name_is_known_elsewhere_as_soon_as_its_container_runs() -> Outcome {
+fn new_name_resolves_on_other_nodes_once_its_container_runs() -> Outcome {
     let lab = engines()?;
     run(&lab, "node-2", "peer", "--net=contiv-net")?;
     let peer = asker(&lab, "node-2", "peer")?;
@@ -175,7 +174,7 @@ fn a_new_name_is_known_elsewhere_as_soon_as_its_container_runs() -> Outcome {
             let returned = started.join().expect("no panic")?;
             Ok::<_, Error>(known.saturating_duration_since(returned))
         })?;
-        assert!(lag < A_SECOND, "{name}: {lag:?} after docker run");
+        assert!(lag < MAX_DELAY, "{name}: {lag:?} after docker run");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! What `netctl` says of names is what containers are told; and whose names nobody is told.
+//! `netctl dns` shows the answers that containers get; closed endpoints have no answers.
 
-use chaos_tests::{Asker, Outcome, SOON, Scene, Told, create};
+use chaos_tests::{DnsAnswer, DnsClient, Outcome, Scene, WAIT_TIMEOUT, create};
 use lab::{Error, IMAGE, Lab, Output, Signal, Spec, wait_until};
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ fn query(lab: &Lab, line: &str) -> Result<Output, Error> {
     lab.netctl(&words)
 }
 
-/// The command says all of it, with this exit code.
+/// Checks the exit code of a query, and that its output contains all texts.
 #[track_caller]
 fn says(lab: &Lab, line: &str, code: i32, all: &[&str]) -> Outcome {
     let output = query(lab, line)?;
@@ -26,7 +26,7 @@ fn says(lab: &Lab, line: &str, code: i32, all: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// `front` with a group on both nodes; the same names in another tenant.
+/// The scene with a group on both nodes, and the same names in another tenant.
 fn scene() -> Result<Scene, Error> {
     let mut scene = Scene::open()?;
     let lab = &mut scene.lab;
@@ -43,19 +43,19 @@ fn scene() -> Result<Scene, Error> {
         "--subnet=20.1.1.0/24",
     ])?;
     lab.run_workload_with("node-2", "contiv-net", "secret", &["--tenant", "blue"])?;
-    let web = Asker::new(lab, "web")?;
-    wait_until("all names are known on node-1", SOON, || {
+    let web = DnsClient::new(lab, "web")?;
+    wait_until("all names are known on node-1", WAIT_TIMEOUT, || {
         web.addresses("pool").len() == 2 && !web.addresses("db").is_empty()
     })?;
     Ok(scene)
 }
 
 #[test]
-fn every_name_is_listed_with_who_bears_it() -> Outcome {
+fn names_are_listed_with_their_endpoints() -> Outcome {
     let scene = scene()?;
     let lab = &scene.lab;
     let list = |more: &[&str]| lab.netctl_ok(&[&["dns", "ls"], more].concat());
-    wait_until("netmaster knows all of them", SOON, || {
+    wait_until("netmaster knows all of them", WAIT_TIMEOUT, || {
         list(&["-a", "-q"]).is_ok_and(|it| it.lines().count() == 6)
     })?;
     let names: Vec<String> = list(&["-q"])?.lines().map(str::to_owned).collect();
@@ -71,10 +71,10 @@ fn every_name_is_listed_with_who_bears_it() -> Outcome {
     };
     assert_eq!(of("pool")["kind"], "group");
     assert_eq!(of("pool")["nodes"], serde_json::json!(["node-1", "node-2"]));
-    // What is listed is what is told.
-    let web = Asker::new(lab, "web")?;
+    // The list is equal to the answers.
+    let web = DnsClient::new(lab, "web")?;
     for name in ["db", "one", "pool", "two", "web"] {
-        let Told::Addresses(mut told) = web.ask(name) else {
+        let DnsAnswer::Addresses(mut told) = web.ask(name) else {
             panic!("{name} isn't there");
         };
         told.sort();
@@ -84,13 +84,12 @@ fn every_name_is_listed_with_who_bears_it() -> Outcome {
 }
 
 #[test]
-fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
-    let mut scene = scene()?;
+fn query_shows_the_containers_answer_and_its_reasons() -> Outcome {
+    let scene = scene()?;
     let (db, ctl) = (scene.db.address.to_string(), scene.lab.address("ctl")?);
     let resolvers = format!("forwarded to {ctl}");
     let in_network = format!("because {} is in contiv-net", scene.web.address);
-    let silent = "on node node-2, silent: listed last";
-    let lab = &mut scene.lab;
+    let lab = &scene.lab;
     for (line, code, all) in [
         (
             "DB --from web",
@@ -111,12 +110,12 @@ fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
         (
             "db --from web --type AAAA",
             0,
-            &["there, without AAAA records"],
+            &["exists, without AAAA records"],
         ),
         (
             "contiv-net.contiv.local --from web",
             0,
-            &["there, without A records", "names below it"],
+            &["exists, without A records", "names below it"],
         ),
         (
             &format!("{db} --from web"),
@@ -138,6 +137,14 @@ fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
     ] {
         says(lab, line, code, all)?;
     }
+    Ok(())
+}
+
+#[test]
+fn query_names_silent_nodes_and_fails_without_the_own_node() -> Outcome {
+    let mut scene = scene()?;
+    let lab = &mut scene.lab;
+    let silent = "on node node-2, silent: listed last";
     let nobody = query(lab, "db --from nobody")?;
     assert!(
         nobody.status == 1 && nobody.stderr.contains("nobody"),
@@ -145,7 +152,7 @@ fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
     );
 
     lab.kill("netplugin@node-2")?;
-    wait_until("the silent one is told", SOON, || {
+    wait_until("the silent member is reported", WAIT_TIMEOUT, || {
         query(lab, "pool --from web").is_ok_and(|it| it.stdout.contains(silent))
     })?;
     lab.kill("netplugin@node-1")?;
@@ -154,16 +161,16 @@ fn a_query_says_what_a_container_is_told_and_why() -> Outcome {
 }
 
 #[test]
-fn who_is_closed_is_told_to_nobody() -> Outcome {
+fn closed_endpoints_are_left_out_of_answers() -> Outcome {
     let scene = scene()?;
     let lab = &scene.lab;
-    let web = Asker::new(lab, "web")?;
-    let db = Asker::new(lab, "db")?;
+    let web = DnsClient::new(lab, "web")?;
+    let db = DnsClient::new(lab, "db")?;
     lab.netctl_ok(&["group", "rm", "pool", "--force"])?;
-    let there = Told::Addresses(Vec::new());
+    let there = DnsAnswer::Addresses(Vec::new());
     for asker in [&web, &db] {
         for name in ["one", "two", "pool"] {
-            wait_until(&format!("{name} has no address"), SOON, || {
+            wait_until(&format!("{name} has no address"), WAIT_TIMEOUT, || {
                 asker.ask(name) == there
             })?;
         }
@@ -171,13 +178,18 @@ fn who_is_closed_is_told_to_nobody() -> Outcome {
     }
     let why =
         "two is the name of a container in contiv-net, which is closed: its group was removed";
-    says(lab, "two --from web", 0, &["there, without A records", why])?;
+    says(
+        lab,
+        "two --from web",
+        0,
+        &["exists, without A records", why],
+    )?;
     let shown = lab.netctl_ok(&["endpoint", "inspect", "two"])?;
     assert!(shown.contains("its group was removed"), "{shown}");
     Ok(())
 }
 
-/// Without the line in the engine's configuration that `docs/names.md` names.
+/// The engine's configuration lacks the line that `docs/names.md` requires.
 #[test]
 fn doctor_names_the_line_that_the_engine_lacks() -> Outcome {
     let mut lab = Lab::up(&Spec::test(1).docker(true).loopback_resolver_on(1))?;
@@ -187,10 +199,10 @@ fn doctor_names_the_line_that_the_engine_lacks() -> Outcome {
         let script = format!("echo '{text}' > /etc/docker/daemon.json");
         lab.run("node-1", &["sh", "-c", &script]).map(drop)
     };
-    // Whether a container that the engine starts now finds another by name.
+    // Whether a new container of the engine resolves another's name.
     let finds = |lab: &mut Lab| -> Result<bool, Error> {
         lab.restart("dockerd@node-1", Signal::Term)?;
-        wait_until("the engine answers", SOON, || {
+        wait_until("the engine answers", WAIT_TIMEOUT, || {
             lab.docker("node-1", &["info"]).is_ok_and(|it| it.success())
         })?;
         let run = ["run", "--rm", "--net=contiv-net", "--name=web", IMAGE];
@@ -204,12 +216,12 @@ fn doctor_names_the_line_that_the_engine_lacks() -> Outcome {
     let lacks = || said().is_ok_and(|it| it.contains("loopback-resolver") && it.contains(line));
     assert!(!said()?.contains("loopback-resolver"));
     write(&lab, "{}")?;
-    wait_until("doctor names the line", SOON, lacks)?;
+    wait_until("doctor names the line", WAIT_TIMEOUT, lacks)?;
     assert_eq!(lab.netctl(&["doctor"])?.status, 1);
     assert!(!finds(&mut lab)?, "the line is needed");
     write(&lab, r#"{"dns": ["169.254.53.53"]}"#)?;
     let said = || lab.netctl(&["doctor", "-q"]).map(|it| it.stdout);
-    wait_until("doctor is content", SOON, || {
+    wait_until("doctor reports it no more", WAIT_TIMEOUT, || {
         said().is_ok_and(|it| !it.contains("loopback-resolver"))
     })
 }

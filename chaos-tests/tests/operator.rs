@@ -1,6 +1,6 @@
-//! What an operator asks of a cluster: its status, and what is wrong.
+//! The operator's view of a cluster: `status` and `doctor`.
 
-use chaos_tests::{Outcome, SOON, create, two_nodes};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create, two_nodes};
 use lab::{Error, Lab, Signal, wait_until};
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn status(lab: &Lab) -> Result<(i32, Value), Error> {
 }
 
 #[test]
-fn status_says_whether_all_is_converged_and_who_lags() -> Outcome {
+fn status_shows_convergence_and_lagging_parts() -> Outcome {
     let mut lab = two_nodes()?;
     create(&lab, "net", "20.1.1.0/24")?;
     let (code, value) = status(&lab)?;
@@ -24,7 +24,7 @@ fn status_says_whether_all_is_converged_and_who_lags() -> Outcome {
         assert!(!value[list][0]["name"].is_null(), "{list}: {value}");
     }
     lab.isolate("node-2")?;
-    wait_until("the silent node is told", SOON, || {
+    wait_until("the silent node is told", WAIT_TIMEOUT, || {
         status(&lab).is_ok_and(|(code, value)| {
             let lag = value["lags"][0].as_str().unwrap_or_default();
             code == 1 && lag.starts_with("node node-2: no status for")
@@ -32,7 +32,7 @@ fn status_says_whether_all_is_converged_and_who_lags() -> Outcome {
     })?;
     create(&lab, "other", "20.1.2.0/24")?;
     lab.repair()?;
-    wait_until("it has caught up", SOON, || {
+    wait_until("it has caught up", WAIT_TIMEOUT, || {
         status(&lab).is_ok_and(|(code, _)| code == 0)
     })?;
     lab.stop("netmaster-1", Signal::Kill)?;
@@ -49,7 +49,7 @@ fn status_prints_a_warning_and_exits_with_zero() -> Outcome {
     lab.start("netplugin@node-1")?;
     lab.await_node("node-1")?;
     let mut shown = String::new();
-    wait_until("status shows the warning", SOON, || {
+    wait_until("status shows the warning", WAIT_TIMEOUT, || {
         shown = lab
             .netctl(&["status"])
             .map_or_else(|_| String::new(), |it| it.stdout);
@@ -67,23 +67,23 @@ fn status_prints_a_warning_and_exits_with_zero() -> Outcome {
     Ok(())
 }
 
-/// The lines of doctor that aren't fine.
+/// The exit code and the problems of doctor.
 fn complaints(lab: &Lab) -> Result<(i32, String), Error> {
     let output = lab.netctl(&["doctor", "-q"])?;
     Ok((output.status, output.stdout))
 }
 
 #[test]
-fn doctor_measures_the_underlay_and_finds_what_is_missing() -> Outcome {
+fn doctor_measures_the_underlay_and_finds_problems() -> Outcome {
     let mut lab = two_nodes()?;
     let (code, text) = complaints(&lab)?;
     assert_eq!(code, 0, "{text}");
     for fine in ["underlay", "kernel", "firewall", "clock"] {
         assert!(!text.contains(fine), "{text}");
     }
-    // Somebody's switch carries less than both ends promise.
+    // A switch has a lower MTU than both ends.
     lab.run("underlay", &["ip", "link", "set", "node-2", "mtu", "1400"])?;
-    // Somebody's firewall lets all in but what it doesn't know.
+    // A firewall drops unknown ports.
     let drop = "add table inet mine; \
          add chain inet mine in { type filter hook input priority 0; policy drop; }; \
          add rule inet mine in meta l4proto { tcp, icmp } accept; \
@@ -105,7 +105,7 @@ fn doctor_measures_the_underlay_and_finds_what_is_missing() -> Outcome {
     let (_, text) = complaints(&lab)?;
     assert!(!text.contains("firewall"), "{text}");
     lab.stop("netplugin@node-2", Signal::Kill)?;
-    wait_until("the silent node is told", SOON, || {
+    wait_until("the silent node is told", WAIT_TIMEOUT, || {
         complaints(&lab).is_ok_and(|(code, text)| {
             code == 1 && text.contains("wrong    node node-2: no status received")
         })

@@ -1,12 +1,12 @@
-//! Groups, policies and rules on whole clusters: what the product is for.
+//! Groups, policies and rules on whole clusters.
 
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use chaos_tests::{Outcome, SOON, create, invariant, two_nodes};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create, invariant, two_nodes};
 use lab::{Error, Lab, Running, wait_until};
 
-const RULES: [&[&str]; 3] = [
+const QUICK_START_RULES: [&[&str]; 3] = [
     &["1", "-direction=in", "-protocol=tcp", "-action=deny"],
     &[
         "2",
@@ -26,12 +26,12 @@ const RULES: [&[&str]; 3] = [
     ],
 ];
 
-/// The quick start's policy, with `web` on node-2 in the group, and `client` on node-1 in none.
+/// The quick start's policy, with `web` on node-2 in the group, and `client` on node-1 in no group.
 fn prod_web() -> Result<Lab, Error> {
     let mut lab = two_nodes()?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.netctl_ok(&["policy", "create", "prod_web"])?;
-    for rule in RULES {
+    for rule in QUICK_START_RULES {
         lab.netctl_ok(&[&["policy", "rule-add", "prod_web"], rule].concat())?;
     }
     lab.netctl_ok(&["group", "create", "contiv-net", "web", "-policy=prod_web"])?;
@@ -41,7 +41,7 @@ fn prod_web() -> Result<Lab, Error> {
 }
 
 #[test]
-fn the_quick_starts_policy_lets_through_what_it_names() -> Outcome {
+fn policy_of_the_quick_start_allows_its_ports_only() -> Outcome {
     let lab = prod_web()?;
     let web = lab.address_of("web-1")?.to_string();
     let client = lab.address_of("client")?.to_string();
@@ -59,7 +59,7 @@ fn the_quick_starts_policy_lets_through_what_it_names() -> Outcome {
         lab.connects("web-1", &client, 8080)?,
         "the group's own connections get their replies"
     );
-    wait_until("the group is found by its name", SOON, || {
+    wait_until("the group is found by its name", WAIT_TIMEOUT, || {
         lab.connects("client", "web", 80)
             .is_ok_and(|connected| connected)
     })?;
@@ -100,10 +100,10 @@ fn rules_and_policies_change_under_running_containers() -> Outcome {
     Ok(())
 }
 
-/// The reason in docs/design.md for identity in the packet: a receiver that hears nothing any more must not
-/// take a new container of a denied group for nobody.
+/// The reason for the group id in the packet (docs/design.md): a node without the bus must not treat a
+/// new container of a denied group as one without a group.
 #[test]
-fn a_cut_off_node_refuses_a_new_container_of_a_denied_group() -> Outcome {
+fn node_cut_off_refuses_a_new_container_of_a_denied_group() -> Outcome {
     let mut lab = two_nodes()?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.netctl_ok(&["group", "create", "contiv-net", "evil"])?;
@@ -119,7 +119,7 @@ fn a_cut_off_node_refuses_a_new_container_of_a_denied_group() -> Outcome {
     ])?;
     lab.netctl_ok(&["group", "create", "contiv-net", "db", "-policy=db"])?;
     lab.run_workload_with("node-2", "contiv-net", "db-1", &["--group", "db"])?;
-    // Blocks are known on both nodes before the cut.
+    // Both nodes have each other's blocks before the partition.
     let early = lab.run_workload_with("node-1", "contiv-net", "early", &["--group", "good"])?;
     let db = lab.address_of("db-1")?.to_string();
     let _server = lab.listen("db-1", 5432)?;
@@ -133,7 +133,7 @@ fn a_cut_off_node_refuses_a_new_container_of_a_denied_group() -> Outcome {
         "a denied group, whatever the receiver has heard"
     );
 
-    // The address that a good one just gave up, taken by an evil one.
+    // A container of the denied group takes the address that an allowed one has just released.
     lab.remove_workload("early")?;
     let address = early.address.to_string();
     lab.run_workload_with(
@@ -152,7 +152,7 @@ fn a_cut_off_node_refuses_a_new_container_of_a_denied_group() -> Outcome {
 }
 
 #[test]
-fn outgoing_rules_hold_at_the_other_end() -> Outcome {
+fn outgoing_rules_apply_at_the_other_end() -> Outcome {
     let mut lab = two_nodes()?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     create(&lab, "back-net", "20.1.2.0/24")?;
@@ -202,7 +202,7 @@ fn outgoing_rules_hold_at_the_other_end() -> Outcome {
 }
 
 #[test]
-fn a_group_with_members_stays_and_names_them() -> Outcome {
+fn group_with_members_stays_and_names_them() -> Outcome {
     let mut lab = prod_web()?;
     let refused = lab.netctl(&["group", "rm", "web"])?;
     assert_eq!(refused.status, 1, "{}", refused.text());
@@ -218,9 +218,9 @@ fn a_group_with_members_stays_and_names_them() -> Outcome {
     Ok(())
 }
 
-/// Rules stay enforced while netplugin is away, and its start opens no gap.
+/// Rules stay enforced while netplugin is down, and its start opens no gap.
 #[test]
-fn a_killed_netplugin_leaves_the_rules() -> Outcome {
+fn killed_netplugin_leaves_the_rules() -> Outcome {
     let mut lab = prod_web()?;
     let web = lab.address_of("web-1")?.to_string();
     let _servers = [80, 8080]
@@ -239,7 +239,7 @@ fn a_killed_netplugin_leaves_the_rules() -> Outcome {
     Ok(())
 }
 
-/// A connection that sends a line each tenth of a second to a server that sends it back.
+/// A connection that sends a line every 0.1 s to an echo server.
 struct Talk {
     lines: String,
     _client: Running,
@@ -255,7 +255,7 @@ impl Talk {
             lines,
             _client: client,
         };
-        wait_until("the connection carries data", SOON, || {
+        wait_until("the connection carries data", WAIT_TIMEOUT, || {
             talk.answers(lab) > 2
         })?;
         Ok(talk)
@@ -266,7 +266,7 @@ impl Talk {
         lines.map_or(0, |output| output.stdout.lines().count())
     }
 
-    /// Whether more comes back within a second and a half.
+    /// Whether more echoes arrive within 1.5 s.
     fn goes_on(&self, lab: &Lab) -> bool {
         let before = self.answers(lab);
         let more = || self.answers(lab) > before + 1;
@@ -274,16 +274,16 @@ impl Talk {
     }
 }
 
-/// A deny lets standing connections stand; asked to, it ends those that it denies, and no others.
+/// A deny keeps established connections; with `--immediate` it ends those that it denies, and no others.
 #[test]
-fn a_deny_ends_standing_connections_only_when_asked_to() -> Outcome {
+fn deny_ends_established_connections_only_with_immediate() -> Outcome {
     let lab = prod_web()?;
     let web = lab.address_of("web-1")?.to_string();
     let echo =
         |port: &str| lab.start_in("web-1", &["busybox", "nc", "-ll", "-p", port, "-e", "cat"]);
     let _servers = [echo("80")?, echo("443")?];
     for port in [80, 443] {
-        wait_until("the server answers", SOON, || {
+        wait_until("the server answers", WAIT_TIMEOUT, || {
             lab.exec_in(
                 "client",
                 &["busybox", "nc", "-w", "1", &web, &port.to_string()],
@@ -297,15 +297,17 @@ fn a_deny_ends_standing_connections_only_when_asked_to() -> Outcome {
     assert!(denied.goes_on(&lab), "a standing connection survives");
 
     lab.netctl_ok(&["policy", "apply", "prod_web", "--immediate"])?;
-    wait_until("the denied connection ends", SOON, || !denied.goes_on(&lab))?;
+    wait_until("the denied connection ends", WAIT_TIMEOUT, || {
+        !denied.goes_on(&lab)
+    })?;
     assert!(kept.goes_on(&lab), "the allowed one goes on");
     Ok(())
 }
 
-/// The answers of a connection pass the asker's own node unasked, so who has the address of the one
-/// that was asked must not give them.
+/// The opener's node accepts replies of a connection without a rule, so the next owner of the answerer's
+/// address must not be able to send them.
 #[test]
-fn who_inherits_an_address_answers_nobody_on_another_node() -> Outcome {
+fn next_owner_of_an_address_answers_no_old_connection() -> Outcome {
     let mut lab = two_nodes()?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.netctl_ok(&["policy", "create", "p"])?;
@@ -328,10 +330,10 @@ fn who_inherits_an_address_answers_nobody_on_another_node() -> Outcome {
     let port = |of: &UdpSocket| of.local_addr().expect("bound").port();
     let (from_port, to_port) = (port(&from), port(&to));
     for socket in [&from, &to] {
-        socket.set_read_timeout(Some(SOON)).expect("set");
+        socket.set_read_timeout(Some(WAIT_TIMEOUT)).expect("set");
     }
     let mut bytes = [0; 16];
-    wait_until("it is asked and answers", SOON, || {
+    wait_until("it is asked and answers", WAIT_TIMEOUT, || {
         from.send_to(b"asked", (asked, to_port)).is_ok()
             && to.recv(&mut bytes).is_ok()
             && to.send_to(b"answer", (asker, from_port)).is_ok()
@@ -344,16 +346,18 @@ fn who_inherits_an_address_answers_nobody_on_another_node() -> Outcome {
     lab.run_workload_with("node-2", "contiv-net", "heir", &given)?;
     lab.run_workload("node-2", "contiv-net", "beside")?;
     let (heir, beside) = (lab.udp_from("heir", to_port)?, lab.udp_in("beside")?);
-    // Longer than a packet is under way.
+    // Longer than a packet is in flight.
     let moment = Duration::from_millis(300);
     from.set_read_timeout(Some(moment)).expect("set");
     let comes = |sender: &UdpSocket, from: &UdpSocket| {
         let sent = sender.send_to(b"unasked", (asker, from_port));
         sent.is_ok() && from.recv(&mut [0; 16]).is_ok()
     };
-    wait_until("the asker's node knows who has the address", SOON, || {
-        !comes(&heir, &from) && comes(&beside, &from)
-    })?;
+    wait_until(
+        "the asker's node knows who has the address",
+        WAIT_TIMEOUT,
+        || !comes(&heir, &from) && comes(&beside, &from),
+    )?;
     assert!((0..5).all(|_| !comes(&heir, &from)));
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! The main job, on workloads without an engine.
+//! The quick start on workloads without an engine.
 
-use chaos_tests::{Outcome, SOON, Scene, create, invariant, two_nodes};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, create, invariant, two_nodes};
 use lab::wait_until;
 
 #[test]
 fn workloads_reach_each_other_by_address_and_by_name() -> Outcome {
     let scene = Scene::open()?;
-    assert!(scene.talks()?);
-    wait_until("web knows db by name", SOON, || {
+    assert!(scene.pings_both_ways()?);
+    wait_until("web knows db by name", WAIT_TIMEOUT, || {
         scene.lab.ping("web", "db").is_ok_and(|answered| answered)
     })?;
     assert!(scene.lab.ping("db", "web")?);
@@ -16,9 +16,9 @@ fn workloads_reach_each_other_by_address_and_by_name() -> Outcome {
 }
 
 #[test]
-fn names_outside_are_asked_of_the_hosts_resolver() -> Outcome {
+fn other_names_are_forwarded_to_the_hosts_resolver() -> Outcome {
     let scene = Scene::open()?;
-    wait_until("the name is resolved", SOON, || {
+    wait_until("the name is resolved", WAIT_TIMEOUT, || {
         let answer = scene
             .lab
             .exec_in("web", &["getent", "ahostsv4", "machine.lab"]);
@@ -27,14 +27,14 @@ fn names_outside_are_asked_of_the_hosts_resolver() -> Outcome {
 }
 
 #[test]
-fn the_views_show_what_runs() -> Outcome {
+fn views_show_the_running_endpoints() -> Outcome {
     let scene = Scene::open()?;
     let networks = scene.lab.netctl_ok(&["net", "ls"])?;
     assert!(
         networks.contains("contiv-net") && networks.contains("20.1.1.0/24"),
         "{networks}"
     );
-    wait_until("both endpoints are listed", SOON, || {
+    wait_until("both endpoints are listed", WAIT_TIMEOUT, || {
         let endpoints = scene.lab.netctl_ok(&["endpoint", "ls"]).unwrap_or_default();
         ["web", "db"].iter().all(|name| endpoints.contains(name))
     })?;
@@ -49,7 +49,7 @@ fn the_views_show_what_runs() -> Outcome {
 }
 
 #[test]
-fn an_address_comes_back_after_use_but_not_at_once() -> Outcome {
+fn address_is_reused_but_not_at_once() -> Outcome {
     let mut scene = Scene::open()?;
     let before = scene.web.address;
     scene.lab.remove_workload("web")?;
@@ -67,7 +67,7 @@ fn an_address_comes_back_after_use_but_not_at_once() -> Outcome {
 }
 
 #[test]
-fn tenants_use_the_same_subnet_and_names_and_never_meet() -> Outcome {
+fn tenants_with_the_same_subnet_and_names_are_isolated() -> Outcome {
     let mut lab = two_nodes()?;
     for tenant in ["blue", "red"] {
         lab.netctl_ok(&["tenant", "create", tenant])?;
@@ -82,7 +82,7 @@ fn tenants_use_the_same_subnet_and_names_and_never_meet() -> Outcome {
     }
     let db = lab.address_of("blue-db")?.to_string();
     assert!(lab.ping("blue-web", &db)?);
-    // The same packet in the other tenant finds nobody there.
+    // The same packet in the other tenant has no receiver.
     assert!(!lab.ping("red-web", &db)?);
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Daemons end and start again under running workloads; forwarding doesn't notice.
+//! Daemons end and start again under running workloads, without an effect on forwarding.
 
-use chaos_tests::{Outcome, SOON, Scene, invariant};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, invariant};
 use lab::{Lab, Signal, wait_until};
 
 /// Restarts netplugin on both nodes while a ping runs between them.
@@ -11,14 +11,14 @@ fn restart_under_a_ping(scene: &mut Scene, how: Signal, bus: bool) -> Outcome {
     }
     for node in ["node-1", "node-2"] {
         scene.lab.restart(&format!("netplugin@{node}"), how)?;
-        wait_until("netplugin has its endpoint again", SOON, || {
+        wait_until("netplugin has its endpoint again", WAIT_TIMEOUT, || {
             endpoints(&scene.lab, node) == Some(1)
         })?;
         ping.wait_for(25)?;
     }
     let report = ping.stop()?;
     assert!(report.is_whole(), "{report:?}");
-    assert!(scene.talks()?);
+    assert!(scene.pings_both_ways()?);
     Ok(())
 }
 
@@ -27,32 +27,32 @@ fn endpoints(lab: &Lab, node: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_restart_of_netplugin_loses_no_packet() -> Outcome {
+fn restart_of_netplugin_loses_no_packet() -> Outcome {
     let mut scene = Scene::open()?;
     restart_under_a_ping(&mut scene, Signal::Term, true)?;
     invariant::converged(&scene.lab)
 }
 
 #[test]
-fn a_killed_netplugin_loses_no_packet() -> Outcome {
+fn killed_netplugin_loses_no_packet() -> Outcome {
     let mut scene = Scene::open()?;
     restart_under_a_ping(&mut scene, Signal::Kill, true)?;
     invariant::converged(&scene.lab)
 }
 
 #[test]
-fn a_restart_while_the_bus_is_away_loses_no_packet() -> Outcome {
+fn restart_without_the_bus_loses_no_packet() -> Outcome {
     let mut scene = Scene::open()?;
     restart_under_a_ping(&mut scene, Signal::Term, false)?;
     scene.lab.start("nats")?;
     scene.lab.await_bus()?;
     invariant::converged(&scene.lab)?;
-    assert!(scene.talks()?);
+    assert!(scene.pings_both_ways()?);
     Ok(())
 }
 
 #[test]
-fn without_a_bus_workloads_still_start_and_stop_on_a_node() -> Outcome {
+fn workloads_start_and_stop_without_a_bus() -> Outcome {
     let mut scene = Scene::open()?;
     scene.lab.kill("nats")?;
     let more = scene.lab.run_workload("node-2", "contiv-net", "more")?;
@@ -60,14 +60,14 @@ fn without_a_bus_workloads_still_start_and_stop_on_a_node() -> Outcome {
     scene.lab.remove_workload("db")?;
     scene.lab.start("nats")?;
     scene.lab.await_bus()?;
-    wait_until("the cluster hears of both", SOON, || {
+    wait_until("the cluster hears of both", WAIT_TIMEOUT, || {
         let endpoints = scene.lab.netctl_ok(&["endpoint", "ls"]).unwrap_or_default();
         endpoints.contains("more") && !endpoints.contains("db")
     })
 }
 
 #[test]
-fn a_killed_netmaster_comes_back_with_everything() -> Outcome {
+fn killed_netmaster_comes_back_with_everything() -> Outcome {
     let mut scene = Scene::open()?;
     let before = scene.lab.netctl_ok(&["net", "ls"])?;
     scene.lab.restart("netmaster-1", Signal::Kill)?;

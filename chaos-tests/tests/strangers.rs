@@ -1,19 +1,19 @@
-//! Forged VXLAN packets in a whole cluster, from everybody who can send one without being root on
-//! a node: none arrives in a container; each is counted, and doctor reports it.
+//! Forged VXLAN packets in a whole cluster, from every sender that isn't root on a node. None reaches a
+//! container; each is counted, and doctor reports it.
 
 use std::net::{Ipv4Addr, UdpSocket};
 
 use bus_schema::MacAddr;
-use chaos_tests::metrics::{NETPLUGIN, metric};
-use chaos_tests::{Outcome, SOON, sh};
+use chaos_tests::metrics::{NETPLUGIN_PORT, metric};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, sh};
 use lab::{CTL, Error, IMAGE, Lab, Spec, wait_until};
 
-const OUTER: u16 = 14_789;
-const UDP: u8 = 17;
-/// The network's.
+const VXLAN_PORT: u16 = 14_789;
+const UDP_PROTOCOL: u8 = 17;
+/// The network's VNI.
 const VNI: u32 = 7;
 
-/// One container on each of two nodes, and what is sent there to pass for the other node's.
+/// One container on each of two nodes, and the forged packets to it in the other node's name.
 struct Scene {
     lab: Lab,
     nodes: [Ipv4Addr; 2],
@@ -31,7 +31,7 @@ impl Scene {
         let db = lab.run_workload("node-2", "contiv-net", "db")?;
         let sockets = [lab.udp_in("web")?, lab.udp_in("db")?];
         for socket in &sockets {
-            socket.set_read_timeout(Some(SOON)).expect("set");
+            socket.set_read_timeout(Some(WAIT_TIMEOUT)).expect("set");
         }
         Ok(Self {
             nodes: [lab.address("node-1")?, lab.address("node-2")?],
@@ -41,7 +41,7 @@ impl Scene {
         })
     }
 
-    /// Sends a packet for the container on a node to this address.
+    /// Sends a forged packet for the container of a node to this address.
     fn forge(&self, from: &UdpSocket, node: usize, to: Ipv4Addr) {
         let [receiver, sender] = [node, 1 - node].map(|it| self.containers[it]);
         let port = self.sockets[node].local_addr().expect("bound").port();
@@ -49,17 +49,17 @@ impl Scene {
         let length = u16::try_from(8 + payload.len()).expect("short");
         let udp = [5_000, port, length, 0].map(u16::to_be_bytes).concat();
         let inner = ipv4(sender, receiver, &[&udp[..], payload].concat());
-        // The group id of no group.
+        // The group id 0: no group.
         let header = [0x88, 0, 0, 1];
         let to_node = MacAddr::of_vtep(self.nodes[node].into()).0;
         let ethernet = [&to_node[..], &[2, 3, 0, 0, 0, 1], &[8, 0]].concat();
         let vni = (VNI << 8).to_be_bytes();
         let packet = [&header[..], &vni, &ethernet, &inner].concat();
-        // A process of the node is told that it may not (EPERM).
-        let _ = from.send_to(&packet, (to, OUTER));
+        // For a process of the node this fails with EPERM.
+        let _ = from.send_to(&packet, (to, VXLAN_PORT));
     }
 
-    /// Whether the next packet that each container gets is the other's.
+    /// Whether the next packet of each container is the other container's.
     fn got_nothing(&self) -> bool {
         (0..2).all(|node| {
             let to = self.sockets[1 - node].local_addr().expect("bound").port();
@@ -77,7 +77,7 @@ fn ipv4(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let mut header = [
         &[0x45, 0][..],
         &length.to_be_bytes(),
-        &[0, 1, 0, 0, 64, UDP],
+        &[0, 1, 0, 0, 64, UDP_PROTOCOL],
     ]
     .concat();
     header.extend([0, 0]);
@@ -93,13 +93,13 @@ fn ipv4(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     header
 }
 
-/// A socket of a host's own, of a process without privileges as far as the kernel can tell.
+/// A socket in a host's network namespace, like one of a process without privileges.
 fn on_host(lab: &Lab, host: &str) -> Result<UdpSocket, Error> {
     lab.run(host, &["sh", "-c", "ip netns attach itself $$"])?;
     lab.udp_at(host, "/run/netns/itself")
 }
 
-/// A container of the engine's own bridge, by the path of its namespace.
+/// Starts a container on the engine's own bridge, and returns the path of its namespace.
 fn bridged(lab: &Lab, options: &str, name: &str) -> Result<String, Error> {
     let run = format!("docker run -d --name {name} {options} {IMAGE} sleep 600");
     lab.run("node-1", &["sh", "-c", &run])?;
@@ -108,13 +108,10 @@ fn bridged(lab: &Lab, options: &str, name: &str) -> Result<String, Error> {
     Ok(format!("/proc/{}/ns/net", pid.trim()))
 }
 
-#[test]
-fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
-    let scene = Scene::open()?;
+/// Forges packets from a machine on the underlay that is no node.
+fn forge_on_the_underlay(scene: &Scene) -> Outcome {
     let lab = &scene.lab;
     let [n1, n2] = scene.nodes;
-
-    // A stranger on the underlay.
     let routes = "ip route add 224.0.0.0/4 dev eth0; ip route add 255.255.255.255 dev eth0";
     assert!(sh(lab, CTL, routes));
     let stranger = on_host(lab, CTL)?;
@@ -127,8 +124,13 @@ fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
             scene.forge(&stranger, node, to);
         }
     }
-    // A process of a node.
-    scene.forge(&on_host(lab, "node-1")?, 1, n2);
+    Ok(())
+}
+
+/// Forges packets from containers on the engine's bridge.
+fn forge_in_containers(scene: &Scene) -> Outcome {
+    let lab = &scene.lab;
+    let [n1, n2] = scene.nodes;
     // A container without capabilities on the engine's bridge.
     let plain = bridged(lab, "--cap-drop=ALL", "plain")?;
     let plain = lab.udp_at("node-1", &plain)?;
@@ -144,7 +146,13 @@ fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
     assert!(sh(lab, "node-1", &forge), "{forge}");
     let forger = lab.udp_at("node-1", &forger)?;
     scene.forge(&forger, 0, n1);
-    // Somebody behind a second network card.
+    Ok(())
+}
+
+/// Forges packets from a machine behind a second network card of node-2.
+fn forge_behind_a_second_card(scene: &Scene) -> Outcome {
+    let lab = &scene.lab;
+    let [n1, n2] = scene.nodes;
     let card = format!(
         "ip netns add beside; ip link add eth1 type veth peer name eth0 netns beside; \
          ip addr add 203.0.113.1/24 dev eth1; ip link set eth1 up; \
@@ -156,9 +164,22 @@ fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
     assert!(sh(lab, "node-2", &card), "{card}");
     let beside = lab.udp_at("node-2", "/run/netns/beside")?;
     scene.forge(&beside, 1, n2);
+    Ok(())
+}
+
+#[test]
+fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
+    let scene = Scene::open()?;
+    let lab = &scene.lab;
+    forge_on_the_underlay(&scene)?;
+    // A process of a node.
+    scene.forge(&on_host(lab, "node-1")?, 1, scene.nodes[1]);
+    forge_in_containers(&scene)?;
+    forge_behind_a_second_card(&scene)?;
 
     let expected = [
-        // Of the stranger those to all twice, once for each container; one of a container.
+        // From the underlay: unicast once, broadcast and multicast once for each container. From a
+        // container: one.
         ("node-1", "sender", 8.0, "their source address is no node's"),
         ("node-2", "sender", 7.0, "their source address is no node's"),
         ("node-1", "process", 1.0, "a process of this host sent them"),
@@ -167,7 +188,7 @@ fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
         ("node-2", "interface", 1.0, "came by another interface"),
     ];
     let said = || lab.netctl(&["doctor", "-q"]).map(|it| it.stdout);
-    wait_until("doctor reports all of them", SOON, || {
+    wait_until("doctor reports all of them", WAIT_TIMEOUT, || {
         said().is_ok_and(|text| {
             expected.iter().all(|(node, _, packets, what)| {
                 let begin = format!("warning  node {node} outer-port: {packets} packets");
@@ -179,7 +200,7 @@ fn forged_packets_reach_no_container_and_are_reported() -> Outcome {
     for (node, reason, packets, _) in expected {
         let labels = format!(r#"reason="{reason}""#);
         let name = "contiv_node_outer_dropped_total";
-        assert_eq!(metric(lab, node, NETPLUGIN, name, &labels)?, packets);
+        assert_eq!(metric(lab, node, NETPLUGIN_PORT, name, &labels)?, packets);
     }
     assert!(scene.got_nothing());
     Ok(())

@@ -1,13 +1,12 @@
-//! Services of a swarm in our networks: real engines on two nodes, of which the first is the
-//! swarm's manager.
+//! Services of a swarm in our networks: real engines on two nodes; the first is the swarm's manager.
 
 use std::collections::BTreeSet;
 
-use chaos_tests::{Outcome, SOON, create, sh};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create, sh};
 use lab::{Error, IMAGE, Lab, Signal, Spec, wait_until};
 use serde_json::Value;
 
-/// Two engines in one swarm that know our plug-in.
+/// Two engines in one swarm, with our plugin.
 fn swarm(subnet: &str) -> Result<Lab, Error> {
     let spec = Spec::test(2).docker(true);
     let lab = Lab::up(&spec.node_flags(&["--block-idle", "3"]))?;
@@ -22,7 +21,7 @@ fn swarm(subnet: &str) -> Result<Lab, Error> {
     Ok(lab)
 }
 
-/// `docker LINE` that must succeed; its output, trimmed.
+/// Runs `docker LINE`, which must succeed, and returns its trimmed output.
 fn done(lab: &Lab, node: &str, line: &str) -> Result<String, Error> {
     let line: Vec<&str> = std::iter::once("docker").chain(line.split(' ')).collect();
     Ok(lab.run(node, &line)?.stdout.trim().to_owned())
@@ -38,7 +37,7 @@ fn network(lab: &Lab, name: &str, more: &str) -> Outcome {
     .map(drop)
 }
 
-/// Its tasks end at once when they are told to.
+/// Creates a service whose tasks end at once on SIGTERM.
 fn serve(lab: &Lab, name: &str, network: &str, replicas: usize) -> Outcome {
     let what = format!("--name {name} --network {network} --replicas {replicas}");
     let line = format!("service create -d --stop-grace-period 0s {what} {IMAGE} sleep 1000000");
@@ -46,7 +45,7 @@ fn serve(lab: &Lab, name: &str, network: &str, replicas: usize) -> Outcome {
     runs(lab, "node-1", name, replicas)
 }
 
-/// Node and container's name of each task that shall run, when all do and no other is left.
+/// The node and the container's name of each wanted task; empty unless exactly these run.
 fn tasks(lab: &Lab, manager: &str, service: &str) -> Vec<(String, String)> {
     let form = "{{.Node}} {{.Name}}.{{.ID}} {{.CurrentState}}";
     let ps = format!("service ps {service} --no-trunc --filter desired-state=running --format");
@@ -64,9 +63,11 @@ fn tasks(lab: &Lab, manager: &str, service: &str) -> Vec<(String, String)> {
 }
 
 fn runs(lab: &Lab, manager: &str, service: &str, replicas: usize) -> Outcome {
-    wait_until(&format!("{replicas} of {service} run"), 3 * SOON, || {
-        tasks(lab, manager, service).len() == replicas && endpoints(lab, service) == replicas
-    })
+    wait_until(
+        &format!("{replicas} of {service} run"),
+        3 * WAIT_TIMEOUT,
+        || tasks(lab, manager, service).len() == replicas && endpoints(lab, service) == replicas,
+    )
 }
 
 fn inspect(lab: &Lab) -> Value {
@@ -76,7 +77,7 @@ fn inspect(lab: &Lab) -> Value {
     told.map_or(Value::Null, |mut it: Value| it["Oper"].take())
 }
 
-/// How many endpoints there are whose containers are a service's.
+/// The number of endpoints of a service's containers.
 fn endpoints(lab: &Lab, service: &str) -> usize {
     let prefix = format!("{service}.");
     let all = inspect(lab)["endpoints"].take();
@@ -85,7 +86,7 @@ fn endpoints(lab: &Lab, service: &str) -> usize {
     names.filter(|name| name.starts_with(&prefix)).count()
 }
 
-/// Single addresses that a node holds.
+/// The number of ceded addresses that a node holds.
 fn ceded(lab: &Lab, node: &str) -> usize {
     let all = inspect(lab)["blocks"].take();
     let blocks = all.as_array().into_iter().flatten();
@@ -104,7 +105,7 @@ fn reaches(lab: &Lab, node: &str, from: &str, to: &str) -> bool {
     sh(lab, node, &ping)
 }
 
-/// The addresses that a container is told for a name.
+/// The addresses that a container gets for a name.
 fn told(lab: &Lab, node: &str, container: &str, name: &str) -> BTreeSet<String> {
     let line = format!("exec {container} nslookup {name}.contiv-net.contiv.local");
     let answer = done(lab, node, &line).unwrap_or_default();
@@ -114,7 +115,7 @@ fn told(lab: &Lab, node: &str, container: &str, name: &str) -> BTreeSet<String> 
 }
 
 #[test]
-fn a_services_tasks_and_plain_containers_find_each_other_across_hosts() -> Outcome {
+fn tasks_and_plain_containers_find_each_other_across_hosts() -> Outcome {
     let lab = swarm("20.1.1.0/24")?;
     network(&lab, "web-net", "--subnet=20.1.1.0/24")?;
     plain(&lab, "node-1", "here")?;
@@ -146,10 +147,10 @@ fn a_services_tasks_and_plain_containers_find_each_other_across_hosts() -> Outco
     Ok(())
 }
 
-/// More tasks than the network has addresses, one after another. In so small a network a block is
+/// Starts more tasks than the network has addresses, one after another. In such a small network a block is
 /// one address.
 #[test]
-fn every_address_comes_back_when_its_task_is_gone() -> Outcome {
+fn address_returns_when_its_task_is_gone() -> Outcome {
     let lab = swarm("20.1.1.0/28")?;
     network(&lab, "web-net", "--subnet=20.1.1.0/28")?;
     serve(&lab, "app", "web-net", 0)?;
@@ -159,12 +160,12 @@ fn every_address_comes_back_when_its_task_is_gone() -> Outcome {
             runs(&lab, "node-1", "app", replicas)?;
         }
     }
-    wait_until("what was ceded is given back", SOON, || {
+    wait_until("what was ceded is given back", WAIT_TIMEOUT, || {
         ceded(&lab, "node-2") == 0
     })?;
     done(&lab, "node-1", "service rm app")?;
-    // The engine refuses while tasks are still being taken away.
-    wait_until("the swarm's network goes", SOON, || {
+    // The engine refuses while it is still removing tasks.
+    wait_until("the swarm's network goes", WAIT_TIMEOUT, || {
         sh(&lab, "node-1", "docker network rm web-net")
     })?;
     for node in lab.nodes() {
@@ -176,7 +177,7 @@ fn every_address_comes_back_when_its_task_is_gone() -> Outcome {
 }
 
 #[test]
-fn a_groups_policy_holds_for_the_tasks_of_a_service() -> Outcome {
+fn policy_of_a_group_applies_to_the_tasks_of_a_service() -> Outcome {
     let lab = swarm("20.1.1.0/24")?;
     lab.netctl_ok(&["policy", "create", "closed"])?;
     let rule = "policy rule-add closed 1 -direction=in -protocol=icmp -action=deny";
@@ -203,7 +204,7 @@ fn a_groups_policy_holds_for_the_tasks_of_a_service() -> Outcome {
 }
 
 #[test]
-fn a_service_outlives_restarts_and_its_swarms_leader() -> Outcome {
+fn service_survives_restarts_and_a_new_leader() -> Outcome {
     let mut lab = swarm("20.1.1.0/24")?;
     network(&lab, "web-net", "--subnet=20.1.1.0/24")?;
     plain(&lab, "node-2", "plain")?;
@@ -224,14 +225,14 @@ fn a_service_outlives_restarts_and_its_swarms_leader() -> Outcome {
     done(&lab, "node-1", "service scale -d app=6")?;
     runs(&lab, "node-1", "app", 6)?;
 
-    // The leader's engine: it asks for all addresses again.
+    // The leader's engine is restarted, and requests all addresses again.
     lab.restart("dockerd@node-1", Signal::Kill)?;
     lab.await_engine("node-1")?;
     runs(&lab, "node-1", "app", 6)?;
 
-    // Another leader, which promised none of them.
+    // Another leader, which reserved none of them.
     done(&lab, "node-1", "node promote node-2")?;
-    wait_until("the other engine leads", 3 * SOON, || {
+    wait_until("the other engine leads", 3 * WAIT_TIMEOUT, || {
         sh(&lab, "node-1", "docker node demote node-1");
         let leads = done(
             &lab,
@@ -248,14 +249,14 @@ fn a_service_outlives_restarts_and_its_swarms_leader() -> Outcome {
         assert!(reaches(&lab, "node-2", "plain", &task), "{task}");
     }
     done(&lab, "node-2", "service rm app")?;
-    wait_until("what was ceded is given back", SOON, || {
+    wait_until("what was ceded is given back", WAIT_TIMEOUT, || {
         lab.nodes().iter().all(|node| ceded(&lab, node) == 0)
     })
 }
 
-/// An engine that starts while netplugin is away disables its plug-in.
+/// An engine that starts while netplugin is down disables the plugin.
 #[test]
-fn a_plugin_that_the_engine_disabled_is_enabled_again() -> Outcome {
+fn plugin_disabled_by_the_engine_is_enabled_again() -> Outcome {
     let mut lab = swarm("20.1.1.0/24")?;
     network(&lab, "web-net", "--subnet=20.1.1.0/24")?;
     lab.stop("netplugin@node-2", Signal::Term)?;
@@ -264,13 +265,13 @@ fn a_plugin_that_the_engine_disabled_is_enabled_again() -> Outcome {
     let enabled = "docker plugin inspect -f {{.Enabled}} contiv-swarm:latest | grep -q true";
     assert!(!sh(&lab, "node-2", enabled));
     lab.start("netplugin@node-2")?;
-    wait_until("the plug-in is enabled", SOON, || {
+    wait_until("the plug-in is enabled", WAIT_TIMEOUT, || {
         sh(&lab, "node-2", enabled)
     })?;
     let global =
         format!("service create -d --mode global --name app --network web-net {IMAGE} sleep 9");
     done(&lab, "node-1", &global)?;
-    wait_until("a task runs beside it", 3 * SOON, || {
+    wait_until("a task runs beside it", 3 * WAIT_TIMEOUT, || {
         let all = tasks(&lab, "node-1", "app");
         all.iter().any(|(node, _)| node == "node-2")
     })

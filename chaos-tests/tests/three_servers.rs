@@ -1,4 +1,4 @@
-//! Three nats-servers and three netmasters: any one of them may go, and nothing is lost.
+//! Three nats-servers and three netmasters: any one of them may fail, and nothing is lost.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use chaos_tests::{Outcome, Scene, create, invariant};
 use lab::{Error, Lab, Spec, wait_until};
 use serde_json::Value;
 
-/// Servers that lost their leader choose another one in 4 to 14 seconds.
-const ELECTION: Duration = Duration::from_secs(60);
-/// A request that takes so long waited for a leader; others take a few milliseconds.
-const OUTAGE: Duration = Duration::from_secs(1);
+/// Servers that lost their leader elect another one in 4 to 14 s.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request that takes this long waited for a leader; others take a few milliseconds.
+const MIN_OUTAGE: Duration = Duration::from_secs(1);
 
 fn three() -> Result<Scene, Error> {
     let mut lab = Lab::up(&Spec::test(2).servers(3).netmasters(3))?;
@@ -21,12 +21,12 @@ fn three() -> Result<Scene, Error> {
     Ok(Scene { lab, web, db })
 }
 
-/// What an operator was told of each network that it asked for, and how long that took.
-type Told = BTreeMap<String, (i32, Duration)>;
+/// The exit code of each requested network, and the time of the request.
+type Replies = BTreeMap<String, (i32, Duration)>;
 
-/// Asks for one network after another until `stop`, whatever happens.
-fn ask(lab: &Lab, stop: &AtomicBool) -> Result<Told, Error> {
-    let mut told = Told::new();
+/// Creates one network after another until `stop`, also after failures.
+fn ask(lab: &Lab, stop: &AtomicBool) -> Result<Replies, Error> {
+    let mut told = Replies::new();
     for number in 0_u16.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -40,11 +40,11 @@ fn ask(lab: &Lab, stop: &AtomicBool) -> Result<Told, Error> {
     Ok(told)
 }
 
-/// How often the log says that a network was made.
+/// The number of creations of each network in the log.
 fn created(lab: &Lab) -> Result<BTreeMap<String, usize>, Error> {
     let mut told = String::new();
-    // The stream of endpoints may still be without a leader when the log has one.
-    wait_until("every stream can be read", ELECTION, || {
+    // The stream of endpoints may get its leader later than the log.
+    wait_until("every stream can be read", ELECTION_TIMEOUT, || {
         let read = lab.netctl(&["events", "--since", "1", "-o", "json"]);
         read.is_ok_and(|read| {
             told.clone_from(&read.stdout);
@@ -55,7 +55,7 @@ fn created(lab: &Lab) -> Result<BTreeMap<String, usize>, Error> {
     for line in told.lines() {
         let event: Value = serde_json::from_str(line).unwrap_or_default();
         let body = &event["event"];
-        // Made in one batch with the network.
+        // Written in one batch with the network.
         if body["type"] == "leases-opened" {
             let name = body["network"].as_str().unwrap_or_default().to_owned();
             *times.entry(name).or_default() += 1;
@@ -66,15 +66,15 @@ fn created(lab: &Lab) -> Result<BTreeMap<String, usize>, Error> {
 
 fn decides(lab: &Lab, network: &str, third: u8) -> Outcome {
     let subnet = format!("--subnet=20.2.{third}.0/24");
-    wait_until("the other two decide", ELECTION, || {
+    wait_until("the other two decide", ELECTION_TIMEOUT, || {
         let made = lab.netctl(&["net", "create", network, &subnet, "--no-wait"]);
-        // Another try of a success is refused because the name is taken.
+        // If an earlier try succeeded, the next is refused since the name is taken.
         made.is_ok_and(|made| made.success() || made.text().contains("exists"))
     })
 }
 
 #[test]
-fn the_same_intent_survives_the_loss_of_any_one_server_and_master() -> Outcome {
+fn intent_survives_the_loss_of_any_server_and_netmaster() -> Outcome {
     let mut scene = three()?;
     let operator = Lab::open(scene.lab.name())?;
     let stop = AtomicBool::new(false);
@@ -89,7 +89,7 @@ fn the_same_intent_survives_the_loss_of_any_one_server_and_master() -> Outcome {
             scene.lab.start(&server)?;
             scene.lab.start(&master)?;
             scene.lab.await_bus()?;
-            invariant::converged_within(&scene.lab, ELECTION)
+            invariant::converged_within(&scene.lab, ELECTION_TIMEOUT)
         });
         stop.store(true, Ordering::Relaxed);
         let told = asking.join().expect("the operator doesn't panic");
@@ -99,8 +99,8 @@ fn the_same_intent_survives_the_loss_of_any_one_server_and_master() -> Outcome {
     assert_eq!(pings.lost(), 0, "forwarding needs none of them: {pings:?}");
 
     let created = created(&scene.lab)?;
-    // netctl asks again, so a request in an outage is slow or fails.
-    let in_outage = |(status, took): &(i32, Duration)| *status != 0 || *took >= OUTAGE;
+    // netctl sends a request again, so one during an outage is slow or fails.
+    let in_outage = |(status, took): &(i32, Duration)| *status != 0 || *took >= MIN_OUTAGE;
     let accepted = told.values().filter(|(status, _)| *status == 0);
     assert!(
         accepted.count() > 0 && told.values().any(in_outage),
@@ -110,7 +110,7 @@ fn the_same_intent_survives_the_loss_of_any_one_server_and_master() -> Outcome {
         let times = created.get(name).copied().unwrap_or_default();
         match status {
             0 => assert_eq!(times, 1, "{name} was acknowledged"),
-            // Unreachable: nobody took it. Unknown: once at most.
+            // Unreachable: not delivered. Unknown: done at most once.
             2 => assert_eq!(times, 0, "{name} was never handed over"),
             3 => assert!(times <= 1, "{name}: outcome unknown"),
             other => panic!("{name}: exit status {other}"),
@@ -124,41 +124,45 @@ fn the_same_intent_survives_the_loss_of_any_one_server_and_master() -> Outcome {
 }
 
 #[test]
-fn a_server_that_is_cut_off_acknowledges_nothing_and_catches_up() -> Outcome {
+fn server_cut_off_acknowledges_nothing_and_catches_up() -> Outcome {
     let scene = three()?;
     scene.lab.isolate("ctl")?;
-    // Only its own netmaster can hear this, which has no majority behind it.
+    // Only its own netmaster receives this, and it has no majority.
     let alone = format!(
         "CONTIV_NATS_URL={} timeout 30 netctl net create alone --subnet=10.9.9.0/24 --no-wait",
         scene.lab.nats_url().split(',').next().unwrap_or_default()
     );
     let alone = scene.lab.exec("ctl", &["sh", "-c", &alone])?;
     assert_ne!(alone.status, 0, "a minority decided: {alone:?}");
-    wait_until("the other two decide", ELECTION, || {
+    wait_until("the other two decide", ELECTION_TIMEOUT, || {
         let create = ["net", "create", "most", "--subnet=10.9.8.0/24", "--no-wait"];
         let made = scene.lab.netctl_from("ctl-2", &create);
         made.is_ok_and(|made| made.success() || made.text().contains("exists"))
     })?;
-    assert!(scene.talks()?, "the nodes go on");
-    wait_until("they serve what they decided", ELECTION, || {
+    assert!(scene.pings_both_ways()?, "the nodes go on");
+    wait_until("they serve what they decided", ELECTION_TIMEOUT, || {
         let listed = scene.lab.netctl_from("ctl-2", &["net", "ls"]);
         listed.is_ok_and(|listed| listed.stdout.contains("most"))
     })?;
     scene.lab.repair()?;
-    invariant::converged_within(&scene.lab, ELECTION)?;
-    wait_until("the one that was cut off knows it too", ELECTION, || {
-        scene
-            .lab
-            .netctl_ok(&["net", "ls"])
-            .is_ok_and(|all| all.contains("most"))
-    })?;
+    invariant::converged_within(&scene.lab, ELECTION_TIMEOUT)?;
+    wait_until(
+        "the one that was cut off knows it too",
+        ELECTION_TIMEOUT,
+        || {
+            scene
+                .lab
+                .netctl_ok(&["net", "ls"])
+                .is_ok_and(|all| all.contains("most"))
+        },
+    )?;
     Ok(())
 }
 
-/// The host of the server that leads the log.
+/// The host of the log's leader.
 fn leading_host(lab: &Lab) -> Result<&'static str, Error> {
     let mut host = None;
-    wait_until("a server leads the log", ELECTION, || {
+    wait_until("a server leads the log", ELECTION_TIMEOUT, || {
         let status = lab.netctl(&["status", "-o", "json"]);
         let status = status.map(|it| serde_json::from_str::<Value>(&it.stdout));
         let status = status.ok().and_then(Result::ok).unwrap_or_default();
@@ -177,7 +181,7 @@ fn leading_host(lab: &Lab) -> Result<&'static str, Error> {
 }
 
 #[test]
-fn the_side_of_a_cut_off_leader_never_answers_by_what_it_knew() -> Outcome {
+fn side_of_a_cut_off_leader_never_answers_by_old_state() -> Outcome {
     let scene = three()?;
     let lab = &scene.lab;
     let rule = "policy rule-add p 1 --direction=in --protocol=tcp --action=deny --no-wait";
@@ -192,14 +196,14 @@ fn the_side_of_a_cut_off_leader_never_answers_by_what_it_knew() -> Outcome {
     let majority = all.iter().copied().find(|it| *it != cut);
     let majority = majority.unwrap_or("ctl-2");
     lab.isolate(cut)?;
-    // As the same rule again it is "unchanged" by what this side knows.
+    // By the state of this side the same rule again would be "unchanged".
     let ask = format!("CONTIV_NATS_URL={own} timeout 30 netctl {}", rule.join(" "));
     let removed = AtomicBool::new(false);
     let operator = Lab::open(lab.name())?;
     let asked = std::thread::scope(|scope| {
         let removing = scope.spawn(|| {
             let remove = ["policy", "rule-rm", "p", "1", "--no-wait"];
-            let done = wait_until("the majority removes the rule", ELECTION, || {
+            let done = wait_until("the majority removes the rule", ELECTION_TIMEOUT, || {
                 let done = operator.netctl_from(majority, &remove);
                 done.is_ok_and(|done| done.success() || done.text().contains("no rule 1"))
             });
@@ -222,6 +226,6 @@ fn the_side_of_a_cut_off_leader_never_answers_by_what_it_knew() -> Outcome {
         );
     }
     lab.repair()?;
-    invariant::converged_within(lab, ELECTION)?;
+    invariant::converged_within(lab, ELECTION_TIMEOUT)?;
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! Somebody takes our rules away for a while: what was let in meanwhile is ended, and nothing else.
+//! Another program removes our rules for a while: connections accepted meanwhile are ended, no others.
 
-use chaos_tests::{Outcome, SOON, create, sh, two_nodes};
+use chaos_tests::{Outcome, WAIT_TIMEOUT, create, sh, two_nodes};
 use lab::{Error, Lab, Running, wait_until};
 
-/// A connection from `client` that writes a line each tenth of a second as long as it is echoed.
+/// Opens a connection from `client` that writes a line every 0.1 s while it is echoed.
 fn talk(lab: &Lab, web: &str, port: u16) -> Result<Running, Error> {
     let script = format!(
         "exec 3<>/dev/tcp/{web}/{port}; \
@@ -21,12 +21,12 @@ fn echoes(lab: &Lab, port: u16) -> usize {
 
 fn echoes_more(lab: &Lab, port: u16) -> Result<(), Error> {
     let before = echoes(lab, port);
-    wait_until("the connection is echoed", SOON, || {
+    wait_until("the connection is echoed", WAIT_TIMEOUT, || {
         echoes(lab, port) > before
     })
 }
 
-/// The command, in the netfilter that holds our table on node-2.
+/// Runs a command in the network namespace that has our table on node-2.
 fn in_domain(lab: &Lab, command: &str) -> Result<String, Error> {
     Ok(match lab.domain("node-2")?.as_str() {
         "netns" => format!("ip netns exec contiv-default {command}"),
@@ -64,7 +64,9 @@ fn connections_opened_while_a_map_was_flushed_are_ended_and_older_ones_stay() ->
         let sockets = lab.exec_in("web-1", &["ss", "-Hltn", &filter]);
         sockets.is_ok_and(|it| !it.stdout.is_empty())
     };
-    wait_until("the servers listen", SOON, || listens(81) && listens(82))?;
+    wait_until("the servers listen", WAIT_TIMEOUT, || {
+        listens(81) && listens(82)
+    })?;
     let _older = talk(&lab, &web, 82)?;
     echoes_more(&lab, 82)?;
     lab.netctl_ok(&["policy", "rule-rm", "p", "2"])?;
@@ -75,7 +77,7 @@ fn connections_opened_while_a_map_was_flushed_are_ended_and_older_ones_stay() ->
     let _denied = talk(&lab, &web, 81)?;
     echoes_more(&lab, 81)?;
     lab.resume("netplugin@node-2")?;
-    wait_until("what was opened meanwhile is ended", SOON, || {
+    wait_until("what was opened meanwhile is ended", WAIT_TIMEOUT, || {
         sh(&lab, "node-1", "test -e /run/ended-81")
     })?;
     echoes_more(&lab, 82)?;
@@ -84,7 +86,7 @@ fn connections_opened_while_a_map_was_flushed_are_ended_and_older_ones_stay() ->
 }
 
 #[test]
-fn a_flushed_ruleset_is_put_back_and_denies_what_it_denied() -> Outcome {
+fn flushed_ruleset_is_restored_and_denies_as_before() -> Outcome {
     let mut lab = two_nodes()?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.netctl_ok(&["policy", "create", "p"])?;
@@ -100,7 +102,7 @@ fn a_flushed_ruleset_is_put_back_and_denies_what_it_denied() -> Outcome {
     let rules = in_domain(&lab, "nft list map inet contiv programs_in")?;
     for _ in 0..5 {
         assert!(sh(&lab, "node-2", &flush));
-        wait_until("the rules are back", SOON, || {
+        wait_until("the rules are back", WAIT_TIMEOUT, || {
             sh(&lab, "node-2", &format!("{rules} | grep -q jump"))
         })?;
         assert!(!lab.connects("client", &web, 81)?);

@@ -1,6 +1,6 @@
-//! What attaching costs: CNI ADD alone where few and many endpoints are, and `docker run` on a network
-//! of ours against Docker's own bridges and none. Only in networks that somebody made the engine
-//! answers names, for which it sets up each container: so in a bridge of that kind, and in ours.
+//! The time of an attach: CNI ADD alone on nodes with few and many endpoints, and `docker run` on our
+//! network compared with Docker's bridges and with no network. The engine answers names only in
+//! user-defined networks, and sets each container up for that: here in a bridge of that kind, and in ours.
 
 use chaos_tests::create;
 use chaos_tests::figures::quantile;
@@ -8,13 +8,13 @@ use lab::{IMAGE, Lab, Spec};
 
 use crate::{me, median};
 
-/// Endpoints on the node, that which is added included.
-const SIZES: [u32; 3] = [1, 100, 500];
-const ADDS: u32 = 40;
-const RUNS: usize = 11;
-const NETWORKS: [&str; 4] = ["contiv-net", "bridge", MADE, "none"];
-/// A bridge that somebody made.
-const MADE: &str = "made-bridge";
+/// The number of endpoints on the node, including the added one.
+const ENDPOINT_COUNTS: [u32; 3] = [1, 100, 500];
+const ADD_COUNT: u32 = 40;
+const RUN_COUNT: usize = 11;
+const NETWORKS: [&str; 4] = ["contiv-net", "bridge", USER_BRIDGE, "none"];
+/// A user-defined bridge.
+const USER_BRIDGE: &str = "made-bridge";
 
 pub(crate) fn measure() -> anyhow::Result<()> {
     cni()?;
@@ -25,17 +25,17 @@ fn cni() -> anyhow::Result<()> {
     let lab = Lab::up(&Spec::test(1))?;
     create(&lab, "net", "20.1.0.0/16")?;
     let me = me()?;
-    println!("CNI ADD, ms, of {ADDS}; VERSION asks nobody: what starting the program costs");
+    println!("CNI ADD, ms, of {ADD_COUNT}; VERSION asks nobody: what starting the program costs");
     println!(
         "{:>12}{:>10}{:>10}{:>10}{:>18}",
         "endpoints", "median", "p99", "VERSION", "less VERSION"
     );
     let (mut there, mut first) = (0, None);
-    for size in SIZES {
+    for size in ENDPOINT_COUNTS {
         let (from, to) = (there.to_string(), (size - 1).to_string());
         lab.run("node-1", &[&me, "probe", "fill", "net", &from, &to])?;
         there = size - 1;
-        let adds = ADDS.to_string();
+        let adds = ADD_COUNT.to_string();
         let told = lab.run("node-1", &[&me, "probe", "cni", "net", "0", &adds])?;
         let (mut took, mut started) = (Vec::new(), Vec::new());
         for line in told.stdout.lines() {
@@ -60,7 +60,7 @@ fn docker() -> anyhow::Result<()> {
     let lab = Lab::up(&Spec::test(1).docker(true).docker_bridge(true))?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     lab.import_image("node-1")?;
-    lab.run("node-1", &["docker", "network", "create", MADE])?;
+    lab.run("node-1", &["docker", "network", "create", USER_BRIDGE])?;
     let me = me()?;
     let run = |network: &str| -> anyhow::Result<f64> {
         let net = format!("--net={network}");
@@ -71,7 +71,7 @@ fn docker() -> anyhow::Result<()> {
         run(network)?;
     }
     let mut figures = NETWORKS.map(|_| Vec::new());
-    for _ in 0..RUNS {
+    for _ in 0..RUN_COUNT {
         for (network, figures) in NETWORKS.into_iter().zip(&mut figures) {
             figures.push(run(network)?);
         }
@@ -79,10 +79,10 @@ fn docker() -> anyhow::Result<()> {
     let [contiv, bridge, made, _] = figures.each_ref().map(|it| median(it));
     for (network, figures) in NETWORKS.into_iter().zip(&figures) {
         let median = median(figures);
-        println!("docker run --rm --net={network} true: median {median:.0} ms of {RUNS}");
+        println!("docker run --rm --net={network} true: median {median:.0} ms of {RUN_COUNT}");
     }
     println!(
-        "contiv-net to bridge: {:.2}, to {MADE}: {:.2}",
+        "contiv-net to bridge: {:.2}, to {USER_BRIDGE}: {:.2}",
         contiv / bridge,
         contiv / made
     );

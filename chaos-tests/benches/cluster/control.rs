@@ -1,5 +1,5 @@
-//! The control plane: networks a second through netmaster against the log's own rate, with batches and
-//! fences like theirs, and how long a change takes from the log to every kernel.
+//! The control plane: networks per second through netmaster, compared with the log's own rate with the same
+//! batches and fences; and the time of a change from the log to every kernel.
 
 use std::time::{Duration, Instant};
 
@@ -23,14 +23,14 @@ use lab::{Daemons, Lab, Spec};
 use crate::median;
 
 const ROUNDS: u32 = 5;
-const ONE_BY_ONE: u32 = 40;
+const SEQUENTIAL_COMMANDS: u32 = 40;
 const CLIENTS: usize = 32;
-const TOGETHER: u32 = 160;
-/// What creating a network writes: the network, its VNI and its leases, each with a fence of its own.
-const BATCH: usize = 3;
-/// Bytes of an event.
-const EVENT: usize = 350;
-const CHANGES: usize = 60;
+const CONCURRENT_COMMANDS: u32 = 160;
+/// The messages of a new network: the network, its VNI and its leases, each with a fence of its own.
+const BATCH_MESSAGES: usize = 3;
+/// The size of an event.
+const EVENT_BYTES: usize = 350;
+const CHANGE_COUNT: usize = 60;
 
 pub(crate) fn measure() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
@@ -52,27 +52,30 @@ async fn networks(lab: &Lab, servers: u8) -> anyhow::Result<()> {
     let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        for _ in 0..ONE_BY_ONE {
+        for _ in 0..SEQUENTIAL_COMMANDS {
             bus.command(network(next.next().unwrap_or_default())?)
                 .await?;
         }
-        rates[0].push(f64::from(ONE_BY_ONE) / start.elapsed().as_secs_f64());
+        rates[0].push(f64::from(SEQUENTIAL_COMMANDS) / start.elapsed().as_secs_f64());
         let start = Instant::now();
-        for _ in 0..ONE_BY_ONE {
+        for _ in 0..SEQUENTIAL_COMMANDS {
             log.append().await?;
         }
-        rates[1].push(f64::from(ONE_BY_ONE) / start.elapsed().as_secs_f64());
-        let some = next.by_ref().take(TOGETHER as usize).map(network);
+        rates[1].push(f64::from(SEQUENTIAL_COMMANDS) / start.elapsed().as_secs_f64());
+        let some = next
+            .by_ref()
+            .take(CONCURRENT_COMMANDS as usize)
+            .map(network);
         let some = some.collect::<anyhow::Result<Vec<_>>>()?;
         let start = Instant::now();
         stream::iter(some.into_iter().map(|command| bus.command(command)))
             .buffer_unordered(CLIENTS)
             .try_for_each(|_| async { Ok(()) })
             .await?;
-        rates[2].push(f64::from(TOGETHER) / start.elapsed().as_secs_f64());
-        // A fence costs the server time for each subject that its filter matches, so that only logs
-        // of equal length can be compared.
-        for _ in 0..TOGETHER {
+        rates[2].push(f64::from(CONCURRENT_COMMANDS) / start.elapsed().as_secs_f64());
+        // A fence costs the server time for each subject that its filter matches, so only logs of equal
+        // length are comparable.
+        for _ in 0..CONCURRENT_COMMANDS {
             log.append().await?;
         }
     }
@@ -80,7 +83,7 @@ async fn networks(lab: &Lab, servers: u8) -> anyhow::Result<()> {
     println!(
         "{servers} server(s) and netmaster(s): networks/s, median of {ROUNDS} rounds, and ratio to the log's own"
     );
-    println!("  the log itself, one writer: {own:.0} batches of {BATCH}/s");
+    println!("  the log itself, one writer: {own:.0} batches of {BATCH_MESSAGES}/s");
     println!("  one by one: {one:.0} ({:.2})", one / own);
     println!("  {CLIENTS} clients: {together:.0} ({:.2})", together / own);
     Ok(())
@@ -101,10 +104,10 @@ fn network(number: u32) -> anyhow::Result<Command> {
     }))
 }
 
-/// A stream like LOG, written to as netmaster writes.
+/// A stream like LOG, to which it writes as netmaster does.
 struct OwnLog {
     client: Client,
-    last: [u64; BATCH],
+    last: [u64; BATCH_MESSAGES],
     batches: u64,
 }
 
@@ -123,7 +126,7 @@ impl OwnLog {
         context.create_stream(config).await?;
         Ok(Self {
             client,
-            last: [0; BATCH],
+            last: [0; BATCH_MESSAGES],
             batches: 0,
         })
     }
@@ -132,7 +135,7 @@ impl OwnLog {
         self.batches += 1;
         let batch = self.batches.to_string();
         let mut reply = None;
-        for number in 0..BATCH {
+        for number in 0..BATCH_MESSAGES {
             let mut headers = HeaderMap::new();
             let last = self.last[number].to_string();
             headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last);
@@ -141,8 +144,8 @@ impl OwnLog {
             headers.insert(header::NATS_BATCH_ID, batch.as_str());
             headers.insert(header::NATS_BATCH_SEQUENCE, (number + 1).to_string());
             let to = format!("own.{number}.{batch}");
-            let payload = vec![0; EVENT].into();
-            if number + 1 < BATCH {
+            let payload = vec![0; EVENT_BYTES].into();
+            if number + 1 < BATCH_MESSAGES {
                 self.client
                     .publish_with_headers(to, headers, payload)
                     .await?;
@@ -157,13 +160,13 @@ impl OwnLog {
         let end = ack["seq"].as_u64();
         let end = end.with_context(|| format!("not appended: {ack}"))?;
         for (number, last) in (1..).zip(&mut self.last) {
-            *last = end - BATCH as u64 + number;
+            *last = end - BATCH_MESSAGES as u64 + number;
         }
         Ok(())
     }
 }
 
-/// One rule more or less in a policy with members on both nodes, from the log to both kernels.
+/// Measures one added or removed rule, in a policy with members on both nodes, from the log to both kernels.
 fn to_the_kernels(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     let mut lab = Lab::up(&Spec::test(2))?;
     create(&lab, "net", "20.1.1.0/24")?;
@@ -179,7 +182,7 @@ fn to_the_kernels(runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
         .map(NodeName::new)
         .collect::<Result<_, _>>()?;
     let mut took = Vec::new();
-    for number in 0..CHANGES {
+    for number in 0..CHANGE_COUNT {
         for command in change(number)? {
             took.push(runtime.block_on(applied(&bus, command, &nodes))?);
         }
@@ -243,7 +246,7 @@ fn change(number: usize) -> anyhow::Result<[Command; 2]> {
     Ok([Command::RuleAdd(add), Command::RuleRemove(remove)])
 }
 
-/// Milliseconds from when the log had it until the last of the nodes says that its kernel has it.
+/// The milliseconds from the event's arrival in the log until the last node reports it in its kernel.
 async fn applied(bus: &Bus, command: Command, nodes: &[NodeName]) -> anyhow::Result<f64> {
     let revision = bus.command(command).await?;
     let context = jetstream::new(bus.client().clone());

@@ -1,5 +1,5 @@
-//! One event on its way to many nodes: feeds as nodes have them, each with a connection of its own, on
-//! three servers.
+//! The time of an event to many nodes: feeds like those of nodes, each with its own connection, on three
+//! servers.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +16,19 @@ use tokio::task::JoinSet;
 
 use crate::memory::resident;
 
-const FEEDS: [usize; 2] = [1_000, 5_000];
-const EVENTS: usize = 30;
-/// Feeds that start at once.
-const AT_ONCE: usize = 32;
-/// The last of all feeds has an event by then, or the bench fails.
-const LIMIT: Duration = Duration::from_secs(30);
+const FEED_COUNTS: [usize; 2] = [1_000, 5_000];
+const EVENT_COUNT: usize = 30;
+/// The number of feeds that start at once.
+const MAX_STARTING_FEEDS: usize = 32;
+/// The bench fails if the last feed doesn't have an event by then.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) fn measure() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let spec = Spec::test(0).servers(3).netmasters(1);
     let lab = Lab::up(&spec.daemons(Daemons::Control))?;
     println!(
-        "feeds on three servers; {EVENTS} events, each from netmaster's answer to the last feed"
+        "feeds on three servers; {EVENT_COUNT} events, each from netmaster's answer to the last feed"
     );
     println!(
         "{:>8}{:>14}{:>12}{:>30}",
@@ -39,12 +39,12 @@ pub(crate) fn measure() -> anyhow::Result<()> {
     let mut feeds = JoinSet::new();
     let urls = lab.nats_url();
     let bus = runtime.block_on(Bus::connect(&urls))?;
-    for size in FEEDS {
+    for size in FEED_COUNTS {
         let from = feeds.len();
         let added = add(&urls, from..size, &arrived, &mut feeds);
         runtime.block_on(added)?;
         let mut took = Vec::new();
-        for number in 0..EVENTS {
+        for number in 0..EVENT_COUNT {
             let tenant = TenantName::new(format!("t{size}-{number}"))?;
             let one = one_event(&bus, tenant, size, &mut arrivals);
             took.push(runtime.block_on(one)?.as_secs_f64() * 1e3);
@@ -80,7 +80,7 @@ async fn add(
 ) -> anyhow::Result<()> {
     let opened: Vec<pull::Stream> = stream::iter(numbers)
         .map(|number| open(urls, number))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(MAX_STARTING_FEEDS)
         .try_collect()
         .await?;
     for mut messages in opened {
@@ -97,10 +97,10 @@ async fn add(
     Ok(())
 }
 
-/// As `node/src/bus/feed.rs` reads the log, from here on.
+/// Reads the log from here on, as `node/src/bus/feed.rs` does.
 async fn open(urls: &str, number: usize) -> anyhow::Result<pull::Stream> {
     let mut context = jetstream::new(connect(urls, number).await?);
-    context.set_timeout(LIMIT);
+    context.set_timeout(EVENT_TIMEOUT);
     let stream = context.get_stream(subject::LOG).await?;
     let consumer = stream
         .create_consumer(pull::Config {
@@ -122,7 +122,7 @@ async fn open(urls: &str, number: usize) -> anyhow::Result<pull::Stream> {
     Ok(messages.await?)
 }
 
-/// From netmaster's answer until every feed has the command's event.
+/// The time from netmaster's answer until every feed has the command's event.
 async fn one_event(
     bus: &Bus,
     tenant: TenantName,
@@ -134,7 +134,7 @@ async fn one_event(
     let start = Instant::now();
     let mut left = feeds;
     while left > 0 {
-        let rest = LIMIT.saturating_sub(start.elapsed());
+        let rest = EVENT_TIMEOUT.saturating_sub(start.elapsed());
         match tokio::time::timeout(rest, arrivals.recv()).await {
             Ok(Some(arrived)) => left -= usize::from(arrived == revision),
             _ => anyhow::bail!("{left} of {feeds} feeds have no revision {revision}"),

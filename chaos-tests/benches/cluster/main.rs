@@ -1,6 +1,6 @@
-//! What a cluster costs: `make bench`, or one part with `cargo bench -p chaos-tests --bench cluster --
-//! addresses|attach|control|fan-out|memory|path`. What is compared takes turns within each round, and medians are
-//! compared, so that a machine whose speed drifts doesn't decide.
+//! The costs of a cluster: `make bench`, or one part with `cargo bench -p chaos-tests --bench cluster --
+//! addresses|attach|control|fan-out|memory|path`. The compared variants take turns within each round, and
+//! medians are compared, so a drift of the machine's speed has no influence.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// This program, to be run inside a lab.
+/// The path of this program, which also runs inside a lab.
 fn me() -> anyhow::Result<String> {
     Ok(std::env::current_exe()?.display().to_string())
 }

@@ -1,14 +1,14 @@
-//! What the daemons weigh: idle, and where tens of thousands of endpoints are.
+//! The memory of the daemons: idle, and with tens of thousands of endpoints.
 
 use std::time::Duration;
 
 use chaos_tests::zone::Publisher;
-use chaos_tests::{Asker, create, invariant};
+use chaos_tests::{DnsClient, create, invariant};
 use lab::{Lab, Spec, wait_until};
 
-/// Endpoints of another node, in steps.
-const STEP: usize = 10_000;
-const STEPS: usize = 2;
+/// The endpoints of another node that each step adds.
+const ENDPOINTS_PER_STEP: usize = 10_000;
+const STEP_COUNT: usize = 2;
 const DAEMONS: [&str; 3] = ["netplugin@node-1", "netmaster-1", "nats"];
 
 pub(crate) fn measure() -> anyhow::Result<()> {
@@ -16,36 +16,36 @@ pub(crate) fn measure() -> anyhow::Result<()> {
     let mut lab = Lab::up(&Spec::test(2))?;
     create(&lab, "net", "20.0.0.0/12")?;
     lab.run_workload("node-1", "net", "web")?;
-    let web = Asker::new(&lab, "web")?;
+    let web = DnsClient::new(&lab, "web")?;
     invariant::converged(&lab)?;
     let mut before = DAEMONS.map(|name| resident(&lab, name).unwrap_or_default());
-    tell("idle", &before, None);
+    print_row("idle", &before, None);
     for name in DAEMONS {
         println!(
             "of it no file's: {name} {:.1} MB",
             own(&lab, name).unwrap_or_default()
         );
     }
-    // Its endpoints are ours to publish now.
+    // The benchmark publishes the node's endpoints instead.
     lab.kill("netplugin@node-2")?;
     let url = lab.nats_url();
     let publisher = Publisher::connect(&url, lab.address("node-2")?);
     let publisher = runtime.block_on(publisher)?;
-    for step in 1..=STEPS {
-        let names = step * STEP;
+    for step in 1..=STEP_COUNT {
+        let names = step * ENDPOINTS_PER_STEP;
         runtime.block_on(publisher.publish_all(names))?;
         let last = chaos_tests::zone::name(names - 1);
         wait_until("the last name is known", Duration::from_secs(60), || {
             !web.addresses(&last).is_empty()
         })?;
         let now = DAEMONS.map(|name| resident(&lab, name).unwrap_or_default());
-        tell(&format!("{names} endpoints"), &now, Some(&before));
+        print_row(&format!("{names} endpoints"), &now, Some(&before));
         before = now;
     }
     Ok(())
 }
 
-fn tell(when: &str, now: &[f64; 3], before: Option<&[f64; 3]>) {
+fn print_row(when: &str, now: &[f64; 3], before: Option<&[f64; 3]>) {
     let daemons = DAEMONS.iter().zip(now).enumerate();
     let daemons = daemons.map(|(at, (name, mb))| match before {
         Some(before) => format!("{name} {mb:.1} MB ({:+.1})", mb - before[at]),
@@ -54,12 +54,12 @@ fn tell(when: &str, now: &[f64; 3], before: Option<&[f64; 3]>) {
     println!("{when}: {}", daemons.collect::<Vec<_>>().join(", "));
 }
 
-/// What a process has in memory, in megabytes.
+/// A process's resident memory in megabytes.
 pub(crate) fn resident(lab: &Lab, process: &str) -> Option<f64> {
     megabytes(lab, process, "VmRSS:")
 }
 
-/// The part of it that is no file's, as the program itself is.
+/// The part of it that isn't mapped from files, such as the program itself.
 fn own(lab: &Lab, process: &str) -> Option<f64> {
     megabytes(lab, process, "RssAnon:")
 }

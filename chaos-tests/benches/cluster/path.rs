@@ -1,5 +1,5 @@
-//! The datapath between containers on two hosts, against the same path built by hand with `ip` and one
-//! conntrack rule in each domain, and against Docker's own overlay.
+//! The datapath between containers on two hosts, compared with the same path built by hand with `ip` and one
+//! conntrack rule in each domain, and with Docker's own overlay.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use lab::{IMAGE, Lab, Spec, wait_until};
 
 use crate::{me, median};
 
-const ROUNDS: usize = 7;
-const EACH: &str = "1000";
-/// What is measured, and in what.
-const WHAT: [(&str, &str); 2] = [("stream", "Gbit/s"), ("connect", "connections/s")];
+const ROUND_COUNT: usize = 7;
+const RUN_MS: &str = "1000";
+/// The measurements with their units.
+const MEASUREMENTS: [(&str, &str); 2] = [("stream", "Gbit/s"), ("connect", "connections/s")];
 
-/// From where to where something is measured.
+/// The two ends of a measurement.
 struct Way {
     label: &'static str,
-    /// How to get into the client's namespace on node-1, and the server's on node-2.
+    /// The commands that enter the client's namespace on node-1, and the server's on node-2.
     client: Vec<String>,
     server: Vec<String>,
     address: String,
@@ -51,11 +51,11 @@ pub(crate) fn measure() -> anyhow::Result<()> {
 }
 
 fn compare(lab: &Lab, ways: &[Way]) -> anyhow::Result<()> {
-    for (what, unit) in WHAT {
+    for (what, unit) in MEASUREMENTS {
         let mut figures: Vec<Vec<f64>> = ways.iter().map(|_| Vec::new()).collect();
-        for _ in 0..ROUNDS {
+        for _ in 0..ROUND_COUNT {
             for (way, figures) in ways.iter().zip(&mut figures) {
-                let figure = ask(lab, way, what, EACH)?.map_err(anyhow::Error::msg)?;
+                let figure = ask(lab, way, what, RUN_MS)?.map_err(anyhow::Error::msg)?;
                 figures.push(figure);
             }
         }
@@ -63,7 +63,7 @@ fn compare(lab: &Lab, ways: &[Way]) -> anyhow::Result<()> {
         for (way, figures) in ways.iter().zip(&figures) {
             let theirs = median(figures);
             println!(
-                "{:>10}: {theirs:.2} {unit}, median of {ROUNDS}; contiv to it: {:.2}",
+                "{:>10}: {theirs:.2} {unit}, median of {ROUND_COUNT}; contiv to it: {:.2}",
                 way.label,
                 ours / theirs
             );
@@ -83,7 +83,7 @@ fn serve(lab: &Lab, way: &Way) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The figure, or what the client said instead.
+/// The figure, or the client's error text.
 fn ask(lab: &Lab, way: &Way, what: &str, each: &str) -> anyhow::Result<Result<f64, String>> {
     let me = me()?;
     let mut argv: Vec<&str> = way.client.iter().map(String::as_str).collect();
@@ -93,7 +93,7 @@ fn ask(lab: &Lab, way: &Way, what: &str, each: &str) -> anyhow::Result<Result<f6
     Ok(figure.map_err(|_| format!("{}, {what}: {}", way.label, told.text())))
 }
 
-/// On both nodes: a container, a domain that routes, VXLAN in it, and one rule of conntrack.
+/// Sets up on both nodes: a container, a domain that routes, VXLAN in it, and one rule of conntrack.
 fn by_hand(lab: &Lab) -> anyhow::Result<()> {
     let addresses = [lab.address("node-1")?, lab.address("node-2")?];
     for (at, node) in ["node-1", "node-2"].into_iter().enumerate() {
@@ -131,7 +131,7 @@ END"
     Ok(())
 }
 
-/// A container on each node in an attachable overlay network of Docker's own swarm.
+/// Starts a container on each node in an attachable overlay network of Docker's own swarm.
 fn overlay(lab: &Lab) -> anyhow::Result<Way> {
     lab.start_swarm()?;
     let network = [

@@ -1,5 +1,5 @@
-//! What runs on a node of the lab, so that entering the node isn't timed: calls of programs, and how
-//! long each took, in milliseconds, one a line.
+//! Runs on a node of the lab, so that entering the node isn't timed: calls programs, and prints the time of
+//! each call in milliseconds, one per line.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -11,11 +11,11 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
     match words {
         ["cni", network, from, to] => cni(network, from.parse()?..to.parse()?),
         ["fill", network, from, to] => fill(network, from.parse()?..to.parse()?),
-        program => say(timed(program)?),
+        program => print(timed(program)?),
     }
 }
 
-fn say(figure: f64) -> anyhow::Result<()> {
+fn print(figure: f64) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{figure}")?)
 }
 
@@ -29,8 +29,8 @@ fn timed(argv: &[&str]) -> anyhow::Result<f64> {
     Ok(took.as_secs_f64() * 1e3)
 }
 
-/// ADD and DEL again, `from..to` times. Prints what each ADD took, and, behind it, what a call of the
-/// same program takes that asks nobody.
+/// Calls ADD and DEL for each number. Prints the time of each ADD, and after it the time of a call of the
+/// same program that doesn't ask netplugin.
 fn cni(network: &str, numbers: std::ops::Range<u32>) -> anyhow::Result<()> {
     for number in numbers {
         let id = format!("c{number}");
@@ -44,12 +44,12 @@ fn cni(network: &str, numbers: std::ops::Range<u32>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Endpoints that stay. Prints what each ADD took.
+/// Adds endpoints that stay. Prints the time of each ADD.
 fn fill(network: &str, numbers: std::ops::Range<u32>) -> anyhow::Result<()> {
     for number in numbers {
         let id = format!("f{number}");
         timed(&["ip", "netns", "add", &id])?;
-        say(call("ADD", network, &id)?)?;
+        print(call("ADD", network, &id)?)?;
     }
     Ok(())
 }

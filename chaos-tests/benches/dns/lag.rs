@@ -1,21 +1,21 @@
-//! How long after `docker run` has returned another node resolves the new name.
+//! The time from the return of `docker run` until another node resolves the new name.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use chaos_tests::Asker;
+use chaos_tests::DnsClient;
 use chaos_tests::figures::quantile;
 use lab::{IMAGE, Lab};
 
-/// Containers that run at once: the node's disk is a small one.
-const AT_ONCE: usize = 20;
-/// Between two questions: asking all the time would take a core from those who are measured.
-const PAUSE: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of containers that run at once; the node's disk is small.
+const MAX_CONTAINERS: usize = 20;
+/// The pause between two queries; continuous queries would take a core from the measured programs.
+const QUERY_INTERVAL: Duration = Duration::from_millis(1);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) fn measure(lab: &mut Lab, runs: usize) -> anyhow::Result<()> {
     lab.run_workload("node-2", "net", "peer")?;
-    let peer = Asker::new(lab, "peer")?;
+    let peer = DnsClient::new(lab, "peer")?;
     let (mut names, mut aliases, mut running) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..runs {
         let (name, alias) = (format!("lag{number}"), format!("alias{number}"));
@@ -25,7 +25,7 @@ pub(crate) fn measure(lab: &mut Lab, runs: usize) -> anyhow::Result<()> {
             lags.push(known.saturating_duration_since(returned).as_secs_f64() * 1e3);
         }
         running.push(name);
-        if running.len() == AT_ONCE {
+        if running.len() == MAX_CONTAINERS {
             remove(lab, &std::mem::take(&mut running))?;
         }
     }
@@ -44,10 +44,10 @@ fn remove(lab: &Lab, names: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// When `docker run` returned, and when name and alias were known.
+/// The times of the return of `docker run`, and of the first answers for name and alias.
 fn started(
     lab: &Lab,
-    peer: &Asker,
+    peer: &DnsClient,
     name: &str,
     alias: &str,
 ) -> anyhow::Result<(Instant, [Option<Instant>; 2])> {
@@ -72,9 +72,9 @@ fn started(
     })
 }
 
-fn first_answer(asker: &Asker, name: &str) -> Option<Instant> {
+fn first_answer(asker: &DnsClient, name: &str) -> Option<Instant> {
     let since = Instant::now();
-    while since.elapsed() < PATIENCE {
+    while since.elapsed() < RESOLVE_TIMEOUT {
         if !asker.addresses(name).is_empty() {
             return Some(Instant::now());
         }
@@ -83,7 +83,7 @@ fn first_answer(asker: &Asker, name: &str) -> Option<Instant> {
     None
 }
 
-#[expect(clippy::disallowed_methods, reason = "the pause between two questions")]
+#[expect(clippy::disallowed_methods, reason = "the pause between two queries")]
 fn pause() {
-    std::thread::sleep(PAUSE);
+    std::thread::sleep(QUERY_INTERVAL);
 }

@@ -1,6 +1,6 @@
-//! What names cost: `make bench`. Asked by `dnsperf` from inside a container's namespace, against
-//! dnsmasq and Docker's embedded resolver with the same names; they take turns within each round,
-//! and medians are compared, so that a machine whose speed drifts doesn't decide.
+//! The costs of names: `make bench`. `dnsperf` queries from inside a container's namespace, compared with
+//! dnsmasq and Docker's embedded resolver with the same names. They take turns within each round, and
+//! medians are compared, so a drift of the machine's speed has no influence.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -17,48 +17,48 @@ use lab::{IMAGE, Lab, Spec, resolver};
 
 use crate::perf::{Figures, Target};
 
-/// Names in the zone.
-const NAMES: usize = 10_000;
-/// Names of others that are asked for once: more than a second asks for and a node remembers, so
-/// that none is known when its turn comes again.
-const NEW: usize = 300_000;
+/// The number of names in the zone.
+const NAME_COUNT: usize = 10_000;
+/// The number of forwarded names that are queried once: more than a second's queries and a node's cache, so
+/// that none is cached when its turn comes again.
+const NEW_NAME_COUNT: usize = 300_000;
 
-/// Our server, and whence it is asked.
+/// The address of our server.
 const OUR_SERVER: &str = "169.254.53.53";
-const CLIENT: [&str; 4] = ["ip", "netns", "exec", "w-client"];
+const ENTER_CLIENT: [&str; 4] = ["ip", "netns", "exec", "w-client"];
 
-/// How much is measured; 0: not this.
+/// The number of measurements; 0: none.
 struct Effort {
-    /// Of each target that knows our names.
+    /// Rounds of each target with our names.
     rounds: usize,
-    /// The same with others' names.
+    /// Rounds of each target with forwarded names.
     others: usize,
-    /// Changes of one name, timed one after another.
+    /// Changes of one name, measured one after another.
     changes: usize,
-    /// Containers started.
+    /// Started containers.
     starts: usize,
 }
 
-const WHOLE: Effort = Effort {
+const FULL_EFFORT: Effort = Effort {
     rounds: 5,
     others: 5,
     changes: 40,
     starts: 100,
 };
-/// One part of it: `cargo bench --package chaos-tests --bench dns -- names`.
-const NAMES_ALONE: Effort = Effort {
+/// One part: `cargo bench --package chaos-tests --bench dns -- names`.
+const NAMES_EFFORT: Effort = Effort {
     others: 0,
     changes: 0,
     starts: 0,
-    ..WHOLE
+    ..FULL_EFFORT
 };
-const OTHERS_ALONE: Effort = Effort {
+const OTHERS_EFFORT: Effort = Effort {
     rounds: 0,
-    others: WHOLE.others,
-    ..NAMES_ALONE
+    others: FULL_EFFORT.others,
+    ..NAMES_EFFORT
 };
-/// To see that it works: `cargo test --package chaos-tests --bench dns -- brief`.
-const BRIEF: Effort = Effort {
+/// A short run that only shows that the benchmark works: `cargo test --package chaos-tests --bench dns -- brief`.
+const BRIEF_EFFORT: Effort = Effort {
     rounds: 1,
     others: 1,
     changes: 3,
@@ -70,10 +70,10 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["probe", name, said] => probe::until_answered(name, Path::new(said)),
-        ["brief"] => measure(&BRIEF),
-        ["names"] => measure(&NAMES_ALONE),
-        ["others"] => measure(&OTHERS_ALONE),
-        _ => measure(&WHOLE),
+        ["brief"] => measure(&BRIEF_EFFORT),
+        ["names"] => measure(&NAMES_EFFORT),
+        ["others"] => measure(&OTHERS_EFFORT),
+        _ => measure(&FULL_EFFORT),
     }
 }
 
@@ -89,14 +89,14 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
         lag::measure(&mut lab, effort.starts)?;
     }
     let upstream = upstream(&mut lab)?;
-    // Its endpoints are ours to publish now.
+    // The benchmark publishes the node's endpoints instead.
     lab.kill("netplugin@node-2")?;
     let bus = runtime.block_on(zone::Publisher::connect(
         &lab.nats_url(),
         lab.address("node-2")?,
     ))?;
     let change = |names: usize| -> anyhow::Result<()> {
-        let numbers = NAMES + names..NAMES + names + effort.changes;
+        let numbers = NAME_COUNT + names..NAME_COUNT + names + effort.changes;
         let took = changes(&lab, (&runtime, &bus), &client.name, folder.path(), numbers)?;
         if !took.is_empty() {
             println!(
@@ -109,26 +109,26 @@ fn measure(effort: &Effort) -> anyhow::Result<()> {
         Ok(())
     };
     change(0)?;
-    runtime.block_on(bus.publish_all(NAMES))?;
+    runtime.block_on(bus.publish_all(NAME_COUNT))?;
     if effort.rounds > 0 {
         ours(&lab, folder.path(), effort.rounds)?;
     }
     if effort.others > 0 {
         others(&lab, folder.path(), &upstream, effort.others)?;
     }
-    change(NAMES)
+    change(NAME_COUNT)
 }
 
-/// Our names, against others that know as many.
+/// Measures our names, compared with other servers with as many names.
 fn ours(lab: &Lab, folder: &Path, rounds: usize) -> anyhow::Result<()> {
     dnsmasq(lab, &folder.join("hosts"))?;
     let docker = embedded(lab)?;
-    let names: Vec<String> = (0..NAMES).map(zone::name).collect();
+    let names: Vec<String> = (0..NAME_COUNT).map(zone::name).collect();
     let ask = folder.join("names");
     perf::write_questions(&ask, &names)?;
-    let last = &names[NAMES - 1];
+    let last = &names[NAME_COUNT - 1];
     let local = [
-        Target::new("contiv", &CLIENT, OUR_SERVER, &ask),
+        Target::new("contiv", &ENTER_CLIENT, OUR_SERVER, &ask),
         Target::new(
             "dnsmasq",
             &["ip", "netns", "exec", "asker"],
@@ -145,21 +145,21 @@ fn ours(lab: &Lab, folder: &Path, rounds: usize) -> anyhow::Result<()> {
     for target in &local {
         target.await_answer(lab, last)?;
     }
-    println!("{NAMES} names; medians of {rounds} rounds");
+    println!("{NAME_COUNT} names; medians of {rounds} rounds");
     compare(lab, &local, rounds)
 }
 
-/// Names of others, passed on by us and asked for directly.
+/// Measures other names, forwarded by us and queried directly.
 fn others(lab: &Lab, folder: &Path, upstream: &str, rounds: usize) -> anyhow::Result<()> {
     let known = ["machine.lab".to_owned()];
     let new = |what: &str, names| (0..names).map(|n| format!("{what}{n}.new.lab")).collect();
-    let (fast, slow): (Vec<String>, Vec<String>) = (new("f", NEW), new("s", NAMES));
+    let (fast, slow): (Vec<String>, Vec<String>) = (new("f", NEW_NAME_COUNT), new("s", NAME_COUNT));
     for (what, names, paced) in [("again", &known[..], &known[..]), ("new", &fast, &slow)] {
         let [ask, pace] = ["", "-paced"].map(|it| folder.join(format!("{what}{it}")));
         perf::write_questions(&ask, names)?;
         perf::write_questions(&pace, paced)?;
         let forwarded = [
-            Target::new("forwarded", &CLIENT, OUR_SERVER, &ask).paced_by(&pace),
+            Target::new("forwarded", &ENTER_CLIENT, OUR_SERVER, &ask).paced_by(&pace),
             Target::new("direct", &[], upstream, &ask).paced_by(&pace),
         ];
         println!("names of others, {what}");
@@ -168,7 +168,7 @@ fn others(lab: &Lab, folder: &Path, upstream: &str, rounds: usize) -> anyhow::Re
     Ok(())
 }
 
-/// Figures of targets that take turns, with their ratios to the last of them.
+/// Prints the figures of targets that take turns, with their ratios to the last target.
 fn compare(lab: &Lab, targets: &[Target], rounds: usize) -> anyhow::Result<()> {
     let mut figures: Vec<Figures> = targets.iter().map(|_| Figures::default()).collect();
     for _ in 0..rounds {
@@ -196,8 +196,8 @@ fn compare(lab: &Lab, targets: &[Target], rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The lab's resolver, started again as one of the Internet: what it says holds for a minute, and
-/// every name below `new.lab` is there. Its address.
+/// Restarts the lab's resolver like one of the Internet: its answers have a TTL of one minute, and every name
+/// below `new.lab` exists. Returns its address.
 fn upstream(lab: &mut Lab) -> anyhow::Result<String> {
     let address = lab.address("ctl")?;
     lab.kill("resolver@ctl")?;
@@ -207,9 +207,9 @@ fn upstream(lab: &mut Lab) -> anyhow::Result<String> {
     Ok(address.to_string())
 }
 
-/// dnsmasq in a namespace of its own, one veth away from who asks.
+/// Starts dnsmasq in a namespace of its own, one veth away from the client.
 fn dnsmasq(lab: &Lab, hosts: &Path) -> anyhow::Result<()> {
-    let lines: String = (0..NAMES)
+    let lines: String = (0..NAME_COUNT)
         .map(|n| format!("{} {}\n", zone::address(n), zone::name(n)))
         .collect();
     std::fs::write(hosts, lines)?;
@@ -220,16 +220,16 @@ for n in asker server; do ip netns add $n; ip -n $n link set lo up; done
 ip -n asker link add eth0 type veth peer name eth0 netns server
 ip -n asker addr add 10.9.9.1/24 dev eth0; ip -n server addr add 10.9.9.2/24 dev eth0
 ip -n asker link set eth0 up; ip -n server link set eth0 up
-ip netns exec server dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --user=root --pid-file= --log-facility=/dev/null --addn-hosts={hosts} --cache-size={NAMES} --local-ttl=5 </dev/null >/dev/null 2>&1"
+ip netns exec server dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --user=root --pid-file= --log-facility=/dev/null --addn-hosts={hosts} --cache-size={NAME_COUNT} --local-ttl=5 </dev/null >/dev/null 2>&1"
     );
     lab.run("node-1", &["sh", "-c", &script])?;
     Ok(())
 }
 
-/// A container on a bridge of Docker's own, with the names as its aliases; its process.
+/// Starts a container on a bridge of Docker, with the names as its aliases. Returns its process.
 fn embedded(lab: &Lab) -> anyhow::Result<String> {
     lab.run("node-1", &["docker", "network", "create", "plain"])?;
-    let aliases: Vec<String> = (0..NAMES)
+    let aliases: Vec<String> = (0..NAME_COUNT)
         .map(|n| format!("--network-alias={}", zone::name(n)))
         .collect();
     let mut argv = vec!["docker", "run", "-d", "--name=plain", "--net=plain"];
@@ -240,7 +240,7 @@ fn embedded(lab: &Lab) -> anyhow::Result<String> {
     Ok(lab.run("node-1", &inspect)?.stdout.trim().to_owned())
 }
 
-/// Milliseconds from the publication of one name more to the first answer.
+/// The milliseconds from the publication of a further name to the first answer.
 fn changes(
     lab: &Lab,
     (runtime, bus): (&tokio::runtime::Runtime, &zone::Publisher),

@@ -1,4 +1,4 @@
-//! `dnsperf` on a node, and what it says.
+//! Runs `dnsperf` on a node, and reads its output.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,23 +8,23 @@ use anyhow::Context;
 use chaos_tests::figures::quantile;
 use lab::Lab;
 
-/// Seconds of each run.
-const EACH: &str = "1";
-/// Queries a second when the time of each counts: about a third of what the slowest can do.
-const PACE: &str = "5000";
-const SOON: Duration = Duration::from_secs(60);
+/// The seconds of each run.
+const RUN_SECONDS: &str = "1";
+/// The queries per second of a paced run: about a third of the slowest target's rate.
+const PACED_QUERIES: &str = "5000";
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whom to ask, from where, and for what.
+/// A server, the namespace of the client, and the queries.
 pub(crate) struct Target {
     pub(crate) label: &'static str,
     enter: Vec<String>,
     server: String,
     questions: String,
-    /// What is asked at a set pace, where it must be something else.
+    /// The queries of paced runs, where they differ.
     paced: String,
 }
 
-/// What was measured, round after round.
+/// The measurements of all rounds.
 #[derive(Default)]
 pub(crate) struct Figures {
     rates: Vec<f64>,
@@ -33,14 +33,14 @@ pub(crate) struct Figures {
     lost: u64,
 }
 
-/// One run as fast as it goes.
+/// The result of a run at full speed.
 #[derive(Clone, Copy)]
 pub(crate) struct Flood {
     rate: f64,
     lost: u64,
 }
 
-/// One run at a set pace: microseconds that answers took.
+/// The result of a paced run: the answers' times in microseconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
     median: f64,
@@ -93,13 +93,17 @@ impl Target {
         Self { paced, ..self }
     }
 
-    /// Waits until the server knows a name.
+    /// Waits until the server answers a name.
     pub(crate) fn await_answer(&self, lab: &Lab, name: &str) -> anyhow::Result<()> {
         let at = format!("@{}", self.server);
-        lab::wait_until(&format!("{} knows {name}", self.label), SOON, || {
-            let asked = self.run(lab, &["dig", &at, name, "+short", "+time=1", "+tries=1"]);
-            asked.is_ok_and(|answer| answer.trim().parse::<IpAddr>().is_ok())
-        })?;
+        lab::wait_until(
+            &format!("{} knows {name}", self.label),
+            ANSWER_TIMEOUT,
+            || {
+                let asked = self.run(lab, &["dig", &at, name, "+short", "+time=1", "+tries=1"]);
+                asked.is_ok_and(|answer| answer.trim().parse::<IpAddr>().is_ok())
+            },
+        )?;
         Ok(())
     }
 
@@ -117,7 +121,7 @@ impl Target {
     }
 
     pub(crate) fn pace(&self, lab: &Lab) -> anyhow::Result<Pace> {
-        let text = self.perf(lab, &self.paced, &["-c", "8", "-Q", PACE, "-v"])?;
+        let text = self.perf(lab, &self.paced, &["-c", "8", "-Q", PACED_QUERIES, "-v"])?;
         let mut took = Vec::new();
         for line in text
             .lines()
@@ -134,7 +138,15 @@ impl Target {
     }
 
     fn perf(&self, lab: &Lab, questions: &str, more: &[&str]) -> anyhow::Result<String> {
-        let asked = ["dnsperf", "-s", &self.server, "-d", questions, "-l", EACH];
+        let asked = [
+            "dnsperf",
+            "-s",
+            &self.server,
+            "-d",
+            questions,
+            "-l",
+            RUN_SECONDS,
+        ];
         let argv: Vec<&str> = asked.iter().chain(more).copied().collect();
         self.run(lab, &argv)
     }

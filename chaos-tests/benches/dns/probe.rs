@@ -1,4 +1,4 @@
-//! Asks for one name until it is there; runs inside the asker's namespace.
+//! Queries one name until it resolves; runs inside the client's namespace.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Seconds since 1970.
+/// The time in seconds since 1970.
 pub(crate) fn now() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()
@@ -18,7 +18,7 @@ pub(crate) fn wait_for(file: &Path) -> anyhow::Result<()> {
     let since = now();
     while !file.exists() {
         anyhow::ensure!(
-            now() - since < PATIENCE.as_secs_f64(),
+            now() - since < ANSWER_TIMEOUT.as_secs_f64(),
             "no {}",
             file.display()
         );
@@ -27,8 +27,8 @@ pub(crate) fn wait_for(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the moment of the first answer to `said`; beside it stands `….ready` before that.
-pub(crate) fn until_answered(name: &str, said: &Path) -> anyhow::Result<()> {
+/// Writes the time of the first answer to the file `path`. The file `….ready` appears before that.
+pub(crate) fn until_answered(name: &str, path: &Path) -> anyhow::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect("169.254.53.53:53")?;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
@@ -38,21 +38,21 @@ pub(crate) fn until_answered(name: &str, said: &Path) -> anyhow::Result<()> {
     query.extend(b"\x00\x00\x01\x00\x01");
     let since = now();
     let mut reply = [0; 512];
-    while now() - since < PATIENCE.as_secs_f64() {
+    while now() - since < ANSWER_TIMEOUT.as_secs_f64() {
         socket.send(&query)?;
-        // No answer in time is as good as none yet.
+        // A missing answer counts like a negative one.
         let length = socket.recv(&mut reply).unwrap_or_default();
         if length >= 12 && reply[7] > 0 {
-            return write(said, &now().to_string());
+            return write(path, &now().to_string());
         }
-        if !said.with_extension("ready").exists() {
-            write(&said.with_extension("ready"), "")?;
+        if !path.with_extension("ready").exists() {
+            write(&path.with_extension("ready"), "")?;
         }
     }
     anyhow::bail!("{name} isn't answered")
 }
 
-/// Whole when it is there.
+/// Writes a file atomically.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     std::fs::write(&new, text)?;

@@ -1,6 +1,6 @@
-//! What rules cost: `make bench`. Two hosts, real packets, conntrack on; the sizes take turns, in
-//! another order in each round, and medians are compared, so that a machine whose speed drifts
-//! doesn't decide.
+//! The costs of rules: `make bench`. Two hosts, real packets, conntrack on. The sizes take turns in a
+//! different order in each round, and medians are compared, so a drift of the machine's speed has no
+//! influence.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -15,16 +15,16 @@ use chaos_tests::figures::{arguments, machine, quantile};
 use chaos_tests::traffic;
 use lab::{Lab, Spec};
 
-const SIZES: [usize; 4] = [0, 10, 1_000, 10_000];
-const ROUNDS: usize = 7;
-/// Milliseconds of each measurement, and of what comes before it: for so long the kernel frees the
-/// rules of before and netplugin reads back what it wrote, on these cores.
-const EACH: &str = "700";
-const WARM: &str = "3000";
-/// Changes of one rule, timed one after another.
-const CHANGES: usize = 40;
-/// Groups that rules name.
-const PEERS: usize = 1_000;
+const RULE_COUNTS: [usize; 4] = [0, 10, 1_000, 10_000];
+const ROUND_COUNT: usize = 7;
+/// The milliseconds of each measurement, and of the warm-up before it. During the warm-up the kernel frees the
+/// previous rules, and netplugin reads the new ones back, on the same cores.
+const RUN_MS: &str = "700";
+const WARM_UP_MS: &str = "3000";
+/// The number of changes of one rule, measured one after another.
+const CHANGE_COUNT: usize = 40;
+/// The number of groups that rules name.
+const PEER_GROUP_COUNT: usize = 1_000;
 
 fn main() -> anyhow::Result<()> {
     let arguments = arguments();
@@ -50,7 +50,7 @@ fn policy(size: usize) -> anyhow::Result<PolicyName> {
     Ok(PolicyName::new(format!("rules-{size}"))?)
 }
 
-/// The network, the groups that rules name, and a policy of each size.
+/// Creates the network, the groups that rules name, and a policy of each size.
 async fn intent(bus: &Bus) -> anyhow::Result<()> {
     let network = NetworkName::new("net")?;
     bus.command(Command::NetworkCreate(NetworkCreate {
@@ -65,7 +65,7 @@ async fn intent(bus: &Bus) -> anyhow::Result<()> {
         docker_name: None,
     }))
     .await?;
-    let peers = (0..PEERS).map(|number| GroupName::new(format!("peer-{number}")));
+    let peers = (0..PEER_GROUP_COUNT).map(|number| GroupName::new(format!("peer-{number}")));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
     let group = |group: &GroupName| {
         Command::GroupCreate(GroupCreate {
@@ -81,7 +81,7 @@ async fn intent(bus: &Bus) -> anyhow::Result<()> {
     bus.commands(peers.iter().chain([&web]).map(group).collect())
         .await?;
     let mut random = fastrand::Rng::with_seed(9);
-    for size in SIZES {
+    for size in RULE_COUNTS {
         let policy = policy(size)?;
         let create = PolicyCreate {
             tenant: tenant(),
@@ -115,10 +115,10 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
     let _server = lab.start_in("web", &[&me, "serve"])?;
     let web = lab.address_of("web")?.to_string();
     let nodes = names(lab)?;
-    let mut figures = SIZES.map(|_| (Vec::new(), Vec::new(), Vec::new()));
+    let mut figures = RULE_COUNTS.map(|_| (Vec::new(), Vec::new(), Vec::new()));
     let mut random = fastrand::Rng::with_seed(11);
-    for _ in 0..ROUNDS {
-        let mut order: Vec<_> = SIZES.into_iter().zip(&mut figures).collect();
+    for _ in 0..ROUND_COUNT {
+        let mut order: Vec<_> = RULE_COUNTS.into_iter().zip(&mut figures).collect();
         random.shuffle(&mut order);
         for (size, (attached, connections, streams)) in order {
             attached.push(
@@ -126,9 +126,9 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
                     .block_on(bus.enforced(attach(size)?, &nodes))?
                     .as_secs_f64(),
             );
-            lab.exec_in("client", &[&me, "connect", &web, WARM])?;
+            lab.exec_in("client", &[&me, "connect", &web, WARM_UP_MS])?;
             for (what, figures) in [("connect", connections), ("stream", streams)] {
-                let output = lab.exec_in("client", &[&me, what, &web, EACH])?;
+                let output = lab.exec_in("client", &[&me, what, &web, RUN_MS])?;
                 let figure = output.stdout.trim().parse();
                 figures.push(figure.map_err(|_| anyhow::anyhow!("{what}: {}", output.text()))?);
             }
@@ -136,12 +136,12 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
     }
     let [(_, connections, streams), ..] = &figures;
     let (connections, streams) = (quantile(connections, 0.5), quantile(streams, 0.5));
-    println!("rules in the receiver's group; medians of {ROUNDS} rounds, ratio to none");
+    println!("rules in the receiver's group; medians of {ROUND_COUNT} rounds, ratio to none");
     println!(
         "{:>8}{:>18}{:>8}{:>14}{:>8}{:>16}",
         "rules", "connections/s", "", "Gbit/s", "", "to attach, ms"
     );
-    for (size, (attached, c, s)) in SIZES.into_iter().zip(&figures) {
+    for (size, (attached, c, s)) in RULE_COUNTS.into_iter().zip(&figures) {
         let (c, s) = (quantile(c, 0.5), quantile(s, 0.5));
         println!(
             "{size:>8}{c:>18.0}{:>8.2}{s:>14.2}{:>8.2}{:>16.1}",
@@ -153,8 +153,8 @@ fn traffic_by_size(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> a
     Ok(())
 }
 
-/// One rule more or less where ten thousand are, until the last of the nodes enforces it; and one
-/// that nobody here is concerned by, as the cost of asking.
+/// Measures one added or removed rule among ten thousand until the last node enforces it; and a change that
+/// concerns no node, as the cost of the requests.
 fn changes(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
     let nodes = names(lab)?;
     runtime.block_on(bus.enforced(attach(10_000)?, &nodes))?;
@@ -166,7 +166,7 @@ fn changes(lab: &Lab, bus: &Bus, runtime: &tokio::runtime::Runtime) -> anyhow::R
     );
     for size in [10_000, 10] {
         let mut took = Vec::new();
-        for number in 0..CHANGES {
+        for number in 0..CHANGE_COUNT {
             let rule = RuleId::new(format!("more-{number}"))?;
             let add = RuleAdd {
                 tenant: tenant(),

@@ -1,13 +1,12 @@
-//! Rules as a big and careless tenant writes them: mixed ports, ranges that overlap, CIDRs, groups,
-//! twenty priorities. None of them is about the flow that is measured, so that every one may be
-//! looked at and the flow still passes.
+//! Rules like those of a big and careless tenant: mixed ports, overlapping ranges, CIDRs, groups, twenty
+//! priorities. None matches the measured flow, so the kernel may evaluate each, and the flow still passes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
 use bus_schema::{AddressRange, GroupName, RuleSpec};
 
-use chaos_tests::traffic::{ACCEPT, SINK};
+use chaos_tests::traffic::{ACCEPT_PORT, SINK_PORT};
 
 pub(crate) fn draw(random: &mut fastrand::Rng, groups: &[GroupName]) -> RuleSpec {
     let peer = match random.u8(..10) {
@@ -49,7 +48,7 @@ fn ports(random: &mut fastrand::Rng) -> PortRange {
             first,
             last: first + length,
         };
-        if !range.contains(ACCEPT) && !range.contains(SINK) {
+        if !range.contains(ACCEPT_PORT) && !range.contains(SINK_PORT) {
             return range;
         }
     }

@@ -1,26 +1,28 @@
-//! The resolvers that containers bring along: glibc's, musl's and c-ares', each asked by a program
-//! of its own, without an engine and behind Docker's embedded resolver.
+//! The resolvers of containers: glibc's, musl's and c-ares', each in a program of its own, without an
+//! engine and behind Docker's embedded resolver.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chaos_tests::{Outcome, SOON, Scene, create};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, create};
 use lab::{IMAGE, Lab, Output, Spec, wait_until};
 
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/resolvers");
+const SOURCE_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/resolvers");
 
-/// How a program is made of which source.
-const GLIBC: (&str, &str, &[&str]) = ("gcc", "getaddrinfo.c", &[]);
-const MUSL: (&str, &str, &[&str]) = ("musl-gcc", "getaddrinfo.c", &["-static"]);
-const CARES: (&str, &str, &[&str]) = ("gcc", "ares.c", &["-lcares"]);
+/// Compiler, source and flags of a program.
+const GLIBC_PROGRAM: (&str, &str, &[&str]) = ("gcc", "getaddrinfo.c", &[]);
+const MUSL_PROGRAM: (&str, &str, &[&str]) = ("musl-gcc", "getaddrinfo.c", &["-static"]);
+const CARES_PROGRAM: (&str, &str, &[&str]) = ("gcc", "ares.c", &["-lcares"]);
 
 fn compiled(folder: &Path, (compiler, source, more): (&str, &str, &[&str])) -> PathBuf {
     let name = format!("{compiler}-{}", source.trim_end_matches(".c"));
     let program = folder.join(name);
     let mut command = Command::new(compiler);
     command.arg("-O").arg("-o").arg(&program);
-    command.arg(Path::new(SOURCES).join(source)).args(more);
+    command
+        .arg(Path::new(SOURCE_FOLDER).join(source))
+        .args(more);
     let output = command.output();
     let output = output.unwrap_or_else(|error| panic!("{compiler}: {error}; `make tools`"));
     assert!(
@@ -36,14 +38,14 @@ fn lines(output: &Output) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_resolver_finds_the_same_without_an_engine() -> Outcome {
+fn resolvers_find_the_same_without_an_engine() -> Outcome {
     let mut scene = Scene::open()?;
     let folder = tempfile::tempdir().expect("a folder for programs");
     scene
         .lab
         .netctl_ok(&["group", "create", "contiv-net", "pool"])?;
     let mut pool = BTreeSet::new();
-    // More than a UDP answer of 512 bytes holds.
+    // More than a UDP answer of 512 bytes can hold.
     for number in 0..40 {
         let node = if number % 2 == 0 { "node-1" } else { "node-2" };
         let name = format!("prod_db{number}");
@@ -54,15 +56,19 @@ fn each_resolver_finds_the_same_without_an_engine() -> Outcome {
         pool.insert(member.address.to_string());
     }
     let db = BTreeSet::from([scene.db.address.to_string()]);
-    for how in [GLIBC, MUSL, CARES] {
+    for how in [GLIBC_PROGRAM, MUSL_PROGRAM, CARES_PROGRAM] {
         let program = compiled(folder.path(), how).display().to_string();
         let ask = |name: &str| scene.lab.exec_in("web", &[&program, name]);
-        // musl asks by TCP since 1.2.4; before, it takes what the truncated answer holds.
-        let enough = if how == MUSL { 25 } else { pool.len() };
-        wait_until(&format!("{program} finds the members"), SOON, || {
-            let found = ask("pool").map(|told| lines(&told)).unwrap_or_default();
-            found.len() >= enough && found.is_subset(&pool)
-        })?;
+        // musl uses TCP since 1.2.4; before, it takes the truncated answer.
+        let enough = if how == MUSL_PROGRAM { 25 } else { pool.len() };
+        wait_until(
+            &format!("{program} finds the members"),
+            WAIT_TIMEOUT,
+            || {
+                let found = ask("pool").map(|told| lines(&told)).unwrap_or_default();
+                found.len() >= enough && found.is_subset(&pool)
+            },
+        )?;
         for name in ["db", "DB", "db.contiv-net", "db.contiv-net.contiv.local"] {
             assert_eq!(lines(&ask(name)?), db, "{program} {name}");
         }
@@ -74,14 +80,14 @@ fn each_resolver_finds_the_same_without_an_engine() -> Outcome {
     Ok(())
 }
 
-/// In a container: musl's, which needs nothing beside it, and busybox's own, which is glibc's.
+/// In a container: musl's, which needs no other files, and busybox's, which is glibc's.
 #[test]
-fn each_resolver_finds_the_same_behind_dockers_own() -> Outcome {
+fn resolvers_find_the_same_behind_dockers_own() -> Outcome {
     // The second node's resolver is a loopback address.
     let lab = Lab::up(&Spec::test(2).docker(true).loopback_resolver_on(2))?;
     create(&lab, "contiv-net", "20.1.1.0/24")?;
     let folder = tempfile::tempdir().expect("a folder for programs");
-    let musl = compiled(folder.path(), MUSL).display().to_string();
+    let musl = compiled(folder.path(), MUSL_PROGRAM).display().to_string();
     for (node, name) in [("node-1", "web"), ("node-2", "db")] {
         lab.import_image(node)?;
         let run = ["docker", "run", "-d", "--net=contiv-net", "--name", name];
@@ -94,7 +100,7 @@ fn each_resolver_finds_the_same_behind_dockers_own() -> Outcome {
     }
     for (node, from, to) in [("node-1", "web", "db"), ("node-2", "db", "web")] {
         let ask = |name: &str| lab.docker(node, &["exec", from, "find-name", name]);
-        wait_until("musl's resolver finds the other", SOON, || {
+        wait_until("musl's resolver finds the other", WAIT_TIMEOUT, || {
             ask(to).is_ok_and(|told| lines(&told).len() == 1)
         })?;
         let found = lines(&ask(to)?);
