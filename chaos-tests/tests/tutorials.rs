@@ -13,11 +13,12 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 
 /// In the order in which they are typed.
-const TUTORIALS: [&str; 5] = [
+const TUTORIALS: [&str; 6] = [
     "README.md",
     "docs/policies.md",
     "docs/names.md",
     "docs/docker.md",
+    "docs/operate.md",
     "docs/swarm.md",
 ];
 
