@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::execute::{Batch, copy, decides, is_delete};
+use super::execute::{Batch, copy, is_delete};
 use super::netlink::is_absence;
 use super::nftables::Refused;
 use super::transaction;
 use node_core::reconcile::Op;
-use node_core::resource::{Element, Place, Resource};
+use node_core::resource::{Element, Object, Place, Resource};
 
 /// An op and its number in a batch.
 type Numbered<'a> = (u32, Cow<'a, Op>);
@@ -23,16 +23,18 @@ type Fallen = BTreeMap<Place, i32>;
 /// dropped where the revision differs. Where that stays the same, the chains that are new stand
 /// before anything leads there, or such a packet would find them empty.
 fn steps(ops: &[Op]) -> Vec<(usize, Vec<Numbered<'_>>)> {
-    let revised = ops.iter().any(|op| {
-        matches!(
-            op,
-            Op::Put(Resource::Element(Element::Revision { .. }))
-                | Op::Delete(Resource::Element(Element::Revision { .. }))
-        )
+    let is_revision =
+        |it: &Resource| matches!(it.object, Object::Element(Element::Revision { .. }));
+    let revised = ops.iter().any(|op| match op {
+        Op::Put(it) | Op::Delete(it) => is_revision(it),
+        _ => false,
     });
     let numbered = ops.iter().enumerate();
     let numbered = numbered.map(|(index, op)| (transaction::number(index), Cow::Borrowed(op)));
-    let is_led_to = |op: &Op| matches!(op, Op::Put(Resource::Chain(_)) | Op::Put(Resource::Map(_)));
+    let is_led_to = |op: &Op| match op {
+        Op::Put(it) => matches!(it.object, Object::Chain(_) | Object::Map(_)),
+        _ => false,
+    };
     let (first, rest) = numbered.partition(|(_, op)| !revised && is_led_to(op));
     vec![(0, rest), (0, first)]
 }
@@ -41,10 +43,12 @@ fn steps(ops: &[Op]) -> Vec<(usize, Vec<Numbered<'_>>)> {
 fn taken_back(op: &Op, code: i32) -> Option<Op> {
     let is_taken = [nix::Error::EBUSY, nix::Error::EEXIST].map(|it| it as i32);
     match op {
-        Op::Put(it @ Resource::Element(_)) if is_taken.contains(&code) => Some(Op::Change {
-            from: it.clone(),
-            to: it.clone(),
-        }),
+        Op::Put(it) if matches!(it.object, Object::Element(_)) && is_taken.contains(&code) => {
+            Some(Op::Change {
+                from: it.clone(),
+                to: it.clone(),
+            })
+        }
         _ => None,
     }
 }
@@ -86,7 +90,7 @@ impl Batch<'_> {
             if let Some(whole) = whole {
                 let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
                 for (number, op) in left {
-                    let part = (op.place().clone(), decides(&op));
+                    let part = (op.place().clone(), op.decides());
                     parts.entry(part).or_default().push((number, op));
                 }
                 if parts.len() > 1 {
@@ -127,13 +131,13 @@ impl Batch<'_> {
             }
         }
         for (number, op) in ops.iter() {
-            if let Some(code) = wrong.get(number).filter(|_| decides(op)) {
+            if let Some(code) = wrong.get(number).filter(|_| op.decides()) {
                 fallen.insert(op.place().clone(), *code);
             }
         }
         let mut failed = Vec::new();
         ops.retain_mut(|(number, op)| {
-            let along = || fallen.get(op.place()).filter(|_| decides(op));
+            let along = || fallen.get(op.place()).filter(|_| op.decides());
             if let Some(code) = wrong.get(number).or_else(along) {
                 failed.push((op.clone().into_owned(), *code));
                 return false;
@@ -147,7 +151,7 @@ impl Batch<'_> {
                     true
                 }
                 Op::Put(_) => true,
-                Op::Delete(_) | Op::Forget { .. } => false,
+                Op::Delete(_) | Op::FlushConntrack { .. } => false,
             }
         });
         for (op, code) in failed {

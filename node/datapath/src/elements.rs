@@ -8,190 +8,98 @@ use bus_schema::{GroupId, Revision};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use node_core::resource::{Element, Field, Place, RuleMap, Target, zone_of};
-
-/// An element of which the place isn't known yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Raw {
-    Peer(IpAddr),
-    Stamp(String, IpAddr, GroupId),
-    Endpoint(String, IpAddr),
-    Gateway(u16, IpAddr),
-    Subnet(u16, IpNet),
-    Zone(String, u16),
-    Known(u16, GroupId),
-    Member(u16, IpAddr, GroupId),
-    Program(u16, Direction, GroupId, String),
-    /// Zone, map, what its keys are like, key and target.
-    Line(u16, String, Field, u32, Target),
-    Hit(u16, u32),
-    Opener(u16, GroupId),
-    Same(u16, GroupId),
-    Revision(u16, u16),
-    Revised(u16, String),
-    Applied(u16, Revision),
-}
-
-/// By what an element's place is found.
-pub(super) enum Owner<'a> {
-    Host,
-    Device(&'a str),
-    Zone(u16),
-}
-
-impl Raw {
-    pub(super) fn owner(&self) -> Owner<'_> {
-        match self {
-            Self::Peer(_) => Owner::Host,
-            Self::Stamp(device, ..) | Self::Endpoint(device, _) | Self::Zone(device, _) => {
-                Owner::Device(device)
-            }
-            Self::Gateway(zone, _)
-            | Self::Subnet(zone, _)
-            | Self::Known(zone, _)
-            | Self::Member(zone, ..)
-            | Self::Program(zone, ..)
-            | Self::Line(zone, ..)
-            | Self::Hit(zone, _)
-            | Self::Opener(zone, _)
-            | Self::Same(zone, _)
-            | Self::Revision(zone, _)
-            | Self::Revised(zone, _)
-            | Self::Applied(zone, _) => Owner::Zone(*zone),
-        }
-    }
-
-    pub(super) fn at(self, place: Place) -> Element {
-        match self {
-            Self::Peer(vtep) => Element::Peer { vtep },
-            Self::Stamp(interface, address, stamp) => Element::Stamp {
-                place,
-                interface,
-                address,
-                stamp,
-            },
-            Self::Endpoint(interface, address) => Element::Endpoint {
-                place,
-                interface,
-                address,
-            },
-            Self::Gateway(zone, address) => Element::Gateway {
-                place,
-                zone,
-                address,
-            },
-            Self::Subnet(zone, subnet) => Element::Subnet {
-                place,
-                zone,
-                subnet,
-            },
-            Self::Zone(interface, zone) => Element::Zone {
-                place,
-                interface,
-                zone,
-            },
-            Self::Known(zone, group) => Element::Known { place, zone, group },
-            Self::Member(zone, address, group) => Element::Member {
-                place,
-                zone,
-                address,
-                group,
-            },
-            Self::Program(zone, direction, group, chain) => Element::Program {
-                place,
-                zone,
-                direction,
-                group,
-                chain,
-            },
-            Self::Line(_, name, field, key, to) => Element::Line {
-                map: RuleMap { place, name, field },
-                key,
-                to,
-            },
-            Self::Hit(zone, rule) => Element::Hit { place, zone, rule },
-            Self::Opener(zone, group) => Element::Opener { place, zone, group },
-            Self::Same(zone, group) => Element::Same { place, zone, group },
-            Self::Revision(zone, revision) => Element::Revision {
-                place,
-                zone,
-                revision,
-            },
-            Self::Revised(zone, chain) => Element::Revised { place, zone, chain },
-            Self::Applied(zone, revision) => Element::Applied {
-                place,
-                zone,
-                revision,
-            },
-        }
-    }
-}
+use node_core::resource::{Element, Field, RuleMap, Target, zone_of};
 
 /// Reads an element; `None` for what we never write.
-pub(super) fn parse(set: &str, value: &Value) -> Option<Raw> {
-    match set {
-        "peers" | "peers6" => ip(value).map(Raw::Peer),
+pub(super) fn parse(set: &str, value: &Value) -> Option<Element> {
+    Some(match set {
+        "peers" | "peers6" => Element::Peer { vtep: ip(value)? },
         "stamps" => {
             let (key, stamp) = pair(value)?;
-            let (device, address) = concat(key)?;
-            let stamp = GroupId(number(stamp)?);
-            Some(Raw::Stamp(device.as_str()?.to_owned(), ip(address)?, stamp))
+            let (interface, address) = concat(key)?;
+            Element::Stamp {
+                interface: interface.as_str()?.to_owned(),
+                address: ip(address)?,
+                stamp: group(stamp)?,
+            }
         }
         "endpoints" => {
-            let (device, address) = concat(value)?;
-            Some(Raw::Endpoint(device.as_str()?.to_owned(), ip(address)?))
+            let (interface, address) = concat(value)?;
+            Element::Endpoint {
+                interface: interface.as_str()?.to_owned(),
+                address: ip(address)?,
+            }
         }
         "gateways" => {
-            let (zone, address) = concat(value)?;
-            Some(Raw::Gateway(number(zone)?, ip(address)?))
+            let (zone, address) = zoned(value)?;
+            let address = ip(address)?;
+            Element::Gateway { zone, address }
         }
         "subnets" => {
-            let (zone, subnet) = concat(value)?;
-            Some(Raw::Subnet(number(zone)?, net(subnet)?))
+            let (zone, subnet) = zoned(value)?;
+            let subnet = net(subnet)?;
+            Element::Subnet { zone, subnet }
         }
         "zones" => {
-            let (device, zone) = pair(value)?;
-            Some(Raw::Zone(device.as_str()?.to_owned(), number(zone)?))
+            let (interface, zone) = pair(value)?;
+            Element::Zone {
+                interface: interface.as_str()?.to_owned(),
+                zone: number(zone)?,
+            }
         }
         "known" => {
-            let (zone, group) = concat(pair(value)?.0)?;
-            Some(Raw::Known(number(zone)?, GroupId(number(group)?)))
+            let (zone, of) = zoned(pair(value)?.0)?;
+            let group = group(of)?;
+            Element::Known { zone, group }
         }
         "members" => {
-            let (key, group) = pair(value)?;
-            let (zone, address) = concat(key)?;
-            let group = GroupId(number(group)?);
-            Some(Raw::Member(number(zone)?, ip(address)?, group))
-        }
-        "programs_in" => program(Direction::In, value),
-        "programs_out" => program(Direction::Out, value),
-        "hits" => hit(value).map(|(zone, rule, _)| Raw::Hit(zone, rule)),
-        "openers" => {
-            let (key, group) = pair(value)?;
-            let (zone, _) = concat(key)?;
-            Some(Raw::Opener(number(zone)?, GroupId(number(group)?)))
-        }
-        "same" => match value.get("concat")?.as_array()?.as_slice() {
-            [zone, group, _] => Some(Raw::Same(number(zone)?, GroupId(number(group)?))),
-            _ => None,
-        },
-        "revisions" => {
-            let (zone, revision) = concat(value)?;
-            Some(Raw::Revision(number(zone)?, (long(revision)? >> 16) as u16))
-        }
-        "applied" => match value.get("concat")?.as_array()?.as_slice() {
-            [zone, high, low] => {
-                let revision = u64::from(long(high)?) << 32 | u64::from(long(low)?);
-                Some(Raw::Applied(number(zone)?, Revision(revision)))
+            let (key, of) = pair(value)?;
+            let (zone, address) = zoned(key)?;
+            Element::Member {
+                zone,
+                address: ip(address)?,
+                group: group(of)?,
             }
-            _ => None,
-        },
+        }
+        "programs_in" => program(Direction::In, value)?,
+        "programs_out" => program(Direction::Out, value)?,
+        "hits" => {
+            let (zone, rule, _) = hit(value)?;
+            Element::Hit { zone, rule }
+        }
+        "openers" => {
+            let (key, of) = pair(value)?;
+            let (zone, _) = zoned(key)?;
+            let group = group(of)?;
+            Element::Opener { zone, group }
+        }
+        "same" => {
+            let [zone, of, _] = value.get("concat")?.as_array()?.as_slice() else {
+                return None;
+            };
+            let (zone, group) = (number(zone)?, group(of)?);
+            Element::Same { zone, group }
+        }
+        "revisions" => {
+            let (zone, revision) = zoned(value)?;
+            let revision = (long(revision)? >> 16) as u16;
+            Element::Revision { zone, revision }
+        }
+        "applied" => {
+            let [zone, high, low] = value.get("concat")?.as_array()?.as_slice() else {
+                return None;
+            };
+            let revision = u64::from(long(high)?) << 32 | u64::from(long(low)?);
+            let (zone, revision) = (number(zone)?, Revision(revision));
+            Element::Applied { zone, revision }
+        }
         "revised" => {
             let (zone, verdict) = pair(value)?;
-            Some(Raw::Revised(number(zone)?, target(verdict)?))
+            let (zone, chain) = (number(zone)?, target(verdict)?);
+            Element::Revised { zone, chain }
         }
-        _ => line(set, value),
-    }
+        _ => line(set, value)?,
+    })
 }
 
 /// What keys of a type are like; of no type of ours: ports.
@@ -208,8 +116,8 @@ pub(super) fn field(kind: &str) -> Field {
 const NOT_OURS: &str = "";
 
 /// An element of a map of compiled rules.
-fn line(set: &str, value: &Value) -> Option<Raw> {
-    let zone = zone_of(set)?;
+fn line(set: &str, value: &Value) -> Option<Element> {
+    zone_of(set)?;
     let (key, verdict) = pair(value)?;
     // With a comment or a time limit, which ours never have.
     let decorated = key.get("elem").and_then(|it| it.get("val"));
@@ -227,14 +135,20 @@ fn line(set: &str, value: &Value) -> Option<Raw> {
         (None, None, Some(chain)) => Target::Goto(chain),
         _ => Target::Goto(NOT_OURS.to_owned()),
     };
-    Some(Raw::Line(zone, set.to_owned(), field, key, to))
+    let name = set.to_owned();
+    let map = RuleMap { name, field };
+    Some(Element::Line { map, key, to })
 }
 
-fn program(direction: Direction, value: &Value) -> Option<Raw> {
+fn program(direction: Direction, value: &Value) -> Option<Element> {
     let (key, verdict) = pair(value)?;
-    let (zone, group) = concat(key)?;
-    let (zone, group) = (number(zone)?, GroupId(number(group)?));
-    Some(Raw::Program(zone, direction, group, target(verdict)?))
+    let (zone, of) = zoned(key)?;
+    Some(Element::Program {
+        zone,
+        direction,
+        group: group(of)?,
+        chain: target(verdict)?,
+    })
 }
 
 /// The chain that is jumped to.
@@ -268,6 +182,16 @@ fn pair(value: &Value) -> Option<(&Value, &Value)> {
 
 fn concat(value: &Value) -> Option<(&Value, &Value)> {
     pair(value.get("concat")?)
+}
+
+/// A concatenation that begins with a zone.
+fn zoned(value: &Value) -> Option<(u16, &Value)> {
+    let (zone, rest) = concat(value)?;
+    Some((number(zone)?, rest))
+}
+
+fn group(value: &Value) -> Option<GroupId> {
+    number(value).map(GroupId)
 }
 
 fn number(value: &Value) -> Option<u16> {

@@ -21,7 +21,7 @@ use super::peer::occupied;
 use super::{BatchError, Datapath, DatapathError, Failure, nft, passage, shut, sysctl};
 use node_core::reconcile::Op;
 use node_core::resource::{
-    Domain, Neighbor, Place, Resource, Route, TABLE, Table, Up, Veth, Vxlan,
+    Domain, Neighbor, Object, Place, Resource, Route, Ruleset, TABLE, Up, Veth, Vxlan,
 };
 use runtime::pause;
 
@@ -77,12 +77,8 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         for failure in &self.failures {
-            let op = &failure.op;
-            if let Op::Put(Resource::Table(it))
-            | Op::Change {
-                to: Resource::Table(it),
-                ..
-            } = op
+            if let Some(it) = failure.op.made()
+                && matches!(it.object, Object::Table(_))
             {
                 shut::unguarded(self.datapath, &it.place).await;
             }
@@ -95,28 +91,19 @@ impl<'a> Batch<'a> {
 
     /// What is done together with its like, and where.
     fn transaction(&self, op: &Op) -> Option<(Together, Place)> {
-        match op {
-            Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => {
-                let together = match it {
-                    Resource::Element(_) | Resource::Chain(_) | Resource::Map(_) => Together::Nft,
-                    Resource::Passage(_) => Together::Passage,
-                    _ => return None,
-                };
-                Some((together, it.place().netfilter()))
-            }
-            Op::Forget { place, .. } => Some((Together::Forget, place.netfilter())),
-        }
+        let together = match op.resource().map(|it| &it.object) {
+            Some(Object::Element(_) | Object::Chain(_) | Object::Map(_)) => Together::Nft,
+            Some(Object::DockerUserRule(_)) => Together::Passage,
+            Some(_) => return None,
+            None => Together::Forget,
+        };
+        Some((together, op.place().netfilter()))
     }
 
     pub(super) fn keep(&mut self, op: &Op, result: io::Result<()>) {
         let Err(error) = result else { return };
         let place = op.place();
-        if let Op::Put(it) | Op::Change { to: it, .. } = op
-            && matches!(
-                it,
-                Resource::Element(_) | Resource::Chain(_) | Resource::Map(_) | Resource::Table(_)
-            )
-        {
+        if op.made().is_some_and(|it| it.object.kind().is_of_table()) {
             self.open.insert(place.clone());
         }
         self.failures.push(Failure {
@@ -130,14 +117,12 @@ impl<'a> Batch<'a> {
     }
 
     async fn passages(&mut self, place: &Place, ops: &[Op]) {
-        let (mut put, mut gone) = (Vec::new(), Vec::new());
-        for op in ops {
-            match op {
-                Op::Delete(Resource::Passage(it)) => gone.push(it),
-                Op::Put(Resource::Passage(it)) => put.push(it),
-                _ => {}
-            }
-        }
+        let rule = |it: &Resource| match it.object {
+            Object::DockerUserRule(rule) => Some(rule),
+            _ => None,
+        };
+        let put: Vec<_> = ops.iter().filter_map(|op| rule(op.made()?)).collect();
+        let gone: Vec<_> = ops.iter().filter_map(|op| rule(op.deleted()?)).collect();
         let result = match self.datapath.namespace(place).await {
             Ok(namespace) => passage::change(&namespace, &put, &gone).await,
             Err(error) => Err(error),
@@ -153,7 +138,7 @@ impl<'a> Batch<'a> {
         let gone: Vec<(u16, IpAddr)> = ops
             .iter()
             .filter_map(|op| match op {
-                Op::Forget { zone, address, .. } => Some((*zone, *address)),
+                Op::FlushConntrack { zone, address, .. } => Some((*zone, *address)),
                 _ => None,
             })
             .collect();
@@ -176,82 +161,83 @@ impl<'a> Batch<'a> {
                 Err(error) if is_absence(&error) => Ok(()),
                 result => result,
             },
-            Op::Forget { .. } => Ok(()),
+            Op::FlushConntrack { .. } => Ok(()),
         }
     }
 
     async fn put(&mut self, resource: &Resource) -> io::Result<()> {
-        match resource {
-            Resource::Domain(it) => self.put_domain(it).await,
-            Resource::Table(it) => self.put_table(it).await,
-            Resource::Sysctl(it) => {
+        let place = &resource.place;
+        match &resource.object {
+            Object::Domain(it) => self.put_domain(place, it).await,
+            Object::Table(it) => self.put_table(place, it).await,
+            Object::Sysctl(it) => {
                 let setting = it.clone();
-                let namespace = self.datapath.namespace(&it.place).await?;
+                let namespace = self.datapath.namespace(place).await?;
                 namespace.run(move || sysctl::write(&setting)).await
             }
-            Resource::Vxlan(it) => self.put_vxlan(it).await,
-            Resource::Veth(it) => self.put_veth(it).await,
-            Resource::Address(it) => {
-                let index = self.index(&it.place, &it.device).await?;
+            Object::Vxlan(it) => self.put_vxlan(place, it).await,
+            Object::Veth(it) => self.put_veth(place, it).await,
+            Object::Address(it) => {
+                let index = self.index(place, &it.device).await?;
                 let message = messages::address(index, it.address);
                 let message = Message::NewAddress(message);
-                self.change(&it.place, message, Mode::Replace).await
+                self.change(place, message, Mode::Replace).await
             }
-            Resource::Neighbor(it) => self.put_neighbor(it).await,
-            Resource::Fdb(it) => {
-                let index = self.index(&it.place, &it.device).await?;
+            Object::Neighbor(it) => self.put_neighbor(place, it).await,
+            Object::Fdb(it) => {
+                let index = self.index(place, &it.device).await?;
                 let message = Message::NewNeighbour(messages::fdb(it, index));
-                self.change(&it.place, message, Mode::Replace).await
+                self.change(place, message, Mode::Replace).await
             }
-            Resource::Element(_) | Resource::Chain(_) => Ok(()),
-            Resource::Map(_) | Resource::Passage(_) => Ok(()),
-            Resource::Up(it) => self.put_up(it).await,
-            Resource::Route(it) => {
-                let message = Message::NewRoute(self.route(it).await?);
-                self.change(&it.place, message, Mode::Replace).await
+            Object::Element(_) | Object::Chain(_) => Ok(()),
+            Object::Map(_) | Object::DockerUserRule(_) => Ok(()),
+            Object::Up(it) => self.put_up(place, it).await,
+            Object::Route(it) => {
+                let message = Message::NewRoute(self.route(place, it).await?);
+                self.change(place, message, Mode::Replace).await
             }
         }
     }
 
     async fn delete(&mut self, resource: &Resource) -> io::Result<()> {
-        match resource {
-            Resource::Domain(it) => self.delete_domain(it).await,
-            Resource::Table(it) => {
-                let namespace = self.datapath.namespace(&it.place).await?;
+        let place = &resource.place;
+        match &resource.object {
+            Object::Domain(it) => self.delete_domain(place, it).await,
+            Object::Table(_) => {
+                let namespace = self.datapath.namespace(place).await?;
                 let script = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n");
                 nft::apply(&namespace, script).await
             }
-            Resource::Vxlan(Vxlan { place, name, .. })
-            | Resource::Veth(Veth { place, name, .. }) => {
+            Object::Vxlan(Vxlan { name, .. }) | Object::Veth(Veth { name, .. }) => {
                 let index = self.index(place, name).await?;
                 self.delete_link(place, index).await
             }
-            Resource::Address(it) => {
-                let index = self.index(&it.place, &it.device).await?;
+            Object::Address(it) => {
+                let index = self.index(place, &it.device).await?;
                 let message = Message::DelAddress(messages::address(index, it.address));
-                self.change(&it.place, message, Mode::Set).await
+                self.change(place, message, Mode::Set).await
             }
-            Resource::Neighbor(it) => {
-                let index = self.index(&it.place, &it.device).await?;
+            Object::Neighbor(it) => {
+                let index = self.index(place, &it.device).await?;
                 let message = Message::DelNeighbour(messages::neighbor(it, index));
-                self.change(&it.place, message, Mode::Set).await
+                self.change(place, message, Mode::Set).await
             }
-            Resource::Fdb(it) => {
-                let index = self.index(&it.place, &it.device).await?;
+            Object::Fdb(it) => {
+                let index = self.index(place, &it.device).await?;
                 let message = Message::DelNeighbour(messages::fdb(it, index));
-                self.change(&it.place, message, Mode::Set).await
+                self.change(place, message, Mode::Set).await
             }
-            Resource::Up(it) => {
-                let index = self.index(&it.place, &it.device).await?;
+            Object::Up(it) => {
+                let index = self.index(place, &it.device).await?;
                 let message = Message::SetLink(messages::link_up(index, false));
-                self.change(&it.place, message, Mode::Set).await
+                self.change(place, message, Mode::Set).await
             }
-            Resource::Route(it) => {
-                let message = Message::DelRoute(self.route(it).await?);
-                self.change(&it.place, message, Mode::Set).await
+            Object::Route(it) => {
+                let message = Message::DelRoute(self.route(place, it).await?);
+                self.change(place, message, Mode::Set).await
             }
-            Resource::Sysctl(_) | Resource::Element(_) => Ok(()),
-            Resource::Chain(_) | Resource::Map(_) | Resource::Passage(_) => Ok(()),
+            Object::Sysctl(_) | Object::Element(_) => Ok(()),
+            Object::Chain(_) | Object::Map(_) | Object::DockerUserRule(_) => Ok(()),
         }
     }
 
@@ -269,27 +255,27 @@ impl<'a> Batch<'a> {
         index.ok_or_else(|| nix::Error::ENODEV.into())
     }
 
-    async fn put_domain(&mut self, domain: &Domain) -> io::Result<()> {
-        let Place::Domain(name) = &domain.place else {
+    async fn put_domain(&mut self, place: &Place, domain: &Domain) -> io::Result<()> {
+        let Place::Domain(name) = place else {
             return Ok(());
         };
         match domain.kind {
             DomainKind::Netns => Namespace::create(&self.datapath.path_of(name)).await,
             DomainKind::Vrf => {
-                self.tables.insert(domain.place.clone(), domain.table);
+                self.tables.insert(place.clone(), domain.table);
                 let message = messages::vrf(name, domain.table);
                 self.create_link(&Place::Host, message).await.map(|_| ())
             }
         }
     }
 
-    async fn delete_domain(&mut self, domain: &Domain) -> io::Result<()> {
-        let Place::Domain(name) = &domain.place else {
+    async fn delete_domain(&mut self, place: &Place, domain: &Domain) -> io::Result<()> {
+        let Place::Domain(name) = place else {
             return Ok(());
         };
         match domain.kind {
             DomainKind::Netns => {
-                self.datapath.drop_socket(&domain.place).await;
+                self.datapath.drop_socket(place).await;
                 Namespace::remove(&self.datapath.path_of(name))
             }
             DomainKind::Vrf => {
@@ -330,10 +316,10 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn put_table(&mut self, table: &Table) -> io::Result<()> {
-        let namespace = self.datapath.namespace(&table.place).await?;
+    async fn put_table(&mut self, place: &Place, rules: &Ruleset) -> io::Result<()> {
+        let namespace = self.datapath.namespace(place).await?;
         let present = nft::list(&namespace).await?.unwrap_or_default();
-        let mut script = table.rules.script(&present.rules);
+        let mut script = rules.script(&present.rules);
         if present.flagged {
             script.insert_str(0, &format!("delete table inet {TABLE}\n"));
         }
@@ -354,8 +340,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn put_vxlan(&mut self, vxlan: &Vxlan) -> io::Result<()> {
-        let (home, _held) = self.home(&vxlan.place).await?;
+    async fn put_vxlan(&mut self, place: &Place, vxlan: &Vxlan) -> io::Result<()> {
+        let (home, _held) = self.home(place).await?;
         let message = messages::vxlan(vxlan, home);
         if self.create_link(&Place::Host, message).await? {
             return Ok(());
@@ -363,15 +349,15 @@ impl<'a> Batch<'a> {
         let Vxlan { vni, port, .. } = vxlan;
         let conflict =
             format!("another device of this host has VNI {vni} on port {port}: delete it");
-        self.settings(&vxlan.place, &vxlan.name, (vxlan.mac, vxlan.mtu), conflict)
+        self.settings(place, &vxlan.name, (vxlan.mac, vxlan.mtu), conflict)
             .await
     }
 
-    async fn put_veth(&mut self, veth: &Veth) -> io::Result<()> {
+    async fn put_veth(&mut self, place: &Place, veth: &Veth) -> io::Result<()> {
         let Some(peer) = &veth.peer.0 else {
             return Ok(());
         };
-        let (home, _held) = self.home(&veth.place).await?;
+        let (home, _held) = self.home(place).await?;
         // Where its namespace is gone, it waits for who knows that.
         let sandbox = peer.sandbox.as_ref();
         let sandbox = sandbox.filter(|it| is_namespace(&it.netns));
@@ -389,7 +375,7 @@ impl<'a> Batch<'a> {
             Some((it, _)) => occupied(&it.netns, &it.interface),
             None => format!("a device named {} is in the way: delete it", peer.name),
         };
-        self.settings(&veth.place, &veth.name, (veth.mac, veth.mtu), conflict)
+        self.settings(place, &veth.name, (veth.mac, veth.mtu), conflict)
             .await
     }
 
@@ -409,32 +395,33 @@ impl<'a> Batch<'a> {
             .await
     }
 
-    async fn put_neighbor(&mut self, neighbor: &Neighbor) -> io::Result<()> {
-        let index = self.index(&neighbor.place, &neighbor.device).await?;
+    async fn put_neighbor(&mut self, place: &Place, neighbor: &Neighbor) -> io::Result<()> {
+        let index = self.index(place, &neighbor.device).await?;
         let message = Message::NewNeighbour(messages::neighbor(neighbor, index));
-        self.change(&neighbor.place, message, Mode::Replace).await
+        self.change(place, message, Mode::Replace).await
     }
 
-    async fn put_up(&mut self, up: &Up) -> io::Result<()> {
-        let netfilter = up.place.netfilter();
-        if self.open.contains(&up.place) || self.open.contains(&netfilter) {
+    async fn put_up(&mut self, place: &Place, up: &Up) -> io::Result<()> {
+        let netfilter = place.netfilter();
+        if self.open.contains(place) || self.open.contains(&netfilter) {
             let reason = "its firewall isn't in place, so the port stays down";
             return Err(io::Error::other(reason));
         }
-        let index = self.index(&up.place, &up.device).await?;
+        let index = self.index(place, &up.device).await?;
         let message = Message::SetLink(messages::link_up(index, true));
-        self.change(&up.place, message, Mode::Set).await
+        self.change(place, message, Mode::Set).await
     }
 
     async fn route(
         &mut self,
+        place: &Place,
         route: &Route,
     ) -> io::Result<netlink_packet_route::route::RouteMessage> {
         let index = match route.target.device() {
-            Some(device) => Some(self.index(&route.place, device).await?),
+            Some(device) => Some(self.index(place, device).await?),
             None => None,
         };
-        let table = self.table(&route.place).await?;
+        let table = self.table(place).await?;
         Ok(messages::route(route, table, index))
     }
 
@@ -464,16 +451,5 @@ pub(super) fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
-pub(super) fn decides(op: &Op) -> bool {
-    match op {
-        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => match it {
-            Resource::Element(element) => element.decides(),
-            Resource::Map(_) | Resource::Chain(_) => true,
-            _ => false,
-        },
-        Op::Forget { .. } => false,
     }
 }

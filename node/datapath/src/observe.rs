@@ -36,8 +36,8 @@ use super::netlink::{Socket, is_absence};
 use super::netns::Namespace;
 use super::{Datapath, DatapathError, failure, nft, passage, sysctl};
 use node_core::resource::{
-    Address, Chain, DNS_ADDRESS, Domain, Fdb, Neighbor, Place, ROUTE_PROTOCOL, Resource, Route,
-    RouteTarget, Rule, RuleChain, RuleMap, State, Sysctl, Table, Unseen, Up, Veth, Vxlan, zone_of,
+    Address, Chain, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Object, Place, ROUTE_PROTOCOL,
+    Resource, Route, RouteTarget, Rule, RuleMap, State, Sysctl, Unseen, Up, Veth, Vxlan, zone_of,
 };
 
 /// The table of a namespace's routes.
@@ -141,11 +141,8 @@ impl View<'_> {
         let mut owners = Owners::default();
         if let (Place::Domain(_), kind) = (&self.place, self.kind) {
             owners.tables.insert(MAIN_TABLE, self.place.clone());
-            state.insert(Resource::Domain(Domain {
-                place: self.place.clone(),
-                kind,
-                table: MAIN_TABLE,
-            }));
+            let table = MAIN_TABLE;
+            state.insert(Object::Domain(Domain { kind, table }).at(&self.place));
         }
         let mut vrfs = BTreeMap::new();
         for link in links {
@@ -156,11 +153,8 @@ impl View<'_> {
                 let place = Place::Domain(name.to_owned());
                 owners.tables.insert(table, place.clone());
                 vrfs.insert(link.header.index, place.clone());
-                state.insert(Resource::Domain(Domain {
-                    place,
-                    kind: DomainKind::Vrf,
-                    table,
-                }));
+                let kind = DomainKind::Vrf;
+                state.insert(Object::Domain(Domain { kind, table }).at(&place));
             }
         }
         for link in links {
@@ -190,36 +184,33 @@ impl View<'_> {
         let Some(device) = owners.devices.get(&link.header.index) else {
             return;
         };
-        let (place, name) = (device.place.clone(), device.name.clone());
-        if link.header.flags.contains(LinkFlags::Up) && !(place == Place::Host && name == "lo") {
-            state.insert(Resource::Up(Up {
-                place: place.clone(),
-                device: name.clone(),
-            }));
+        let (place, name) = (&device.place, device.name.clone());
+        if link.header.flags.contains(LinkFlags::Up) && !(*place == Place::Host && name == "lo") {
+            let device = name.clone();
+            state.insert(Object::Up(Up { device }).at(place));
         }
         let (mac, mtu) = (mac(link), mtu(link));
-        match kind(link) {
-            Some(InfoKind::Veth) => state.insert(Resource::Veth(Veth {
-                place,
+        let object = match kind(link) {
+            Some(InfoKind::Veth) => Object::Veth(Veth {
                 name,
                 mac,
                 mtu,
                 peer: Unseen(None),
-            })),
+            }),
             Some(InfoKind::Vxlan) => {
-                let info = vxlan(link);
-                state.insert(Resource::Vxlan(Vxlan {
-                    place,
+                let (vni, port, local) = vxlan(link);
+                Object::Vxlan(Vxlan {
                     name,
-                    vni: info.0,
-                    port: info.1,
-                    local: info.2,
+                    vni,
+                    port,
+                    local,
                     mac,
                     mtu,
-                }));
+                })
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        state.insert(object.at(place));
     }
 
     async fn addresses(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
@@ -235,11 +226,11 @@ impl View<'_> {
                 continue;
             };
             if device.place != Place::Host || address == IpAddr::V4(DNS_ADDRESS) {
-                state.insert(Resource::Address(Address {
-                    place: device.place.clone(),
+                let address = Address {
                     device: device.name.clone(),
                     address,
-                }));
+                };
+                state.insert(Object::Address(address).at(&device.place));
             }
         }
         Ok(())
@@ -254,11 +245,11 @@ impl View<'_> {
                 continue;
             };
             if let Some((destination, target)) = route(&message, owners) {
-                state.insert(Resource::Route(Route {
-                    place: place.clone(),
+                let route = Route {
                     destination,
                     target,
-                }));
+                };
+                state.insert(Object::Route(route).at(place));
             }
         }
         Ok(())
@@ -274,12 +265,12 @@ impl View<'_> {
             }
             let (mac, address) = neighbor(&message.attributes);
             if let (Some(mac), Some(address)) = (mac, address) {
-                state.insert(Resource::Neighbor(Neighbor {
-                    place: device.place.clone(),
+                let neighbor = Neighbor {
                     device: device.name.clone(),
                     address,
                     mac,
-                }));
+                };
+                state.insert(Object::Neighbor(neighbor).at(&device.place));
             }
         }
         Ok(())
@@ -292,31 +283,36 @@ impl View<'_> {
                 continue;
             };
             if let (Some(mac), Some(vtep)) = neighbor(&message.attributes) {
-                state.insert(Resource::Fdb(Fdb {
-                    place: device.place.clone(),
+                let fdb = Fdb {
                     device: device.name.clone(),
                     mac,
                     vtep,
-                }));
+                };
+                state.insert(Object::Fdb(fdb).at(&device.place));
             }
         }
         Ok(())
     }
 
     async fn sysctls(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
-        let wanted: Vec<Sysctl> = match self.kind {
-            DomainKind::Netns if self.place == Place::Host => Vec::new(),
-            DomainKind::Netns => Sysctl::of_namespace(&self.place).collect(),
+        let mut wanted: Vec<(Place, Sysctl)> = Vec::new();
+        match self.kind {
+            DomainKind::Netns if self.place == Place::Host => {}
+            DomainKind::Netns => {
+                wanted.extend(Sysctl::of_namespace().map(|it| (self.place.clone(), it)));
+            }
             DomainKind::Vrf => {
                 let devices = owners.devices.values();
-                let ours = devices.filter(|device| device.place != Place::Host);
-                ours.flat_map(|device| Sysctl::of_device(&device.place, &device.name))
-                    .collect()
+                for Device { name, place } in devices.filter(|it| it.place != Place::Host) {
+                    wanted.extend(Sysctl::of_device(name).map(|it| (place.clone(), it)));
+                }
             }
+        }
+        let read = move || {
+            let read = |(place, it)| Some(Object::Sysctl(sysctl::read(it)?).at(&place));
+            Ok(wanted.into_iter().filter_map(read).collect::<Vec<_>>())
         };
-        let read = move || Ok(wanted.into_iter().map(sysctl::read).collect::<Vec<_>>());
-        let found = self.namespace.run(read).await?;
-        state.extend(found.into_iter().flatten().map(Resource::Sysctl));
+        state.extend(self.namespace.run(read).await?);
         Ok(())
     }
 
@@ -324,10 +320,11 @@ impl View<'_> {
     pub(super) async fn passages(&self) -> io::Result<impl Iterator<Item = Resource> + use<>> {
         let granted = self.kind == DomainKind::Vrf;
         let passages = match self.place {
-            Place::Host => passage::observe(self.namespace, &self.place, granted).await?,
+            Place::Host => passage::observe(self.namespace, granted).await?,
             Place::Domain(_) => Vec::new(),
         };
-        Ok(passages.into_iter().map(Resource::Passage))
+        let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
+        Ok(passages.into_iter().map(at_host))
     }
 
     async fn firewall(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
@@ -337,34 +334,33 @@ impl View<'_> {
         let mut rules = listing.rules;
         let compiled = |chain: &mut Chain| zone_of(&chain.name).is_some();
         let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
-        state.insert(Resource::Table(Table {
-            place: self.place.clone(),
-            rules,
-        }));
-        let raw: Vec<_> = listing
+        state.insert(Object::Table(rules).at(&self.place));
+        let found: Vec<_> = listing
             .elements
             .iter()
             .filter_map(|(set, value)| elements::parse(set, value))
             .collect();
-        let zones: BTreeMap<u16, Place> = raw
+        let zones: BTreeMap<u16, Place> = found
             .iter()
             .filter_map(|it| match it {
-                elements::Raw::Zone(device, zone) => {
-                    Some((*zone, owners.place_of(device)?.clone()))
+                Element::Zone { interface, zone } => {
+                    Some((*zone, owners.place_of(interface)?.clone()))
                 }
                 _ => None,
             })
             .collect();
-        for element in raw {
-            let by_device = |device: &str| owners.place_of(device).cloned();
-            let place = match (&self.place, element.owner()) {
-                (Place::Domain(_), _) => Some(self.place.clone()),
-                (_, elements::Owner::Device(device)) => by_device(device),
-                (_, elements::Owner::Zone(zone)) => zones.get(&zone).cloned(),
-                (_, elements::Owner::Host) => None,
+        for element in found {
+            let place = match (&self.place, &element) {
+                (Place::Domain(_), _) => Some(&self.place),
+                (
+                    _,
+                    Element::Stamp { interface, .. }
+                    | Element::Endpoint { interface, .. }
+                    | Element::Zone { interface, .. },
+                ) => owners.place_of(interface),
+                (_, of_zone) => of_zone.zone().and_then(|zone| zones.get(&zone)),
             };
-            let place = place.unwrap_or(Place::Host);
-            state.insert(Resource::Element(element.at(place)));
+            state.insert(element.at(place.unwrap_or(&Place::Host)));
         }
         let place_of = |name: &str| match &self.place {
             Place::Domain(_) => self.place.clone(),
@@ -375,25 +371,19 @@ impl View<'_> {
             }
         };
         for (name, kind) in listing.maps {
-            state.insert(Resource::Map(RuleMap {
-                place: place_of(&name),
-                name,
-                field: elements::field(&kind),
-            }));
+            let place = place_of(&name);
+            let field = elements::field(&kind);
+            state.insert(Object::Map(RuleMap { name, field }).at(&place));
         }
         for Chain { name, base, rules } in compiled {
+            let place = place_of(&name);
             let rules = rules.into_iter().map(|rule| Rule {
                 digest: rule.digest,
                 text: Unseen(None),
             });
-            state.insert(Resource::Chain(RuleChain {
-                place: place_of(&name),
-                chain: Arc::new(Chain {
-                    name,
-                    base,
-                    rules: rules.collect(),
-                }),
-            }));
+            let rules = rules.collect();
+            let chain = Chain { name, base, rules };
+            state.insert(Object::Chain(Arc::new(chain)).at(&place));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use bus_schema::node::DomainKind;
 
 use super::netns::Namespace;
 use super::{Datapath, DatapathError, Hindrance, Traffic, failure, hindrance, program};
-use node_core::resource::{Passage, Place, Resource, State};
+use node_core::resource::{DockerUserRule, Object, Place, State};
 
 /// A kind of tables, and the programs for it, of which the first is taken that is there.
 struct Tables {
@@ -40,7 +40,7 @@ async fn chains(namespace: &Namespace) -> io::Result<Vec<(&'static str, Vec<Stri
             match program::run(
                 namespace,
                 program,
-                &["-w", "-S", Passage::CHAIN],
+                &["-w", "-S", DockerUserRule::CHAIN],
                 String::new(),
             )
             .await
@@ -69,25 +69,28 @@ pub(super) async fn has_legacy(namespace: &Namespace) -> io::Result<bool> {
 fn rules(listed: &[u8]) -> Vec<String> {
     let listed = String::from_utf8_lossy(listed).replace('"', "");
     let rules = listed.lines().filter_map(|line| {
-        let rule = line.strip_prefix("-A ")?.strip_prefix(Passage::CHAIN)?;
+        let rule = line
+            .strip_prefix("-A ")?
+            .strip_prefix(DockerUserRule::CHAIN)?;
         Some(rule.trim().to_owned())
     });
     rules.collect()
 }
 
 /// Whether it is there, and before all packets return.
-fn counts(rules: &[String], passage: &Passage) -> bool {
+fn counts(rules: &[String], ours: DockerUserRule) -> bool {
     let mut reached = rules.iter().take_while(|rule| *rule != "-j RETURN");
-    reached.any(|rule| rule == passage.rule())
+    reached.any(|rule| rule == ours.rule())
 }
 
 impl Datapath {
     /// The passages that there are, without a look at anything else.
     pub async fn passages(&self) -> Result<State, DatapathError> {
         let granted = self.kind() == DomainKind::Vrf;
-        let seen = observe(&self.inner.host.namespace, &Place::Host, granted).await;
+        let seen = observe(&self.inner.host.namespace, granted).await;
         let seen = seen.map_err(failure("list rules of iptables", &Place::Host))?;
-        Ok(seen.into_iter().map(Resource::Passage).collect())
+        let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
+        Ok(seen.into_iter().map(at_host).collect())
     }
 
     /// What of others' firewalls drops our packets; namespaces have none of others.
@@ -117,22 +120,21 @@ impl Datapath {
 /// Which of them there are: rules in every chain; where no chain is, those that are `granted`.
 pub(super) async fn observe(
     namespace: &Namespace,
-    place: &Place,
     granted: bool,
-) -> io::Result<Vec<Passage>> {
+) -> io::Result<Vec<DockerUserRule>> {
     let chains = chains(namespace).await?;
-    let has = |passage: &Passage| match chains.is_empty() {
+    let has = |ours: &DockerUserRule| match chains.is_empty() {
         true => granted,
-        false => chains.iter().all(|(_, rules)| counts(rules, passage)),
+        false => chains.iter().all(|(_, rules)| counts(rules, *ours)),
     };
-    Ok(Passage::all(place).into_iter().filter(has).collect())
+    Ok(DockerUserRule::ALL.into_iter().filter(has).collect())
 }
 
 /// Puts these first in every chain that lacks them, and takes those away; each chain at once.
 pub(super) async fn change(
     namespace: &Namespace,
-    put: &[&Passage],
-    gone: &[&Passage],
+    put: &[DockerUserRule],
+    gone: &[DockerUserRule],
 ) -> io::Result<()> {
     for (program, rules) in chains(namespace).await? {
         let script = script(&rules, put, gone);
@@ -151,10 +153,10 @@ pub(super) async fn change(
     Ok(())
 }
 
-fn script(rules: &[String], put: &[&Passage], gone: &[&Passage]) -> String {
-    let chain = Passage::CHAIN;
+fn script(rules: &[String], put: &[DockerUserRule], gone: &[DockerUserRule]) -> String {
+    let chain = DockerUserRule::CHAIN;
     let mut script = String::new();
-    let lacking = put.iter().filter(|it| !counts(rules, it));
+    let lacking = put.iter().filter(|it| !counts(rules, **it));
     // One that doesn't count stands where no packet comes by.
     for passage in lacking.clone().chain(gone) {
         for _ in rules.iter().filter(|rule| *rule == passage.rule()) {
@@ -173,20 +175,19 @@ mod tests {
 
     #[test]
     fn rules_count_up_to_where_all_packets_return() {
-        let ours = Passage::all(&Place::Host);
-        let [endpoints, nodes] = ours.each_ref().map(Passage::rule);
+        let ours = DockerUserRule::ALL;
+        let [endpoints, nodes] = ours.map(DockerUserRule::rule);
         let listed = format!(
             "-N DOCKER-USER\n-A DOCKER-USER -i eth0 -j DROP\n-A DOCKER-USER {}\n\
              -A DOCKER-USER -j RETURN\n-A DOCKER-USER {nodes}\n",
             endpoints.replace("contiv", "\"contiv\""),
         );
         let rules = rules(listed.as_bytes());
-        assert_eq!(ours.each_ref().map(|it| counts(&rules, it)), [true, false]);
+        assert_eq!(ours.map(|it| counts(&rules, it)), [true, false]);
 
-        let both = [&ours[0], &ours[1]];
         let anew = format!("-D DOCKER-USER {nodes}\n-I DOCKER-USER {nodes}\n");
-        assert_eq!(script(&rules, &both, &[]), anew);
+        assert_eq!(script(&rules, &ours, &[]), anew);
         let gone = format!("-D DOCKER-USER {endpoints}\n-D DOCKER-USER {nodes}\n");
-        assert_eq!(script(&rules, &[], &both), gone);
+        assert_eq!(script(&rules, &[], &ours), gone);
     }
 }

@@ -12,7 +12,7 @@ use super::expressions::{self, Content, DATA_VALUE, Own, verdict};
 use super::wire::{APPEND, About, Buffer, CREATE, REQUEST};
 use node_core::reconcile::Op;
 use node_core::resource::{
-    Chain, Element, Field, Resource, RuleMap, Span, Steps, TABLE, Target, halves,
+    Chain, Element, Field, Object, RuleMap, Span, Steps, TABLE, Target, halves,
 };
 
 const BATCH_BEGIN: u16 = 16;
@@ -133,23 +133,23 @@ pub(super) fn batch(ops: &[(u32, Cow<'_, Op>)], together: bool) -> Buffer {
     // A rule may lead to any of the chains and look up any of the maps.
     for (number, op) in ops {
         match made(op) {
-            Some(Resource::Map(it)) => batch.map(*number, it),
-            Some(Resource::Chain(it)) => batch.chain(NEW_CHAIN, *number, &it.chain.name),
+            Some(Object::Map(it)) => batch.map(*number, it),
+            Some(Object::Chain(it)) => batch.chain(NEW_CHAIN, *number, &it.name),
             _ => {}
         }
     }
     for (number, op) in ops {
-        match (&**op, made(op)) {
-            (_, Some(Resource::Chain(it))) => batch.fill(*number, &it.chain),
-            (Op::Delete(Resource::Chain(it)), _) => batch.flush(*number, &it.chain.name),
+        match (made(op), deleted(op)) {
+            (Some(Object::Chain(it)), _) => batch.fill(*number, it),
+            (_, Some(Object::Chain(it))) => batch.flush(*number, &it.name),
             _ => {}
         }
     }
     batch.elements(ops, together);
     for (number, op) in ops {
-        match &**op {
-            Op::Delete(Resource::Chain(it)) => batch.chain(DELETE_CHAIN, *number, &it.chain.name),
-            Op::Delete(Resource::Map(it)) => batch.drop_map(*number, &it.name),
+        match deleted(op) {
+            Some(Object::Chain(it)) => batch.chain(DELETE_CHAIN, *number, &it.name),
+            Some(Object::Map(it)) => batch.drop_map(*number, &it.name),
             _ => {}
         }
     }
@@ -159,12 +159,12 @@ pub(super) fn batch(ops: &[(u32, Cow<'_, Op>)], together: bool) -> Buffer {
     batch.buffer
 }
 
-/// What is there after an op.
-fn made(op: &Op) -> Option<&Resource> {
-    match op {
-        Op::Put(it) | Op::Change { to: it, .. } => Some(it),
-        Op::Delete(_) | Op::Forget { .. } => None,
-    }
+fn made(op: &Op) -> Option<&Object> {
+    op.made().map(|it| &it.object)
+}
+
+fn deleted(op: &Op) -> Option<&Object> {
+    op.deleted().map(|it| &it.object)
 }
 
 struct Batch {
@@ -299,17 +299,17 @@ impl Batch {
 
     /// What goes, then what comes.
     fn elements(&mut self, ops: &[(u32, Cow<'_, Op>)], together: bool) {
-        let going = ops.iter().filter_map(|(number, op)| match &**op {
-            Op::Delete(Resource::Element(it))
-            | Op::Change {
-                from: Resource::Element(it),
-                ..
-            } => Some((*number, it)),
+        let gone = ops.iter().filter_map(|(number, op)| match &**op {
+            Op::Delete(it) | Op::Change { from: it, .. } => Some((*number, &it.object)),
+            _ => None,
+        });
+        let going = gone.filter_map(|(number, object)| match object {
+            Object::Element(it) => Some((number, it)),
             _ => None,
         });
         self.each_set(DELETE_ELEMENTS, &going.collect::<Vec<_>>(), together);
         let coming = ops.iter().filter_map(|(number, op)| match made(op) {
-            Some(Resource::Element(it)) => Some((*number, it)),
+            Some(Object::Element(it)) => Some((*number, it)),
             _ => None,
         });
         self.each_set(NEW_ELEMENTS, &coming.collect::<Vec<_>>(), together);
@@ -395,7 +395,7 @@ impl<'a> Entry<'a> {
     fn of(element: &'a Element, with_data: bool) -> Self {
         let (key, data) = key_and_data(element);
         let end = match element {
-            Element::Subnet { zone, subnet, .. } => {
+            Element::Subnet { zone, subnet } => {
                 Some([of_zone_in_ranges(*zone), last(*subnet)].concat())
             }
             _ => None,
@@ -445,23 +445,20 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
             interface,
             address,
             stamp,
-            ..
         } => (
             [name(interface), octets(*address)].concat(),
             Data::Mark(stamp.0.into()),
         ),
-        Element::Endpoint {
-            interface, address, ..
-        } => ([name(interface), octets(*address)].concat(), Data::Nothing),
-        Element::Gateway { zone, address, .. } => (zoned(zone, octets(*address)), Data::Nothing),
-        Element::Subnet { zone, subnet, .. } => (
+        Element::Endpoint { interface, address } => {
+            ([name(interface), octets(*address)].concat(), Data::Nothing)
+        }
+        Element::Gateway { zone, address } => (zoned(zone, octets(*address)), Data::Nothing),
+        Element::Subnet { zone, subnet } => (
             [of_zone_in_ranges(*zone), octets(subnet.network())].concat(),
             Data::Nothing,
         ),
-        Element::Zone {
-            interface, zone, ..
-        } => (name(interface), Data::Zone(*zone)),
-        Element::Known { zone, group, .. } => (
+        Element::Zone { interface, zone } => (name(interface), Data::Zone(*zone)),
+        Element::Known { zone, group } => (
             zoned(zone, mark(group.0.into())),
             Data::Mark(group.0.into()),
         ),
@@ -469,29 +466,28 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
             zone,
             address,
             group,
-            ..
         } => (zoned(zone, octets(*address)), Data::Mark(group.0.into())),
         Element::Program {
             zone, group, chain, ..
         } => (zoned(zone, mark(group.0.into())), Data::Jump(chain)),
         Element::Line { map, key, to } => (expressions::value(map.field, *key), Data::Target(to)),
-        Element::Hit { zone, rule, .. } => (zoned(zone, mark(*rule)), Data::Nothing),
-        Element::Opener { zone, group, .. } => (
+        Element::Hit { zone, rule } => (zoned(zone, mark(*rule)), Data::Nothing),
+        Element::Opener { zone, group } => (
             zoned(zone, mark(group.0.into())),
             Data::Mark(group.0.into()),
         ),
-        Element::Same { zone, group, .. } => {
+        Element::Same { zone, group } => {
             let group = mark(group.0.into());
             (zoned(zone, [group.clone(), group].concat()), Data::Nothing)
         }
-        Element::Revision { zone, revision, .. } => {
+        Element::Revision { zone, revision } => {
             (zoned(zone, mark(u32::from(*revision) << 16)), Data::Nothing)
         }
-        Element::Applied { zone, revision, .. } => {
+        Element::Applied { zone, revision } => {
             let [high, low] = halves(*revision).map(mark);
             (zoned(zone, [high, low].concat()), Data::Nothing)
         }
-        Element::Revised { zone, chain, .. } => (zone.to_ne_bytes().to_vec(), Data::Jump(chain)),
+        Element::Revised { zone, chain } => (zone.to_ne_bytes().to_vec(), Data::Jump(chain)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use node_core::reconcile::Op;
-use node_core::resource::{Element, Key, Kind, Resource, State};
+use node_core::resource::{Element, Key, Kind, Object, Resource, State};
 
 /// What may be done now.
 #[derive(Debug)]
@@ -52,9 +52,10 @@ impl Allowed {
         let deletable =
             |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
         // A map that is wanted is wanted with what is to be in it, and nothing else.
-        let is_of_ours = |resource: &Resource| match resource {
-            Resource::Element(Element::Line { map, .. }) => {
-                self.changes && want.get(&Resource::Map(map.clone()).key()).is_some()
+        let is_of_ours = |resource: &Resource| match &resource.object {
+            Object::Element(Element::Line { map, .. }) => {
+                let map = Object::Map(map.clone()).at(&resource.place);
+                self.changes && want.get(&map.key()).is_some()
             }
             _ => false,
         };
@@ -66,13 +67,7 @@ impl Allowed {
             })
             .filter(|key| !deletable(key))
             .collect();
-        let moved: BTreeSet<Key> = ops
-            .iter()
-            .filter_map(|op| match op {
-                Op::Put(it) | Op::Change { to: it, .. } => Some(it.key()),
-                _ => None,
-            })
-            .collect();
+        let moved: BTreeSet<Key> = ops.iter().filter_map(|op| Some(op.made()?.key())).collect();
         // An address is forgotten when its route may go or change.
         let forgotten = |key: &Key| self.changes && (moved.contains(key) || deletable(key));
         ops.into_iter()
@@ -80,7 +75,7 @@ impl Allowed {
                 // A device that must be made anew stays as it is while it may not be deleted.
                 Op::Put(resource) | Op::Delete(resource) => !kept.contains(&resource.key()),
                 Op::Change { .. } => self.changes,
-                Op::Forget { place, address, .. } => forgotten(&Key {
+                Op::FlushConntrack { place, address, .. } => forgotten(&Key {
                     place: place.clone(),
                     kind: Kind::Route,
                     id: IpNet::from(*address).to_string(),
@@ -100,18 +95,16 @@ mod tests {
     use node_core::resource::{Address, Field, Place, RuleMap, Target, Up};
 
     fn address(text: &str) -> Resource {
-        Resource::Address(Address {
-            place: Place::Host,
+        let address = Object::Address(Address {
             device: "lo".to_owned(),
             address: text.parse().unwrap(),
-        })
+        });
+        address.at(&Place::Host)
     }
 
     fn ops(changes: bool, deletes_of_others: bool, wanted: &[Resource]) -> Vec<String> {
-        let up = Resource::Up(Up {
-            place: Place::Host,
-            device: "lo".to_owned(),
-        });
+        let device = "lo".to_owned();
+        let up = Object::Up(Up { device }).at(&Place::Host);
         let observed: State = [address("10.0.0.1"), address("10.0.0.2")]
             .into_iter()
             .collect();
@@ -138,25 +131,20 @@ mod tests {
     #[test]
     fn a_wanted_map_holds_nothing_of_before_whoever_wanted_it() {
         let map = |name: &str| RuleMap {
-            place: Place::Host,
             name: name.to_owned(),
             field: Field::Mark,
         };
         let line = |of: &str, key| {
-            Resource::Element(Element::Line {
-                map: map(of),
-                key,
-                to: Target::Goto("l0_1".to_owned()),
-            })
+            let (map, to) = (map(of), Target::Goto("l0_1".to_owned()));
+            Element::Line { map, key, to }.at(&Place::Host)
         };
-        let maps = ["v0_ours", "v0_other"].map(|it| Resource::Map(map(it)));
+        let maps = ["v0_ours", "v0_other"].map(|it| Object::Map(map(it)).at(&Place::Host));
         let mut observed: State = maps.into_iter().collect();
         for (of, key) in [("v0_ours", 1), ("v0_ours", 2), ("v0_other", 3)] {
             observed.insert(line(of, key));
         }
-        let wanted: State = [Resource::Map(map("v0_ours")), line("v0_ours", 1)]
-            .into_iter()
-            .collect();
+        let ours = Object::Map(map("v0_ours")).at(&Place::Host);
+        let wanted: State = [ours, line("v0_ours", 1)].into_iter().collect();
         let allowed = Allowed {
             changes: true,
             deletes_of_others: false,
@@ -177,7 +165,7 @@ mod tests {
         let (from, to) = (from.desired(kind), to.desired(kind));
         let ops = allowed.of(diff(&from, &to), &to, &before);
         let forgets = ops.iter().filter_map(|op| match op {
-            Op::Forget { address, .. } => Some(address.to_string()),
+            Op::FlushConntrack { address, .. } => Some(address.to_string()),
             _ => None,
         });
         forgets.collect()

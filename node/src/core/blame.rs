@@ -10,7 +10,7 @@ use bus_schema::node::DomainKind;
 use crate::endpoint::LocalEndpoint;
 use node_core::desired::domain_name;
 use node_core::reconcile::Op;
-use node_core::resource::{Element, Place, Resource, RouteTarget, State};
+use node_core::resource::{Element, Object, Place, RouteTarget, State};
 use node_datapath::{BatchError, Failure};
 
 /// What failed isn't there: whatever comes next tries it again first, so that no port comes up
@@ -20,7 +20,7 @@ pub(super) fn take_back(known: &mut State, error: &BatchError) {
         match op {
             Op::Put(resource) => known.remove(&resource.key()),
             Op::Change { from: there, .. } | Op::Delete(there) => known.insert(there.clone()),
-            Op::Forget { .. } => {}
+            Op::FlushConntrack { .. } => {}
         }
     }
 }
@@ -35,8 +35,8 @@ enum About<'a> {
 
 pub(super) fn is_blamed(op: &Op, endpoint: &LocalEndpoint, kind: DomainKind) -> bool {
     let (place, about) = match op {
-        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => (it.place(), about(it)),
-        Op::Forget { place, address, .. } => (place, About::Address(*address)),
+        Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. } => (&it.place, about(&it.object)),
+        Op::FlushConntrack { place, address, .. } => (place, About::Address(*address)),
     };
     let here = match place {
         Place::Host => true,
@@ -50,11 +50,11 @@ pub(super) fn is_blamed(op: &Op, endpoint: &LocalEndpoint, kind: DomainKind) -> 
     }
 }
 
-fn about(resource: &Resource) -> About<'_> {
-    match resource {
-        Resource::Domain(_) | Resource::Table(_) => About::Everyone,
-        Resource::Map(_) | Resource::Chain(_) => About::Everyone,
-        Resource::Element(element) => match element {
+fn about(object: &Object) -> About<'_> {
+    match object {
+        Object::Domain(_) | Object::Table(_) => About::Everyone,
+        Object::Map(_) | Object::Chain(_) => About::Everyone,
+        Object::Element(element) => match element {
             Element::Peer { .. } => About::Nobody,
             Element::Stamp { interface, .. } | Element::Zone { interface, .. } => {
                 About::Device(interface)
@@ -64,8 +64,8 @@ fn about(resource: &Resource) -> About<'_> {
             }
             _ => About::Everyone,
         },
-        Resource::Veth(veth) => About::Device(&veth.name),
-        Resource::Route(route) => match &route.target {
+        Object::Veth(veth) => About::Device(&veth.name),
+        Object::Route(route) => match &route.target {
             RouteTarget::Device(device) => About::Device(device),
             _ => About::Nobody,
         },
@@ -83,15 +83,19 @@ mod tests {
     use node_core::desired::fixture::{Facts, red};
     use node_core::desired::interface_names;
     use node_core::reconcile::diff;
-    use node_core::resource::{Chain, Route, RuleChain, Step, Steps, Up};
+    use node_core::resource::{Chain, Route, Step, Steps, Up};
     use node_datapath::DatapathError;
 
-    fn blamed(kind: DomainKind, resource: impl FnOnce(Place) -> Resource) -> Vec<String> {
+    fn blamed(kind: DomainKind, object: &Object) -> Vec<String> {
+        let place = Place::Domain(domain_name(kind, &red()));
+        blamed_at(kind, &place, object)
+    }
+
+    fn blamed_at(kind: DomainKind, place: &Place, object: &Object) -> Vec<String> {
         let facts = Facts::two_nodes()
             .endpoint("one", "20.1.1.1")
             .endpoint("ten", "20.1.1.10");
-        let place = Place::Domain(domain_name(kind, &red()));
-        let op = Op::Put(resource(place));
+        let op = Op::Put(object.clone().at(place));
         let locals = facts.locals.values();
         let blamed = locals.filter(|it| is_blamed(&op, it, kind));
         blamed.map(|it| it.id.to_string()).collect()
@@ -105,15 +109,11 @@ mod tests {
     fn a_port_comes_after_the_rules_that_were_refused_before_it() {
         let rules = |marks: &[u32]| {
             let rules = marks.iter().map(|mark| Steps(vec![Step::Mark(*mark)]));
-            Resource::Chain(RuleChain {
-                place: Place::Host,
-                chain: Arc::new(Chain::compiled("p0_1", rules.collect())),
-            })
+            let chain = Chain::compiled("p0_1", rules.collect());
+            Object::Chain(Arc::new(chain)).at(&Place::Host)
         };
-        let up = Resource::Up(Up {
-            place: Place::Host,
-            device: "cv1".to_owned(),
-        });
+        let device = "cv1".to_owned();
+        let up = Object::Up(Up { device }).at(&Place::Host);
         let have: State = [rules(&[1])].into_iter().collect();
         let mut known: State = [rules(&[1, 2])].into_iter().collect();
         let refused = diff(&have, &known);
@@ -137,56 +137,38 @@ mod tests {
 
     #[test]
     fn an_address_is_its_own_endpoints_alone() {
-        let route = |place| {
-            Resource::Route(Route {
-                place,
-                destination: "20.1.1.1/32".parse().expect("a net"),
-                target: RouteTarget::Device(device("one")),
-            })
-        };
-        assert_eq!(blamed(DomainKind::Netns, route), ["one"]);
-        let member = |place| {
-            Resource::Element(Element::Member {
-                place,
-                zone: 0,
-                address: "20.1.1.1".parse().expect("an address"),
-                group: GroupId(7),
-            })
-        };
-        assert_eq!(blamed(DomainKind::Vrf, member), ["one"]);
+        let route = Object::Route(Route {
+            destination: "20.1.1.1/32".parse().expect("a net"),
+            target: RouteTarget::Device(device("one")),
+        });
+        assert_eq!(blamed(DomainKind::Netns, &route), ["one"]);
+        let member = Object::Element(Element::Member {
+            zone: 0,
+            address: "20.1.1.1".parse().expect("an address"),
+            group: GroupId(7),
+        });
+        assert_eq!(blamed(DomainKind::Vrf, &member), ["one"]);
     }
 
     #[test]
     fn a_rule_that_fails_fails_for_all_of_its_place_and_for_no_other() {
-        let chain = |place| {
-            Resource::Chain(RuleChain {
-                place,
-                chain: Arc::new(Chain::compiled("p0_1", Vec::new())),
-            })
-        };
+        let chain = Object::Chain(Arc::new(Chain::compiled("p0_1", Vec::new())));
+        let elsewhere = Place::Domain("another".to_owned());
         for kind in [DomainKind::Netns, DomainKind::Vrf] {
-            assert_eq!(blamed(kind, chain), ["one", "ten"]);
-            let elsewhere = |_| chain(Place::Domain("another".to_owned()));
-            assert_eq!(blamed(kind, elsewhere), Vec::<String>::new());
+            assert_eq!(blamed(kind, &chain), ["one", "ten"]);
+            assert_eq!(blamed_at(kind, &elsewhere, &chain), Vec::<String>::new());
         }
-        let known = |place| {
-            Resource::Element(Element::Known {
-                place,
-                zone: 0,
-                group: GroupId(7),
-            })
-        };
-        assert_eq!(blamed(DomainKind::Netns, known), ["one", "ten"]);
+        let known = Object::Element(Element::Known {
+            zone: 0,
+            group: GroupId(7),
+        });
+        assert_eq!(blamed(DomainKind::Netns, &known), ["one", "ten"]);
     }
 
     #[test]
     fn a_networks_device_is_no_endpoints() {
-        let up = |place| {
-            Resource::Up(Up {
-                place,
-                device: "cx1001".to_owned(),
-            })
-        };
-        assert_eq!(blamed(DomainKind::Netns, up), Vec::<String>::new());
+        let device = "cx1001".to_owned();
+        let up = Object::Up(Up { device });
+        assert_eq!(blamed(DomainKind::Netns, &up), Vec::<String>::new());
     }
 }

@@ -143,9 +143,9 @@ pub(super) fn healed(before: &State, ops: &[Op]) -> Vec<(&'static str, String)> 
         let (resource, is) = match op {
             Op::Put(it) | Op::Change { to: it, .. } => (it, before.get(&it.key()) == Some(it)),
             Op::Delete(it) => (it, before.get(&it.key()).is_none()),
-            Op::Forget { .. } => return None,
+            Op::FlushConntrack { .. } => return None,
         };
-        is.then(|| (kind_of(resource.kind()), resource.to_string()))
+        is.then(|| (kind_of(resource.object.kind()), resource.to_string()))
     });
     healed.collect()
 }
@@ -160,7 +160,7 @@ fn kind_of(kind: Kind) -> &'static str {
         Kind::Neighbor => "neighbor",
         Kind::Fdb => "fdb",
         Kind::Route => "route",
-        Kind::Passage => "passage",
+        Kind::DockerUserRule => "passage",
         // Whatever nft holds.
         _ => "rule",
     }
@@ -169,11 +169,11 @@ fn kind_of(kind: Kind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use node_core::resource::{Resource, Up};
+    use node_core::resource::{Object, Resource, Up};
 
     fn up(device: &str) -> Resource {
-        let (place, device) = (Place::Host, device.to_owned());
-        Resource::Up(Up { place, device })
+        let device = device.to_owned();
+        Object::Up(Up { device }).at(&Place::Host)
     }
 
     #[test]

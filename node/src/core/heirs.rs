@@ -90,11 +90,13 @@ impl Core {
         inherited.retain(|(tenant, _)| here.contains(tenant));
         let any = !inherited.is_empty();
         let kind = self.params.kind;
-        let forgets = inherited.into_iter().map(|(tenant, address)| Op::Forget {
-            place: Place::Domain(domain_name(kind, &tenant)),
-            zone: zone(facts, &tenant, kind),
-            address,
-        });
+        let forgets = inherited
+            .into_iter()
+            .map(|(tenant, address)| Op::FlushConntrack {
+                place: Place::Domain(domain_name(kind, &tenant)),
+                zone: zone(facts, &tenant, kind),
+                address,
+            });
         self.owed.extend(forgets);
         any
     }

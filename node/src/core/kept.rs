@@ -16,7 +16,7 @@ use super::allowed::Wanted;
 use super::blame::is_blamed;
 use node_core::projection::Projection;
 use node_core::reconcile::Op;
-use node_core::resource::{Element, Key, Place, Resource, State};
+use node_core::resource::{Element, Key, Object, Place, Resource, State};
 
 /// Why nothing at all is changed.
 const INCOMPLETE: &str = "the endpoint journal lost records: nothing in the kernel is changed until this node has found out which endpoints it has";
@@ -38,9 +38,9 @@ impl Kept {
     pub(super) fn of(observed: &State) -> Self {
         let mut kept: BTreeMap<Place, Rules> = BTreeMap::new();
         for resource in observed.resources() {
-            let is_guarded = resource.decides() || matches!(resource, Resource::Table(_));
-            if is_guarded {
-                let rules = kept.entry(resource.place().clone()).or_default();
+            let object = &resource.object;
+            if object.decides() || matches!(object, Object::Table(_)) {
+                let rules = kept.entry(resource.place.clone()).or_default();
                 rules.revision = rules.revision.max(applied(resource));
                 rules.all.push(resource.key());
             }
@@ -58,10 +58,10 @@ impl Kept {
         self.0.retain(|_, rules| rules.all.iter().all(is_there));
         for resource in want.resources() {
             if let Some(now) = applied(resource)
-                && let Some(rules) = self.0.get(resource.place())
+                && let Some(rules) = self.0.get(&resource.place)
                 && rules.revision.is_some_and(|then| now >= then)
             {
-                self.0.remove(resource.place());
+                self.0.remove(&resource.place);
             }
         }
     }
@@ -135,7 +135,7 @@ impl Core {
 
 /// Whether an endpoint can't be reached without it.
 fn opens(op: &Op) -> bool {
-    matches!(op, Op::Put(Resource::Veth(_) | Resource::Up(_)))
+    matches!(op, Op::Put(it) if matches!(it.object, Object::Veth(_) | Object::Up(_)))
 }
 
 impl fmt::Display for Kept {
@@ -150,8 +150,8 @@ impl fmt::Display for Kept {
 }
 
 fn applied(resource: &Resource) -> Option<Revision> {
-    match resource {
-        Resource::Element(Element::Applied { revision, .. }) => Some(*revision),
+    match &resource.object {
+        Object::Element(Element::Applied { revision, .. }) => Some(*revision),
         _ => None,
     }
 }
@@ -227,7 +227,8 @@ mod tests {
         for kind in kinds() {
             let kernel = facts(9, &["web"]).desired(kind);
             let older = facts(8, &["web"]).desired(kind);
-            let is_rule = |it: &&Resource| it.decides() || matches!(it, Resource::Table(_));
+            let is_rule =
+                |it: &&Resource| it.object.decides() || matches!(it.object, Object::Table(_));
             let left: State = kernel
                 .resources()
                 .filter(|it| !is_rule(it))
@@ -247,7 +248,7 @@ mod tests {
             let older = facts(8, &["web"]).desired(kind);
             let place = Place::Domain(domain_name(kind, &red()));
             let element = |it: &&Resource| {
-                matches!(it, Resource::Element(_)) && it.decides() && *it.place() == place
+                matches!(&it.object, Object::Element(it) if it.decides()) && it.place == place
             };
             let flushed = kernel.resources().find(element).map(Resource::key);
             let mut left = kernel.clone();

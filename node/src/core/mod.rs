@@ -46,7 +46,7 @@ use node_core::desired::{
 };
 use node_core::projection::{EndpointsView, Projection, Touched};
 use node_core::reconcile::{Op, diff, farewells, order};
-use node_core::resource::{Place, Resource, State};
+use node_core::resource::{Object, Place, Resource, State};
 use node_datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use node_dns::DnsHandle;
 use runtime::pause;
@@ -454,7 +454,7 @@ impl Core {
             }
             Err(error) => {
                 let failed = error.failures.iter().map(|it| &it.op);
-                let forgets = failed.filter(|op| matches!(op, Op::Forget { .. }));
+                let forgets = failed.filter(|op| matches!(op, Op::FlushConntrack { .. }));
                 self.owed.extend(forgets.cloned());
                 self.blame(&error);
                 tracing::error!("{error}");
@@ -476,7 +476,7 @@ impl Core {
                     self.known.insert(resource.clone());
                 }
                 Op::Delete(resource) => self.known.remove(&resource.key()),
-                Op::Forget { .. } => {}
+                Op::FlushConntrack { .. } => {}
             }
         }
     }
@@ -584,10 +584,8 @@ struct Concerned {
 }
 
 fn is_of_domain(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Put(Resource::Domain(_)) | Op::Delete(Resource::Domain(_))
-    )
+    let is_domain = |it: &Resource| matches!(it.object, Object::Domain(_));
+    matches!(op, Op::Put(it) | Op::Delete(it) if is_domain(it))
 }
 
 /// The MTU of the underlay, by this node's outer address.

@@ -68,7 +68,7 @@ impl Neighbours {
         }
         let seen = self.datapath.passages().await?;
         let host = known.of(&Place::Host);
-        let lost = |key: &&Key| key.kind == Kind::Passage && seen.get(key).is_none();
+        let lost = |key: &&Key| key.kind == Kind::DockerUserRule && seen.get(key).is_none();
         let lost: Vec<_> = host
             .iter()
             .map(|(key, _)| key)

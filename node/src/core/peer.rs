@@ -7,7 +7,7 @@ use crate::endpoint::{LocalEndpoint, Owner};
 use node_core::desired::{Params, domain_name};
 use node_core::projection::Projection;
 use node_core::reconcile::Op;
-use node_core::resource::{Place, Resource};
+use node_core::resource::{Object, Place};
 use node_datapath::PeerSetup;
 
 impl Core {
@@ -45,7 +45,10 @@ impl Core {
 /// The device that an op makes an endpoint's.
 pub(super) fn made(op: &Op) -> Option<String> {
     match op {
-        Op::Put(Resource::Veth(it)) => Some(it.name.clone()),
+        Op::Put(it) => match &it.object {
+            Object::Veth(it) => Some(it.name.clone()),
+            _ => None,
+        },
         _ => None,
     }
 }

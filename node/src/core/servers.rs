@@ -7,7 +7,7 @@ use bus_schema::node::DomainKind;
 
 use node_core::desired::domain_name;
 use node_core::reconcile::Op;
-use node_core::resource::{Place, Resource, State};
+use node_core::resource::{Object, Place, State};
 use node_datapath::Datapath;
 use node_dns::{DnsHandle, SocketPlace};
 
@@ -35,8 +35,8 @@ impl Servers {
     /// A socket keeps its namespace alive, so it is closed before the domain goes.
     pub(super) fn before(&mut self, ops: &[Op]) {
         for op in ops {
-            if let Op::Delete(Resource::Domain(domain)) = op
-                && let Some(tenant) = self.tenants.get(&domain.place)
+            if let Some(it) = op.deleted()
+                && let (Object::Domain(_), Some(tenant)) = (&it.object, self.tenants.get(&it.place))
             {
                 self.dns.drop_domain(tenant);
             }
@@ -45,11 +45,11 @@ impl Servers {
 
     /// Serves what is there; what is served already stays as it is.
     pub(super) fn after(&self, known: &State, datapath: &Datapath) {
-        for domain in known.domains() {
-            let Some(tenant) = self.tenants.get(&domain.place) else {
+        for (domain, _) in known.domains() {
+            let Some(tenant) = self.tenants.get(domain) else {
                 continue;
             };
-            let place = match (&domain.place, datapath.netns_of(&domain.place)) {
+            let place = match (domain, datapath.netns_of(domain)) {
                 (_, Some(path)) => SocketPlace::Namespace(path),
                 (Place::Domain(device), None) => SocketPlace::Vrf(device.clone()),
                 (Place::Host, None) => continue,

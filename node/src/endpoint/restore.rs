@@ -17,7 +17,7 @@ use super::manager::Inbox;
 use super::{EndpointsHandle, LocalEndpoint, Owner};
 use node_core::desired::{domain_name, interface_names};
 use node_core::projection::Projection;
-use node_core::resource::{Element, Place, Resource, State};
+use node_core::resource::{Element, Object, Place, State};
 use node_datapath::{Datapath, DatapathError, Scope};
 use runtime::pause;
 
@@ -133,8 +133,8 @@ impl Restoring {
 
 /// The host's ends of endpoints' veths, and where they are.
 fn devices(observed: &State) -> BTreeMap<String, Place> {
-    let devices = observed.resources().filter_map(|it| match it {
-        Resource::Veth(veth) => Some((veth.name.clone(), veth.place.clone())),
+    let devices = observed.resources().filter_map(|it| match &it.object {
+        Object::Veth(veth) => Some((veth.name.clone(), it.place.clone())),
         _ => None,
     });
     devices.collect()
@@ -176,18 +176,17 @@ fn of_kernel(
     let mut tenants = facts.tenants.iter();
     let is_here = |name| Place::Domain(domain_name(kind, name)) == *place;
     let (tenant, fact) = tenants.find(|(name, _)| is_here(name))?;
-    let neighbors = observed.resources().filter_map(|it| match it {
-        Resource::Neighbor(it) if it.device == device => Some((it.address, it.mac)),
+    let neighbors = observed.resources().filter_map(|it| match &it.object {
+        Object::Neighbor(it) if it.device == device => Some((it.address, it.mac)),
         _ => None,
     });
     let neighbors: Vec<_> = neighbors.collect();
     let (first, mac) = *neighbors.first()?;
-    let stamp = observed.resources().find_map(|it| match it {
-        Resource::Element(Element::Stamp {
+    let stamp = observed.resources().find_map(|it| match &it.object {
+        Object::Element(Element::Stamp {
             interface,
             address,
             stamp,
-            ..
         }) if interface == device && *address == first => Some(*stamp),
         _ => None,
     })?;

@@ -25,9 +25,9 @@ use ipnet::IpNet;
 use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
-    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Outer, Parts, Passage, Peer, Place,
-    Resource, Resources, Route, RouteTarget, Ruleset, Sandbox, State, Sysctl, Table, Unseen, Up,
-    Veth, Vxlan,
+    Address, DNS_ADDRESS, DockerUserRule, Domain, Element, Fdb, Neighbor, Object, Outer, Parts,
+    Peer, Place, Resources, Route, RouteTarget, Ruleset, Sandbox, State, Sysctl, Unseen, Up, Veth,
+    Vxlan,
 };
 
 use closed::open_addresses;
@@ -100,26 +100,26 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
     };
     let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
-    let peers = peers.map(|(_, fact)| Resource::Element(Element::Peer { vtep: fact.vtep }));
-    let table = Resource::Table(Table {
-        place: Place::Host,
-        rules: Ruleset::new(parts),
-    });
-    let forwarder = Resource::Address(Address {
-        place: Place::Host,
+    let peers = peers.map(|(_, fact)| Object::Element(Element::Peer { vtep: fact.vtep }));
+    let table = Object::Table(Ruleset::new(parts));
+    let forwarder = Object::Address(Address {
         device: "lo".to_owned(),
         address: DNS_ADDRESS.into(),
     });
     // A namespace has a netfilter of its own, where nobody else drops.
-    let passages = (params.kind == DomainKind::Vrf).then(|| Passage::all(&Place::Host));
-    let passages = passages.into_iter().flatten().map(Resource::Passage);
-    let applied = Resource::Element(Element::Applied {
-        place: Place::Host,
+    let docker_user = (params.kind == DomainKind::Vrf).then_some(DockerUserRule::ALL);
+    let docker_user = docker_user
+        .into_iter()
+        .flatten()
+        .map(Object::DockerUserRule);
+    let applied = Object::Element(Element::Applied {
         zone: 0,
         revision: facts.changed,
     });
     let all = [table, forwarder, applied].into_iter().chain(peers);
-    all.chain(passages).collect()
+    all.chain(docker_user)
+        .map(|it| it.at(&Place::Host))
+        .collect()
 }
 
 /// A tenant's domain; empty when it has none here.
@@ -145,12 +145,10 @@ pub fn desired_domain(
     };
     let mut state = built.state;
     state.set_rules(&built.place, rules);
-    let applied = facts.tenants.get(tenant).map(|fact| Element::Applied {
-        place: built.place,
-        zone: built.zone,
-        revision: fact.last_changed(),
-    });
-    state.extend(applied.map(Resource::Element));
+    if let Some(fact) = facts.tenants.get(tenant) {
+        let (zone, revision) = (built.zone, fact.last_changed());
+        state.insert(Element::Applied { zone, revision }.at(&built.place));
+    }
     state
 }
 
@@ -229,37 +227,33 @@ impl<'a> DomainBuilder<'a> {
     }
 
     fn domain(&mut self) {
-        let (place, kind, table) = (self.place.clone(), self.params.kind, self.table);
-        self.put(Resource::Domain(Domain {
-            place: place.clone(),
-            kind,
-            table,
-        }));
+        let (kind, table) = (self.params.kind, self.table);
+        self.put(Object::Domain(Domain { kind, table }));
         if kind == DomainKind::Netns {
-            let sysctls = Sysctl::of_namespace(&place).map(Resource::Sysctl);
-            self.state.extend(sysctls);
-            let domain = Some(kind);
-            self.put(Resource::Table(Table {
-                place: place.clone(),
-                rules: Ruleset::new(Parts {
-                    outer: None,
-                    domain,
-                }),
-            }));
+            for sysctl in Sysctl::of_namespace() {
+                self.put(Object::Sysctl(sysctl));
+            }
+            self.put(Object::Table(Ruleset::new(Parts {
+                outer: None,
+                domain: Some(kind),
+            })));
         }
         let loopback = self.loopback.clone();
         self.device(&loopback);
         self.up(&loopback);
         self.address(DNS_ADDRESS.into());
-        self.put(Resource::Route(Route {
-            place,
+        self.put(Object::Route(Route {
             destination: IpNet::default(),
             target: RouteTarget::Unreachable,
         }));
     }
 
-    fn put(&mut self, resource: Resource) {
-        self.state.insert(resource);
+    fn put(&mut self, object: Object) {
+        self.state.insert(object.at(&self.place));
+    }
+
+    fn element(&mut self, element: Element) {
+        self.put(Object::Element(element));
     }
 
     /// What every device in a VRF needs, because it shares the host's settings and conntrack.
@@ -267,36 +261,30 @@ impl<'a> DomainBuilder<'a> {
         if self.params.kind == DomainKind::Netns {
             return;
         }
-        let sysctls = Sysctl::of_device(&self.place, device).map(Resource::Sysctl);
-        self.state.extend(sysctls);
-        self.put(Resource::Element(Element::Zone {
-            place: self.place.clone(),
+        for sysctl in Sysctl::of_device(device) {
+            self.put(Object::Sysctl(sysctl));
+        }
+        self.element(Element::Zone {
             interface: device.to_owned(),
             zone: self.zone,
-        }));
+        });
     }
 
     fn up(&mut self, device: &str) {
-        self.put(Resource::Up(Up {
-            place: self.place.clone(),
-            device: device.to_owned(),
-        }));
+        let device = device.to_owned();
+        self.put(Object::Up(Up { device }));
     }
 
     fn address(&mut self, address: IpAddr) {
-        self.put(Resource::Address(Address {
-            place: self.place.clone(),
-            device: self.loopback.clone(),
-            address,
-        }));
+        let device = self.loopback.clone();
+        self.put(Object::Address(Address { device, address }));
     }
 
     /// A network of the tenant: its gateway, its VXLAN device, and every block elsewhere.
     fn network(&mut self, network: &NetworkFact) {
         let spec = &network.spec;
         let device = vxlan_name(spec.vni);
-        self.put(Resource::Vxlan(Vxlan {
-            place: self.place.clone(),
+        self.put(Object::Vxlan(Vxlan {
             name: device.clone(),
             vni: spec.vni,
             port: self.facts.settings.vxlan_port,
@@ -306,20 +294,10 @@ impl<'a> DomainBuilder<'a> {
         }));
         self.device(&device);
         self.up(&device);
-        let (place, zone) = (self.place.clone(), self.zone);
-        let address = spec.v4.gateway;
+        let (zone, address, subnet) = (self.zone, spec.v4.gateway, spec.v4.subnet);
         self.address(address);
-        self.put(Resource::Element(Element::Gateway {
-            place: place.clone(),
-            zone,
-            address,
-        }));
-        let subnet = spec.v4.subnet;
-        self.put(Resource::Element(Element::Subnet {
-            place,
-            zone,
-            subnet,
-        }));
+        self.element(Element::Gateway { zone, address });
+        self.element(Element::Subnet { zone, subnet });
         for (block, node) in &network.blocks {
             let elsewhere = *node != self.params.node && block.addr().is_ipv4();
             if let Some(fact) = self.facts.nodes.get(node).filter(|_| elsewhere) {
@@ -329,22 +307,19 @@ impl<'a> DomainBuilder<'a> {
     }
 
     fn remote_block(&mut self, block: IpNet, vtep: IpAddr, device: &str) {
-        let (place, device) = (self.place.clone(), device.to_owned());
+        let device = device.to_owned();
         let mac = MacAddr::of_vtep(vtep);
-        self.put(Resource::Fdb(Fdb {
-            place: place.clone(),
+        self.put(Object::Fdb(Fdb {
             device: device.clone(),
             mac,
             vtep,
         }));
-        self.put(Resource::Neighbor(Neighbor {
-            place: place.clone(),
+        self.put(Object::Neighbor(Neighbor {
             device: device.clone(),
             address: vtep,
             mac,
         }));
-        self.put(Resource::Route(Route {
-            place,
+        self.put(Object::Route(Route {
             destination: block,
             target: RouteTarget::Via { vtep, device },
         }));
@@ -355,8 +330,7 @@ impl<'a> DomainBuilder<'a> {
     fn endpoint(&mut self, endpoint: &LocalEndpoint, beside: &[&LocalEndpoint]) {
         let network = self.facts.network(&endpoint.tenant, &endpoint.network);
         let device = endpoint.host_interface.clone();
-        self.put(Resource::Veth(Veth {
-            place: self.place.clone(),
+        self.put(Object::Veth(Veth {
             name: device.clone(),
             mac: Veth::HOST_MAC,
             mtu: self.params.mtu(),
@@ -390,31 +364,28 @@ impl<'a> DomainBuilder<'a> {
         network: &NetworkFact,
         address: IpAddr,
     ) {
-        let (place, device) = (self.place.clone(), endpoint.host_interface.clone());
+        let (zone, device) = (self.zone, endpoint.host_interface.clone());
         self.stamp(&device, address, group);
         *self.here.entry(group).or_default() += 1;
         if !self.closed.contains(&group) {
-            let member = Resource::Element(Element::Member {
-                place: place.clone(),
-                zone: self.zone,
+            let member = Element::Member {
+                zone,
                 address,
                 group,
-            });
+            };
+            let member = member.at(&self.place);
             self.members.insert(member.key(), member);
         }
-        self.put(Resource::Element(Element::Endpoint {
-            place: place.clone(),
+        self.element(Element::Endpoint {
             interface: vxlan_name(network.spec.vni),
             address,
-        }));
-        self.put(Resource::Neighbor(Neighbor {
-            place: place.clone(),
+        });
+        self.put(Object::Neighbor(Neighbor {
             device: device.clone(),
             address,
             mac: endpoint.mac,
         }));
-        self.put(Resource::Route(Route {
-            place,
+        self.put(Object::Route(Route {
             destination: IpNet::from(address),
             target: RouteTarget::Device(device),
         }));
@@ -422,12 +393,11 @@ impl<'a> DomainBuilder<'a> {
 
     /// Who sends from `address` on `interface` is stamped as what owns the address.
     fn stamp(&mut self, interface: &str, address: IpAddr, stamp: GroupId) {
-        self.put(Resource::Element(Element::Stamp {
-            place: self.place.clone(),
+        self.element(Element::Stamp {
             interface: interface.to_owned(),
             address,
             stamp,
-        }));
+        });
     }
 
     /// The id of an endpoint's group; `None` when that group isn't there any more.

@@ -21,7 +21,7 @@ use imbl::ordmap::DiffItem;
 use super::names;
 use crate::policy::{Line, Program, Spot, Value};
 use crate::resource::{
-    Chain, Element, Field, Key, Kind, Place, Resource, Resources, RuleChain, RuleMap, Span, Step,
+    Chain, Element, Field, Key, Kind, Object, Place, Resource, Resources, RuleMap, Span, Step,
     Steps, Target,
 };
 
@@ -112,16 +112,11 @@ impl Written {
         let Some((map, key)) = self.led_from(spot) else {
             return;
         };
-        let lead = Resource::Element(Element::Line {
-            map,
-            key,
-            to: Target::Jump(name),
-        });
+        let to = Target::Jump(name);
+        let lead = Object::Element(Element::Line { map, key, to });
         match line {
             Some(_) => self.put(lead),
-            None => {
-                self.rules.remove(&lead.key());
-            }
+            None => self.remove(lead),
         }
     }
 
@@ -165,7 +160,6 @@ impl Written {
 
     fn by_group(&self) -> RuleMap {
         RuleMap {
-            place: self.sheet.place.clone(),
             name: format!("g{}", self.head),
             field: self.group_field(),
         }
@@ -180,7 +174,6 @@ impl Written {
 
     fn by_net(&self, length: u8) -> RuleMap {
         RuleMap {
-            place: self.sheet.place.clone(),
             name: format!("n{}_{length:02}", self.head),
             field: Field::Source,
         }
@@ -189,17 +182,16 @@ impl Written {
     fn maps(&mut self, before: &Program, now: &Program) {
         let stays: BTreeSet<u8> = now.lengths().collect();
         for length in before.lengths().filter(|it| !stays.contains(it)) {
-            let key = Resource::Map(self.by_net(length)).key();
-            self.rules.remove(&key);
+            self.remove(Object::Map(self.by_net(length)));
         }
         for length in stays {
-            self.put(Resource::Map(self.by_net(length)));
+            self.put(Object::Map(self.by_net(length)));
         }
-        let map = Resource::Map(self.by_group());
+        let map = Object::Map(self.by_group());
         if has_groups(now) {
             self.put(map);
         } else {
-            self.rules.remove(&map.key());
+            self.remove(map);
         }
     }
 
@@ -246,22 +238,25 @@ impl Written {
     /// A chain that is written already stays the one it is.
     fn chain(&mut self, name: String, rules: Vec<Steps>) {
         let key = self.key_of(name);
-        if let Some(Resource::Chain(there)) = self.rules.get(&key)
-            && there.chain.is_of(&rules)
+        if let Some(Object::Chain(there)) = self.rules.get(&key).map(|it| &it.object)
+            && there.is_of(&rules)
         {
             return;
         }
-        let place = self.sheet.place.clone();
-        let chain = Chain::compiled(&key.id, rules).into();
-        self.rules
-            .insert(key, Resource::Chain(RuleChain { place, chain }));
+        let chain = Object::Chain(Chain::compiled(&key.id, rules).into());
+        self.rules.insert(key, chain.at(&self.sheet.place));
     }
 
-    fn put(&mut self, resource: Resource) {
+    fn put(&mut self, object: Object) {
+        let resource = object.at(&self.sheet.place);
         let key = resource.key();
         if self.rules.get(&key) != Some(&resource) {
             self.rules.insert(key, resource);
         }
+    }
+
+    fn remove(&mut self, object: Object) {
+        self.rules.remove(&object.at(&self.sheet.place).key());
     }
 }
 
@@ -274,7 +269,6 @@ fn has_groups(program: &Program) -> bool {
 /// to them.
 pub(super) fn levels(place: &Place, zone: u16, levels: &BTreeSet<u8>) -> Vec<Resource> {
     let map = RuleMap {
-        place: place.clone(),
         name: levels_map(zone),
         field: Field::Mark,
     };
@@ -284,16 +278,15 @@ pub(super) fn levels(place: &Place, zone: u16, levels: &BTreeSet<u8>) -> Vec<Res
         let rule = Steps(vec![Step::Worse(worse), Step::Keep]);
         let name = level_chain(zone, *level);
         let chain = Chain::compiled(&name, vec![rule]).into();
-        let place = place.clone();
-        all.push(Resource::Chain(RuleChain { place, chain }));
-        all.push(Resource::Element(Element::Line {
+        all.push(Object::Chain(chain));
+        all.push(Object::Element(Element::Line {
             map: map.clone(),
             key: u32::from(*level) << Value::LEVEL,
             to: Target::Goto(name),
         }));
     }
-    all.extend((!levels.is_empty()).then_some(Resource::Map(map)));
-    all
+    all.extend((!levels.is_empty()).then_some(Object::Map(map)));
+    all.into_iter().map(|it| it.at(place)).collect()
 }
 
 fn level_chain(zone: u16, level: u8) -> String {

@@ -14,7 +14,7 @@ use super::program::{self, Sheet, Written};
 use crate::maps;
 use crate::policy::Cache;
 use crate::projection::{GroupFact, TenantFact};
-use crate::resource::{Chain, Element, Key, Place, Resource, Resources, RuleChain, Step, Steps};
+use crate::resource::{Chain, Element, Key, Object, Place, Resource, Resources, Step, Steps};
 
 /// The parts of a domain's rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,11 +179,8 @@ impl Ruled {
         let before = before.unwrap_or_default();
         let mut hits = self.layers.get(&layer).cloned().unwrap_or_default();
         let hit = |rule: &Rule| {
-            Resource::Element(Element::Hit {
-                place: self.place.clone(),
-                zone: self.zone,
-                rule: rule.number,
-            })
+            let (zone, rule) = (self.zone, rule.number);
+            Element::Hit { zone, rule }.at(&self.place)
         };
         let mut came = Vec::new();
         for (old, new) in maps::differing(&before, &rules) {
@@ -198,40 +195,28 @@ impl Ruled {
 
     /// `closed` are left out of those that open connections; absent: all are.
     fn known(&self, fact: &TenantFact, closed: Option<&BTreeSet<GroupId>>) -> Resources {
-        let (place, zone) = (|| self.place.clone(), self.zone);
+        let zone = self.zone;
         let groups = fact.groups.values().map(|group| group.spec.id);
         let elements = groups.chain([GroupId::UNGROUPED]).flat_map(|group| {
-            let same = Element::Same {
-                place: place(),
-                zone,
-                group,
-            };
-            let known = Element::Known {
-                place: place(),
-                zone,
-                group,
-            };
-            let opener = Element::Opener {
-                place: place(),
-                zone,
-                group,
-            };
+            let same = Element::Same { zone, group };
+            let known = Element::Known { zone, group };
+            let opener = Element::Opener { zone, group };
             let open = closed.is_some_and(|it| !it.contains(&group));
             let opening = [known, opener].into_iter().filter(move |_| open);
             opening.chain([same])
         });
-        collected(elements.map(Resource::Element))
+        collected(elements.map(|it| it.at(&self.place)))
     }
 
     fn leads(&self, groups: &[GroupId], direction: Direction, entry: &str) -> Resources {
         let lead = |group: &GroupId| {
-            Resource::Element(Element::Program {
-                place: self.place.clone(),
+            let element = Element::Program {
                 zone: self.zone,
                 direction,
                 group: *group,
                 chain: entry.to_owned(),
-            })
+            };
+            element.at(&self.place)
         };
         collected(groups.iter().map(lead))
     }
@@ -240,24 +225,15 @@ impl Ruled {
         let revision = fact.ruled().0 as u16;
         let stamp = Steps(vec![Step::Stamp(u32::from(revision) << 16)]);
         let chain = Chain::compiled(&format!("r{}_", self.zone), vec![stamp]);
-        let (place, zone) = (|| self.place.clone(), self.zone);
+        let zone = self.zone;
         let revised = Element::Revised {
-            place: place(),
             zone,
             chain: chain.name.clone(),
         };
-        let revision = Element::Revision {
-            place: place(),
-            zone,
-            revision,
-        };
-        let elements = [revised, revision].map(Resource::Element);
-        collected(elements.into_iter().chain([self.chain(chain)]))
-    }
-
-    fn chain(&self, chain: Chain<Steps>) -> Resource {
-        let (place, chain) = (self.place.clone(), chain.into());
-        Resource::Chain(RuleChain { place, chain })
+        let revision = Element::Revision { zone, revision };
+        let elements = [revised, revision].map(Object::Element);
+        let objects = elements.into_iter().chain([Object::Chain(chain.into())]);
+        collected(objects.map(|it| it.at(&self.place)))
     }
 
     /// Takes over what differs between the layers then and now: first what goes, because a thing

@@ -195,12 +195,9 @@ fn one_rule_more_writes_little_anew_however_many_there_are() {
         let after = before.clone().rule("used", rule(9_000, peer));
         for kind in kinds() {
             let ops = diff(&before.desired(kind), &after.desired(kind));
-            let text = ops.iter().map(|op| match op {
-                Op::Put(Resource::Chain(it))
-                | Op::Change {
-                    to: Resource::Chain(it),
-                    ..
-                } => it.chain.steps().map(|it| it.to_string().len()).sum(),
+            let made = ops.iter().filter_map(Op::made);
+            let text = made.map(|it| match &it.object {
+                Object::Chain(it) => it.steps().map(|it| it.to_string().len()).sum(),
                 _ => 0,
             });
             let text: usize = text.sum();
@@ -233,11 +230,12 @@ fn one_rule_more_about_anybody_writes_one_part_of_the_line() {
     let after = before.clone().rule("used", about_port(9_000, 30_001));
     for kind in kinds() {
         let ops = diff(&before.desired(kind), &after.desired(kind));
-        let chains = ops.iter().filter_map(|op| match op {
-            Op::Change {
-                to: Resource::Chain(it),
-                ..
-            } => Some(it.chain.name.as_str()),
+        let changed = ops.iter().filter_map(|op| match op {
+            Op::Change { to, .. } => Some(&to.object),
+            _ => None,
+        });
+        let chains = changed.filter_map(|object| match object {
+            Object::Chain(it) => Some(it.name.as_str()),
             _ => None,
         });
         let lines: Vec<_> = chains.filter(|name| name.starts_with('l')).collect();
@@ -257,16 +255,16 @@ fn one_member_more_changes_no_rule() {
         let ops = diff(&before.desired(kind), &after.desired(kind));
         assert_ne!(ops, []);
         let rules = ops.iter().filter(|op| {
-            let (Op::Put(it) | Op::Delete(it) | Op::Change { to: it, .. }) = op else {
+            let Some(it) = op.resource() else {
                 return true;
             };
-            match it {
-                Resource::Map(_) | Resource::Chain(_) | Resource::Table(_) => true,
+            match &it.object {
+                Object::Map(_) | Object::Chain(_) | Object::Table(_) => true,
                 // Its own address, in sets that no rule is changed for.
-                Resource::Element(Element::Member { address, .. }) => {
+                Object::Element(Element::Member { address, .. }) => {
                     *address != IpAddr::from([20, 1, 1, 3])
                 }
-                Resource::Element(element) => element.decides(),
+                Object::Element(element) => element.decides(),
                 _ => false,
             }
         });

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::resource::{Element, Key, Kind, Place, Resource, RouteTarget, State};
+use crate::resource::{Element, Key, Kind, Object, Place, Resource, Route, RouteTarget, State};
 
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +22,9 @@ pub enum Op {
     Change { from: Resource, to: Resource },
     /// Gone after it, also when it was gone before.
     Delete(Resource),
-    /// The connections of an address that left an endpoint end: who gets it next inherits none.
-    Forget {
+    /// Deletes the conntrack entries of an address that left an endpoint: its next owner inherits no
+    /// connection.
+    FlushConntrack {
         place: Place,
         zone: u16,
         address: IpAddr,
@@ -33,9 +34,38 @@ pub enum Op {
 impl Op {
     pub fn place(&self) -> &Place {
         match self {
-            Self::Put(it) | Self::Delete(it) | Self::Change { to: it, .. } => it.place(),
-            Self::Forget { place, .. } => place,
+            Self::Put(it) | Self::Delete(it) | Self::Change { to: it, .. } => &it.place,
+            Self::FlushConntrack { place, .. } => place,
         }
+    }
+
+    /// The resource that is put, deleted or, with its new settings, changed.
+    pub fn resource(&self) -> Option<&Resource> {
+        match self {
+            Self::Put(it) | Self::Delete(it) | Self::Change { to: it, .. } => Some(it),
+            Self::FlushConntrack { .. } => None,
+        }
+    }
+
+    /// The resource that is there after this op.
+    pub fn made(&self) -> Option<&Resource> {
+        match self {
+            Self::Put(it) | Self::Change { to: it, .. } => Some(it),
+            Self::Delete(_) | Self::FlushConntrack { .. } => None,
+        }
+    }
+
+    /// The resource that isn't there any more after this op.
+    pub fn deleted(&self) -> Option<&Resource> {
+        match self {
+            Self::Delete(it) => Some(it),
+            Self::Put(_) | Self::Change { .. } | Self::FlushConntrack { .. } => None,
+        }
+    }
+
+    /// Whether connections are decided by its resource: see [`Object::decides`].
+    pub fn decides(&self) -> bool {
+        self.resource().is_some_and(|it| it.object.decides())
     }
 }
 
@@ -45,7 +75,7 @@ impl fmt::Display for Op {
             Self::Put(resource) => write!(f, "+ {resource}"),
             Self::Change { to, .. } => write!(f, "~ {to}"),
             Self::Delete(resource) => write!(f, "- {resource}"),
-            Self::Forget {
+            Self::FlushConntrack {
                 place,
                 zone,
                 address,
@@ -100,23 +130,24 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
 /// connections of addresses that are free again. Last what opens: ports, routes after neighbors,
 /// and the way through others' firewalls.
 pub fn order(ops: &mut [Op]) {
+    let at = |stage, rank, it: &Resource| (stage, None, rank, Some(it.key()));
+    let in_transaction = |rank, it: &Resource| (2, Some(it.place.clone()), rank, Some(it.key()));
     ops.sort_by_cached_key(|op| match op {
-        Op::Delete(it) => match it.kind() {
-            Kind::Map => (2, Some(it.place().clone()), 5, Some(it.key())),
-            Kind::Chain => (2, Some(it.place().clone()), 4, Some(it.key())),
-            Kind::Element => (2, Some(it.place().clone()), 2, Some(it.key())),
-            kind => (0, None, reversed(kind), Some(it.key())),
+        Op::Delete(it) => match it.object.kind() {
+            Kind::Map => in_transaction(5, it),
+            Kind::Chain => in_transaction(4, it),
+            Kind::Element => in_transaction(2, it),
+            kind => at(0, reversed(kind), it),
         },
-        Op::Put(it) | Op::Change { to: it, .. } => match it.kind() {
-            Kind::Map => (2, Some(it.place().clone()), 0, Some(it.key())),
-            Kind::Chain => (2, Some(it.place().clone()), 1, Some(it.key())),
-            Kind::Element => (2, Some(it.place().clone()), 3, Some(it.key())),
-            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route | Kind::Passage) => {
-                (4, None, kind as i32, Some(it.key()))
-            }
-            kind => (1, None, kind as i32, Some(it.key())),
+        Op::Put(it) | Op::Change { to: it, .. } => match it.object.kind() {
+            Kind::Map => in_transaction(0, it),
+            Kind::Chain => in_transaction(1, it),
+            Kind::Element => in_transaction(3, it),
+            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route) => at(4, kind as i32, it),
+            kind @ Kind::DockerUserRule => at(4, kind as i32, it),
+            kind => at(1, kind as i32, it),
         },
-        Op::Forget { place, address, .. } => {
+        Op::FlushConntrack { place, address, .. } => {
             let id = address.to_string();
             let (place, kind) = (place.clone(), Kind::Route);
             (3, None, 0, Some(Key { place, kind, id }))
@@ -139,19 +170,14 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
     for (key, have) in less.iter() {
         let want = desired.get(key);
         let goes = want.is_none_or(|want| must_be_recreated(have, want));
-        match have {
-            Resource::Vxlan(_) | Resource::Veth(_) if goes => {
+        match (&have.object, want.map(|it| &it.object)) {
+            (Object::Vxlan(_) | Object::Veth(_), _) if goes => {
                 devices.insert((&key.place, key.id.as_str()));
             }
-            Resource::Table(have) => {
-                let emptied =
-                    matches!(want, Some(Resource::Table(want)) if want.rules.empties(&have.rules));
-                if !emptied {
-                    continue;
-                }
+            (Object::Table(have), Some(Object::Table(want))) if want.empties(have) => {
                 tables.insert(key.place.clone());
             }
-            Resource::Domain(_) if goes => {
+            (Object::Domain(_), _) if goes => {
                 domains.insert(&key.place);
             }
             _ => continue,
@@ -164,7 +190,7 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
     };
     let lost = |key: &Key, resource: &Resource| {
         emptied(key)
-            || resource.device().is_some_and(|device| {
+            || resource.object.device().is_some_and(|device| {
                 domains.contains(&key.place) || devices.contains(&(&key.place, device))
             })
     };
@@ -175,18 +201,18 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
 
 /// The kernel can't change these settings of a device in place.
 fn must_be_recreated(have: &Resource, want: &Resource) -> bool {
-    match (have, want) {
-        (Resource::Vxlan(have), Resource::Vxlan(want)) => {
+    match (&have.object, &want.object) {
+        (Object::Vxlan(have), Object::Vxlan(want)) => {
             (have.vni, have.port, have.local) != (want.vni, want.port, want.local)
         }
-        (Resource::Domain(have), Resource::Domain(want)) => have != want,
+        (Object::Domain(have), Object::Domain(want)) => have != want,
         _ => false,
     }
 }
 
 /// Settings stay as they are when nobody wants them otherwise.
 fn is_undone(resource: &Resource) -> bool {
-    !matches!(resource, Resource::Sysctl(_))
+    !matches!(resource.object, Object::Sysctl(_))
 }
 
 /// The farewells of which [`diff`] can't know: a veth that died took its route along, so of an
@@ -201,28 +227,36 @@ pub fn farewells(known: &State, observed: &State, desired: &State) -> Vec<Op> {
 /// What else must happen when a resource goes or changes: the connections of an address end when
 /// its endpoint is another one or none.
 fn farewell(have: &Resource, want: Option<&Resource>, known: &State) -> Option<Op> {
-    let Resource::Route(route) = have else {
-        return None;
-    };
-    let RouteTarget::Device(device) = &route.target else {
-        return None;
-    };
-    if matches!(want, Some(Resource::Route(want)) if want.target == route.target) {
+    let (device, address) = route_to_device(have)?;
+    if want
+        .and_then(route_to_device)
+        .is_some_and(|(to, _)| to == device)
+    {
         return None;
     }
-    let place = &route.place;
-    let zone = Element::Zone {
-        place: place.clone(),
-        interface: device.clone(),
+    let of_device = Element::Zone {
+        interface: device.to_owned(),
         zone: 0,
     };
-    let zone = match known.get(&Resource::Element(zone).key()) {
-        Some(Resource::Element(Element::Zone { zone, .. })) => *zone,
-        _ => 0,
-    };
-    Some(Op::Forget {
-        place: place.clone(),
-        zone,
-        address: route.destination.addr(),
+    let zone = known.get(&of_device.at(&have.place).key());
+    let zone = zone.and_then(|it| match &it.object {
+        Object::Element(element) => element.zone(),
+        _ => None,
+    });
+    Some(Op::FlushConntrack {
+        place: have.place.clone(),
+        zone: zone.unwrap_or(0),
+        address,
     })
+}
+
+/// The device and the address of an endpoint's route.
+fn route_to_device(resource: &Resource) -> Option<(&str, IpAddr)> {
+    match &resource.object {
+        Object::Route(Route {
+            destination,
+            target: RouteTarget::Device(device),
+        }) => Some((device, destination.addr())),
+        _ => None,
+    }
 }

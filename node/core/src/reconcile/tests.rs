@@ -14,21 +14,21 @@ fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resour
     for op in ops {
         match op {
             Op::Put(it) | Op::Change { to: it, .. } => {
-                if let (Op::Change { from, .. }, Resource::Table(to)) = (op, it)
-                    && matches!(from, Resource::Table(from) if to.rules.empties(&from.rules))
+                if let (Op::Change { from, .. }, Object::Table(to)) = (op, &it.object)
+                    && matches!(&from.object, Object::Table(from) if to.empties(from))
                 {
                     state.retain(|key, _| {
-                        !matches!(key.kind, Kind::Chain | Kind::Element)
-                            || key.place.netfilter() != to.place
+                        !matches!(key.kind, Kind::Map | Kind::Chain | Kind::Element)
+                            || key.place.netfilter() != it.place
                     });
                 }
                 state.insert(it.key(), it.clone());
             }
             Op::Delete(gone) => {
                 state.remove(&gone.key());
-                state.retain(|key, it| key.place != *gone.place() || !goes_with(gone, it));
+                state.retain(|key, it| key.place != gone.place || !goes_with(gone, it));
             }
-            Op::Forget { .. } => {}
+            Op::FlushConntrack { .. } => {}
         }
     }
     state
@@ -36,9 +36,9 @@ fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resour
 
 /// What the kernel takes away together with a device or a domain.
 fn goes_with(gone: &Resource, it: &Resource) -> bool {
-    match gone.kind() {
-        Kind::Domain => it.device().is_some(),
-        Kind::Device => it.device() == Some(gone.key().id.as_str()),
+    match gone.object.kind() {
+        Kind::Domain => it.object.device().is_some(),
+        Kind::Device => it.object.device() == Some(gone.key().id.as_str()),
         _ => false,
     }
 }
@@ -86,7 +86,7 @@ fn a_port_is_up_after_its_firewall_and_a_route_comes_after_its_neighbor() {
         let ops = diff(&State::default(), &state);
         let at = |wanted: Kind| {
             let kinds = ops.iter().enumerate().filter(move |(_, op)| match op {
-                Op::Put(it) => it.kind() == wanted,
+                Op::Put(it) => it.object.kind() == wanted,
                 _ => false,
             });
             kinds.map(|(index, _)| index).collect::<Vec<_>>()
@@ -97,9 +97,12 @@ fn a_port_is_up_after_its_firewall_and_a_route_comes_after_its_neighbor() {
         assert!(last(Kind::Element) < first(Kind::Up) || first(Kind::Up).is_none());
         assert!(last(Kind::Neighbor) < first(Kind::Route) || first(Kind::Route).is_none());
         let gone = diff(&state, &State::default());
-        let position = |test: &dyn Fn(&Op) -> bool| gone.iter().position(test);
-        let domain = position(&|op| matches!(op, Op::Delete(Resource::Domain(_))));
-        let rest = position(&|op| matches!(op, Op::Delete(Resource::Veth(_))));
+        let position = |test: &dyn Fn(&Object) -> bool| {
+            let mut deleted = gone.iter().map(Op::deleted);
+            deleted.position(|it| it.is_some_and(|it| test(&it.object)))
+        };
+        let domain = position(&|it| matches!(it, Object::Domain(_)));
+        let rest = position(&|it| matches!(it, Object::Veth(_)));
         assert!(rest < domain || domain.is_none());
     }
 }

@@ -1,46 +1,23 @@
-//! The nouns of nft: our table, and the elements of its sets.
+//! The nouns of nft: compiled chains and maps, and the elements of our sets.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use bus_schema::policy::Direction;
 use bus_schema::{GroupId, Revision};
 use ipnet::IpNet;
 
-use super::{Chain, Field, Place, Ruleset, Steps, TABLE, Target};
+use super::{Chain, Field, Object, Place, Resource, Steps, Target};
 
-/// Our table and its rules, without the elements of its sets.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Table {
-    pub place: Place,
-    pub rules: Ruleset,
-}
-
-impl fmt::Display for Table {
+impl fmt::Display for Chain<Steps> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table inet {TABLE} ({}) in {}", self.rules, self.place)
-    }
-}
-
-/// A chain of compiled rules.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RuleChain {
-    pub place: Place,
-    pub chain: Arc<Chain<Steps>>,
-}
-
-impl fmt::Display for RuleChain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Chain { name, rules, .. } = &*self.chain;
-        write!(f, "chain {name} ({} rules) in {}", rules.len(), self.place)
+        write!(f, "chain {} ({} rules)", self.name, self.rules.len())
     }
 }
 
 /// A map of compiled rules, from values of a field to chains.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleMap {
-    pub place: Place,
     pub name: String,
     /// What its keys are like: of `Source` and `Destination` the first.
     pub field: Field,
@@ -48,8 +25,8 @@ pub struct RuleMap {
 
 impl fmt::Display for RuleMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, name, field } = self;
-        write!(f, "map {name} ({} : verdict) in {place}", field.words())
+        let Self { name, field } = self;
+        write!(f, "map {name} ({} : verdict)", field.words())
     }
 }
 
@@ -70,51 +47,28 @@ pub enum Element {
     Peer { vtep: IpAddr },
     /// An endpoint may send from this address, and this is who it is then.
     Stamp {
-        place: Place,
         interface: String,
         address: IpAddr,
         stamp: GroupId,
     },
     /// An endpoint's address, and the VXLAN device by which it may be reached.
-    Endpoint {
-        place: Place,
-        interface: String,
-        address: IpAddr,
-    },
+    Endpoint { interface: String, address: IpAddr },
     /// An address of the domain that answers pings, and whose port 53 is the DNS server's.
-    Gateway {
-        place: Place,
-        zone: u16,
-        address: IpAddr,
-    },
+    Gateway { zone: u16, address: IpAddr },
     /// Addresses of the tenant: a DNS server among them may be asked.
-    Subnet {
-        place: Place,
-        zone: u16,
-        subnet: IpNet,
-    },
+    Subnet { zone: u16, subnet: IpNet },
     /// Packets of this device belong to this conntrack zone.
-    Zone {
-        place: Place,
-        interface: String,
-        zone: u16,
-    },
+    Zone { interface: String, zone: u16 },
     /// A group that there is: packets of others open no connection.
-    Known {
-        place: Place,
-        zone: u16,
-        group: GroupId,
-    },
+    Known { zone: u16, group: GroupId },
     /// A local endpoint's address, and its group.
     Member {
-        place: Place,
         zone: u16,
         address: IpAddr,
         group: GroupId,
     },
     /// The chain that decides for a group.
     Program {
-        place: Place,
         zone: u16,
         direction: Direction,
         group: GroupId,
@@ -123,60 +77,43 @@ pub enum Element {
     /// Where a value of a field leads: a group or a prefix to its line.
     Line { map: RuleMap, key: u32, to: Target },
     /// Counts what a rule decided.
-    Hit { place: Place, zone: u16, rule: u32 },
+    Hit { zone: u16, rule: u32 },
     /// What a connection carries of the group that opened it.
-    Opener {
-        place: Place,
-        zone: u16,
-        group: GroupId,
-    },
+    Opener { zone: u16, group: GroupId },
     /// A connection of this group goes on with packets of this group only.
-    Same {
-        place: Place,
-        zone: u16,
-        group: GroupId,
-    },
+    Same { zone: u16, group: GroupId },
     /// The last revision of the log that these rules are of, its low 16 bits: each connection
     /// carries the one that let it pass.
-    Revision {
-        place: Place,
-        zone: u16,
-        revision: u16,
-    },
+    Revision { zone: u16, revision: u16 },
     /// The chain that marks a connection with that revision.
-    Revised {
-        place: Place,
-        zone: u16,
-        chain: String,
-    },
+    Revised { zone: u16, chain: String },
     /// The last revision of the log that changed anything of this place: nothing looks it up, but a
     /// restart reads by it how new the rules are.
-    Applied {
-        place: Place,
-        zone: u16,
-        revision: Revision,
-    },
+    Applied { zone: u16, revision: Revision },
 }
 
 impl Element {
-    pub fn place(&self) -> &Place {
+    pub fn at(self, place: &Place) -> Resource {
+        Object::Element(self).at(place)
+    }
+
+    /// The zone of its domain, if its key or its map has one.
+    pub fn zone(&self) -> Option<u16> {
         match self {
-            Self::Peer { .. } => &Place::Host,
-            Self::Line { map, .. } => &map.place,
-            Self::Stamp { place, .. }
-            | Self::Endpoint { place, .. }
-            | Self::Gateway { place, .. }
-            | Self::Subnet { place, .. }
-            | Self::Zone { place, .. }
-            | Self::Known { place, .. }
-            | Self::Member { place, .. }
-            | Self::Program { place, .. }
-            | Self::Hit { place, .. }
-            | Self::Opener { place, .. }
-            | Self::Same { place, .. }
-            | Self::Revision { place, .. }
-            | Self::Revised { place, .. }
-            | Self::Applied { place, .. } => place,
+            Self::Peer { .. } | Self::Stamp { .. } | Self::Endpoint { .. } => None,
+            Self::Line { map, .. } => zone_of(&map.name),
+            Self::Gateway { zone, .. }
+            | Self::Subnet { zone, .. }
+            | Self::Zone { zone, .. }
+            | Self::Known { zone, .. }
+            | Self::Member { zone, .. }
+            | Self::Program { zone, .. }
+            | Self::Hit { zone, .. }
+            | Self::Opener { zone, .. }
+            | Self::Same { zone, .. }
+            | Self::Revision { zone, .. }
+            | Self::Revised { zone, .. }
+            | Self::Applied { zone, .. } => Some(*zone),
         }
     }
 
@@ -296,7 +233,6 @@ pub fn halves(revision: Revision) -> [u32; 2] {
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (set, key, value) = (self.set(), self.key(), self.value());
-        write!(f, "element {set} {{ {key}{value}")?;
-        write!(f, " }} in {}", self.place())
+        write!(f, "element {set} {{ {key}{value} }}")
     }
 }

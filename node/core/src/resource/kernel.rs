@@ -8,30 +8,19 @@ use bus_schema::node::DomainKind;
 use bus_schema::{MacAddr, Vni};
 use ipnet::IpNet;
 
-use super::{Place, ROUTE_PROTOCOL, Unseen};
+use super::{ROUTE_PROTOCOL, Unseen};
 
 /// The isolated L3 space of one tenant: a namespace, or a VRF device with its table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Domain {
-    pub place: Place,
     pub kind: DomainKind,
     /// The VRF's routing table; in a namespace the main one, 254.
     pub table: u32,
 }
 
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            DomainKind::Netns => write!(f, "netns {}", self.place),
-            DomainKind::Vrf => write!(f, "link {} type vrf table {}", self.place, self.table),
-        }
-    }
-}
-
 /// A VXLAN device, one per network, in its domain: its UDP socket stays in the host's namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Vxlan {
-    pub place: Place,
     pub name: String,
     pub vni: Vni,
     /// The outer UDP port.
@@ -46,8 +35,8 @@ impl fmt::Display for Vxlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "link {} type vxlan id {} dstport {} local {} nolearning gbp address {} mtu {} in {}",
-            self.name, self.vni, self.port, self.local, self.mac, self.mtu, self.place
+            "link {} type vxlan id {} dstport {} local {} nolearning gbp address {} mtu {}",
+            self.name, self.vni, self.port, self.local, self.mac, self.mtu
         )
     }
 }
@@ -55,7 +44,6 @@ impl fmt::Display for Vxlan {
 /// The host's end of an endpoint's veth.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Veth {
-    pub place: Place,
     pub name: String,
     pub mac: MacAddr,
     pub mtu: u32,
@@ -90,8 +78,8 @@ impl fmt::Display for Veth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "link {} type veth address {} mtu {} in {}",
-            self.name, self.mac, self.mtu, self.place
+            "link {} type veth address {} mtu {}",
+            self.name, self.mac, self.mtu
         )
     }
 }
@@ -99,7 +87,6 @@ impl fmt::Display for Veth {
 /// A host address (/32 or /128) on a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
-    pub place: Place,
     pub device: String,
     pub address: IpAddr,
 }
@@ -107,14 +94,13 @@ pub struct Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let net = IpNet::from(self.address);
-        write!(f, "addr {net} dev {} in {}", self.device, self.place)
+        write!(f, "addr {net} dev {}", self.device)
     }
 }
 
 /// A route of ours, told by its protocol number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    pub place: Place,
     pub destination: IpNet,
     pub target: RouteTarget,
 }
@@ -155,15 +141,13 @@ impl fmt::Display for Route {
             RouteTarget::Via { vtep, device } => {
                 write!(f, "route {to} via {vtep} dev {device} onlink proto {proto}")
             }
-        }?;
-        write!(f, " in {}", self.place)
+        }
     }
 }
 
 /// A permanent neighbor: nothing is ever asked for by broadcast.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbor {
-    pub place: Place,
     pub device: String,
     pub address: IpAddr,
     pub mac: MacAddr,
@@ -173,8 +157,8 @@ impl fmt::Display for Neighbor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "neigh {} lladdr {} dev {} nud permanent in {}",
-            self.address, self.mac, self.device, self.place
+            "neigh {} lladdr {} dev {} nud permanent",
+            self.address, self.mac, self.device
         )
     }
 }
@@ -182,7 +166,6 @@ impl fmt::Display for Neighbor {
 /// Which node's VTEP an inner Ethernet address sits behind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fdb {
-    pub place: Place,
     pub device: String,
     pub mac: MacAddr,
     pub vtep: IpAddr,
@@ -192,8 +175,8 @@ impl fmt::Display for Fdb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "fdb {} dev {} dst {} self permanent in {}",
-            self.mac, self.device, self.vtep, self.place
+            "fdb {} dev {} dst {} self permanent",
+            self.mac, self.device, self.vtep
         )
     }
 }
@@ -201,20 +184,18 @@ impl fmt::Display for Fdb {
 /// A device that is up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Up {
-    pub place: Place,
     pub device: String,
 }
 
 impl fmt::Display for Up {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "link {} up in {}", self.device, self.place)
+        write!(f, "link {} up", self.device)
     }
 }
 
 /// A setting below `/proc/sys/net`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sysctl {
-    pub place: Place,
     /// `{}` stands for the device.
     pub name: &'static str,
     pub device: Option<String>,
@@ -247,18 +228,16 @@ impl Sysctl {
         ("ipv6/conf/{}/disable_ipv6", 1),
     ];
 
-    pub fn of_namespace(place: &Place) -> impl Iterator<Item = Self> {
+    pub fn of_namespace() -> impl Iterator<Item = Self> {
         Self::OF_NAMESPACE.iter().map(|(name, value)| Self {
-            place: place.clone(),
             name,
             device: None,
             value: *value,
         })
     }
 
-    pub fn of_device(place: &Place, device: &str) -> impl Iterator<Item = Self> {
+    pub fn of_device(device: &str) -> impl Iterator<Item = Self> {
         Self::OF_DEVICE.iter().map(move |(name, value)| Self {
-            place: place.clone(),
             name,
             device: Some(device.to_owned()),
             value: *value,
@@ -276,12 +255,6 @@ impl Sysctl {
 
 impl fmt::Display for Sysctl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "sysctl net/{}={} in {}",
-            self.path(),
-            self.value,
-            self.place
-        )
+        write!(f, "sysctl net/{}={}", self.path(), self.value)
     }
 }

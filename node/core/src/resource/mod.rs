@@ -4,26 +4,27 @@
 //! prints as the words of `ip`, `bridge`, `sysctl` and `nft`. `desired` and `datapath` make
 //! states, `reconcile` compares them.
 
+mod docker_user;
 mod firewall;
 mod kernel;
 mod outer;
-mod passage;
 mod ruleset;
+mod state;
 mod steps;
 
 use std::fmt;
+use std::sync::Arc;
 
-use imbl::OrdMap;
+use bus_schema::node::DomainKind;
 
-use crate::maps;
-
-pub use firewall::{Element, RuleChain, RuleMap, Table, halves, zone_of};
+pub use docker_user::DockerUserRule;
+pub use firewall::{Element, RuleMap, halves, zone_of};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
 };
 pub use outer::{Outer, OuterDrop};
-pub use passage::{Passage, Slaves};
 pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
+pub use state::{Resources, State};
 pub use steps::{Field, Span, Step, Steps, Target};
 
 /// The route protocol number of our routes: what tells them from others'.
@@ -71,11 +72,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing in the kernel that is ours.
+/// A kernel object of ours, and the place where it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
+pub struct Resource {
+    pub place: Place,
+    pub object: Object,
+}
+
+/// A kernel object of any kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
     Domain(Domain),
-    Table(Table),
+    Table(Ruleset),
     Sysctl(Sysctl),
     Vxlan(Vxlan),
     Veth(Veth),
@@ -83,11 +91,11 @@ pub enum Resource {
     Neighbor(Neighbor),
     Fdb(Fdb),
     Map(RuleMap),
-    Chain(RuleChain),
+    Chain(Arc<Chain<Steps>>),
     Element(Element),
     Up(Up),
     Route(Route),
-    Passage(Passage),
+    DockerUserRule(DockerUserRule),
 }
 
 /// What makes two resources the same one, perhaps with other settings.
@@ -119,7 +127,7 @@ pub enum Kind {
     Neighbor,
     Fdb,
     Route,
-    Passage,
+    DockerUserRule,
 }
 
 impl Kind {
@@ -129,23 +137,11 @@ impl Kind {
     }
 }
 
-impl Resource {
-    pub fn place(&self) -> &Place {
-        match self {
-            Self::Domain(it) => &it.place,
-            Self::Table(it) => &it.place,
-            Self::Sysctl(it) => &it.place,
-            Self::Vxlan(it) => &it.place,
-            Self::Veth(it) => &it.place,
-            Self::Address(it) => &it.place,
-            Self::Neighbor(it) => &it.place,
-            Self::Fdb(it) => &it.place,
-            Self::Map(it) => &it.place,
-            Self::Chain(it) => &it.place,
-            Self::Element(it) => it.place(),
-            Self::Up(it) => &it.place,
-            Self::Route(it) => &it.place,
-            Self::Passage(it) => &it.place,
+impl Object {
+    pub fn at(self, place: &Place) -> Resource {
+        Resource {
+            place: place.clone(),
+            object: self,
         }
     }
 
@@ -164,7 +160,7 @@ impl Resource {
             Self::Element(_) => Kind::Element,
             Self::Up(_) => Kind::Up,
             Self::Route(_) => Kind::Route,
-            Self::Passage(_) => Kind::Passage,
+            Self::DockerUserRule(_) => Kind::DockerUserRule,
         }
     }
 
@@ -177,23 +173,24 @@ impl Resource {
         }
     }
 
-    /// The device without which this resource can't be, in its place.
+    /// The device without which this object can't be, in its place.
     pub fn device(&self) -> Option<&str> {
         match self {
-            Self::Domain(_) | Self::Table(_) | Self::Map(_) | Self::Chain(_) => None,
-            Self::Element(_) => None,
-            Self::Vxlan(_) | Self::Veth(_) | Self::Passage(_) => None,
             Self::Sysctl(it) => it.device.as_deref(),
             Self::Address(it) => Some(&it.device),
             Self::Neighbor(it) => Some(&it.device),
             Self::Fdb(it) => Some(&it.device),
             Self::Up(it) => Some(&it.device),
             Self::Route(it) => it.target.device(),
+            Self::Domain(_) | Self::Vxlan(_) | Self::Veth(_) => None,
+            Self::Table(_) | Self::Map(_) | Self::Chain(_) | Self::Element(_) => None,
+            Self::DockerUserRule(_) => None,
         }
     }
 
-    pub fn key(&self) -> Key {
-        let id = match self {
+    /// The object's name within its place and kind.
+    fn id(&self) -> String {
+        match self {
             Self::Domain(_) | Self::Table(_) => String::new(),
             Self::Sysctl(it) => it.path(),
             Self::Vxlan(it) => it.name.clone(),
@@ -202,178 +199,49 @@ impl Resource {
             Self::Neighbor(it) => format!("{} {}", it.device, it.address),
             Self::Fdb(it) => format!("{} {}", it.device, it.mac),
             Self::Map(it) => it.name.clone(),
-            Self::Chain(it) => it.chain.name.clone(),
+            Self::Chain(it) => it.name.clone(),
             Self::Element(it) => it.id(),
             Self::Up(it) => it.device.clone(),
             Self::Route(it) => it.destination.to_string(),
-            Self::Passage(it) => it.rule().to_owned(),
-        };
+            Self::DockerUserRule(it) => it.rule().to_owned(),
+        }
+    }
+}
+
+impl Resource {
+    pub fn key(&self) -> Key {
         Key {
-            place: self.place().clone(),
-            kind: self.kind(),
-            id,
+            place: self.place.clone(),
+            kind: self.object.kind(),
+            id: self.object.id(),
         }
     }
 }
 
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Domain(it) => it.fmt(f),
-            Self::Table(it) => it.fmt(f),
-            Self::Sysctl(it) => it.fmt(f),
-            Self::Vxlan(it) => it.fmt(f),
-            Self::Veth(it) => it.fmt(f),
-            Self::Address(it) => it.fmt(f),
-            Self::Neighbor(it) => it.fmt(f),
-            Self::Fdb(it) => it.fmt(f),
-            Self::Map(it) => it.fmt(f),
-            Self::Chain(it) => it.fmt(f),
-            Self::Element(it) => it.fmt(f),
-            Self::Up(it) => it.fmt(f),
-            Self::Route(it) => it.fmt(f),
-            Self::Passage(it) => it.fmt(f),
-        }
-    }
-}
-
-/// A part of the kernel's configuration that is ours, desired or observed.
-///
-/// A clone is cheap and shares with its origin what neither changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State(OrdMap<Place, Part>);
-
-/// Resources by their keys.
-pub type Resources = OrdMap<Key, Resource>;
-
-/// What sits in one place.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Part {
-    things: Resources,
-    /// What decides about connections: many, and a change is about few of them.
-    rules: Resources,
-}
-
-impl Part {
-    fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
-        self.things.iter().chain(self.rules.iter())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.things.is_empty() && self.rules.is_empty()
-    }
-}
-
-impl State {
-    /// Takes the resource in; one with the same key is replaced.
-    pub fn insert(&mut self, resource: Resource) {
-        let part = self.0.entry(resource.place().clone()).or_default();
-        let resources = match resource.decides() {
-            true => &mut part.rules,
-            false => &mut part.things,
-        };
-        resources.insert(resource.key(), resource);
-    }
-
-    /// What decides about connections in `place` is this.
-    pub fn set_rules(&mut self, place: &Place, rules: Resources) {
-        self.0.entry(place.clone()).or_default().rules = rules;
-    }
-
-    pub fn remove(&mut self, key: &Key) {
-        if let Some(part) = self.0.get_mut(&key.place)
-            && part.things.remove(key).is_none()
-        {
-            part.rules.remove(key);
-        }
-    }
-
-    pub fn get(&self, key: &Key) -> Option<&Resource> {
-        let part = self.0.get(&key.place)?;
-        part.things.get(key).or_else(|| part.rules.get(key))
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
-        self.0.values().flat_map(Part::iter)
-    }
-
-    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
-        self.iter().map(|(_, resource)| resource)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.values().all(Part::is_empty)
-    }
-
-    pub fn len(&self) -> usize {
-        self.iter().count()
-    }
-
-    /// What of it sits in `place`.
-    pub fn of(&self, place: &Place) -> Self {
-        let part = self.0.get(place).cloned();
-        Self(part.map(|it| (place.clone(), it)).into_iter().collect())
-    }
-
-    /// The places of `before` and `now` are as in `now`.
-    pub fn replace(&mut self, before: &Self, now: &Self) {
-        for place in before.0.keys() {
-            self.0.remove(place);
-        }
-        self.merge(now);
-    }
-
-    /// Takes in another one's places; those that both know are as there.
-    pub fn merge(&mut self, other: &Self) {
-        for (place, part) in &other.0 {
-            self.0.insert(place.clone(), part.clone());
-        }
-    }
-
-    /// Both without what both hold: what they share is skipped, not compared.
-    pub fn apart(&self, other: &Self) -> (Self, Self) {
-        let (mut one, mut two) = (self.clone(), other.clone());
-        for (place, part) in &self.0 {
-            if let Some(other) = other.0.get(place) {
-                let (own, others) = (&mut one.0[place], &mut two.0[place]);
-                (own.rules, others.rules) = differing(&part.rules, &other.rules);
-                (own.things, others.things) = differing(&part.things, &other.things);
+        let place = &self.place;
+        let object: &dyn fmt::Display = match &self.object {
+            Object::Domain(Domain { kind, table }) => {
+                return match kind {
+                    DomainKind::Netns => write!(f, "netns {place}"),
+                    DomainKind::Vrf => write!(f, "link {place} type vrf table {table}"),
+                };
             }
-        }
-        (one, two)
-    }
-
-    /// The domains that it knows.
-    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
-        let things = self.0.values().flat_map(|part| part.things.values());
-        things.filter_map(|resource| match resource {
-            Resource::Domain(domain) => Some(domain),
-            _ => None,
-        })
-    }
-}
-
-fn differing(one: &Resources, other: &Resources) -> (Resources, Resources) {
-    let (mut only_one, mut only_other) = (Resources::new(), Resources::new());
-    for (old, new) in maps::differing(one, other) {
-        only_one.extend(old.map(|(key, it)| (key.clone(), it.clone())));
-        only_other.extend(new.map(|(key, it)| (key.clone(), it.clone())));
-    }
-    (only_one, only_other)
-}
-
-impl Extend<Resource> for State {
-    fn extend<T: IntoIterator<Item = Resource>>(&mut self, resources: T) {
-        for resource in resources {
-            self.insert(resource);
-        }
-    }
-}
-
-impl FromIterator<Resource> for State {
-    fn from_iter<T: IntoIterator<Item = Resource>>(resources: T) -> Self {
-        let mut state = Self::default();
-        state.extend(resources);
-        state
+            Object::Table(it) => return write!(f, "table inet {TABLE} ({it}) in {place}"),
+            Object::Sysctl(it) => it,
+            Object::Vxlan(it) => it,
+            Object::Veth(it) => it,
+            Object::Address(it) => it,
+            Object::Neighbor(it) => it,
+            Object::Fdb(it) => it,
+            Object::Map(it) => it,
+            Object::Chain(it) => it,
+            Object::Element(it) => it,
+            Object::Up(it) => it,
+            Object::Route(it) => it,
+            Object::DockerUserRule(it) => it,
+        };
+        write!(f, "{object} in {place}")
     }
 }

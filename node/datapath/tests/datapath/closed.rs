@@ -3,7 +3,7 @@
 use bus_schema::node::DomainKind;
 use bus_schema::{NetworkName, NodeName, PolicyName};
 use node_core::reconcile::{self, Op};
-use node_core::resource::{Chain, Element, Resource, RuleChain, Step, Steps, Target};
+use node_core::resource::{Chain, Element, Object, Step, Steps, Target};
 use node_datapath::Failure;
 
 use crate::policy::{carries, in_group, one_tenant};
@@ -79,7 +79,9 @@ async fn a_refused_ruleset_leaves_the_port_closed_and_says_so() {
     let endpoint = world.prepare(0, in_group("web"), "web", "20.1.1.1");
     let mut ops = reconcile::diff(&before, &world.domain(0, "red"));
     for op in &mut ops {
-        if let Op::Put(Resource::Chain(RuleChain { chain, .. })) = op {
+        if let Op::Put(it) = op
+            && let Object::Chain(chain) = &mut it.object
+        {
             *chain = Chain::compiled(&chain.name, vec![nonsense()]).into();
         }
     }
@@ -88,7 +90,7 @@ async fn a_refused_ruleset_leaves_the_port_closed_and_says_so() {
     let up = error
         .failures
         .iter()
-        .find(|it| matches!(it.op, Op::Put(Resource::Up(_))));
+        .find(|it| matches!(&it.op, Op::Put(it) if matches!(it.object, Object::Up(_))));
     let said = up.expect("the port isn't up").error.to_string();
     assert!(
         said.contains("its firewall isn't in place, so the port stays down"),
@@ -281,29 +283,30 @@ async fn one_tenants_refused_ruleset_stops_no_other_tenants() {
     let mut ops = world.pending(0).await;
     let red = world.place_of(0, "red");
     for op in &mut ops {
-        if let Op::Put(Resource::Chain(RuleChain { place, chain })) = op
-            && *place == red
+        if let Op::Put(it) = op
+            && let Object::Chain(chain) = &mut it.object
+            && it.place == red
         {
             *chain = Chain::compiled(&chain.name, vec![nonsense()]).into();
         }
     }
     // One bad element among many.
+    let blue = world.place_of(0, "blue");
     for last in 0..ADDRESSES {
         let interface = match last {
             50 => "a name that is much too long",
             _ => "cx1002",
         };
-        ops.push(Op::Put(Resource::Element(Element::Endpoint {
-            place: world.place_of(0, "blue"),
+        let element = Element::Endpoint {
             interface: interface.to_owned(),
             address: [20, 1, 1, last].into(),
-        })));
+        };
+        ops.push(Op::Put(element.at(&blue)));
     }
     reconcile::order(&mut ops);
     let datapath = world.hosts[0].datapath.clone();
     let error = datapath.execute(&ops).await.expect_err("nft refuses two");
-    let blue = world.place_of(0, "blue");
-    let of_blue = |failure: &&Failure| matches!(&failure.op, Op::Put(it) if *it.place() == blue);
+    let of_blue = |failure: &&Failure| matches!(&failure.op, Op::Put(it) if it.place == blue);
     let failed: Vec<_> = error.failures.iter().filter(of_blue).collect();
     let elements = failed
         .iter()

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use node_core::reconcile::Op;
-use node_core::resource::{Element, Field, Place, Resource, Ruleset, State};
+use node_core::resource::{Element, Field, Object, Place, Resource, Ruleset, State};
 use serde_json::Value;
 
 use crate::policy::{in_group, one_tenant};
@@ -14,9 +14,9 @@ fn words(state: &State) -> String {
     let (mut table, mut maps, mut chains) = (String::new(), String::new(), String::new());
     let (mut rules, mut elements) = (String::new(), String::new());
     for resource in state.resources() {
-        let said = match resource {
-            Resource::Table(it) => write!(table, "{}", it.rules.script(&Ruleset::default())),
-            Resource::Map(it) => {
+        let said = match &resource.object {
+            Object::Table(it) => write!(table, "{}", it.script(&Ruleset::default())),
+            Object::Map(it) => {
                 let keys = match it.field {
                     Field::Mark => "mark",
                     Field::Priority => "classid",
@@ -29,9 +29,9 @@ fn words(state: &State) -> String {
                     "add map inet contiv {name} {{ type {keys} : verdict; }}"
                 )
             }
-            Resource::Chain(it) => {
-                let name = &it.chain.name;
-                for rule in &it.chain.rules {
+            Object::Chain(it) => {
+                let name = &it.name;
+                for rule in &it.rules {
                     let steps = rule.text.0.as_ref().expect("desired");
                     let digest = &rule.digest;
                     writeln!(
@@ -42,10 +42,9 @@ fn words(state: &State) -> String {
                 }
                 writeln!(chains, "add chain inet contiv {name}")
             }
-            Resource::Element(it) => {
+            Object::Element(it) => {
                 let text = it.to_string();
                 let text = text.strip_prefix("element ").expect("its name");
-                let (text, _) = text.rsplit_once(" in ").expect("its place");
                 writeln!(elements, "add element inet contiv {text}")
             }
             _ => Ok(()),
@@ -153,8 +152,8 @@ async fn with_a_line_about_a_group() -> (World, Resource, String, String) {
     world.sync_all().await;
     world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
     let state = world.desired(0);
-    let lines = state.resources().filter_map(|it| match it {
-        Resource::Element(Element::Line { map, key, .. }) if map.field == Field::Priority => {
+    let lines = state.resources().filter_map(|it| match &it.object {
+        Object::Element(Element::Line { map, key, .. }) if map.field == Field::Priority => {
             Some((it, &map.name, key))
         }
         _ => None,
