@@ -75,14 +75,14 @@ impl Crate {
         all
     }
 
-    fn read(&mut self, module: Segments, file: &Path, folder: &Path) {
+    fn read(&mut self, module: &Segments, file: &Path, folder: &Path) {
         let text = fs::read_to_string(file).unwrap_or_else(|_| panic!("read {}", file.display()));
         let tokens: TokenStream = text.parse().expect("tokens of Rust");
         self.enter(module, file, folder, tokens);
     }
 
     /// `folder`: where the files of the modules lie that are declared here.
-    fn enter(&mut self, module: Segments, file: &Path, folder: &Path, tokens: TokenStream) {
+    fn enter(&mut self, module: &Segments, file: &Path, folder: &Path, tokens: TokenStream) {
         let tokens = without_tests(tokens);
         let new = self.modules.entry(module.clone()).or_default();
         file.clone_into(&mut new.file);
@@ -96,17 +96,17 @@ impl Crate {
             }
         }
         for (name, body) in declared {
-            let inner = [module.as_slice(), &[name.clone()]].concat();
+            let inner = [module.as_slice(), std::slice::from_ref(&name)].concat();
             let below = folder.join(&name);
             match body {
-                TokenTree::Group(body) => self.enter(inner, file, &below, body.stream()),
+                TokenTree::Group(body) => self.enter(&inner, file, &below, body.stream()),
                 _ if below.join("mod.rs").exists() => {
-                    self.read(inner, &below.join("mod.rs"), &below);
+                    self.read(&inner, &below.join("mod.rs"), &below);
                 }
-                _ => self.read(inner, &folder.join(format!("{name}.rs")), &below),
+                _ => self.read(&inner, &folder.join(format!("{name}.rs")), &below),
             }
         }
-        self.paths(&module, &tokens);
+        self.paths(module, &tokens);
     }
 
     /// Takes in the `use`s and the paths of a module's tokens.
@@ -331,7 +331,7 @@ fn files_of_different_folders_depend_on_each_other_in_no_circle() {
                 continue;
             }
             let mut all = Crate::default();
-            all.read(Segments::new(), &src.join(root_file), &src);
+            all.read(&Segments::new(), &src.join(root_file), &src);
             let dependencies = all.dependencies();
             files += dependencies.len();
             for circle in circles(&dependencies) {

@@ -110,7 +110,7 @@ pub(crate) enum Noun {
     /// Nodes: the machines that run containers
     #[command(subcommand)]
     Node(node::NodeVerb),
-    /// The cluster as a whole
+    /// Cluster: its settings and its log
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
     /// Commands: the progress of one command

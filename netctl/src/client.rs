@@ -1,11 +1,9 @@
 //! Requests on the bus. Every wait is bounded: a bus or a netmaster that doesn't run is reported
 //! within two seconds.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, Request as BusRequest, RequestErrorKind,
-};
+use async_nats::{Client, Request as BusRequest, RequestErrorKind};
 use bus_schema::command::Request;
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{
@@ -18,12 +16,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::bus_url::BusUrl;
+use crate::clocks::now;
+use crate::connection::{self, error_chain};
 use crate::failure::Failure;
 use crate::output;
 use crate::seen::SeenRevisions;
 
-/// Timeout of a connection with the server's greeting, for all addresses of all servers together.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Timeout of a query. An election of the log's leader takes longer; the user may then repeat the
 /// query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,48 +76,6 @@ impl std::fmt::Display for Accepted {
     }
 }
 
-/// Connects to the bus.
-pub(crate) async fn connect(url: &BusUrl) -> Result<Client, Failure> {
-    connect_with(url, url.options()).await
-}
-
-pub(crate) async fn connect_with(url: &BusUrl, options: ConnectOptions) -> Result<Client, Failure> {
-    // Each server gets its share, so that one whose host vanished leaves time for the next.
-    let servers = u32::try_from(url.servers.len()).unwrap_or(1).max(1);
-    let connecting = options
-        .name("netctl")
-        .connection_timeout(CONNECT_TIMEOUT / servers)
-        .connect(url.servers.clone());
-    let failed = |reason: &str| {
-        Failure::Unreachable(format!(
-            "can't reach the bus at {url}: {reason}; is nats-server running there? (--netmaster or CONTIV_NATS_URL names another)"
-        ))
-    };
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Err(_) => Err(failed("no answer")),
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(match error.kind() {
-            ConnectErrorKind::AuthorizationViolation => Failure::Unreachable(format!(
-                "the bus at {url} refuses this token: nats.conf on its host has the right one, for CONTIV_NATS_URL=nats://TOKEN@HOST:PORT"
-            )),
-            _ => failed(&chain(&error)),
-        }),
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
-}
-
 /// The failure where the bus answers, but no netmaster does.
 pub(crate) fn no_netmaster(url: &BusUrl) -> Failure {
     Failure::Unreachable(format!(
@@ -127,18 +83,11 @@ pub(crate) fn no_netmaster(url: &BusUrl) -> Failure {
     ))
 }
 
-/// Milliseconds since 1970-01-01 UTC, by this machine's clock.
-pub(crate) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Session {
     /// Connects and asks for the cluster's id, since revisions of different clusters can't be compared.
     /// `linearizable`: see [`Request::linearizable`].
     pub(crate) async fn open(url: BusUrl, linearizable: bool) -> Result<Self, Failure> {
-        let bus = connect(&url).await?;
+        let bus = connection::connect(&url).await?;
         let mut session = Self {
             bus,
             url,
@@ -439,7 +388,7 @@ impl Session {
                 RequestErrorKind::TimedOut => {
                     NoReply::TimedOut(format!("no answer within {} s", within.as_secs()))
                 }
-                _ => NoReply::TimedOut(chain(&error)),
+                _ => NoReply::TimedOut(error_chain(&error)),
             }),
         }
     }

@@ -101,8 +101,8 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// The JSON of an object in `ls -o json`: the keys of its Config side by side, as in Contiv, and its
-/// Oper beside them.
+/// The JSON of an object in `ls -o json`: the keys of its Config, as in Contiv, and its Oper as one
+/// more key.
 pub(crate) fn flattened(inspected: &Value) -> Value {
     let mut flat = inspected["Config"].clone();
     flat["Oper"] = inspected["Oper"].clone();

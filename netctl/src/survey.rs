@@ -10,7 +10,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::client;
+use crate::clocks::{self, Clock};
 use crate::failure::Failure;
 
 /// Timeout of the first netmaster's answer; a netmaster that runs answers at once.
@@ -35,66 +35,14 @@ pub(crate) struct Netmaster {
     pub(crate) write_error: Option<String>,
 }
 
-/// The time of another clock, with the times of request and answer by ours; milliseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Clock {
-    pub(crate) sent: u64,
-    pub(crate) time: u64,
-    pub(crate) received: u64,
-}
-
-impl Clock {
-    /// The milliseconds by which it is certainly ahead of ours; negative: behind.
-    pub(crate) fn skew(self) -> i64 {
-        let ms = |millis: u64| i64::try_from(millis).unwrap_or(i64::MAX);
-        match (self.time > self.received, self.time < self.sent) {
-            (true, _) => ms(self.time - self.received),
-            (_, true) => -ms(self.sent - self.time),
-            _ => 0,
-        }
-    }
-}
-
-/// A skew up to this many milliseconds isn't reported.
-pub(crate) const MAX_SKEW_MS: u64 = 1_000;
-
 /// The clocks of the bus and of the netmasters that report one.
-pub(crate) fn clocks(log: Option<&Log>, netmasters: &[Netmaster]) -> Vec<(String, Clock)> {
+pub(crate) fn reported_clocks(log: Option<&Log>, netmasters: &[Netmaster]) -> Vec<(String, Clock)> {
     let bus = log.and_then(|it| Some(("bus".to_owned(), it.clock?)));
     let netmasters = netmasters.iter().filter_map(|netmaster| {
         let of = format!("netmaster {}", netmaster.name);
         Some((of, netmaster.clock?))
     });
     bus.into_iter().chain(netmasters).collect()
-}
-
-/// The milliseconds by which each clock is ahead of most others; negative: behind. If most clocks agree
-/// with one another but not with this machine's, then this machine's is wrong and comes first.
-pub(crate) fn skews(clocks: &[(String, Clock)]) -> Vec<(String, i64)> {
-    let mut all: Vec<i64> = clocks.iter().map(|(_, clock)| clock.skew()).collect();
-    all.sort_unstable();
-    // An even number has two medians; take the one nearer to this machine's clock.
-    let middle = [all.len().saturating_sub(1) / 2, all.len() / 2];
-    let middle = middle.iter().filter_map(|at| all.get(*at));
-    let middle = middle.min_by_key(|skew| skew.abs());
-    let most = middle.copied().filter(|it| it.unsigned_abs() > MAX_SKEW_MS);
-    let ours = most.map(|most| ("this machine".to_owned(), -most));
-    let others = clocks.iter().map(|(of, clock)| {
-        let skew = clock.skew() - most.unwrap_or(0);
-        (of.clone(), skew)
-    });
-    ours.into_iter().chain(others).collect()
-}
-
-/// The text for a wrong clock, with the remedy.
-pub(crate) fn skewed(skew: i64) -> String {
-    let direction = if skew > 0 { "ahead of" } else { "behind" };
-    let skew = skew.unsigned_abs();
-    format!(
-        "{}.{:03} s {direction} most others: times in events are wrong, and commands of older builds time out; let chrony or systemd-timesyncd set it",
-        skew / 1_000,
-        skew % 1_000
-    )
 }
 
 /// A server with a replica of the log.
@@ -130,7 +78,7 @@ pub(crate) async fn netmasters(bus: &Client) -> Result<Vec<Netmaster>, Failure> 
     let inbox = bus.new_inbox();
     let mut answers = bus.subscribe(inbox.clone()).await.map_err(|e| lost(&e))?;
     let to = format!("$SRV.STATS.{}", subject::SERVICE);
-    let sent = client::now();
+    let sent = clocks::now();
     bus.publish_with_reply(to, inbox, "".into())
         .await
         .map_err(|e| lost(&e))?;
@@ -140,7 +88,7 @@ pub(crate) async fn netmasters(bus: &Client) -> Result<Vec<Netmaster>, Failure> 
         if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
             break;
         }
-        let received = client::now();
+        let received = clocks::now();
         if let Some(netmaster) = netmaster(&message.payload, sent, received) {
             found.push(netmaster);
             timeout = NEXT_ANSWER_TIMEOUT;
@@ -190,9 +138,9 @@ fn netmaster(payload: &[u8], sent: u64, received: u64) -> Option<Netmaster> {
 
 /// Asks the bus for the log's stream. The error is the reason why it isn't available.
 pub(crate) async fn log(bus: &Client) -> Result<Log, String> {
-    let sent = client::now();
+    let sent = clocks::now();
     let info = stream(bus, subject::LOG).await?;
-    let received = client::now();
+    let received = clocks::now();
     Ok(log_of(
         &info,
         &bus.server_info().server_name,
@@ -201,7 +149,7 @@ pub(crate) async fn log(bus: &Client) -> Result<Log, String> {
     ))
 }
 
-/// The errors of the streams beside the log, each with its remedy.
+/// The errors of the streams other than the log, each with its remedy.
 pub(crate) async fn stream_errors(bus: &Client) -> Vec<String> {
     let beside = [subject::ENDPOINTS, subject::HISTORY];
     let asked = join_all(beside.map(|name| stream(bus, name))).await;
@@ -299,58 +247,6 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn skew_leaves_out_the_round_trip() {
-        let skew = |time| {
-            let (sent, received) = (1_000, 1_100);
-            Clock {
-                sent,
-                time,
-                received,
-            }
-            .skew()
-        };
-        assert_eq!((skew(1_050), skew(1_000), skew(1_100)), (0, 0, 0));
-        assert_eq!((skew(1_300), skew(900)), (200, -100));
-    }
-
-    #[test]
-    fn wrong_clock_is_the_one_that_differs_from_most() {
-        let clock = |of: &str, time| {
-            let (sent, received) = (100_000, 100_100);
-            (
-                of.to_owned(),
-                Clock {
-                    sent,
-                    time,
-                    received,
-                },
-            )
-        };
-        let off = |clocks: &[(String, Clock)]| -> Vec<(String, i64)> {
-            let mut all = skews(clocks);
-            all.retain(|(_, skew)| skew.unsigned_abs() > MAX_SKEW_MS);
-            all
-        };
-        let (same, slow) = (100_050, 40_000);
-        let named = |of: &str, skew| vec![(of.to_owned(), skew)];
-        assert_eq!(off(&[clock("a", same), clock("b", same)]), []);
-        assert_eq!(
-            off(&[clock("a", same), clock("b", slow), clock("c", same)]),
-            named("b", -60_000)
-        );
-        assert_eq!(
-            off(&[clock("a", same), clock("b", slow)]),
-            named("b", -60_000),
-            "it is one of two"
-        );
-        assert_eq!(
-            off(&[clock("a", slow), clock("b", slow), clock("c", slow)]),
-            named("this machine", 60_000)
-        );
-        assert_eq!(off(&[]), []);
-    }
 
     #[test]
     fn servers_of_the_log_are_its_leader_and_followers() {

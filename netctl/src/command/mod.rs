@@ -5,6 +5,7 @@ pub(crate) mod apply;
 mod change;
 pub(crate) mod cluster;
 pub(crate) mod context;
+mod counters;
 pub(crate) mod dns;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;

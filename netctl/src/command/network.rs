@@ -66,7 +66,7 @@ pub(crate) struct NetworkCreateOptions {
     /// The VNI [default: a free one of the cluster's range; 0 means the same]
     #[arg(long, short, value_name = "VNI")]
     pkt_tag: Option<u32>,
-    /// An IPv6 subnet beside the IPv4 one (-s6)
+    /// An IPv6 subnet in addition to the IPv4 one (-s6)
     #[arg(long, alias = "s6", value_name = "SUBNET")]
     subnetv6: Option<Ipv6Net>,
     /// The IPv6 gateway (-g6)

@@ -1,18 +1,15 @@
 //! `netctl policy`: policies and their rules.
 
-use std::collections::BTreeMap;
-
 use bus_schema::command::{PolicyApply, PolicyCreate, PolicyRemove, RuleAdd, RuleRemove};
-use bus_schema::node::{Counter, NodeReply, NodeRequest};
 use bus_schema::query::PolicyInfo;
-use bus_schema::{Answer, Command, NodeName, PolicyName, Query, Rejection, RuleId, TenantName};
+use bus_schema::{Answer, Command, PolicyName, Query, Rejection, RuleId, TenantName};
 use clap::{Args, Subcommand};
-use futures::future::join_all;
 use serde_json::{Value, json};
 
+use super::counters::CounterSum;
 use super::flags::{IdFlag, InspectFlags, ListFlags, TenantFlag, TenantsFlags};
 use super::wait::WaitFlag;
-use super::{change, node, rule};
+use super::{change, counters, rule};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
@@ -149,7 +146,7 @@ pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), F
         }
         PolicyVerb::Inspect { policy, of, flags } => {
             let info = one(session, of.tenant, policy).await?;
-            let counted = counters(session, &info.tenant).await?;
+            let counted = counters::ask(session, &info.tenant).await?;
             let value = inspected(&info, &counted);
             output::print(&output::document(&value, flags.format())?)
         }
@@ -225,55 +222,6 @@ async fn one(
     let found = list(session, Some(tenant.clone()), Some(policy.clone())).await?;
     let unknown = || session.rejected(&Rejection::PolicyUnknown { tenant, policy });
     found.into_iter().next().ok_or_else(unknown)
-}
-
-/// The counters of a tenant's rules, by the rules' numbers.
-#[derive(Debug, Default)]
-struct CounterSum {
-    rules: BTreeMap<u32, Counter>,
-    nodes: Vec<NodeName>,
-    /// The nodes that didn't answer, each with the reason.
-    missing: BTreeMap<NodeName, String>,
-}
-
-impl CounterSum {
-    fn add(&mut self, node: NodeName, answer: Result<NodeReply, Failure>) {
-        let why = match answer {
-            Ok(NodeReply::Counters { rules }) => {
-                self.nodes.push(node);
-                for (number, counter) in rules {
-                    let sum = self.rules.entry(number).or_default();
-                    sum.packets = sum.packets.saturating_add(counter.packets);
-                    sum.bytes = sum.bytes.saturating_add(counter.bytes);
-                }
-                return;
-            }
-            Ok(NodeReply::Refused { reason }) => reason,
-            Ok(_) => "its reply doesn't fit the request: is it of another version?".to_owned(),
-            Err(failure) => failure.to_string(),
-        };
-        self.missing.insert(node, why);
-    }
-}
-
-/// Asks all live nodes in parallel.
-async fn counters(session: &mut Session, tenant: &TenantName) -> Result<CounterSum, Failure> {
-    let nodes = node::list(session, None).await?;
-    let (alive, silent): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|info| info.alive);
-    let request = NodeRequest::Counters {
-        tenant: tenant.clone(),
-    };
-    let asked = alive.iter().map(|info| session.node(&info.node, &request));
-    let answers = join_all(asked).await;
-    let mut counted = CounterSum::default();
-    for info in silent {
-        let why = "no status received".to_owned();
-        counted.missing.insert(info.node, why);
-    }
-    for (info, answer) in alive.into_iter().zip(answers) {
-        counted.add(info.node, answer);
-    }
-    Ok(counted)
 }
 
 fn listed(policies: &[PolicyInfo], flags: &ListFlags) -> Result<String, Failure> {
@@ -354,6 +302,7 @@ fn inspected(info: &PolicyInfo, counted: &CounterSum) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use bus_schema::node::{Counter, NodeReply};
     use bus_schema::policy::{Action, Direction, Priority};
     use bus_schema::{Revision, Rule, RuleSpec};
 

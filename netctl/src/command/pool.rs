@@ -21,7 +21,7 @@ pub(crate) enum InvalidSubnet {
     NoPrefix(String),
     #[error("the range is the wrong way round: write {last}-{first}")]
     Backwards { first: Ipv4Addr, last: Ipv4Addr },
-    #[error("IPv6 subnets are given with --subnetv6, beside an IPv4 one")]
+    #[error("give an IPv6 subnet with --subnetv6, in addition to an IPv4 one")]
     V6,
 }
 

@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 use super::flags::ListFlags;
 use super::node;
 use crate::bus_url::BusUrl;
-use crate::client::{self, Session};
+use crate::client::Session;
+use crate::clocks::{self, Clock};
+use crate::connection;
 use crate::failure::Failure;
 use crate::output::{self, Format, Table, printable};
-use crate::survey::{self, Clock, Log, Netmaster};
+use crate::survey::{self, Log, Netmaster};
 
 /// The status is polled for this long: a cluster that changes all the time converges a moment later.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,7 +38,7 @@ pub(crate) struct StatusOptions {
 struct Status {
     cluster: String,
     log: Log,
-    /// The errors of the streams beside the log.
+    /// The errors of the streams other than the log.
     streams: Vec<String>,
     netmasters: Vec<Netmaster>,
     nodes: Vec<NodeInfo>,
@@ -49,7 +51,7 @@ pub(crate) async fn run(
     linearizable: bool,
     options: StatusOptions,
 ) -> Result<(), Failure> {
-    let bus = client::connect(&url).await?;
+    let bus = connection::connect(&url).await?;
     let until = Instant::now() + CONVERGENCE_TIMEOUT;
     let status = loop {
         // Read the log's end first: a node that has applied at least that revision doesn't lag.
@@ -59,10 +61,10 @@ pub(crate) async fn run(
         let netmasters = netmasters?;
         let mut session = Session::open(url.clone(), linearizable).await?;
         session.accept_any_revision();
-        let sent = client::now();
+        let sent = clocks::now();
         let mut nodes = node::list(&mut session, None).await?;
-        let received = client::now();
-        let mut clocks = survey::clocks(Some(&log), &netmasters);
+        let received = clocks::now();
+        let mut clocks = survey::reported_clocks(Some(&log), &netmasters);
         clocks.extend(refresh(&session, &mut nodes, log.revision, (sent, received)).await);
         let status = Status {
             cluster: session
@@ -110,11 +112,11 @@ async fn refresh(
         let status = info.status.as_ref();
         let converged = status.is_some_and(|it| lag(it, revision).is_none());
         let mut clock = reported_clock(info, listed);
-        let is_wrong = clock.is_some_and(|it| it.skew().unsigned_abs() > survey::MAX_SKEW_MS);
+        let is_wrong = clock.is_some_and(|it| it.skew().unsigned_abs() > clocks::MAX_SKEW_MS);
         if !converged || has_wrong_alarm(info) || is_wrong {
-            let sent = client::now();
+            let sent = clocks::now();
             let reply = session.node(&info.node, &NodeRequest::Status).await;
-            let received = client::now();
+            let received = clocks::now();
             if let Ok(NodeReply::Status(status)) = reply {
                 clock = status.at.map(|time| Clock {
                     sent,
@@ -142,10 +144,10 @@ fn reported_clock(info: &NodeInfo, (sent, received): (u64, u64)) -> Option<Clock
 
 /// The wrong clocks, each with the remedy.
 fn skewed(status: &Status) -> Vec<(String, String)> {
-    let mut all = survey::skews(&status.clocks);
-    all.retain(|(_, skew)| skew.unsigned_abs() > survey::MAX_SKEW_MS);
+    let mut all = clocks::skews(&status.clocks);
+    all.retain(|(_, skew)| skew.unsigned_abs() > clocks::MAX_SKEW_MS);
     let texts = all.into_iter();
-    texts.map(|(of, skew)| (of, survey::skewed(skew))).collect()
+    texts.map(|(of, skew)| (of, clocks::skewed(skew))).collect()
 }
 
 /// The parts that are behind the log's end, each with the reason; empty: converged.

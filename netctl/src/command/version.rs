@@ -6,6 +6,7 @@ use serde_json::json;
 use super::flags::ListFlags;
 use crate::bus_url::BusUrl;
 use crate::client;
+use crate::connection;
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 use crate::survey::{self, Netmaster};
@@ -25,7 +26,7 @@ pub(crate) async fn run(url: &BusUrl, options: VersionOptions) -> Result<(), Fai
         return output::print(&format!("{NETCTL_VERSION}\n"));
     }
     let asked = async {
-        let bus = client::connect(url).await?;
+        let bus = connection::connect(url).await?;
         let server = bus.server_info().version;
         Ok((server, survey::netmasters(&bus).await?))
     };

@@ -9,6 +9,7 @@ use super::check::{CheckResult, result};
 use super::copies::LogCopies;
 use super::monitor::SyncSetting;
 use super::{Observations, addresses};
+use crate::clocks;
 use crate::survey::{self, Log};
 
 /// The oldest nats-server with atomic batches and message TTLs.
@@ -192,20 +193,20 @@ fn netmaster_errors(observed: &Observations) -> impl Iterator<Item = CheckResult
 }
 
 fn clocks(observed: &Observations) -> Vec<CheckResult> {
-    let mut all = survey::clocks(observed.log.as_ref().ok(), &observed.netmasters);
+    let mut all = survey::reported_clocks(observed.log.as_ref().ok(), &observed.netmasters);
     all.extend(observed.examinations.iter().filter_map(|(node, examined)| {
         let (_, clock) = examined.as_ref().ok()?;
         Some((format!("node {node}"), *clock))
     }));
-    let skews = survey::skews(&all).into_iter();
+    let skews = clocks::skews(&all).into_iter();
     skews.map(|(of, skew)| clock(of + " clock", skew)).collect()
 }
 
 fn clock(of: String, skew: i64) -> CheckResult {
     match skew.unsigned_abs() {
-        0..=survey::MAX_SKEW_MS => result(Grade::Fine, of, "the same time as most others"),
-        it if it <= MAX_WARNING_SKEW_MS => result(Grade::Warning, of, survey::skewed(skew)),
-        _ => result(Grade::Wrong, of, survey::skewed(skew)),
+        0..=clocks::MAX_SKEW_MS => result(Grade::Fine, of, "the same time as most others"),
+        it if it <= MAX_WARNING_SKEW_MS => result(Grade::Warning, of, clocks::skewed(skew)),
+        _ => result(Grade::Wrong, of, clocks::skewed(skew)),
     }
 }
 
@@ -235,7 +236,7 @@ fn node(info: &NodeInfo) -> Vec<CheckResult> {
     match &status.log {
         LogState::InSync => {}
         LogState::CatchingUp => {
-            all.push(result(Grade::Warning, &of, "it is still reading the log"))
+            all.push(result(Grade::Warning, &of, "it is still reading the log"));
         }
         // A node with these states also raises an alarm, which contains the remedy.
         LogState::Disconnected { reason } => all.push(result(Grade::Wrong, &of, reason)),

@@ -7,7 +7,8 @@ use serde_json::json;
 use Grade::{Unknown, Warning, Wrong};
 
 use super::*;
-use crate::survey::{Clock, Netmaster, Server};
+use crate::clocks::Clock;
+use crate::survey::{Netmaster, Server};
 
 fn at(time: u64) -> Clock {
     Clock {

@@ -24,11 +24,13 @@ use self::judge::judge;
 use self::monitor::SyncSetting;
 use super::node;
 use crate::bus_url::BusUrl;
-use crate::client::{self, Session};
+use crate::client::Session;
+use crate::clocks::{self, Clock};
 use crate::command::flags::ListFlags;
+use crate::connection;
 use crate::failure::Failure;
 use crate::output::{self, Format, printable};
-use crate::survey::{self, Clock, Log, Netmaster};
+use crate::survey::{self, Log, Netmaster};
 
 #[derive(Debug, Args)]
 #[command(
@@ -47,7 +49,7 @@ struct Observations {
     syncs: SyncSetting,
     copies: LogCopies,
     log: Result<Log, String>,
-    /// The errors of the streams beside the log.
+    /// The errors of the streams other than the log.
     streams: Vec<String>,
     /// The errors that the servers' health pages report.
     health: Vec<String>,
@@ -64,7 +66,7 @@ pub(crate) async fn run(
     linearizable: bool,
     options: DoctorOptions,
 ) -> Result<(), Failure> {
-    let bus = client::connect(&url).await?;
+    let bus = connection::connect(&url).await?;
     let info = bus.server_info();
     let mut observed = Observations {
         syncs: monitor::syncs(&url).await,
@@ -109,9 +111,9 @@ async fn examine(
 ) -> BTreeMap<NodeName, Result<(Examination, Clock), String>> {
     let alive = nodes.iter().flatten().filter(|info| info.alive);
     let asking = alive.map(|info| async {
-        let sent = client::now();
+        let sent = clocks::now();
         let reply = session.node(&info.node, &NodeRequest::Examine).await;
-        let received = client::now();
+        let received = clocks::now();
         let found = match reply {
             Ok(NodeReply::Examined(examination)) => {
                 let time = examination.at;

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use self::item::Item;
 use self::read::StartAt;
 use crate::bus_url::BusUrl;
+use crate::connection;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::survey;
@@ -115,7 +116,7 @@ async fn connect(url: &BusUrl, reconnected: mpsc::Sender<()>) -> Result<Client, 
             }
         }
     });
-    crate::client::connect_with(url, options).await
+    connection::connect_with(url, options).await
 }
 
 async fn subscribe(bus: &Client) -> Result<async_nats::Subscriber, Failure> {
