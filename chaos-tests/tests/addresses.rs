@@ -47,11 +47,11 @@ fn network_emptied_by_one_node_serves_another() -> Outcome {
     lab.run("node-2", &["ip", "netns", "del", "w-none"])?;
     empty(&mut lab, "node-1")?;
     // No other node has a block, so it keeps its last one.
-    wait_until("the idle blocks come back", WAIT_TIMEOUT, || {
+    wait_until("the idle blocks are returned", WAIT_TIMEOUT, || {
         blocks(&lab, "node-1") == Some(1)
     })?;
     lab.run_workload("node-2", "small", "there")?;
-    wait_until("the last one comes back, too", WAIT_TIMEOUT, || {
+    wait_until("the last block is returned", WAIT_TIMEOUT, || {
         blocks(&lab, "node-1") == Some(0)
     })?;
     lab.remove_workload("there")?;

@@ -11,7 +11,7 @@ const LEFTOVERS_ARE_GONE: &str =
 
 #[test]
 fn cleanup_removes_leftovers_at_once_and_lists_them() -> Outcome {
-    // Whose looks would come first else.
+    // Otherwise its periodic cleanup might come first.
     let seldom = ["--no-monitor", "--resync", "3600"];
     let mut scene = Scene::of(&Spec::test(2).node_flags(&seldom))?;
     let extra = scene.lab.run_workload("node-1", "contiv-net", "extra")?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, create, invariant};
 use lab::{Signal, wait_until};
 
-const MINUTE_SLOW: &str = r#"
+const SLOW_CLOCK_SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <time.h>
@@ -24,7 +24,7 @@ fn minute_slow(name: &str) -> String {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).expect("a folder");
     let (source, library): (PathBuf, PathBuf) = (folder.join("slow.c"), folder.join("slow.so"));
-    std::fs::write(&source, MINUTE_SLOW).expect("the source");
+    std::fs::write(&source, SLOW_CLOCK_SOURCE).expect("the source");
     let mut compile = Command::new("cc");
     let compile = compile
         .args(["-shared", "-fPIC", "-o"])

@@ -56,9 +56,11 @@ fn containers_of_podman_and_containerd_have_names_and_policies() -> Outcome {
     assert_eq!(lab.status("node-1")?["endpoints"], 0);
     // `ctr` doesn't detach a container that runs in the background; the node does.
     lab.run("node-2", &["ctr", "task", "rm", "-f", "back"])?;
-    wait_until("what lost its namespace is detached", WAIT_TIMEOUT, || {
-        lab.status("node-2").is_ok_and(|it| it["endpoints"] == 0)
-    })
+    wait_until(
+        "the endpoint without a namespace is detached",
+        WAIT_TIMEOUT,
+        || lab.status("node-2").is_ok_and(|it| it["endpoints"] == 0),
+    )
 }
 
 fn address(lab: &Lab, name: &str) -> Result<String, Error> {
@@ -238,7 +240,7 @@ fn del_succeeds_without_namespace_and_fails_without_netplugin() -> Outcome {
     assert_eq!(of(&lab, "lost", "DEL")?, 0);
     lab.start("netplugin@node-1")?;
     lab.await_node("node-1")?;
-    wait_until("the lost one is detached", WAIT_TIMEOUT, || {
+    wait_until("the lost endpoint is detached", WAIT_TIMEOUT, || {
         lab.status("node-1").is_ok_and(|it| it["endpoints"] == 2)
     })?;
     assert_eq!(of(&lab, "kept", "DEL")?, 0);

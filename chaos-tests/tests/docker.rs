@@ -143,7 +143,9 @@ fn netplugin_restarts_under_containers_without_a_lost_packet() -> Outcome {
         lab.await_node(node)?;
     }
     let now = packets(&lab);
-    wait_until("the ping goes on", WAIT_TIMEOUT, || packets(&lab) > now + 1)?;
+    wait_until("the ping continues", WAIT_TIMEOUT, || {
+        packets(&lab) > now + 1
+    })?;
     done(&lab, "node-1", "exec web killall -INT ping")?;
     let log = done(&lab, "node-1", "exec web cat /tmp/log")?;
     assert!(log.contains(" 0% packet loss"), "{log}");
@@ -167,7 +169,7 @@ fn published_ports_are_refused_and_leave_nothing() -> Outcome {
     assert!(refused.stderr.contains("published"), "{refused:?}");
     done(&lab, "node-1", "rm -f published")?;
     start(&lab, "node-1", "web", "")?;
-    wait_until("only the endpoint of `web` is there", WAIT_TIMEOUT, || {
+    wait_until("only the endpoint of `web` is left", WAIT_TIMEOUT, || {
         lab.status("node-1")
             .is_ok_and(|status| status["endpoints"] == 1)
     })

@@ -28,7 +28,7 @@ fn auto_uses_vrf_devices_if_the_kernel_has_them_and_reports_it() -> Outcome {
     move_to(&mut scene.lab, "node-1", "auto")?;
     let kind = if has_vrf { "vrf" } else { "netns" };
     assert_eq!(scene.lab.domain("node-1")?, kind);
-    wait_until("the cluster is told", WAIT_TIMEOUT, || {
+    wait_until("netmaster shows it", WAIT_TIMEOUT, || {
         let said = scene.lab.netctl_ok(&["node", "inspect", "node-1"]);
         said.is_ok_and(|said| said.contains(kind))
     })
@@ -52,9 +52,11 @@ fn node_moves_between_kinds_and_both_work_in_one_cluster() -> Outcome {
         let lab = &scene.lab;
         assert_eq!(lab.domain("node-2")?, kind);
         assert_eq!(lab.domain("node-1")?, "vrf");
-        wait_until("the workloads talk across the kinds", WAIT_TIMEOUT, || {
-            scene.pings_both_ways().is_ok_and(|talks| talks)
-        })?;
+        wait_until(
+            "the workloads reach each other across both kinds",
+            WAIT_TIMEOUT,
+            || scene.pings_both_ways().is_ok_and(|talks| talks),
+        )?;
         assert!(lab.ping("web", "db")? && lab.ping("db", "web")?, "by name");
         let member = lab.address_of("member")?.to_string();
         let _servers = [lab.listen("member", 80)?, lab.listen("member", 81)?];

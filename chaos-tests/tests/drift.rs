@@ -66,9 +66,11 @@ fn deleted_objects_are_restored() -> Outcome {
         assert!(sh(&scene.lab, "node-1", healed), "before: {healed}");
         assert!(sh(&scene.lab, "node-1", deed), "{deed}");
         wait_until(deed, MAX_HEAL_TIME, || sh(&scene.lab, "node-1", healed))?;
-        wait_until("the workloads talk again", MAX_HEAL_TIME, || {
-            scene.pings_both_ways().is_ok_and(|talks| talks)
-        })?;
+        wait_until(
+            "the workloads reach each other again",
+            MAX_HEAL_TIME,
+            || scene.pings_both_ways().is_ok_and(|talks| talks),
+        )?;
     }
     Ok(())
 }
@@ -81,7 +83,7 @@ fn domain_without_its_name_is_recreated() -> Outcome {
         "node-1",
         "umount -l /run/netns/contiv-default && rm /run/netns/contiv-default"
     ));
-    wait_until("the domain is there again", MAX_HEAL_TIME, || {
+    wait_until("the domain is restored", MAX_HEAL_TIME, || {
         sh(
             &scene.lab,
             "node-1",

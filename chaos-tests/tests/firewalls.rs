@@ -101,7 +101,7 @@ fn firewalld_and_its_reload_keep_our_rules() -> Outcome {
     for (name, argv) in [("bus@node-1", &bus[..]), ("firewalld@node-1", &firewalld)] {
         let argv = argv.iter().map(|&word| word.to_owned()).collect();
         scene.lab.launch(name, "node-1", argv, env.clone())?;
-        wait_until("the bus is there", WAIT_TIMEOUT, || {
+        wait_until("the bus answers", WAIT_TIMEOUT, || {
             run(&scene.lab, "test -S /run/bus").is_ok()
         })?;
     }
@@ -134,7 +134,7 @@ fn flushed_ruleset_is_restored_within_a_second() -> Outcome {
     for took in &mut took {
         run(lab, "nft -f /etc/nftables.conf")?;
         let start = Instant::now();
-        wait_until("ours are there again", WAIT_TIMEOUT, || {
+        wait_until("our rules are restored", WAIT_TIMEOUT, || {
             ours_now(lab).is_some_and(|now| now == before)
         })?;
         *took = start.elapsed();

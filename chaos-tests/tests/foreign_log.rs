@@ -13,7 +13,7 @@ fn wiped_bus_raises_an_alarm_and_changes_nothing_on_nodes() -> Outcome {
     scene.lab.await_bus()?;
     scene.lab.init_cluster()?;
     for node in ["node-1", "node-2"] {
-        wait_until("the node alarms", WAIT_TIMEOUT, || {
+        wait_until("the node raises the alarm", WAIT_TIMEOUT, || {
             scene
                 .lab
                 .alarms(node)
@@ -23,12 +23,16 @@ fn wiped_bus_raises_an_alarm_and_changes_nothing_on_nodes() -> Outcome {
     }
     ping.wait_for(25)?;
     scene.lab.restart("netplugin@node-1", Signal::Kill)?;
-    wait_until("the restarted node still alarms", WAIT_TIMEOUT, || {
-        scene
-            .lab
-            .log_state("node-1")
-            .is_ok_and(|state| state == "foreign")
-    })?;
+    wait_until(
+        "the restarted node still has the alarm",
+        WAIT_TIMEOUT,
+        || {
+            scene
+                .lab
+                .log_state("node-1")
+                .is_ok_and(|state| state == "foreign")
+        },
+    )?;
     ping.wait_for(25)?;
     let report = ping.stop()?;
     assert_eq!(report.lost(), 0, "{report:?}");

@@ -46,7 +46,7 @@ fn healed_drift_is_counted_shown_and_published() -> Outcome {
             .is_some_and(|it| it.ends_with('Z')),
         "{told}"
     );
-    wait_until("the tail tells", WAIT_TIMEOUT, || {
+    wait_until("events shows it", WAIT_TIMEOUT, || {
         let tail = lab.netctl(&["events"]);
         tail.is_ok_and(|tail| tail.stdout.contains("node-healed        node-1: "))
     })
@@ -97,9 +97,13 @@ fn underlay_may_go_down_and_up() -> Outcome {
     let talking = || scene.pings_both_ways().is_ok_and(|talks| talks);
     assert!(talking());
     assert!(sh(&scene.lab, "node-1", "ip link set eth0 down"));
-    wait_until("the workloads are apart", WAIT_TIMEOUT, silent)?;
+    wait_until("the workloads don't reach each other", WAIT_TIMEOUT, silent)?;
     assert!(sh(&scene.lab, "node-1", "ip link set eth0 up"));
-    wait_until("the workloads talk again", Duration::from_secs(10), talking)
+    wait_until(
+        "the workloads reach each other again",
+        Duration::from_secs(10),
+        talking,
+    )
 }
 
 #[test]
@@ -126,7 +130,7 @@ fn renamed_device_gets_its_name_back() -> Outcome {
             "node-1",
             "ip -n contiv-default link show other0"
         ));
-        wait_until("the workloads talk again", WAIT_TIMEOUT, || {
+        wait_until("the workloads reach each other again", WAIT_TIMEOUT, || {
             scene.pings_both_ways().is_ok_and(|talks| talks)
         })?;
     }

@@ -84,7 +84,7 @@ fn removed_live_node_stays_out_until_it_is_restarted() -> Outcome {
     assert_eq!(state_of(&scene.lab, "node-2")?, "alive", "undrained again");
     scene.lab.remove_workload("db")?;
     scene.lab.netctl_ok(&["node", "rm", "node-2"])?;
-    wait_until("it knows that it was removed", WAIT_TIMEOUT, || {
+    wait_until("the node has read its removal", WAIT_TIMEOUT, || {
         log_state_is(&scene.lab, "node-2", "removed")
     })?;
     let text = scene.lab.status("node-2")?.to_string();
@@ -107,7 +107,7 @@ fn removed_live_node_stays_out_until_it_is_restarted() -> Outcome {
     scene.lab.await_node("node-2")?;
     scene.db = scene.lab.run_workload("node-2", "contiv-net", "db")?;
     assert_eq!(state_of(&scene.lab, "node-2")?, "alive");
-    wait_until("it talks again", WAIT_TIMEOUT, || {
+    wait_until("the workload is reachable again", WAIT_TIMEOUT, || {
         scene.pings_both_ways().unwrap_or(false)
     })?;
     invariant::converged(&scene.lab)
@@ -126,7 +126,7 @@ fn node_removed_as_lost_during_a_partition_closes_its_endpoints() -> Outcome {
         },
     )?;
     scene.lab.repair()?;
-    wait_until("it knows that it was removed", WAIT_TIMEOUT, || {
+    wait_until("the node has read its removal", WAIT_TIMEOUT, || {
         log_state_is(&scene.lab, "node-2", "removed")
     })?;
     wait_until("its endpoint is closed", WAIT_TIMEOUT, || {
@@ -148,7 +148,7 @@ fn node_removed_as_lost_during_a_partition_closes_its_endpoints() -> Outcome {
     scene.lab.await_node("node-2")?;
     scene.lab.remove_workload("db")?;
     scene.db = scene.lab.run_workload("node-2", "contiv-net", "db")?;
-    wait_until("it talks again", WAIT_TIMEOUT, || {
+    wait_until("the workload is reachable again", WAIT_TIMEOUT, || {
         scene.pings_both_ways().unwrap_or(false)
     })
 }
@@ -211,7 +211,7 @@ fn node_started_without_netmaster_is_removed_and_stays_out_until_it_is_restarted
     chaos_tests::create(&lab, "contiv-net", "20.1.1.0/24")?;
     start_without_netmaster(&mut lab)?;
     lab.netctl_ok(&["node", "rm", "node-2"])?;
-    wait_until("it knows that it was removed", WAIT_TIMEOUT, || {
+    wait_until("the node has read its removal", WAIT_TIMEOUT, || {
         log_state_is(&lab, "node-2", "removed")
     })?;
     lab.restart("nats", Signal::Kill)?;
@@ -228,7 +228,7 @@ fn node_started_without_netmaster_is_removed_and_stays_out_until_it_is_restarted
     lab.restart("nats", Signal::Kill)?;
     lab.await_bus()?;
     lab.await_netmaster("netmaster-1")?;
-    wait_until("it is heard", WAIT_TIMEOUT, || {
+    wait_until("the node is alive", WAIT_TIMEOUT, || {
         state_of(&lab, "node-2").is_ok_and(|state| state.contains("alive"))
     })?;
     invariant::converged(&lab)?;

@@ -35,9 +35,11 @@ fn node_cut_off_notices_continues_and_comes_back() -> Outcome {
         "{:?}",
         mended.elapsed()
     );
-    wait_until("what started meanwhile has a name", WAIT_TIMEOUT, || {
-        scene.lab.ping("web", "more").unwrap_or(false)
-    })
+    wait_until(
+        "containers started meanwhile have names",
+        WAIT_TIMEOUT,
+        || scene.lab.ping("web", "more").unwrap_or(false),
+    )
 }
 
 #[test]
@@ -52,7 +54,7 @@ fn lost_node_that_comes_back_closes_reassigned_endpoints() -> Outcome {
             removed.is_ok_and(|removed| removed.success())
         },
     )?;
-    wait_until("node-1 has no way to it any more", WAIT_TIMEOUT, || {
+    wait_until("node-1 has no route to it any more", WAIT_TIMEOUT, || {
         scene.pings_both_ways().is_ok_and(|talks| !talks)
     })?;
     // Its addresses may belong to other nodes by now.

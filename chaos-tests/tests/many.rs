@@ -18,7 +18,7 @@ fn endpoints_are_listed_by_the_thousand() -> anyhow::Result<()> {
     let publisher = Publisher::connect(&url, lab.address("node-2")?);
     let publisher = runtime.block_on(publisher)?;
     runtime.block_on(publisher.publish_all(ENDPOINT_COUNT))?;
-    wait_until("netmaster tells of all of them", WAIT_TIMEOUT, || {
+    wait_until("netmaster lists all of them", WAIT_TIMEOUT, || {
         let listed = lab.netctl(&["endpoint", "ls", "-q"]);
         listed.is_ok_and(|it| it.success() && it.stdout.lines().count() == ENDPOINT_COUNT)
     })?;

@@ -25,7 +25,7 @@ fn events_are_counted_by_the_daemon_concerned() -> Outcome {
     assert_eq!(refused.status, 1, "{refused:?}");
     assert_eq!(created("rejected")?, 1.0);
 
-    wait_until("the status is told", WAIT_TIMEOUT, || {
+    wait_until("the status is reported", WAIT_TIMEOUT, || {
         on_node("contiv_node_endpoints").is_ok_and(|it| it == 1.0)
     })?;
     assert_eq!(on_node("contiv_node_in_sync")?, 1.0);

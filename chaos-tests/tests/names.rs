@@ -33,7 +33,7 @@ fn node_that_leaves_withdraws_its_own_names_only() -> Outcome {
     );
 
     scene.lab.restart("netplugin@node-2", Signal::Term)?;
-    wait_until("a start takes it back", WAIT_TIMEOUT, || {
+    wait_until("a start ends the state", WAIT_TIMEOUT, || {
         web.addresses("db") == [address(&scene.db)]
     })
 }
@@ -110,7 +110,7 @@ fn members_of_a_node_that_is_back_are_listed_with_the_others() -> Outcome {
     scene.lab.partition(&["node-2"], &["ctl"])?;
     wait_until("node-2 is silent", WAIT_TIMEOUT, || firsts() == 1)?;
     scene.lab.repair()?;
-    wait_until("node-2 is heard again", WAIT_TIMEOUT, || firsts() == 2)
+    wait_until("node-2 is alive again", WAIT_TIMEOUT, || firsts() == 2)
 }
 
 /// Queries without a pause while `meanwhile` runs, and returns the longest time without an answer. Every
@@ -155,13 +155,13 @@ fn restarted(how: Signal, bus: bool) -> Outcome {
     let mut scene = Scene::open()?;
     let web = DnsClient::new(&scene.lab, "web")?.with_timeout(Duration::from_millis(100));
     let names = [("db", address(&scene.db)), ("web", address(&scene.web))];
-    wait_until("both are known", WAIT_TIMEOUT, || {
+    wait_until("both names resolve", WAIT_TIMEOUT, || {
         names
             .iter()
             .all(|(name, right)| web.addresses(name) == [right.clone()])
     })?;
     if !bus {
-        wait_until("what others published is saved", WAIT_TIMEOUT, || {
+        wait_until("endpoints of others are saved", WAIT_TIMEOUT, || {
             let saved = ["grep", "-q", "db", "/var/lib/contiv/neighbors"];
             scene
                 .lab
@@ -200,7 +200,7 @@ fn restart_without_the_bus_leaves_at_most_a_second_without_answers() -> Outcome 
 fn name_server_denies_nothing_while_the_bus_is_slow() -> Outcome {
     let mut scene = Scene::open()?;
     let web = DnsClient::new(&scene.lab, "web")?.with_timeout(Duration::from_millis(100));
-    wait_until("db is known", WAIT_TIMEOUT, || {
+    wait_until("db resolves", WAIT_TIMEOUT, || {
         web.addresses("db") == [address(&scene.db)]
     })?;
     scene.lab.pause("nats")?;
@@ -219,7 +219,7 @@ fn name_server_denies_nothing_while_the_bus_is_slow() -> Outcome {
         assert!(!told(), "nobody could tell node-1");
     }
     scene.lab.resume("nats")?;
-    wait_until("node-1 knows again", WAIT_TIMEOUT, told)?;
+    wait_until("node-1 resolves it again", WAIT_TIMEOUT, told)?;
     assert_eq!(web.addresses("db"), [address(&scene.db)]);
     Ok(())
 }
@@ -301,11 +301,11 @@ fn tenants_with_the_same_names_are_isolated() -> Outcome {
         DnsClient::new(&lab, "default-asker")?,
         DnsClient::new(&lab, "blue-asker")?,
     );
-    wait_until("blue sees both of its members", WAIT_TIMEOUT, || {
+    wait_until("blue resolves both of its members", WAIT_TIMEOUT, || {
         blue.addresses("web").len() == 2
     })?;
     for name in ["web", "web.net", "web.net.contiv.local"] {
-        wait_until("default sees its own", WAIT_TIMEOUT, || {
+        wait_until("default resolves its own names", WAIT_TIMEOUT, || {
             red.addresses(name) == ["20.1.1.11"]
         })?;
         assert_eq!(blue.addresses(name).len(), 2, "{name}");

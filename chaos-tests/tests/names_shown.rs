@@ -44,7 +44,7 @@ fn scene() -> Result<Scene, Error> {
     ])?;
     lab.run_workload_with("node-2", "contiv-net", "secret", &["--tenant", "blue"])?;
     let web = DnsClient::new(lab, "web")?;
-    wait_until("all names are known on node-1", WAIT_TIMEOUT, || {
+    wait_until("all names resolve on node-1", WAIT_TIMEOUT, || {
         web.addresses("pool").len() == 2 && !web.addresses("db").is_empty()
     })?;
     Ok(scene)
@@ -55,7 +55,7 @@ fn names_are_listed_with_their_endpoints() -> Outcome {
     let scene = scene()?;
     let lab = &scene.lab;
     let list = |more: &[&str]| lab.netctl_ok(&[&["dns", "ls"], more].concat());
-    wait_until("netmaster knows all of them", WAIT_TIMEOUT, || {
+    wait_until("netmaster lists all of them", WAIT_TIMEOUT, || {
         list(&["-a", "-q"]).is_ok_and(|it| it.lines().count() == 6)
     })?;
     let names: Vec<String> = list(&["-q"])?.lines().map(str::to_owned).collect();

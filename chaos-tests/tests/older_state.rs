@@ -58,7 +58,7 @@ impl Scene {
         };
         let before = saved()?;
         self.lab.netctl_ok(&["policy", "create", tick])?;
-        wait_until("the facts are saved", WAIT_TIMEOUT, || {
+        wait_until("the events are saved", WAIT_TIMEOUT, || {
             saved().is_ok_and(|now: String| now != before)
         })
     }
@@ -83,7 +83,7 @@ impl Scene {
     /// Starts netplugin, and waits until it has read its kernel.
     fn start(&mut self) -> Result<(), Error> {
         self.lab.start(&format!("netplugin@{NODE_NAME}"))?;
-        wait_until("netplugin has its endpoint again", WAIT_TIMEOUT, || {
+        wait_until("netplugin restored its endpoint", WAIT_TIMEOUT, || {
             let endpoints = self
                 .lab
                 .status(NODE_NAME)
@@ -169,7 +169,7 @@ fn rules_in_the_kernel_stay_if_the_disk_lost_events() -> Outcome {
         scene.lab.kill("nats")?;
         scene.sh(&lose.replace("STATE_FOLDER", STATE_FOLDER));
         scene.start()?;
-        wait_until("the node says that it waits", WAIT_TIMEOUT, || {
+        wait_until("the node reports that it waits", WAIT_TIMEOUT, || {
             scene.alarms("datapath")
         })?;
         assert!(!scene.connects()?, "{lose}");
@@ -181,7 +181,7 @@ fn rules_in_the_kernel_stay_if_the_disk_lost_events() -> Outcome {
         scene.bus_is_back()?;
         assert!(!scene.connects()?, "{lose}: in sync");
         scene.lab.run_workload(NODE_NAME, "contiv-net", "new")?;
-        wait_until("what starts now is reached", WAIT_TIMEOUT, || {
+        wait_until("new containers are reachable", WAIT_TIMEOUT, || {
             scene.lab.ping("client", "new").unwrap_or(false)
         })?;
         scene.lab.remove_workload("new")?;
@@ -229,7 +229,9 @@ fn full_disk_is_an_alarm_and_opens_nothing() -> Outcome {
     scene.move_to_disk("256k")?;
     invariant::converged(&scene.lab)?;
     scene.sh(&format!("cat /dev/zero >{STATE_FOLDER}/ballast; true"));
-    wait_until("the node alarms", WAIT_TIMEOUT, || scene.alarms("disk"))?;
+    wait_until("the node raises the alarm", WAIT_TIMEOUT, || {
+        scene.alarms("disk")
+    })?;
     // Small changes may still fit into a file's last page.
     let before = scene.applied()?;
     let mut last = 0;
@@ -239,7 +241,7 @@ fn full_disk_is_an_alarm_and_opens_nothing() -> Outcome {
         last = revision(&done);
     }
     scene.lab.netctl_ok(&DENY_RULE)?;
-    wait_until("the kernel follows all the same", WAIT_TIMEOUT, || {
+    wait_until("the kernel is updated nevertheless", WAIT_TIMEOUT, || {
         scene.connects().is_ok_and(|connects| !connects)
     })?;
     let reported = scene.applied()?;
@@ -279,7 +281,9 @@ fn read_only_disk_prevents_new_endpoints_only() -> Outcome {
     scene.kill()?;
     scene.sh(&format!("mount -o remount,ro {STATE_FOLDER}"));
     scene.start()?;
-    wait_until("the node alarms", WAIT_TIMEOUT, || scene.alarms("disk"))?;
+    wait_until("the node raises the alarm", WAIT_TIMEOUT, || {
+        scene.alarms("disk")
+    })?;
     wait_until("it follows the log", WAIT_TIMEOUT, || {
         scene
             .lab
@@ -342,7 +346,7 @@ fn damaged_or_missing_journal_cuts_no_endpoint() -> Outcome {
         }
         scene.sh(&damage);
         scene.start()?;
-        wait_until("the node alarms", WAIT_TIMEOUT, || {
+        wait_until("the node raises the alarm", WAIT_TIMEOUT, || {
             scene.alarms("journal-truncated") || scene.alarms("journal-missing")
         })?;
         ping.wait_for(10)?;

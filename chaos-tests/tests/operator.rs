@@ -24,7 +24,7 @@ fn status_shows_convergence_and_lagging_parts() -> Outcome {
         assert!(!value[list][0]["name"].is_null(), "{list}: {value}");
     }
     lab.isolate("node-2")?;
-    wait_until("the silent node is told", WAIT_TIMEOUT, || {
+    wait_until("the silent node is reported", WAIT_TIMEOUT, || {
         status(&lab).is_ok_and(|(code, value)| {
             let lag = value["lags"][0].as_str().unwrap_or_default();
             code == 1 && lag.starts_with("node node-2: no status for")
@@ -105,7 +105,7 @@ fn doctor_measures_the_underlay_and_finds_problems() -> Outcome {
     let (_, text) = complaints(&lab)?;
     assert!(!text.contains("firewall"), "{text}");
     lab.stop("netplugin@node-2", Signal::Kill)?;
-    wait_until("the silent node is told", WAIT_TIMEOUT, || {
+    wait_until("the silent node is reported", WAIT_TIMEOUT, || {
         complaints(&lab).is_ok_and(|(code, text)| {
             code == 1 && text.contains("wrong    node node-2: no status received")
         })

@@ -333,7 +333,7 @@ fn next_owner_of_an_address_answers_no_old_connection() -> Outcome {
         socket.set_read_timeout(Some(WAIT_TIMEOUT)).expect("set");
     }
     let mut bytes = [0; 16];
-    wait_until("it is asked and answers", WAIT_TIMEOUT, || {
+    wait_until("the node answers", WAIT_TIMEOUT, || {
         from.send_to(b"asked", (asked, to_port)).is_ok()
             && to.recv(&mut bytes).is_ok()
             && to.send_to(b"answer", (asker, from_port)).is_ok()

@@ -7,7 +7,7 @@ use lab::wait_until;
 fn workloads_reach_each_other_by_address_and_by_name() -> Outcome {
     let scene = Scene::open()?;
     assert!(scene.pings_both_ways()?);
-    wait_until("web knows db by name", WAIT_TIMEOUT, || {
+    wait_until("web resolves db", WAIT_TIMEOUT, || {
         scene.lab.ping("web", "db").is_ok_and(|answered| answered)
     })?;
     assert!(scene.lab.ping("db", "web")?);

@@ -46,11 +46,11 @@ fn endpoint_is_closed_while_the_kernel_refuses_its_rules() -> Outcome {
     assert!(!lab.connects("client", &web, 81)?);
 
     assert!(sh(&lab, TAKE_TABLE)?);
-    wait_until("the endpoint says that it is closed", WAIT_TIMEOUT, || {
+    wait_until("the endpoint is shown as closed", WAIT_TIMEOUT, || {
         let shown = lab.netctl_ok(&["endpoint", "inspect", "web-1"]);
         shown.is_ok_and(|shown| shown.contains("Operation not permitted"))
     })?;
-    wait_until("the node says so", WAIT_TIMEOUT, || {
+    wait_until("the node reports it", WAIT_TIMEOUT, || {
         let shown = lab.netctl_ok(&["node", "inspect", "node-2"]);
         shown.is_ok_and(|it| it.contains("datapath") && it.contains("Operation not permitted"))
     })?;
@@ -68,7 +68,7 @@ fn endpoint_is_closed_while_the_kernel_refuses_its_rules() -> Outcome {
         !lab.connects("client", &web, 81)?,
         "and denied what is denied"
     );
-    wait_until("nothing is wrong any more", WAIT_TIMEOUT, || {
+    wait_until("no alarm is left", WAIT_TIMEOUT, || {
         let shown = lab.netctl_ok(&["node", "inspect", "node-2"]);
         shown.is_ok_and(|shown| !shown.contains("not permitted"))
     })?;

@@ -59,11 +59,15 @@ fn removed_network_leaves_no_blocks_and_no_kernel_state() -> Outcome {
                 .status(node)
                 .is_ok_and(|status| status["blocks"] == 0)
         })?;
-        wait_until("the network has left the kernel", WAIT_TIMEOUT, || {
-            let links = "for n in $(ls /run/netns); do ip -n $n -br link; done; ip -br link";
-            let links = scene.lab.run(node, &["sh", "-c", links]);
-            links.is_ok_and(|links| !links.stdout.contains("cx"))
-        })?;
+        wait_until(
+            "the network is removed from the kernel",
+            WAIT_TIMEOUT,
+            || {
+                let links = "for n in $(ls /run/netns); do ip -n $n -br link; done; ip -br link";
+                let links = scene.lab.run(node, &["sh", "-c", links]);
+                links.is_ok_and(|links| !links.stdout.contains("cx"))
+            },
+        )?;
     }
     Ok(())
 }

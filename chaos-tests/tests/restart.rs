@@ -11,7 +11,7 @@ fn restart_under_a_ping(scene: &mut Scene, how: Signal, bus: bool) -> Outcome {
     }
     for node in ["node-1", "node-2"] {
         scene.lab.restart(&format!("netplugin@{node}"), how)?;
-        wait_until("netplugin has its endpoint again", WAIT_TIMEOUT, || {
+        wait_until("netplugin restored its endpoint", WAIT_TIMEOUT, || {
             endpoints(&scene.lab, node) == Some(1)
         })?;
         ping.wait_for(25)?;
@@ -60,7 +60,7 @@ fn workloads_start_and_stop_without_a_bus() -> Outcome {
     scene.lab.remove_workload("db")?;
     scene.lab.start("nats")?;
     scene.lab.await_bus()?;
-    wait_until("the cluster hears of both", WAIT_TIMEOUT, || {
+    wait_until("netmaster lists both", WAIT_TIMEOUT, || {
         let endpoints = scene.lab.netctl_ok(&["endpoint", "ls"]).unwrap_or_default();
         endpoints.contains("more") && !endpoints.contains("db")
     })

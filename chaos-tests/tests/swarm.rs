@@ -160,12 +160,12 @@ fn address_returns_when_its_task_is_gone() -> Outcome {
             runs(&lab, "node-1", "app", replicas)?;
         }
     }
-    wait_until("what was ceded is given back", WAIT_TIMEOUT, || {
+    wait_until("ceded addresses are returned", WAIT_TIMEOUT, || {
         ceded(&lab, "node-2") == 0
     })?;
     done(&lab, "node-1", "service rm app")?;
     // The engine refuses while it is still removing tasks.
-    wait_until("the swarm's network goes", WAIT_TIMEOUT, || {
+    wait_until("the swarm's network is removed", WAIT_TIMEOUT, || {
         sh(&lab, "node-1", "docker network rm web-net")
     })?;
     for node in lab.nodes() {
@@ -249,7 +249,7 @@ fn service_survives_restarts_and_a_new_leader() -> Outcome {
         assert!(reaches(&lab, "node-2", "plain", &task), "{task}");
     }
     done(&lab, "node-2", "service rm app")?;
-    wait_until("what was ceded is given back", WAIT_TIMEOUT, || {
+    wait_until("ceded addresses are returned", WAIT_TIMEOUT, || {
         lab.nodes().iter().all(|node| ceded(&lab, node) == 0)
     })
 }
@@ -265,13 +265,13 @@ fn plugin_disabled_by_the_engine_is_enabled_again() -> Outcome {
     let enabled = "docker plugin inspect -f {{.Enabled}} contiv-swarm:latest | grep -q true";
     assert!(!sh(&lab, "node-2", enabled));
     lab.start("netplugin@node-2")?;
-    wait_until("the plug-in is enabled", WAIT_TIMEOUT, || {
+    wait_until("the plugin is enabled", WAIT_TIMEOUT, || {
         sh(&lab, "node-2", enabled)
     })?;
     let global =
         format!("service create -d --mode global --name app --network web-net {IMAGE} sleep 9");
     done(&lab, "node-1", &global)?;
-    wait_until("a task runs beside it", 3 * WAIT_TIMEOUT, || {
+    wait_until("a second task runs", 3 * WAIT_TIMEOUT, || {
         let all = tasks(&lab, "node-1", "app");
         all.iter().any(|(node, _)| node == "node-2")
     })

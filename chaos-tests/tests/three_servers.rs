@@ -66,7 +66,7 @@ fn created(lab: &Lab) -> Result<BTreeMap<String, usize>, Error> {
 
 fn decides(lab: &Lab, network: &str, third: u8) -> Outcome {
     let subnet = format!("--subnet=20.2.{third}.0/24");
-    wait_until("the other two decide", ELECTION_TIMEOUT, || {
+    wait_until("the other two netmasters decide", ELECTION_TIMEOUT, || {
         let made = lab.netctl(&["net", "create", network, &subnet, "--no-wait"]);
         // If an earlier try succeeded, the next is refused since the name is taken.
         made.is_ok_and(|made| made.success() || made.text().contains("exists"))
@@ -134,13 +134,13 @@ fn server_cut_off_acknowledges_nothing_and_catches_up() -> Outcome {
     );
     let alone = scene.lab.exec("ctl", &["sh", "-c", &alone])?;
     assert_ne!(alone.status, 0, "a minority decided: {alone:?}");
-    wait_until("the other two decide", ELECTION_TIMEOUT, || {
+    wait_until("the other two netmasters decide", ELECTION_TIMEOUT, || {
         let create = ["net", "create", "most", "--subnet=10.9.8.0/24", "--no-wait"];
         let made = scene.lab.netctl_from("ctl-2", &create);
         made.is_ok_and(|made| made.success() || made.text().contains("exists"))
     })?;
     assert!(scene.pings_both_ways()?, "the nodes go on");
-    wait_until("they serve what they decided", ELECTION_TIMEOUT, || {
+    wait_until("they serve their decisions", ELECTION_TIMEOUT, || {
         let listed = scene.lab.netctl_from("ctl-2", &["net", "ls"]);
         listed.is_ok_and(|listed| listed.stdout.contains("most"))
     })?;

@@ -77,9 +77,11 @@ fn connections_opened_while_a_map_was_flushed_are_ended_and_older_ones_stay() ->
     let _denied = talk(&lab, &web, 81)?;
     echoes_more(&lab, 81)?;
     lab.resume("netplugin@node-2")?;
-    wait_until("what was opened meanwhile is ended", WAIT_TIMEOUT, || {
-        sh(&lab, "node-1", "test -e /run/ended-81")
-    })?;
+    wait_until(
+        "connections opened meanwhile are ended",
+        WAIT_TIMEOUT,
+        || sh(&lab, "node-1", "test -e /run/ended-81"),
+    )?;
     echoes_more(&lab, 82)?;
     assert!(!sh(&lab, "node-1", "test -e /run/ended-82"));
     Ok(())

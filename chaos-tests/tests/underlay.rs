@@ -33,7 +33,7 @@ fn node_reports_a_new_underlay_address_and_follows_it() -> Outcome {
             .is_ok_and(|it| it["vtep"] == new.as_str())
             && scene.pings_both_ways().is_ok_and(|talks| talks)
     })?;
-    wait_until("nothing is wrong any more", WAIT_TIMEOUT, || {
+    wait_until("no alarm is left", WAIT_TIMEOUT, || {
         lab.netctl(&["status"]).is_ok_and(|it| it.success())
     })
 }

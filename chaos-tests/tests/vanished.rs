@@ -56,7 +56,7 @@ fn requests_are_answered_although_a_netmasters_host_vanished() -> Outcome {
         "dst",
         &address,
     ];
-    wait_until("the server drops who vanished", MISS_TIMEOUT, || {
+    wait_until("the server drops the vanished client", MISS_TIMEOUT, || {
         let open = lab.exec("ctl", &open);
         open.is_ok_and(|open| open.success() && open.stdout.trim().is_empty())
     })

@@ -7,7 +7,7 @@ use crate::host::{Output, ctl_names};
 use crate::lab::{Lab, START_TIMEOUT};
 use crate::{CTL, Result, tools};
 
-const PORT: u16 = 4222;
+const CLIENT_PORT: u16 = 4222;
 /// The port between the servers of a cluster.
 const ROUTE_PORT: u16 = 6222;
 
@@ -15,7 +15,7 @@ impl Lab {
     /// `nats://TOKEN@HOST:PORT` of every server. The machine itself reaches them, too.
     pub fn nats_url(&self) -> String {
         let token = &self.state.token;
-        let url = |address| format!("nats://{token}@{address}:{PORT}");
+        let url = |address| format!("nats://{token}@{address}:{CLIENT_PORT}");
         let urls = self.bus_hosts().map(|(_, address)| url(address));
         urls.collect::<Vec<_>>().join(",")
     }
@@ -43,7 +43,7 @@ impl Lab {
     pub fn await_bus(&self) -> Result<()> {
         let servers = self.bus_names().into_iter().zip(self.bus_hosts());
         for (name, (_, address)) in servers {
-            let target = SocketAddr::from((address, PORT));
+            let target = SocketAddr::from((address, CLIENT_PORT));
             self.await_process(&name, "nats-server listens", START_TIMEOUT, || {
                 TcpStream::connect_timeout(&target, Duration::from_millis(200)).is_ok()
             })?;
@@ -87,7 +87,7 @@ impl Lab {
             self.run(&host, &["sh", "-c", &copy])?;
             let env = [
                 ("CONTIV_NATS_HOST", address.to_string()),
-                ("CONTIV_NATS_PORT", PORT.to_string()),
+                ("CONTIV_NATS_PORT", CLIENT_PORT.to_string()),
                 ("CONTIV_NATS_TOKEN", self.state.token.clone()),
                 ("CONTIV_NATS_STORE", "/var/lib/nats".to_owned()),
             ];

@@ -29,7 +29,7 @@ pub(crate) fn remove_lab(name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Waits for ever if an interruption is removing the lab: that caused the error at hand, and the removing
+/// Waits for ever if an interruption is removing the lab: the removal caused the caller's error, and its
 /// thread ends the process.
 pub(crate) fn await_removal() {
     while IS_REMOVING.load(Ordering::SeqCst) {

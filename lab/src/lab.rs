@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::host::{self, CTL, Output, UNDERLAY};
-use crate::namespace::{self, STOPPING};
+use crate::namespace::{self, IS_STOPPING};
 use crate::spec::Spec;
 use crate::state::{self, HostState, Pid, State, disk_dir, make_dir, remove_dir, run_dir};
 use crate::{Error, Result, cgroup, process, underlay, wait, workload};
@@ -78,8 +78,8 @@ impl Lab {
 
     /// Ends a lab, or removes the leftovers of a dead one. A missing lab is no error.
     pub fn remove(name: &str) -> Result<()> {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        static REMOVAL_LOCK: Mutex<()> = Mutex::new(());
+        let _guard = REMOVAL_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         // The state may be unreadable; its folders are removed nevertheless.
         if let Ok(Some(state)) = State::load(name) {
             end_keeper(state.keeper)?;
@@ -94,7 +94,7 @@ impl Lab {
 
     /// From now on this process starts nothing in any lab; for an interrupted command.
     pub fn refuse_starts() {
-        STOPPING.store(true, Ordering::SeqCst);
+        IS_STOPPING.store(true, Ordering::SeqCst);
     }
 
     pub fn down(mut self) -> Result<()> {
@@ -266,7 +266,7 @@ fn end_keeper(keeper: Pid) -> Result<()> {
     process::send(keeper, Signal::SIGKILL)?;
     // The first process of a PID namespace ends last: once it is gone, all the others are, too.
     wait::wait_until("the lab's processes end", Duration::from_secs(20), || {
-        if STOPPING.load(Ordering::SeqCst) {
+        if IS_STOPPING.load(Ordering::SeqCst) {
             reap_all();
         }
         !keeper.is_alive()

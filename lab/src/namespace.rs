@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::{Error, Result};
 
 /// Whether an interrupted command is removing its lab; then nothing is started any more.
-pub(crate) static STOPPING: AtomicBool = AtomicBool::new(false);
+pub(crate) static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 
 const HOST_FLAGS: CloneFlags = CloneFlags::CLONE_NEWNET
     .union(CloneFlags::CLONE_NEWNS)
@@ -137,7 +137,7 @@ fn in_thread(
     mut command: Command,
     prepare: impl FnOnce() -> nix::Result<()> + Send + 'static,
 ) -> Result<Child> {
-    if STOPPING.load(Ordering::SeqCst) {
+    if IS_STOPPING.load(Ordering::SeqCst) {
         return Err(Error::Stopping);
     }
     let program = command.get_program().to_string_lossy().into_owned();

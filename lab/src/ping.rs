@@ -113,13 +113,14 @@ pub(crate) fn answers(output: &Output) -> bool {
 mod tests {
     use super::*;
 
-    const LINES: &str = "64 bytes from 1.1.1.1: icmp_seq=1 ttl=62 time=0.1 ms\n\
+    const ANSWER_LINES: &str = "64 bytes from 1.1.1.1: icmp_seq=1 ttl=62 time=0.1 ms\n\
                          64 bytes from 1.1.1.1: icmp_seq=2 ttl=62 time=0.1 ms\n";
 
     #[test]
     fn report_counts_lost_packets() {
-        let text =
-            format!("{LINES}\n4 packets transmitted, 2 received, 50% packet loss, time 1ms\n");
+        let text = format!(
+            "{ANSWER_LINES}\n4 packets transmitted, 2 received, 50% packet loss, time 1ms\n"
+        );
         assert_eq!(
             report(&text),
             Some(PingReport {
@@ -131,8 +132,9 @@ mod tests {
 
     #[test]
     fn packet_in_flight_at_the_end_is_not_lost() {
-        let text =
-            format!("{LINES}\n3 packets transmitted, 2 received, 33% packet loss, time 1ms\n");
+        let text = format!(
+            "{ANSWER_LINES}\n3 packets transmitted, 2 received, 33% packet loss, time 1ms\n"
+        );
         assert_eq!(report(&text).map(PingReport::lost), Some(0));
     }
 

@@ -17,7 +17,7 @@ use chaos_tests::traffic;
 
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 6] = [
+const BENCH_PARTS: [Part; 6] = [
     ("addresses", addresses::measure),
     ("attach", attach::measure),
     ("control", control::measure),
@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
         return probe::run(rest);
     }
     println!("{}", machine());
-    for (name, measure) in PARTS {
+    for (name, measure) in BENCH_PARTS {
         if words.is_empty() || words.contains(&name) {
             println!("\n# {name}");
             measure()?;

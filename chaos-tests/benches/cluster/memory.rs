@@ -35,7 +35,7 @@ pub(crate) fn measure() -> anyhow::Result<()> {
         let names = step * ENDPOINTS_PER_STEP;
         runtime.block_on(publisher.publish_all(names))?;
         let last = chaos_tests::zone::name(names - 1);
-        wait_until("the last name is known", Duration::from_secs(60), || {
+        wait_until("the last name resolves", Duration::from_secs(60), || {
             !web.addresses(&last).is_empty()
         })?;
         let now = DAEMONS.map(|name| resident(&lab, name).unwrap_or_default());

@@ -17,9 +17,10 @@ use lab::{Lab, Spec};
 
 const RULE_COUNTS: [usize; 4] = [0, 10, 1_000, 10_000];
 const ROUND_COUNT: usize = 7;
-/// The milliseconds of each measurement, and of the warm-up before it. During the warm-up the kernel frees the
-/// previous rules, and netplugin reads the new ones back, on the same cores.
+/// The duration of each measurement.
 const RUN_MS: &str = "700";
+/// The duration of the warm-up: the kernel frees the previous rules, and netplugin reads the new ones back,
+/// on the same cores.
 const WARM_UP_MS: &str = "3000";
 /// The number of changes of one rule, measured one after another.
 const CHANGE_COUNT: usize = 40;
