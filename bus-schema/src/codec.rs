@@ -20,11 +20,11 @@ const MAX_DEPTH: usize = 32;
 #[error("malformed message: {0}")]
 pub struct Malformed(String);
 
-/// What an envelope's bytes hold, for a reader of this build's schema.
+/// A decoded envelope, for a reader of this build's schema.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded<T> {
     Known(Envelope<T>),
-    /// Written for newer readers only ([`Header::min_reader`]): not to be guessed at.
+    /// It was written for newer readers only ([`Header::min_reader`]), so its body isn't decoded.
     Newer(Header),
 }
 
@@ -58,8 +58,7 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
     }
 }
 
-/// Decodes an envelope, its header first, so that what is written for newer readers is told
-/// from garbage.
+/// Decodes an envelope, its header first, so that an event for newer readers differs from garbage.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Decoded<T>, Malformed> {
     let header: Header = from_bytes(bytes)?;
     if header.min_reader > SCHEMA {

@@ -8,13 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::healing::Healed;
 use crate::{EndpointId, GroupName, MacAddr, NetworkName, NodeName, Revision, TenantName};
 
-/// What a node says of one of its endpoints, or of what it put right; the last message of a
-/// subject counts.
+/// A node's message about one of its endpoints or its repairs; the last message of a subject counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum EndpointEvent {
-    /// It is there, so. `applied`: what its node had applied when it said so; a reader that
-    /// isn't there yet holds it back.
+    /// The endpoint exists. `applied` is the revision that its node had applied then; a reader that has
+    /// applied less holds the message back.
     Up {
         endpoint: Endpoint,
         applied: Revision,
@@ -27,8 +26,8 @@ pub enum EndpointEvent {
         id: EndpointId,
         applied: Revision,
     },
-    /// The node put right what others had changed of what is ours, this many of each kind since
-    /// it last said so.
+    /// The node reverted changes that others had made to Contiv's objects, so many of each kind since
+    /// its last message.
     Healed {
         node: NodeName,
         kinds: BTreeMap<String, u64>,
@@ -53,7 +52,7 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v6: Option<Ipv6Addr>,
     pub mac: MacAddr,
-    /// The container's name, once known. Not validated: whatever the engine allows.
+    /// The container's name, once known. It isn't validated: the engine chooses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Further names that it answers to in its network.
@@ -64,7 +63,7 @@ pub struct Endpoint {
     pub container: Option<String>,
     /// The host's end of its veth.
     pub interface: String,
-    /// Why nobody can reach it, nor it anybody; absent: it is open, as far as policy lets it.
+    /// The reason why all its traffic is dropped; absent: it is open, within its policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
     /// The outer address of its node.

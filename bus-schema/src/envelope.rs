@@ -1,4 +1,4 @@
-//! The envelope around every event: who wrote it, when, because of what, and who may read it.
+//! The envelope around every event: its writer, time and cause, and the readers that may act on it.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,14 +18,14 @@ pub struct Header {
     pub id: EventId,
     /// Milliseconds since 1970-01-01 UTC, by the writer's clock.
     pub time: u64,
-    /// Who wrote it: the netmaster's or the node's name.
+    /// The writer: the netmaster's or the node's name.
     pub actor: String,
     /// The command that led to it.
     pub cause: CommandId,
-    /// The schema that its writer spoke.
+    /// The schema of its writer.
     pub schema: u16,
-    /// The oldest schema whose reader may act on it or skip it. A reader below must not guess:
-    /// a node closes what the subject names, a netmaster refuses commands for it.
+    /// The oldest schema whose reader may act on it or skip it. An older reader must do neither: a node
+    /// closes the objects that the subject names, a netmaster refuses commands for them.
     pub min_reader: u16,
 }
 

@@ -1,4 +1,4 @@
-//! What a node put right in its kernel and engine, and how far it got with single revisions.
+//! A node's repairs in its kernel and engine, and its progress with single revisions.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Revision;
 
-/// What others changed of what is ours and the node put right, since its netplugin started.
+/// The changes by others to Contiv's objects that the node reverted since its netplugin started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healing {
     /// How many, by their kind: `route`, `device`, …
@@ -16,7 +16,7 @@ pub struct Healing {
     pub last: Option<Healed>,
 }
 
-/// One thing that was put right.
+/// One repair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healed {
     /// In words of `ip`, `nft` and `docker`.
@@ -30,7 +30,7 @@ impl Healing {
         self.kinds.values().sum()
     }
 
-    /// What came to it since it was as `earlier`.
+    /// The repairs since `earlier`.
     pub fn since(&self, earlier: &Self) -> BTreeMap<String, u64> {
         let news = self.kinds.iter().filter_map(|(kind, count)| {
             let known = earlier.kinds.get(kind).copied().unwrap_or_default();
@@ -51,14 +51,14 @@ pub struct Step {
     /// When the kernel reflected it; absent: not yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<u64>,
-    /// Changes of the kernel in the batch that applied it, perhaps with its neighbours.
+    /// Changes of the kernel in the batch that applied it, perhaps with adjacent revisions.
     pub ops: u64,
     /// The last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<String>,
 }
 
-/// What a node remembers of the revisions that were asked for.
+/// The revisions that were asked for, as far as the node remembers them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steps {
     pub steps: Vec<Step>,
@@ -66,12 +66,12 @@ pub struct Steps {
     pub read: Revision,
 }
 
-/// What a node found of what an earlier life had left, and did about it.
+/// The objects that a node found of an earlier run, and its actions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cleanup {
     /// In the order in which it was done.
     pub done: Vec<String>,
-    /// What couldn't be looked at or returned, and why.
+    /// The objects that couldn't be examined or returned, with the reasons.
     pub failed: Vec<String>,
 }
 

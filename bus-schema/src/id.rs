@@ -1,4 +1,4 @@
-//! Names and ids. A value of these types is valid: names are checked once, at the edge.
+//! Names and ids. Names are checked once, at the edge: a value of these types is valid.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Why a string is no name. A name is one token of a subject, one label of a DNS name and one
+/// Why a text is no name. A name is one token of a subject, one label of a DNS name and one
 /// part of a Docker network's name, so it holds no dot, no space and no wildcard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
@@ -121,21 +121,21 @@ names! {
     RuleId;
     /// A node's name, unique in the cluster.
     NodeName;
-    /// An endpoint's id: Docker's endpoint id, or what the caller of CNI or of the local socket
-    /// chose. Unique in the cluster.
+    /// An endpoint's id: Docker's endpoint id, or the choice of the caller of CNI or of the local
+    /// socket. Unique in the cluster.
     EndpointId;
 }
 
 impl TenantName {
-    /// The tenant that is meant when none is named.
+    /// The tenant of commands that name none.
     pub fn default_tenant() -> Self {
         Self(Name(Self::DEFAULT.to_owned()))
     }
 
     const DEFAULT: &str = "default";
 
-    /// What the name of a Docker network of this tenant says besides the tenant; `None`: it is of
-    /// another one. Of `NET/TENANT` it is `NET`; `default` isn't named.
+    /// The name of a Docker network of this tenant without the tenant; `None`: it is another tenant's.
+    /// For `NET/TENANT` it is `NET`; the tenant `default` isn't in the name.
     pub(crate) fn within<'a>(&self, docker_network: &'a str) -> Option<&'a str> {
         match self.as_str() {
             Self::DEFAULT => Some(docker_network),
@@ -170,22 +170,22 @@ macro_rules! uuids {
 }
 
 uuids! {
-    /// What tells one cluster's log from another's; random, in the log's first event.
+    /// The id of a cluster and its log; random, in the log's first event.
     ClusterId;
-    /// What makes a command happen once: chosen by who asks, carried by every event it causes.
+    /// The id of a command, by which it happens once: the asker chooses it, and every event carries it.
     CommandId;
     /// One event's own id.
     EventId;
 }
 
 impl CommandId {
-    /// The id of the `step` that follows from this command or event, equal on every netmaster.
+    /// The id of a `step` that follows from this command or event, equal on every netmaster.
     pub fn derive(cause: Uuid, step: &str) -> Self {
         Self(Uuid::new_v5(&cause, step.as_bytes()))
     }
 }
 
-/// What tells two machines of one name apart: `/etc/machine-id`, see machine-id(5).
+/// The id of a machine, which distinguishes two of one name: `/etc/machine-id`, see machine-id(5).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MachineId(pub String);
@@ -196,7 +196,7 @@ impl fmt::Display for MachineId {
     }
 }
 
-/// A position in the log: the sequence number of an event in the stream `LOG`. 0: before all.
+/// A position in the log: the sequence number of an event in the stream `LOG`. 0: before the first.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -237,8 +237,8 @@ impl fmt::Display for Vni {
 /// A group's id within its tenant, as it travels in the mark and in the VXLAN-GBP header.
 ///
 /// The kernel leaves the GBP extension out of the header when the id is 0, so a packet of an
-/// endpoint without a group carries [`GroupId::UNGROUPED`], and 0 means "nobody vouches for the
-/// sender": such a packet is dropped by its receiver.
+/// endpoint without a group carries [`GroupId::UNGROUPED`]. With 0 the sender's group is unknown: the
+/// receiver drops such a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GroupId(pub u16);

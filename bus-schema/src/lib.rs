@@ -1,8 +1,9 @@
 //! The contract of the bus: ids, subjects, the envelope and its codec, commands, events,
 //! queries, replies and rejections.
 //!
-//! Pure: no I/O, no clock, no randomness. Only this crate knows encodings and subject strings;
-//! every process converts at its edge and speaks these types inside.
+//! Pure: no I/O, no clock, no randomness. Encodings and subjects are defined here; every process converts
+//! at its edge and uses these types inside. (netplugin's subscriptions and `netctl events` also take
+//! subjects apart.)
 
 pub mod codec;
 pub mod command;

@@ -1,4 +1,4 @@
-//! What a container would be told about a name.
+//! The answer that a container would get for a name.
 
 use std::net::IpAddr;
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EndpointId, NodeName, TenantName};
 
-/// A question for a name, as the container with this address asks it.
+/// A query for a name, from the container with this address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookup {
     pub tenant: TenantName,
     pub from: IpAddr,
-    /// As people write it; for a PTR question an address' name, `1.1.1.20.in-addr.arpa`.
+    /// The name as people write it; for a PTR query the name of an address, `1.1.1.20.in-addr.arpa`.
     pub name: String,
     pub record: RecordKind,
 }
 
-/// Which records are asked for.
+/// The type of the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecordKind {
@@ -35,29 +35,29 @@ impl std::fmt::Display for RecordKind {
     }
 }
 
-/// The answer, and why it is so.
+/// The answer, and its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolution {
     pub outcome: Outcome,
     /// In the order of the answer but for its rotation; empty: the name has no such record.
     pub records: Vec<Resolved>,
-    /// How long it may be remembered, in seconds.
+    /// How long it may be cached, in seconds.
     pub ttl: u32,
-    /// In words, one reason a line.
+    /// The reasons in words, one a line.
     pub because: Vec<String>,
 }
 
-/// What becomes of the question.
+/// How the query ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Outcome {
     /// The name is the cluster's.
     Found,
-    /// It would be, and nobody bears it: NXDOMAIN.
+    /// It would be the cluster's, and nobody has it: NXDOMAIN.
     NotThere,
-    /// It isn't: these resolvers of the node's host are asked.
+    /// It isn't the cluster's: these resolvers of the node's host are asked.
     Forwarded { resolvers: Vec<IpAddr> },
-    /// The node doesn't know all endpoints yet: the question waits, then fails.
+    /// The node doesn't know all endpoints yet: the query waits, then fails.
     Later,
 }
 
@@ -68,6 +68,6 @@ pub struct Resolved {
     pub data: String,
     pub endpoint: EndpointId,
     pub node: NodeName,
-    /// Nobody has heard of its node for a while, so it stands behind the others.
+    /// Its node has been silent for a while, so it is listed behind the others.
     pub silent: bool,
 }

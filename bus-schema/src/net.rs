@@ -1,4 +1,4 @@
-//! Addresses: pools, ranges, MAC addresses, and what a network is.
+//! Addresses: pools, ranges, MAC addresses, and networks.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -103,7 +103,7 @@ impl Pool {
     }
 }
 
-/// Whose blocks: a network's, or those of a group's own pool in it.
+/// The pool of a network, or a group's own pool in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolKey {
     pub tenant: TenantName,
@@ -139,7 +139,7 @@ impl fmt::Display for PoolKey {
     }
 }
 
-/// A network as the log states it.
+/// A network, as in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     pub tenant: TenantName,

@@ -1,4 +1,4 @@
-//! What nodes say of themselves, and what is asked of them (`contiv.node.<node>.…`).
+//! The statuses of nodes, and the requests to them (`contiv.node.<node>.…`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ pub const STATUS_EVERY_MS: u64 = 1_000;
 /// A node whose status is older than this, in milliseconds, is not waited for.
 pub const ALIVE_MS: u64 = 3_500;
 
-/// What a node says of itself; published on `contiv.status.<node>`.
+/// A node's status, published on `contiv.status.<node>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     pub node: NodeName,
@@ -49,13 +49,13 @@ pub struct NodeStatus {
     /// It takes no new endpoints and has withdrawn its names (`netplugin leave`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub left: bool,
-    /// What an operator should know, the worst grade first.
+    /// Messages for the operator, the worst grade first.
     #[serde(default)]
     pub alarms: Vec<Alarm>,
-    /// What its name servers did since it started.
+    /// The counters of its name servers since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsCounters>,
-    /// What it put right since it started.
+    /// Its repairs since it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healing: Option<Box<Healing>>,
     /// Milliseconds since 1970-01-01 UTC by the node's clock, when it was sent. Absent: an older
@@ -69,14 +69,14 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What became of the messages that a node's name servers got.
+/// The outcomes of the messages that a node's name servers got.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsCounters {
-    /// From what the cluster knows.
+    /// By the cluster's endpoints.
     pub answered: u64,
     /// By the host's resolvers.
     pub forwarded: u64,
-    /// From what the host's resolvers had said shortly before.
+    /// From earlier answers of the host's resolvers.
     #[serde(default)]
     pub cached: u64,
     /// No resolver of the host answered, or too many queries were waiting for one.
@@ -86,8 +86,8 @@ pub struct DnsCounters {
 }
 
 impl NodeStatus {
-    /// Whether everything that `revision` asks for is done on this node: in the kernel and, when
-    /// an engine answers, in its networks. A node that follows another log has applied nothing of
+    /// Whether the node has carried out `revision`: in the kernel and, when an engine answers, in its
+    /// networks. A node that follows another log has applied nothing of
     /// this one, whatever its revision.
     pub fn has_applied(&self, revision: Revision) -> bool {
         !matches!(self.log, LogState::Foreign { .. })
@@ -125,16 +125,16 @@ pub enum LogState {
 }
 
 impl LogState {
-    /// Why a node that was removed does nothing for anybody.
+    /// The refusal of a node that was removed.
     pub const REMOVED: &str =
         "this node was removed from the cluster: restart its netplugin to have it join again";
 
-    /// Whether the node has read the log to its end: what it doesn't know doesn't exist.
+    /// Whether the node has read the log to its end: an object that it doesn't know doesn't exist.
     pub fn has_read_log(&self) -> bool {
         matches!(self, Self::InSync | Self::Removed)
     }
 
-    /// Whether the node is no member, so that it speaks for nobody.
+    /// Whether the node is no member, so that it publishes nothing.
     pub fn is_outside(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Removed)
     }
@@ -167,7 +167,7 @@ impl std::fmt::Display for DomainKind {
     }
 }
 
-/// Something an operator should know and can act on.
+/// A message for the operator, who can act on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Alarm {
     /// `Wrong`: something doesn't work until somebody acts. `Warning`: everything works, or works
@@ -177,7 +177,7 @@ pub struct Alarm {
     pub grade: Grade,
     /// Stable, for scripts: `foreign-log`, `journal-truncated`, `block-revoked`, …
     pub code: String,
-    /// What is wrong and what to do.
+    /// The problem and its remedy.
     pub text: String,
 }
 
@@ -191,7 +191,7 @@ impl Alarm {
     }
 }
 
-/// What is asked of one node.
+/// A request to one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum NodeRequest {
@@ -210,13 +210,13 @@ pub enum NodeRequest {
         group: GroupName,
         revision: Revision,
     },
-    /// How often the rules of a tenant decided on this node.
+    /// The counters of a tenant's rules on this node.
     Counters {
         tenant: TenantName,
     },
-    /// What this node's rules say of a connection to one of its endpoints.
+    /// The verdict of this node's rules on a connection to one of its endpoints.
     Trace(Flow),
-    /// What this node tells one of its containers about a name.
+    /// The answer of this node to one of its containers about a name.
     Resolve(Lookup),
     /// Another node wants this address of a block that the asked one holds.
     Cede {
@@ -228,8 +228,7 @@ pub enum NodeRequest {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         promised: bool,
     },
-    /// What the node could give up of the addresses of a pool that it holds, by facts not older
-    /// than `revision`.
+    /// The addresses of a pool that the node could give up, by facts not older than `revision`.
     Spare {
         pool: PoolKey,
         #[serde(default)]
@@ -259,13 +258,13 @@ pub enum NodeRequest {
     DrainNode {
         revision: Revision,
     },
-    /// Looks at its machine, and at the way to the other nodes; takes some seconds.
+    /// Examines its machine and the path to the other nodes; this takes some seconds.
     Examine,
-    /// What became of these revisions here.
+    /// The progress of these revisions here.
     Steps {
         revisions: Vec<Revision>,
     },
-    /// Look for what an earlier life left, and return it.
+    /// Find and return the objects of an earlier run.
     CleanUp,
     /// Follow the log of this cluster from its start, whatever was followed before.
     AcceptLog {
@@ -295,7 +294,7 @@ impl NodeRequest {
     }
 }
 
-/// What a node answers.
+/// The answer of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum NodeReply {
@@ -316,7 +315,7 @@ pub enum NodeReply {
     Resolved(Resolution),
     Steps(Steps),
     CleanedUp(Cleanup),
-    /// Endpoints stand in the way.
+    /// Endpoints prevent it.
     InUse {
         endpoints: Vec<EndpointUse>,
     },
@@ -331,8 +330,8 @@ pub enum NodeReply {
 }
 
 impl NodeReply {
-    /// Says plainly that the node doesn't know the request, if it refused it for that: then its
-    /// netplugin is older than `asker`, the program that sent the request.
+    /// Replaces the refusal of a node that doesn't know the request by a plain one: its netplugin is older
+    /// than `asker`, the program that sent the request.
     #[must_use]
     pub fn of_older_node(self, asker: &str) -> Self {
         match self {
@@ -344,7 +343,7 @@ impl NodeReply {
     }
 }
 
-/// What a node holds of a pool, and what of it nobody uses.
+/// The addresses of a pool that a node holds, and the unused ones of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spare {
     /// Addresses of its blocks that an endpoint could have, those ceded to others left out.
@@ -358,12 +357,12 @@ pub struct Spare {
     /// Addresses that it could give up, but that were freed a moment ago: the last choice.
     #[serde(default)]
     pub recent: u64,
-    /// Addresses that it is ceding. What becomes of them isn't known yet: ask again.
+    /// Addresses that it is ceding. The outcome isn't known yet: ask again.
     #[serde(default)]
     pub ceding: u64,
 }
 
-/// What a node found out about its machine.
+/// The result of examining a node's machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Examination {
     /// Milliseconds since 1970-01-01 UTC by the node's clock, when it answered.
@@ -371,13 +370,13 @@ pub struct Examination {
     pub findings: Vec<Finding>,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Finding {
     pub grade: Grade,
-    /// What it is about, for scripts: `kernel`, `underlay`, `firewall`, …
+    /// The subject of the check, for scripts: `kernel`, `underlay`, `firewall`, …
     pub about: String,
-    /// What is so, and what to do when it is wrong.
+    /// The result, with a remedy if something is wrong.
     pub text: String,
 }
 
@@ -397,7 +396,7 @@ impl Finding {
 pub enum Grade {
     Wrong,
     Warning,
-    /// It couldn't be found out.
+    /// The check failed.
     Unknown,
     Fine,
 }
@@ -419,7 +418,7 @@ impl std::fmt::Display for Grade {
     }
 }
 
-/// What passed by a rule's decision: the first packets of connections.
+/// The packets that a rule decided: the first ones of connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     pub packets: u64,
@@ -438,20 +437,20 @@ pub struct Flow {
     pub port: Option<u16>,
 }
 
-/// What becomes of a new connection, and why.
+/// The verdict on a new connection, with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     pub allowed: bool,
-    /// What the rules of the sender's group say, then those of the receiver's.
+    /// The verdict of the sender's group, then that of the receiver's.
     pub ends: Vec<TraceEnd>,
-    /// Why it is dropped before any rule is asked.
+    /// The reason why it is dropped before any rule is evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
-    /// What the packet passes, in order, in words of `ip`.
+    /// The devices and routes of the packet, in order, in words of `ip`.
     pub route: Vec<String>,
 }
 
-/// One end's say.
+/// The verdict of one end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceEnd {
     pub direction: Direction,

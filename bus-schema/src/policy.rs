@@ -1,8 +1,8 @@
-//! Groups, policies and rules: who may open a connection to whom.
+//! Groups, policies and rules: they decide which connections may be opened.
 //!
-//! A rule says what holds for new connections of a group's members, as the members see them. The
-//! best rule of all the group's policies decides: the higher priority, at equal priority a deny,
-//! then the lower id. No rule: allowed. Replies pass with their connection.
+//! A rule applies to new connections of a group's members, as the members see them. The matching rule
+//! with the highest priority of all the group's policies wins; on a tie deny wins, then the lower id. If
+//! no rule matches, the connection is allowed. Replies belong to their connection.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AddressRange, GroupId, GroupName, NetworkName, PolicyName, RuleId, TenantName};
 
-/// An endpoint group as the log states it.
+/// An endpoint group, as in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSpec {
     pub tenant: TenantName,
@@ -56,11 +56,11 @@ impl GroupSpec {
     }
 }
 
-/// A rule of a policy as the log states it.
+/// A rule of a policy, as in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub id: RuleId,
-    /// Unique in the tenant and never given twice: what counters are kept by. At most
+    /// Unique in the tenant and never given twice: the key of its counters. At most
     /// [`Rule::MAX_NUMBER`].
     pub number: u32,
     #[serde(flatten)]
@@ -72,7 +72,7 @@ impl Rule {
     pub const MAX_NUMBER: u32 = (1 << 24) - 2;
 }
 
-/// What a rule says.
+/// The content of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSpec {
     pub direction: Direction,
@@ -291,7 +291,7 @@ pub enum Peer {
 }
 
 impl RuleId {
-    /// The order in which equal rules decide: numbers by their value, and before other ids.
+    /// The order of rules with equal priority and action: numbers by their value, and before other ids.
     pub fn precedence(&self, other: &Self) -> Ordering {
         let number = |id: &Self| id.as_str().parse::<u64>().ok();
         match (number(self), number(other)) {

@@ -1,4 +1,4 @@
-//! What can be read from netmaster. An answer is never older than the `seen` of its request.
+//! The queries to netmaster. An answer is never older than the `seen` of its request.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::{
     Revision, Rule, TenantName,
 };
 
-/// A question to netmaster's views.
+/// A query to netmaster's view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Query {
@@ -50,8 +50,8 @@ pub enum Query {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tenant: Option<TenantName>,
     },
-    /// Answered when every live node has applied `revision` (absent: the log's end when asked),
-    /// or at the deadline with who lags.
+    /// Answered when every live node has applied `revision` (absent: the log's end at the time of the
+    /// query), or at the deadline with the lagging nodes.
     Wait {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         revision: Option<Revision>,
@@ -87,22 +87,22 @@ pub struct TenantInfo {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkInfo {
     pub spec: NetworkSpec,
-    /// When it was created and where in the log.
+    /// The revision of its creation.
     pub created: Revision,
     pub closing: bool,
-    /// Who gives out which addresses.
+    /// The leased blocks and their holders.
     pub blocks: BTreeMap<IpNet, NodeName>,
-    /// As nodes published them.
+    /// The number of published endpoints.
     pub endpoints: u64,
     /// Absent: an older netmaster's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<AddressCount>,
-    /// The same blocks with how they are used; filled when one network is asked for.
+    /// The usage of these blocks; filled when one network is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub usage: Vec<BlockUsage>,
 }
 
-/// How many addresses of a pool endpoints could have, and how many they have.
+/// The number of a pool's addresses that endpoints could have, and of those that they have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressCount {
     pub assignable: u64,
@@ -110,7 +110,7 @@ pub struct AddressCount {
     pub in_use: u64,
 }
 
-/// A leased block and how its addresses are used, by what nodes published.
+/// A leased block and the usage of its addresses, by the published endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockUsage {
     pub tenant: TenantName,
@@ -132,7 +132,7 @@ pub struct GroupInfo {
     pub spec: GroupSpec,
     pub created: Revision,
     pub closing: bool,
-    /// As nodes published them.
+    /// The number of published endpoints.
     pub endpoints: u64,
     /// Of a group with a pool of its own. Absent: it has none, or an older netmaster's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,7 +149,7 @@ pub struct PolicyInfo {
     pub created: Revision,
     /// In the order of their ids.
     pub rules: Vec<Rule>,
-    /// Who uses it.
+    /// The groups that use it.
     pub groups: Vec<GroupName>,
 }
 
@@ -158,13 +158,13 @@ pub struct NodeInfo {
     pub node: NodeName,
     pub machine: MachineId,
     pub vtep: IpAddr,
-    /// Its last status, if this netmaster has heard of it.
+    /// Its last status, if this netmaster got one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<NodeStatus>,
-    /// Milliseconds since that status was heard.
+    /// Milliseconds since that status came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<u64>,
-    /// A status was heard within [`crate::node::ALIVE_MS`].
+    /// A status came within [`crate::node::ALIVE_MS`].
     pub alive: bool,
     /// It takes no new endpoints (`netctl node drain`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -180,7 +180,7 @@ pub struct NodeInfo {
 /// How a wait ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waited {
-    /// What was waited for.
+    /// The awaited revision.
     pub until: Revision,
     /// Live nodes that haven't applied it, with what they have applied.
     pub lagging: BTreeMap<NodeName, Revision>,
@@ -188,6 +188,6 @@ pub struct Waited {
     /// there is.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unpublished: BTreeMap<NodeName, u64>,
-    /// Nodes that nobody has heard of for a while; they are not waited for.
+    /// Nodes that have been silent for a while; they are not waited for.
     pub silent: Vec<NodeName>,
 }

@@ -40,7 +40,7 @@ pub enum Rejection {
     )]
     OlderThanLog { revision: Revision },
     #[error(
-        "the log's event at revision {revision} can't be read ({reason}): somebody else than netmaster wrote it; nothing was done"
+        "the log's event at revision {revision} can't be read ({reason}): another program than netmaster wrote it; nothing was done"
     )]
     LogUnreadable { revision: Revision, reason: String },
     /// `end` is the proved end of the log, `seen` what the request has seen of it.
@@ -48,7 +48,7 @@ pub enum Rejection {
         "the log ends at revision {end}, but revision {seen} was seen of it: it was restored from an older copy or written anew; nothing was done, see `netctl status`"
     )]
     LogShorter { end: Revision, seen: Revision },
-    /// `server` leads the log; absent: nobody says who does.
+    /// `server` leads the log; absent: the leader isn't known.
     #[error(
         "the log{} isn't whole: {reason}; nothing is decided. If one of three servers is damaged, stop it, remove its JetStream store and start it again: it copies the log from the others. {}",
         server.as_ref().map(|it| format!(" of server {it}")).unwrap_or_default(),
@@ -351,7 +351,7 @@ pub enum Rejection {
         tenant: TenantName,
         network: NetworkName,
         subnet: IpNet,
-        /// Empty where nobody was asked, and from an older netmaster.
+        /// Empty if no node was asked, and from an older netmaster.
         #[serde(default, skip_serializing_if = "Holders::is_empty")]
         holders: Box<Holders>,
     },
@@ -422,7 +422,7 @@ impl Rejection {
         )
     }
 
-    /// What to print of a rejection that came with `text` beside it.
+    /// The text to print of a rejection that came with `text` beside it.
     pub fn told(&self, text: Option<String>) -> String {
         match (self, text) {
             (Self::Unknown, Some(text)) => text,
@@ -449,7 +449,7 @@ impl Rejection {
     }
 }
 
-/// What to do about a damaged log that no server has a whole copy of.
+/// The remedy for a damaged log of which no server has a whole copy.
 fn instead(hole: bool) -> &'static str {
     match hole {
         true => "If no server has a whole copy, restore the stream LOG from a backup",
@@ -459,7 +459,7 @@ fn instead(hole: bool) -> &'static str {
     }
 }
 
-/// What a tenant still has, in the order in which it can be removed.
+/// The objects that a tenant still has, in the order in which they can be removed.
 fn left(networks: &[NetworkName], groups: &[GroupName], policies: &[PolicyName]) -> String {
     let kinds = [
         ("groups", list(groups)),

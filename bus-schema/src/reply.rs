@@ -1,4 +1,4 @@
-//! What netmaster answers.
+//! The answers of netmaster.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,22 +9,22 @@ use crate::{CommandId, Endpoint, Event, Rejection, Revision};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Reply {
-    /// Done, or done before. `events` are what it wrote, none when all was so already.
+    /// Done, or done before, with the events that it wrote; none if there was nothing to change.
     Accepted {
         revision: Revision,
         events: Vec<Event>,
     },
     Rejected {
         rejection: Rejection,
-        /// The log up to here was decided on.
+        /// The decision rests on the log up to here.
         revision: Revision,
         /// The rejection's text, for a reader that doesn't know its type. Absent: an older build
         /// wrote it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         text: Option<String>,
     },
-    /// The log couldn't be asked, or didn't answer in time: the command may have happened or may
-    /// happen yet. The same id again tells.
+    /// The log couldn't be read, or didn't answer in time: the command may have happened or may
+    /// happen yet. The same id again gets the outcome.
     Unknown { id: CommandId, reason: String },
 }
 

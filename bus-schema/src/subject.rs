@@ -1,14 +1,14 @@
 //! Subjects and streams.
 //!
 //! ```text
-//! contiv.log._cluster.{cluster,accepted}         the log (stream LOG): what spans tenants
+//! contiv.log._cluster.{cluster,accepted}         the log (stream LOG): events that span tenants
 //! contiv.log._cluster.{tenant,node,vni}.<name>
 //! contiv.log._barrier                            barriers, outside of every fence
 //! contiv.log.<tenant>.intent.<kind>.<name>       a tenant's intent
 //! contiv.log.<tenant>.lease.<network>[.<group>]  a network's blocks, or a group's pool's
 //! contiv.endpoint.<tenant>.<node>.<id>           endpoints (stream ENDPOINTS)
-//! contiv.endpoint._cluster.<node>.healed         what a node put right (in ENDPOINTS, too)
-//! contiv.events.<what follows contiv.>           both, republished after commit: the public tail
+//! contiv.endpoint._cluster.<node>.healed         a node's repairs (in ENDPOINTS, too)
+//! contiv.events.<the subject behind contiv.>     both, republished after commit: the public tail
 //! contiv.api.v1.<noun>.<verb>                    requests to netmaster
 //! contiv.node.<node>.<verb>                      requests to a node
 //! contiv.status.<node>                           a node's status
@@ -23,13 +23,13 @@ use crate::{
 pub const LOG: &str = "LOG";
 /// The stream of endpoints, last message per subject.
 pub const ENDPOINTS: &str = "ENDPOINTS";
-/// What ENDPOINTS said, kept by age.
+/// The messages of ENDPOINTS, kept by age.
 pub const HISTORY: &str = "HISTORY";
 
 /// All streams of a cluster.
 pub const STREAMS: [&str; 3] = [LOG, ENDPOINTS, HISTORY];
 
-/// What is wrong and what to do where the bus has no stream of this name.
+/// The message for a bus without a stream of this name.
 pub fn missing(stream: &str) -> String {
     match stream {
         LOG => "the stream LOG doesn't exist on this bus: `netmaster init` starts a cluster; where there was one, restore its stream from a backup instead".to_owned(),
@@ -37,12 +37,12 @@ pub fn missing(stream: &str) -> String {
     }
 }
 
-/// What is wrong and what to do where the bus answers, but acknowledges no write. (Tried with
+/// The message for a bus that answers, but acknowledges no write. (Tried with
 /// nats-server 2.15 on a full disk: it answers reads, never answers writes, and goes on so after
 /// room was made, until it is restarted.)
 pub const NOT_WRITTEN: &str = "nats-server answers but acknowledges no write: it has no majority of its servers, or its disk is full or broken (its log says `write error`); make room, then restart nats-server: it writes nothing before";
 
-/// What is wrong and what to do where the bus runs without JetStream. (nats-server 2.15 switches it
+/// The message for a bus without JetStream. (nats-server 2.15 switches it
 /// off when it can't write a stream's own files.)
 pub const NO_JETSTREAM: &str = "nats-server runs without JetStream: start it with this project's nats.conf, or with -js (--jetstream); where it ran with it before, its disk is full or broken: make room, then restart nats-server";
 
@@ -50,7 +50,7 @@ pub const LOG_ALL: &str = "contiv.log.>";
 pub const ENDPOINT_ALL: &str = "contiv.endpoint.>";
 pub const EVENTS_ALL: &str = "contiv.events.>";
 pub const STATUS_ALL: &str = "contiv.status.*";
-/// Where the streams republish what they committed; the rest of the subject follows.
+/// The streams republish committed messages here; the rest of the subject follows.
 pub const EVENTS_LOG: &str = "contiv.events.log.>";
 pub const EVENTS_ENDPOINT: &str = "contiv.events.endpoint.>";
 /// Prefix of the API; noun and verb follow.
@@ -58,14 +58,14 @@ pub const API: &str = "contiv.api.v1";
 /// Name of the NATS service, and of the queue group of its members.
 pub const SERVICE: &str = "netmaster";
 
-/// Where barriers are appended. No aggregate's filter matches it, so a barrier refuses nobody's append.
+/// The subject of barriers. No aggregate's filter matches it, so a barrier doesn't refuse an append.
 const BARRIER: &str = "contiv.log._barrier";
 
-/// Stands for a tenant in the subjects of what spans tenants. No tenant can bear it: names start
-/// with a letter or a digit.
+/// It replaces the tenant in the subjects of events that span tenants. No tenant has this name: names
+/// start with a letter or a digit.
 const CLUSTER: &str = "_cluster";
 
-/// The subject of an event; `None` for what this build doesn't know.
+/// The subject of an event; `None` for an unknown one.
 pub fn of_event(event: &Event) -> Option<String> {
     Some(match event {
         Event::ClusterCreated(_) => format!("contiv.log.{CLUSTER}.cluster"),
@@ -125,7 +125,7 @@ fn lease(tenant: &TenantName, network: &NetworkName, group: Option<&GroupName>) 
     }
 }
 
-/// The subjects that an aggregate owns: what its fold reads and its appends are fenced on.
+/// The subjects that an aggregate owns: its fold reads them, and its appends are fenced on them.
 pub fn of_aggregate(aggregate: &AggregateId) -> String {
     match aggregate {
         AggregateId::Cluster => format!("contiv.log.{CLUSTER}.>"),
@@ -134,8 +134,8 @@ pub fn of_aggregate(aggregate: &AggregateId) -> String {
     }
 }
 
-/// Whose event a subject of the log bears, whether or not this build can read it; `None`: it is none
-/// of ours.
+/// The aggregate of a subject of the log, also if this build can't read the event; `None`: the subject
+/// isn't Contiv's.
 pub fn aggregate_of(subject: &str) -> Option<AggregateId> {
     let tokens: Vec<&str> = subject.strip_prefix("contiv.log.")?.split('.').collect();
     let pool = |tenant: &str, network: &str| {
@@ -156,13 +156,13 @@ pub fn aggregate_of(subject: &str) -> Option<AggregateId> {
     })
 }
 
-/// The tenant that a subject of the log names; `None`: it spans tenants, or is none of ours.
+/// The tenant that a subject of the log names; `None`: it spans tenants, or isn't Contiv's.
 pub fn tenant_of(subject: &str) -> Option<TenantName> {
     let token = subject.strip_prefix("contiv.log.")?.split('.').next()?;
     token.parse().ok()
 }
 
-/// What an event is about, as far as its subject alone tells.
+/// The objects that an event may concern, by its subject alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Concerned {
     Group(TenantName, GroupName),
@@ -173,7 +173,7 @@ pub enum Concerned {
     All,
 }
 
-/// Whom an event of this subject of the log concerns.
+/// The objects that an event on this subject of the log may concern.
 pub fn concerned(subject: &str) -> Concerned {
     let Some(tenant) = tenant_of(subject) else {
         return Concerned::All;
@@ -201,7 +201,7 @@ pub fn endpoints_of(node: &NodeName) -> String {
     format!("contiv.endpoint.*.{node}.*")
 }
 
-/// Where a node tells what it put right.
+/// The subject on which a node publishes its repairs.
 pub fn healed_by(node: &NodeName) -> String {
     format!("contiv.endpoint.{CLUSTER}.{node}.healed")
 }
@@ -225,7 +225,7 @@ pub fn of_status(node: &NodeName) -> String {
     format!("contiv.status.{node}")
 }
 
-/// Whose status a subject is for; `None`: it is none of ours.
+/// The node of a status subject; `None`: the subject isn't Contiv's.
 pub fn node_of_status(subject: &str) -> Option<NodeName> {
     subject.strip_prefix("contiv.status.")?.parse().ok()
 }

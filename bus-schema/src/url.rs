@@ -1,5 +1,5 @@
-//! The address of the bus as daemons are given it: `nats://TOKEN@HOST:PORT`, several joined by
-//! commas. async-nats takes what stands before the `@` for a user; the token must be said apart.
+//! The address of the bus in the daemons' arguments: `nats://TOKEN@HOST:PORT`, several joined by
+//! commas. async-nats takes the part before the `@` for a user; the token must be passed apart.
 
 /// The token of the first address that has one.
 pub fn token(url: &str) -> Option<&str> {

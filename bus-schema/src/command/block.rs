@@ -10,7 +10,7 @@ use crate::{GroupName, NetworkName, NodeName, PoolKey, TenantName};
 pub struct BlockLease {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub node: NodeName,
@@ -41,7 +41,7 @@ fn is_zero(count: &u16) -> bool {
 pub struct BlockReturn {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub block: IpNet,
@@ -53,7 +53,7 @@ pub struct BlockReturn {
 pub struct BlockCede {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub address: IpAddr,
@@ -66,7 +66,7 @@ pub struct BlockCede {
 pub struct BlockRevoke {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub node: NodeName,

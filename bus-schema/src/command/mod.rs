@@ -1,4 +1,4 @@
-//! What is asked of netmaster: commands, and the request that carries them.
+//! The commands to netmaster, and the request that carries them.
 
 mod block;
 mod cluster;
@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CommandId, Revision, TenantName};
 
-/// A request to netmaster: a command or a query, with what its answer must respect.
+/// A request to netmaster: a command or a query, with the conditions of its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request<T> {
-    /// Chosen by who asks; the same id again is answered from the log, never done twice.
+    /// The asker chooses it. The same id again is answered from the log; a command is never done twice.
     pub id: CommandId,
     /// Milliseconds since 1970-01-01 UTC; after this nobody waits for the answer, and nothing is
     /// appended any more. It is by the asker's clock, so netmaster reads it only where `within` is
@@ -93,7 +93,7 @@ macro_rules! verbs {
 
 pub(crate) use verbs;
 
-/// Everything that changes the log.
+/// The commands: each changes the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Command {
@@ -155,7 +155,7 @@ verbs! {
 }
 
 impl Command {
-    /// The tenant that the command is about, if one.
+    /// The tenant of the command, if it has one.
     pub fn tenant(&self) -> Option<&TenantName> {
         match self {
             Self::TenantCreate(c) => Some(&c.tenant),

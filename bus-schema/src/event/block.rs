@@ -10,7 +10,7 @@ use crate::{AddressRange, GroupName, NetworkName, NodeName, Pool, TenantName};
 pub struct LeasesOpened {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub v4: Pool,
@@ -23,7 +23,7 @@ pub struct LeasesOpened {
 pub struct LeasesClosing {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
 }
@@ -33,7 +33,7 @@ pub struct LeasesClosing {
 pub struct LeasesReopened {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
 }
@@ -43,7 +43,7 @@ pub struct LeasesReopened {
 pub struct LeasesClosed {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
 }
@@ -53,7 +53,7 @@ pub struct LeasesClosed {
 pub struct BlockLeased {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub block: IpNet,
@@ -66,7 +66,7 @@ pub struct BlockLeased {
 pub struct BlockReturned {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub block: IpNet,
@@ -78,7 +78,7 @@ pub struct BlockReturned {
 pub struct BlockCeded {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub address: IpAddr,
@@ -91,7 +91,7 @@ pub struct BlockCeded {
 pub struct BlockRevoked {
     pub tenant: TenantName,
     pub network: NetworkName,
-    /// Of this group\'s own pool; absent: of the network\'s.
+    /// The group whose own pool it is; absent: the network's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
     pub block: IpNet,

@@ -11,10 +11,10 @@ pub struct ClusterCreated {
     pub settings: Settings,
 }
 
-/// What holds for the whole cluster.
+/// The settings of the whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The outer UDP port of VXLAN. Not 4789, where Docker's overlay sits.
+    /// The outer UDP port of VXLAN. It isn't 4789, which Docker's overlay uses.
     pub vxlan_port: u16,
     /// VNIs given to networks that name none, first and last.
     pub vni_range: (Vni, Vni),
@@ -45,12 +45,12 @@ pub struct VniReleased {
     pub network: NetworkName,
 }
 
-/// An operator accepted the log as it is, after a restore: what these nodes have applied of the log
-/// before stops nobody any more.
+/// An operator accepted the log as it is, after a restore: the revisions of the former log that these
+/// nodes have applied are ignored from here on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogAccepted {
-    /// Where the log ended then.
+    /// The log's last revision then.
     pub end: Revision,
-    /// The nodes that had applied more, and how far.
+    /// The nodes that had applied more, with their revisions.
     pub ahead: BTreeMap<NodeName, Revision>,
 }

@@ -1,7 +1,7 @@
-//! What happened: the events of the log, each on the subject of what it is about.
+//! The events of the log, each on the subject of its object.
 //!
-//! An event belongs to one aggregate; that aggregate's subjects are what an append is fenced on.
-//! What needs two aggregates at once is one atomic batch with an event for each.
+//! An event belongs to one aggregate; an append is fenced on that aggregate's subjects. A change of two
+//! aggregates is one atomic batch with an event for each.
 
 mod block;
 mod cluster;
@@ -74,12 +74,12 @@ pub enum Event {
     PoolReserved(PoolReserved),
     PoolReleased(PoolReleased),
 
-    /// An event that this build doesn't know and whose writer says that it may be skipped.
+    /// An event that this build doesn't know and that it may skip, by its header.
     #[serde(other)]
     Unknown,
 }
 
-/// A boundary of consistency, and whose events a fence covers.
+/// A boundary of consistency: a fence covers the events of one aggregate.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AggregateId {
     /// Tenants, nodes, VNIs, settings.
@@ -98,7 +98,7 @@ impl AggregateId {
 }
 
 impl Event {
-    /// Whose fold this event belongs to; `None` for a barrier and for what this build doesn't know.
+    /// The aggregate of this event; `None` for a barrier and for an unknown event.
     pub fn aggregate(&self) -> Option<AggregateId> {
         use AggregateId::{Cluster, Leases, Tenant};
         let leases = |tenant: &TenantName, network: &NetworkName, group: Option<&GroupName>| {
@@ -155,8 +155,8 @@ impl Event {
     }
 
     /// The oldest schema whose reader may act on the event or skip it: a node that skipped a
-    /// group or a rule would let pass what it denies, and one that didn't know of a group's pool
-    /// would give its addresses to others.
+    /// group or a rule would allow connections that the rule denies, and one that didn't know a group's
+    /// pool would give its addresses to others.
     pub fn min_reader(&self) -> u16 {
         match self {
             Self::GroupCreated(e) if e.group.pool.is_some() => 3,

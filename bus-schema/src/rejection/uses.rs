@@ -24,7 +24,7 @@ impl std::fmt::Display for EndpointUse {
     }
 }
 
-/// A block that somebody holds.
+/// A block and its holder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BlockUse {
     pub block: IpNet,
@@ -59,7 +59,7 @@ impl std::fmt::Display for HolderUse {
 }
 
 /// A holder of a pool's addresses that couldn't be asked for free ones, or that offered some and gave
-/// none up; why.
+/// none up, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unasked {
     pub node: NodeName,
@@ -72,7 +72,7 @@ impl std::fmt::Display for Unasked {
     }
 }
 
-/// Who has the addresses of a pool in which none is free.
+/// The holders of a pool's addresses when none is free.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holders {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -119,7 +119,7 @@ impl std::fmt::Display for RuleUse {
     }
 }
 
-/// The first of them, and how many more there are: a message is read by people.
+/// Lists the first items and the number of the others: people read the message.
 pub(super) fn some<T: std::fmt::Display>(items: &[T]) -> String {
     const MAX_NAMED: usize = 8;
     let (named, more) = items.split_at(items.len().min(MAX_NAMED));
