@@ -172,11 +172,3 @@ async fn answers(client: &Client) -> bool {
         .await
         .is_ok_and(|m| m.is_some())
 }
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a loop pauses before it tries or checks again"
-)]
-pub(crate) async fn pause(time: Duration) {
-    tokio::time::sleep(time).await;
-}

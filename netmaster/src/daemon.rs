@@ -22,16 +22,15 @@ use async_nats::connection::State;
 use bus_schema::command::Request;
 use bus_schema::node::STATUS_EVERY_MS;
 use bus_schema::{Command, CommandId, Reply};
+use runtime::{now, pause};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::bus::{self, pause};
+use crate::bus;
 use crate::feed::{self, Shared};
 use crate::gateway::{self, Desk};
-use crate::init::now;
 use crate::soundness::Soundness;
 use crate::view::View;
 use crate::{metrics, process};
@@ -65,7 +64,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let stopped = stop_signal()?;
+    let stopped = runtime::shutdown().context("listening to signals")?;
     tokio::pin!(stopped);
     if let Some(at) = config.metrics {
         runtime::metrics::serve(at, metrics::describe, Some(metrics::GAUGE_IDLE_TIMEOUT));
@@ -114,18 +113,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // The last answers are sent; if the bus is away, nobody waits for them.
     let _ = timeout(FLUSH_TIMEOUT, client.flush()).await;
     result
-}
-
-/// Ends at SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut term = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    })
 }
 
 /// The tasks that run from the start.

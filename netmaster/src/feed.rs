@@ -20,11 +20,10 @@ use bus_schema::codec::{self, Decoded};
 use bus_schema::node::NodeStatus;
 use bus_schema::{EndpointEvent, Revision, subject};
 use futures::StreamExt;
+use runtime::{now, pause};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::bus::pause;
-use crate::init::now;
 use crate::metrics;
 use crate::view::log::lacks;
 use crate::view::{self, View};
@@ -280,7 +279,7 @@ fn report(record: &Record) {
             header.schema
         ),
         Err(e) => tracing::error!(
-            "the event at revision {revision} ({subject}) can't be read ({e}): somebody else than netmaster wrote it; commands that it concerns are refused"
+            "the event at revision {revision} ({subject}) can't be read ({e}): another program than netmaster wrote it; commands that it concerns are refused"
         ),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use actors::journal::{self, AppendError, JetStream, Journal, LoadError};
 use actors::shell::{External, Registry, Settings};
@@ -17,9 +17,9 @@ use bus_schema::event::{ClusterCreated, Settings as ClusterSettings};
 use bus_schema::{
     AggregateId, ClusterId, Command, CommandId, Event, Reply, Revision, TenantName, subject,
 };
+use runtime::{now, pause};
 use uuid::Uuid;
 
-use crate::bus::pause;
 use crate::stream;
 
 /// How long `init` tries: servers that have just met take a moment to elect a leader.
@@ -196,10 +196,4 @@ async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(),
         Reply::Rejected { rejection, .. } => Err(InitError::Tenant(rejection.to_string())),
         Reply::Unknown { reason, .. } => Err(InitError::Tenant(reason)),
     }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

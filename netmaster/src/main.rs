@@ -1,9 +1,9 @@
-//! Netmaster: stores intent and distributes it. Any number run side by side; none keeps state.
+//! Netmaster stores intent and distributes it. Any number of them run side by side; none keeps state.
 //!
 //! ```text
 //! contiv.api.v1.* ─▶ gateway::command ─▶ actors::shell::Registry ─▶ log
 //!                    gateway::query ◀─ view::View ◀─ feed ◀─ log, endpoints, statuses
-//!                                          └─▶ process::reactions ─▶ gateway::command
+//!                                          └─▶ process::due ─▶ Registry
 //! ```
 //!
 //! Arguments → tracing → run → drain → exit code: 0 drained, 1 failed, 64 usage, 70 can't go on.
@@ -23,12 +23,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use runtime::exit;
 use runtime::log::LogFormat;
-
-/// Bad usage, see sysexits(3).
-const USAGE: u8 = 64;
-/// The process can't go on, see sysexits(3).
-const SOFTWARE: u8 = 70;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -113,23 +109,13 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            let code = if e.use_stderr() { USAGE } else { 0 };
-            // Nobody is left to tell when neither stdout nor stderr can be written.
+            let code = if e.use_stderr() { exit::USAGE } else { 0 };
+            // It fails when neither stdout nor stderr can be written.
             let _ = e.print();
             return ExitCode::from(code);
         }
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("CONTIV_LOG")
-                .unwrap_or_else(|_| "info,async_nats=off".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    match cli.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    runtime::log::init(cli.log_format, "info,async_nats=off");
     let system = actix::System::new();
     let result = system.block_on(async move {
         match cli.command {
@@ -141,7 +127,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.is::<daemon::GaveUp>() => {
             tracing::error!("{e:#}");
-            ExitCode::from(SOFTWARE)
+            ExitCode::from(exit::SOFTWARE)
         }
         Err(e) => {
             tracing::error!("{e:#}");

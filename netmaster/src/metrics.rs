@@ -7,9 +7,9 @@ use std::time::Duration;
 use bus_schema::{GroupName, Reply, Revision};
 use metrics::{describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::bus::pause;
 use crate::feed::Shared;
 use crate::view::PoolCount;
+use runtime::pause;
 
 /// How often gauges are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(3);

@@ -9,10 +9,10 @@ use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, stream::Info};
 use bus_schema::subject;
+use runtime::now;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::feed::Shared;
-use crate::init::now;
 use crate::view::log::{Applied, lacks};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

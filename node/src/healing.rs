@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use bus_schema::healing::{Healed, Healing};
 use tokio::sync::watch;
 
-use crate::endpoint::now;
 use runtime::lock;
+use runtime::now;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -17,13 +17,8 @@ use node::local::{Detach, Left};
 use node::{store, underlay};
 use node_datapath::DatapathError;
 use node_dns as dns;
+use runtime::exit::{UNREACHABLE, USAGE};
 use runtime::log::LogFormat;
-use tokio::signal::unix::{SignalKind, signal};
-
-/// EX_USAGE of sysexits(3): the command line or the configuration is wrong.
-const USAGE: u8 = 64;
-/// Nobody answers.
-const UNREACHABLE: u8 = 2;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -216,20 +211,12 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 async fn start(run: Run) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_nats=warn"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match run.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    runtime::log::init(run.log_format, "info,async_nats=warn");
     let config = match config(run) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &format!("{error:#}")),
     };
-    let shutdown = match shutdown() {
+    let shutdown = match runtime::shutdown() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(1, &format!("can't listen for signals: {error}")),
     };
@@ -340,17 +327,6 @@ fn config(run: Run) -> anyhow::Result<Config> {
             resync: Duration::from_secs(run.resync),
         },
         block_idle: Duration::from_secs(run.block_idle),
-    })
-}
-
-fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
     })
 }
 

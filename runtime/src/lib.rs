@@ -1,9 +1,15 @@
-//! Code that netmaster and netplugin share: the log, the metrics listener, pauses and locks.
+//! Code that netmaster and netplugin share: the log, the metrics listener, pauses and locks, the clock, the
+//! end of the process.
 
+mod clock;
+pub mod exit;
 mod lock;
 pub mod log;
 pub mod metrics;
 mod pause;
+mod shutdown;
 
+pub use clock::{now, now_micros};
 pub use lock::lock;
 pub use pause::pause;
+pub use shutdown::shutdown;

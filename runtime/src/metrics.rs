@@ -6,20 +6,19 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use metrics_util::MetricKindMask;
 
-/// From what a warm cache takes to what an operator notices.
-const SECONDS: [f64; 12] = [
+/// Bounds of the histograms: from the time of a warm cache to one that an operator notices.
+const BUCKETS_SECONDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
 
-/// Lets whoever can connect to `at` read the metrics, until the process ends; `describe` tells
-/// what they mean. A gauge that isn't set for `idle` disappears, so that what is gone isn't shown for
-/// ever; `None`: gauges stay. A daemon that does its work isn't stopped by a port that is taken: it says so.
-/// Must be called on a tokio runtime.
+/// Serves the metrics at `at` until the process ends; `describe` registers their meanings. A gauge that
+/// isn't set for `idle` disappears, so that a removed object isn't shown for ever; `None`: gauges stay.
+/// A port that is taken doesn't stop the daemon: it logs a warning. It must be called on a tokio runtime.
 pub fn serve(at: SocketAddr, describe: fn(), idle: Option<Duration>) {
     let builder = PrometheusBuilder::new().with_http_listener(at);
     let built = builder
         .idle_timeout(MetricKindMask::GAUGE, idle)
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS_SECONDS)
         .and_then(PrometheusBuilder::build);
     match built {
         Ok((recorder, exporter)) => {

@@ -12,7 +12,7 @@ use super::desk::Desk;
 use super::lease;
 use super::node;
 use super::removal::{self, Target};
-use crate::init::now;
+use runtime::now;
 
 /// How long an acceptance of the log may take to come back by the feed.
 const FEED_TIMEOUT_MS: u64 = 1_000;

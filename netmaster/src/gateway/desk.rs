@@ -12,15 +12,14 @@ use bus_schema::command::Request;
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{Command, NodeName, Reply, Revision, codec, subject};
 use bytes::Bytes;
+use runtime::{now, pause};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::arrival::{Arrivals, TICK_MS, since_boot};
 use super::removals::Removals;
 use super::searches::Searches;
-use crate::bus::pause;
 use crate::feed::Shared;
-use crate::init::now;
 
 /// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
 /// is some seconds of the log's work.

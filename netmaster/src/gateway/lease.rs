@@ -16,12 +16,11 @@ use bus_schema::rejection::Holders;
 use bus_schema::{Command, NodeName, PoolKey, Rejection, Reply, Revision};
 use futures::{StreamExt, stream};
 use ipnet::IpNet;
+use runtime::{now, pause};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::desk::Desk;
-use crate::bus::pause;
-use crate::init::now;
 use crate::view::Held;
 
 /// How long a node may take to report how much it could give up.

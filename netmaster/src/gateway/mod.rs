@@ -26,13 +26,13 @@ use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Service, ServiceExt};
 use bus_schema::{Command, Query, subject};
 use futures::StreamExt;
+use runtime::now;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::desk::MAX_IN_WORK;
 use self::request::RequestKind;
-use crate::init::now;
 
 /// How long requests in work may take when the process ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -15,8 +15,7 @@ use bus_schema::node::{ALIVE_MS, NodeReply, NodeRequest};
 use bus_schema::{Command, CommandId, NodeName, Rejection, Reply, Revision};
 
 use super::desk::Desk;
-use crate::bus::pause;
-use crate::init::now;
+use runtime::{now, pause};
 
 /// Time reserved for taking the drain back and for the answer's way.
 const RESERVED_MS: u64 = 1_500;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bus_schema::command::Request;
 use bus_schema::node::ALIVE_MS;
 use bus_schema::{Answer, Query, Rejection, Revision};
+use runtime::now;
 use tokio::time::timeout;
 
 use super::desk::Desk;
-use crate::init::now;
 
 /// Time reserved for the answer's way back.
 const RESERVED_MS: u64 = 150;

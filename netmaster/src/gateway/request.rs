@@ -10,13 +10,13 @@ use async_nats::service::Request as Incoming;
 use bus_schema::command::Request;
 use bus_schema::{Answer, Command, CommandId, Query, Rejection, Reply, Revision, codec, subject};
 use bytes::Bytes;
+use runtime::now;
 use tokio::time::timeout;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::desk::Desk;
 use super::{command, query};
-use crate::init::now;
 use crate::metrics;
 
 /// How much later than its deadline a command may be answered; askers wait for a second longer.

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::{Ask, AskError};
-use crate::endpoint::now;
 use node_core::projection::Projection;
+use runtime::now;
 
 /// A command is given up after this.
 const DEADLINE: Duration = Duration::from_secs(4);

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bus_schema::Revision;
 use bus_schema::healing::Steps;
@@ -74,7 +73,7 @@ impl Facts {
             let before = projection.applied;
             let touched = fold(projection);
             self.lock().merge(touched);
-            let (now, mut steps) = (micros(), lock(&self.steps));
+            let (now, mut steps) = (runtime::now_micros(), lock(&self.steps));
             match projection.applied {
                 applied if applied > before => steps.read(applied, now),
                 applied if applied < before => steps.clear(),
@@ -86,7 +85,7 @@ impl Facts {
     /// The kernel reflects the log up to here. What a restart forgets doesn't count.
     pub fn applied(&self, revision: Revision, work: &Work) {
         let on_disk = self.saved().borrow().revision;
-        lock(&self.steps).applied(revision.min(on_disk), work, micros());
+        lock(&self.steps).applied(revision.min(on_disk), work, runtime::now_micros());
     }
 
     /// What became of these revisions here.
@@ -105,10 +104,4 @@ impl Facts {
     fn lock(&self) -> MutexGuard<'_, Touched> {
         lock(&self.touched)
     }
-}
-
-/// Microseconds since 1970-01-01 UTC.
-fn micros() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |it| u64::try_from(it.as_micros()).unwrap_or(u64::MAX))
 }

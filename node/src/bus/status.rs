@@ -8,7 +8,7 @@ use bus_schema::{codec, subject};
 use tokio::sync::watch;
 
 use super::connection::Link;
-use crate::endpoint::now;
+use runtime::now;
 use runtime::pause;
 
 /// Changes closer together than this are told as one.

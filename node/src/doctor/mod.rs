@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 
 use self::underlay::{Passed, measure};
 use crate::check::check;
-use crate::endpoint::now;
 use crate::outer_drops::OuterDrops;
 use crate::underlay::interface_of;
 use node_core::desired::Params;
 use node_core::projection::Projection;
 use node_datapath::{Datapath, Traffic};
+use runtime::now;
 
 /// Looks at everything. The findings are in no order.
 pub async fn examine(

@@ -13,11 +13,12 @@ use bus_schema::node::Spare;
 use bus_schema::{Command, CommandId, GroupName, NodeName, PoolKey, Revision};
 use futures::future::join_all;
 use ipnet::IpNet;
+use runtime::now;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::ledger::{NetworkKey, Record, Usage};
-use super::manager::{Ceding, Giving, Inbox, Manager, Returning, asked_in, now};
+use super::manager::{Ceding, Giving, Inbox, Manager, Returning, asked_in};
 use super::pool::{For, Holding};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bus_schema::{Endpoint, EndpointId, GroupName, NetworkName, NodeName, PoolKey, TenantName};
 use ipnet::IpNet;
+use runtime::now;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::journal::{Found, Journal};
 use super::ledger::{NetworkKey, Record, Usage};
-use super::manager::{Answer, Attached, INBOX, Inbox, Manager, Snapshot, asked_in, now};
+use super::manager::{Answer, Attached, INBOX, Inbox, Manager, Snapshot, asked_in};
 use super::marks::Marks;
 use super::pool::{Choice, For, Holding};
 use super::{

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
 use ipnet::IpNet;
+use runtime::now;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::give_up::returning;
@@ -531,10 +531,4 @@ fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>) -> LocalEndpoint {
         aliases: ask.aliases.clone(),
         container: ask.container.clone(),
     }
-}
-
-/// Milliseconds since 1970-01-01 UTC.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

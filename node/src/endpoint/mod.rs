@@ -15,7 +15,7 @@ pub mod settle;
 mod tests;
 pub mod vanished;
 
-pub(crate) use manager::{Ceding, now};
+pub(crate) use manager::Ceding;
 
 pub use handle::{DEADLINE, EndpointsHandle, Kernel, Parts};
 pub use journal::{Damage, Found, cluster_in};

@@ -8,12 +8,11 @@ use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::rejection::EndpointUse;
 use bus_schema::{Command, CommandId, Event, NodeName, Reply, Revision};
 use futures::future::join_all;
+use runtime::{now, pause};
 use tokio::time::timeout;
 
 use super::target::{Finish, RemovalState, Target};
-use crate::bus::pause;
 use crate::gateway::desk::Desk;
-use crate::init::now;
 
 /// Time reserved for the answer's way back.
 const RESERVED_MS: u64 = 300;

@@ -11,10 +11,9 @@ use bus_schema::{CommandId, Revision};
 
 use super::closing::{Closing, DRAIN_TIMEOUT_MS};
 use super::target::{RemovalState, Target};
-use crate::bus::pause;
 use crate::gateway::desk::Desk;
-use crate::init::now;
 use crate::view::View;
+use runtime::{now, pause};
 
 const RESUME_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a removal is left to its own command.

@@ -7,6 +7,7 @@ use bus_schema::{MachineId, PoolKey};
 use super::*;
 use crate::store::Saved;
 use node_core::projection::NodeFact;
+use runtime::now;
 
 fn pool() -> PoolKey {
     PoolKey::of_network(&tenant(), &net())
