@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Ceding, Giving, Inbox, Manager, Returning, asked_in};
-use super::pool::{For, Holding};
+use super::pool::{NodeAddresses, PoolSelector};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;
 use node_core::projection::{NetworkFact, Projection};
@@ -62,7 +62,7 @@ impl EndpointsHandle {
             return Spare::default();
         };
         let usage = ledger.usage(&key).cloned().unwrap_or_default();
-        let holding = Holding {
+        let holding = NodeAddresses {
             network,
             me: &self.me,
             usage: &usage,
@@ -370,8 +370,8 @@ impl Manager {
         network: &'a NetworkFact,
         usage: &'a Usage,
         asked: &'a BTreeSet<IpAddr>,
-    ) -> Holding<'a> {
-        Holding {
+    ) -> NodeAddresses<'a> {
+        NodeAddresses {
             network,
             me: &self.me,
             usage,
@@ -450,10 +450,10 @@ pub(super) fn network_of(pool: &PoolKey) -> NetworkKey {
 }
 
 /// Whose addresses they are; `None`: this node knows no such pool.
-fn whom<'a>(network: &NetworkFact, pool: &'a PoolKey, v6: bool) -> Option<For<'a>> {
+fn whom<'a>(network: &NetworkFact, pool: &'a PoolKey, v6: bool) -> Option<PoolSelector<'a>> {
     let group = pool.group.as_ref();
     let known = group.is_none_or(|group| network.pools.contains_key(group));
-    known.then_some(For { group, v6 })
+    known.then_some(PoolSelector { group, v6 })
 }
 
 fn unknown_pool(pool: &PoolKey, me: &NodeName) -> AttachError {

@@ -21,7 +21,7 @@ use super::journal::{Found, Journal};
 use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::{Answer, Attached, INBOX, Inbox, Manager, Snapshot, asked_in};
 use super::marks::Marks;
-use super::pool::{Choice, For, Holding};
+use super::pool::{Choice, NodeAddresses, PoolSelector};
 use super::{
     Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve,
     must_take_endpoints,
@@ -282,8 +282,8 @@ impl EndpointsHandle {
     ) -> bool {
         let snapshot = self.snapshot.borrow();
         let usage = snapshot.ledger.usage(key).cloned().unwrap_or_default();
-        let whom = For { group, v6: false };
-        let holding = Holding {
+        let whom = PoolSelector { group, v6: false };
+        let holding = NodeAddresses {
             network,
             me: &self.me,
             usage: &usage,

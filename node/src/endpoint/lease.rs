@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::give_up::network_of;
 use super::handle::DEADLINE;
 use super::manager::{Answer, Haste, Inbox, Snapshot, Step, asked_in};
-use super::pool::{For, Holding};
+use super::pool::{NodeAddresses, PoolSelector};
 use super::{AttachError, EndpointsHandle};
 use crate::bus::AskError;
 use node_core::projection::Projection;
@@ -229,13 +229,13 @@ impl EndpointsHandle {
             let snapshot = self.snapshot.borrow();
             let of = network_of(key);
             let usage = snapshot.ledger.usage(&of).cloned().unwrap_or_default();
-            let whom = For {
+            let whom = PoolSelector {
                 group: key.group.as_ref(),
                 v6: false,
             };
             let network = facts.network(&key.tenant, &key.network);
             let half_full = network.is_some_and(|network| {
-                let holding = Holding {
+                let holding = NodeAddresses {
                     network,
                     me: &self.me,
                     usage: &usage,

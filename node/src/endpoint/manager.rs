@@ -19,7 +19,7 @@ use super::give_up::returning;
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::marks::{Mark, Marks};
-use super::pool::{Choice, For, Holding};
+use super::pool::{Choice, NodeAddresses, PoolSelector};
 use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve, must_take_endpoints};
 use node_core::desired::interface_names;
 use node_core::projection::{NetworkFact, Projection};
@@ -383,9 +383,9 @@ impl Manager {
         group: Option<&GroupName>,
         haste: Haste,
     ) -> Step<IpAddr> {
-        let whom = For { group, v6: false };
+        let whom = PoolSelector { group, v6: false };
         let asked = asked_in(&self.asking, key);
-        let holding = Holding {
+        let holding = NodeAddresses {
             network,
             me: &self.me,
             usage,

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::give_up::{command, is_closing, pool_around};
 use super::ledger::{Ledger, NetworkKey, Record, Usage};
-use super::pool::{Holding, is_ceded};
+use super::pool::{NodeAddresses, is_ceded};
 use super::{EndpointsHandle, Snapshot};
 use crate::bus::{AskError, BusHandle};
 use crate::store::Saved;
@@ -135,7 +135,7 @@ impl Inputs<'_> {
         let usage = self.ledger.usage(key).cloned().unwrap_or_default();
         let asked = self.asked.iter().filter(|(it, _)| it == key);
         let asked = asked.map(|(_, address)| *address).collect();
-        let holding = Holding {
+        let holding = NodeAddresses {
             network,
             me: self.me,
             usage: &usage,

@@ -1,7 +1,17 @@
-//! What this node has promised: its endpoints, the addresses taken before their endpoint exists,
-//! and the blocks and addresses that it is giving back. The fold of the journal's records.
+//! The ledger of this node's endpoints and of its addresses' states: the fold of the journal's
+//! records. Pure. Only the manager changes it, a record at a time, after that record is on disk.
 //!
-//! Pure. Only the manager changes it, a record at a time, after that record is on disk.
+//! An address in a block of this node has these states, several of them at a time:
+//!
+//! | state | from | until | meaning |
+//! |---|---|---|---|
+//! | free | | | It has none of the states below and can be allocated. |
+//! | reserved | `Reserved` | `Released` | A client claimed it ([`Claim`](super::Claim)) before its endpoint exists. |
+//! | promised | `Promised` | `PromiseEnded` | The swarm that this node manages gave it to a task, on any node. |
+//! | in use | `Attached` | `Detached` | An endpoint of this node has it. |
+//! | freed | `Released`, `PromiseEnded`, `Detached` | `Attached` | It was used; it rests for [`REST_MS`](super::pool::REST_MS) while others are free. |
+//! | returning | `Returning` | `ReturnEnded` | Its whole block goes back to netmaster; nobody gets it meanwhile. |
+//! | ceding | `Ceding` | `CedeEnded` | Another node gets this one address; nobody gets it here. |
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,14 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use super::LocalEndpoint;
 
-/// A network as a key.
+/// The key of a network.
 pub type NetworkKey = (TenantName, NetworkName);
 
 /// One line of the journal. Times are milliseconds since 1970-01-01 UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Record {
-    /// Attached, or attached and now known better.
+    /// The endpoint was attached, or its names have changed.
     Attached {
         endpoint: Box<LocalEndpoint>,
     },
@@ -37,7 +47,7 @@ pub enum Record {
         address: IpAddr,
         at: u64,
     },
-    /// The swarm that this node manages gives the address to a task of its own.
+    /// The swarm that this node manages gave the address to a task.
     Promised {
         key: NetworkKey,
         address: IpAddr,
@@ -47,28 +57,28 @@ pub enum Record {
         address: IpAddr,
         at: u64,
     },
-    /// When an address was last used; written when the journal is made shorter.
+    /// The time at which an address was last used; written when the journal is compacted.
     Freed {
         key: NetworkKey,
         address: IpAddr,
         at: u64,
     },
-    /// No address of the block is given out any more.
+    /// The node returns the block: no address of it is allocated any more.
     Returning {
         key: NetworkKey,
         block: IpNet,
-        /// The id of the command by which netmaster is asked, however often and by whatever life of
-        /// this process: a copy that is late on the bus does nothing when another was accepted.
+        /// The id of the command to netmaster, the same for every retry and after a restart: a late
+        /// copy of an accepted command does nothing.
         /// Absent: an older build's record.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         command: Option<CommandId>,
     },
-    /// The log says that the block is somebody else's, or ours for good.
+    /// The log holds the end of the return: the block is another node's, or stays this node's.
     ReturnEnded {
         key: NetworkKey,
         block: IpNet,
     },
-    /// The address is given out by `to`, or nobody.
+    /// The node cedes the address: only `to` may allocate it.
     Ceding {
         key: NetworkKey,
         address: IpAddr,
@@ -85,20 +95,20 @@ pub enum Record {
     Cluster {
         cluster: ClusterId,
     },
-    /// Records were lost: there may be endpoints that aren't known here.
+    /// Records were lost: the kernel may hold endpoints that the ledger lacks.
     Incomplete,
-    /// Every endpoint that the kernel holds is known again.
+    /// The ledger holds every endpoint of the kernel again.
     Complete,
-    /// Written by a newer netplugin.
+    /// The record was written by a newer netplugin.
     #[serde(other)]
     Unknown,
 }
 
-/// The endpoints of this node, in the order of their ids. A clone shares all that
-/// didn't change.
+/// The endpoints of this node in the order of their ids. A clone shares all that didn't change.
 pub type Locals = OrdMap<EndpointId, Arc<LocalEndpoint>>;
 
-/// The fold of the journal. Its maps are persistent: each change is published as a clone.
+/// The fold of the journal. Its maps are persistent, so that each change is published as a cheap
+/// clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     endpoints: Locals,
@@ -107,22 +117,22 @@ pub struct Ledger {
     incomplete: bool,
 }
 
-/// What is taken of one network's addresses here.
+/// The states of one network's addresses on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     pub in_use: OrdMap<IpAddr, EndpointId>,
     pub reserved: OrdSet<IpAddr>,
-    /// To tasks of the swarm that this node manages: nobody else's, wherever the task runs.
+    /// The addresses of tasks of the swarm that this node manages, on whatever node a task runs.
     pub promised: OrdSet<IpAddr>,
     pub freed: OrdMap<IpAddr, u64>,
     pub returning: OrdSet<IpNet>,
     pub ceding: OrdMap<IpAddr, NodeName>,
-    /// By which commands; a ceded address is a block of one address.
+    /// The commands of returns and cedes; a ceded address is a block of one address.
     pub commands: OrdMap<IpNet, CommandId>,
 }
 
 impl Usage {
-    /// Whether an endpoint, a reservation, a task or another node has a claim on the address.
+    /// Whether the address is in use, reserved, promised or being ceded.
     pub fn is_taken(&self, address: IpAddr) -> bool {
         self.in_use.contains_key(&address)
             || self.reserved.contains(&address)
@@ -130,7 +140,7 @@ impl Usage {
             || self.ceding.contains_key(&address)
     }
 
-    /// The addresses of a block that are in use, reserved or promised.
+    /// The number of a block's addresses that are in use, reserved or promised.
     pub fn taken_in(&self, block: IpNet) -> usize {
         let reserved = self.reserved.iter();
         let promised = self
@@ -154,7 +164,7 @@ impl Ledger {
         self.cluster
     }
 
-    /// Whether records were lost and not all endpoints are known again.
+    /// Whether records were lost and endpoints may still be missing.
     pub fn is_incomplete(&self) -> bool {
         self.incomplete
     }
@@ -175,7 +185,7 @@ impl Ledger {
         self.networks.iter()
     }
 
-    /// Folds a record in; the same again changes nothing.
+    /// Folds a record in; folding it again changes nothing.
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Attached { endpoint } => self.attach(endpoint),
@@ -209,7 +219,7 @@ impl Ledger {
                 usage.returning.insert(*block);
                 usage.commands.extend(command.map(|id| (*block, id)));
             }),
-            // What is known of its addresses went with it.
+            // The times at which its addresses were used go with the block.
             Record::ReturnEnded { key, block } => self.change(key, |usage| {
                 usage.returning.remove(block);
                 usage.commands.remove(block);
@@ -239,7 +249,7 @@ impl Ledger {
         }
     }
 
-    /// How many [`records`](Self::records) there are.
+    /// The number of [`records`](Self::records).
     pub fn size(&self) -> usize {
         let of = |usage: &Usage| {
             let taken = usage.reserved.len() + usage.promised.len();

@@ -1,5 +1,5 @@
-//! The model of this node's endpoints: what an attach asks for, what the journal holds, and which
-//! address comes next. Pure. The daemon writes the journal and serves the requests.
+//! The model of this node's endpoints: attach requests, the ledger of the journal's records, and the
+//! choice of addresses. Pure. The daemon writes the journal and serves the requests.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
@@ -14,7 +14,7 @@ use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, NodeName, Rejectio
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// An endpoint of this node, as its journal knows it.
+/// An endpoint of this node, as its journal holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalEndpoint {
     pub id: EndpointId,
@@ -25,9 +25,9 @@ pub struct LocalEndpoint {
     /// One address per family at most; at least one.
     pub addresses: Vec<IpAddr>,
     pub mac: MacAddr,
-    /// The host's end of the veth; stays on the host's side for good. At most 15 bytes.
+    /// The name of the veth's end that stays on the host's side. At most 15 bytes.
     pub host_interface: String,
-    /// The container's end, as it is named until its owner takes it. At most 15 bytes.
+    /// The name of the container's end until its owner moves it. At most 15 bytes.
     pub peer_interface: String,
     pub owner: Owner,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,25 +51,25 @@ impl std::fmt::Display for LocalEndpoint {
     }
 }
 
-/// Who asked for an endpoint, and so who takes its interface.
+/// The party that requested an endpoint and so moves its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Owner {
     /// The engine moves the peer into the container's namespace.
     Docker { network_id: String },
-    /// We moved the peer into this namespace and configured it there under this name.
+    /// Netplugin moved the peer into this namespace and configured it there under this name.
     Namespace {
         path: String,
         interface: String,
-        /// The name of the CNI network configuration that asked; absent: no CNI runtime did.
+        /// The name of the CNI network configuration; absent: no CNI runtime requested the endpoint.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cni: Option<String>,
     },
-    /// The journal lost who it was : who detaches it names its id.
+    /// The journal lost the owner: a detach must name the endpoint's id.
     Unknown,
 }
 
-/// What an attach asks for.
+/// A request to attach an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     pub id: EndpointId,
@@ -77,7 +77,7 @@ pub struct Attach {
     pub network: NetworkName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupName>,
-    /// Reserved before ([`Reserve`]), or asked for (`--ip`); empty: any.
+    /// The addresses that were reserved before ([`Reserve`]) or requested (`--ip`); empty: any.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
     pub owner: Owner,
@@ -89,16 +89,16 @@ pub struct Attach {
     pub container: Option<String>,
 }
 
-/// What its owner tells of an endpoint after it was made.
+/// Names that the owner reports after the endpoint was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     pub name: String,
-    /// Absent: not known yet; what was known stays.
+    /// Absent: not known yet, earlier aliases stay.
     pub aliases: Option<Vec<String>>,
     pub container: String,
 }
 
-/// Takes an address before its endpoint exists, as Docker's IPAM does.
+/// A request to reserve an address before its endpoint exists, as Docker's IPAM does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserve {
     pub tenant: TenantName,
@@ -112,7 +112,7 @@ pub struct Reserve {
     pub claim: Claim,
 }
 
-/// For whom an address is taken.
+/// The purpose of a reservation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Claim {
@@ -125,17 +125,17 @@ pub enum Claim {
     Promise,
 }
 
-/// What an attached endpoint's owner needs to know.
+/// The reply to an attach: the endpoint and its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub endpoint: LocalEndpoint,
-    /// Gateway of each family that the endpoint has an address of.
+    /// The gateway of each address family of the endpoint.
     pub gateways: Vec<IpAddr>,
-    /// Bytes of a packet inside; the underlay's less what VXLAN adds.
+    /// The size of an inner packet, in bytes: the underlay's MTU without VXLAN's headers.
     pub mtu: u32,
 }
 
-/// Why an attach, a detach or a reservation failed; each says what to do.
+/// The reason why an attach, a detach or a reservation failed, with the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error(transparent)]
@@ -198,11 +198,11 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Whether the part of the log that this node hasn't read may say otherwise.
+    /// Whether the part of the log that this node hasn't read may remove the reason.
     pub fn may_be_of_unread_log(&self) -> bool {
         match self {
             Self::Rejected(rejection) => rejection.is_of_an_unknown_name(),
-            // A node that joins isn't in the facts yet.
+            // A node that joins isn't in the projection yet.
             Self::Removed(_) => true,
             _ => false,
         }

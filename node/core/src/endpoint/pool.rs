@@ -1,10 +1,9 @@
-//! Which address comes next, and which can be given up: out of the blocks that the log leases to
-//! this node.
+//! Chooses addresses to allocate and to give up, out of the blocks that the log leases to this node.
 //!
-//! Pure; `now` is an argument. The longest-freed address first, and one that was freed a moment
-//! ago only when nothing else is left. A block that is being returned, an address that was ceded
-//! to another node and one that somebody asks for by name are never given out. An address that was
-//! ceded to this node is given out like those of its blocks. The manager asks.
+//! Pure; `now` is an argument. The address that was freed longest ago comes first, and a recently
+//! freed one only when no other is left. An address of a block that is being returned, one that was
+//! ceded to another node and one that another request names are never allocated. An address that was
+//! ceded to this node is allocated like those of its blocks. The manager calls it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,41 +15,41 @@ use ipnet::IpNet;
 use super::ledger::Usage;
 use crate::projection::NetworkFact;
 
-/// Milliseconds that an address rests after use, so that nobody's late packet meets its next owner.
+/// The time in ms that an address rests after use, so that no late packet reaches its next owner.
 pub const REST_MS: u64 = 10_000;
 
 /// The next address for an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     Rested(IpAddr),
-    /// Nothing but addresses freed a moment ago is left; this one the longest.
+    /// Only addresses that were freed within [`REST_MS`] are left; this is the one freed first.
     Recent(IpAddr),
     /// Another block is needed.
     None,
 }
 
-/// Whose address is chosen: a member's of a group, if its group has a pool of its own.
+/// Selects the pool of an address: the group's, if it has one, else the network's.
 #[derive(Debug, Clone, Copy)]
-pub struct For<'a> {
+pub struct PoolSelector<'a> {
     pub group: Option<&'a GroupName>,
     pub v6: bool,
 }
 
-/// What a node holds of a network, and what of it is taken.
+/// The addresses of a network that a node holds, and their states.
 #[derive(Debug, Clone, Copy)]
-pub struct Holding<'a> {
+pub struct NodeAddresses<'a> {
     pub network: &'a NetworkFact,
     pub me: &'a NodeName,
     pub usage: &'a Usage,
-    /// Addresses of the network that somebody asks for by name right now.
+    /// The addresses of the network that requests under way name.
     pub asked: &'a BTreeSet<IpAddr>,
 }
 
-impl<'a> Holding<'a> {
-    /// Picks an address out of `me`'s blocks.
-    pub fn choose(self, whom: For<'_>, now: u64) -> Choice {
-        let pool = self.network.pool(whom.group, whom.v6);
-        let free = pool.iter().flat_map(|pool| self.free_in(pool, whom));
+impl<'a> NodeAddresses<'a> {
+    /// Chooses an address of `me`'s blocks.
+    pub fn choose(self, selector: PoolSelector<'_>, now: u64) -> Choice {
+        let pool = self.network.pool(selector.group, selector.v6);
+        let free = pool.iter().flat_map(|pool| self.free_in(pool, selector));
         match free.min_by_key(|address| self.freed(*address)) {
             None => Choice::None,
             Some(address) if self.is_rested(address, now) => Choice::Rested(address),
@@ -58,26 +57,30 @@ impl<'a> Holding<'a> {
         }
     }
 
-    /// The free addresses of `me`'s blocks, that which was freed longest ago first.
-    pub fn free(self, whom: For<'_>) -> Vec<IpAddr> {
-        let pool = self.network.pool(whom.group, whom.v6);
-        let free = pool.iter().flat_map(|pool| self.free_in(pool, whom));
+    /// The free addresses of `me`'s blocks, the one that was freed longest ago first.
+    pub fn free(self, selector: PoolSelector<'_>) -> Vec<IpAddr> {
+        let pool = self.network.pool(selector.group, selector.v6);
+        let free = pool.iter().flat_map(|pool| self.free_in(pool, selector));
         let mut free: Vec<IpAddr> = free.collect();
         free.sort_by_key(|address| self.freed(*address));
         free
     }
 
-    fn free_in<'b>(self, pool: &'b Pool, whom: For<'b>) -> impl Iterator<Item = IpAddr> + 'b
+    fn free_in<'b>(
+        self,
+        pool: &'b Pool,
+        selector: PoolSelector<'b>,
+    ) -> impl Iterator<Item = IpAddr> + 'b
     where
         'a: 'b,
     {
-        self.blocks(pool, whom)
+        self.blocks(pool, selector)
             .filter(move |block| !self.usage.returning.contains(block))
-            .flat_map(move |block| self.usable(pool, block, whom))
+            .flat_map(move |block| self.usable(pool, block, selector))
             .filter(move |address| self.is_free(*address))
     }
 
-    /// When an address was freed, 0: never; by this the next one is picked.
+    /// The order of choice: the time at which an address was freed, 0: never.
     fn freed(self, address: IpAddr) -> (u64, IpAddr) {
         let freed = self.usage.freed.get(&address).copied();
         (freed.unwrap_or(0), address)
@@ -88,14 +91,14 @@ impl<'a> Holding<'a> {
         freed.is_none_or(|at| at.saturating_add(REST_MS) <= now)
     }
 
-    /// Whether half of what `me` may give out is taken: time to ask for the next block.
-    pub fn is_half_full(self, whom: For<'_>) -> bool {
-        let Some(pool) = self.network.pool(whom.group, whom.v6) else {
+    /// Whether half of the addresses that `me` may allocate are taken, so that it needs the next block.
+    pub fn is_half_full(self, selector: PoolSelector<'_>) -> bool {
+        let Some(pool) = self.network.pool(selector.group, selector.v6) else {
             return false;
         };
-        let blocks = self.blocks(&pool, whom);
+        let blocks = self.blocks(&pool, selector);
         let blocks = blocks.filter(|block| !self.usage.returning.contains(block));
-        let usable = blocks.flat_map(|block| self.usable(&pool, block, whom));
+        let usable = blocks.flat_map(|block| self.usable(&pool, block, selector));
         let (mut taken, mut all) = (0, 0);
         for address in usable {
             all += 1;
@@ -104,16 +107,16 @@ impl<'a> Holding<'a> {
         taken * 2 >= all
     }
 
-    /// What of a pool's addresses `me` holds and could give up.
-    pub fn spare(self, whom: For<'_>, now: u64) -> Spare {
+    /// The number of a pool's addresses that `me` holds and could give up.
+    pub fn spare(self, selector: PoolSelector<'_>, now: u64) -> Spare {
         let mut spare = Spare::default();
-        let Some(pool) = self.network.pool(whom.group, whom.v6) else {
+        let Some(pool) = self.network.pool(selector.group, selector.v6) else {
             return spare;
         };
-        for block in self.blocks(&pool, whom) {
+        for block in self.blocks(&pool, selector) {
             let returning = self.usage.returning.contains(&block);
             let mut recent = 0;
-            for address in self.usable(&pool, block, whom) {
+            for address in self.usable(&pool, block, selector) {
                 if self.usage.ceding.contains_key(&address) {
                     spare.ceding += 1;
                     continue;
@@ -129,58 +132,58 @@ impl<'a> Holding<'a> {
                 }
             }
             spare.recent += recent;
-            let is_unused = recent == 0 && self.is_returnable(&pool, block, whom);
+            let is_unused = recent == 0 && self.is_returnable(&pool, block, selector);
             spare.blocks += u64::from(returning || is_unused);
         }
         spare
     }
 
-    /// A block in which `me` uses no address: the one that was used longest ago.
-    pub fn returnable_block(self, whom: For<'_>) -> Option<IpNet> {
-        let pool = self.network.pool(whom.group, whom.v6)?;
+    /// The block to return: of those without a used address the one that was used longest ago.
+    pub fn returnable_block(self, selector: PoolSelector<'_>) -> Option<IpNet> {
+        let pool = self.network.pool(selector.group, selector.v6)?;
         let used = |block: &IpNet| {
             let freed = self.usage.freed.iter();
             let freed = freed.filter(|(address, _)| block.contains(*address));
             freed.map(|(_, at)| *at).max()
         };
-        self.blocks(&pool, whom)
+        self.blocks(&pool, selector)
             .filter(|block| !self.usage.returning.contains(block))
-            .filter(|block| self.is_returnable(&pool, *block, whom))
+            .filter(|block| self.is_returnable(&pool, *block, selector))
             .min_by_key(|block| (used(block), *block))
     }
 
-    /// A block of the pool that `me` has begun to return, according to its journal.
-    pub fn returning_block(self, whom: For<'_>) -> Option<IpNet> {
-        let pool = self.network.pool(whom.group, whom.v6)?;
-        self.blocks(&pool, whom)
+    /// A block of the pool that `me` is returning according to its journal.
+    pub fn returning_block(self, selector: PoolSelector<'_>) -> Option<IpNet> {
+        let pool = self.network.pool(selector.group, selector.v6)?;
+        self.blocks(&pool, selector)
             .find(|block| self.usage.returning.contains(block))
     }
 
-    /// Whether no address in the block is used, promised, asked for or being ceded.
+    /// Whether no address in the block is in use, reserved, promised, requested or being ceded.
     pub fn is_unused(self, block: IpNet) -> bool {
         self.usage.taken_in(block) == 0
             && !self.usage.ceding.keys().any(|it| block.contains(it))
             && !self.asked.iter().any(|it| block.contains(it))
     }
 
-    /// Whether another node gets a block to lease when `me` returns this one. What was ceded to
-    /// `me` lies inside a block that may be somebody else's.
-    fn is_returnable(self, pool: &Pool, block: IpNet, whom: For<'_>) -> bool {
+    /// Whether another node can lease this block once `me` returned it: an address that was ceded to
+    /// `me` lies inside a block that may be another node's.
+    fn is_returnable(self, pool: &Pool, block: IpNet, selector: PoolSelector<'_>) -> bool {
         !is_ceded(self.network, block)
             && self.is_unused(block)
-            && self.usable(pool, block, whom).next().is_some()
+            && self.usable(pool, block, selector).next().is_some()
     }
 
     fn is_free(self, address: IpAddr) -> bool {
         !self.usage.is_taken(address) && !self.asked.contains(&address)
     }
 
-    /// The addresses of a block of `me` that an endpoint of the pool could have.
+    /// The addresses of a block of `me` that an endpoint of the pool may have.
     fn usable<'b>(
         self,
         pool: &'b Pool,
         block: IpNet,
-        whom: For<'b>,
+        selector: PoolSelector<'b>,
     ) -> impl Iterator<Item = IpAddr> + 'b
     where
         'a: 'b,
@@ -188,17 +191,23 @@ impl<'a> Holding<'a> {
         block.hosts_of().filter(move |address| {
             let holder = self.network.block_of(*address);
             pool.is_assignable(*address)
-                && is_for(self.network, *address, whom.group)
+                && is_for(self.network, *address, selector.group)
                 && holder == Some((block, self.me))
         })
     }
 
     /// The blocks of `me` in the pool, addresses that were ceded to it included.
-    fn blocks<'b>(self, pool: &'b Pool, whom: For<'b>) -> impl Iterator<Item = IpNet> + 'b
+    fn blocks<'b>(
+        self,
+        pool: &'b Pool,
+        selector: PoolSelector<'b>,
+    ) -> impl Iterator<Item = IpNet> + 'b
     where
         'a: 'b,
     {
-        let own = whom.group.filter(|it| self.network.pools.contains_key(*it));
+        let own = selector
+            .group
+            .filter(|it| self.network.pools.contains_key(*it));
         let network = self.network;
         network
             .blocks_of(self.me)
@@ -206,7 +215,7 @@ impl<'a> Holding<'a> {
     }
 }
 
-/// Whether an address is one for members of the group, or for those of none with a pool.
+/// Whether an address is for members of the group; without a pool of the group, for the network's.
 fn is_for(network: &NetworkFact, address: IpAddr, group: Option<&GroupName>) -> bool {
     let of = network.pool_of(address).map(|(group, _)| group);
     of == group.filter(|it| network.pools.contains_key(*it))
@@ -225,7 +234,7 @@ trait HostsOf {
 }
 
 impl HostsOf for IpNet {
-    /// Every address: what of them can't be an endpoint's is the pool's to say.
+    /// Every address of the block; the pool excludes those that no endpoint may have.
     fn hosts_of(&self) -> Box<dyn Iterator<Item = IpAddr>> {
         match self {
             Self::V4(net) => {

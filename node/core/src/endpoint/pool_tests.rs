@@ -2,7 +2,7 @@ use super::*;
 use crate::endpoint::fixture::{endpoint, ip, key, network, node};
 use crate::endpoint::{Ledger, Record};
 
-const ANY: For<'_> = For {
+const ANY: PoolSelector<'_> = PoolSelector {
     group: None,
     v6: false,
 };
@@ -28,8 +28,12 @@ fn freed(address: &str, at: u64) -> Record {
     }
 }
 
-/// What node `a` holds of the network.
-fn with<T>(network: &NetworkFact, records: &[Record], of: impl FnOnce(Holding<'_>) -> T) -> T {
+/// Calls `of` with the addresses of the network that node `a` holds.
+fn with<T>(
+    network: &NetworkFact,
+    records: &[Record],
+    of: impl FnOnce(NodeAddresses<'_>) -> T,
+) -> T {
     asking(network, records, &[], of)
 }
 
@@ -37,9 +41,9 @@ fn asking<T>(
     network: &NetworkFact,
     records: &[Record],
     asked: &[&str],
-    of: impl FnOnce(Holding<'_>) -> T,
+    of: impl FnOnce(NodeAddresses<'_>) -> T,
 ) -> T {
-    of(Holding {
+    of(NodeAddresses {
         network,
         me: &node("a"),
         usage: &usage(records),
@@ -52,7 +56,7 @@ fn next(blocks: &[(&str, &str)], records: &[Record]) -> Choice {
 }
 
 #[test]
-fn neither_network_nor_gateway_nor_anothers_addresses_are_given_out() {
+fn choice_excludes_network_gateway_and_addresses_of_other_nodes() {
     let blocks = [("10.0.0.0/28", "a"), ("10.0.0.16/28", "b")];
     assert_eq!(next(&blocks, &[]), Choice::Rested(ip("10.0.0.2")));
     assert_eq!(next(&[("10.0.0.16/28", "b")], &[]), Choice::None);
@@ -63,7 +67,7 @@ fn neither_network_nor_gateway_nor_anothers_addresses_are_given_out() {
 }
 
 #[test]
-fn the_longest_freed_comes_first_and_a_fresh_one_last() {
+fn choice_takes_the_longest_freed_first_and_a_fresh_one_last() {
     let blocks = [("10.0.0.0/30", "a")];
     let old = [freed("10.0.0.2", 20), freed("10.0.0.3", 10)];
     assert_eq!(next(&blocks, &old), Choice::Rested(ip("10.0.0.3")));
@@ -79,7 +83,7 @@ fn the_longest_freed_comes_first_and_a_fresh_one_last() {
 }
 
 #[test]
-fn a_ceded_address_is_its_new_holders_for_any_endpoint() {
+fn ceded_address_is_its_new_holders_for_any_endpoint() {
     let ours_ceded = [("10.0.0.0/30", "a"), ("10.0.0.2/32", "b")];
     assert_eq!(next(&ours_ceded, &[]), Choice::Rested(ip("10.0.0.3")));
     let ceding = [Record::Ceding {
@@ -101,7 +105,7 @@ fn a_ceded_address_is_its_new_holders_for_any_endpoint() {
 }
 
 #[test]
-fn an_address_that_is_asked_for_by_name_is_given_to_nobody_else() {
+fn address_that_is_requested_by_name_is_given_to_no_other() {
     let network = network(&[("10.0.0.0/28", "b"), ("10.0.0.9/32", "a")]);
     let next = |asked: &[&str]| asking(&network, &[], asked, |it| it.choose(ANY, NOW));
     assert_eq!(next(&["10.0.0.9"]), Choice::None);
@@ -109,7 +113,7 @@ fn an_address_that_is_asked_for_by_name_is_given_to_nobody_else() {
 }
 
 #[test]
-fn a_block_that_goes_back_gives_nothing() {
+fn returning_block_gives_no_address() {
     let returning = [Record::Returning {
         key: key(),
         block: "10.0.0.0/28".parse().unwrap(),
@@ -119,7 +123,7 @@ fn a_block_that_goes_back_gives_nothing() {
 }
 
 #[test]
-fn half_is_when_the_next_block_is_asked_for() {
+fn block_is_half_full_when_half_of_its_addresses_are_taken() {
     let network = network(&[("10.0.0.16/29", "a")]);
     let taken = |count: u8| {
         let records: Vec<Record> = (0..count)
@@ -130,7 +134,7 @@ fn half_is_when_the_next_block_is_asked_for() {
     assert_eq!([0, 3, 4, 8].map(taken), [false, false, true, true]);
     let others = self::network(&[("10.0.0.16/29", "b")]);
     assert!(with(&others, &[], |it| it.is_half_full(ANY)));
-    // What was ceded to another node is none of ours.
+    // Addresses that were ceded to another node don't count.
     let ceded = self::network(&[
         ("10.0.0.16/30", "a"),
         ("10.0.0.16/32", "b"),
@@ -140,7 +144,7 @@ fn half_is_when_the_next_block_is_asked_for() {
     assert!(with(&ceded, &one, |it| it.is_half_full(ANY)));
 }
 
-/// Group `db` has these addresses for its members.
+/// The network with these blocks, and a pool of group `db`.
 fn pooled(range: (&str, &str), blocks: &[(&str, &str)]) -> NetworkFact {
     let mut network = network(blocks);
     let (first, last) = (ip(range.0), ip(range.1));
@@ -151,17 +155,17 @@ fn pooled(range: (&str, &str), blocks: &[(&str, &str)]) -> NetworkFact {
 }
 
 #[test]
-fn a_pool_is_for_its_group_alone() {
+fn pool_is_for_its_group_alone() {
     // The network's block holds addresses of the pool, and a block of the pool lies in it.
     let blocks = [("10.0.0.0/28", "a"), ("10.0.0.8/30", "a")];
     let network = pooled(("10.0.0.2", "10.0.0.11"), &blocks);
     let next = |group: &str| {
         let group: GroupName = group.parse().unwrap();
-        let whom = For {
+        let selector = PoolSelector {
             group: Some(&group),
             v6: false,
         };
-        with(&network, &[], |it| it.choose(whom, NOW))
+        with(&network, &[], |it| it.choose(selector, NOW))
     };
     assert_eq!(next("db"), Choice::Rested(ip("10.0.0.8")));
     // A group without a pool has its network's.
@@ -171,7 +175,7 @@ fn a_pool_is_for_its_group_alone() {
 }
 
 #[test]
-fn a_single_address_of_a_pool_is_no_ceded_one() {
+fn single_address_of_a_pool_is_no_ceded_one() {
     let network = pooled(("10.0.0.8", "10.0.0.11"), &[("10.0.0.9/32", "a")]);
     assert!(!is_ceded(&network, "10.0.0.9/32".parse().unwrap()));
     assert!(is_ceded(&network, "10.0.0.13/32".parse().unwrap()));
@@ -199,7 +203,7 @@ fn returning(block: &str) -> Record {
 }
 
 #[test]
-fn a_node_can_give_up_what_nobody_uses_or_asks_for() {
+fn spare_counts_addresses_that_nobody_uses_or_requests() {
     // The gateway is in the first block, and one address of it is ceded to b.
     let blocks = [
         ("10.0.0.0/29", "a"),
@@ -243,7 +247,7 @@ fn a_node_can_give_up_what_nobody_uses_or_asks_for() {
 }
 
 #[test]
-fn the_block_that_was_used_longest_ago_is_returned_and_a_ceded_address_is_none() {
+fn returnable_block_is_the_one_used_longest_ago_and_no_ceded_address() {
     let blocks = [
         ("10.0.0.8/29", "a"),
         ("10.0.0.16/29", "a"),
@@ -269,7 +273,7 @@ fn the_block_that_was_used_longest_ago_is_returned_and_a_ceded_address_is_none()
 }
 
 #[test]
-fn a_block_of_which_every_address_is_ceded_is_offered_to_nobody() {
+fn block_of_ceded_addresses_is_not_returnable() {
     let ceded = [
         ("10.0.0.8/31", "a"),
         ("10.0.0.8/32", "b"),
@@ -284,17 +288,17 @@ fn a_block_of_which_every_address_is_ceded_is_offered_to_nobody() {
 }
 
 #[test]
-fn a_groups_pool_is_given_up_apart_from_its_networks() {
+fn pool_of_a_group_is_given_up_apart_from_its_networks() {
     let blocks = [("10.0.0.0/28", "a"), ("10.0.0.8/30", "a")];
     let network = pooled(("10.0.0.8", "10.0.0.11"), &blocks);
     let db: GroupName = "db".parse().unwrap();
-    let members = For {
+    let members = PoolSelector {
         group: Some(&db),
         v6: false,
     };
-    let held = |whom| {
+    let held = |selector| {
         with(&network, &[attached("e", "10.0.0.3")], |it| {
-            it.spare(whom, NOW)
+            it.spare(selector, NOW)
         })
     };
     assert_eq!(held(members), spare(4, 0, 1, 4));
