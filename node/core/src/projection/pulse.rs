@@ -1,34 +1,35 @@
-//! Which nodes have fallen silent, by the status that each tells everybody every second.
+//! Finds silent nodes by the status that each node publishes every second.
 //!
-//! Pure: times are those since some beginning. A node hears its own status come back over the bus;
-//! without it, it is itself who hears nothing, and judges nobody.
+//! Pure: times are relative to any start. A node receives its own status from the bus, too; while it
+//! doesn't, its own connection is at fault and it marks no other node silent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bus_schema::NodeName;
 
-/// Whoever wasn't heard for this long is silent.
-const SILENT: Duration = Duration::from_secs(3);
-/// Without our own status for this long we are deaf. What others said a second before the last
-/// one of ours is then still no older than [`SILENT`].
-const DEAF: Duration = Duration::from_millis(1_900);
+/// A node whose status wasn't received for this long is silent.
+const SILENT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A node that didn't receive its own status for this long receives nothing. A status that another
+/// node sent a second before this node's last one is then no older than [`SILENT_TIMEOUT`].
+const OWN_STATUS_TIMEOUT: Duration = Duration::from_millis(1_900);
 
+/// The times at which the statuses of nodes were received last.
 #[derive(Debug, Default)]
 pub struct Pulse {
     heard: BTreeMap<NodeName, Duration>,
-    /// When our own status came back last.
+    /// The time at which this node's own status was received last.
     own: Option<Duration>,
-    /// Since when we hear without a gap.
+    /// The start of the time in which own statuses came without a gap.
     since: Duration,
     silent: BTreeSet<NodeName>,
 }
 
 impl Pulse {
-    /// A status of `node` was heard.
+    /// Records a status of `node`.
     pub fn beat(&mut self, node: NodeName, me: &NodeName, now: Duration) {
         if node == *me {
-            if self.is_deaf(now) {
+            if self.is_cut_off(now) {
                 self.since = now;
             }
             self.own = Some(now);
@@ -38,7 +39,7 @@ impl Pulse {
         self.heard.insert(node, now);
     }
 
-    /// Who of the members is silent. A node that was never heard is, too, after that time.
+    /// The silent members. A node that never sent a status is silent after that time, too.
     pub fn judge<'a>(
         &mut self,
         members: impl Iterator<Item = &'a NodeName>,
@@ -48,10 +49,10 @@ impl Pulse {
         let members: BTreeSet<&NodeName> = members.filter(|node| *node != me).collect();
         self.silent.retain(|node| members.contains(node));
         self.heard.retain(|node, _| members.contains(node));
-        if !self.is_deaf(now) {
+        if !self.is_cut_off(now) {
             for node in members {
                 let heard = self.heard.get(node).copied().unwrap_or_default();
-                if now.saturating_sub(heard.max(self.since)) >= SILENT {
+                if now.saturating_sub(heard.max(self.since)) >= SILENT_TIMEOUT {
                     self.silent.insert(node.clone());
                 }
             }
@@ -59,8 +60,9 @@ impl Pulse {
         &self.silent
     }
 
-    fn is_deaf(&self, now: Duration) -> bool {
-        self.own.is_none_or(|own| now.saturating_sub(own) > DEAF)
+    fn is_cut_off(&self, now: Duration) -> bool {
+        self.own
+            .is_none_or(|own| now.saturating_sub(own) > OWN_STATUS_TIMEOUT)
     }
 }
 
@@ -68,8 +70,8 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    /// What is heard in the first half of each second, `.` for nothing: `"a b"` is a status of
-    /// each; `me` is us. Says who is silent at the second's end.
+    /// The silent nodes at the end of each second. `seconds` names the nodes whose status is received
+    /// in the second's first half, `.` for none; `me` is this node.
     fn silent(seconds: &[&str]) -> Vec<String> {
         let (me, mut pulse) = ("me".parse().unwrap(), Pulse::default());
         let members: Vec<NodeName> = ["a", "b", "me"].map(|it| it.parse().unwrap()).into();
@@ -89,23 +91,23 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_heard_for_three_seconds_is_silent_until_it_is_heard() {
+    fn node_without_status_for_three_seconds_is_silent_until_the_next_one() {
         let said = silent(&["me a b", "me a", "me a", "me a", "me a", "me a b"]);
         assert_eq!(said, ["", "", "", "b", "b", ""]);
-        // Never heard at all: it died before we came.
+        // It never sent one: it died before this node started.
         assert_eq!(silent(&["me a", "me a", "me a", "me a"]), ["", "", "", "b"]);
     }
 
     #[test]
-    fn who_hears_nothing_judges_nobody() {
+    fn node_without_own_status_marks_no_peer_silent() {
         let said = silent(&["me a b", ".", ".", ".", ".", ".", "me", "me a b"]);
         assert_eq!(said, [""; 8]);
-        // What was known of somebody before stays.
+        // A node that was silent before stays silent.
         let said = silent(&[
             "me a", "me a", "me a", "me a", ".", ".", ".", ".", "me a", "me a",
         ]);
         assert_eq!(said[3..], ["b"; 7]);
-        // And after a gap everybody has the whole time to be heard.
+        // After a gap every node has the whole time again.
         let said = silent(&["me a b", ".", ".", ".", ".", "me a", "me a", "me a", "me a"]);
         assert_eq!(said[5..], ["", "", "", "b"]);
     }

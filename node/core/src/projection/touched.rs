@@ -1,10 +1,10 @@
-//! What an event concerned: the part of the desired state that has to be thought over.
+//! The nouns that an event touched, whose desired state has to be computed again. Pure.
 
 use std::collections::BTreeSet;
 
 use bus_schema::{NetworkName, NodeName, TenantName};
 
-/// A set of nouns. A tenant in it stands for all its networks, `cluster` for everything.
+/// A set of nouns. A tenant stands for all its networks, `cluster` for everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
     pub cluster: bool,

@@ -1,9 +1,9 @@
-//! The endpoints of the whole cluster, for who looks names and addresses up.
+//! The endpoints of the whole cluster, by names and addresses.
 //!
-//! Pure; a snapshot is a cheap clone. Holds what other nodes published and what this node's own
-//! journal knows. An endpoint that says more than the log has told us yet is held back until the
-//! log gets there, and one of a node that is no member until it is. The bus and the endpoints'
-//! manager feed it; DNS, Docker and `status` read it.
+//! Pure; a snapshot is a cheap clone. It holds the endpoints that other nodes published and those of
+//! this node's own journal. An endpoint that depends on a later revision than this node has applied
+//! is held back until then, and one of a node that is no member until it is one. The bus and the
+//! endpoints' manager feed it; DNS, Docker and `status` read it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -25,11 +25,11 @@ pub struct EndpointsView {
     tenants: OrdMap<TenantName, Index>,
     /// Endpoints of one container, which lives on one node.
     containers: OrdMap<(NodeName, String), OrdSet<EndpointId>>,
-    /// How far the log was known when what was recalled was saved.
+    /// The applied revision at which the recalled endpoints were saved.
     recalled: Revision,
-    /// Whose endpoints are shown; absent: everybody's.
+    /// The nodes whose endpoints are shown; absent: all.
     members: Option<OrdMap<NodeName, NodeFact>>,
-    /// Members that nobody has heard of for a while.
+    /// Members whose status is missing.
     silent: OrdSet<NodeName>,
     completeness: Completeness,
 }
@@ -37,38 +37,38 @@ pub struct EndpointsView {
 /// The names and addresses of one tenant.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Index {
-    /// By `NAME.NETWORK` in lower case: DNS compares without case (RFC 4343). As no network's name
-    /// holds a dot, it says the same as the two of them apart.
+    /// By `NAME.NETWORK` in lower case: DNS compares without case (RFC 4343). No network's name holds a
+    /// dot, so that the key is unambiguous.
     names: OrdMap<String, OrdMap<(IpAddr, EndpointId), Arc<Endpoint>>>,
-    /// How many of the names end with `.` and this.
+    /// The number of names that end with `.` and the key.
     above: OrdMap<String, usize>,
-    /// One that is closed stands behind: its address may have been given to another.
+    /// The owners of an address; closed endpoints come last: their address may be another's now.
     addresses: OrdMap<IpAddr, Vec<Arc<Endpoint>>>,
 }
 
-/// What a view holds of other nodes, with how far the log was known then.
+/// The endpoints of other nodes in a view, with the revision that was applied then.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
     applied: Revision,
-    /// Each with what the log must tell before it is shown.
+    /// Each with the revision that must be applied before it is shown.
     endpoints: Vec<(Revision, Endpoint)>,
 }
 
-/// Whether what is missing from a view is missing from the cluster, too.
+/// Whether an endpoint that is missing from a view is missing from the cluster, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Completeness {
-    /// What is known is all there is to know.
+    /// The view is all that can be read.
     #[default]
     Complete,
-    /// The stream is still to be read for the first time.
+    /// The stream is about to be read for the first time.
     Awaited,
-    /// Read from its start to its end once.
+    /// The stream was read from its start to its end once.
     Read,
 }
 
 impl EndpointsView {
-    /// Who bears a name, an alias or a group of a network, given as `NAME.NETWORK` in lower case,
-    /// and the addresses under which it does; no item: nobody.
+    /// The endpoints with a name, an alias or a group of a network, given as `NAME.NETWORK` in lower
+    /// case, and their addresses.
     pub fn resolve(
         &self,
         tenant: &TenantName,
@@ -86,7 +86,7 @@ impl EndpointsView {
         index.is_some_and(|it| it.above.contains_key(name))
     }
 
-    /// Who bears an address: the asker of a question, or what a PTR question is about.
+    /// The endpoint with an address: the sender of a DNS query, or the subject of a PTR query.
     pub fn at(&self, tenant: &TenantName, address: IpAddr) -> Option<&Endpoint> {
         let index = self.tenants.get(tenant)?;
         let bearers = index.addresses.get(&address)?;
@@ -126,18 +126,18 @@ impl EndpointsView {
         self.shown.is_empty()
     }
 
-    /// Whether a member that published this has been silent for too long.
+    /// Whether the node that published the endpoint is silent.
     pub fn is_silent(&self, endpoint: &Endpoint) -> bool {
         !self.silent.is_empty() && self.silent.contains(&endpoint.node)
     }
 
-    /// False: a name that isn't here may exist all the same.
+    /// Whether a name that isn't in the view doesn't exist.
     pub fn is_complete(&self) -> bool {
         self.completeness != Completeness::Awaited
     }
 
-    /// Says whether the stream is about to be read for the first time; once it was, what is
-    /// missing then is gone.
+    /// Sets whether the stream is about to be read for the first time; it has no effect once the stream
+    /// was read.
     pub fn await_stream(&mut self, awaited: bool) {
         if self.completeness != Completeness::Read {
             self.completeness = match awaited {
@@ -155,7 +155,7 @@ impl EndpointsView {
         self.silent = silent;
     }
 
-    /// Takes in what a node says of one of its endpoints.
+    /// Folds in an event of another node's endpoint.
     pub fn hear(&mut self, event: EndpointEvent) {
         match event {
             EndpointEvent::Up { endpoint, applied } => {
@@ -202,7 +202,7 @@ impl EndpointsView {
         self.shown.insert(endpoint.id.clone(), endpoint);
     }
 
-    /// Removes an endpoint, when it is that node's.
+    /// Removes an endpoint if it is that node's.
     pub fn remove(&mut self, id: &EndpointId, node: &NodeName) {
         if self.held.get(id).is_some_and(|(_, e)| e.node == *node) {
             self.held.remove(id);
@@ -212,12 +212,12 @@ impl EndpointsView {
         }
     }
 
-    /// The log has got here, with these nodes: shows what was held back for it, and hides what
-    /// nodes published that were removed.
+    /// Advances to an applied revision with these members: shows endpoints that were held back for it,
+    /// and hides those of removed nodes.
     pub fn advance(&mut self, applied: Revision, members: &OrdMap<NodeName, NodeFact>) {
         self.applied = applied;
         let known = self.members.as_ref();
-        // Facts older than what was recalled don't know who was a member then.
+        // Facts that are older than the recalled endpoints lack members of that time.
         let current = applied >= self.recalled;
         if current && !known.is_some_and(|known| known.ptr_eq(members)) {
             self.members = Some(members.clone());
@@ -236,7 +236,7 @@ impl EndpointsView {
         }
     }
 
-    /// What other nodes published, to be kept over a restart.
+    /// The endpoints of other nodes, to be saved over a restart.
     pub fn of_others(&self, me: &NodeName) -> Remembered {
         let shown = self.shown.values().map(|endpoint| (Revision(0), endpoint));
         let held = self.held.values().map(|(needs, it)| (*needs, it));
@@ -249,7 +249,7 @@ impl EndpointsView {
         }
     }
 
-    /// What [`Self::of_others`] said before a restart.
+    /// Restores the result of [`Self::of_others`] of before a restart.
     pub fn recall(&mut self, before: Remembered) {
         self.recalled = before.applied;
         for (needs, endpoint) in before.endpoints {
@@ -257,13 +257,13 @@ impl EndpointsView {
         }
     }
 
-    /// What was recalled was of another log.
+    /// Invalidates the recalled revision, which was another log's.
     pub fn is_of_no_log(&mut self) {
         self.recalled = Revision(0);
     }
 
-    /// After hearing the stream from its start: removes what other nodes don't publish any more.
-    /// Now nothing is missing.
+    /// Removes the endpoints that other nodes don't publish any more, after the stream was read from its
+    /// start. The view is complete then.
     pub fn prune(&mut self, heard: &BTreeSet<EndpointId>, me: &NodeName) {
         let gone: Vec<(EndpointId, NodeName)> = self
             .shown
@@ -355,7 +355,7 @@ fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {
     Some((endpoint.node.clone(), container))
 }
 
-/// Every name that an endpoint answers to, with its network's.
+/// All names of an endpoint, with its network's.
 fn names_of(endpoint: &Endpoint) -> BTreeSet<String> {
     let names = endpoint.name.iter().chain(&endpoint.aliases);
     let group = endpoint.group.iter().map(|group| group.as_str());

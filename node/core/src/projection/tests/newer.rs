@@ -1,9 +1,9 @@
-//! Events that were written for newer readers only.
+//! Tests of events that were written for newer readers only.
 
 use super::*;
 
 #[test]
-fn a_newer_event_closes_whom_its_subject_names() {
+fn newer_event_closes_the_noun_in_its_subject() {
     let mut projection = fold(histories().concat());
     let mut at = projection.applied;
     let mut newer = |projection: &mut Projection, of: &str| {
@@ -23,7 +23,7 @@ fn a_newer_event_closes_whom_its_subject_names() {
 }
 
 #[test]
-fn a_newer_event_about_a_group_or_a_policy_closes_those_groups_alone() {
+fn newer_event_about_a_group_or_a_policy_closes_those_groups_alone() {
     let mut projection = Projection::default();
     let mut at = Revision(0);
     let mut tell = |projection: &mut Projection, event: Option<Event>, of: &str| {
@@ -70,7 +70,7 @@ fn a_newer_event_about_a_group_or_a_policy_closes_those_groups_alone() {
     });
     tell(&mut projection, Some(detached), "");
     assert_eq!(closed(&projection), [2, 3]);
-    // Created anew, they are other ones.
+    // Recreated, they are other objects.
     tell(&mut projection, Some(made("b", 5, &["q"])), "");
     let created = Event::PolicyCreated(PolicyCreated {
         tenant: blue.clone(),
