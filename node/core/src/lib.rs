@@ -1,4 +1,4 @@
-//! What a node decides: events → projection → desired resources → diff against the observed →
+//! The decisions of a node: events → projection → desired resources → diff against the observed →
 //! ordered ops. Pure: facts, and the time where it matters, are arguments.
 
 pub mod desired;

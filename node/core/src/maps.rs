@@ -1,13 +1,13 @@
-//! Maps that share most of what they hold with what they were before. Pure.
+//! Differences of persistent maps that share most of their entries. Pure.
 
 use imbl::OrdMap;
 
 /// A key and its value.
 type Entry<'a, K, V> = (&'a K, &'a V);
-/// As it was, and as it is.
+/// An entry of before and of after.
 type Pair<'a, K, V> = (Option<Entry<'a, K, V>>, Option<Entry<'a, K, V>>);
 
-/// The entries that differ: as they are in `before`, and as they are in `after`. What both share is
+/// The entries that differ: as they are in `before`, and as they are in `after`. Shared parts are
 /// skipped, not compared.
 pub fn differing<'a, K: Ord, V: PartialEq>(
     before: &'a OrdMap<K, V>,
@@ -21,7 +21,7 @@ pub fn differing<'a, K: Ord, V: PartialEq>(
     })
 }
 
-/// The same, each once: as it is in `after`, or was if it is gone.
+/// The same entries, each once: as it is in `after`, or in `before` if it was removed.
 pub fn changed<'a, K: Ord, V: PartialEq>(
     before: &'a OrdMap<K, V>,
     after: &'a OrdMap<K, V>,

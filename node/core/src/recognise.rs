@@ -1,28 +1,28 @@
-//! Is this log the one that the node followed? Nobody takes an empty log for the truth.
+//! Recognises the log that the node followed. An empty log is never mistaken for an empty cluster.
 //!
-//! Pure. A log with another cluster's id, an end before what was applied, or another event there
-//! is foreign: the node goes on forwarding and changes nothing until `netctl node accept-log`.
+//! Pure. A log is foreign if it has another cluster's id, ends before the applied revision, or holds
+//! another event at it: the node goes on forwarding and changes nothing until `netctl node accept-log`.
 
 use bus_schema::{ClusterId, EventId, Revision};
 
 use crate::projection::Projection;
 
-/// What a log says of itself.
+/// The facts by which a log is recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFacts {
-    /// From its first event; absent when it has none, or the first is no such event.
+    /// The cluster of its first event; absent when it has none, or the first is no such event.
     pub cluster: Option<ClusterId>,
-    /// The last revision that it holds.
+    /// Its last revision.
     pub end: Revision,
     /// The id of the event at the revision that this node applied last; absent when there is no
     /// event or one that can't be read.
     pub at_applied: Option<EventId>,
 }
 
-/// What to do with a log.
+/// The result for a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on from what was applied.
+    /// The node continues at the applied revision.
     Ours,
     /// It has no cluster yet, and this node followed none either.
     Empty,
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_node_follows_any_cluster_and_waits_for_one() {
+    fn new_node_follows_any_cluster_and_waits_for_one() {
         let new = Projection::default();
         assert_eq!(recognise(Some(&log()), &new), Verdict::Ours);
         assert_eq!(recognise(None, &new), Verdict::Empty);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn its_own_log_is_known_again() {
+    fn own_log_is_recognised() {
         assert_eq!(recognise(Some(&log()), &known()), Verdict::Ours);
         let unread = Projection {
             applied_event: None,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_log_is_foreign_whatever_was_applied_last() {
+    fn shorter_log_is_foreign_whatever_was_applied_last() {
         let unread = Projection {
             applied_event: None,
             ..known()
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn another_log_is_foreign() {
+    fn other_log_is_foreign() {
         let other = LogFacts {
             cluster: Some(cluster(2)),
             ..log()

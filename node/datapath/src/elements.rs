@@ -50,7 +50,7 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Element> {
         "known" => {
             let (zone, of) = zoned(pair(value)?.0)?;
             let group = group(of)?;
-            Element::Known { zone, group }
+            Element::AllowedSource { zone, group }
         }
         "members" => {
             let (key, of) = pair(value)?;
@@ -65,20 +65,20 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Element> {
         "programs_out" => program(Direction::Out, value)?,
         "hits" => {
             let (zone, rule, _) = hit(value)?;
-            Element::Hit { zone, rule }
+            Element::RuleCounter { zone, rule }
         }
         "openers" => {
             let (key, of) = pair(value)?;
             let (zone, _) = zoned(key)?;
             let group = group(of)?;
-            Element::Opener { zone, group }
+            Element::CtMarkTemplate { zone, group }
         }
         "same" => {
             let [zone, of, _] = value.get("concat")?.as_array()?.as_slice() else {
                 return None;
             };
             let (zone, group) = (number(zone)?, group(of)?);
-            Element::Same { zone, group }
+            Element::EstablishedPair { zone, group }
         }
         "revisions" => {
             let (zone, revision) = zoned(value)?;
@@ -96,7 +96,7 @@ pub(super) fn parse(set: &str, value: &Value) -> Option<Element> {
         "revised" => {
             let (zone, verdict) = pair(value)?;
             let (zone, chain) = (number(zone)?, target(verdict)?);
-            Element::Revised { zone, chain }
+            Element::RevisionChain { zone, chain }
         }
         _ => line(set, value)?,
     })
@@ -137,7 +137,7 @@ fn line(set: &str, value: &Value) -> Option<Element> {
     };
     let name = set.to_owned();
     let map = RuleMap { name, field };
-    Some(Element::Line { map, key, to })
+    Some(Element::VmapEntry { map, key, to })
 }
 
 fn program(direction: Direction, value: &Value) -> Option<Element> {

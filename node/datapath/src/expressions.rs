@@ -1,11 +1,11 @@
-//! Steps of compiled rules as expressions of nftables. No I/O.
+//! Bodies of compiled rules as expressions of nftables. No I/O.
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h`. Each step is written as `nft` writes the
 //! words that it prints, so that `nft` shows those again (`node/datapath/tests/datapath/netlink.rs`). Marks,
 //! priorities and zones are numbers of this machine, all else is in the order of the wire.
 
 use super::wire::Buffer;
-use node_core::resource::{Field, OPENER, Span, Step, Steps, Target};
+use node_core::resource::{CT_MARK_GROUP, Field, RuleBody, Span, Statement, Target};
 
 const LIST_ELEM: u16 = 1;
 const EXPR_NAME: u16 = 1;
@@ -80,13 +80,13 @@ pub(super) enum Content<'a> {
 }
 
 /// The maps of its own that a rule looks up, in the order in which it does.
-pub(super) fn own_maps(steps: &Steps) -> impl Iterator<Item = Own<'_>> {
+pub(super) fn own_maps(steps: &RuleBody) -> impl Iterator<Item = Own<'_>> {
     steps.0.iter().filter_map(|step| match step {
-        Step::Find(field, of) => Some(Own {
+        Statement::SetMarkByMap(field, of) => Some(Own {
             field: *field,
             of: Content::Marks(of),
         }),
-        Step::Lead(field, _, to) => Some(Own {
+        Statement::Vmap(field, _, to) => Some(Own {
             field: *field,
             of: Content::Targets(to),
         }),
@@ -95,16 +95,16 @@ pub(super) fn own_maps(steps: &Steps) -> impl Iterator<Item = Own<'_>> {
 }
 
 /// Expressions, into an attribute that is a list of them; `first` is the id of its first own map.
-pub(super) fn write(to: &mut Buffer, steps: &Steps, first: u32) {
+pub(super) fn write(to: &mut Buffer, steps: &RuleBody, first: u32) {
     let mut ids = first..;
     let mut next = || ids.next().unwrap_or_default();
     for step in &steps.0 {
         match step {
-            Step::Is(field, span) => {
+            Statement::Match(field, span) => {
                 load(to, *field);
                 compare(to, *field, *span);
             }
-            Step::Worse(mark) => {
+            Statement::CtMarkAbove(mark) => {
                 ct_load(to, CT_MARK, REG);
                 expression(to, "byteorder", |it| {
                     it.number(BYTEORDER_SREG, REG);
@@ -115,7 +115,7 @@ pub(super) fn write(to: &mut Buffer, steps: &Steps, first: u32) {
                 });
                 cmp(to, GT, &mark.to_be_bytes());
             }
-            Step::Mark(mark) => {
+            Statement::SetMark(mark) => {
                 expression(to, "immediate", |it| {
                     it.number(IMMEDIATE_DREG, REG);
                     it.nest(IMMEDIATE_DATA, |it| {
@@ -124,36 +124,36 @@ pub(super) fn write(to: &mut Buffer, steps: &Steps, first: u32) {
                 });
                 set_mark(to);
             }
-            Step::Find(field, _) => {
+            Statement::SetMarkByMap(field, _) => {
                 load(to, *field);
                 lookup(to, OWN_MAP, Some(next()), REG);
                 set_mark(to);
             }
-            Step::Member => {
+            Statement::SetMarkByMember => {
                 ipv4_only(to);
                 ct_load(to, CT_ZONE, REG);
                 payload(to, Field::Destination, REG_NEXT);
                 lookup(to, "members", None, REG);
                 set_mark(to);
             }
-            Step::Keep => {
+            Statement::CtMarkFromMark => {
                 meta_load(to, META_MARK);
                 ct_set_mark(to);
             }
-            Step::Stamp(mark) => {
+            Statement::SetCtMark(mark) => {
                 ct_load(to, CT_MARK, REG);
-                bitwise(to, &OPENER.to_ne_bytes(), &mark.to_ne_bytes());
+                bitwise(to, &CT_MARK_GROUP.to_ne_bytes(), &mark.to_ne_bytes());
                 ct_set_mark(to);
             }
-            Step::Go(target) => expression(to, "immediate", |it| {
+            Statement::Verdict(target) => expression(to, "immediate", |it| {
                 it.number(IMMEDIATE_DREG, REG_VERDICT);
                 it.nest(IMMEDIATE_DATA, |it| verdict(it, target));
             }),
-            Step::Lead(field, mask, _) => {
+            Statement::Vmap(field, mask, _) => {
                 load_masked(to, *field, *mask);
                 lookup(to, OWN_MAP, Some(next()), REG_VERDICT);
             }
-            Step::Ask(field, mask, map) => {
+            Statement::NamedVmap(field, mask, map) => {
                 load_masked(to, *field, *mask);
                 lookup(to, map, None, REG_VERDICT);
             }
@@ -207,7 +207,7 @@ fn load(to: &mut Buffer, field: Field) {
 
 fn load_masked(to: &mut Buffer, field: Field, mask: u32) {
     load(to, field);
-    if mask != Step::ALL {
+    if mask != Statement::FULL_MASK {
         let mask = value(field, mask);
         bitwise(to, &mask, &vec![0; mask.len()]);
     }

@@ -12,7 +12,7 @@ use super::expressions::{self, Content, DATA_VALUE, Own, verdict};
 use super::wire::{APPEND, About, Buffer, CREATE, REQUEST};
 use node_core::reconcile::Op;
 use node_core::resource::{
-    Chain, Element, Field, Object, RuleMap, Span, Steps, TABLE, Target, halves,
+    Chain, Element, Field, Object, RuleBody, RuleMap, Span, TABLE, Target, halves,
 };
 
 const BATCH_BEGIN: u16 = 16;
@@ -194,7 +194,7 @@ impl Batch {
         });
     }
 
-    fn fill(&mut self, number: u32, chain: &Chain<Steps>) {
+    fn fill(&mut self, number: u32, chain: &Chain<RuleBody>) {
         self.flush(number, &chain.name);
         for rule in &chain.rules {
             let Some(steps) = &rule.text.0 else { continue };
@@ -458,7 +458,7 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
             Data::Nothing,
         ),
         Element::Zone { interface, zone } => (name(interface), Data::Zone(*zone)),
-        Element::Known { zone, group } => (
+        Element::AllowedSource { zone, group } => (
             zoned(zone, mark(group.0.into())),
             Data::Mark(group.0.into()),
         ),
@@ -470,13 +470,15 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
         Element::Program {
             zone, group, chain, ..
         } => (zoned(zone, mark(group.0.into())), Data::Jump(chain)),
-        Element::Line { map, key, to } => (expressions::value(map.field, *key), Data::Target(to)),
-        Element::Hit { zone, rule } => (zoned(zone, mark(*rule)), Data::Nothing),
-        Element::Opener { zone, group } => (
+        Element::VmapEntry { map, key, to } => {
+            (expressions::value(map.field, *key), Data::Target(to))
+        }
+        Element::RuleCounter { zone, rule } => (zoned(zone, mark(*rule)), Data::Nothing),
+        Element::CtMarkTemplate { zone, group } => (
             zoned(zone, mark(group.0.into())),
             Data::Mark(group.0.into()),
         ),
-        Element::Same { zone, group } => {
+        Element::EstablishedPair { zone, group } => {
             let group = mark(group.0.into());
             (zoned(zone, [group.clone(), group].concat()), Data::Nothing)
         }
@@ -487,7 +489,7 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
             let [high, low] = halves(*revision).map(mark);
             (zoned(zone, [high, low].concat()), Data::Nothing)
         }
-        Element::Revised { zone, chain } => (zone.to_ne_bytes().to_vec(), Data::Jump(chain)),
+        Element::RevisionChain { zone, chain } => (zone.to_ne_bytes().to_vec(), Data::Jump(chain)),
     }
 }
 

@@ -53,7 +53,7 @@ impl Allowed {
             |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
         // A map that is wanted is wanted with what is to be in it, and nothing else.
         let is_of_ours = |resource: &Resource| match &resource.object {
-            Object::Element(Element::Line { map, .. }) => {
+            Object::Element(Element::VmapEntry { map, .. }) => {
                 let map = Object::Map(map.clone()).at(&resource.place);
                 self.changes && want.get(&map.key()).is_some()
             }
@@ -136,7 +136,7 @@ mod tests {
         };
         let line = |of: &str, key| {
             let (map, to) = (map(of), Target::Goto("l0_1".to_owned()));
-            Element::Line { map, key, to }.at(&Place::Host)
+            Element::VmapEntry { map, key, to }.at(&Place::Host)
         };
         let maps = ["v0_ours", "v0_other"].map(|it| Object::Map(map(it)).at(&Place::Host));
         let mut observed: State = maps.into_iter().collect();

@@ -83,7 +83,7 @@ mod tests {
     use node_core::desired::fixture::{Facts, red};
     use node_core::desired::interface_names;
     use node_core::reconcile::diff;
-    use node_core::resource::{Chain, Route, Step, Steps, Up};
+    use node_core::resource::{Chain, Route, RuleBody, Statement, Up};
     use node_datapath::DatapathError;
 
     fn blamed(kind: DomainKind, object: &Object) -> Vec<String> {
@@ -108,7 +108,9 @@ mod tests {
     #[test]
     fn a_port_comes_after_the_rules_that_were_refused_before_it() {
         let rules = |marks: &[u32]| {
-            let rules = marks.iter().map(|mark| Steps(vec![Step::Mark(*mark)]));
+            let rules = marks
+                .iter()
+                .map(|mark| RuleBody(vec![Statement::SetMark(*mark)]));
             let chain = Chain::compiled("p0_1", rules.collect());
             Object::Chain(Arc::new(chain)).at(&Place::Host)
         };
@@ -158,7 +160,7 @@ mod tests {
             assert_eq!(blamed(kind, &chain), ["one", "ten"]);
             assert_eq!(blamed_at(kind, &elsewhere, &chain), Vec::<String>::new());
         }
-        let known = Object::Element(Element::Known {
+        let known = Object::Element(Element::AllowedSource {
             zone: 0,
             group: GroupId(7),
         });

@@ -45,7 +45,7 @@ use node_core::desired::{
     Params, Programs, closed, desired, desired_domain, desired_host, tenants,
 };
 use node_core::projection::{EndpointsView, Projection, Touched};
-use node_core::reconcile::{Op, diff, farewells, order};
+use node_core::reconcile::{Op, diff, flushes_of_vanished, order};
 use node_core::resource::{Object, Place, Resource, State};
 use node_datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
 use node_dns::DnsHandle;
@@ -349,7 +349,8 @@ impl Core {
         });
         self.held_back = None;
         let want = desired(facts, &self.locals, &self.params, &mut self.programs);
-        self.owed.extend(farewells(&before, &self.known, &want));
+        self.owed
+            .extend(flushes_of_vanished(&before, &self.known, &want));
         self.before = Some(before);
         for tenant in tenants(facts, &self.locals, &self.params) {
             self.servers.place(self.params.kind, &tenant);

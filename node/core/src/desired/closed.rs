@@ -1,4 +1,4 @@
-//! Which endpoints of this node are closed, because the log says so, and why. Pure.
+//! Finds the endpoints of this node that the log closes, with the reasons. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use super::Params;
 use crate::endpoint::LocalEndpoint;
 use crate::projection::{NetworkFact, Projection};
 
-/// The closed ones among `endpoints`.
+/// The closed endpoints among `endpoints`, with the reasons.
 pub fn closed<'a>(
     facts: &Projection,
     endpoints: impl Iterator<Item = &'a LocalEndpoint>,
@@ -35,7 +35,7 @@ fn reason(facts: &Projection, endpoint: &LocalEndpoint, params: &Params) -> Opti
     tenant.closed_by_newer(group)
 }
 
-/// The addresses that are this node's to use.
+/// The endpoint's addresses that this node holds.
 pub(super) fn open_addresses<'a>(
     endpoint: &'a LocalEndpoint,
     network: &'a NetworkFact,
@@ -57,12 +57,12 @@ mod tests {
     fn check(facts: &Facts, expected: Option<&str>) {
         let params = params(kinds()[0]);
         let locals = facts.locals.values().map(|it| &**it);
-        let told = closed(&facts.projection, locals, &params);
-        assert_eq!(told.values().next().map(String::as_str), expected);
+        let closed_now = closed(&facts.projection, locals, &params);
+        assert_eq!(closed_now.values().next().map(String::as_str), expected);
     }
 
     #[test]
-    fn what_was_taken_away_is_told() {
+    fn endpoint_is_closed_when_its_network_group_or_address_is_gone() {
         let open = Facts::two_nodes().endpoint("web", "20.1.1.1");
         check(&open, None);
         let revoked = open.clone().block("net", "20.1.1.1/32", "n2");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_newer_events_may_have_changed_is_told() {
+    fn endpoints_are_closed_by_newer_events_about_what_they_belong_to() {
         let mut facts = Facts::two_nodes();
         let mut at = 0;
         let mut newer = |facts: &mut Facts, of: &str| {
@@ -113,13 +113,14 @@ mod tests {
         facts = facts.endpoint("plain", "20.1.1.9");
         let closed_now = |facts: &Facts| -> Vec<String> {
             let locals = facts.locals.values().map(|it| &**it);
-            let told = closed(&facts.projection, locals, &params(kinds()[0]));
-            let told = told.into_iter();
-            told.map(|(id, why)| {
-                assert!(why.ends_with("needs a newer netplugin: upgrade this node"));
-                id.to_string()
-            })
-            .collect()
+            let reasons = closed(&facts.projection, locals, &params(kinds()[0]));
+            let reasons = reasons.into_iter();
+            reasons
+                .map(|(id, why)| {
+                    assert!(why.ends_with("needs a newer netplugin: upgrade this node"));
+                    id.to_string()
+                })
+                .collect()
         };
         newer(&mut facts, "contiv.log.red.intent.group.db");
         assert_eq!(closed_now(&facts), ["db"]);

@@ -1,4 +1,4 @@
-//! Facts for tests, told in few words, and the scenarios made of them.
+//! Facts for tests, with a short notation, and the scenarios made of them.
 
 use std::net::IpAddr;
 
@@ -13,14 +13,14 @@ use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, NodeFact, Projection};
 use crate::resource::State;
 
-/// What a node knows, and its own endpoints; this node is `n1`, with the VTEP 198.18.0.1.
+/// The facts of node `n1`, with the VTEP 198.18.0.1, and its own endpoints.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     pub projection: Projection,
     pub locals: Locals,
 }
 
-/// A change of facts, and what it is called.
+/// A named change of facts.
 #[derive(Debug)]
 pub struct Scenario {
     pub name: &'static str,
@@ -166,17 +166,22 @@ pub fn params(kind: DomainKind) -> Params {
 pub fn scenarios() -> Vec<Scenario> {
     let base = Facts::two_nodes();
     let web = base.clone().endpoint("web", "20.1.1.1");
-    let scenario = |name, title, before: &Facts, facts: Facts| Scenario {
+    let mut scenarios = growing(&base, &web);
+    scenarios.extend(shrinking(&base, &web));
+    scenarios
+}
+
+fn scenario(name: &'static str, title: &'static str, before: &Facts, facts: Facts) -> Scenario {
+    Scenario {
         name,
         title,
         before: Some(before.clone()),
         facts,
-    };
-    let second = |facts: Facts| {
-        facts
-            .network("back", 1002, "20.1.2.0/24", "20.1.2.254")
-            .block("back", "20.1.2.0/28", "n1")
-    };
+    }
+}
+
+/// Facts `web` are `base` with an endpoint.
+fn growing(base: &Facts, web: &Facts) -> Vec<Scenario> {
     vec![
         Scenario {
             name: "first-start",
@@ -198,23 +203,33 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario(
             "attach",
             "an endpoint comes: elements, not rules",
-            &base,
+            base,
             web.clone(),
         ),
         scenario(
             "detach",
             "an endpoint goes, and its connections with it",
-            &web,
+            web,
             base.clone(),
         ),
         scenario(
             "block-elsewhere",
             "another node gets a block, and one address of ours is ceded to it",
-            &base,
+            base,
             base.clone()
                 .block("net", "20.1.1.32/28", "n2")
                 .block("net", "20.1.1.7/32", "n2"),
         ),
+    ]
+}
+
+fn shrinking(base: &Facts, web: &Facts) -> Vec<Scenario> {
+    let second = |facts: Facts| {
+        facts
+            .network("back", 1002, "20.1.2.0/24", "20.1.2.254")
+            .block("back", "20.1.2.0/28", "n1")
+    };
+    vec![
         scenario(
             "two-networks",
             "a container joins a second network: either interface may send from either address",
@@ -224,25 +239,25 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario(
             "forced-removal",
             "a network is removed by force: its endpoint is closed, its veth stays",
-            &web,
+            web,
             web.clone().without_network("net"),
         ),
         scenario(
             "revoked",
             "the block of an endpoint is another node's now: the endpoint is closed",
-            &web,
+            web,
             web.clone().block("net", "20.1.1.0/28", "n2"),
         ),
         scenario(
             "vtep-moved",
             "another node has another VTEP",
-            &base,
+            base,
             base.clone().node("n2", "198.18.0.9"),
         ),
         scenario(
             "emptied",
             "the last thing of a tenant goes: nothing of it is left",
-            &web,
+            web,
             Facts::default().node("n1", "198.18.0.1"),
         ),
     ]

@@ -1,5 +1,5 @@
-//! What was thought before: of a domain only that is thought again whose facts are others, and of
-//! its endpoints only those that came, went or are known better.
+//! The memo of each tenant: a domain is rebuilt only if its inputs changed, and in it only the
+//! endpoints that were added, removed or changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,33 +7,34 @@ use bus_schema::event::Settings;
 use bus_schema::{EndpointId, GroupId, GroupName, NetworkName, NodeName, TenantName};
 use imbl::OrdMap;
 
-use super::rules::Ruled;
-use super::{DomainBuilder, Params, zone};
+use super::domain::DomainBuilder;
+use super::rules::DomainRules;
+use super::{Params, zone};
 use crate::endpoint::{LocalEndpoint, Locals};
 use crate::maps;
 use crate::policy::Cache;
 use crate::projection::{GroupFact, NetworkFact, NodeFact, Projection, TenantFact};
 use crate::resource::{Place, Resources, State};
 
-/// What was thought before; it saves work and changes no result.
+/// Earlier results by tenant; they save work and change no result.
 #[derive(Debug, Clone, Default)]
 pub struct Programs {
     pub(super) compiled: Cache,
-    ruled: BTreeMap<TenantName, Ruled>,
-    things: BTreeMap<TenantName, Things>,
+    rules: BTreeMap<TenantName, DomainRules>,
+    domains: BTreeMap<TenantName, MemoizedDomain>,
 }
 
-/// A domain without what decides about connections, and what it was made of.
+/// A domain without its compiled rules, and the inputs of which it was made.
 #[derive(Debug, Clone)]
-struct Things {
-    of: Of,
+struct MemoizedDomain {
+    inputs: Inputs,
     locals: Locals,
     built: Built,
 }
 
-/// What [`Built`] depends on beside the endpoints.
+/// The inputs of [`Built`], besides the endpoints.
 #[derive(Debug, Clone)]
-struct Of {
+struct Inputs {
     params: Params,
     settings: Settings,
     nodes: OrdMap<NodeName, NodeFact>,
@@ -43,6 +44,7 @@ struct Of {
     zone: u16,
 }
 
+/// The resources of a domain, or of some of its endpoints, without its compiled rules.
 #[derive(Debug, Clone)]
 pub(super) struct Built {
     pub(super) place: Place,
@@ -50,12 +52,12 @@ pub(super) struct Built {
     pub(super) state: State,
     /// The local endpoints' addresses.
     pub(super) members: Resources,
-    /// The groups with members here, each with how many addresses.
+    /// The groups with local members, and the number of their addresses.
     pub(super) here: BTreeMap<GroupId, usize>,
 }
 
 impl Built {
-    fn without(&mut self, part: &Self) {
+    fn remove(&mut self, part: &Self) {
         for (key, _) in part.state.iter() {
             self.state.remove(key);
         }
@@ -70,7 +72,7 @@ impl Built {
         self.here.retain(|_, count| *count > 0);
     }
 
-    fn with(&mut self, part: Self) {
+    fn add(&mut self, part: Self) {
         self.state.extend(part.state.resources().cloned());
         self.members.extend(part.members);
         for (group, count) in part.here {
@@ -79,7 +81,7 @@ impl Built {
     }
 }
 
-impl Of {
+impl Inputs {
     fn new(facts: &Projection, tenant: &TenantName, params: &Params) -> Self {
         let fact = facts.tenants.get(tenant);
         Self {
@@ -93,8 +95,8 @@ impl Of {
         }
     }
 
-    /// Whether nothing changed; what is shared isn't compared.
-    fn is(&self, other: &Self) -> bool {
+    /// Whether nothing changed; shared maps are compared by their pointers.
+    fn is_same(&self, other: &Self) -> bool {
         (&self.params, &self.settings, self.zone) == (&other.params, &other.settings, other.zone)
             && self.nodes.ptr_eq(&other.nodes)
             && self.networks.ptr_eq(&other.networks)
@@ -104,27 +106,29 @@ impl Of {
 }
 
 impl Programs {
-    pub(super) fn things(
+    /// The domain of these facts, without its compiled rules.
+    pub(super) fn domain(
         &mut self,
         facts: &Projection,
         tenant: &TenantName,
         locals: &Locals,
         params: &Params,
     ) -> Built {
-        let of = Of::new(facts, tenant, params);
+        let inputs = Inputs::new(facts, tenant, params);
         let builder = || DomainBuilder::new(facts, tenant, params);
-        let before = self.things.remove(tenant).filter(|it| it.of.is(&of));
+        let before = self.domains.remove(tenant);
+        let before = before.filter(|it| it.inputs.is_same(&inputs));
         let built = match before {
-            Some(things) if things.locals.ptr_eq(locals) => things.built,
-            Some(Things {
+            Some(it) if it.locals.ptr_eq(locals) => it.built,
+            Some(MemoizedDomain {
                 mut built,
                 locals: before,
                 ..
             }) => {
                 let touched = touched(tenant, &before, locals);
                 let those = |locals| builder().endpoints(&of_tenant(tenant, locals, &touched));
-                built.without(&those(&before));
-                built.with(those(locals));
+                built.remove(&those(&before));
+                built.add(those(locals));
                 built
             }
             None => {
@@ -133,15 +137,16 @@ impl Programs {
                 builder().build(&all)
             }
         };
-        let things = Things {
-            of,
+        let domain = MemoizedDomain {
+            inputs,
             locals: locals.clone(),
             built: built.clone(),
         };
-        self.things.insert(tenant.clone(), things);
+        self.domains.insert(tenant.clone(), domain);
         built
     }
 
+    /// The compiled rules of the domain.
     pub(super) fn rules(
         &mut self,
         tenant: &TenantName,
@@ -149,24 +154,25 @@ impl Programs {
         built: &Built,
     ) -> Resources {
         let (place, zone) = (&built.place, built.zone);
-        let new = || Ruled::new(place.clone(), zone);
-        let ruled = self.ruled.entry(tenant.clone()).or_insert_with(new);
-        if !ruled.is_of(place, zone) {
-            *ruled = new();
+        let new = || DomainRules::new(place.clone(), zone);
+        let rules = self.rules.entry(tenant.clone()).or_insert_with(new);
+        if !rules.is_of(place, zone) {
+            *rules = new();
         }
         let here = built.here.keys().copied().collect();
-        ruled.follow((tenant, fact), (&built.members, &here), &mut self.compiled)
+        rules.update((tenant, fact), (&built.members, &here), &mut self.compiled)
     }
 
-    pub(super) fn forget(&mut self, tenant: &TenantName) {
-        self.ruled.remove(tenant);
-        self.things.remove(tenant);
+    /// Drops all results of a tenant.
+    pub(super) fn drop_tenant(&mut self, tenant: &TenantName) {
+        self.rules.remove(tenant);
+        self.domains.remove(tenant);
         self.compiled.sweep(tenant);
         self.compiled.sweep(tenant);
     }
 }
 
-/// The endpoints that differ, and those of their containers.
+/// The endpoints that differ, and the others of their containers.
 fn touched(tenant: &TenantName, before: &Locals, after: &Locals) -> BTreeSet<EndpointId> {
     let (mut touched, mut containers) = (BTreeSet::new(), BTreeSet::new());
     for (old, new) in maps::differing(before, after) {

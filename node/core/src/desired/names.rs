@@ -1,4 +1,4 @@
-//! Names and numbers in the kernel, by which what is ours is told again after a restart.
+//! Names and numbers of our kernel objects; a restart recognises its objects by them.
 //!
 //! Interface names have 15 bytes at most (`IFNAMSIZ`), so ids and tenants are hashed.
 
@@ -31,14 +31,14 @@ pub fn domain_name(kind: DomainKind, tenant: &TenantName) -> String {
     }
 }
 
-/// A VRF's table, from the same hash as its name; never one of the numbers below 2^16, where
-/// people put theirs.
+/// A VRF's routing table, from the same hash as its name; never a number below 2^16, which operators
+/// use for their own tables.
 pub(super) fn vrf_table(tenant: &TenantName) -> u32 {
     hash(tenant.as_str()) | 1 << 31
 }
 
-/// A tenant's conntrack zone: 0 in a namespace, which has it all. An unknown tenant has none, and
-/// its endpoints are closed.
+/// A tenant's conntrack zone: 0 in a namespace, which has a conntrack of its own. An unknown tenant
+/// has none, and its endpoints are closed.
 pub fn zone(facts: &Projection, tenant: &TenantName, kind: DomainKind) -> u16 {
     match kind {
         DomainKind::Netns => 0,

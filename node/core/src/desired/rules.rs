@@ -1,7 +1,7 @@
-//! What decides about connections in a domain, made of layers that have no key in common.
+//! The compiled rules of a domain, made of layers that have no key in common.
 //!
-//! Each layer follows its own facts; of all of them together only what differs from before is
-//! touched. So the result is a function of the facts, and an event costs what it changes.
+//! Each layer depends on its own facts, and only the differences between the layers of before and
+//! now are applied. So the result is a function of the facts, and an event costs what it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,51 +10,55 @@ use bus_schema::{GroupId, GroupName, PolicyName, RuleId, TenantName};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use super::program::{self, Sheet, Written};
+use super::chains;
+use super::nft_program::{ChainScope, NftProgram};
 use crate::maps;
 use crate::policy::Cache;
 use crate::projection::{GroupFact, TenantFact};
-use crate::resource::{Chain, Element, Key, Object, Place, Resource, Resources, Step, Steps};
+use crate::resource::{
+    Chain, Element, Key, Object, Place, Resource, Resources, RuleBody, Statement,
+};
 
 /// The parts of a domain's rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Layer {
-    /// The groups that packets may be of.
-    Known,
-    /// The local endpoints' groups.
+    /// The groups whose members may open connections, and whose connections continue.
+    AllowedSources,
+    /// The groups of the local endpoints' addresses.
     Members,
-    /// The revision of all of it.
+    /// The revision of the rules.
     Revision,
-    /// The comparisons of levels.
+    /// The chains that compare levels.
     Levels,
-    /// What counts a policy's rules.
-    Hits(PolicyName),
-    /// A program, and what leads groups to it.
+    /// The counters of a policy's rules.
+    Counters(PolicyName),
+    /// The chains and maps of a program.
     Program(String),
-    Leads(String),
+    /// The elements by which groups jump to a program.
+    Dispatch(String),
 }
 
-/// Groups by their policies: those whose rules are decided here.
+/// The groups whose rules this node evaluates, by their policies.
 type Users = BTreeMap<(Vec<PolicyName>, Direction), Vec<GroupId>>;
 
-/// A domain's rules as they were made last, and what they were made of.
+/// A domain's compiled rules and the facts that they were made of.
 #[derive(Debug, Clone)]
-pub(super) struct Ruled {
+pub(super) struct DomainRules {
     place: Place,
     zone: u16,
     groups: OrdMap<GroupName, GroupFact>,
-    /// The groups that open no connections; absent: all.
+    /// The groups that may open no connections; absent: no group may.
     closed: Option<BTreeSet<GroupId>>,
     here: BTreeSet<GroupId>,
     users: Users,
     policies: BTreeMap<PolicyName, OrdMap<RuleId, Rule>>,
-    written: BTreeMap<String, Written>,
+    programs: BTreeMap<String, NftProgram>,
     levels: BTreeSet<u8>,
     layers: BTreeMap<Layer, Resources>,
     all: Resources,
 }
 
-impl Ruled {
+impl DomainRules {
     pub(super) fn new(place: Place, zone: u16) -> Self {
         Self {
             place,
@@ -64,7 +68,7 @@ impl Ruled {
             here: BTreeSet::new(),
             users: Users::new(),
             policies: BTreeMap::new(),
-            written: BTreeMap::new(),
+            programs: BTreeMap::new(),
             levels: BTreeSet::new(),
             layers: BTreeMap::new(),
             all: Resources::new(),
@@ -75,9 +79,9 @@ impl Ruled {
         self.place == *place && self.zone == zone
     }
 
-    /// The rules by these facts; `members` are the local endpoints' elements, and `here` their
-    /// groups. A tenant of which newer events tell knows nobody, so no connections are opened.
-    pub(super) fn follow(
+    /// The rules of these facts; `members` are the local endpoints' elements, and `here` their
+    /// groups. A tenant with newer events has no allowed sources, so no connections are opened.
+    pub(super) fn update(
         &mut self,
         (tenant, fact): (&TenantName, &TenantFact),
         (members, here): (&Resources, &BTreeSet<GroupId>),
@@ -87,11 +91,11 @@ impl Ruled {
         let regrouped = first || !self.groups.ptr_eq(&fact.groups);
         let closed = (!fact.newer).then(|| fact.closed_groups());
         let mut layers = BTreeMap::new();
-        let known = match self.layers.get(&Layer::Known) {
-            Some(known) if !regrouped && self.closed == closed => known.clone(),
-            _ => self.known(fact, closed.as_ref()),
+        let sources = match self.layers.get(&Layer::AllowedSources) {
+            Some(sources) if !regrouped && self.closed == closed => sources.clone(),
+            _ => self.sources(fact, closed.as_ref()),
         };
-        layers.insert(Layer::Known, known);
+        layers.insert(Layer::AllowedSources, sources);
         layers.insert(Layer::Members, members.clone());
         let used_otherwise = regrouped || self.here != *here;
         if used_otherwise {
@@ -104,21 +108,21 @@ impl Ruled {
             self.policies.clear();
         } else {
             layers.insert(Layer::Revision, self.revision(fact));
-            self.programs((tenant, fact), used_otherwise, compiled, &mut layers);
+            self.update_programs((tenant, fact), used_otherwise, compiled, &mut layers);
         }
         compiled.sweep(tenant);
         self.merge(layers);
         self.all.clone()
     }
 
-    fn programs(
+    fn update_programs(
         &mut self,
         (tenant, fact): (&TenantName, &TenantFact),
         used_otherwise: bool,
         compiled: &mut Cache,
         layers: &mut BTreeMap<Layer, Resources>,
     ) {
-        let mut written = std::mem::take(&mut self.written);
+        let mut before = std::mem::take(&mut self.programs);
         let mut levels = BTreeSet::new();
         let users = std::mem::take(&mut self.users);
         for ((policies, direction), groups) in &users {
@@ -128,48 +132,50 @@ impl Ruled {
             }
             levels.extend(program.levels());
             let name = program.name.clone();
-            let sheet = || Sheet {
+            let scope = || ChainScope {
                 place: self.place.clone(),
                 zone: self.zone,
                 direction: *direction,
             };
-            let before = written.remove(&name);
-            let mut now = before.unwrap_or_else(|| Written::new(sheet(), &name));
-            now.follow(&program);
+            let mut now = match before.remove(&name) {
+                Some(before) => before,
+                None => NftProgram::new(scope(), &name),
+            };
+            now.update(&program);
             layers.insert(Layer::Program(name.clone()), now.rules().clone());
-            let leads = Layer::Leads(name.clone());
-            let there = self.layers.get(&leads).filter(|_| !used_otherwise);
-            let there = there.cloned();
-            let there = there.unwrap_or_else(|| self.leads(groups, *direction, &now.entry()));
-            layers.insert(leads, there);
-            self.written.insert(name, now);
+            let layer = Layer::Dispatch(name.clone());
+            let same = self.layers.get(&layer).filter(|_| !used_otherwise);
+            let same = same.cloned();
+            let dispatch = same.unwrap_or_else(|| self.dispatch(groups, *direction, &now.entry()));
+            layers.insert(layer, dispatch);
+            self.programs.insert(name, now);
             for policy in policies {
-                self.hits(policy, fact, layers);
+                self.counters(policy, fact, layers);
             }
         }
         self.users = users;
         self.policies
-            .retain(|policy, _| layers.contains_key(&Layer::Hits(policy.clone())));
+            .retain(|policy, _| layers.contains_key(&Layer::Counters(policy.clone())));
         let same = self
             .layers
             .get(&Layer::Levels)
             .filter(|_| self.levels == levels);
         let all = same.cloned();
         let all = all.unwrap_or_else(|| {
-            collected(program::levels(&self.place, self.zone, &levels).into_iter())
+            collected(chains::levels(&self.place, self.zone, &levels).into_iter())
         });
         layers.insert(Layer::Levels, all);
         self.levels = levels;
     }
 
-    /// What counts the rules of a policy; nothing is touched but what came and went.
-    fn hits(
+    /// The counters of a policy's rules; only those of added and removed rules are touched.
+    fn counters(
         &mut self,
         policy: &PolicyName,
         fact: &TenantFact,
         layers: &mut BTreeMap<Layer, Resources>,
     ) {
-        let layer = Layer::Hits(policy.clone());
+        let layer = Layer::Counters(policy.clone());
         if layers.contains_key(&layer) {
             return;
         }
@@ -177,39 +183,39 @@ impl Ruled {
         let rules = rules.unwrap_or_default();
         let before = self.policies.insert(policy.clone(), rules.clone());
         let before = before.unwrap_or_default();
-        let mut hits = self.layers.get(&layer).cloned().unwrap_or_default();
-        let hit = |rule: &Rule| {
+        let mut counters = self.layers.get(&layer).cloned().unwrap_or_default();
+        let counter = |rule: &Rule| {
             let (zone, rule) = (self.zone, rule.number);
-            Element::Hit { zone, rule }.at(&self.place)
+            Element::RuleCounter { zone, rule }.at(&self.place)
         };
-        let mut came = Vec::new();
+        let mut added = Vec::new();
         for (old, new) in maps::differing(&before, &rules) {
             if let Some((_, old)) = old {
-                hits.remove(&hit(old).key());
+                counters.remove(&counter(old).key());
             }
-            came.extend(new.map(|(_, new)| hit(new)));
+            added.extend(new.map(|(_, new)| counter(new)));
         }
-        hits.extend(came.into_iter().map(|it| (it.key(), it)));
-        layers.insert(layer, hits);
+        counters.extend(added.into_iter().map(|it| (it.key(), it)));
+        layers.insert(layer, counters);
     }
 
-    /// `closed` are left out of those that open connections; absent: all are.
-    fn known(&self, fact: &TenantFact, closed: Option<&BTreeSet<GroupId>>) -> Resources {
+    /// The elements of all groups; `closed` groups may open no connections; absent: no group may.
+    fn sources(&self, fact: &TenantFact, closed: Option<&BTreeSet<GroupId>>) -> Resources {
         let zone = self.zone;
         let groups = fact.groups.values().map(|group| group.spec.id);
         let elements = groups.chain([GroupId::UNGROUPED]).flat_map(|group| {
-            let same = Element::Same { zone, group };
-            let known = Element::Known { zone, group };
-            let opener = Element::Opener { zone, group };
+            let pair = Element::EstablishedPair { zone, group };
+            let source = Element::AllowedSource { zone, group };
+            let template = Element::CtMarkTemplate { zone, group };
             let open = closed.is_some_and(|it| !it.contains(&group));
-            let opening = [known, opener].into_iter().filter(move |_| open);
-            opening.chain([same])
+            let opening = [source, template].into_iter().filter(move |_| open);
+            opening.chain([pair])
         });
         collected(elements.map(|it| it.at(&self.place)))
     }
 
-    fn leads(&self, groups: &[GroupId], direction: Direction, entry: &str) -> Resources {
-        let lead = |group: &GroupId| {
+    fn dispatch(&self, groups: &[GroupId], direction: Direction, entry: &str) -> Resources {
+        let jump = |group: &GroupId| {
             let element = Element::Program {
                 zone: self.zone,
                 direction,
@@ -218,26 +224,26 @@ impl Ruled {
             };
             element.at(&self.place)
         };
-        collected(groups.iter().map(lead))
+        collected(groups.iter().map(jump))
     }
 
     fn revision(&self, fact: &TenantFact) -> Resources {
         let revision = fact.ruled().0 as u16;
-        let stamp = Steps(vec![Step::Stamp(u32::from(revision) << 16)]);
-        let chain = Chain::compiled(&format!("r{}_", self.zone), vec![stamp]);
+        let body = RuleBody(vec![Statement::SetCtMark(u32::from(revision) << 16)]);
+        let chain = Chain::compiled(&format!("r{}_", self.zone), vec![body]);
         let zone = self.zone;
-        let revised = Element::Revised {
+        let chain_of = Element::RevisionChain {
             zone,
             chain: chain.name.clone(),
         };
         let revision = Element::Revision { zone, revision };
-        let elements = [revised, revision].map(Object::Element);
+        let elements = [chain_of, revision].map(Object::Element);
         let objects = elements.into_iter().chain([Object::Chain(chain.into())]);
         collected(objects.map(|it| it.at(&self.place)))
     }
 
-    /// Takes over what differs between the layers then and now: first what goes, because a thing
-    /// may go from one to another.
+    /// Applies the differences between the layers of before and now. Removals come first, because a
+    /// resource may move from one layer to another.
     fn merge(&mut self, now: BTreeMap<Layer, Resources>) {
         let before = std::mem::replace(&mut self.layers, now);
         let none = Resources::new();
@@ -275,7 +281,7 @@ fn users(fact: &TenantFact, here: &BTreeSet<GroupId>) -> Users {
             continue;
         }
         for direction in [Direction::In, Direction::Out] {
-            // The rules of senders everywhere are decided here, those of receivers only here.
+            // `out` rules of senders on any node are evaluated here, `in` rules of local receivers only.
             if direction == Direction::Out || here.contains(&id) {
                 let key = (policies.clone(), direction);
                 users.entry(key).or_default().push(id);

@@ -2,14 +2,17 @@ use bus_schema::event::{Event, RuleAdded};
 use bus_schema::node::DomainKind;
 use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol, Rule, RuleSpec};
 use bus_schema::{
-    AddressRange, EndpointId, EventId, GroupName, GroupSpec, NetworkName, PolicyName, RuleId,
+    AddressRange, EndpointId, EventId, GroupId, GroupName, GroupSpec, NetworkName, PolicyName,
+    RuleId,
 };
+use proptest::collection::vec;
+use proptest::prelude::*;
 use std::sync::Arc;
 use uuid::Uuid;
 
 use super::fixture::{Facts, kinds, params, red, scenarios};
 use super::*;
-use crate::policy::fixture::{Dice, alter, group, tenant};
+use crate::policy::fixture::{Alteration, alteration, group, tenant};
 use crate::projection::{GroupFact, PolicyFact};
 use crate::reconcile::{Op, diff};
 
@@ -18,7 +21,7 @@ fn words(state: &State) -> Vec<String> {
 }
 
 #[test]
-fn the_parts_make_up_the_whole() {
+fn whole_state_is_the_host_and_the_domains() {
     for scenario in scenarios() {
         for kind in kinds() {
             let (facts, locals) = (&scenario.facts.projection, &scenario.facts.locals);
@@ -32,7 +35,7 @@ fn the_parts_make_up_the_whole() {
 }
 
 #[test]
-fn the_order_of_the_facts_does_not_matter() {
+fn order_of_the_facts_does_not_matter() {
     let one = Facts::two_nodes()
         .endpoint("a", "20.1.1.1")
         .endpoint("b", "20.1.1.2")
@@ -54,7 +57,7 @@ fn the_order_of_the_facts_does_not_matter() {
 }
 
 #[test]
-fn a_closed_endpoint_has_no_route_no_stamp_and_no_port() {
+fn closed_endpoint_has_no_route_no_stamp_and_no_port() {
     let open = Facts::two_nodes().endpoint("web", "20.1.1.1");
     let revoked = open.clone().block("net", "20.1.1.1/32", "n2");
     let (device, _) = interface_names(&EndpointId::new("web").expect("valid"));
@@ -83,7 +86,7 @@ fn names_fit_into_an_interface_name() {
 }
 
 #[test]
-fn vxlan_takes_its_bytes() {
+fn mtu_leaves_room_for_the_headers_of_vxlan() {
     assert_eq!(params(DomainKind::Netns).mtu(), 1450);
     let mut params = params(DomainKind::Netns);
     params.vtep = "fd00::1".parse().expect("an address");
@@ -175,7 +178,7 @@ impl Facts {
 }
 
 #[test]
-fn a_rule_of_a_policy_that_no_group_has_changes_nothing() {
+fn rule_of_a_policy_that_no_group_has_changes_nothing() {
     let before = ruled();
     let unused = before
         .clone()
@@ -188,7 +191,7 @@ fn a_rule_of_a_policy_that_no_group_has_changes_nothing() {
 }
 
 #[test]
-fn one_rule_more_writes_little_anew_however_many_there_are() {
+fn added_rule_rewrites_little_however_many_there_are() {
     let before = ruled();
     let group = GroupName::new("peer-7").expect("valid");
     for peer in [of_address(9_000), Peer::Group { group }] {
@@ -197,7 +200,7 @@ fn one_rule_more_writes_little_anew_however_many_there_are() {
             let ops = diff(&before.desired(kind), &after.desired(kind));
             let made = ops.iter().filter_map(Op::made);
             let text = made.map(|it| match &it.object {
-                Object::Chain(it) => it.steps().map(|it| it.to_string().len()).sum(),
+                Object::Chain(it) => it.bodies().map(|it| it.to_string().len()).sum(),
                 _ => 0,
             });
             let text: usize = text.sum();
@@ -210,9 +213,9 @@ fn one_rule_more_writes_little_anew_however_many_there_are() {
     }
 }
 
-/// Of a line with very many steps only the part is written that the rule is about.
+/// Of a port table with very many ranges only the part is rewritten that the rule is about.
 #[test]
-fn one_rule_more_about_anybody_writes_one_part_of_the_line() {
+fn added_rule_about_anybody_rewrites_one_part_of_the_port_table() {
     let mut before = ruled();
     let about_port = |number: u32, port: u16| {
         let mut rule = rule(number, of_address(0));
@@ -238,17 +241,17 @@ fn one_rule_more_about_anybody_writes_one_part_of_the_line() {
             Object::Chain(it) => Some(it.name.as_str()),
             _ => None,
         });
-        let lines: Vec<_> = chains.filter(|name| name.starts_with('l')).collect();
-        let [part] = lines[..] else {
-            panic!("{lines:?}")
+        let chains: Vec<_> = chains.filter(|name| name.starts_with('l')).collect();
+        let [part] = chains[..] else {
+            panic!("{chains:?}")
         };
         assert!(part.ends_with("_any_6_7400"), "{part}");
     }
 }
 
-/// Whoever else is in a group, and wherever: nothing of it is in the rules.
+/// The rules hold nothing of the members of a group.
 #[test]
-fn one_member_more_changes_no_rule() {
+fn added_member_changes_no_rule() {
     let before = ruled().in_group("web", "more", "20.1.1.2");
     let after = before.clone().in_group("web", "one-more", "20.1.1.3");
     for kind in kinds() {
@@ -281,60 +284,78 @@ impl Facts {
     }
 }
 
-/// What was thought before is no part of the result.
-#[test]
-fn what_follows_from_changes_is_what_follows_from_nothing() {
-    for seed in 0..40 {
-        let dice = &mut Dice(seed);
-        let mut facts = Facts::two_nodes();
-        let base = facts.projection.open(&red()).clone();
-        let mut drawn = tenant(dice);
-        drawn.networks = base.networks;
-        drawn.zone = base.zone;
-        facts.projection.tenants.insert(red(), drawn);
-        let mut programs = kinds().map(|kind| (kind, Programs::default()));
-        for step in 0..40 {
-            match dice.roll(8) {
-                0 => {
-                    let last = dice.roll(8) + 1;
-                    let name = format!("e{last}");
-                    facts = match facts
-                        .locals
-                        .contains_key(&EndpointId::new(&name).expect("valid"))
-                    {
-                        true => facts.detach(&name),
-                        false => {
-                            let group = group(dice.roll(5));
-                            facts.in_group(group.as_str(), &name, &format!("20.1.1.{last}"))
-                        }
-                    };
-                }
-                2 => {
-                    // Known better: its container, which others may be of, too.
-                    let name = format!("e{}", dice.roll(8) + 1);
-                    let container = format!("c{}", dice.roll(3));
-                    if let Some(endpoint) =
-                        facts.locals.get_mut(&EndpointId::new(name).expect("valid"))
-                    {
-                        Arc::make_mut(endpoint).container = Some(container);
-                    }
-                }
-                1 => {
-                    let tenant = facts.projection.open(&red());
-                    tenant.newer = dice.roll(3) == 0;
-                }
-                _ => {
-                    let tenant = facts.projection.open(&red());
-                    let networks = tenant.networks.clone();
-                    alter(dice, tenant, 1_000 + step);
-                    tenant.networks = networks;
-                    tenant.ruled = tenant.ruled.next();
+/// A change of the facts.
+#[derive(Debug, Clone)]
+enum Change {
+    /// Detaches the endpoint with this last number of its address, or attaches it to the group.
+    Endpoint(u8, GroupName),
+    /// Sets an endpoint's container, which others may be of, too.
+    Container(u8, u8),
+    Newer(bool),
+    Intent(Alteration),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let endpoint = || 1..=8_u8;
+    prop_oneof![
+        1 => (endpoint(), (0..5_u64).prop_map(group)).prop_map(|(it, of)| Change::Endpoint(it, of)),
+        1 => (endpoint(), 0..3_u8).prop_map(|(it, container)| Change::Container(it, container)),
+        1 => proptest::bool::weighted(0.33).prop_map(Change::Newer),
+        5 => alteration().prop_map(Change::Intent),
+    ]
+}
+
+impl Change {
+    fn apply(self, mut facts: Facts, number: u32) -> Facts {
+        match self {
+            Self::Endpoint(last, group) => {
+                let name = format!("e{last}");
+                let id = EndpointId::new(&name).expect("valid");
+                return match facts.locals.contains_key(&id) {
+                    true => facts.detach(&name),
+                    false => facts.in_group(group.as_str(), &name, &format!("20.1.1.{last}")),
+                };
+            }
+            Self::Container(last, container) => {
+                let id = EndpointId::new(format!("e{last}")).expect("valid");
+                if let Some(endpoint) = facts.locals.get_mut(&id) {
+                    Arc::make_mut(endpoint).container = Some(format!("c{container}"));
                 }
             }
+            Self::Newer(newer) => facts.projection.open(&red()).newer = newer,
+            Self::Intent(alteration) => {
+                let tenant = facts.projection.open(&red());
+                let networks = tenant.networks.clone();
+                alteration.apply(tenant, number);
+                tenant.networks = networks;
+                tenant.ruled = tenant.ruled.next();
+            }
+        }
+        facts
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// The memo is no part of the result.
+    #[test]
+    fn incremental_and_from_scratch_results_are_equal(
+        mut generated in tenant(),
+        changes in vec(change(), 20..=40),
+    ) {
+        let mut facts = Facts::two_nodes();
+        let base = facts.projection.open(&red()).clone();
+        generated.networks = base.networks;
+        generated.zone = base.zone;
+        facts.projection.tenants.insert(red(), generated);
+        let mut programs = kinds().map(|kind| (kind, Programs::default()));
+        for (change, number) in changes.into_iter().zip(1_000..) {
+            facts = change.apply(facts, number);
             for (kind, programs) in &mut programs {
                 let params = params(*kind);
-                let followed = desired(&facts.projection, &facts.locals, &params, programs);
-                assert_eq!(followed, facts.desired(*kind), "seed {seed}, step {step}");
+                let incremental = desired(&facts.projection, &facts.locals, &params, programs);
+                assert_eq!(incremental, facts.desired(*kind));
             }
         }
     }

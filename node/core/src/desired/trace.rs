@@ -1,4 +1,4 @@
-//! What becomes of a connection, and the way that its packets take, in words of `ip`.
+//! Traces a connection: the decision about it and the route of its packets, in words of `ip`.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::{domain_name, vxlan_name};
 use crate::policy::{Cache, Deciding, End, decide};
 use crate::projection::{EndpointsView, Projection};
 
-/// What the rules say of a connection to an endpoint of `me`; else why there is nothing to say.
+/// Decides about a connection to an endpoint of `me`; an error names the reason why `me` can't.
 pub fn trace(
     facts: &Projection,
     view: &EndpointsView,

@@ -1,7 +1,7 @@
-//! Programs that were compiled before, and what they were compiled of.
+//! The compiled programs and the facts that they were compiled of.
 //!
-//! An event costs what it changed: the difference between the rules then and now, which skips what
-//! both share, is applied to the program that stands.
+//! An event costs what it changed: the difference between the rules of before and now, which skips
+//! all that both share, is applied to the existing program.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use bus_schema::{GroupName, NetworkName, PolicyName, RuleId, TenantName};
 use imbl::OrdMap;
 
 use super::Program;
-use super::program::Changes;
+use super::compiled::Changes;
 use crate::maps;
 use crate::projection::{GroupFact, NetworkFact, TenantFact};
 
-type Key = (TenantName, Vec<PolicyName>, Direction);
+type CacheKey = (TenantName, Vec<PolicyName>, Direction);
 type Rules = OrdMap<RuleId, Rule>;
 
 /// Programs by tenant, policies and direction.
 #[derive(Debug, Clone, Default)]
-pub struct Cache(BTreeMap<Key, Entry>);
+pub struct Cache(BTreeMap<CacheKey, CachedProgram>);
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct CachedProgram {
     policies: Vec<(PolicyName, Rules)>,
-    /// Whom peers were found among.
+    /// The groups and networks to which peers were resolved.
     groups: OrdMap<GroupName, GroupFact>,
     networks: OrdMap<NetworkName, NetworkFact>,
     program: Arc<Program>,
@@ -43,20 +43,20 @@ impl Cache {
         let (name, fact) = tenant;
         let key = (name.clone(), names.to_vec(), direction);
         let entry = self.0.entry(key);
-        let entry = entry.or_insert_with(|| Entry::new(names, direction));
+        let entry = entry.or_insert_with(|| CachedProgram::new(names, direction));
         entry.follow(fact, direction);
         entry.used = true;
         Arc::clone(&entry.program)
     }
 
-    /// Forgets what the tenant hasn't used since the last call.
+    /// Drops the tenant's programs that weren't used since the last call.
     pub fn sweep(&mut self, tenant: &TenantName) {
         self.0
             .retain(|(of, ..), entry| of != tenant || std::mem::take(&mut entry.used));
     }
 }
 
-impl Entry {
+impl CachedProgram {
     fn new(names: &[PolicyName], direction: Direction) -> Self {
         let policies: Vec<_> = names.iter().map(|it| (it.clone(), Rules::new())).collect();
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -70,7 +70,7 @@ impl Entry {
         }
     }
 
-    /// Makes the program what the facts say now.
+    /// Updates the program to the facts of now.
     fn follow(&mut self, tenant: &TenantFact, direction: Direction) {
         let mut now: Vec<(PolicyName, Rules)> = Vec::new();
         for (name, _) in &self.policies {
@@ -84,21 +84,21 @@ impl Entry {
             if before.ptr_eq(now) {
                 continue;
             }
-            for (gone, came) in maps::differing(before, now) {
-                changes.gone.extend(gone.map(|(_, rule)| (name, rule)));
-                changes.came.extend(came.map(|(_, rule)| (name, rule)));
+            for (old, new) in maps::differing(before, now) {
+                changes.removed.extend(old.map(|(_, rule)| (name, rule)));
+                changes.added.extend(new.map(|(_, rule)| (name, rule)));
             }
         }
         if !self.groups.ptr_eq(&tenant.groups) {
             for (group, _) in maps::changed(&self.groups, &tenant.groups) {
                 let group = group.clone();
-                changes.moved.push(Peer::Group { group });
+                changes.repointed.push(Peer::Group { group });
             }
         }
         if !self.networks.ptr_eq(&tenant.networks) {
             for (network, _) in maps::changed(&self.networks, &tenant.networks) {
                 let network = network.clone();
-                changes.moved.push(Peer::Network { network });
+                changes.repointed.push(Peer::Network { network });
             }
         }
         if let Some(program) = self.program.changed(tenant, direction, changes) {

@@ -1,4 +1,4 @@
-//! What becomes of a new connection, by the same lines that the kernel walks.
+//! Decides about a new connection by the same programs that the kernel evaluates.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use bus_schema::{GroupId, GroupName};
 use super::Cache;
 use crate::projection::TenantFact;
 
-/// What a decision is made of, besides the flow.
+/// The inputs of a decision, besides the flow.
 #[derive(Debug)]
 pub struct Deciding<'a> {
     pub tenant: &'a TenantFact,
@@ -17,16 +17,16 @@ pub struct Deciding<'a> {
     pub to: &'a End,
 }
 
-/// Who bears an address.
+/// The owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// An endpoint, perhaps in a group.
     Endpoint(Option<GroupName>),
-    /// Nobody that we know.
+    /// No known endpoint.
     Unknown,
 }
 
-/// What the rules of both ends say; the route is left out.
+/// Evaluates the rules of both ends; the route is left out.
 pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
     let closed = |reason: String| Trace {
         allowed: false,
@@ -63,7 +63,7 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         (Direction::Out, sender, (to, destination)),
         (Direction::In, receiver, (from, source)),
     ] {
-        let end = say(of.tenant, flow, (direction, group, peer), cache);
+        let end = decide_end(of.tenant, flow, (direction, group, peer), cache);
         ends.push(end);
     }
     Trace {
@@ -83,7 +83,7 @@ fn id(tenant: &TenantFact, group: Option<&GroupName>) -> Option<GroupId> {
 
 type Side<'a> = (Direction, Option<&'a GroupName>, (GroupId, Ipv4Addr));
 
-fn say(tenant: &TenantFact, flow: &Flow, side: Side<'_>, cache: &mut Cache) -> TraceEnd {
+fn decide_end(tenant: &TenantFact, flow: &Flow, side: Side<'_>, cache: &mut Cache) -> TraceEnd {
     let (direction, group, peer) = side;
     let fact = group.and_then(|name| tenant.groups.get(name));
     let policies = fact.map(|fact| fact.spec.policies.as_slice());
@@ -93,7 +93,7 @@ fn say(tenant: &TenantFact, flow: &Flow, side: Side<'_>, cache: &mut Cache) -> T
         direction,
     );
     let port = flow.port.unwrap_or_default();
-    let found = program.find(peer, flow.protocol, port);
+    let found = program.best_rule(peer, flow.protocol, port);
     TraceEnd {
         direction,
         group: group.cloned(),

@@ -1,4 +1,4 @@
-//! Which open connections a policy doesn't allow any more.
+//! Finds the open connections that a policy doesn't allow any more.
 
 use bus_schema::PolicyName;
 use bus_schema::node::Flow;
@@ -6,9 +6,9 @@ use bus_schema::node::Flow;
 use super::{Cache, Deciding, End, decide};
 use crate::projection::TenantFact;
 
-/// Whether an open connection must end: it is one of the policies' groups, and wouldn't be opened
-/// now. As for a packet, a sender that nobody knows opens nothing; who isn't an endpoint receives
-/// by no rules.
+/// Whether an open connection must end: an end of it is in a group of the policies, and the rules
+/// wouldn't accept it now. As for packets, an unknown sender opens no connection, and no rules hold
+/// for a receiver that is no endpoint.
 pub fn must_end(
     tenant: &TenantFact,
     policies: &[PolicyName],

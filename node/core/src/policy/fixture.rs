@@ -1,4 +1,4 @@
-//! Random rules, groups and policies for tests.
+//! Strategies that generate rules, groups and policies for tests.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,57 +7,38 @@ use bus_schema::{
     AddressRange, GroupId, GroupName, GroupSpec, NetworkName, NetworkSpec, PolicyName, Pool,
     RuleId, TenantName, Vni,
 };
+use proptest::prelude::*;
+use proptest::sample::{Index, select, subsequence};
+use proptest::{array, collection, option};
 
 use crate::projection::{GroupFact, NetworkFact, PolicyFact, TenantFact};
 
-/// A small generator (splitmix64), so that a failure names its seed.
-#[derive(Debug)]
-pub struct Dice(pub u64);
+const NETWORKS: [(u64, &str); 2] = [(0, "20.1.0.0/24"), (1, "20.1.1.0/25")];
 
-impl Dice {
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % sides
-    }
-
-    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.roll(of.len() as u64) as usize].clone()
-    }
-}
-
-pub fn group(number: u64) -> GroupName {
+pub(crate) fn group(number: u64) -> GroupName {
     GroupName::new(format!("g{number}")).expect("valid")
 }
 
-pub fn policy(number: u64) -> PolicyName {
+pub(crate) fn policy(number: u64) -> PolicyName {
     PolicyName::new(format!("p{number}")).expect("valid")
 }
 
-pub fn network(number: u64) -> NetworkName {
+fn network(number: u64) -> NetworkName {
     NetworkName::new(format!("n{number}")).expect("valid")
 }
 
-pub fn ports(dice: &mut Dice) -> Vec<PortRange> {
-    let ranges = (0..=dice.roll(3)).map(|_| {
-        let edges = [0, 1, 79, 80, 81, 90, 443, 8080, 65_534, 65_535];
-        let (a, b) = (dice.pick(&edges), dice.pick(&edges));
-        PortRange {
-            first: a.min(b),
-            last: if dice.roll(2) == 0 {
-                a.min(b)
-            } else {
-                a.max(b)
-            },
-        }
+fn ports() -> impl Strategy<Value = Vec<PortRange>> {
+    let edge = || select(vec![0, 1, 79, 80, 81, 90, 443, 8080, 65_534, 65_535]);
+    let range = (edge(), edge(), any::<bool>()).prop_map(|(a, b, several): (u16, u16, bool)| {
+        let first = a.min(b);
+        let last = if several { a.max(b) } else { first };
+        PortRange { first, last }
     });
-    PortRange::normalise(ranges.collect())
+    collection::vec(range, 1..=3).prop_map(PortRange::normalise)
 }
 
-pub fn address(dice: &mut Dice) -> Ipv4Addr {
-    let edges = [
+pub(crate) fn address() -> impl Strategy<Value = Ipv4Addr> {
+    let edges = vec![
         0,
         0x1400_0000,
         0x1401_0000,
@@ -66,175 +47,199 @@ pub fn address(dice: &mut Dice) -> Ipv4Addr {
         0x1401_01ff,
         u32::MAX,
     ];
-    let near = dice.roll(3) as u32;
-    Ipv4Addr::from_bits(dice.pick(&edges).saturating_add(near))
+    let near = (select(edges), 0..3_u32);
+    near.prop_map(|(edge, distance)| Ipv4Addr::from_bits(edge.saturating_add(distance)))
 }
 
-pub fn peer(dice: &mut Dice) -> Option<Peer> {
-    match dice.roll(5) {
-        0 | 1 => None,
-        // One more than there are: a rule about nobody.
-        2 => Some(Peer::Group {
-            group: group(dice.roll(5)),
-        }),
-        3 => Some(Peer::Network {
-            network: network(dice.roll(3)),
-        }),
-        _ => {
-            let (a, b) = (address(dice), address(dice));
-            let range = AddressRange {
-                first: a.min(b).into(),
-                last: a.max(b).into(),
+/// A peer. There is one group and one network less than it may name.
+fn peer() -> impl Strategy<Value = Option<Peer>> {
+    let addresses = (address(), address()).prop_map(|(a, b)| AddressRange {
+        first: a.min(b).into(),
+        last: a.max(b).into(),
+    });
+    prop_oneof![
+        2 => Just(None),
+        1 => (0..5_u64).prop_map(|number| Some(Peer::Group { group: group(number) })),
+        1 => (0..3_u64).prop_map(|number| Some(Peer::Network { network: network(number) })),
+        1 => addresses.prop_map(|range| Some(Peer::Addresses { range })),
+    ]
+}
+
+/// The beginning of a rule's id, and its content: [`rule`] makes a rule of it.
+pub(crate) type Draft = (&'static str, RuleSpec);
+
+pub(crate) fn draft() -> impl Strategy<Value = Draft> {
+    let protocol = prop_oneof![
+        2 => Just(None),
+        1 => Just(Some(Protocol::ICMP)),
+        1 => Just(Some(Protocol(47))),
+        1 => Just(Some(Protocol::UDP)),
+        2 => Just(Some(Protocol::TCP)),
+    ];
+    let decision = (
+        select(vec![1, 1, 2, 50, 100]),
+        select(vec![Action::Allow, Action::Deny]),
+        select(vec![Direction::In, Direction::Out]),
+    );
+    let ports = option::weighted(0.75, ports());
+    let id = select(vec!["1", "2", "10", "9", "a", "b"]);
+    let parts = (id, decision, protocol, ports, peer());
+    parts.prop_map(
+        |(id, (priority, action, direction), protocol, ports, peer)| {
+            let has_ports = protocol.is_some_and(Protocol::has_ports);
+            let spec = RuleSpec {
+                direction,
+                priority: Priority::new(priority).expect("in range"),
+                action,
+                protocol,
+                ports: ports.filter(|_| has_ports).unwrap_or_default(),
+                peer,
             };
-            Some(Peer::Addresses { range })
-        }
-    }
-}
-
-pub fn rule(dice: &mut Dice, number: u32) -> Rule {
-    let protocol = match dice.roll(7) {
-        0 | 1 => None,
-        2 => Some(Protocol::ICMP),
-        3 => Some(Protocol(47)),
-        4 => Some(Protocol::UDP),
-        _ => Some(Protocol::TCP),
-    };
-    let with_ports = protocol.is_some_and(Protocol::has_ports) && dice.roll(4) > 0;
-    let priorities: Vec<u8> = vec![1, 1, 2, 50, 100];
-    Rule {
-        id: RuleId::new(
-            dice.pick(&["1", "2", "10", "9", "a", "b"]).to_owned() + &number.to_string(),
-        )
-        .expect("valid"),
-        number,
-        spec: RuleSpec {
-            direction: dice.pick(&[Direction::In, Direction::Out]),
-            priority: Priority::new(dice.pick(&priorities)).expect("in range"),
-            action: dice.pick(&[Action::Allow, Action::Deny]),
-            protocol,
-            ports: if with_ports { ports(dice) } else { Vec::new() },
-            peer: peer(dice),
+            (id, spec)
         },
+    )
+}
+
+pub(crate) fn rule((id, spec): Draft, number: u32) -> Rule {
+    let id = RuleId::new(format!("{id}{number}")).expect("valid");
+    Rule { id, number, spec }
+}
+
+fn policies_of_group() -> impl Strategy<Value = Vec<PolicyName>> {
+    subsequence((0..3).map(policy).collect::<Vec<_>>(), 0..=3)
+}
+
+pub(crate) fn group_fact(name: GroupName, id: GroupId, policies: Vec<PolicyName>) -> GroupFact {
+    let spec = GroupSpec {
+        tenant: TenantName::default_tenant(),
+        network: network(0),
+        name,
+        id,
+        policies,
+        docker_name: None,
+        pool: None,
+    };
+    GroupFact {
+        spec,
+        closing: false,
+        newer: false,
     }
 }
 
-pub fn tenant(dice: &mut Dice) -> TenantFact {
-    let mut tenant = TenantFact::default();
-    for (number, subnet) in [(0, "20.1.0.0/24"), (1, "20.1.1.0/25")] {
-        let spec = NetworkSpec {
-            tenant: TenantName::default_tenant(),
-            name: network(number),
-            vni: Vni(7),
-            v4: Pool {
-                subnet: subnet.parse().expect("a subnet"),
-                gateway: IpAddr::V4(Ipv4Addr::new(20, 1, 1, 126)),
-                range: None,
-            },
-            v6: None,
-            docker_name: None,
-        };
-        let fact = NetworkFact {
-            spec,
-            closing: false,
-            pools: Default::default(),
-            blocks: Default::default(),
-        };
-        tenant.networks.insert(network(number), fact);
+fn network_fact(number: u64, subnet: &str) -> NetworkFact {
+    let spec = NetworkSpec {
+        tenant: TenantName::default_tenant(),
+        name: network(number),
+        vni: Vni(7),
+        v4: Pool {
+            subnet: subnet.parse().expect("a subnet"),
+            gateway: IpAddr::V4(Ipv4Addr::new(20, 1, 1, 126)),
+            range: None,
+        },
+        v6: None,
+        docker_name: None,
+    };
+    NetworkFact {
+        spec,
+        closing: false,
+        pools: Default::default(),
+        blocks: Default::default(),
     }
-    let mut number = 0;
-    for name in 0..3 {
-        let mut fact = PolicyFact::default();
-        for _ in 0..dice.roll(12) {
-            number += 1;
-            let rule = rule(dice, number);
-            fact.rules.insert(rule.id.clone(), rule);
-        }
-        tenant.policies.insert(policy(name), fact);
-    }
-    for name in 0..4 {
-        let policies = (0..3).filter(|_| dice.roll(2) == 0).map(policy);
-        let spec = GroupSpec {
-            tenant: TenantName::default_tenant(),
-            network: network(0),
-            name: group(name),
-            id: GroupId(name as u16 + 2),
-            policies: policies.collect(),
-            docker_name: None,
-            pool: None,
-        };
-        tenant.groups.insert(
-            group(name),
-            GroupFact {
-                spec,
-                closing: false,
-                newer: false,
-            },
-        );
-    }
-    tenant
 }
 
-/// Something of a tenant comes, goes or becomes another; `number` is a new one.
-pub fn alter(dice: &mut Dice, tenant: &mut TenantFact, number: u32) {
-    match dice.roll(10) {
-        0..5 => {
-            let name = policy(dice.roll(3));
-            let rules = &mut tenant.policies.entry(name).or_default().rules;
-            let rule = rule(dice, number);
-            rules.insert(rule.id.clone(), rule);
+/// A tenant with two networks, three policies and four groups.
+pub(crate) fn tenant() -> impl Strategy<Value = TenantFact> {
+    let policies = array::uniform3(collection::vec(draft(), 0..12));
+    let groups = array::uniform4(policies_of_group());
+    (policies, groups).prop_map(|(policies, groups)| {
+        let mut tenant = TenantFact::default();
+        for (number, subnet) in NETWORKS {
+            let fact = network_fact(number, subnet);
+            tenant.networks.insert(network(number), fact);
         }
-        5..7 => {
-            let name = policy(dice.roll(3));
-            let rules = &mut tenant.policies.entry(name).or_default().rules;
-            let ids: Vec<_> = rules.keys().cloned().collect();
-            if !ids.is_empty() {
-                rules.remove(&dice.pick(&ids));
+        let mut numbers = 1..;
+        for (name, drafts) in (0..).zip(policies) {
+            let mut fact = PolicyFact::default();
+            for (draft, number) in drafts.into_iter().zip(&mut numbers) {
+                let rule = rule(draft, number);
+                fact.rules.insert(rule.id.clone(), rule);
             }
+            tenant.policies.insert(policy(name), fact);
         }
-        7 => {
-            // A group, or another one with its name and id, or none; ids are given again.
-            let name = group(dice.roll(5));
-            if tenant.groups.remove(&name).is_none() {
-                let taken: Vec<u16> = tenant.groups.values().map(|it| it.spec.id.0).collect();
-                let free: Vec<u16> = (2..9).filter(|id| !taken.contains(id)).collect();
-                let id = GroupId(dice.pick(&free));
-                let policies = (0..3).filter(|_| dice.roll(2) == 0).map(policy);
-                let spec = GroupSpec {
-                    tenant: TenantName::default_tenant(),
-                    network: network(0),
-                    name: name.clone(),
-                    id,
-                    policies: policies.collect(),
-                    docker_name: None,
-                    pool: None,
-                };
-                let closing = false;
-                tenant.groups.insert(
-                    name,
-                    GroupFact {
-                        spec,
-                        closing,
-                        newer: false,
-                    },
-                );
-            }
+        for ((number, policies), id) in (0..).zip(groups).zip(2..) {
+            let fact = group_fact(group(number), GroupId(id), policies);
+            tenant.groups.insert(group(number), fact);
         }
-        8 => {
-            let names: Vec<_> = tenant.groups.keys().cloned().collect();
-            if names.is_empty() {
-                return;
+        tenant
+    })
+}
+
+/// A change of a tenant.
+#[derive(Debug, Clone)]
+pub(crate) enum Alteration {
+    AddRule(PolicyName, Draft),
+    RemoveRule(PolicyName, Index),
+    /// Removes the group, or creates it with a free id: ids are reused.
+    Group(GroupName, Index, Vec<PolicyName>),
+    Policies(Index, Vec<PolicyName>),
+    Subnet(NetworkName, &'static str),
+}
+
+pub(crate) fn alteration() -> impl Strategy<Value = Alteration> {
+    let any_policy = || (0..3_u64).prop_map(policy);
+    let subnet = select(vec!["20.1.0.0/24", "20.1.1.0/25", "20.1.0.0/23"]);
+    prop_oneof![
+        5 => (any_policy(), draft()).prop_map(|(of, draft)| Alteration::AddRule(of, draft)),
+        2 => (any_policy(), any::<Index>()).prop_map(|(of, rule)| Alteration::RemoveRule(of, rule)),
+        1 => ((0..5_u64).prop_map(group), any::<Index>(), policies_of_group())
+            .prop_map(|(name, id, policies)| Alteration::Group(name, id, policies)),
+        1 => (any::<Index>(), policies_of_group())
+            .prop_map(|(group, policies)| Alteration::Policies(group, policies)),
+        1 => ((0..3_u64).prop_map(network), subnet)
+            .prop_map(|(name, subnet)| Alteration::Subnet(name, subnet)),
+    ]
+}
+
+impl Alteration {
+    /// `number` is that of a new rule.
+    pub(crate) fn apply(self, tenant: &mut TenantFact, number: u32) {
+        match self {
+            Self::AddRule(policy, draft) => {
+                let rule = rule(draft, number);
+                let policy = tenant.policies.entry(policy).or_default();
+                policy.rules.insert(rule.id.clone(), rule);
             }
-            if let Some(group) = tenant.groups.get_mut(&dice.pick(&names)) {
-                let policies = (0..3).filter(|_| dice.roll(2) == 0).map(policy);
-                group.spec.policies = policies.collect();
+            Self::RemoveRule(policy, rule) => {
+                let rules = &mut tenant.policies.entry(policy).or_default().rules;
+                if let Some(id) = pick(rules.keys(), rule) {
+                    rules.remove(&id);
+                }
             }
-        }
-        _ => {
-            let name = network(dice.roll(3));
-            let subnets = ["20.1.0.0/24", "20.1.1.0/25", "20.1.0.0/23"];
-            if let Some(network) = tenant.networks.get_mut(&name) {
-                network.spec.v4.subnet = dice.pick(&subnets).parse().expect("a subnet");
+            Self::Group(name, id, policies) => {
+                if tenant.groups.remove(&name).is_none() {
+                    let taken: Vec<u16> = tenant.groups.values().map(|it| it.spec.id.0).collect();
+                    let free = (2..9).filter(|id| !taken.contains(id)).map(GroupId);
+                    let id = *id.get(&free.collect::<Vec<_>>());
+                    let fact = group_fact(name.clone(), id, policies);
+                    tenant.groups.insert(name, fact);
+                }
+            }
+            Self::Policies(group, policies) => {
+                let name = pick(tenant.groups.keys(), group);
+                if let Some(group) = name.and_then(|name| tenant.groups.get_mut(&name)) {
+                    group.spec.policies = policies;
+                }
+            }
+            Self::Subnet(name, subnet) => {
+                if let Some(network) = tenant.networks.get_mut(&name) {
+                    network.spec.v4.subnet = subnet.parse().expect("a subnet");
+                }
             }
         }
     }
+}
+
+fn pick<'a, T: Clone + 'a>(of: impl Iterator<Item = &'a T>, index: Index) -> Option<T> {
+    let all: Vec<&T> = of.collect();
+    (!all.is_empty()).then(|| (*index.get(&all)).clone())
 }

@@ -1,18 +1,24 @@
-//! The compiler against a model that walks the sorted rules, written from docs/design.md alone.
+//! Tests the compiler against a model that evaluates the sorted rules, by docs/design.md alone.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use bus_schema::node::Flow;
 use bus_schema::policy::{Action, Direction, Peer, Priority, Protocol, Rule, RuleSpec};
-use bus_schema::{AddressRange, GroupId, GroupName, GroupSpec, PolicyName, RuleId, TenantName};
+use bus_schema::{AddressRange, GroupId, GroupName, PolicyName, RuleId, TenantName};
 
-use super::fixture::{Dice, address, alter, group, network, policy, rule, tenant};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestRunner;
+use proptest::{collection, option};
+
+use super::fixture::{address, alteration, draft, group, group_fact, policy, rule, tenant};
 use super::*;
-use crate::projection::{GroupFact, PolicyFact, TenantFact};
+use crate::projection::{PolicyFact, TenantFact};
 
-/// docs/design.md, Policy: the rules of all the group's policies, the higher priority first, then deny,
-/// then the lower id; the first that matches decides, and none is an allow.
-fn naive(
+/// docs/design.md, Policy: the matching rule with the highest priority of all the group's policies decides;
+/// on a tie deny, then the lower id. If no rule matches, the connection is allowed.
+fn model(
     tenant: &TenantFact,
     direction: Direction,
     member: Option<&GroupName>,
@@ -56,101 +62,106 @@ fn naive(
     }
 }
 
-fn flow(dice: &mut Dice) -> Flow {
-    let protocols = [
+fn flow() -> impl Strategy<Value = Flow> {
+    let protocol = select(vec![
         Protocol::TCP,
         Protocol::TCP,
         Protocol::UDP,
         Protocol::ICMP,
         Protocol(47),
-    ];
-    let protocol = dice.pick(&protocols);
-    let edges: [u16; 12] = [0, 1, 2, 79, 80, 81, 90, 91, 443, 8080, 65_534, 65_535];
-    Flow {
+    ]);
+    let port = select(vec![0, 1, 2, 79, 80, 81, 90, 91, 443, 8080, 65_534, 65_535]);
+    let parts = (address(), address(), protocol, port);
+    parts.prop_map(|(from, to, protocol, port)| Flow {
         tenant: TenantName::default_tenant(),
-        from: address(dice).into(),
-        to: address(dice).into(),
+        from: from.into(),
+        to: to.into(),
         protocol,
-        port: protocol.has_ports().then(|| dice.pick(&edges)),
+        port: protocol.has_ports().then_some(port),
+    })
+}
+
+/// Runs a test on generated values; a failure is shrunk.
+fn check<S: Strategy>(cases: u32, values: &S, test: impl Fn(S::Value)) {
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(cases));
+    let outcome = runner.run(values, |value| {
+        test(value);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
     }
 }
 
 #[test]
-fn the_compiled_rules_say_what_the_first_match_says() {
-    let mut decided = [0; 2];
-    for seed in 0..2_000 {
-        let dice = &mut Dice(seed);
-        let tenant = tenant(dice);
+fn compiled_rules_decide_as_the_first_match() {
+    let decided = [Cell::new(0), Cell::new(0)];
+    let member = || option::weighted(0.8, (0..4_u64).prop_map(group));
+    let flows = collection::vec((flow(), member(), member()), 20);
+    check(2_000, &(tenant(), flows), |(tenant, flows)| {
         let mut cache = Cache::default();
-        for _ in 0..20 {
-            let flow = flow(dice);
-            let member = |dice: &mut Dice| (dice.roll(5) > 0).then(|| group(dice.roll(4)));
-            let (from, to) = (member(dice), member(dice));
+        for (flow, from, to) in flows {
+            let allowed = decides_as_the_model(&tenant, &flow, (from, to), &mut cache);
+            decided[usize::from(allowed)].update(|count| count + 1);
+        }
+    });
+    assert!(
+        decided.iter().all(|count| count.get() > 5_000),
+        "{decided:?}"
+    );
+}
+
+/// Whether both allow the connection.
+fn decides_as_the_model(
+    tenant: &TenantFact,
+    flow: &Flow,
+    (from, to): (Option<GroupName>, Option<GroupName>),
+    cache: &mut Cache,
+) -> bool {
+    let deciding = Deciding {
+        tenant,
+        from: &End::Endpoint(from.clone()),
+        to: &End::Endpoint(to.clone()),
+    };
+    let trace = decide(&deciding, flow, cache);
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let out = model(tenant, Direction::Out, from, (to, flow.to), flow);
+    let incoming = model(tenant, Direction::In, to, (from, flow.from), flow);
+    let ends = trace.ends.iter().map(|end| {
+        let rule = end.rule.as_ref();
+        let rule = rule.map(|(policy, id)| &tenant.policies[policy].rules[id]);
+        (end.action, rule.map(|rule| u8::from(rule.spec.priority)))
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [out, incoming]);
+    let allowed = out.0 == Action::Allow && incoming.0 == Action::Allow;
+    assert_eq!(trace.allowed, allowed);
+    allowed
+}
+
+#[test]
+fn address_without_endpoint_opens_and_accepts_nothing() {
+    check(100, &flow(), |flow| {
+        let member = End::Endpoint(None);
+        let tenant = TenantFact::default();
+        for (from, to, nobodys) in [
+            (&member, &End::Unknown, flow.to),
+            (&End::Unknown, &member, flow.from),
+        ] {
             let deciding = Deciding {
                 tenant: &tenant,
-                from: &End::Endpoint(from.clone()),
-                to: &End::Endpoint(to.clone()),
+                from,
+                to,
             };
-            let trace = decide(&deciding, &flow, &mut cache);
-            let out = naive(
-                &tenant,
-                Direction::Out,
-                from.as_ref(),
-                (to.as_ref(), flow.to),
-                &flow,
-            );
-            let incoming = naive(
-                &tenant,
-                Direction::In,
-                to.as_ref(),
-                (from.as_ref(), flow.from),
-                &flow,
-            );
-            let said: Vec<_> = trace
-                .ends
-                .iter()
-                .map(|end| {
-                    let rule = end.rule.as_ref();
-                    let rule = rule.map(|(policy, id)| &tenant.policies[policy].rules[id]);
-                    (end.action, rule.map(|rule| u8::from(rule.spec.priority)))
-                })
-                .collect();
-            assert_eq!(
-                said,
-                [out, incoming],
-                "seed {seed}: {flow:?} {from:?} {to:?}"
-            );
-            let allowed = out.0 == Action::Allow && incoming.0 == Action::Allow;
-            assert_eq!(trace.allowed, allowed, "seed {seed}");
-            decided[usize::from(allowed)] += 1;
+            let trace = decide(&deciding, &flow, &mut Cache::default());
+            let reason = format!("no endpoint has the address {nobodys}");
+            assert_eq!((trace.allowed, trace.closed), (false, Some(reason)));
         }
-    }
-    assert!(decided.iter().all(|count| *count > 5_000), "{decided:?}");
-}
-
-#[test]
-fn nothing_is_opened_to_or_by_an_address_that_is_nobodys() {
-    let dice = &mut Dice(1);
-    let (flow, member) = (flow(dice), End::Endpoint(None));
-    let tenant = TenantFact::default();
-    for (from, to, nobodys) in [
-        (&member, &End::Unknown, flow.to),
-        (&End::Unknown, &member, flow.from),
-    ] {
-        let deciding = Deciding {
-            tenant: &tenant,
-            from,
-            to,
-        };
-        let trace = decide(&deciding, &flow, &mut Cache::default());
-        let said = format!("no endpoint has the address {nobodys}");
-        assert_eq!((trace.allowed, trace.closed), (false, Some(said)));
-    }
+    });
 }
 
 /// Each range lies in the one before it.
 #[test]
-fn the_size_is_linear_whatever_lies_within_what() {
+fn program_size_is_linear_however_ranges_nest() {
     const RULES: u32 = 1_000;
     let name = TenantName::default_tenant();
     let mut tenant = TenantFact::default();
@@ -173,65 +184,70 @@ fn the_size_is_linear_whatever_lies_within_what() {
         rules.rules.insert(rule.id.clone(), rule);
     }
     let program = Cache::default().program((&name, &tenant), &[policy(0)], Direction::In);
-    assert!(program.lines.len() < 62 * RULES as usize);
+    assert!(program.port_tables.len() < 62 * RULES as usize);
     assert!(program.lengths().count() <= 33);
 }
 
-/// Rules, groups, networks and policies come and go; the program that was changed each time is the
-/// one that is made of what there is.
+/// Rules, groups, networks and policies are added, removed and changed.
 #[test]
-fn a_changed_program_is_what_it_would_be_from_nothing() {
+fn changed_program_equals_one_that_is_compiled_from_scratch() {
     let name = TenantName::default_tenant();
-    let mut differing = 0;
-    for seed in 0..60 {
-        let dice = &mut Dice(seed);
-        let mut now = tenant(dice);
+    let compared = Cell::new(0);
+    let step = (
+        collection::vec(alteration(), 1..=4),
+        proptest::bool::weighted(0.125),
+    );
+    let steps = collection::vec(step, 30..=60);
+    check(60, &(tenant(), steps), |(mut now, steps)| {
         let mut cache = Cache::default();
-        let mut number = 1_000;
-        for step in 0..60 {
-            for _ in 0..=dice.roll(3) {
-                number += 1;
-                alter(dice, &mut now, number);
+        let mut numbers = 1_000..;
+        for (alterations, sweeps) in steps {
+            for (alteration, number) in alterations.into_iter().zip(&mut numbers) {
+                alteration.apply(&mut now, number);
             }
             for policies in [vec![policy(0)], vec![policy(2), policy(0)], vec![policy(1)]] {
                 for direction in [Direction::In, Direction::Out] {
                     let changed = cache.program((&name, &now), &policies, direction);
                     let fresh = Cache::default().program((&name, &now), &policies, direction);
-                    assert_eq!(changed, fresh, "seed {seed}, step {step}");
-                    differing += usize::from(!fresh.is_empty());
+                    assert_eq!(changed, fresh);
+                    compared.update(|count| count + usize::from(!fresh.is_empty()));
                 }
             }
-            if dice.roll(8) == 0 {
+            if sweeps {
                 cache.sweep(&name);
             }
         }
-    }
-    assert!(differing > 1_000, "{differing}");
+    });
+    assert!(compared.get() > 1_000, "{compared:?}");
 }
 
 #[test]
-fn what_nobody_changed_is_not_compiled_again() {
-    let dice = &mut Dice(3);
+fn unchanged_program_is_not_compiled_again() {
     let name = TenantName::default_tenant();
-    let mut tenant = tenant(dice);
     let policies = [policy(0), policy(1)];
-    let mut cache = Cache::default();
-    let mut program =
-        |tenant: &TenantFact| cache.program((&name, tenant), &policies, Direction::In);
-    let first = program(&tenant);
-    let elsewhere = rule(dice, 900);
-    let changed = tenant.policies.get_mut(&policy(2)).expect("there");
-    changed.rules.insert(elsewhere.id.clone(), elsewhere);
-    assert!(std::sync::Arc::ptr_eq(&first, &program(&tenant)));
-    let mut here = rule(dice, 901);
-    here.spec.direction = Direction::In;
-    let changed = tenant.policies.get_mut(&policy(1)).expect("there");
-    changed.rules.insert(here.id.clone(), here);
-    assert!(!std::sync::Arc::ptr_eq(&first, &program(&tenant)));
+    check(
+        20,
+        &(tenant(), draft(), draft()),
+        |(mut tenant, elsewhere, mut here)| {
+            let mut cache = Cache::default();
+            let mut program =
+                |tenant: &TenantFact| cache.program((&name, tenant), &policies, Direction::In);
+            let first = program(&tenant);
+            let elsewhere = rule(elsewhere, 900);
+            let changed = tenant.policies.get_mut(&policy(2)).expect("there");
+            changed.rules.insert(elsewhere.id.clone(), elsewhere);
+            assert!(std::sync::Arc::ptr_eq(&first, &program(&tenant)));
+            here.1.direction = Direction::In;
+            let here = rule(here, 901);
+            let changed = tenant.policies.get_mut(&policy(1)).expect("there");
+            changed.rules.insert(here.id.clone(), here);
+            assert!(!std::sync::Arc::ptr_eq(&first, &program(&tenant)));
+        },
+    );
 }
 
 #[test]
-fn what_must_end_is_of_the_policies_groups_and_denied_now() {
+fn connections_end_that_are_of_the_policies_groups_and_denied_now() {
     let mut tenant = TenantFact::default();
     let named = PolicyName::new("p").expect("valid");
     let deny = Rule {
@@ -250,24 +266,8 @@ fn what_must_end_is_of_the_policies_groups_and_denied_now() {
     policy.rules.insert(deny.id.clone(), deny);
     tenant.policies.insert(named.clone(), policy);
     for (number, policies) in [(0, vec![named.clone()]), (1, vec![])] {
-        let spec = GroupSpec {
-            tenant: TenantName::default_tenant(),
-            network: network(0),
-            name: group(number),
-            id: GroupId(number as u16 + 2),
-            policies,
-            docker_name: None,
-            pool: None,
-        };
-        let closing = false;
-        tenant.groups.insert(
-            group(number),
-            GroupFact {
-                spec,
-                closing,
-                newer: false,
-            },
-        );
+        let fact = group_fact(group(number), GroupId(number as u16 + 2), policies);
+        tenant.groups.insert(group(number), fact);
     }
     let member = IpAddr::from([10, 0, 0, 1]);
     let other = IpAddr::from([10, 0, 0, 2]);

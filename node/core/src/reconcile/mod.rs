@@ -1,8 +1,8 @@
-//! From what is to what should be: the difference of two states as ordered ops.
+//! Compares two states and orders the ops that lead from the first to the second.
 //!
-//! Pure, and knows kernel nouns only. What isn't in the observed state isn't touched; the observer
-//! puts in only what bears our marks. The daemon calls [`diff`] with the desired state of before
-//! after an event, and with the observed state after a start and now and then.
+//! Pure, and about kernel objects only. Objects that aren't in the observed state aren't touched; the
+//! observer adds only objects with our marks. The step calls [`diff`] with the last known state after
+//! an event, and with the observed state at a resync.
 
 #[cfg(test)]
 mod tests;
@@ -16,11 +16,11 @@ use crate::resource::{Element, Key, Kind, Object, Place, Resource, Route, RouteT
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Makes it so, whether or not it is there.
+    /// Creates the resource, or sets it if it exists.
     Put(Resource),
-    /// Takes the place of `from`, which has the same key, without a gap where the kernel can.
+    /// Replaces `from`, which has the same key, without a gap where the kernel can.
     Change { from: Resource, to: Resource },
-    /// Gone after it, also when it was gone before.
+    /// Deletes the resource; it is no error if it doesn't exist.
     Delete(Resource),
     /// Deletes the conntrack entries of an address that left an endpoint: its next owner inherits no
     /// connection.
@@ -84,19 +84,19 @@ impl fmt::Display for Op {
     }
 }
 
-/// The ops that lead from `observed` to `desired`, in the order in which they are safe.
+/// The ops that lead from `observed` to `desired`, in a safe order.
 ///
-/// Both must be of the same scope: what only `observed` knows is deleted.
+/// Both must have the same scope: a resource that only `observed` has is deleted.
 pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
-    let (less, mut more) = observed.apart(desired);
-    let fresh = lost_with_device(observed, &less, desired);
-    let again = fresh.iter().filter_map(|key| desired.get(key));
+    let (less, mut more) = observed.differences(desired);
+    let recreated = lost_with_device(observed, &less, desired);
+    let again = recreated.iter().filter_map(|key| desired.get(key));
     more.extend(again.cloned());
     let mut ops = Vec::new();
     for (key, want) in more.iter() {
         let have = observed.get(key);
-        ops.extend(have.and_then(|have| farewell(have, Some(want), observed)));
-        match have.filter(|_| !fresh.contains(key)) {
+        ops.extend(have.and_then(|have| flush_of(have, Some(want), observed)));
+        match have.filter(|_| !recreated.contains(key)) {
             None => ops.push(Op::Put(want.clone())),
             Some(have) if have == want => {}
             Some(have) if must_be_recreated(have, want) => {
@@ -111,8 +111,8 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     }
     for (key, have) in less.iter() {
         if desired.get(key).is_none() {
-            ops.extend(farewell(have, None, observed));
-            if !fresh.contains(key) && is_undone(have) {
+            ops.extend(flush_of(have, None, observed));
+            if !recreated.contains(key) && is_undone(have) {
                 ops.push(Op::Delete(have.clone()));
             }
         }
@@ -121,14 +121,15 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     ops
 }
 
-/// Puts ops in the order of the specification.
+/// Sorts ops; this order is the specification.
 ///
-/// First what goes, from the outside in: routes before the neighbors they use, the port down, then
-/// devices, the domain last. Then what comes, from the inside out: the domain, its table, its
-/// settings, devices, addresses. Then the firewall of each place, what comes and what goes in one
-/// transaction: maps and chains before the elements that lead to them, and away after those. Then the
-/// connections of addresses that are free again. Last what opens: ports, routes after neighbors,
-/// and the way through others' firewalls.
+/// 0. Deletions, from the outside in: routes before the neighbors they use, the port down, then
+///    devices, the domain last.
+/// 1. Creations, from the inside out: the domain, its table, its settings, devices, addresses.
+/// 2. The firewall of each place in one transaction: maps and chains are put before the elements that
+///    lead to them, and deleted after those.
+/// 3. Conntrack flushes of addresses that are free again.
+/// 4. Openings: ports, routes after neighbors, and the rules in `DOCKER-USER`.
 pub fn order(ops: &mut [Op]) {
     let at = |stage, rank, it: &Resource| (stage, None, rank, Some(it.key()));
     let in_transaction = |rank, it: &Resource| (2, Some(it.place.clone()), rank, Some(it.key()));
@@ -159,14 +160,14 @@ fn reversed(kind: Kind) -> i32 {
     -(kind as i32)
 }
 
-/// The keys whose resources go away with a device, a domain or a table that is deleted or made
-/// anew; of what is the same in both only what is on something made anew, as nothing is wanted on
-/// what goes. `less` is `observed` without what is the same.
+/// The keys of resources that the kernel deletes with a device, a domain or a table that is deleted
+/// or recreated. Of resources that are equal in both states only those on recreated objects are
+/// among them, as nothing is desired on a deleted one. `less` is `observed` without the equal ones.
 fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet<Key> {
     let mut devices = BTreeSet::new();
     let mut domains = BTreeSet::new();
     let mut tables = BTreeSet::new();
-    let mut anew = false;
+    let mut recreates = false;
     for (key, have) in less.iter() {
         let want = desired.get(key);
         let goes = want.is_none_or(|want| must_be_recreated(have, want));
@@ -182,7 +183,7 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
             }
             _ => continue,
         }
-        anew |= want.is_some();
+        recreates |= want.is_some();
     }
     let emptied = |key: &Key| {
         matches!(key.kind, Kind::Map | Kind::Chain | Kind::Element)
@@ -194,12 +195,12 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
                 domains.contains(&key.place) || devices.contains(&(&key.place, device))
             })
     };
-    let all = if anew { observed } else { less };
+    let all = if recreates { observed } else { less };
     let lost = all.iter().filter(|(key, resource)| lost(key, resource));
     lost.map(|(key, _)| key.clone()).collect()
 }
 
-/// The kernel can't change these settings of a device in place.
+/// Whether the kernel can't change the settings of the device in place.
 fn must_be_recreated(have: &Resource, want: &Resource) -> bool {
     match (&have.object, &want.object) {
         (Object::Vxlan(have), Object::Vxlan(want)) => {
@@ -210,23 +211,23 @@ fn must_be_recreated(have: &Resource, want: &Resource) -> bool {
     }
 }
 
-/// Settings stay as they are when nobody wants them otherwise.
+/// Whether a resource that isn't desired is deleted: settings keep their value.
 fn is_undone(resource: &Resource) -> bool {
     !matches!(resource.object, Object::Sysctl(_))
 }
 
-/// The farewells of which [`diff`] can't know: a veth that died took its route along, so of an
-/// endpoint that was `known` and isn't wanted any more nothing is observed.
-pub fn farewells(known: &State, observed: &State, desired: &State) -> Vec<Op> {
+/// The conntrack flushes that [`diff`] can't find: if a veth vanished, the kernel removed its route,
+/// too, so nothing is observed of an endpoint that is in `known` and isn't desired any more.
+pub fn flushes_of_vanished(known: &State, observed: &State, desired: &State) -> Vec<Op> {
     let routes = known.iter().filter(|(key, _)| key.kind == Kind::Route);
     let gone = routes.filter(|(key, have)| observed.get(key) != Some(have));
-    let said = gone.filter_map(|(key, have)| farewell(have, desired.get(key), known));
-    said.collect()
+    let flushes = gone.filter_map(|(key, have)| flush_of(have, desired.get(key), known));
+    flushes.collect()
 }
 
-/// What else must happen when a resource goes or changes: the connections of an address end when
-/// its endpoint is another one or none.
-fn farewell(have: &Resource, want: Option<&Resource>, known: &State) -> Option<Op> {
+/// The conntrack flush of a resource that is deleted or changed: an address is flushed when its route
+/// leads to another endpoint or to none.
+fn flush_of(have: &Resource, want: Option<&Resource>, known: &State) -> Option<Op> {
     let (device, address) = route_to_device(have)?;
     if want
         .and_then(route_to_device)

@@ -1,15 +1,20 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::desired::fixture::{self, Facts};
-use crate::resource::State;
+use crate::endpoint::LocalEndpoint;
+use crate::policy::fixture::{group, tenant};
+use crate::resource::{State, Target};
 
 fn lines(ops: &[Op]) -> String {
     ops.iter().map(|op| format!("{op}\n")).collect()
 }
 
-/// What the ops make of a state, if the kernel does all of them.
+/// The state after the ops, if the kernel executes all of them. Like the kernel it refuses an element
+/// without its map or chain, and the deletion of a map or a chain that is in use.
 fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resource> {
     for op in ops {
         match op {
@@ -22,11 +27,21 @@ fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resour
                             || key.place.netfilter() != it.place
                     });
                 }
+                let missing = references(it)
+                    .into_iter()
+                    .find(|key| !state.contains_key(key));
+                assert_eq!(missing, None, "{op}");
                 state.insert(it.key(), it.clone());
             }
             Op::Delete(gone) => {
                 state.remove(&gone.key());
                 state.retain(|key, it| key.place != gone.place || !goes_with(gone, it));
+                if matches!(gone.object.kind(), Kind::Map | Kind::Chain) {
+                    let user = state
+                        .values()
+                        .find(|it| references(it).contains(&gone.key()));
+                    assert_eq!(user, None, "{op}");
+                }
             }
             Op::FlushConntrack { .. } => {}
         }
@@ -34,7 +49,29 @@ fn after(mut state: BTreeMap<Key, Resource>, ops: &[Op]) -> BTreeMap<Key, Resour
     state
 }
 
-/// What the kernel takes away together with a device or a domain.
+/// The map and the chain that an element uses.
+fn references(resource: &Resource) -> Vec<Key> {
+    let key = |kind, id: &str| Key {
+        place: resource.place.clone(),
+        kind,
+        id: id.to_owned(),
+    };
+    let Object::Element(element) = &resource.object else {
+        return Vec::new();
+    };
+    match element {
+        Element::VmapEntry { map, to, .. } => {
+            let (Target::Jump(chain) | Target::Goto(chain)) = to;
+            vec![key(Kind::Map, &map.name), key(Kind::Chain, chain)]
+        }
+        Element::Program { chain, .. } | Element::RevisionChain { chain, .. } => {
+            vec![key(Kind::Chain, chain)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether the kernel deletes `it` together with a device or a domain.
 fn goes_with(gone: &Resource, it: &Resource) -> bool {
     match gone.object.kind() {
         Kind::Domain => it.object.device().is_some(),
@@ -47,7 +84,7 @@ fn as_map(state: &State) -> BTreeMap<Key, Resource> {
     state.iter().map(|(k, r)| (k.clone(), r.clone())).collect()
 }
 
-/// Every kind of state that the scenarios reach, for both kinds of domain.
+/// The states of all scenarios, for both kinds of domain.
 fn states() -> Vec<State> {
     fixture::scenarios()
         .into_iter()
@@ -56,7 +93,7 @@ fn states() -> Vec<State> {
 }
 
 #[test]
-fn the_ops_lead_from_any_state_to_any_other_and_then_there_are_none() {
+fn ops_lead_from_any_state_to_any_other_and_then_there_are_none() {
     let states = states();
     for from in &states {
         for to in &states {
@@ -68,8 +105,37 @@ fn the_ops_lead_from_any_state_to_any_other_and_then_there_are_none() {
     }
 }
 
+/// Facts with rules, and so with chains, maps and elements that use them.
+fn ruled() -> impl Strategy<Value = Facts> {
+    tenant().prop_map(|generated| {
+        let mut facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+        let tenant = facts.projection.open(&fixture::red());
+        (tenant.groups, tenant.policies) = (generated.groups, generated.policies);
+        for endpoint in facts.locals.values().cloned().collect::<Vec<_>>() {
+            let mut endpoint = LocalEndpoint::clone(&endpoint);
+            endpoint.group = Some(group(0));
+            facts.locals.insert(endpoint.id.clone(), endpoint.into());
+        }
+        facts
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    #[test]
+    fn ops_lead_from_any_rules_to_any_others(from in ruled(), to in ruled()) {
+        for kind in fixture::kinds() {
+            let (from, to) = (from.desired(kind), to.desired(kind));
+            let reached = after(as_map(&from), &diff(&from, &to));
+            let reached: State = reached.into_values().collect();
+            assert_eq!(diff(&reached, &to), []);
+        }
+    }
+}
+
 #[test]
-fn the_order_does_not_depend_on_the_order_of_the_ops() {
+fn order_does_not_depend_on_the_order_of_the_ops() {
     let states = states();
     for state in &states {
         let ops = diff(&State::default(), state);
@@ -79,9 +145,9 @@ fn the_order_does_not_depend_on_the_order_of_the_ops() {
     }
 }
 
-/// The specification of the order, said once more by its parts.
+/// The main parts of the order's specification.
 #[test]
-fn a_port_is_up_after_its_firewall_and_a_route_comes_after_its_neighbor() {
+fn port_is_up_after_its_firewall_and_a_route_comes_after_its_neighbor() {
     for state in states() {
         let ops = diff(&State::default(), &state);
         let at = |wanted: Kind| {
@@ -108,7 +174,7 @@ fn a_port_is_up_after_its_firewall_and_a_route_comes_after_its_neighbor() {
 }
 
 #[test]
-fn what_goes_with_its_device_is_not_deleted_twice() {
+fn resources_of_a_deleted_device_are_not_deleted_twice() {
     let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
     for kind in fixture::kinds() {
         let (with, without) = (
@@ -123,7 +189,7 @@ fn what_goes_with_its_device_is_not_deleted_twice() {
 }
 
 #[test]
-fn what_is_on_a_device_that_is_made_anew_is_put_there_again() {
+fn resources_of_a_recreated_device_are_put_again() {
     let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
     let mut moved = facts.clone();
     moved.projection.settings.vxlan_port += 1;
@@ -144,7 +210,7 @@ fn what_is_on_a_device_that_is_made_anew_is_put_there_again() {
 }
 
 #[test]
-fn an_address_that_moves_in_one_step_is_forgotten_before_its_route_opens() {
+fn address_that_moves_in_one_step_is_flushed_before_its_route_opens() {
     let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
     for kind in fixture::kinds() {
         let zone = desired_zone(&facts, kind);
@@ -166,21 +232,29 @@ fn desired_zone(facts: &Facts, kind: bus_schema::node::DomainKind) -> u16 {
 }
 
 #[test]
-fn an_address_whose_route_went_with_its_veth_is_forgotten_once_it_is_not_wanted() {
+fn address_whose_route_vanished_with_its_veth_is_flushed_once_it_is_not_desired() {
     let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
     for kind in fixture::kinds() {
         let known = facts.desired(kind);
         let without = facts.clone().detach("web").desired(kind);
-        let said = lines(&farewells(&known, &without, &without));
+        let said = lines(&flushes_of_vanished(&known, &without, &without));
         assert!(said.contains("- conntrack 20.1.1.1 "), "{said}");
-        assert_eq!(farewells(&known, &without, &known), [], "it comes back");
-        assert_eq!(farewells(&known, &known, &without), [], "diff says it");
+        assert_eq!(
+            flushes_of_vanished(&known, &without, &known),
+            [],
+            "it comes back"
+        );
+        assert_eq!(
+            flushes_of_vanished(&known, &known, &without),
+            [],
+            "diff finds it"
+        );
     }
 }
 
-/// Each scenario is a file in the words of `ip` and `nft`; `UPDATE_EXPECT=1` writes it anew.
+/// Compares each scenario with its file, in the words of `ip` and `nft`; `UPDATE_EXPECT=1` writes it.
 #[test]
-fn scenarios() {
+fn scenarios_are_as_in_their_files() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let update = std::env::var_os("UPDATE_EXPECT").is_some();
     for scenario in fixture::scenarios() {

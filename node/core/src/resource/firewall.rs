@@ -7,19 +7,19 @@ use bus_schema::policy::Direction;
 use bus_schema::{GroupId, Revision};
 use ipnet::IpNet;
 
-use super::{Chain, Field, Object, Place, Resource, Steps, Target};
+use super::{Chain, Field, Object, Place, Resource, RuleBody, Target};
 
-impl fmt::Display for Chain<Steps> {
+impl fmt::Display for Chain<RuleBody> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "chain {} ({} rules)", self.name, self.rules.len())
     }
 }
 
-/// A map of compiled rules, from values of a field to chains.
+/// A named map of compiled rules, from values of a field to chains.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleMap {
     pub name: String,
-    /// What its keys are like: of `Source` and `Destination` the first.
+    /// The type of its keys; `Source` stands for `Destination`, too.
     pub field: Field,
 }
 
@@ -30,8 +30,8 @@ impl fmt::Display for RuleMap {
     }
 }
 
-/// The zone in whose domain a chain or a map of compiled rules is, by its name: a letter, the zone
-/// and a digest. `c` and `a` are of versions before this one.
+/// The zone in the name of a chain or a map of compiled rules: a letter, the zone and a digest.
+/// Earlier versions wrote the letters `c` and `a`.
 pub fn zone_of(name: &str) -> Option<u16> {
     let (kind, rest) = name.split_at_checked(1)?;
     let (zone, _) = rest.split_once('_')?;
@@ -40,55 +40,63 @@ pub fn zone_of(name: &str) -> Option<u16> {
         .then(|| zone.parse().ok())?
 }
 
-/// An element of one of our sets. `zone` is the domain's conntrack zone, 0 in a namespace.
+/// An element of one of our sets or maps, with an example of its nft text. `zone` is the domain's
+/// conntrack zone, 0 in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
-    /// A node whose VXLAN packets are let in.
+    /// A node whose VXLAN packets are accepted: `peers { 198.18.0.2 }`.
     Peer { vtep: IpAddr },
-    /// An endpoint may send from this address, and this is who it is then.
+    /// An address from which an endpoint may send, and the group that its packets are marked with:
+    /// `stamps { "cv…" . 20.1.1.1 : 0x2 }`.
     Stamp {
         interface: String,
         address: IpAddr,
         stamp: GroupId,
     },
-    /// An endpoint's address, and the VXLAN device by which it may be reached.
+    /// An endpoint's address, and the VXLAN device by which packets to it may arrive:
+    /// `endpoints { "cx1001" . 20.1.1.1 }`.
     Endpoint { interface: String, address: IpAddr },
-    /// An address of the domain that answers pings, and whose port 53 is the DNS server's.
+    /// An address of the domain that answers pings, and whose port 53 is the DNS server's:
+    /// `gateways { 7 . 20.1.1.254 }`.
     Gateway { zone: u16, address: IpAddr },
-    /// Addresses of the tenant: a DNS server among them may be asked.
+    /// Addresses of the tenant, among which an endpoint may query a DNS server of its own:
+    /// `subnets { 7 . 20.1.1.0/24 }`.
     Subnet { zone: u16, subnet: IpNet },
-    /// Packets of this device belong to this conntrack zone.
+    /// The conntrack zone of a device's packets: `zones { "cv…" : 7 }`.
     Zone { interface: String, zone: u16 },
-    /// A group that there is: packets of others open no connection.
-    Known { zone: u16, group: GroupId },
-    /// A local endpoint's address, and its group.
+    /// A group whose members may open connections; packets of other groups open none:
+    /// `known { 7 . 0x2 : 0:2 }`.
+    AllowedSource { zone: u16, group: GroupId },
+    /// A local endpoint's address, and its group: `members { 7 . 20.1.1.1 : 0x2 }`.
     Member {
         zone: u16,
         address: IpAddr,
         group: GroupId,
     },
-    /// The chain that decides for a group.
+    /// The chain that decides for a group: `programs_in { 7 . 0x2 : jump p7_… }`.
     Program {
         zone: u16,
         direction: Direction,
         group: GroupId,
         chain: String,
     },
-    /// Where a value of a field leads: a group or a prefix to its line.
-    Line { map: RuleMap, key: u32, to: Target },
-    /// Counts what a rule decided.
-    Hit { zone: u16, rule: u32 },
-    /// What a connection carries of the group that opened it.
-    Opener { zone: u16, group: GroupId },
-    /// A connection of this group goes on with packets of this group only.
-    Same { zone: u16, group: GroupId },
-    /// The last revision of the log that these rules are of, its low 16 bits: each connection
-    /// carries the one that let it pass.
+    /// The chain of a group or a prefix in a map of compiled rules: `g7_… { 0:3 : jump l7_… }`.
+    VmapEntry { map: RuleMap, key: u32, to: Target },
+    /// The counter of the packets that a rule decided: `hits { 7 . 0x1 }`.
+    RuleCounter { zone: u16, rule: u32 },
+    /// The part of a connection's mark that names the group that opened it:
+    /// `openers { 7 . 0:2 : 0x2 }`.
+    CtMarkTemplate { zone: u16, group: GroupId },
+    /// A pair of a connection's group and a packet's group that is accepted as established: both must
+    /// be the same group. `same { 7 . 0x2 . 0x2 }`.
+    EstablishedPair { zone: u16, group: GroupId },
+    /// The last revision of the log that these rules are of, its low 16 bits; each connection's mark
+    /// holds the revision that accepted it: `revisions { 7 . 0x70000 }`.
     Revision { zone: u16, revision: u16 },
-    /// The chain that marks a connection with that revision.
-    Revised { zone: u16, chain: String },
-    /// The last revision of the log that changed anything of this place: nothing looks it up, but a
-    /// restart reads by it how new the rules are.
+    /// The chain that writes that revision into a connection's mark: `revised { 7 : jump r7_ }`.
+    RevisionChain { zone: u16, chain: String },
+    /// The last revision of the log that changed anything of this place. No rule looks it up; a
+    /// restart reads by it how new the rules are: `applied { 7 . 0x0 . 0x63 }`.
     Applied { zone: u16, revision: Revision },
 }
 
@@ -101,18 +109,18 @@ impl Element {
     pub fn zone(&self) -> Option<u16> {
         match self {
             Self::Peer { .. } | Self::Stamp { .. } | Self::Endpoint { .. } => None,
-            Self::Line { map, .. } => zone_of(&map.name),
+            Self::VmapEntry { map, .. } => zone_of(&map.name),
             Self::Gateway { zone, .. }
             | Self::Subnet { zone, .. }
             | Self::Zone { zone, .. }
-            | Self::Known { zone, .. }
+            | Self::AllowedSource { zone, .. }
             | Self::Member { zone, .. }
             | Self::Program { zone, .. }
-            | Self::Hit { zone, .. }
-            | Self::Opener { zone, .. }
-            | Self::Same { zone, .. }
+            | Self::RuleCounter { zone, .. }
+            | Self::CtMarkTemplate { zone, .. }
+            | Self::EstablishedPair { zone, .. }
             | Self::Revision { zone, .. }
-            | Self::Revised { zone, .. }
+            | Self::RevisionChain { zone, .. }
             | Self::Applied { zone, .. } => Some(*zone),
         }
     }
@@ -131,24 +139,24 @@ impl Element {
             Self::Gateway { .. } => "gateways",
             Self::Subnet { .. } => "subnets",
             Self::Zone { .. } => "zones",
-            Self::Known { .. } => "known",
+            Self::AllowedSource { .. } => "known",
             Self::Member { .. } => "members",
             Self::Program {
                 direction: Direction::In,
                 ..
             } => "programs_in",
             Self::Program { .. } => "programs_out",
-            Self::Line { map, .. } => &map.name,
-            Self::Hit { .. } => "hits",
-            Self::Opener { .. } => "openers",
-            Self::Same { .. } => "same",
+            Self::VmapEntry { map, .. } => &map.name,
+            Self::RuleCounter { .. } => "hits",
+            Self::CtMarkTemplate { .. } => "openers",
+            Self::EstablishedPair { .. } => "same",
             Self::Revision { .. } => "revisions",
-            Self::Revised { .. } => "revised",
+            Self::RevisionChain { .. } => "revised",
             Self::Applied { .. } => "applied",
         }
     }
 
-    /// Set and key, as nft writes it; without a map's value.
+    /// Set and key as nft text, without a map's value.
     pub fn id(&self) -> String {
         format!("{} {}", self.set(), self.key())
     }
@@ -166,17 +174,19 @@ impl Element {
             Self::Subnet { zone, subnet, .. } => format!("{zone} . {subnet}"),
             Self::Zone { interface, .. } => format!("\"{interface}\""),
             Self::Member { zone, address, .. } => format!("{zone} . {address}"),
-            Self::Known { zone, group, .. } | Self::Program { zone, group, .. } => {
+            Self::AllowedSource { zone, group, .. } | Self::Program { zone, group, .. } => {
                 format!("{zone} . {:#x}", group.0)
             }
-            Self::Line { map, key, .. } => map.field.value(*key).to_string(),
-            Self::Hit { zone, rule, .. } => format!("{zone} . {rule:#x}"),
-            Self::Opener { zone, group, .. } => format!("{zone} . 0:{:x}", group.0),
-            Self::Same { zone, group, .. } => format!("{zone} . {0:#x} . {0:#x}", group.0),
+            Self::VmapEntry { map, key, .. } => map.field.value(*key).to_string(),
+            Self::RuleCounter { zone, rule, .. } => format!("{zone} . {rule:#x}"),
+            Self::CtMarkTemplate { zone, group, .. } => format!("{zone} . 0:{:x}", group.0),
+            Self::EstablishedPair { zone, group, .. } => {
+                format!("{zone} . {0:#x} . {0:#x}", group.0)
+            }
             Self::Revision { zone, revision, .. } => {
                 format!("{zone} . {:#x}", u32::from(*revision) << 16)
             }
-            Self::Revised { zone, .. } => zone.to_string(),
+            Self::RevisionChain { zone, .. } => zone.to_string(),
             Self::Applied { zone, revision, .. } => {
                 let [high, low] = halves(*revision);
                 format!("{zone} . {high:#x} . {low:#x}")
@@ -184,48 +194,48 @@ impl Element {
         }
     }
 
-    /// What the key is mapped to, as nft writes it; empty for an element of a set.
+    /// The value of a map's element as nft text; empty for an element of a set.
     fn value(&self) -> String {
         match self {
             Self::Stamp { stamp: group, .. }
             | Self::Member { group, .. }
-            | Self::Opener { group, .. } => format!(" : {:#x}", group.0),
+            | Self::CtMarkTemplate { group, .. } => format!(" : {:#x}", group.0),
             Self::Zone { zone, .. } => format!(" : {zone}"),
-            Self::Known { group, .. } => format!(" : 0:{:x}", group.0),
-            Self::Line { to, .. } => format!(" : {to}"),
-            Self::Program { chain, .. } | Self::Revised { chain, .. } => {
+            Self::AllowedSource { group, .. } => format!(" : 0:{:x}", group.0),
+            Self::VmapEntry { to, .. } => format!(" : {to}"),
+            Self::Program { chain, .. } | Self::RevisionChain { chain, .. } => {
                 format!(" : jump {chain}")
             }
             Self::Peer { .. }
             | Self::Endpoint { .. }
             | Self::Gateway { .. }
             | Self::Subnet { .. }
-            | Self::Hit { .. }
-            | Self::Same { .. }
+            | Self::RuleCounter { .. }
+            | Self::EstablishedPair { .. }
             | Self::Revision { .. }
             | Self::Applied { .. } => String::new(),
         }
     }
 
-    /// Whether connections are decided by it: such elements are right only all together.
+    /// Whether the element decides about connections: such elements are correct only all together.
     pub fn decides(&self) -> bool {
         matches!(
             self,
-            Self::Known { .. }
+            Self::AllowedSource { .. }
                 | Self::Member { .. }
                 | Self::Program { .. }
-                | Self::Line { .. }
-                | Self::Hit { .. }
-                | Self::Opener { .. }
-                | Self::Same { .. }
+                | Self::VmapEntry { .. }
+                | Self::RuleCounter { .. }
+                | Self::CtMarkTemplate { .. }
+                | Self::EstablishedPair { .. }
                 | Self::Revision { .. }
-                | Self::Revised { .. }
+                | Self::RevisionChain { .. }
                 | Self::Applied { .. }
         )
     }
 }
 
-/// A revision as two numbers of 32 bits, the higher one first: no type of nft's has more.
+/// A revision as two numbers of 32 bits, the higher half first: no type of nft is wider.
 pub fn halves(revision: Revision) -> [u32; 2] {
     [(revision.0 >> 32) as u32, revision.0 as u32]
 }

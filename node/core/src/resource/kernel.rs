@@ -1,4 +1,4 @@
-//! The nouns of iproute2: domains, links, addresses, routes, neighbors, FDB entries, sysctls.
+//! The objects of iproute2: domains, links, addresses, routes, neighbors, FDB entries, sysctls.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -51,19 +51,18 @@ pub struct Veth {
 }
 
 impl Veth {
-    /// The host's end of every veth bears the same Ethernet address: it is never on a common link
-    /// with another.
+    /// The MAC address of the host's end of every veth: no two of them share a link.
     pub const HOST_MAC: MacAddr = MacAddr([0x02, 0x01, 0, 0, 0, 1]);
 }
 
 /// The container's end of a veth, as it is created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its name in the host's namespace, where it waits for who takes it.
+    /// Its name in the host's namespace, where it stays until its owner moves it.
     pub name: String,
     pub mac: MacAddr,
-    /// Where it starts instead, if that is there: moving a device costs the kernel several grace
-    /// periods of RCU (`__dev_change_net_namespace`), 10 to 25 ms.
+    /// The namespace in which it is created if that exists: moving a device costs the kernel several
+    /// grace periods of RCU (`__dev_change_net_namespace`), 10 to 25 ms.
     pub sandbox: Option<Sandbox>,
 }
 
@@ -98,17 +97,17 @@ impl fmt::Display for Address {
     }
 }
 
-/// A route of ours, told by its protocol number.
+/// A route of ours, which has the protocol number [`ROUTE_PROTOCOL`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub destination: IpNet,
     pub target: RouteTarget,
 }
 
-/// Where a route leads.
+/// The target of a route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteTarget {
-    /// Nowhere; behind all others by its metric (`Documentation/networking/vrf.rst`).
+    /// No destination; its metric is behind all others (`Documentation/networking/vrf.rst`).
     Unreachable,
     /// To an endpoint, on its veth.
     Device(String),
@@ -145,7 +144,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// A permanent neighbor: nothing is ever asked for by broadcast.
+/// A permanent neighbor: the kernel never sends an ARP request for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbor {
     pub device: String,
@@ -163,7 +162,7 @@ impl fmt::Display for Neighbor {
     }
 }
 
-/// Which node's VTEP an inner Ethernet address sits behind.
+/// The VTEP of the node that has an inner MAC address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fdb {
     pub device: String,
@@ -196,17 +195,17 @@ impl fmt::Display for Up {
 /// A setting below `/proc/sys/net`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sysctl {
-    /// `{}` stands for the device.
+    /// The path below `/proc/sys/net`, with `{}` for the device.
     pub name: &'static str,
     pub device: Option<String>,
     pub value: u32,
 }
 
 impl Sysctl {
-    /// What a namespace of ours must be set to, before any device is in it.
+    /// The settings of a namespace of ours, before any device is in it.
     ///
-    /// A domain has the same gateway address on every node, and sends errors about packets from
-    /// it: `accept_local`, or the next node takes them for martians.
+    /// A domain has the same gateway address on every node and sends errors from it: without
+    /// `accept_local` the next node drops them as martians.
     pub const OF_NAMESPACE: &'static [(&'static str, u32)] = &[
         ("ipv4/ip_forward", 1),
         ("ipv4/fwmark_reflect", 1),
@@ -219,7 +218,7 @@ impl Sysctl {
         ("ipv6/conf/default/disable_ipv6", 1),
     ];
 
-    /// What each device of a VRF, and the VRF's own, must be set to in the host's namespace.
+    /// The settings of a VRF device and of each device in it, in the host's namespace.
     pub const OF_DEVICE: &'static [(&'static str, u32)] = &[
         ("ipv4/conf/{}/forwarding", 1),
         ("ipv4/conf/{}/rp_filter", 0),

@@ -1,16 +1,17 @@
-//! Kernel nouns as plain ordered values: the same for what is desired and what is observed.
+//! Kernel objects as plain ordered values, of one type for the desired and the observed state.
 //!
-//! A [`State`] holds each resource once, by its [`Key`]. Everything is addressed by [`Place`], and
-//! prints as the words of `ip`, `bridge`, `sysctl` and `nft`. `desired` and `datapath` make
-//! states, `reconcile` compares them.
+//! A [`State`] holds each resource once, by its [`Key`]. A resource has a [`Place`] and prints as the
+//! words of `ip`, `bridge`, `sysctl` and `nft`. `desired` and `datapath` make states, `reconcile`
+//! compares them.
 
 mod docker_user;
+mod domain_rules;
 mod firewall;
 mod kernel;
 mod outer;
+mod rule_body;
 mod ruleset;
 mod state;
-mod steps;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,17 +24,17 @@ pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
 };
 pub use outer::{Outer, OuterDrop};
-pub use ruleset::{Chain, DNS_ADDRESS, OPENER, Parts, Rule, Ruleset, Unseen, dns_port};
+pub use rule_body::{Field, RuleBody, Span, Statement, Target};
+pub use ruleset::{CT_MARK_GROUP, Chain, DNS_ADDRESS, Rule, Ruleset, TableScope, Unseen, dns_port};
 pub use state::{Resources, State};
-pub use steps::{Field, Span, Step, Steps, Target};
 
-/// The route protocol number of our routes: what tells them from others'.
+/// The protocol number of our routes, which other programs' routes don't have.
 pub const ROUTE_PROTOCOL: u8 = 201;
 
 /// The name of our nft table, family `inet`.
 pub const TABLE: &str = "contiv";
 
-/// Where a resource sits.
+/// The part of the kernel in which a resource is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The host's own namespace, outside of any domain.
@@ -43,10 +44,10 @@ pub enum Place {
 }
 
 impl Place {
-    /// What the name of every namespace of ours begins with; a VRF device's is shorter.
+    /// The prefix of our namespaces' names; a VRF device's name is too short to have it.
     pub const NAMESPACE: &str = "contiv-";
 
-    /// The name of the namespace that it is; `None`: it is in the host's.
+    /// The name of its own namespace; `None`: it is in the host's.
     pub fn own_namespace(&self) -> Option<&str> {
         match self {
             Self::Domain(name) if name.starts_with(Self::NAMESPACE) => Some(name),
@@ -54,7 +55,7 @@ impl Place {
         }
     }
 
-    /// The place whose netfilter it has, and so whose table.
+    /// The place whose netfilter, and so whose nft table, holds its rules.
     pub fn netfilter(&self) -> Self {
         match self.own_namespace() {
             Some(_) => self.clone(),
@@ -91,25 +92,25 @@ pub enum Object {
     Neighbor(Neighbor),
     Fdb(Fdb),
     Map(RuleMap),
-    Chain(Arc<Chain<Steps>>),
+    Chain(Arc<Chain<RuleBody>>),
     Element(Element),
     Up(Up),
     Route(Route),
     DockerUserRule(DockerUserRule),
 }
 
-/// What makes two resources the same one, perhaps with other settings.
+/// The identity of a resource: two resources with one key may differ in settings only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     pub place: Place,
     pub kind: Kind,
-    /// The resource's name within place and kind.
+    /// The resource's name within its place and kind.
     pub id: String,
 }
 
 /// The kinds of resources, in the order in which they are put: each needs only earlier ones.
 ///
-/// A port's firewall stands before the port is up, and a route comes after the neighbor it needs.
+/// A port comes up after its firewall, and a route comes after the neighbor that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Domain,
@@ -121,8 +122,8 @@ pub enum Kind {
     Map,
     Chain,
     Element,
-    /// After the firewall; before neighbors, which the kernel flushes when a device goes down, and
-    /// before routes, which it refuses on a device that is down.
+    /// A device comes up after the firewall; before neighbors, which the kernel flushes when a device
+    /// goes down, and before routes, which it refuses on a device that is down.
     Up,
     Neighbor,
     Fdb,
@@ -131,7 +132,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether our nft table holds it.
+    /// Whether resources of this kind are in our nft table.
     pub fn is_of_table(self) -> bool {
         matches!(self, Self::Table | Self::Map | Self::Chain | Self::Element)
     }
@@ -164,7 +165,7 @@ impl Object {
         }
     }
 
-    /// Whether connections are decided by it: such resources are right only all together.
+    /// Whether the object decides about connections: such objects are correct only all together.
     pub fn decides(&self) -> bool {
         match self {
             Self::Map(_) | Self::Chain(_) => true,
@@ -173,7 +174,7 @@ impl Object {
         }
     }
 
-    /// The device without which this object can't be, in its place.
+    /// The device, in the same place, on which the object depends.
     pub fn device(&self) -> Option<&str> {
         match self {
             Self::Sysctl(it) => it.device.as_deref(),

@@ -1,16 +1,16 @@
-//! Rules about the outer packets of VXLAN: which of them the kernel's VXLAN socket gets, which this
-//! host forwards, and which its own processes send.
+//! Rules about the outer packets of VXLAN that the kernel's VXLAN socket receives, that this host
+//! forwards, and that its own processes send.
 //!
-//! The socket takes any datagram to its port, also one to a broadcast or multicast address, and
-//! believes what it carries. So three hooks are closed:
+//! The socket accepts any datagram to its port, also one to a broadcast or multicast address, and
+//! trusts the mark in it. So three hooks are closed:
 //!
-//! - `input` sees every packet that the socket would get, whatever address it was sent to, whole
+//! - `input` sees every packet that the socket would receive, to whatever address it was sent, whole
 //!   (fragments are put together before it) and after any DNAT. A packet passes if it comes from a
 //!   known node, is for this node's VTEP, and arrived by an interface by which this host would
 //!   answer.
 //! - `forward`: Docker masquerades what its bridges' containers send, so the packet would arrive at
 //!   another node with this node's address.
-//! - `output`: what a process of this host sends has this node's address anyway. The kernel's own
+//! - `output`: a packet that a process of this host sends has this node's address. The kernel's own
 //!   tunnel packets belong to no socket.
 //!
 //! Packet sockets pass none of these hooks: root and CAP_NET_RAW in the host's namespace are trusted.
@@ -32,15 +32,15 @@ pub struct Outer {
 /// Why a packet to the outer port was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OuterDrop {
-    /// Its source is no node's address.
+    /// The packet's source is no node's address.
     Sender,
-    /// It bears a node's address, but came by an interface that doesn't lead back to that node.
+    /// The packet has a node's address, but came by an interface that doesn't lead back to that node.
     Interface,
-    /// It wasn't sent to this node's VTEP but to a broadcast, multicast or other address.
+    /// The packet was sent to a broadcast, multicast or other address instead of this node's VTEP.
     Address,
-    /// This host was to forward it, and not for a known node.
+    /// The packet was to be forwarded by this host, and not for a known node.
     Forwarded,
-    /// A process of this host sent it.
+    /// The packet was sent by a process of this host.
     Process,
 }
 
@@ -53,7 +53,7 @@ impl OuterDrop {
         Self::Process,
     ];
 
-    /// A metric's label.
+    /// The value of the metric's label.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sender => "sender",
@@ -80,19 +80,20 @@ impl OuterDrop {
     }
 }
 
-/// The strict reverse path of RFC 3704; any of several next hops of IPv4 will do. IPv6's look-up picks
-/// one of them by the flow (`nft_fib6_eval`), so an IPv6 underlay with several loses packets.
-const LEADS_BACK: &str = "fib saddr . iif oif exists";
+/// The strict reverse path check of RFC 3704; any of several next hops passes in IPv4. IPv6's look-up
+/// picks one of them by the flow (`nft_fib6_eval`), so an IPv6 underlay with several loses packets.
+const REVERSE_PATH_MATCH: &str = "fib saddr . iif oif exists";
 
-/// What leaves by a tenant's devices is no outer packet.
-const TO_TENANTS: [&str; 3] = [
+/// Packets that leave by a tenant's devices are no outer packets.
+const ACCEPT_TO_TENANTS: [&str; 3] = [
     r#"oifname "cd*" accept"#,
     r#"oifname "cv*" accept"#,
     r#"oifname "cx*" accept"#,
 ];
 
 impl Ruleset {
-    /// `domain`: VRFs share the host's table, so what tenants send each other passes these hooks, too.
+    /// Adds the rules. With VRFs as `domain`, tenants' inner packets pass these hooks, too, since VRFs
+    /// share the host's table.
     pub(super) fn outer(&mut self, outer: Outer, domain: Option<DomainKind>) {
         self.set("peers", "set", "type ipv4_addr");
         self.set("peers6", "set", "type ipv6_addr");
@@ -110,7 +111,7 @@ impl Ruleset {
         };
         let to_vtep = format!("{family} daddr {vtep}");
         let of_node = format!("{family} saddr @{peers}");
-        // Conntrack has no use for tunnels.
+        // Tunnels need no conntrack entries.
         self.base(
             "outer_in",
             ("filter", "prerouting", -300),
@@ -121,31 +122,38 @@ impl Ruleset {
             ("filter", "input", -300),
             &[&format!("udp dport {port} goto outer")],
         );
-        // Nearly all packets are let in by the first rule; the others say why the rest isn't.
+        // Nearly all packets match the first rule; the others count why the rest is dropped.
         self.chain(
             "outer",
             &[
-                &format!("{of_node} {to_vtep} {LEADS_BACK} accept"),
-                &format!("{of_node} {LEADS_BACK} {}", OuterDrop::Address.drop()),
+                &format!("{of_node} {to_vtep} {REVERSE_PATH_MATCH} accept"),
+                &format!(
+                    "{of_node} {REVERSE_PATH_MATCH} {}",
+                    OuterDrop::Address.drop()
+                ),
                 &format!("{of_node} {}", OuterDrop::Interface.drop()),
                 &OuterDrop::Sender.drop(),
             ],
         );
     }
 
-    /// A node may be the router or the hypervisor of other nodes: with br_netfilter, which Docker
-    /// loads, packets between two ports of a bridge pass this hook, too. They pass if the bridge has
-    /// an address by which this host reaches the node.
+    /// Accepts forwarded packets of known nodes: a node may be the router or the hypervisor of other
+    /// nodes. With br_netfilter, which Docker loads, packets between two ports of a bridge pass this
+    /// hook, too; they are accepted if the bridge has an address by which this host reaches the node.
     fn outer_through(&mut self, port: u16, vrf: bool) {
         self.base(
             "outer_forward",
             ("filter", "forward", -300),
             &[&format!("udp dport {port} goto outer_through")],
         );
-        let v4 = format!("ip saddr @peers {LEADS_BACK} accept");
-        let v6 = format!("ip6 saddr @peers6 {LEADS_BACK} accept");
+        let v4 = format!("ip saddr @peers {REVERSE_PATH_MATCH} accept");
+        let v6 = format!("ip6 saddr @peers6 {REVERSE_PATH_MATCH} accept");
         let drop = OuterDrop::Forwarded.drop();
-        let mut rules = if vrf { TO_TENANTS.to_vec() } else { Vec::new() };
+        let mut rules = if vrf {
+            ACCEPT_TO_TENANTS.to_vec()
+        } else {
+            Vec::new()
+        };
         rules.extend([v4.as_str(), &v6, &drop]);
         self.chain("outer_through", &rules);
     }
@@ -156,8 +164,8 @@ impl Ruleset {
             ("filter", "output", -300),
             &[&format!("udp dport {port} goto outer_sent")],
         );
-        // In a VRF a process of the host may send by the tunnel: the outer packet still belongs to
-        // the process's socket, but has its mark, which only CAP_NET_ADMIN or CAP_NET_RAW may set.
+        // In a VRF a process of the host may send through the tunnel: the outer packet still belongs
+        // to the process's socket, but has its mark, which only CAP_NET_ADMIN or CAP_NET_RAW may set.
         let by_tunnel = if vrf {
             "meta mark and 0xffff == 0 "
         } else {
@@ -165,7 +173,11 @@ impl Ruleset {
         };
         let drop = OuterDrop::Process.drop();
         let drop = format!("meta skuid 0-4294967294 {by_tunnel}{drop}");
-        let mut rules = if vrf { TO_TENANTS.to_vec() } else { Vec::new() };
+        let mut rules = if vrf {
+            ACCEPT_TO_TENANTS.to_vec()
+        } else {
+            Vec::new()
+        };
         rules.extend([drop.as_str(), "notrack"]);
         self.chain("outer_sent", &rules);
     }
@@ -175,15 +187,15 @@ impl Ruleset {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::super::Parts;
+    use super::super::TableScope;
     use super::*;
 
     #[test]
-    fn sets_keep_their_names_so_that_an_upgrade_leaves_their_elements() {
+    fn sets_keep_their_names_over_an_upgrade_which_so_leaves_their_elements() {
         let rules = |domain| {
             let vtep = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
             let outer = Some(Outer { vtep, port: 14_789 });
-            Ruleset::new(Parts { outer, domain })
+            Ruleset::new(TableScope { outer, domain })
         };
         let sets = |rules: &Ruleset| {
             let names = rules.sets.iter().map(|(name, _)| name.clone());

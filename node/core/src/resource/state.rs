@@ -1,28 +1,28 @@
-//! A state of the kernel: resources by their keys, place by place.
+//! A state of the kernel: its resources by their keys, place by place.
 
 use imbl::OrdMap;
 
 use super::{Domain, Key, Object, Place, Resource};
 use crate::maps;
 
-/// A part of the kernel's configuration that is ours, desired or observed.
+/// Our part of the kernel's configuration, desired or observed.
 ///
-/// A clone is cheap and shares with its origin what neither changes.
+/// A clone is cheap: it shares all that neither copy changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State(OrdMap<Place, Part>);
+pub struct State(OrdMap<Place, PlaceState>);
 
 /// Resources by their keys.
 pub type Resources = OrdMap<Key, Resource>;
 
-/// What sits in one place.
+/// The resources of one place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Part {
+struct PlaceState {
     things: Resources,
-    /// What decides about connections: many, and a change is about few of them.
+    /// Resources that decide about connections: there are many, and a change touches few of them.
     rules: Resources,
 }
 
-impl Part {
+impl PlaceState {
     fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
         self.things.iter().chain(self.rules.iter())
     }
@@ -33,7 +33,7 @@ impl Part {
 }
 
 impl State {
-    /// Takes the resource in; one with the same key is replaced.
+    /// Inserts the resource and replaces one with the same key.
     pub fn insert(&mut self, resource: Resource) {
         let part = self.0.entry(resource.place.clone()).or_default();
         let resources = match resource.object.decides() {
@@ -43,7 +43,7 @@ impl State {
         resources.insert(resource.key(), resource);
     }
 
-    /// What decides about connections in `place` is this.
+    /// Replaces all resources of `place` that decide about connections.
     pub fn set_rules(&mut self, place: &Place, rules: Resources) {
         self.0.entry(place.clone()).or_default().rules = rules;
     }
@@ -62,7 +62,7 @@ impl State {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Resource)> {
-        self.0.values().flat_map(Part::iter)
+        self.0.values().flat_map(PlaceState::iter)
     }
 
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
@@ -70,20 +70,20 @@ impl State {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.values().all(Part::is_empty)
+        self.0.values().all(PlaceState::is_empty)
     }
 
     pub fn len(&self) -> usize {
         self.iter().count()
     }
 
-    /// What of it sits in `place`.
+    /// The part of the state that is in `place`.
     pub fn of(&self, place: &Place) -> Self {
         let part = self.0.get(place).cloned();
         Self(part.map(|it| (place.clone(), it)).into_iter().collect())
     }
 
-    /// The places of `before` and `now` are as in `now`.
+    /// Replaces the places of `before` and `now` by those of `now`.
     pub fn replace(&mut self, before: &Self, now: &Self) {
         for place in before.0.keys() {
             self.0.remove(place);
@@ -91,15 +91,16 @@ impl State {
         self.merge(now);
     }
 
-    /// Takes in another one's places; those that both know are as there.
+    /// Takes over the places of `other`, also those that both have.
     pub fn merge(&mut self, other: &Self) {
         for (place, part) in &other.0 {
             self.0.insert(place.clone(), part.clone());
         }
     }
 
-    /// Both without what both hold: what they share is skipped, not compared.
-    pub fn apart(&self, other: &Self) -> (Self, Self) {
+    /// Both states without the resources that are equal in them; shared parts are skipped, not
+    /// compared.
+    pub fn differences(&self, other: &Self) -> (Self, Self) {
         let (mut one, mut two) = (self.clone(), other.clone());
         for (place, part) in &self.0 {
             if let Some(other) = other.0.get(place) {
@@ -111,7 +112,7 @@ impl State {
         (one, two)
     }
 
-    /// The domains that it knows.
+    /// The domains in this state.
     pub fn domains(&self) -> impl Iterator<Item = (&Place, &Domain)> {
         let things = self.0.values().flat_map(|part| part.things.values());
         things.filter_map(|resource| match &resource.object {

@@ -3,7 +3,7 @@
 use bus_schema::node::DomainKind;
 use bus_schema::{NetworkName, NodeName, PolicyName};
 use node_core::reconcile::{self, Op};
-use node_core::resource::{Chain, Element, Object, Step, Steps, Target};
+use node_core::resource::{Chain, Element, Object, RuleBody, Statement, Target};
 use node_datapath::Failure;
 
 use crate::policy::{carries, in_group, one_tenant};
@@ -64,8 +64,8 @@ async fn the_sender_is_known_by_what_its_packets_carry() {
 }
 
 /// A rule that no kernel takes: it leads nowhere.
-fn nonsense() -> Steps {
-    Steps(vec![Step::Go(Target::Jump("nowhere".to_owned()))])
+fn nonsense() -> RuleBody {
+    RuleBody(vec![Statement::Verdict(Target::Jump("nowhere".to_owned()))])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,7 +153,7 @@ async fn with_a_line_about_a_group() -> (World, Resource, String, String) {
     world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
     let state = world.desired(0);
     let lines = state.resources().filter_map(|it| match &it.object {
-        Object::Element(Element::Line { map, key, .. }) if map.field == Field::Priority => {
+        Object::Element(Element::VmapEntry { map, key, .. }) if map.field == Field::Priority => {
             Some((it, &map.name, key))
         }
         _ => None,

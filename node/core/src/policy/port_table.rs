@@ -1,4 +1,4 @@
-//! A step function over protocol and port: which rule is the best one there.
+//! A port table: the best rule for each protocol and port, as a step function.
 
 use std::collections::BTreeMap;
 
@@ -9,49 +9,50 @@ use super::{Ranked, Value};
 /// The protocols that have ports.
 pub const PORTED: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
 
-/// Looked up from the top: a protocol's ports, the protocol, the rest.
+/// A step function from protocol and port to values. A look-up goes from top to bottom: a
+/// protocol's ports, the protocol, the rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Line {
-    /// Disjoint and sorted; all ports when there is anything below.
+pub struct PortTable {
+    /// Disjoint and sorted; they cover all ports if there is a `rest`.
     pub ports: BTreeMap<Protocol, Vec<(PortRange, Value)>>,
     pub protocols: BTreeMap<Protocol, Value>,
     pub rest: Option<Value>,
 }
 
-impl Line {
-    /// From rules, the best first.
+impl PortTable {
+    /// Builds it from rules, the best first.
     pub(super) fn new<'a>(rules: impl IntoIterator<Item = &'a Ranked>) -> Self {
-        let mut line = Self::default();
-        let mut painters = PORTED.map(|_| Painter::default());
+        let mut table = Self::default();
+        let mut assignments = PORTED.map(|_| PortAssignment::default());
         for rule in rules {
             let of = |protocol: Protocol| PORTED.iter().position(|it| *it == protocol);
             match (rule.protocol, rule.protocol.and_then(of)) {
                 (None, _) => {
-                    line.rest = Some(rule.value);
+                    table.rest = Some(rule.value);
                     break;
                 }
-                (_, Some(index)) => painters[index].paint(&rule.ports, rule.value),
+                (_, Some(index)) => assignments[index].assign(&rule.ports, rule.value),
                 (Some(protocol), None) => {
-                    line.protocols.entry(protocol).or_insert(rule.value);
+                    table.protocols.entry(protocol).or_insert(rule.value);
                 }
             }
         }
-        for (protocol, painter) in PORTED.into_iter().zip(painters) {
-            line.settle(protocol, painter);
+        for (protocol, assignment) in PORTED.into_iter().zip(assignments) {
+            table.insert(protocol, assignment);
         }
-        line
+        table
     }
 
-    fn settle(&mut self, protocol: Protocol, mut painter: Painter) {
-        if painter.steps.is_empty() {
+    fn insert(&mut self, protocol: Protocol, mut assignment: PortAssignment) {
+        if assignment.steps.is_empty() {
             return;
         }
         if let Some(rest) = self.rest {
-            painter.paint(&[], rest);
+            assignment.assign(&[], rest);
         }
-        let steps = painter.joined();
+        let steps = assignment.joined();
         match steps[..] {
-            [(ALL, value)] => {
+            [(ALL_PORTS, value)] => {
                 self.protocols.insert(protocol, value);
             }
             _ => {
@@ -65,7 +66,7 @@ impl Line {
     }
 
     /// The best rule for a packet; `port` is the destination's.
-    pub fn find(&self, protocol: Protocol, port: u16) -> Option<Value> {
+    pub fn best_rule(&self, protocol: Protocol, port: u16) -> Option<Value> {
         if let Some(steps) = self.ports.get(&protocol) {
             let after = steps.partition_point(|(range, _)| range.first <= port);
             let (range, value) = steps.get(after.checked_sub(1)?)?;
@@ -75,38 +76,42 @@ impl Line {
     }
 }
 
-const ALL: PortRange = PortRange {
+const ALL_PORTS: PortRange = PortRange {
     first: 0,
     last: u16::MAX,
 };
 
-/// Ports given to rules: who comes first has them.
+/// Ports assigned to rules: the first rule about a port keeps it.
 #[derive(Debug)]
-struct Painter {
-    /// First and last of what is left.
+struct PortAssignment {
+    /// The unassigned ranges, by their first port, with their last.
     free: BTreeMap<u16, u16>,
     steps: BTreeMap<u16, (u16, Value)>,
 }
 
-impl Default for Painter {
+impl Default for PortAssignment {
     fn default() -> Self {
         Self {
-            free: BTreeMap::from([(ALL.first, ALL.last)]),
+            free: BTreeMap::from([(ALL_PORTS.first, ALL_PORTS.last)]),
             steps: BTreeMap::new(),
         }
     }
 }
 
-impl Painter {
-    /// No ports: all of them.
-    fn paint(&mut self, ports: &[PortRange], value: Value) {
-        let ports = if ports.is_empty() { &[ALL] } else { ports };
+impl PortAssignment {
+    /// Assigns the ports that are still free; no ports stand for all of them.
+    fn assign(&mut self, ports: &[PortRange], value: Value) {
+        let ports = if ports.is_empty() {
+            &[ALL_PORTS]
+        } else {
+            ports
+        };
         for range in ports {
-            self.take(*range, value);
+            self.assign_range(*range, value);
         }
     }
 
-    fn take(&mut self, range: PortRange, value: Value) {
+    fn assign_range(&mut self, range: PortRange, value: Value) {
         let from = self.free.range(..=range.first).next_back();
         let from = from.map_or(range.first, |(first, _)| *first);
         let touched: Vec<_> = self
@@ -130,7 +135,7 @@ impl Painter {
         }
     }
 
-    /// The steps, with neighbours of one rule made one.
+    /// The steps, with adjacent ranges of one rule joined.
     fn joined(self) -> Vec<(PortRange, Value)> {
         let mut joined: Vec<(PortRange, Value)> = Vec::new();
         for (first, (last, value)) in self.steps {

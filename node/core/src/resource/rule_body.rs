@@ -1,24 +1,23 @@
-//! What a compiled rule does, step by step.
+//! The body of a compiled rule: the statements that compiled rules use, and no others.
 //!
-//! Prints as words of nft; `datapath` writes the same for the kernel. There is nothing here that
-//! the compiled rules don't use.
+//! A body prints as words of nft; `datapath` writes the same as netlink expressions.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use super::ruleset::OPENER;
+use super::ruleset::CT_MARK_GROUP;
 
-/// What a step looks at.
+/// A field of a packet that a statement reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
-    /// The packet's mark: the other end's group, or a line's result.
+    /// The packet's mark: the group of the other end, or the result of a [`PortTable`](crate::policy::PortTable).
     Mark,
     /// The packet's priority: the sender's group.
     Priority,
     Protocol,
     Source,
     Destination,
-    /// The destination's port, of a protocol that has ports.
+    /// The destination's port, in protocols that have ports.
     Port,
 }
 
@@ -34,15 +33,15 @@ impl Field {
         }
     }
 
-    pub(super) fn value(self, value: u32) -> Words {
-        Words(self, value)
+    pub(super) fn value(self, value: u32) -> NftValue {
+        NftValue(self, value)
     }
 }
 
 /// A value of a field, as nft writes it.
-pub(super) struct Words(Field, u32);
+pub(super) struct NftValue(Field, u32);
 
-impl fmt::Display for Words {
+impl fmt::Display for NftValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(field, value) = *self;
         match field {
@@ -54,7 +53,7 @@ impl fmt::Display for Words {
     }
 }
 
-/// First and last value of a field.
+/// A range of a field's values: the first and the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub u32, pub u32);
 
@@ -71,10 +70,10 @@ impl Span {
     }
 }
 
-/// Another chain that goes on with a packet.
+/// A verdict that continues in another chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// It comes back.
+    /// The packet returns after it.
     Jump(String),
     Goto(String),
 }
@@ -88,41 +87,46 @@ impl fmt::Display for Target {
     }
 }
 
-/// One step; where it finds nothing, the rule ends.
+/// One statement of a rule, with an example of its nft text. A rule ends at a match that fails and
+/// at a map without the key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    Is(Field, Span),
-    /// The connection's mark is greater than this.
-    Worse(u32),
-    /// Sets the mark.
-    Mark(u32),
-    /// Sets the mark to the value of the field's span; spans are disjoint and sorted.
-    Find(Field, Vec<(Span, u32)>),
-    /// Sets the mark to the group of the destination.
-    Member,
-    /// The connection's mark becomes the packet's.
-    Keep,
-    /// Sets the connection's mark, except the part that says who opened it.
-    Stamp(u32),
-    Go(Target),
-    /// Goes where the span of the field, of which only these bits count, leads; disjoint, sorted.
-    Lead(Field, u32, Vec<(Span, Target)>),
-    /// Likewise, where the map of this name leads.
-    Ask(Field, u32, String),
+pub enum Statement {
+    /// `meta l4proto 6`, `th dport 80-90`
+    Match(Field, Span),
+    /// `ct mark > 0x63ffffff`
+    CtMarkAbove(u32),
+    /// `meta mark set 0x62000007`
+    SetMark(u32),
+    /// `meta mark set th dport table { 80 : 0x62000007, 443 : 0x62000009 }`: an anonymous map, whose
+    /// spans are disjoint and sorted.
+    SetMarkByMap(Field, Vec<(Span, u32)>),
+    /// `meta mark set ct zone . ip daddr map @members`: the mark becomes the destination's group.
+    SetMarkByMember,
+    /// `ct mark set meta mark`
+    CtMarkFromMark,
+    /// `ct mark set ct mark & 0xffff | 0x70000`: keeps the bits of [`CT_MARK_GROUP`].
+    SetCtMark(u32),
+    /// `goto m7_98`
+    Verdict(Target),
+    /// `th dport vmap { 0-1023 : goto l7_… }`: an anonymous map from the field, masked, to verdicts;
+    /// its spans are disjoint and sorted.
+    Vmap(Field, u32, Vec<(Span, Target)>),
+    /// `ip saddr & 255.255.255.0 vmap @n7_…`: the same with a named map.
+    NamedVmap(Field, u32, String),
 }
 
-impl Step {
-    /// All bits of a field count.
-    pub const ALL: u32 = u32::MAX;
+impl Statement {
+    /// The mask that keeps all bits of a field.
+    pub const FULL_MASK: u32 = u32::MAX;
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Is(field, span) => write!(f, "{} {}", field.words(), span.words(*field)),
-            Self::Worse(mark) => write!(f, "ct mark > {mark:#x}"),
-            Self::Mark(mark) => write!(f, "meta mark set {mark:#x}"),
-            Self::Find(field, of) => {
+            Self::Match(field, span) => write!(f, "{} {}", field.words(), span.words(*field)),
+            Self::CtMarkAbove(mark) => write!(f, "ct mark > {mark:#x}"),
+            Self::SetMark(mark) => write!(f, "meta mark set {mark:#x}"),
+            Self::SetMarkByMap(field, of) => {
                 write!(f, "meta mark set {} map {{ ", field.words())?;
                 list(
                     f,
@@ -130,27 +134,30 @@ impl fmt::Display for Step {
                     of.iter().map(|(span, mark)| (*span, format!("{mark:#x}"))),
                 )
             }
-            Self::Member => f.write_str("meta mark set ct zone . ip daddr map @members"),
-            Self::Keep => f.write_str("ct mark set meta mark"),
-            Self::Stamp(mark) => write!(f, "ct mark set ct mark & {OPENER:#x} | {mark:#x}"),
-            Self::Go(target) => target.fmt(f),
-            Self::Lead(field, mask, to) => {
+            Self::SetMarkByMember => f.write_str("meta mark set ct zone . ip daddr map @members"),
+            Self::CtMarkFromMark => f.write_str("ct mark set meta mark"),
+            Self::SetCtMark(mark) => {
+                write!(f, "ct mark set ct mark & {CT_MARK_GROUP:#x} | {mark:#x}")
+            }
+            Self::Verdict(target) => target.fmt(f),
+            Self::Vmap(field, mask, to) => {
                 write!(f, "{}{} vmap {{ ", field.words(), Mask(*field, *mask))?;
                 list(f, *field, to.iter().map(|(span, target)| (*span, target)))
             }
-            Self::Ask(field, mask, map) => {
+            Self::NamedVmap(field, mask, map) => {
                 write!(f, "{}{} vmap @{map}", field.words(), Mask(*field, *mask))
             }
         }
     }
 }
 
+/// ` & MASK`, or nothing for the full mask.
 struct Mask(Field, u32);
 
 impl fmt::Display for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self(_, Step::ALL) => Ok(()),
+            Self(_, Statement::FULL_MASK) => Ok(()),
             Self(field, mask) => write!(f, " & {}", field.value(mask)),
         }
     }
@@ -161,21 +168,21 @@ fn list(
     field: Field,
     of: impl Iterator<Item = (Span, impl fmt::Display)>,
 ) -> fmt::Result {
-    for (index, (span, what)) in of.enumerate() {
+    for (index, (span, value)) in of.enumerate() {
         let comma = if index == 0 { "" } else { ", " };
-        write!(f, "{comma}{} : {what}", span.words(field))?;
+        write!(f, "{comma}{} : {value}", span.words(field))?;
     }
     f.write_str(" }")
 }
 
-/// The steps of one rule.
+/// The statements of one rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Steps(pub Vec<Step>);
+pub struct RuleBody(pub Vec<Statement>);
 
-impl Steps {
-    /// By which the rule is told again in the kernel.
+impl RuleBody {
+    /// CRC-32 of the rule's text, stored as its comment; a restart recognises the rule by it.
     pub fn digest(&self) -> u32 {
-        /// Counted up when the same words are written to the kernel in another way.
+        /// Increment it when the same text is encoded for the kernel in another way.
         const ENCODING: u8 = 1;
         struct Digest(crc32fast::Hasher);
         impl fmt::Write for Digest {
@@ -186,17 +193,17 @@ impl Steps {
         }
         let mut digest = Digest(crc32fast::Hasher::new());
         digest.0.update(&[ENCODING]);
-        // It takes all that is written.
+        // `write_str` never fails.
         let _ = fmt::write(&mut digest, format_args!("{self}"));
         digest.0.finalize()
     }
 }
 
-impl fmt::Display for Steps {
+impl fmt::Display for RuleBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, step) in self.0.iter().enumerate() {
+        for (index, statement) in self.0.iter().enumerate() {
             let space = if index == 0 { "" } else { " " };
-            write!(f, "{space}{step}")?;
+            write!(f, "{space}{statement}")?;
         }
         Ok(())
     }
