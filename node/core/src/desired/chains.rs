@@ -16,7 +16,7 @@ const MAX_SINGLE_RULES: usize = 8;
 const MAX_MAP_RANGES: usize = 64;
 const PORTS_PER_PART: u16 = 1_024;
 
-/// For each level the chain that compares it with the best result so far, and the map of these
+/// Makes the chain of each level, which compares it with the best result so far, and the map of these
 /// chains.
 pub(super) fn levels(place: &Place, zone: u16, levels: &BTreeSet<u8>) -> Vec<Resource> {
     let map = RuleMap {
@@ -103,7 +103,7 @@ impl ChainWriter<'_> {
 
     /// Writes a chain for each part of many port ranges. The map leads to a part's chain from whole
     /// multiples of [`PORTS_PER_PART`]: ports in them without a range have no other rule in this port
-    /// map.
+    /// table.
     fn parts(&mut self, protocol: Protocol, steps: &[(PortRange, Value)]) -> Vec<(Span, Target)> {
         let mut entries = Vec::new();
         for part in parts(steps) {
