@@ -45,7 +45,7 @@ use crate::outer_drops::OuterDrops;
 use crate::status::Sources;
 use crate::store::{self, Disk};
 use crate::{docker, underlay, viewer};
-use node_core::desired::Params;
+use node_core::desired::{self, Params};
 use node_core::projection::{EndpointsView, Projection};
 use node_datapath::{Datapath, DatapathError, Options};
 use node_dns as dns;
@@ -107,6 +107,15 @@ pub enum StartError {
     Docker(#[from] docker::ServerError),
 }
 
+/// Without it a resync still finds rules that are missing.
+async fn learn_rules(datapath: &Datapath, facts: &Projection, params: &Params) {
+    for rules in desired::fixed_rules(facts, params) {
+        if let Err(error) = datapath.learn(&rules).await {
+            tracing::warn!(%error, "can't notice rules that others replace under our comments");
+        }
+    }
+}
+
 /// Runs until `shutdown` resolves. Forwarding goes on after it.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<Ended, StartError> {
     let datapath = Datapath::open(Options {
@@ -132,6 +141,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
         // Else a node that lost its facts would follow any log.
         projection.cluster = endpoint::cluster_in(&journal);
     }
+    learn_rules(&datapath, &projection, &params).await;
     let disk = Arc::new(disk);
     let facts = Facts::new(projection, Arc::clone(&disk));
     let (bus, asks) = BusHandle::new();

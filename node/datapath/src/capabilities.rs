@@ -1,4 +1,4 @@
-//! What this process may do, and what this kernel can.
+//! Checks the process's capabilities and the kernel's features.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 const NET_ADMIN: u64 = 1 << 12;
 const SYS_ADMIN: u64 = 1 << 21;
 
-/// We configure networks (`CAP_NET_ADMIN`) and enter namespaces (`CAP_SYS_ADMIN`).
+/// Checks for `CAP_NET_ADMIN`, to configure networks, and `CAP_SYS_ADMIN`, to enter namespaces.
 pub(super) fn check_permissions() -> Result<(), DatapathError> {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let needed = NET_ADMIN | SYS_ADMIN;
@@ -28,7 +28,7 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Tries to create a VRF device, in a namespace of its own that goes away with it.
+/// Tries to create a VRF device, in a namespace of its own that ends with the attempt.
 pub(super) async fn has_vrf() -> bool {
     let runtime = tokio::runtime::Handle::current();
     let open = move || Socket::on_this_thread(&runtime);

@@ -1,10 +1,10 @@
-//! Elements, chains and maps of one table, in one transaction.
+//! Commits elements, chains and maps of one table in one transaction.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::execute::{Batch, copy, is_delete};
+use super::execute::{Execution, copy, is_delete};
 use super::netlink::is_absence;
 use super::nftables::Refused;
 use super::transaction;
@@ -14,15 +14,16 @@ use node_core::resource::{Element, Object, Place, Resource};
 /// An op and its number in a batch.
 type Numbered<'a> = (u32, Cow<'a, Op>);
 
-/// Places in which something that decides was refused, and so all of it is.
-type Fallen = BTreeMap<Place, i32>;
+/// Places in which the kernel refused something that decides, with its error. All that decides is
+/// refused there.
+type RefusedPlaces = BTreeMap<Place, i32>;
 
-/// What is committed together, the last first.
+/// The ops of each transaction, the last one first.
 ///
-/// A packet under way sees rules of before and elements of after (`resource::ruleset`). It is
-/// dropped where the revision differs. Where that stays the same, the chains that are new stand
-/// before anything leads there, or such a packet would find them empty.
-fn steps(ops: &[Op]) -> Vec<(usize, Vec<Numbered<'_>>)> {
+/// A packet under way sees rules of before and elements of after (`resource::ruleset`), and is dropped
+/// if the revision differs. If that stays the same, new chains are committed before anything jumps
+/// to them, or such a packet would find them empty.
+fn transactions(ops: &[Op]) -> Vec<(usize, Vec<Numbered<'_>>)> {
     let is_revision =
         |it: &Resource| matches!(it.object, Object::Element(Element::Revision { .. }));
     let revised = ops.iter().any(|op| match op {
@@ -39,7 +40,7 @@ fn steps(ops: &[Op]) -> Vec<(usize, Vec<Numbered<'_>>)> {
     vec![(0, rest), (0, first)]
 }
 
-/// How to put an element although somebody else's has its key.
+/// The op that puts an element whose key somebody else's element has.
 fn taken_back(op: &Op, code: i32) -> Option<Op> {
     let is_taken = [nix::Error::EBUSY, nix::Error::EEXIST].map(|it| it as i32);
     match op {
@@ -53,23 +54,23 @@ fn taken_back(op: &Op, code: i32) -> Option<Op> {
     }
 }
 
-impl Batch<'_> {
-    /// What the kernel refuses is left out and the rest tried again: a bad element keeps out no
-    /// other, but what decides about a domain's connections stands all together or not at all, and
-    /// keeps out no other tenant's.
+impl Execution<'_> {
+    /// Commits ops of one table. It leaves out what the kernel refuses, and tries the rest again: a bad
+    /// element doesn't hold up others. What decides about a domain's connections is committed whole or
+    /// not at all, and doesn't hold up another tenant's.
     pub(super) async fn elements(&mut self, place: &Place, ops: &[Op]) {
-        /// The kernel names all that is wrong at once, so what is left is right, or soon empty.
-        const TRIES: usize = 8;
+        /// The kernel names all that is wrong at once, so the rest is right, or soon empty.
+        const MAX_TRIES: usize = 8;
         let nftables = match self.datapath.nftables(place).await {
             Ok(nftables) => nftables,
             Err(error) if is_absence(&error) && ops.iter().all(is_delete) => return,
             Err(error) => return self.fail(ops, &error),
         };
-        // What is tried next, last, and how often it was.
-        let mut waiting = steps(ops);
-        let mut fallen = Fallen::new();
+        // Each with the number of its tries; the last one is next.
+        let mut waiting = transactions(ops);
+        let mut refused_places = RefusedPlaces::new();
         while let Some((tries, mut left)) = waiting.pop() {
-            self.leave_out(&mut left, &[], &mut fallen);
+            self.leave_out(&mut left, &[], &mut refused_places);
             if left.is_empty() {
                 continue;
             }
@@ -102,8 +103,8 @@ impl Batch<'_> {
                 }
                 continue;
             }
-            self.leave_out(&mut left, &refused, &mut fallen);
-            if tries < TRIES {
+            self.leave_out(&mut left, &refused, &mut refused_places);
+            if tries < MAX_TRIES {
                 waiting.push((tries + 1, left));
             } else {
                 let error = io::Error::other("it isn't clear what the kernel refuses");
@@ -112,9 +113,14 @@ impl Batch<'_> {
         }
     }
 
-    /// What is gone already needn't go, and what is taken is taken back; what is wrong fails, and
-    /// with it what must stand together.
-    fn leave_out(&mut self, ops: &mut Vec<Numbered<'_>>, refused: &[Refused], fallen: &mut Fallen) {
+    /// Leaves out deletions of what is gone already, and replaces puts whose key is taken. What is wrong
+    /// fails, and with it all that decides in its place.
+    fn leave_out(
+        &mut self,
+        ops: &mut Vec<Numbered<'_>>,
+        refused: &[Refused],
+        refused_places: &mut RefusedPlaces,
+    ) {
         let is_gone = |it: &&Refused| {
             transaction::is_deletion(it.kind) && it.code == nix::Error::ENOENT as i32
         };
@@ -132,12 +138,12 @@ impl Batch<'_> {
         }
         for (number, op) in ops.iter() {
             if let Some(code) = wrong.get(number).filter(|_| op.decides()) {
-                fallen.insert(op.place().clone(), *code);
+                refused_places.insert(op.place().clone(), *code);
             }
         }
         let mut failed = Vec::new();
         ops.retain_mut(|(number, op)| {
-            let along = || fallen.get(op.place()).filter(|_| op.decides());
+            let along = || refused_places.get(op.place()).filter(|_| op.decides());
             if let Some(code) = wrong.get(number).or_else(along) {
                 failed.push((op.clone().into_owned(), *code));
                 return false;

@@ -2,7 +2,7 @@
 //!
 //! The messages are `enum ctnl_msg_types` and `enum ctattr_type` of
 //! `linux/netfilter/nfnetlink_conntrack.h`. Kernels before 6.9 can't delete by a part of a tuple,
-//! so we dump, and delete each entry by the tuple and the zone that the dump gave.
+//! so we dump all entries, and delete each by its tuple and its zone.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,18 +11,16 @@ use bus_schema::GroupId;
 use bus_schema::policy::Protocol;
 use rtnetlink::sys::Socket;
 
-use super::netfilter::Netfilter;
+use super::netfilter::{self, Netfilter, get};
 use super::netns::Namespace;
-use super::wire::{
-    ACK, About, Buffer, DONE, DUMP, ERROR, Message, NESTED, REQUEST, attributes, code, messages,
-};
+use super::wire::{ACK, Buffer, DUMP, GeneralHeader, NESTED, REQUEST, attributes, find_number};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
 const STATS: u16 = SUBSYSTEM | 5;
 /// `AF_INET`
-const ABOUT: About = About {
+const GENERAL_HEADER: GeneralHeader = GeneralHeader {
     family: 2,
     resource: 0,
 };
@@ -41,7 +39,7 @@ const PROTO_PORT: u16 = 3;
 /// `CTA_STATS_GLOBAL_ENTRIES`
 const STATS_ENTRIES: u16 = 1;
 
-/// A connection of a domain, as its first packet showed it.
+/// A connection of a domain, by the addresses and ports of its first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     pub from: Ipv4Addr,
@@ -49,7 +47,7 @@ pub struct Connection {
     pub protocol: Protocol,
     pub source_port: u16,
     pub port: u16,
-    /// The group of who opened it, whoever has the address now.
+    /// The group of the endpoint that opened it; another one may have the address now.
     pub opener: GroupId,
     /// The low 16 bits of the revision whose rules let it pass; 0 where another node decided.
     pub revision: u16,
@@ -71,55 +69,45 @@ impl Conntrack {
         Ok(Self { netfilter })
     }
 
-    /// The connections in a zone.
+    /// Lists the connections in a zone.
     pub(super) async fn list(&self, zone: u16) -> io::Result<Vec<Connection>> {
-        let entries = self.run(dump).await?;
+        let entries = self.netfilter.run(dump).await?;
         let of_zone = entries.into_iter().filter(|entry| entry.zone == zone);
         Ok(of_zone.filter_map(Connection::of).collect())
     }
 
-    /// Ends connections; how many were there.
+    /// Ends connections, and returns how many there were.
     pub(super) async fn end(&self, these: Vec<Connection>) -> io::Result<usize> {
-        self.run(move |socket| {
-            let mut ended = 0;
-            for connection in &these {
-                ended += usize::from(delete(socket, &connection.entry)?);
-            }
-            Ok(ended)
-        })
-        .await
+        self.netfilter
+            .run(move |socket| {
+                let mut ended = 0;
+                for connection in &these {
+                    ended += usize::from(delete(socket, &connection.entry)?);
+                }
+                Ok(ended)
+            })
+            .await
     }
 
-    /// Deletes every entry in whose tuples one of these addresses is, in its conntrack zone.
+    /// Deletes each entry that has one of these addresses in a tuple, in its conntrack zone.
     pub(super) async fn forget(&self, gone: Vec<(u16, IpAddr)>) -> io::Result<usize> {
-        self.run(move |socket| {
-            let entries = dump(socket)?;
-            let concerned = entries
-                .iter()
-                .filter(|entry| gone.iter().any(|(zone, it)| entry.is_of(*zone, *it)));
-            let mut deleted = 0;
-            for entry in concerned {
-                deleted += usize::from(delete(socket, entry)?);
-            }
-            Ok(deleted)
-        })
-        .await
-    }
-
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Socket) -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        let work = |socket: &Socket| {
-            // What is left of a work that failed.
-            while socket.recv_from_full().is_ok() {}
-            work(socket)
-        };
-        self.netfilter.run(work).await
+        self.netfilter
+            .run(move |socket| {
+                let entries = dump(socket)?;
+                let concerned = entries
+                    .iter()
+                    .filter(|entry| gone.iter().any(|(zone, it)| entry.is_of(*zone, *it)));
+                let mut deleted = 0;
+                for entry in concerned {
+                    deleted += usize::from(delete(socket, entry)?);
+                }
+                Ok(deleted)
+            })
+            .await
     }
 }
 
-/// A connection, as far as we need it; the tuples as the kernel wrote them.
+/// The attributes of a connection that we need; the tuples are as the kernel wrote them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Entry {
     orig: Vec<u8>,
@@ -192,60 +180,28 @@ impl Entry {
 
 /// A dump walks through the buckets of all namespaces' entries, 5 ms of them.
 fn dump(socket: &Socket) -> io::Result<Vec<Entry>> {
-    if count(socket)? == Some(0) {
+    let mut request = Buffer::default();
+    request.message((STATS, REQUEST, 0), GENERAL_HEADER, |_| {});
+    if get(socket, &request, |body| find_number(body, STATS_ENTRIES))? == Some(0) {
         return Ok(Vec::new());
     }
     let mut request = Buffer::default();
-    request.message((GET, REQUEST | DUMP, 0), ABOUT, |_| {});
-    socket.send(request.bytes(), 0)?;
+    request.message((GET, REQUEST | DUMP, 0), GENERAL_HEADER, |_| {});
     let mut entries = Vec::new();
-    loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        for Message { kind, payload, .. } in messages(&bytes) {
-            match kind {
-                DONE => return Ok(entries),
-                ERROR => return Err(error(payload)),
-                _ => entries.push(Entry::parse(payload.get(4..).unwrap_or_default())),
-            }
-        }
-    }
+    netfilter::dump(socket, &request, |body| entries.push(Entry::parse(body)))?;
+    Ok(entries)
 }
 
-/// How many entries the namespace has, if the kernel tells.
-fn count(socket: &Socket) -> io::Result<Option<u32>> {
-    let mut request = Buffer::default();
-    request.message((STATS, REQUEST, 0), ABOUT, |_| {});
-    socket.send(request.bytes(), 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    let told = messages(&bytes).filter(|message| message.kind == STATS);
-    let told = told.flat_map(|it| attributes(it.payload.get(4..).unwrap_or_default()));
-    let mut entries = told.filter(|(kind, _)| *kind == STATS_ENTRIES);
-    let entries = entries.next().and_then(|(_, value)| value.try_into().ok());
-    Ok(entries.map(u32::from_be_bytes))
-}
-
-/// Whether it was there to be deleted.
+/// Deletes an entry, and returns whether it was still there.
 fn delete(socket: &Socket, entry: &Entry) -> io::Result<bool> {
     let mut request = Buffer::default();
-    request.message((DELETE, REQUEST | ACK, 0), ABOUT, |body| {
+    request.message((DELETE, REQUEST | ACK, 0), GENERAL_HEADER, |body| {
         body.attribute(TUPLE_ORIG | NESTED, &entry.orig);
         body.attribute(ZONE, &entry.zone.to_be_bytes());
     });
-    socket.send(request.bytes(), 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    for Message { kind, payload, .. } in messages(&bytes) {
-        if kind == ERROR {
-            let error = error(payload);
-            return match error.raw_os_error() {
-                Some(0) => Ok(true),
-                Some(code) if code == nix::Error::ENOENT as i32 => Ok(false),
-                _ => Err(error),
-            };
-        }
+    match get(socket, &request, |_| Some(())) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(nix::Error::ENOENT as i32) => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(true)
-}
-
-fn error(payload: &[u8]) -> io::Error {
-    io::Error::from_raw_os_error(code(payload))
 }

@@ -1,7 +1,7 @@
-//! Ops, done in their order; elements of one table together, in one transaction.
+//! Executes ops in their order; those about elements of one table in one transaction.
 //!
-//! A failure is kept, and the batch goes on. The one exception: a port whose firewall failed stays
-//! down, since up it would be open; one that is up without any is taken down.
+//! After a failure the execution goes on, with one exception: a port whose firewall failed stays down,
+//! since it would be open, and a port that is up without a firewall is taken down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,34 +18,35 @@ use super::netlink::{Mode, Socket, apart, is_absence, is_presence};
 use super::netns::{Namespace, is_namespace};
 use super::observe::MAIN_TABLE;
 use super::peer::occupied;
-use super::{BatchError, Datapath, DatapathError, Failure, nft, passage, shut, sysctl};
+use super::{BatchError, Datapath, DatapathError, Failure, docker_user, nft, sysctl, unguarded};
 use node_core::reconcile::Op;
 use node_core::resource::{
     Domain, Neighbor, Object, Place, Resource, Route, Ruleset, TABLE, Up, Veth, Vxlan,
 };
 use runtime::pause;
 
-/// Whether a device is gone that is being deleted.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How often a device that is being deleted is read until it is gone.
+const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
+/// The ops that are done in one transaction with their like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Together {
+enum Transaction {
     Nft,
-    Forget,
-    Passage,
+    Conntrack,
+    DockerUser,
 }
 
-/// One run over a list of ops.
-pub(super) struct Batch<'a> {
+/// An execution of a list of ops.
+pub(super) struct Execution<'a> {
     pub(super) datapath: &'a Datapath,
     failures: Vec<Failure>,
-    /// Places whose firewall isn't what it should be.
+    /// Places whose firewall failed.
     open: BTreeSet<Place>,
-    /// Routing tables of VRFs that this batch deals with.
+    /// Routing tables of VRFs that are known so far.
     tables: BTreeMap<Place, u32>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> Execution<'a> {
     pub(super) fn new(datapath: &'a Datapath) -> Self {
         Self {
             datapath,
@@ -63,9 +64,9 @@ impl<'a> Batch<'a> {
             let count = rest.iter().take_while(same).count().max(1);
             let (now, later) = rest.split_at(count);
             match together {
-                Some((Together::Forget, place)) => self.forget(&place, now).await,
-                Some((Together::Passage, place)) => self.passages(&place, now).await,
-                Some((Together::Nft, place)) => self.elements(&place, now).await,
+                Some((Transaction::Conntrack, place)) => self.forget(&place, now).await,
+                Some((Transaction::DockerUser, place)) => self.docker_user_rules(&place, now).await,
+                Some((Transaction::Nft, place)) => self.elements(&place, now).await,
                 None => {
                     let result = self.one(op).await;
                     self.keep(op, result);
@@ -80,7 +81,7 @@ impl<'a> Batch<'a> {
             if let Some(it) = failure.op.made()
                 && matches!(it.object, Object::Table(_))
             {
-                shut::unguarded(self.datapath, &it.place).await;
+                unguarded::close_ports_without_rules(self.datapath, &it.place).await;
             }
         }
         Err(BatchError {
@@ -89,13 +90,13 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// What is done together with its like, and where.
-    fn transaction(&self, op: &Op) -> Option<(Together, Place)> {
+    /// The transaction that an op belongs to, and its place.
+    fn transaction(&self, op: &Op) -> Option<(Transaction, Place)> {
         let together = match op.resource().map(|it| &it.object) {
-            Some(Object::Element(_) | Object::Chain(_) | Object::Map(_)) => Together::Nft,
-            Some(Object::DockerUserRule(_)) => Together::Passage,
+            Some(Object::Element(_) | Object::Chain(_) | Object::Map(_)) => Transaction::Nft,
+            Some(Object::DockerUserRule(_)) => Transaction::DockerUser,
             Some(_) => return None,
-            None => Together::Forget,
+            None => Transaction::Conntrack,
         };
         Some((together, op.place().netfilter()))
     }
@@ -111,12 +112,12 @@ impl<'a> Batch<'a> {
             error: DatapathError::Kernel {
                 what: "do so".to_owned(),
                 place: place.to_string(),
-                reason: error.to_string(),
+                error,
             },
         });
     }
 
-    async fn passages(&mut self, place: &Place, ops: &[Op]) {
+    async fn docker_user_rules(&mut self, place: &Place, ops: &[Op]) {
         let rule = |it: &Resource| match it.object {
             Object::DockerUserRule(rule) => Some(rule),
             _ => None,
@@ -124,7 +125,7 @@ impl<'a> Batch<'a> {
         let put: Vec<_> = ops.iter().filter_map(|op| rule(op.made()?)).collect();
         let gone: Vec<_> = ops.iter().filter_map(|op| rule(op.deleted()?)).collect();
         let result = match self.datapath.namespace(place).await {
-            Ok(namespace) => passage::change(&namespace, &put, &gone).await,
+            Ok(namespace) => docker_user::change(&namespace, &put, &gone).await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -295,8 +296,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Nobody sees a device any more long before the kernel says that it is deleted: it waits for a
-    /// grace period of RCU in between (`netdev_run_todo`), 10 to 20 ms.
+    /// Deletes a device, and returns when it can't be seen any more. The kernel answers 10 to 20 ms later,
+    /// after a grace period of RCU (`netdev_run_todo`).
     async fn delete_link(&self, place: &Place, index: u32) -> io::Result<()> {
         let namespace = self.datapath.namespace(place).await?;
         let mut message = LinkMessage::default();
@@ -308,7 +309,7 @@ impl<'a> Batch<'a> {
         loop {
             tokio::select! {
                 done = &mut deletion => return done.map_err(io::Error::other)?,
-                () = pause(LOOK_AGAIN) => {}
+                () = pause(DELETION_POLL_INTERVAL) => {}
             }
             if !socket.has(index).await? {
                 return Ok(());
@@ -318,15 +319,19 @@ impl<'a> Batch<'a> {
 
     async fn put_table(&mut self, place: &Place, rules: &Ruleset) -> io::Result<()> {
         let namespace = self.datapath.namespace(place).await?;
-        let present = nft::list(&namespace).await?.unwrap_or_default();
+        let present = self.datapath.table(place).await?.unwrap_or_default();
         let mut script = rules.script(&present.rules);
         if present.flagged {
             script.insert_str(0, &format!("delete table inet {TABLE}\n"));
         }
-        nft::apply(&namespace, script).await
+        nft::apply(&namespace, script).await?;
+        if let Err(error) = self.datapath.learn(rules).await {
+            tracing::warn!(%error, "can't notice rules that others replace under our comments");
+        }
+        Ok(())
     }
 
-    /// Where a new device of `place` goes.
+    /// The namespace or master of a new device of `place`.
     async fn home(&self, place: &Place) -> io::Result<(Home, Option<Namespace>)> {
         match place {
             Place::Domain(name) if place.own_namespace().is_none() => {
@@ -358,7 +363,7 @@ impl<'a> Batch<'a> {
             return Ok(());
         };
         let (home, _held) = self.home(place).await?;
-        // Where its namespace is gone, it waits for who knows that.
+        // If its namespace is gone, the peer is made in the host's one.
         let sandbox = peer.sandbox.as_ref();
         let sandbox = sandbox.filter(|it| is_namespace(&it.netns));
         let sandbox = match sandbox {
@@ -379,8 +384,8 @@ impl<'a> Batch<'a> {
             .await
     }
 
-    /// Changes a device that the kernel says exists; if it isn't in its place, another is in the
-    /// way.
+    /// Changes a device that exists by the kernel's answer; if it isn't in its place, another device
+    /// has its name or its VNI.
     async fn settings(
         &self,
         place: &Place,
@@ -437,7 +442,7 @@ impl<'a> Batch<'a> {
         }
         let socket = self.datapath.socket(place).await?;
         let link = socket.link(name).await?.ok_or(nix::Error::ENODEV)?;
-        let table = super::observe::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
+        let table = super::attributes::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
         self.tables.insert(place.clone(), table);
         Ok(table)
     }

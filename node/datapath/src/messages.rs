@@ -20,10 +20,10 @@ use rtnetlink::{
     RouteMessageBuilder,
 };
 
-use super::observe;
+use super::attributes;
 use node_core::resource::{Fdb, Neighbor, Peer, ROUTE_PROTOCOL, Route, RouteTarget, Veth, Vxlan};
 
-/// Where a device is put as it is created.
+/// The namespace or master of a device that is created.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Home {
     /// Into this namespace.
@@ -45,7 +45,7 @@ pub(super) fn vrf(name: &str, table: u32) -> LinkMessage {
     LinkVrf::new(name, table).build()
 }
 
-/// Sent on the host's socket, so that the device's UDP socket is the host's.
+/// A new VXLAN device. It is sent on the host's socket, so the device's UDP socket is the host's.
 pub(super) fn vxlan(vxlan: &Vxlan, home: Home) -> LinkMessage {
     let Vni(vni) = vxlan.vni;
     let link = LinkVxlan::new(&vxlan.name, vni)
@@ -60,7 +60,8 @@ pub(super) fn vxlan(vxlan: &Vxlan, home: Home) -> LinkMessage {
     link.append_extra_attribute(home.attribute()).build()
 }
 
-/// Sent on the host's socket: there the peer stays unless it is told its name and its namespace.
+/// A new veth. It is sent on the host's socket: the peer is made there, unless `sandbox` has its name and
+/// its namespace.
 pub(super) fn veth(
     veth: &Veth,
     peer: &Peer,
@@ -84,11 +85,11 @@ pub(super) fn veth(
         .build()
 }
 
-/// What can be changed of a device that is there. The address only when it is another one: the
-/// kernel flushes a device's neighbors whenever its address is set (`neigh_changeaddr`).
+/// Changes a device's MTU, and its address only if that differs: the kernel flushes a device's neighbors
+/// whenever its address is set (`neigh_changeaddr`).
 pub(super) fn link_settings(link: &LinkMessage, mac: MacAddr, mtu: u32) -> LinkMessage {
     let settings = LinkUnspec::new_with_index(link.header.index).mtu(mtu);
-    if observe::mac(link) == mac {
+    if attributes::mac(link) == mac {
         return settings.build();
     }
     settings.address(mac.0.to_vec()).build()
@@ -99,21 +100,21 @@ pub(super) fn link_up(index: u32, up: bool) -> LinkMessage {
     if up { link.up() } else { link.down() }.build()
 }
 
-/// Before Linux 6.2 a device must be down for it.
+/// Renames a device; before Linux 6.2 it must be down for it.
 pub(super) fn link_name(index: u32, name: &str) -> LinkMessage {
     LinkUnspec::new_with_index(index)
         .name(name.to_owned())
         .build()
 }
 
-/// Takes a device to another namespace, where it bears `name`.
+/// Moves a device to another namespace, where its name is `name`.
 pub(super) fn link_move(index: u32, namespace: RawFd, name: &str) -> LinkMessage {
     let link = LinkUnspec::new_with_index(index).name(name);
     link.setns_by_fd(namespace).build()
 }
 
-/// A link-local address is never the source of what the kernel itself sends beyond the link, as
-/// its scope says: errors about packets come from a gateway address.
+/// An address of a device. A link-local one gets the scope of the link, so the kernel never uses it as
+/// source beyond the link: errors about packets come from a gateway address.
 pub(super) fn address(index: u32, address: IpAddr) -> AddressMessage {
     match address {
         IpAddr::V4(v4) => {
@@ -161,7 +162,7 @@ fn neighbor_message(
     message
 }
 
-/// One of our routes; `index` is its device's.
+/// A route of ours; `index` is that of its device.
 pub(super) fn route(route: &Route, table: u32, index: Option<u32>) -> RouteMessage {
     let message = match &route.target {
         RouteTarget::Unreachable => {
@@ -186,7 +187,7 @@ fn ours(mut message: RouteMessage, table: u32) -> RouteMessage {
     message
 }
 
-/// A destination right on the link.
+/// A route to a destination on the link.
 pub(super) fn on_link(to: IpNet, index: Option<u32>) -> RouteMessage {
     let mut message = destination(to);
     message.header.scope = RouteScope::Link;
@@ -194,7 +195,7 @@ pub(super) fn on_link(to: IpNet, index: Option<u32>) -> RouteMessage {
     message
 }
 
-/// A destination behind a gateway that is taken to be on the link.
+/// A route to a destination behind a gateway, which counts as on the link.
 pub(super) fn via(to: IpNet, gateway: IpAddr, index: Option<u32>) -> RouteMessage {
     let mut message = destination(to);
     message.attributes.push(match gateway {

@@ -1,9 +1,9 @@
-//! Notices what others change in the kernel.
+//! Notices changes that others make in the kernel.
 //!
-//! One listener in each namespace of ours hears rtnetlink's and nftables' multicast groups, and
-//! passes on what may be about something of ours and wasn't asked for by us. It decides nothing:
-//! the core compares with what it knows, and looks at everything when that doesn't fit. What isn't
-//! multicast (settings in `/proc/sys`) is found by the slow resync.
+//! One listener in each of our namespaces joins the multicast groups of rtnetlink and nftables, and
+//! passes on the changes that others made and that may be about our objects. It decides nothing: the
+//! reconciler compares with what it last observed, and does a full resync if that differs. Settings in
+//! `/proc/sys` have no multicast group: the resync every `--resync` seconds finds those.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,13 +23,13 @@ use tokio_util::task::AbortOnDropHandle;
 use super::netlink::Socket;
 use super::netns::Namespace;
 use super::wire::{NETLINK_NETFILTER, attributes, messages};
-use super::{observe, program};
+use super::{attributes, command};
 use node_core::resource::{Place, ROUTE_PROTOCOL, TABLE};
 
-/// Signs that wait for the core; when there are more, that is a sign as well.
-const WAITING: usize = 256;
-/// Bytes that wait for us: a transaction of ours with ten thousand elements is told of in one go.
-const BUFFER: usize = 8 << 20;
+/// Changes that wait for the reconciler; more of them are passed on as one [`Sign::Changed`].
+const MAX_WAITING_CHANGES: usize = 256;
+/// The receive buffer: the kernel notifies of a transaction with ten thousand elements at once.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 const NETLINK_ROUTE: isize = 0;
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE` of `linux/rtnetlink.h`.
@@ -43,32 +43,31 @@ const TABLE_NAME: u16 = 1;
 /// `linux/netfilter/nf_tables.h`.
 const NFT_RULES: [u16; 6] = [0, 2, 3, 5, 6, 8];
 
-/// What may be a change of something of ours by somebody else.
+/// A change that may be somebody else's, of one of our kernel objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sign {
-    /// Somebody changed a route, a neighbor, an address or a rule of ours, or more happened than
-    /// could be heard.
+    /// Somebody changed a route, a neighbor, an address or a rule of ours, or notifications were lost.
     Changed,
     /// Somebody changed our table in this place's netfilter.
     Rules(Place),
-    /// Somebody changed rules that aren't ours, and may let our packets pass or not.
+    /// Somebody changed rules that aren't ours, which may drop our packets.
     Neighbour,
-    /// A device with a name of ours was gone when this was said.
+    /// A device with one of our names was gone.
     Gone(String),
-    /// A device with a name of ours was down when this was said.
+    /// A device with one of our names was down.
     Down(String),
     /// A device of ours got another name.
     Renamed { from: String, to: String },
 }
 
-/// The listeners' end of [`Signs`].
+/// The sender of [`Signs`], which every listener has.
 #[derive(Debug, Clone)]
 pub(super) struct Signing {
     signs: mpsc::Sender<Sign>,
     overflowed: Arc<AtomicBool>,
 }
 
-/// What all listeners heard.
+/// The receiver of all listeners' changes.
 #[derive(Debug)]
 pub struct Signs {
     signs: mpsc::Receiver<Sign>,
@@ -76,7 +75,7 @@ pub struct Signs {
 }
 
 pub(super) fn signs() -> (Signing, Signs) {
-    let (sender, receiver) = mpsc::channel(WAITING);
+    let (sender, receiver) = mpsc::channel(MAX_WAITING_CHANGES);
     let overflowed = Arc::new(AtomicBool::new(false));
     let signing = Signing {
         signs: sender,
@@ -90,8 +89,8 @@ pub(super) fn signs() -> (Signing, Signs) {
 }
 
 impl Signing {
-    /// False: nobody listens any more.
-    fn give(&self, sign: Sign) -> bool {
+    /// Returns false if the receiver is gone.
+    fn send(&self, sign: Sign) -> bool {
         match self.signs.try_send(sign) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -104,7 +103,7 @@ impl Signing {
 }
 
 impl Signs {
-    /// The next one. Nothing is lost when this is cancelled.
+    /// Waits for the next change. Nothing is lost when this is cancelled.
     pub async fn next(&mut self) -> Sign {
         match self.signs.recv().await {
             Some(_) if self.overflowed.swap(false, Ordering::Relaxed) => Sign::Changed,
@@ -113,8 +112,8 @@ impl Signs {
         }
     }
 
-    /// Forgets what was heard, since whoever looks at everything sees it; but for names, and for our
-    /// tables, which are put right before.
+    /// Drops the waiting changes, for a full resync finds them. It returns renames and changes of our
+    /// tables, which the reconciler reverts before the resync.
     pub fn clear(&mut self) -> Vec<Sign> {
         self.overflowed.store(false, Ordering::Relaxed);
         let mut kept = Vec::new();
@@ -141,7 +140,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// `socket` is in the namespace, which is `place`'s.
+    /// Starts to listen in the namespace of `place`, in which `socket` is.
     pub(super) async fn start(
         place: Place,
         namespace: &Namespace,
@@ -156,7 +155,7 @@ impl Monitor {
                 let _guard = runtime.enter();
                 let mut socket = TokioSocket::new(protocol)?;
                 socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-                setsockopt(socket.socket_ref(), RcvBufForce, &BUFFER)?;
+                setsockopt(socket.socket_ref(), RcvBufForce, &RECEIVE_BUFFER_BYTES)?;
                 for group in groups {
                     socket.socket_mut().add_membership(*group)?;
                 }
@@ -192,17 +191,17 @@ async fn listen(socket: TokioSocket, signs: Signing, mut read: impl FnMut(&[u8])
                 vec![Sign::Changed]
             }
             Err(error) => {
-                tracing::warn!(%error, "can't hear any more what others change; looking now and then");
+                tracing::warn!(%error, "can't listen to kernel changes any more; only the periodic resync finds them");
                 return;
             }
         };
-        if !found.into_iter().all(|sign| signs.give(sign)) {
+        if !found.into_iter().all(|sign| signs.send(sign)) {
             return;
         }
     }
 }
 
-/// What rtnetlink's messages are about.
+/// The devices of a namespace, which rtnetlink's messages name by index.
 struct Links {
     ours: Vec<u32>,
     /// Devices of the namespace by their index.
@@ -211,7 +210,7 @@ struct Links {
 
 impl Links {
     fn learn(&mut self, link: &LinkMessage) {
-        if let Some(name) = observe::name(link) {
+        if let Some(name) = attributes::name(link) {
             self.names.insert(link.header.index, name.to_owned());
         }
     }
@@ -231,8 +230,8 @@ impl Links {
         signs
     }
 
-    /// What the kernel does on its own to routes and neighbors follows from what happens to their
-    /// device, which is told as well.
+    /// The kernel changes routes and neighbors on its own only if their device changes, and notifies of
+    /// that, too.
     fn sign(&mut self, message: &RouteNetlinkMessage, by_others: bool) -> Option<Sign> {
         use RouteNetlinkMessage::{
             DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour,
@@ -248,12 +247,13 @@ impl Links {
                 let ours = route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
                 (ours && by_others).then_some(Sign::Changed)
             }
-            // VXLAN never says who deletes an FDB entry; we do it seldom, and look once more then.
+            // VXLAN never names the author of a deleted FDB entry; we delete one seldom, and then resync
+            // once more.
             DelNeighbour(entry) if entry.header.family == AddressFamily::Bridge => self
                 .bears_ours(entry.header.ifindex)
                 .then_some(Sign::Changed),
-            // One that is deleted is told of as failed, by who deletes it, and then gone, by
-            // nobody.
+            // For a deleted neighbor come two notifications: failed, with the author, and then gone,
+            // without one.
             NewNeighbour(entry) | DelNeighbour(entry) => {
                 (by_others && self.bears_ours(entry.header.ifindex)).then_some(Sign::Changed)
             }
@@ -267,7 +267,7 @@ impl Links {
     fn link(&mut self, link: &LinkMessage, by_others: bool) -> Option<Sign> {
         let before = self.names.get(&link.header.index).cloned();
         self.learn(link);
-        let now = observe::name(link)?;
+        let now = attributes::name(link)?;
         if let Some(from) = before.filter(|it| it != now && is_ours(it)) {
             let to = now.to_owned();
             return Some(Sign::Renamed { from, to });
@@ -281,26 +281,26 @@ impl Links {
         by_others.then_some(Sign::Changed)
     }
 
-    /// Ours, the loopback device that bears addresses of ours, or one that isn't known.
+    /// Whether it is our device, the loopback device with addresses of ours, or an unknown one.
     fn bears_ours(&self, index: u32) -> bool {
         let name = self.names.get(&index);
         name.is_none_or(|name| is_ours(name) || name == "lo")
     }
 }
 
-/// Devices of a domain: its own, endpoints' and VXLAN's.
+/// Whether a domain has a device of this name: its own, an endpoint's or a VXLAN device.
 fn is_ours(name: &str) -> bool {
     ["cv", "cx", "cd"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// What was done to our table, or to somebody's rules, neither by a process of ours nor by our
-/// socket with this port.
+/// The changes of our table, or of somebody's rules, that neither our commands made nor our socket with
+/// this port.
 fn nft_signs(bytes: &[u8], port: u32, place: &Place) -> Vec<Sign> {
     let (mut ours, mut others) = (false, false);
     for message in messages(bytes) {
-        let by_us = message.port == port || program::is_ours(message.port);
+        let by_us = message.port == port || command::is_ours(message.port);
         if message.kind >> 8 != NFT || by_us {
             continue;
         }

@@ -1,7 +1,7 @@
 //! One rtnetlink socket in one namespace, and the messages that we send on it.
 //!
-//! Two dumps at once on a socket answer `EBUSY`, so a dump holds the socket's lock. Changes say
-//! what they want to be true: what is there already, or gone already, is no error.
+//! A second dump at once on a socket is answered with `EBUSY`, so a dump holds the socket's lock. A
+//! change that is already done is no error.
 
 use std::io;
 
@@ -26,13 +26,13 @@ use super::netns::Namespace;
 #[derive(Debug)]
 pub(crate) struct Socket {
     handle: Handle,
-    /// By which the kernel tells our changes from others'.
+    /// The socket's port, by which a notification names the author of a change.
     port: u32,
     dumping: Mutex<()>,
     _task: AbortOnDropHandle<()>,
 }
 
-/// How a change treats what is there.
+/// How a change treats an object that is there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mode {
     Create,
@@ -77,7 +77,7 @@ impl Socket {
         self.port
     }
 
-    /// Sends a change and waits for the kernel's word on it.
+    /// Sends a change and waits for the kernel's answer.
     pub(crate) async fn change(&self, message: RouteNetlinkMessage, mode: Mode) -> io::Result<()> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | mode.flags();
@@ -144,8 +144,8 @@ impl Socket {
     }
 }
 
-/// Works with a socket of its own in a namespace, on a thread that ends with it: nobody else is
-/// held up by what the kernel waits for, and no answer is handed from one thread to another.
+/// Works with a socket of its own in a namespace, on a thread that ends with the work: a wait of the
+/// kernel delays nobody else, and no answer is passed from one thread to another.
 pub(crate) async fn apart<T, W>(namespace: &Namespace, work: W) -> io::Result<T>
 where
     T: Send + 'static,
@@ -168,7 +168,7 @@ fn collected<T>(result: Result<T, rtnetlink::Error>) -> io::Result<T> {
     })
 }
 
-/// The kernel says that it isn't there: link, address, route, neighbor or process.
+/// Whether the error means that a link, address, route, neighbor or process isn't there.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     use nix::errno::Errno::{EADDRNOTAVAIL, ENODEV, ENOENT, ESRCH};
     [ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL]

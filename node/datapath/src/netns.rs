@@ -1,7 +1,7 @@
 //! Network namespaces by file descriptor, and work done inside them.
 //!
-//! `setns` is per thread, so each piece of work gets a thread of its own, which ends with it: no
-//! thread of a pool ever comes back in another namespace. A socket stays where it was opened.
+//! `setns` is per thread, so each piece of work gets a thread of its own, which ends with the work: no
+//! thread returns to a pool in another namespace. A socket stays in the namespace that it was opened in.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,7 +30,7 @@ impl Namespace {
         self.file.as_raw_fd()
     }
 
-    /// What tells it from others, also from one that got its path later.
+    /// The namespace's device and inode, which differ from those of one that got its path later.
     pub(crate) fn id(&self) -> io::Result<(u64, u64)> {
         self.file.metadata().map(|meta| (meta.dev(), meta.ino()))
     }
@@ -49,7 +49,7 @@ impl Namespace {
         .await
     }
 
-    /// Runs `work` in a new namespace, which ends with it unless `work` keeps it.
+    /// Runs `work` in a new namespace, which ends with the work unless `work` keeps it.
     pub(crate) async fn run_in_new<T, F>(work: F) -> io::Result<T>
     where
         T: Send + 'static,
@@ -62,7 +62,12 @@ impl Namespace {
         .await
     }
 
-    /// Makes a namespace and binds it to `path`, as `ip netns add` does. One that is there stays.
+    /// Makes a namespace that ends when it isn't used any more.
+    pub(crate) async fn unnamed() -> io::Result<Self> {
+        Self::run_in_new(|| Self::open(Path::new("/proc/thread-self/ns/net"))).await
+    }
+
+    /// Makes a namespace and binds it to `path`, as `ip netns add` does, unless one is there.
     pub(crate) async fn create(path: &Path) -> io::Result<()> {
         if is_namespace(path) {
             return Ok(());
@@ -81,7 +86,7 @@ impl Namespace {
         .await
     }
 
-    /// Takes the name away, as `ip netns del` does. One that is gone stays so.
+    /// Removes the namespace's name, as `ip netns del` does; it is no error if there is none.
     pub(crate) fn remove(path: &Path) -> io::Result<()> {
         match umount2(path, MntFlags::MNT_DETACH) {
             // EINVAL: the file is there, and nothing is mounted on it.
@@ -95,7 +100,7 @@ impl Namespace {
     }
 }
 
-/// Whether a namespace is bound there: a file that a crash left without one is none.
+/// Whether a namespace is bound to the path; a crash may leave a file without one.
 pub(crate) fn is_namespace(path: &Path) -> bool {
     let nsfs = nix::sys::statfs::statfs(path).map(|stat| stat.filesystem_type());
     nsfs.is_ok_and(|kind| kind == nix::sys::statfs::NSFS_MAGIC)

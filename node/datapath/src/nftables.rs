@@ -1,46 +1,47 @@
-//! One socket to nftables in one namespace: batches in, and what the kernel refuses of them; named
-//! counters out.
-//!
-//! Numbers are those of `linux/netfilter/nf_tables.h`.
+//! Two sockets to nftables in one namespace: one commits batches and gets what the kernel refuses of
+//! them, the other reads. So a change never waits for a long read.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::{Duration, Instant};
 
+use bus_schema::node::Counter;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use rtnetlink::sys::Socket;
 
-use super::netfilter::Netfilter;
+use super::codec::elements::hit;
+use super::codec::entry::Entry;
+use super::codec::objects::{
+    self, COUNTER, GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_OBJECT, GET_RULE, GET_SET,
+    GET_TABLE, INET, IPV4, LIST_ELEMENTS, NAME, OBJECT_TYPE, OF_TABLE, Set,
+};
+use super::listing::{Bodies, Listing, Reading};
+use super::netfilter::{Netfilter, dump, get};
 use super::netns::Namespace;
 use super::wire::{
-    About, Buffer, DONE, DUMP, ERROR, Message, REQUEST, attributes, code, messages, subject,
+    Buffer, DUMP, ERROR, GeneralHeader, Message, REQUEST, attributes, code, find, messages, subject,
 };
 use node_core::resource::TABLE;
 
-/// `NFT_MSG_GETOBJ` of `NFNL_SUBSYS_NFTABLES`.
-const GET_OBJECT: u16 = 10 << 8 | 19;
-const OBJECT_TABLE: u16 = 1;
-const OBJECT_NAME: u16 = 2;
-const OBJECT_TYPE: u16 = 3;
-const OBJECT_DATA: u16 = 4;
-/// `NFT_OBJECT_COUNTER`
-const COUNTER: u32 = 1;
-const COUNTER_PACKETS: u16 = 2;
-/// `NFPROTO_INET`
-const ABOUT: About = About {
-    family: 1,
+const GENERAL_HEADER: GeneralHeader = GeneralHeader {
+    family: INET,
     resource: 0,
 };
 
 /// Bytes for the kernel's errors, one for each message that it refuses.
-const ERRORS: usize = 8 << 20;
+const ERROR_BUFFER_BYTES: usize = 8 << 20;
 /// The kernel takes a batch that is smaller than the buffer by so much, and so do we.
-const SLACK: usize = 4_096;
+const SEND_BUFFER_SLACK: usize = 4_096;
 
-/// Cheap to clone; a clone is the same socket.
+/// For so long a table is read again that changed while it was read; `nft` gives up never.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Cheap to clone; a clone has the same sockets.
 #[derive(Debug, Clone)]
 pub(crate) struct Nftables {
-    netfilter: Netfilter,
+    writer: Netfilter,
+    reader: Netfilter,
 }
 
 /// What the kernel refuses in a batch.
@@ -57,61 +58,172 @@ impl Nftables {
         let set = |socket: &mut Socket| {
             // Errors without the messages that they are about.
             socket.set_cap_ack(true)?;
-            Ok(setsockopt(socket, RcvBufForce, &ERRORS)?)
+            Ok(setsockopt(socket, RcvBufForce, &ERROR_BUFFER_BYTES)?)
         };
-        let netfilter = Netfilter::open(namespace, set).await?;
-        Ok(Self { netfilter })
+        Ok(Self {
+            writer: Netfilter::open(namespace, set).await?,
+            reader: Netfilter::open(namespace, |_| Ok(())).await?,
+        })
     }
 
     /// By which the kernel names the author of a change.
     pub(crate) fn port(&self) -> u32 {
-        self.netfilter.port()
+        self.writer.port()
     }
 
     /// Has a batch done whole, or refused whole: then what is wrong with it.
     pub(super) async fn commit(&self, batch: Buffer) -> io::Result<Vec<Refused>> {
         let work = move |socket: &Socket| exchange(socket, batch.bytes());
-        self.netfilter.run(work).await
+        self.writer.run(work).await
+    }
+
+    /// Our table, all of one generation; `None` when there is none. A rule is checked against
+    /// `bodies`.
+    pub(super) async fn table(&self, bodies: Bodies) -> io::Result<Option<Listing>> {
+        let work = move |socket: &Socket| consistently(socket, || read_table(socket, &bodies));
+        self.reader.run(work).await
+    }
+
+    /// The tables that IPv4 packets pass, by family and name.
+    pub(super) async fn tables(&self) -> io::Result<Vec<(u8, String)>> {
+        let work = |socket: &Socket| {
+            let mut tables = Vec::new();
+            for family in [IPV4, INET] {
+                let about = GeneralHeader {
+                    family,
+                    resource: 0,
+                };
+                dump(socket, &request(GET_TABLE, about, |_| {}), |body| {
+                    let name = objects::table(body).map(|(name, _)| (family, name.to_owned()));
+                    tables.extend(name);
+                })?;
+            }
+            Ok(tables)
+        };
+        self.reader.run(work).await
+    }
+
+    /// The counters of rules by zone and number; none where there is no such set.
+    pub(super) async fn hits(&self) -> io::Result<Vec<(u16, u32, Counter)>> {
+        let work = |socket: &Socket| {
+            consistently(socket, || {
+                let mut hits = Vec::new();
+                let read =
+                    |element: &[u8]| hits.extend(Entry::read(element).as_ref().and_then(hit));
+                match read_elements(socket, "hits", read) {
+                    Err(error) if is(&error, nix::Error::ENOENT) => Ok(Vec::new()),
+                    result => result.map(|()| hits),
+                }
+            })
+        };
+        self.reader.run(work).await
     }
 
     /// The packets that each named counter of our table has seen; none where there is no table.
     pub(super) async fn counters(&self) -> io::Result<BTreeMap<String, u64>> {
-        self.netfilter.run(dump_counters).await
+        let work = |socket: &Socket| {
+            let mut counters = BTreeMap::new();
+            let request = request(GET_OBJECT, GENERAL_HEADER, |body| {
+                body.text(OF_TABLE, TABLE);
+                body.number(OBJECT_TYPE, COUNTER);
+            });
+            dump(socket, &request, |body| {
+                counters.extend(objects::counter(body))
+            })?;
+            Ok(counters)
+        };
+        self.reader.run(work).await
     }
 }
 
-fn dump_counters(socket: &Socket) -> io::Result<BTreeMap<String, u64>> {
+fn is(error: &io::Error, code: nix::Error) -> bool {
+    error.raw_os_error() == Some(code as i32)
+}
+
+fn request(kind: u16, about: GeneralHeader, body: impl FnOnce(&mut Buffer)) -> Buffer {
     let mut request = Buffer::default();
-    request.message((GET_OBJECT, REQUEST | DUMP, 0), ABOUT, |body| {
-        body.text(OBJECT_TABLE, TABLE);
-        body.number(OBJECT_TYPE, COUNTER);
-    });
-    socket.send(request.bytes(), 0)?;
-    let mut counters = BTreeMap::new();
+    request.message((kind, REQUEST | DUMP, 0), about, body);
+    request
+}
+
+/// Reads again until nothing changed in between: the kernel flags a dump during which a transaction
+/// was committed, and several dumps are of one state if the generation stayed the same.
+fn consistently<T>(socket: &Socket, read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + READ_TIMEOUT;
     loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        for Message { kind, payload, .. } in messages(&bytes) {
-            match kind {
-                DONE => return Ok(counters),
-                ERROR => return Err(io::Error::from_raw_os_error(code(payload))),
-                _ => counters.extend(counter(payload.get(4..).unwrap_or_default())),
-            }
+        let before = generation(socket)?;
+        let result = read();
+        let over = Instant::now() > deadline;
+        match result {
+            Err(error) if is(&error, nix::Error::EINTR) && !over => {}
+            result if generation(socket)? == before => return result,
+            _ if over => return Err(nix::Error::EINTR.into()),
+            _ => {}
         }
     }
 }
 
-/// Name and packets.
-fn counter(object: &[u8]) -> Option<(String, u64)> {
-    let value = |of, kind| attributes(of).find_map(|(it, value)| (it == kind).then_some(value));
-    let name = value(object, OBJECT_NAME)?.strip_suffix(&[0])?;
-    let packets = value(value(object, OBJECT_DATA)?, COUNTER_PACKETS)?;
-    let name = String::from_utf8(name.to_vec()).ok()?;
-    Some((name, u64::from_be_bytes(packets.try_into().ok()?)))
+fn generation(socket: &Socket) -> io::Result<Option<u32>> {
+    let mut request = Buffer::default();
+    request.message((GET_GENERATION, REQUEST, 0), GENERAL_HEADER, |_| {});
+    get(socket, &request, objects::generation)
+}
+
+fn read_table(socket: &Socket, bodies: &Bodies) -> io::Result<Option<Listing>> {
+    let mut request = Buffer::default();
+    request.message((GET_TABLE, REQUEST, 0), GENERAL_HEADER, |body| {
+        body.text(OF_TABLE, TABLE)
+    });
+    let flags = get(socket, &request, |body| Some(objects::table(body)?.1));
+    let flags = match flags {
+        Err(error) if is(&error, nix::Error::ENOENT) => return Ok(None),
+        flags => flags?,
+    };
+    if flags != Some(0) {
+        return Ok(Some(Listing::flagged()));
+    }
+    let mut reading = Reading::new(bodies);
+    let mut sets = Vec::new();
+    ours(socket, GET_SET, |body| sets.extend(Set::read(body)))?;
+    for set in sets {
+        if set.is_anonymous() {
+            let mut elements = Vec::new();
+            read_elements(socket, &set.name, |element| elements.push(element.to_vec()))?;
+            reading.anonymous(&set, elements);
+        } else {
+            reading.set(&set);
+            read_elements(socket, &set.name, |element| reading.element(&set, element))?;
+        }
+    }
+    ours(socket, GET_CHAIN, |body| reading.chain(body))?;
+    ours(socket, GET_RULE, |body| reading.rule(body))?;
+    Ok(Some(reading.end()))
+}
+
+/// Gives each object of our table; older kernels dump other tables', too.
+fn ours(socket: &Socket, kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let request = request(kind, GENERAL_HEADER, |body| body.text(OF_TABLE, TABLE));
+    dump(socket, &request, |body| {
+        if objects::is_of(body, TABLE) {
+            each(body);
+        }
+    })
+}
+
+fn read_elements(socket: &Socket, set: &str, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let request = request(GET_ELEMENTS, GENERAL_HEADER, |body| {
+        body.text(OF_TABLE, TABLE);
+        body.text(NAME, set);
+    });
+    dump(socket, &request, |body| {
+        let list = find(body, LIST_ELEMENTS).unwrap_or_default();
+        attributes(list).for_each(|(_, element)| each(element));
+    })
 }
 
 /// The kernel works while it is sent to (`nfnetlink_rcv`): all that it has to say is there then.
 fn exchange(socket: &Socket, batch: &[u8]) -> io::Result<Vec<Refused>> {
-    setsockopt(socket, SndBufForce, &(batch.len() + SLACK))?;
+    setsockopt(socket, SndBufForce, &(batch.len() + SEND_BUFFER_SLACK))?;
     let sent = socket.send(batch, 0);
     let mut refused = Vec::new();
     let mut lost = None;

@@ -1,6 +1,6 @@
-//! What is in the kernel and ours, as a [`State`].
+//! Our kernel objects, as a [`State`].
 //!
-//! | what | how we tell that it is ours |
+//! | object | how we recognise ours |
 //! |---|---|
 //! | domain | namespace file `contiv-…`; VRF device `cd…` |
 //! | device | name `cx…` of kind vxlan, `cv…` of kind veth |
@@ -8,57 +8,59 @@
 //! | route | protocol 201, in a domain's table |
 //! | neighbor, FDB entry | permanent, on a device of ours |
 //! | rules, maps, elements | table `inet contiv` |
-//! | passages | the very rule in `DOCKER-USER` |
+//! | rule of iptables | the same rule in `DOCKER-USER` |
 //!
-//! A device or an element that belongs to no domain any more is put at the host, where nobody
-//! wants it, so a full difference deletes it.
+//! A device or an element without a domain counts as the host's. The desired state doesn't have it there,
+//! so a full reconcile deletes it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use bus_schema::node::DomainKind;
-use bus_schema::{MacAddr, Vni};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVrf, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::link::{InfoKind, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 
-use super::elements;
+use super::attributes::{
+    kind, mac, master, mtu, name, neighbor, route_ip, table, vrf_table, vxlan,
+};
+use super::listing::Bodies;
 use super::netlink::{Socket, is_absence};
 use super::netns::Namespace;
-use super::{Datapath, DatapathError, failure, nft, passage, sysctl};
+use super::nftables::Nftables;
+use super::{Datapath, DatapathError, docker_user, failure, sysctl};
 use node_core::resource::{
-    Address, Chain, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Object, Place, ROUTE_PROTOCOL,
-    Resource, Route, RouteTarget, Rule, RuleMap, State, Sysctl, Unseen, Up, Veth, Vxlan, zone_of,
+    Address, DNS_ADDRESS, Domain, Fdb, Neighbor, Object, Place, ROUTE_PROTOCOL, Resource, Route,
+    RouteTarget, State, Sysctl, Unseen, Up, Veth, Vxlan,
 };
 
 /// The table of a namespace's routes.
 pub(super) const MAIN_TABLE: u32 = 254;
 
-/// One namespace, and what of it is looked at.
+/// One namespace to read.
 pub(super) struct View<'a> {
     pub(super) namespace: &'a Namespace,
     pub(super) socket: &'a Socket,
+    pub(super) nftables: &'a Nftables,
+    pub(super) bodies: Bodies,
     pub(super) kind: DomainKind,
     /// The namespace's own place: the host, or a domain of kind netns.
     pub(super) place: Place,
 }
 
-/// A device of ours, or one that bears a domain's own addresses.
+/// A device of ours, or one with a domain's own addresses.
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) place: Place,
 }
 
-/// What of a namespace is whose.
+/// The places that own a namespace's devices and routing tables.
 #[derive(Default)]
 pub(super) struct Owners {
     pub(super) devices: BTreeMap<u32, Device>,
@@ -67,13 +69,13 @@ pub(super) struct Owners {
 }
 
 impl Owners {
-    fn place_of(&self, device: &str) -> Option<&Place> {
+    pub(super) fn place_of(&self, device: &str) -> Option<&Place> {
         let mut devices = self.devices.values();
         devices.find(|it| it.name == device).map(|it| &it.place)
     }
 }
 
-/// What of a namespace is looked at.
+/// The objects of a namespace to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Whole,
@@ -81,8 +83,8 @@ pub(super) enum Part {
 }
 
 impl Datapath {
-    /// What our table holds in this place's netfilter: rules, maps and elements, of every domain that
-    /// shares it.
+    /// Reads our table in this place's netfilter: rules, maps and elements, of every domain that shares
+    /// it.
     pub async fn rules(&self, place: &Place) -> Result<State, DatapathError> {
         let place = place.netfilter();
         match self.observe_place(&place, Part::Rules).await {
@@ -97,6 +99,8 @@ impl Datapath {
         let view = View {
             namespace: &namespace,
             socket: &socket,
+            nftables: &self.nftables(place).await?,
+            bodies: self.bodies(),
             kind: match place.own_namespace() {
                 Some(_) => DomainKind::Netns,
                 None => self.kind(),
@@ -115,7 +119,7 @@ impl View<'_> {
         let mut state = State::default();
         let links = self.socket.links().await?;
         let owners = self.owners(&links, &mut State::default());
-        self.firewall(&owners, &mut state).await?;
+        self.table(&owners, &mut state).await?;
         Ok(state)
     }
 
@@ -131,12 +135,12 @@ impl View<'_> {
         self.neighbors(&owners, &mut state).await?;
         self.fdb(&owners, &mut state).await?;
         self.sysctls(&owners, &mut state).await?;
-        self.firewall(&owners, &mut state).await?;
-        state.extend(self.passages().await?);
+        self.table(&owners, &mut state).await?;
+        state.extend(self.docker_user_rules().await?);
         Ok(state)
     }
 
-    /// Finds the domains, and which device and table is whose.
+    /// Finds the domains, and the place that owns each device and routing table.
     fn owners(&self, links: &[LinkMessage], state: &mut State) -> Owners {
         let mut owners = Owners::default();
         if let (Place::Domain(_), kind) = (&self.place, self.kind) {
@@ -316,191 +320,18 @@ impl View<'_> {
         Ok(())
     }
 
-    /// What lets VRFs' packets through Docker's firewall.
-    pub(super) async fn passages(&self) -> io::Result<impl Iterator<Item = Resource> + use<>> {
+    /// Reads the rules that let VRFs' packets through Docker's firewall.
+    pub(super) async fn docker_user_rules(
+        &self,
+    ) -> io::Result<impl Iterator<Item = Resource> + use<>> {
         let granted = self.kind == DomainKind::Vrf;
-        let passages = match self.place {
-            Place::Host => passage::observe(self.namespace, granted).await?,
+        let present = match self.place {
+            Place::Host => docker_user::observe(self.namespace, granted).await?,
             Place::Domain(_) => Vec::new(),
         };
         let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
-        Ok(passages.into_iter().map(at_host))
+        Ok(present.into_iter().map(at_host))
     }
-
-    async fn firewall(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
-        let Some(listing) = nft::list(self.namespace).await? else {
-            return Ok(());
-        };
-        let mut rules = listing.rules;
-        let compiled = |chain: &mut Chain| zone_of(&chain.name).is_some();
-        let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
-        state.insert(Object::Table(rules).at(&self.place));
-        let found: Vec<_> = listing
-            .elements
-            .iter()
-            .filter_map(|(set, value)| elements::parse(set, value))
-            .collect();
-        let zones: BTreeMap<u16, Place> = found
-            .iter()
-            .filter_map(|it| match it {
-                Element::Zone { interface, zone } => {
-                    Some((*zone, owners.place_of(interface)?.clone()))
-                }
-                _ => None,
-            })
-            .collect();
-        for element in found {
-            let place = match (&self.place, &element) {
-                (Place::Domain(_), _) => Some(&self.place),
-                (
-                    _,
-                    Element::Stamp { interface, .. }
-                    | Element::Endpoint { interface, .. }
-                    | Element::Zone { interface, .. },
-                ) => owners.place_of(interface),
-                (_, of_zone) => of_zone.zone().and_then(|zone| zones.get(&zone)),
-            };
-            state.insert(element.at(place.unwrap_or(&Place::Host)));
-        }
-        let place_of = |name: &str| match &self.place {
-            Place::Domain(_) => self.place.clone(),
-            Place::Host => {
-                let zone = zone_of(name);
-                let place = zone.and_then(|zone| zones.get(&zone).cloned());
-                place.unwrap_or(Place::Host)
-            }
-        };
-        for (name, kind) in listing.maps {
-            let place = place_of(&name);
-            let field = elements::field(&kind);
-            state.insert(Object::Map(RuleMap { name, field }).at(&place));
-        }
-        for Chain { name, base, rules } in compiled {
-            let place = place_of(&name);
-            let rules = rules.into_iter().map(|rule| Rule {
-                digest: rule.digest,
-                text: Unseen(None),
-            });
-            let rules = rules.collect();
-            let chain = Chain { name, base, rules };
-            state.insert(Object::Chain(Arc::new(chain)).at(&place));
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn name(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|it| match it {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
-}
-
-pub(super) fn mtu(link: &LinkMessage) -> u32 {
-    let mtu = link.attributes.iter().find_map(|it| match it {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    });
-    mtu.unwrap_or_default()
-}
-
-pub(super) fn mac(link: &LinkMessage) -> MacAddr {
-    let mac = link.attributes.iter().find_map(|it| match it {
-        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok(),
-        _ => None,
-    });
-    MacAddr(mac.unwrap_or_default())
-}
-
-pub(super) fn master(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|it| match it {
-        LinkAttribute::Controller(index) => Some(*index),
-        _ => None,
-    })
-}
-
-fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
-    let infos = link.attributes.iter().filter_map(|it| match it {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    infos.flatten()
-}
-
-fn kind(link: &LinkMessage) -> Option<&InfoKind> {
-    infos(link).find_map(|it| match it {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    })
-}
-
-pub(super) fn vrf_table(link: &LinkMessage) -> Option<u32> {
-    infos(link).find_map(|it| match it {
-        LinkInfo::Data(InfoData::Vrf(data)) => data.iter().find_map(|it| match it {
-            InfoVrf::TableId(table) => Some(*table),
-            _ => None,
-        }),
-        _ => None,
-    })
-}
-
-/// VNI, port and local address; one without the settings that all of ours have shows as port 0.
-fn vxlan(link: &LinkMessage) -> (Vni, u16, IpAddr) {
-    let (mut vni, mut port) = (Vni(0), 0);
-    let mut local = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let (mut gbp, mut learning) = (false, true);
-    let data = infos(link).filter_map(|it| match it {
-        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
-        _ => None,
-    });
-    for info in data.flatten() {
-        match info {
-            InfoVxlan::Id(id) => vni = Vni(*id),
-            InfoVxlan::Port(it) => port = *it,
-            InfoVxlan::Local(it) => local = IpAddr::V4(*it),
-            InfoVxlan::Local6(it) => local = IpAddr::V6(*it),
-            InfoVxlan::Gbp => gbp = true,
-            InfoVxlan::Learning(it) => learning = *it,
-            _ => {}
-        }
-    }
-    (vni, if gbp && !learning { port } else { 0 }, local)
-}
-
-fn neighbor(attributes: &[NeighbourAttribute]) -> (Option<MacAddr>, Option<IpAddr>) {
-    let (mut mac, mut address) = (None, None);
-    for attribute in attributes {
-        match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) => {
-                mac = bytes.as_slice().try_into().ok().map(MacAddr);
-            }
-            NeighbourAttribute::Destination(to) => {
-                address = match to {
-                    NeighbourAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-                    NeighbourAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-                    NeighbourAddress::Other(bytes) => bytes_to_ip(bytes),
-                    _ => None,
-                };
-            }
-            _ => {}
-        }
-    }
-    (mac, address)
-}
-
-/// The address of an FDB entry, whose family its header doesn't tell.
-fn bytes_to_ip(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
-}
-
-fn table(route: &RouteMessage) -> u32 {
-    let table = route.attributes.iter().find_map(|it| match it {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    table.unwrap_or_else(|| u32::from(route.header.table))
 }
 
 fn route(message: &RouteMessage, owners: &Owners) -> Option<(IpNet, RouteTarget)> {
@@ -524,12 +355,4 @@ fn route(message: &RouteMessage, owners: &Owners) -> Option<(IpNet, RouteTarget)
         (_, _, None) => return None,
     };
     Some((destination, target))
-}
-
-pub(super) fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    }
 }

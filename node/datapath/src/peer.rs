@@ -1,30 +1,86 @@
 //! The container's end of an endpoint in a namespace that isn't an engine's.
 //!
-//! A /32 on the interface, the gateway right on the link, the default route through it: what
-//! Docker makes of our answers to it, made by ourselves.
+//! The interface gets a /32, the gateway a route on the link, and the default route leads through the
+//! gateway: Docker configures the same from our answers.
 
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus_schema::MacAddr;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, State as OperState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
+use super::attributes::{mac, mtu};
 use super::messages;
 use super::netlink::{Mode, Socket, apart, is_presence};
 use super::netns::Namespace;
-use super::observe::{mac, mtu};
-use super::{Datapath, PeerSetup, PeerState};
+use super::{Datapath, DatapathError};
 use node_core::resource::Place;
 use runtime::pause;
 
+/// The container's end of an endpoint, to be set up in a namespace that isn't an engine's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSetup {
+    /// The host's end, and where it is.
+    pub host: (Place, String),
+    /// Its name in the host's namespace, where it is before.
+    pub peer: String,
+    /// The namespace's path, for example `/run/netns/web`.
+    pub netns: PathBuf,
+    /// Its name there.
+    pub interface: String,
+    /// The addresses of the interface, each as /32 (or /128).
+    pub addresses: Vec<IpAddr>,
+    /// The gateway of each family. The default route leads to it, unless the namespace has one.
+    pub gateways: Vec<IpAddr>,
+    /// The network's subnets, with a route through this interface if the default route is another's.
+    pub subnets: Vec<IpNet>,
+    pub mac: MacAddr,
+    pub mtu: u32,
+}
+
+/// The container's end of an endpoint, as it is in its namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerState {
+    pub mac: MacAddr,
+    pub up: bool,
+    pub addresses: Vec<IpNet>,
+    /// Unicast routes through it, with their gateways.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
+}
+
 /// `LOOPBACK_IFINDEX` of `net/net_namespace.h`
 const LOOPBACK: u32 = 1;
+
+impl Datapath {
+    /// Configures a peer in its namespace, where one that still waits is moved. Done again, it
+    /// changes nothing.
+    pub async fn place_peer(&self, setup: &PeerSetup) -> Result<(), DatapathError> {
+        let path = setup.netns.display().to_string();
+        place(self, setup)
+            .await
+            .map_err(|error| DatapathError::Namespace { path, error })
+    }
+
+    /// What `interface` is in a container's namespace; `None`: there is none of that name.
+    pub async fn peer(
+        &self,
+        netns: &Path,
+        interface: &str,
+    ) -> Result<Option<PeerState>, DatapathError> {
+        let look = look(netns, interface).await;
+        look.map_err(|error| DatapathError::Namespace {
+            path: netns.display().to_string(),
+            error,
+        })
+    }
+}
 
 pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<()> {
     let namespace = Namespace::open(&setup.netns)?;
@@ -37,7 +93,7 @@ pub(super) async fn place(datapath: &Datapath, setup: &PeerSetup) -> io::Result<
     apart(&namespace, async move |socket| peer.place(&socket).await).await
 }
 
-/// What is there under that name.
+/// Reads the interface of that name.
 pub(super) async fn look(netns: &Path, interface: &str) -> io::Result<Option<PeerState>> {
     let interface = interface.to_owned();
     let look = async move |socket: Socket| seen(&socket, &interface).await;
@@ -91,7 +147,7 @@ fn destination(route: &RouteMessage) -> Option<(IpNet, Option<IpAddr>)> {
     Some((net, gateway))
 }
 
-/// The container's end on its way, with what it takes outside of its namespace.
+/// The set-up of a container's end, with the sockets outside of its namespace.
 struct Placing {
     setup: PeerSetup,
     namespace: Namespace,
@@ -118,12 +174,12 @@ impl Placing {
     }
 
     /// Waits until both ends of the veth send: the kernel starts a device's queue a moment after
-    /// its carrier came, and drops silently what is sent before (`linkwatch_do_dev`, under the lock
-    /// that the next change of a link waits for). An endpoint that is closed has no carrier.
+    /// its carrier came, and drops earlier packets silently (`linkwatch_do_dev`, under the lock that the
+    /// next change of a link waits for). A closed endpoint has no carrier.
     async fn carrier(&self, socket: &Socket) -> io::Result<()> {
-        const LOOKS: usize = 500;
+        const MAX_LINK_READS: usize = 500;
         let (_, device) = &self.setup.host;
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_LINK_READS {
             if is_up(socket, &self.setup.interface).await? && is_up(&self.domain, device).await? {
                 break;
             }
@@ -132,7 +188,7 @@ impl Placing {
         Ok(())
     }
 
-    /// The interface's index in the namespace, where it is moved unless it is there already.
+    /// Moves the interface into the namespace unless it is there already, and returns its index.
     async fn arrive(&self, socket: &Socket) -> io::Result<u32> {
         let setup = &self.setup;
         if let Some(link) = socket.link(&setup.interface).await? {

@@ -1,4 +1,4 @@
-//! A host that nobody uses: a namespace of its own, and a datapath in it.
+//! A scratch host: a namespace of its own, and a datapath in it.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use bus_schema::node::DomainKind;
 use super::netns::Namespace;
 use super::{Datapath, DatapathError, Options};
 
-/// Goes away, with every domain in it, when it is dropped.
+/// A scratch host; it is removed with all its domains when it is dropped.
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
@@ -17,7 +17,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// In a folder that isn't there yet, where files may be bound.
+    /// Makes a scratch host in a folder that isn't there yet, in which files may be bound.
     pub async fn open(folder: &Path, kind: Option<DomainKind>) -> Result<Self, DatapathError> {
         let host = folder.join("host");
         let bind = async {
@@ -28,7 +28,7 @@ impl Scratch {
             remove(folder);
             return Err(DatapathError::Namespace {
                 path: host.display().to_string(),
-                reason: error.to_string(),
+                error,
             });
         }
         let options = Options {
@@ -59,7 +59,7 @@ impl Drop for Scratch {
     }
 }
 
-/// What can't be removed harms nobody, and shows where it is.
+/// Removes the namespaces. One that stays harms nobody, and its path shows where it is.
 fn remove(folder: &Path) {
     let all = || -> io::Result<()> {
         for file in fs::read_dir(folder)? {
@@ -68,6 +68,6 @@ fn remove(folder: &Path) {
         fs::remove_dir(folder)
     };
     if let Err(error) = all() {
-        tracing::warn!(folder = %folder.display(), %error, "can't remove a trial's namespaces");
+        tracing::warn!(folder = %folder.display(), %error, "can't remove the namespaces of a scratch host");
     }
 }

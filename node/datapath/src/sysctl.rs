@@ -1,11 +1,11 @@
-//! Settings below `/proc/sys/net`, which shows those of the reading thread's namespace.
+//! Settings below `/proc/sys/net`, which has those of the reading thread's namespace.
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use node_core::resource::Sysctl;
 
-/// The setting as it is. A kernel without IPv6 has nothing to disable: the wish counts as granted.
+/// Reads a setting. A kernel without IPv6 has nothing to disable, so the setting counts as done.
 pub(super) fn read(wanted: Sysctl) -> Option<Sysctl> {
     match std::fs::read_to_string(path(&wanted)) {
         Ok(text) => Some(Sysctl {

@@ -1,7 +1,6 @@
-//! Netlink messages and their attributes as they lie in a buffer, see netlink(7), read and written.
-//! No I/O.
+//! Reads and writes netlink messages and their attributes in a buffer, see netlink(7). No I/O.
 
-/// Marks an attribute whose value is attributes again.
+/// Flag of an attribute whose value is a list of attributes.
 pub(super) const NESTED: u16 = 0x8000;
 
 const HEADER: usize = 16;
@@ -13,27 +12,29 @@ pub(super) const ACK: u16 = 4;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;
 pub(super) const DUMP: u16 = 0x300;
-/// Types of answers.
+/// `NLM_F_DUMP_INTR`: a change came between two messages of a dump.
+pub(super) const INTERRUPTED: u16 = 0x10;
+/// Types of messages of the kernel.
 pub(super) const ERROR: u16 = 2;
 pub(super) const DONE: u16 = 3;
 
-/// Messages to netfilter, one behind another.
+/// A buffer of consecutive messages to netfilter.
 #[derive(Debug, Default)]
 pub(super) struct Buffer(Vec<u8>);
 
-/// What `struct nfgenmsg` says besides the version, which is 0.
+/// `struct nfgenmsg` without the version, which is 0.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct About {
+pub(super) struct GeneralHeader {
     pub(super) family: u8,
     pub(super) resource: u16,
 }
 
 impl Buffer {
-    /// Header, `struct nfgenmsg` and what `body` writes.
+    /// Adds a message: header, `struct nfgenmsg` and the attributes that `body` writes.
     pub(super) fn message(
         &mut self,
         (kind, flags, sequence): (u16, u16, u32),
-        about: About,
+        general: GeneralHeader,
         body: impl FnOnce(&mut Self),
     ) {
         let start = self.0.len();
@@ -42,8 +43,8 @@ impl Buffer {
         self.0.extend(flags.to_ne_bytes());
         self.0.extend(sequence.to_ne_bytes());
         self.0.extend([0; 4]);
-        self.0.extend([about.family, 0]);
-        self.0.extend(about.resource.to_be_bytes());
+        self.0.extend([general.family, 0]);
+        self.0.extend(general.resource.to_be_bytes());
         body(self);
         let length = (self.0.len() - start) as u32;
         self.0[start..start + 4].copy_from_slice(&length.to_ne_bytes());
@@ -53,7 +54,7 @@ impl Buffer {
         self.part(kind, |it| it.0.extend(value));
     }
 
-    /// A number as nftables and conntrack take it.
+    /// Adds a number in the byte order of nftables and conntrack.
     pub(super) fn number(&mut self, kind: u16, value: u32) {
         self.attribute(kind, &value.to_be_bytes());
     }
@@ -84,22 +85,23 @@ impl Buffer {
     }
 }
 
-/// What an answer of type [`ERROR`] says: 0 is an acknowledgement.
+/// The errno of a message of type [`ERROR`]; 0 is an acknowledgement.
 pub(super) fn code(payload: &[u8]) -> i32 {
     word(payload, 0).map_or(0, |code| -(code as i32))
 }
 
-/// Type and sequence number of the message that an answer of type [`ERROR`] is about.
+/// Type and sequence number of the refused message, from an answer of type [`ERROR`].
 pub(super) fn subject(payload: &[u8]) -> (u16, u32) {
     let request = payload.get(4..).unwrap_or_default();
     let kind = half(request, 4).unwrap_or_default();
     (kind, word(request, 8).unwrap_or_default())
 }
 
-/// One message.
+/// A message of the kernel.
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
-    /// The socket that asked for it; 0: the kernel itself.
+    pub(super) flags: u16,
+    /// The port of the socket that caused it; 0: the kernel itself.
     pub(super) port: u32,
     pub(super) payload: &'a [u8],
 }
@@ -108,6 +110,7 @@ pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let length = |header: &[u8]| word(header, 0).map_or(0, |length| length as usize);
     parts(bytes, HEADER, length).map(|(header, payload)| Message {
         kind: half(header, 4).unwrap_or_default(),
+        flags: half(header, 6).unwrap_or_default(),
         port: word(header, 12).unwrap_or_default(),
         payload,
     })
@@ -120,6 +123,22 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         .map(|(header, value)| (half(header, 2).unwrap_or_default() & !NESTED, value))
 }
 
+/// The value of the first attribute of this type.
+pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(it, value)| (it == kind).then_some(value))
+}
+
+/// The value of an attribute that is a number of 32 bits.
+pub(super) fn find_number(bytes: &[u8], kind: u16) -> Option<u32> {
+    Some(u32::from_be_bytes(find(bytes, kind)?.try_into().ok()?))
+}
+
+/// The value of an attribute that is a text which ends with a zero byte.
+pub(super) fn find_text(bytes: &[u8], kind: u16) -> Option<&str> {
+    let text = find(bytes, kind)?.split(|byte| *byte == 0).next()?;
+    str::from_utf8(text).ok()
+}
+
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))
@@ -130,7 +149,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes))
 }
 
-/// Header and body of each part; ends at the first that isn't whole.
+/// Header and body of each part; ends before an incomplete one.
 fn parts(
     mut bytes: &[u8],
     header: usize,

@@ -124,7 +124,7 @@ mod tests {
             error: DatapathError::Kernel {
                 what: "do so".to_owned(),
                 place: "here".to_owned(),
-                reason: "no".to_owned(),
+                error: std::io::Error::other("no"),
             },
         });
         let error = BatchError {

@@ -7,15 +7,15 @@ use bus_schema::node::DomainKind;
 use bus_schema::{GroupId, MacAddr, TenantName};
 use ipnet::IpNet;
 
-use super::Params;
 use super::closed::open_addresses;
 use super::memo::Built;
 use super::names::{self, domain_name, vxlan_name, zone};
+use super::{Params, domain_rules};
 use crate::endpoint::{LocalEndpoint, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
     Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Object, Peer, Place, Resources, Route,
-    RouteTarget, Ruleset, Sandbox, State, Sysctl, TableScope, Unseen, Up, Veth, Vxlan,
+    RouteTarget, Sandbox, State, Sysctl, Unseen, Up, Veth, Vxlan,
 };
 
 /// Collects one domain's resources.
@@ -99,10 +99,7 @@ impl<'a> DomainBuilder<'a> {
             for sysctl in Sysctl::of_namespace() {
                 self.put(Object::Sysctl(sysctl));
             }
-            self.put(Object::Table(Ruleset::new(TableScope {
-                outer: None,
-                domain: Some(kind),
-            })));
+            self.put(Object::Table(domain_rules(kind)));
         }
         let loopback = self.loopback.clone();
         self.device(&loopback);

@@ -85,19 +85,38 @@ fn holds_block(network: &NetworkFact, params: &Params) -> bool {
     network.blocks.values().any(|node| *node == params.node)
 }
 
-/// The desired state outside of domains: the rules about the outer port, the forwarder's address, and
-/// the rules that accept VRFs' packets in Docker's firewall.
-pub fn desired_host(facts: &Projection, params: &Params) -> State {
-    let scope = TableScope {
+/// The fixed rules of each table that a node may have: the host's, and that of a domain of kind netns.
+pub fn fixed_rules(facts: &Projection, params: &Params) -> Vec<Ruleset> {
+    let of_netns = (params.kind == DomainKind::Netns).then(|| domain_rules(params.kind));
+    [host_rules(facts, params)]
+        .into_iter()
+        .chain(of_netns)
+        .collect()
+}
+
+fn host_rules(facts: &Projection, params: &Params) -> Ruleset {
+    Ruleset::new(TableScope {
         outer: Some(Outer {
             vtep: params.vtep,
             port: facts.settings.vxlan_port,
         }),
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
-    };
+    })
+}
+
+fn domain_rules(kind: DomainKind) -> Ruleset {
+    Ruleset::new(TableScope {
+        outer: None,
+        domain: Some(kind),
+    })
+}
+
+/// The desired state outside of domains: the rules about the outer port, the forwarder's address, and
+/// the rules that accept VRFs' packets in Docker's firewall.
+pub fn desired_host(facts: &Projection, params: &Params) -> State {
     let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
     let peers = peers.map(|(_, fact)| Object::Element(Element::Peer { vtep: fact.vtep }));
-    let table = Object::Table(Ruleset::new(scope));
+    let table = Object::Table(host_rules(facts, params));
     let forwarder = Object::Address(Address {
         device: "lo".to_owned(),
         address: DNS_ADDRESS.into(),

@@ -1,17 +1,17 @@
-//! Docker's chain for others' rules, by `iptables` as everybody changes it.
+//! Our rules in `DOCKER-USER`, Docker's chain for others' rules, by `iptables`.
 //!
-//! A host may have two kinds of tables, the newer ones of nftables and the legacy ones; Docker
-//! writes to those of the `iptables` that it finds. Rules go where the chain is.
+//! A host may have two kinds of iptables' tables, those of nftables and the legacy ones; Docker writes to
+//! those of the `iptables` that it finds. We write to the tables that have the chain.
 
 use std::io;
 
 use bus_schema::node::DomainKind;
 
 use super::netns::Namespace;
-use super::{Datapath, DatapathError, Hindrance, Traffic, failure, hindrance, program};
+use super::{Datapath, DatapathError, command, failure};
 use node_core::resource::{DockerUserRule, Object, Place, State};
 
-/// A kind of tables, and the programs for it, of which the first is taken that is there.
+/// A kind of tables, and the programs for it; the first one that is installed is used.
 struct Tables {
     programs: &'static [&'static str],
     legacy: bool,
@@ -28,16 +28,16 @@ const BOTH: [Tables; 2] = [
     },
 ];
 
-/// Lists the rules of the chains that a namespace has; each with its program.
+/// Lists the rules of the namespace's `DOCKER-USER` chains; each with its program.
 async fn chains(namespace: &Namespace) -> io::Result<Vec<(&'static str, Vec<String>)>> {
     let mut found = Vec::new();
     for tables in BOTH {
-        // Merely asking for a legacy table would make it.
+        // Listing a legacy table would make it.
         if tables.legacy && !has_legacy(namespace).await? {
             continue;
         }
         for program in tables.programs {
-            match program::run(
+            match command::run(
                 namespace,
                 program,
                 &["-w", "-S", DockerUserRule::CHAIN],
@@ -57,9 +57,9 @@ async fn chains(namespace: &Namespace) -> io::Result<Vec<(&'static str, Vec<Stri
     Ok(found)
 }
 
-/// Whether the namespace has a legacy filter table. Nothing tells of changes in those.
+/// Whether the namespace has a legacy filter table. The kernel doesn't notify of its changes.
 pub(super) async fn has_legacy(namespace: &Namespace) -> io::Result<bool> {
-    // `/proc/net` would show those of the process's first thread.
+    // `/proc/net` has those of the process's first thread.
     let names = || Ok(std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").ok());
     let names = namespace.run(names).await?.unwrap_or_default();
     Ok(names.lines().any(|name| name == "filter"))
@@ -77,14 +77,14 @@ fn rules(listed: &[u8]) -> Vec<String> {
     rules.collect()
 }
 
-/// Whether it is there, and before all packets return.
+/// Whether a rule of ours is there, before a rule by which all packets return.
 fn counts(rules: &[String], ours: DockerUserRule) -> bool {
     let mut reached = rules.iter().take_while(|rule| *rule != "-j RETURN");
     reached.any(|rule| rule == ours.rule())
 }
 
 impl Datapath {
-    /// The passages that there are, without a look at anything else.
+    /// Reads our rules in `DOCKER-USER`, and nothing else.
     pub async fn passages(&self) -> Result<State, DatapathError> {
         let granted = self.kind() == DomainKind::Vrf;
         let seen = observe(&self.inner.host.namespace, granted).await;
@@ -92,32 +92,10 @@ impl Datapath {
         let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
         Ok(seen.into_iter().map(at_host).collect())
     }
-
-    /// What of others' firewalls drops our packets; namespaces have none of others.
-    pub async fn hindrances(&self) -> Result<Vec<Hindrance>, DatapathError> {
-        if self.kind() == DomainKind::Netns {
-            return Ok(Vec::new());
-        }
-        self.hindered(&[Traffic::Forwarded, Traffic::Asked]).await
-    }
-
-    /// What of others' firewalls on this host drops such traffic.
-    pub async fn hindered(&self, traffic: &[Traffic]) -> Result<Vec<Hindrance>, DatapathError> {
-        let seen = hindrance::observe(&self.inner.host.namespace, traffic).await;
-        seen.map_err(failure("list others' rules", &Place::Host))
-    }
-
-    /// Whether others may change rules without a sign of it.
-    pub async fn has_silent_neighbours(&self) -> Result<bool, DatapathError> {
-        let legacy = self.kind() == DomainKind::Vrf && {
-            let seen = has_legacy(&self.inner.host.namespace).await;
-            seen.map_err(failure("list tables of iptables", &Place::Host))?
-        };
-        Ok(legacy)
-    }
 }
 
-/// Which of them there are: rules in every chain; where no chain is, those that are `granted`.
+/// Reads the rules that are in every `DOCKER-USER` chain. `granted`: without such a chain, all count as
+/// present.
 pub(super) async fn observe(
     namespace: &Namespace,
     granted: bool,
@@ -130,7 +108,7 @@ pub(super) async fn observe(
     Ok(DockerUserRule::ALL.into_iter().filter(has).collect())
 }
 
-/// Puts these first in every chain that lacks them, and takes those away; each chain at once.
+/// Inserts rules at the top of each chain that lacks them, and deletes others; one transaction a chain.
 pub(super) async fn change(
     namespace: &Namespace,
     put: &[DockerUserRule],
@@ -144,7 +122,7 @@ pub(super) async fn change(
         let script = format!("*filter\n{script}COMMIT\n");
         let restore = format!("{program}-restore");
         let args = ["-w", "5", "--noflush"];
-        let output = program::run(namespace, &restore, &args, script).await?;
+        let output = command::run(namespace, &restore, &args, script).await?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(io::Error::other(said.trim().to_owned()));
@@ -157,14 +135,14 @@ fn script(rules: &[String], put: &[DockerUserRule], gone: &[DockerUserRule]) -> 
     let chain = DockerUserRule::CHAIN;
     let mut script = String::new();
     let lacking = put.iter().filter(|it| !counts(rules, **it));
-    // One that doesn't count stands where no packet comes by.
-    for passage in lacking.clone().chain(gone) {
-        for _ in rules.iter().filter(|rule| *rule == passage.rule()) {
-            script += &format!("-D {chain} {}\n", passage.rule());
+    // A rule that doesn't count is behind a return of all packets.
+    for ours in lacking.clone().chain(gone) {
+        for _ in rules.iter().filter(|rule| *rule == ours.rule()) {
+            script += &format!("-D {chain} {}\n", ours.rule());
         }
     }
-    for passage in lacking {
-        script += &format!("-I {chain} {}\n", passage.rule());
+    for ours in lacking {
+        script += &format!("-I {chain} {}\n", ours.rule());
     }
     script
 }
@@ -174,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_count_up_to_where_all_packets_return() {
+    fn docker_user_rules_count_up_to_the_first_return() {
         let ours = DockerUserRule::ALL;
         let [endpoints, nodes] = ours.map(DockerUserRule::rule);
         let listed = format!(

@@ -1,10 +1,9 @@
-//! Whether somebody else's firewall drops what VRFs forward, what they ask their name server, or
-//! what other nodes send here.
+//! Finds drops in other firewalls: of packets that VRFs forward, of their questions to their name
+//! server, and of packets from other nodes.
 //!
-//! An accept of ours overrides no drop of another table, so all that can be done is to say which
-//! rule is missing there. Looked at is a new connection's first packet: a rule that may or may
-//! not be about it decides nothing, and a drop behind a possible return is none: what is said to be
-//! dropped is.
+//! Our accept doesn't override another table's drop, so we can only report which rule is missing
+//! there. The first packet of a new connection is evaluated. Report a drop only if it is certain: skip
+//! rules we can't evaluate, and drops that a `return` may bypass.
 
 use std::fmt;
 use std::io;
@@ -17,13 +16,14 @@ use nftables::schema::Chain;
 use nftables::stmt::{Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfHook};
 
+use super::docker_user::has_legacy;
 use super::netns::Namespace;
 use super::nft::Foreign;
-use super::passage::has_legacy;
-use super::{nft, program};
-use node_core::resource::dns_port;
+use super::nftables::Nftables;
+use super::{Datapath, DatapathError, command, failure, nft};
+use node_core::resource::{Place, dns_port};
 
-/// A chain that drops what is ours.
+/// A chain of another firewall that drops our packets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hindrance {
     pub of: Traffic,
@@ -33,23 +33,23 @@ pub struct Hindrance {
     pub keeper: Keeper,
 }
 
-/// Who keeps a table, and so undoes what else is written to it.
+/// The firewall manager that owns a table, and overwrites others' changes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keeper {
     Firewalld,
     Ufw,
-    /// The chains of `iptables`.
+    /// Somebody who runs `iptables`.
     Iptables,
-    /// Whoever loads it with `nft`.
+    /// Somebody who runs `nft`.
     Nft,
 }
 
-/// What must pass a host's firewall.
+/// Traffic that must pass a host's firewall.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Traffic {
-    /// Of VRFs, to endpoints here and on other nodes.
+    /// Packets of VRFs to endpoints here and on other nodes.
     Forwarded,
-    /// Of VRFs, to their name servers.
+    /// Packets of VRFs to their name servers.
     Asked,
     /// VXLAN of other nodes, by this interface to this port of UDP.
     Outer { interface: String, port: u16 },
@@ -146,7 +146,7 @@ impl fmt::Display for Hindrance {
     }
 }
 
-/// The chain of ufw in which its users' rules about forwarding are.
+/// The chain in which ufw puts its users' rules about forwarding.
 const UFW_FORWARD: &str = "ufw-user-forward";
 
 impl Keeper {
@@ -161,40 +161,67 @@ impl Keeper {
     }
 }
 
-/// What a VRF got has its device as input.
+/// The input interface of packets that a VRF received.
 const OF_VRF: &str = "cd?";
 
-/// An IPv4 packet as a hook sees it; `?` ends the name of whatever device of ours.
+/// An IPv4 packet as a hook sees it; a name that ends with `?` is that of any such device of ours.
 struct Packet<'a> {
     input: &'a str,
     output: Option<&'a str>,
-    /// Of UDP; `None`: it may be of any protocol.
+    /// The UDP port; `None`: the packet may be of any protocol.
     port: Option<u16>,
 }
 
-/// What a chain does with a packet.
+/// The verdict of a chain about a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum ChainVerdict {
     Accepted,
     Dropped,
     /// It came to the chain's end.
     Through,
 }
 
-/// How deep chains call each other at most (`NFT_JUMP_STACK_SIZE`).
-const DEEPEST: usize = 16;
+impl Datapath {
+    /// Finds chains of other firewalls that drop our packets; a domain of kind netns has none.
+    pub async fn hindrances(&self) -> Result<Vec<Hindrance>, DatapathError> {
+        if self.kind() == DomainKind::Netns {
+            return Ok(Vec::new());
+        }
+        self.hindered(&[Traffic::Forwarded, Traffic::Asked]).await
+    }
 
-/// What hinders it in a namespace.
+    /// Finds chains of other firewalls on this host that drop such traffic.
+    pub async fn hindered(&self, traffic: &[Traffic]) -> Result<Vec<Hindrance>, DatapathError> {
+        let host = &self.inner.host;
+        let seen = observe(&host.namespace, &host.nftables, traffic).await;
+        seen.map_err(failure("list others' rules", &Place::Host))
+    }
+
+    /// Whether the host has rules of iptables-legacy, whose changes the kernel doesn't notify of.
+    pub async fn has_silent_neighbours(&self) -> Result<bool, DatapathError> {
+        let legacy = self.kind() == DomainKind::Vrf && {
+            let seen = has_legacy(&self.inner.host.namespace).await;
+            seen.map_err(failure("list tables of iptables", &Place::Host))?
+        };
+        Ok(legacy)
+    }
+}
+
+/// The kernel's limit of nested jumps (`NFT_JUMP_STACK_SIZE`).
+const MAX_JUMP_DEPTH: usize = 16;
+
+/// Finds the chains in a namespace that drop such traffic.
 pub(super) async fn observe(
     namespace: &Namespace,
+    nftables: &Nftables,
     traffic: &[Traffic],
 ) -> io::Result<Vec<Hindrance>> {
-    let tables = nft::foreign(namespace).await?;
+    let tables = nft::foreign(namespace, nftables).await?;
     let of_table = |table| traffic.iter().flat_map(move |of| of_table(table, of));
     let mut found: Vec<_> = tables.iter().flat_map(of_table).collect();
     if traffic.contains(&Traffic::Forwarded) && has_legacy(namespace).await? {
         let args = ["-w", "-S"];
-        let listed = program::run(namespace, "iptables-legacy", &args, String::new()).await;
+        let listed = command::run(namespace, "iptables-legacy", &args, String::new()).await;
         let listed = listed.map(|output| output.stdout).unwrap_or_default();
         let listed = String::from_utf8_lossy(&listed);
         if legacy_drops(&listed) {
@@ -212,7 +239,7 @@ pub(super) async fn observe(
     Ok(found)
 }
 
-/// With Docker's chain there, our rule is in it.
+/// Whether the legacy tables drop forwarded packets. If they have Docker's chain, our rule is in it.
 fn legacy_drops(listed: &str) -> bool {
     let passes = |line: &str| {
         let ours = |chain| line.starts_with(&format!("-A {chain} -i cd"));
@@ -225,8 +252,8 @@ fn of_table(table: &Foreign, of: &Traffic) -> Vec<Hindrance> {
     let hooked = table.chains.iter().filter(|it| it.hook == Some(of.hook()));
     let drops = |chain: &&Chain<'_>| {
         let dropped = |packet| match walk(table, &chain.name, packet, 0) {
-            Fate::Through => chain.policy == Some(NfChainPolicy::Drop),
-            fate => fate == Fate::Dropped,
+            ChainVerdict::Through => chain.policy == Some(NfChainPolicy::Drop),
+            fate => fate == ChainVerdict::Dropped,
         };
         of.packets().iter().any(dropped)
     };
@@ -239,11 +266,11 @@ fn of_table(table: &Foreign, of: &Traffic) -> Vec<Hindrance> {
     dropping.collect()
 }
 
-fn walk(table: &Foreign, chain: &str, packet: &Packet<'_>, depth: usize) -> Fate {
-    if depth > DEEPEST {
-        return Fate::Through;
+fn walk(table: &Foreign, chain: &str, packet: &Packet<'_>, depth: usize) -> ChainVerdict {
+    if depth > MAX_JUMP_DEPTH {
+        return ChainVerdict::Through;
     }
-    // It may have returned before this rule.
+    // Whether a rule before this one may have returned.
     let mut perhaps_over = false;
     let of_chain = table.rules.iter().filter(|(of, _)| of == chain);
     for (_, statements) in of_chain {
@@ -260,28 +287,28 @@ fn walk(table: &Foreign, chain: &str, packet: &Packet<'_>, depth: usize) -> Fate
             }
         }
         let fate = match last {
-            Statement::Accept(_) => Fate::Accepted,
-            Statement::Drop(_) | Statement::Reject(_) => Fate::Dropped,
+            Statement::Accept(_) => ChainVerdict::Accepted,
+            Statement::Drop(_) | Statement::Reject(_) => ChainVerdict::Dropped,
             Statement::XT(Some(xt)) if xt["type"] == "target" && xt["name"] == "REJECT" => {
-                Fate::Dropped
+                ChainVerdict::Dropped
             }
-            Statement::Return(_) => return Fate::Through,
+            Statement::Return(_) => return ChainVerdict::Through,
             Statement::Goto(to) => walk(table, &to.target, packet, depth + 1),
             Statement::Jump(to) => match walk(table, &to.target, packet, depth + 1) {
-                Fate::Through => continue,
+                ChainVerdict::Through => continue,
                 fate => fate,
             },
             _ => continue,
         };
         return match fate {
-            Fate::Dropped if perhaps_over => Fate::Through,
+            ChainVerdict::Dropped if perhaps_over => ChainVerdict::Through,
             fate => fate,
         };
     }
-    Fate::Through
+    ChainVerdict::Through
 }
 
-/// Whether a rule's statements let the packet come to the last one's verdict; `None`: perhaps.
+/// Whether the packet matches all of a rule's statements up to its verdict; `None`: uncertain.
 fn all_hold(statements: &[Statement<'_>], packet: &Packet<'_>) -> Option<bool> {
     let mut sure = Some(true);
     for statement in statements {
@@ -318,7 +345,7 @@ fn matches(matching: &Match<'_>, packet: &Packet<'_>) -> Option<bool> {
     }
 }
 
-/// Whether what is looked at is what is on the right.
+/// Whether the left side of a match has the value on its right side; `None`: uncertain.
 fn fact(left: &NamedExpression<'_>, right: &Expression<'_>, packet: &Packet<'_>) -> Option<bool> {
     let is = |word: &str| any(right, &|it| text(it).map(|it| it == word));
     match left {
@@ -340,8 +367,7 @@ fn fact(left: &NamedExpression<'_>, right: &Expression<'_>, packet: &Packet<'_>)
                 _ => None,
             }
         }
-        // The connection is new, and one to the name server was taken there from where it was
-        // asked.
+        // The connection is new, and a DNAT rule redirected one to the name server.
         NamedExpression::CT(CT { key, .. }) => match &**key {
             "state" => is("new"),
             "status" if packet.input == OF_VRF && packet.port.is_some() => {
@@ -370,7 +396,7 @@ fn is_named(right: &Expression<'_>, name: &str) -> Option<bool> {
     })
 }
 
-/// Of a value or of one in a set that is written out; `None`: it can't be said.
+/// Whether the predicate holds for a value, or for one value of an anonymous set; `None`: uncertain.
 fn any(right: &Expression<'_>, is: &dyn Fn(&Expression<'_>) -> Option<bool>) -> Option<bool> {
     match right {
         Expression::List(items) => items
@@ -401,5 +427,5 @@ fn covers(value: &Expression<'_>, port: u32) -> bool {
 }
 
 #[cfg(test)]
-#[path = "hindrance_tests.rs"]
+#[path = "foreign_drop_tests.rs"]
 mod tests;

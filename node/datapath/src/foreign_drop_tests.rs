@@ -45,7 +45,7 @@ fn name(key: &str, right: impl Into<Value>) -> Value {
 }
 
 #[test]
-fn a_policy_of_drop_hinders_unless_ours_are_let_through() {
+fn drop_policy_is_reported_unless_our_packets_are_accepted() {
     assert!(!hindered("forward", "accept", &[]));
     assert!(hindered("forward", "drop", &[]));
     let (input, accept) = (name("iifname", json!("cd*")), json!({"accept": null}));
@@ -69,7 +69,7 @@ fn a_policy_of_drop_hinders_unless_ours_are_let_through() {
 }
 
 #[test]
-fn what_may_or_may_not_match_says_nothing() {
+fn uncertain_rules_are_not_reported() {
     let state = json!({"match": {"op": "in", "left": {"ct": {"key": "state"}},
         "right": ["established", "related"]}});
     let replies = ("base", json!([state, {"accept": null}]));
@@ -116,7 +116,7 @@ fn chains_are_followed() {
 }
 
 #[test]
-fn questions_to_the_name_server_must_come_in() {
+fn name_server_questions_must_pass_the_input_hook() {
     assert!(hindered("input", "drop", &[]));
     let port = |right: Value| {
         let left = json!({"payload": {"protocol": "udp", "field": "dport"}});
@@ -137,7 +137,7 @@ fn questions_to_the_name_server_must_come_in() {
 }
 
 #[test]
-fn the_legacy_table_hinders_by_its_policy() {
+fn legacy_table_drops_by_its_policy() {
     assert!(legacy_drops(
         "-P FORWARD DROP\n-A FORWARD -i eth0 -j ACCEPT\n"
     ));
@@ -150,7 +150,7 @@ fn the_legacy_table_hinders_by_its_policy() {
 }
 
 #[test]
-fn what_is_missing_is_said_as_a_line_to_type() {
+fn missing_rule_is_reported_as_a_command() {
     let said = |hook, of, chain: &str, more: &[&str]| {
         let table = table(of, (chain, hook, "drop"), more, &[]);
         let traffic = match hook {
@@ -196,7 +196,7 @@ fn what_is_missing_is_said_as_a_line_to_type() {
 }
 
 #[test]
-fn the_outer_port_must_be_let_in() {
+fn outer_port_must_pass_the_input_hook() {
     let drops = |rules: &[(&str, Value)]| {
         let outer = Traffic::Outer {
             interface: "eth1".to_owned(),
@@ -236,7 +236,7 @@ fn the_outer_port_must_be_let_in() {
 
 /// As of the crate's `nft` and later ones: what isn't known may be a return.
 #[test]
-fn a_rule_that_cant_be_read_may_be_a_return() {
+fn unreadable_rule_may_be_a_return() {
     let base = json!({"chain": {"family": "inet", "table": "fw", "name": "base", "type": "filter",
         "prio": 0, "hook": "forward", "policy": "accept"}});
     let rule =

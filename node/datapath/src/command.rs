@@ -1,4 +1,4 @@
-//! Other programs, run in a namespace: `nft`, `iptables`.
+//! Runs commands in a namespace: `nft`, `iptables`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,27 +12,27 @@ use tokio::process::Command;
 use super::netns::Namespace;
 use runtime::lock;
 
-/// Tens of thousands of elements take less than a second; beyond this the process is stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// `nft` lists tens of thousands of elements within a second; a process that takes longer is stuck.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The latest processes of ours: the kernel names a change's author by its process id, which is
-/// the port that it gives the process's first netlink socket.
-static OURS: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
-const REMEMBERED: usize = 64;
+/// The process ids of the latest commands. A notification about a change has the author's netlink
+/// port, and the kernel gives the process id as port to a process's first netlink socket.
+static LATEST_PIDS: Mutex<VecDeque<u32>> = Mutex::new(VecDeque::new());
+const MAX_LATEST_PIDS: usize = 64;
 
-/// Whether a process that this one started lately is the author with this port.
+/// Whether the author with this netlink port is a command that this process started lately.
 pub(super) fn is_ours(port: u32) -> bool {
-    lock(&OURS).contains(&port)
+    lock(&LATEST_PIDS).contains(&port)
 }
 
 fn remember(pid: Option<u32>) {
-    let mut ours = lock(&OURS);
-    ours.extend(pid);
-    let excess = ours.len().saturating_sub(REMEMBERED);
-    ours.drain(..excess);
+    let mut pids = lock(&LATEST_PIDS);
+    pids.extend(pid);
+    let excess = pids.len().saturating_sub(MAX_LATEST_PIDS);
+    pids.drain(..excess);
 }
 
-/// Runs it to its end, whatever its exit status; `NotFound`: this machine hasn't got it.
+/// Runs a command to its end, whatever its exit status; `NotFound`: it isn't installed.
 pub(super) async fn run(
     namespace: &Namespace,
     program: &str,
@@ -60,7 +60,7 @@ pub(super) async fn run(
         child.wait_with_output().await
     };
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("`{program}` doesn't end"));
-    tokio::time::timeout(PATIENCE, exchange)
+    tokio::time::timeout(COMMAND_TIMEOUT, exchange)
         .await
         .map_err(|_| late())?
 }

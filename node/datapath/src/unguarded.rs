@@ -1,21 +1,21 @@
-//! Takes endpoints' ports down where no rules of ours stand and none can be put: up they would be
-//! open. They come up again after their firewall, as at an attach.
+//! Takes endpoints' ports down if our rules aren't in place and can't be put there: ports that are up
+//! would be open. They come up again after their firewall, as at an attach.
 
 use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
+use super::attributes::name;
 use super::netlink::Mode;
-use super::observe::name;
-use super::{Datapath, messages, nft};
+use super::{Datapath, messages};
 use node_core::resource::Place;
 
-/// Where a table that stands as it did before guards its ports, nothing is done: the rules of
-/// before are better than a domain that lies still.
-pub(super) async fn unguarded(datapath: &Datapath, place: &Place) {
+/// Takes a place's ports down if it has no rules. It does nothing if a table of before is in place: old
+/// rules are better than a domain without traffic.
+pub(super) async fn close_ports_without_rules(datapath: &Datapath, place: &Place) {
     let done = match is_guarded(datapath, place).await {
         Ok(true) => return,
-        Ok(false) => shut(datapath, place).await,
+        Ok(false) => take_ports_down(datapath, place).await,
         Err(error) => Err(error),
     };
     match done {
@@ -28,17 +28,16 @@ pub(super) async fn unguarded(datapath: &Datapath, place: &Place) {
 }
 
 async fn is_guarded(datapath: &Datapath, place: &Place) -> io::Result<bool> {
-    let namespace = datapath.namespace(&place.netfilter()).await?;
-    let Some(listing) = nft::list(&namespace).await? else {
+    let Some(listing) = datapath.table(&place.netfilter()).await? else {
         return Ok(false);
     };
-    let stands = |chain: &str| listing.rules.chains.iter().any(|it| it.name == chain);
-    // The first and the last of a packet's way.
-    Ok(stands("ingress") && stands("passing"))
+    let has = |chain: &str| listing.rules.chains.iter().any(|it| it.name == chain);
+    // A packet passes these two first and last.
+    Ok(has("ingress") && has("passing"))
 }
 
-/// How many there were.
-async fn shut(datapath: &Datapath, place: &Place) -> io::Result<usize> {
+/// Returns how many ports there were.
+async fn take_ports_down(datapath: &Datapath, place: &Place) -> io::Result<usize> {
     let socket = datapath.socket(place).await?;
     let mut ports = 0;
     for link in socket.links().await? {

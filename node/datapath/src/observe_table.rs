@@ -1,0 +1,68 @@
+//! Our table of a namespace, as resources of the places that share it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::observe::{Owners, View};
+use node_core::resource::{Chain, Element, Object, Place, Rule, RuleMap, State, Unseen, zone_of};
+
+impl View<'_> {
+    /// Reads our table. Where VRFs share it, an element, map or chain belongs to the domain of its
+    /// device or of its conntrack zone.
+    pub(super) async fn table(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
+        let Some(listing) = self.nftables.table(self.bodies.clone()).await? else {
+            return Ok(());
+        };
+        let mut rules = listing.rules;
+        let compiled = |chain: &mut Chain| zone_of(&chain.name).is_some();
+        let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
+        state.insert(Object::Table(rules).at(&self.place));
+        let zones: BTreeMap<u16, Place> = listing
+            .elements
+            .iter()
+            .filter_map(|it| match it {
+                Element::Zone { interface, zone } => {
+                    Some((*zone, owners.place_of(interface)?.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        for element in listing.elements {
+            let place = match (&self.place, &element) {
+                (Place::Domain(_), _) => Some(&self.place),
+                (
+                    _,
+                    Element::Stamp { interface, .. }
+                    | Element::Endpoint { interface, .. }
+                    | Element::Zone { interface, .. },
+                ) => owners.place_of(interface),
+                (_, of_zone) => of_zone.zone().and_then(|zone| zones.get(&zone)),
+            };
+            state.insert(element.at(place.unwrap_or(&Place::Host)));
+        }
+        let place_of = |name: &str| match &self.place {
+            Place::Domain(_) => self.place.clone(),
+            Place::Host => {
+                let zone = zone_of(name);
+                let place = zone.and_then(|zone| zones.get(&zone).cloned());
+                place.unwrap_or(Place::Host)
+            }
+        };
+        for (name, field) in listing.maps {
+            let place = place_of(&name);
+            state.insert(Object::Map(RuleMap { name, field }).at(&place));
+        }
+        for Chain { name, base, rules } in compiled {
+            let place = place_of(&name);
+            let rules = rules.into_iter().map(|rule| Rule {
+                digest: rule.digest,
+                text: Unseen(None),
+            });
+            let rules = rules.collect();
+            let chain = Chain { name, base, rules };
+            state.insert(Object::Chain(Arc::new(chain)).at(&place));
+        }
+        Ok(())
+    }
+}
