@@ -13,9 +13,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 # Tests of the differences of VRFs; floods and hammers take minutes under emulation.
-datapath=endpoints_reach,the_senders_stamp,the_outer_port,full_packets,what_is_there,drift_is_named
-datapath+=,connections_end,nothing_is_left,any_resolver,the_quick_starts_policy,the_sender_is_known
-datapath+=,the_next_owner,what_came_by_vxlan,ours_pass_dockers,no_address_and_no_socket,the_hosts_settings
+datapath=endpoints_reach,senders_stamp,outer_port,full_packets,observed_state,drift_is_reported
+datapath+=,connections_end,empty_desired,dns_to_any,quick_start_policy,sender_is
+datapath+=,next_owner,packets_from_vxlan,docker_firewall_passes,host_addresses,host_settings
 suites=(
   "node-datapath/datapath:$datapath" chaos-tests/quick_start:tenants_use,names_outside
   chaos-tests/restart:a_killed_netplugin chaos-tests/host_firewall:an_engines

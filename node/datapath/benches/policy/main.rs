@@ -7,8 +7,17 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod cluster;
+#[path = "../../tests/datapath/rule_text.rs"]
+mod rule_text;
 #[expect(
     dead_code,
+    reason = "the tests' world, of which a benchmark needs less"
+)]
+#[path = "../../tests/datapath/shell.rs"]
+mod shell;
+#[expect(
+    dead_code,
+    unused_imports,
     reason = "the tests' world, of which a benchmark needs less"
 )]
 #[path = "../../tests/datapath/world.rs"]

@@ -218,7 +218,7 @@ async fn counted(world: &World, host: usize) -> BTreeMap<u32, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trace_the_rules_in_words_and_the_kernel_agree() {
+async fn trace_rule_text_and_kernel_agree() {
     let mut world = one_tenant().await;
     rules(&mut world, &mut Rng::with_seed(0));
     world.sync_all().await;
@@ -327,8 +327,8 @@ impl Traced {
     /// What our table did with the next packet that it was asked about whether to open a
     /// connection.
     fn next(&self) -> Option<Vec<String>> {
-        const PATIENCE: Duration = Duration::from_millis(700);
-        let until = Instant::now() + PATIENCE;
+        const TRACE_TIMEOUT: Duration = Duration::from_millis(700);
+        let until = Instant::now() + TRACE_TIMEOUT;
         let mut packets: BTreeMap<String, Vec<String>> = BTreeMap::new();
         while let Ok(line) = {
             let left = until.saturating_duration_since(Instant::now());
@@ -364,7 +364,7 @@ impl Drop for Traced {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_kernels_own_trace_tells_the_same() {
+async fn kernel_trace_agrees_with_ours() {
     let mut world = one_tenant().await;
     let of_web = [
         "1 in deny tcp 80",

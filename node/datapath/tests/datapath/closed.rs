@@ -27,7 +27,7 @@ async fn only_app() -> (World, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sender_is_known_by_what_its_packets_carry() {
+async fn sender_is_identified_by_the_mark_in_its_packets() {
     let (mut world, server) = only_app().await;
     let _listener = listen(&server, 80);
     // The first host hears nothing of the second's endpoints; and an address changes its owner.
@@ -69,7 +69,7 @@ fn nonsense() -> RuleBody {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_ruleset_leaves_the_port_closed_and_says_so() {
+async fn refused_ruleset_leaves_the_port_closed_and_is_reported() {
     let mut world = one_tenant().await;
     world.policy("red", "some", &["1 in deny tcp 81"]);
     world.group("red", "web", 2, &["some"]);
@@ -108,7 +108,7 @@ async fn a_refused_ruleset_leaves_the_port_closed_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_newer_events_concern_is_closed_for_new_connections() {
+async fn groups_of_newer_events_are_closed_for_new_connections() {
     let mut world = one_tenant().await;
     world.sync_all().await;
     let near = world.attach(0, "red", "net", "near", "20.1.1.1").await;
@@ -124,7 +124,7 @@ async fn what_newer_events_concern_is_closed_for_new_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_newer_events_say_of_a_policy_closes_its_groups_alone() {
+async fn newer_event_of_a_policy_closes_only_its_groups() {
     let mut world = one_tenant().await;
     world.policy("red", "p", &["1 in deny tcp 81"]);
     world.group("red", "web", 2, &["p"]);
@@ -167,7 +167,7 @@ async fn members_of_a_group_that_is_gone_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn not_one_packet_reaches_a_denied_port_while_its_endpoints_come() {
+async fn denied_port_gets_no_packet_while_its_endpoints_attach() {
     let mut world = one_tenant().await;
     // An emulated machine takes seconds for each.
     let endpoints = match world.hosts[0].params.kind {
@@ -217,7 +217,7 @@ async fn not_one_packet_reaches_a_denied_port_while_its_endpoints_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_owner_of_an_address_inherits_no_connection_on_the_other_node() {
+async fn next_owner_of_an_address_inherits_no_connection_on_the_other_node() {
     let (mut world, server) = only_app().await;
     let _echo = Echo::start(&server, 500);
     let exchange = |from: &str| echoes_from(from, 4500, "20.1.1.1", 500);
@@ -238,7 +238,7 @@ async fn the_next_owner_of_an_address_inherits_no_connection_on_the_other_node()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_by_vxlan_never_leaves_by_vxlan() {
+async fn packets_from_vxlan_never_leave_by_vxlan() {
     const ASTRAY: &str = "20.1.1.200";
     let mut world = one_tenant().await;
     world.sync_all().await;
@@ -276,7 +276,7 @@ async fn what_came_by_vxlan_never_leaves_by_vxlan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_tenants_refused_ruleset_stops_no_other_tenants() {
+async fn refused_ruleset_of_a_tenant_stops_no_other_tenant() {
     const ADDRESSES: u8 = 100;
     let mut world = one_tenant().await;
     world.network("blue", "net", 1002);

@@ -59,7 +59,7 @@ pub(crate) fn ask(from: &UdpSocket, to: &str, server: &UdpSocket) -> io::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_resolver_outside_the_tenant_is_the_domains_own_and_it_knows_who_asks() {
+async fn dns_to_any_outside_resolver_reaches_the_domains_server_with_the_asker() {
     let mut world = World::new().await;
     for (of, vni) in [("red", 1001), ("blue", 1002)] {
         world.network(of, "net", vni);

@@ -6,14 +6,18 @@
 //! measured shortly, one after the other, again and again, and compared within its round.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus_schema::GroupId;
 use bus_schema::node::DomainKind;
+use node_core::reconcile::Op;
+use node_core::resource::Element;
+use node_datapath::Scope;
 use socket2::SockRef;
 
-use crate::policy::in_group;
+use crate::policy::{in_group, one_tenant};
 use crate::traffic::{listen, within};
 use crate::world::World;
 
@@ -166,4 +170,39 @@ async fn figures() {
         let what = format!("{} to {}", of.name, to.name);
         println!("{what:40} connections {connections}, stream {streams}");
     }
+}
+
+/// How long a full resync reads the kernel when a domain has 100,000 elements.
+///
+///     cargo nextest run --release -p node-datapath --run-ignored only --no-capture -E 'test(resync_figures)'
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "figures, for a machine that has nothing else to do"]
+async fn resync_figures() {
+    const ELEMENTS: u32 = 100_000;
+    let mut world = one_tenant().await;
+    world.policy("red", "all", &["1 in deny", "2 in allow tcp 80 priority 5"]);
+    world.group("red", "web", 2, &["all"]);
+    world.sync_all().await;
+    world.attach_in(0, in_group("web"), "web", "20.1.1.1").await;
+    let (place, zone) = (world.place_of(0, "red"), world.zone(0, "red"));
+    let members = (0..ELEMENTS).map(|number| {
+        let member = Element::Member {
+            zone,
+            address: Ipv4Addr::from_bits(0x1402_0000 + number).into(),
+            group: GroupId(2),
+        };
+        Op::Put(member.at(&place))
+    });
+    let datapath = &world.hosts[0].datapath;
+    let ops: Vec<Op> = members.collect();
+    datapath.execute(&ops).await.expect("programmed");
+    let mut times = Vec::new();
+    for _ in 0..9 {
+        let start = Instant::now();
+        let state = datapath.observe(&Scope::All).await.expect("observed");
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        assert!(state.len() > ELEMENTS as usize);
+    }
+    let [median, from, until] = middle(times);
+    println!("resync of {ELEMENTS} elements: {median:.0} ms ({from:.0} to {until:.0})");
 }

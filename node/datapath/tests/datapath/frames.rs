@@ -161,7 +161,7 @@ fn settled(client: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cut_headers_and_fragments_are_no_way_around() {
+async fn cut_headers_and_fragments_bypass_no_rule() {
     let (_world, web, clients) = web().await;
     let _listeners = [listen(&web, ALLOWED), listen(&web, DENIED)];
     let to = Ipv4Addr::new(20, 1, 1, 1);
@@ -230,7 +230,7 @@ async fn cut_headers_and_fragments_are_no_way_around() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_ethertypes_and_tags_are_no_way_around() {
+async fn other_ethertypes_and_tags_bypass_no_rule() {
     let (world, web, clients) = web().await;
     let _listeners = [listen(&web, ALLOWED), listen(&web, DENIED)];
     // Whatever a container and a careless administrator of the host can do for IPv6.

@@ -4,11 +4,15 @@ mod agreement;
 mod closed;
 mod dns;
 mod figures;
+mod forged;
 mod frames;
-mod neighbours;
+mod host_firewall;
 mod netlink;
 mod policy;
 mod reach;
+mod replaced;
+mod rule_text;
+mod shell;
 mod strangers;
 mod traffic;
 mod world;
@@ -87,7 +91,7 @@ async fn endpoints_reach_each_other_across_hosts_and_never_another_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_senders_stamp_arrives_and_a_spoofed_source_does_not() {
+async fn senders_stamp_arrives_and_a_spoofed_source_does_not() {
     let mut world = two_tenants().await;
     let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
     world.attach(1, "red", "net", "db", "20.1.1.129").await;
@@ -102,7 +106,7 @@ async fn the_senders_stamp_arrives_and_a_spoofed_source_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_outer_port_is_closed_to_strangers() {
+async fn outer_port_is_closed_to_strangers() {
     let mut world = two_tenants().await;
     world.attach(1, "red", "net", "db", "20.1.1.129").await;
     count_mark(&world, 1, "red", 1);
@@ -134,7 +138,7 @@ async fn the_outer_port_is_closed_to_strangers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn full_packets_pass_and_bigger_ones_are_told_the_limit() {
+async fn full_packets_pass_and_bigger_ones_get_the_limit() {
     let mut world = two_tenants().await;
     let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
     world.attach(1, "red", "net", "db", "20.1.1.129").await;
@@ -150,7 +154,7 @@ async fn full_packets_pass_and_bigger_ones_are_told_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_is_what_was_wanted_also_after_a_restart() {
+async fn observed_state_is_the_desired_one_also_after_a_restart() {
     let mut world = two_tenants().await;
     world.attach(0, "red", "net", "web", "20.1.1.1").await;
     world.attach(0, "blue", "net", "web", "20.1.1.1").await;
@@ -161,7 +165,7 @@ async fn what_is_there_is_what_was_wanted_also_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn drift_is_named_exactly_and_put_right() {
+async fn drift_is_reported_exactly_and_reverted() {
     let mut world = two_tenants().await;
     let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
     world.attach(1, "red", "net", "db", "20.1.1.129").await;
@@ -207,7 +211,7 @@ async fn drift_is_named_exactly_and_put_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_whose_block_is_revoked_is_closed() {
+async fn endpoint_of_a_revoked_block_is_closed() {
     let mut world = two_tenants().await;
     let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
     let app = world.attach(0, "red", "net", "app", "20.1.1.2").await;
@@ -244,7 +248,7 @@ async fn connections_end_with_the_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_when_nothing_is_wanted() {
+async fn empty_desired_state_leaves_nothing() {
     let mut world = two_tenants().await;
     world.attach(0, "red", "net", "web", "20.1.1.1").await;
     run(&format!(
@@ -267,7 +271,7 @@ async fn nothing_is_left_when_nothing_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_failure_is_told_and_the_rest_is_done() {
+async fn failed_op_is_reported_and_the_rest_is_done() {
     let mut world = World::new().await;
     world.network("red", "net", 1001);
     let host = world.hosts[0].netns.clone();
@@ -298,7 +302,7 @@ async fn one_failure_is_told_and_the_rest_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stray_device_of_ours_is_removed() {
+async fn stray_device_of_ours_is_removed() {
     let world = World::new().await;
     let host = world.hosts[0].netns.clone();
     run(&format!(

@@ -105,7 +105,7 @@ fn all_kinds_of_rules(world: &mut World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_netlink_wrote_reads_as_if_nft_had() {
+async fn netlink_writes_the_same_as_nft() {
     let mut world = one_tenant().await;
     all_kinds_of_rules(&mut world);
     world.sync_all().await;
@@ -166,7 +166,7 @@ async fn with_a_line_about_a_group() -> (World, Resource, String, String) {
 /// What somebody puts into a map of compiled rules is seen, whatever it is, and no bar to what is
 /// to be there.
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
+async fn foreign_element_in_a_rule_map_is_reverted() {
     let (world, _, map, taken) = with_a_line_about_a_group().await;
     let harms = [
         format!("add element {map} {{ 0:777 : accept }}"),
@@ -191,7 +191,7 @@ async fn somebody_elses_element_in_a_map_of_rules_is_put_right() {
 
 /// The core's knowledge may be behind: another's element has the key of what is to be put.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_taken_is_taken_back() {
+async fn taken_key_is_taken_back() {
     let (world, line, map, key) = with_a_line_about_a_group().await;
     let harm = format!("delete element {map} {{ {key} }}; add element {map} {{ {key} : accept }}");
     let output = world.in_domain(0, "red", &format!("nft \"{harm}\""));

@@ -47,7 +47,7 @@ trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quick_starts_policy_holds_on_one_host_and_across() {
+async fn quick_start_policy_holds_on_one_host_and_across() {
     let mut world = one_tenant().await;
     world.policy("red", "prod", &PROD_WEB);
     world.group("red", "web", 2, &["prod"]);
@@ -73,7 +73,7 @@ async fn the_quick_starts_policy_holds_on_one_host_and_across() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_many_peers_is_found() {
+async fn peer_among_many_is_found() {
     let mut world = one_tenant().await;
     let many = |of: &str, first: usize| -> Vec<String> {
         let about = |number: usize| {
@@ -188,7 +188,7 @@ async fn every_kind_of_peer_and_protocol_is_decided() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_open_survives_a_new_deny_and_is_ended_when_asked_for() {
+async fn open_connection_survives_a_new_deny_until_it_is_ended() {
     let mut world = one_tenant().await;
     world.group("red", "web", 2, &["some"]);
     world.policy("red", "some", &[]);
@@ -283,7 +283,7 @@ async fn each_connection_is_decided_by_one_rule_set_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_count_what_they_decided() {
+async fn rules_count_their_decisions() {
     let mut world = one_tenant().await;
     world.policy(
         "red",
@@ -315,7 +315,7 @@ async fn rules_count_what_they_decided() {
 
 /// For conntrack each packet of it is a new connection's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flow_without_answers_is_decided_once_whatever_comes_and_on_every_cpu() {
+async fn flow_without_answers_is_decided_once_and_on_every_cpu() {
     const PACKETS: usize = 20_000;
     let mut world = one_tenant().await;
     world.policy("red", "some", &["1 in deny", "2 in allow udp 7 priority 2"]);
@@ -351,7 +351,7 @@ async fn a_flow_without_answers_is_decided_once_whatever_comes_and_on_every_cpu(
 
 /// What isn't the beginning of a connection begins none, and what hides its ports is put together.
 #[tokio::test(flavor = "multi_thread")]
-async fn fragments_and_stray_segments_are_no_way_around() {
+async fn fragments_and_stray_segments_bypass_no_rule() {
     let mut world = one_tenant().await;
     world.policy("red", "some", &["1 in deny udp 9", "2 in deny tcp 81"]);
     world.group("red", "web", 2, &["some"]);

@@ -17,7 +17,7 @@ async fn one_endpoint() -> (World, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_address_and_no_socket_of_the_host_is_reached() {
+async fn host_addresses_and_sockets_are_out_of_reach() {
     let (world, web) = one_endpoint().await;
     let host = world.hosts[0].netns.clone();
     run(&format!("ip -n {host} link add other type bridge"));
@@ -56,7 +56,7 @@ async fn no_address_and_no_socket_of_the_host_is_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_host_reaches_an_endpoint_from_within_its_domain_only() {
+async fn host_reaches_an_endpoint_from_within_its_domain_only() {
     let (world, web) = one_endpoint().await;
     let host = world.hosts[0].netns.clone();
     let _echo = Echo::start(&web, 7);
@@ -78,7 +78,7 @@ async fn the_host_reaches_an_endpoint_from_within_its_domain_only() {
 
 /// What the host set for itself, strict on each of its devices, is its own: ours are told apart.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_hosts_settings_stay_as_they_are() {
+async fn host_settings_stay_as_they_are() {
     let mut world = World::new().await;
     world.network("red", "net", 1001);
     let host = world.hosts[0].netns.clone();
@@ -158,7 +158,7 @@ async fn many_tenants_have_the_same_addresses_and_connections() {
 
 /// The kernel's own `test_vxlan_under_vrf.sh` has VXLAN there; ours would be sent elsewhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_underlay_in_a_vrf_is_refused() {
+async fn underlay_in_a_vrf_is_refused() {
     let world = World::new().await;
     let host = &world.hosts[0];
     let mtu = host.datapath.link_mtu(vtep(0)).await;

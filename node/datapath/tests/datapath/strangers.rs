@@ -2,9 +2,7 @@
 //! host, from the host's own processes and from a second network card. Each is shown to arrive in
 //! a container while the rules that should stop it are missing; with them it is dropped and counted.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bus_schema::node::DomainKind;
@@ -12,13 +10,12 @@ use bus_schema::{MacAddr, MachineId, NodeName};
 use node_core::desired::domain_name;
 use node_core::projection::NodeFact;
 use node_core::resource::OuterDrop;
-use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::frames::{MORE, UDP, ipv4, udp};
+use crate::forged::{OUTER, as_nobody, in_fragments, outer, plain, raw};
+use crate::frames::{UDP, ipv4, udp};
 use crate::traffic::{Echo, bind, echoes, within};
 use crate::world::{World, exec, ip, pings, run, tenant};
 
-const OUTER: u16 = 14_789;
 /// Where the containers listen.
 const PORT: u16 = 8_000;
 const WEB: Ipv4Addr = Ipv4Addr::new(20, 1, 1, 1);
@@ -33,8 +30,8 @@ const ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 /// Of the host on its bridge for other containers, and on its second network.
 const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than any packet takes on a busy machine.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Two nodes with a container on each; host 0 has a bridge with another container, host 1 a second
 /// network card with a stranger behind it.
@@ -68,7 +65,7 @@ impl Scene {
         assert!(pings(&web, "20.1.1.129"));
         let sockets = [&web, &db].map(|netns| {
             let socket = bind(netns, PORT);
-            socket.set_read_timeout(Some(PATIENCE)).expect("set");
+            socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
             socket
         });
         let stranger = world.stranger();
@@ -136,7 +133,7 @@ async fn dropped(world: &World, host: usize, reason: OuterDrop) -> u64 {
 
 /// Waits until more are counted.
 async fn counted(world: &World, host: usize, reason: OuterDrop, before: u64) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + RECEIVE_TIMEOUT;
     while dropped(world, host, reason).await == before {
         assert!(Instant::now() < until, "{reason:?} isn't counted");
         tokio::task::yield_now().await;
@@ -217,72 +214,8 @@ fn second_card(world: &mut World) -> String {
     outside
 }
 
-/// Sends a datagram by a socket that needs no capability.
-fn plain(netns: &str, to: impl Into<IpAddr>, port: u16, bytes: &[u8]) {
-    let to = SocketAddr::new(to.into(), port);
-    within(netns, || {
-        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None).expect("a socket");
-        socket.set_broadcast(true).expect("set");
-        if !matches!(to.ip(), IpAddr::V4(to) if to.is_private()) {
-            // Groups and broadcasts have no route.
-            let eth0 = socket.bind_device(Some(b"eth0"));
-            eth0.expect("each of these hosts has it");
-        }
-        // A process of the host is told that its packet was dropped (EPERM).
-        let _ = socket.send_to(bytes, &to.into());
-    });
-}
-
-/// Sends IP packets as they are, with CAP_NET_RAW.
-fn raw(netns: &str, packets: &[Vec<u8>]) {
-    within(netns, || {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)));
-        let socket = socket.expect("root");
-        socket.set_header_included_v4(true).expect("set");
-        socket.set_broadcast(true).expect("set");
-        socket.bind_device(Some(b"eth0")).expect("it has one");
-        for packet in packets {
-            let to: [u8; 4] = packet[16..20].try_into().expect("an address");
-            // A process of the host is told that its packet was dropped (EPERM).
-            let _ = socket.send_to(packet, &SocketAddr::from((to, 0)).into());
-        }
-    });
-}
-
-/// An outer packet's UDP header and payload.
-fn outer_datagram(bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(8 + bytes.len()).expect("short");
-    let ports = [5_000_u16.to_be_bytes(), OUTER.to_be_bytes()].concat();
-    [&ports[..], &length.to_be_bytes(), &[0, 0], bytes].concat()
-}
-
-fn outer(from: Ipv4Addr, to: Ipv4Addr, bytes: &[u8]) -> Vec<u8> {
-    ipv4((from, to), UDP, 1, 0, &outer_datagram(bytes))
-}
-
-/// The same in two fragments.
-fn in_fragments(from: Ipv4Addr, to: Ipv4Addr, bytes: &[u8]) -> [Vec<u8>; 2] {
-    let datagram = outer_datagram(bytes);
-    let (first, second) = datagram.split_at(16);
-    [
-        ipv4((from, to), UDP, 77, MORE, first),
-        ipv4((from, to), UDP, 77, 2, second),
-    ]
-}
-
-/// From a process of a user without capabilities.
-fn as_nobody(netns: &str, to: Ipv4Addr, bytes: &[u8]) {
-    let words: String = bytes.iter().map(|it| format!("\\x{it:02x}")).collect();
-    let script = format!("printf '{words}' >/dev/udp/{to}/{OUTER}");
-    within(netns, || {
-        let mut bash = Command::new("bash");
-        // The packet's being dropped is an error of the write.
-        let _ = bash.args(["-c", &script]).uid(65_534).gid(65_534).output();
-    });
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn no_forged_packet_is_taken_for_another_nodes() {
+async fn forged_packets_are_dropped() {
     let scene = Scene::open().await;
     let host = &scene.world.hosts[1].netns;
     // Somebody forwards a port of the host to the outer one.
@@ -350,7 +283,7 @@ async fn no_forged_packet_is_taken_for_another_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_container_on_another_bridge_reaches_other_nodes_by_the_outer_port() {
+async fn containers_on_other_bridges_reach_no_node_by_the_outer_port() {
     let scene = Scene::open().await;
     let bridged = &scene.bridged;
     let dropped = (0, OuterDrop::Forwarded);
@@ -369,7 +302,7 @@ async fn no_container_on_another_bridge_reaches_other_nodes_by_the_outer_port() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_process_of_a_node_reaches_other_nodes_by_the_outer_port() {
+async fn processes_of_a_node_reach_no_other_node_by_the_outer_port() {
     let scene = Scene::open().await;
     let host = &scene.world.hosts[0].netns;
     let dropped = (0, OuterDrop::Process);
@@ -397,7 +330,7 @@ async fn no_process_of_a_node_reaches_other_nodes_by_the_outer_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_may_be_another_nodes_router() {
+async fn node_may_be_the_router_of_another_node() {
     let mut world = World::new().await;
     world.network("red", "net", 1001);
     let far = world.namespace("far");
@@ -466,7 +399,7 @@ const BEFORE: &str = "flush chain inet contiv outer_in
     }";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_changes_the_rules_and_keeps_the_elements() {
+async fn upgrade_changes_the_rules_and_keeps_the_elements() {
     let mut world = World::new().await;
     world.network("red", "net", 1001);
     world.sync_all().await;
@@ -497,7 +430,7 @@ async fn an_upgrade_changes_the_rules_and_keeps_the_elements() {
 
 /// The rules alone, and a socket in place of VXLAN's: no tenant is on an IPv6 underlay yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_forged_on_an_ipv6_underlay_either() {
+async fn forged_packets_are_dropped_on_an_ipv6_underlay() {
     const ADDRESSES: [&str; 3] = ["fd00:18:7::1", "fd00:18:7::2", "fd00:18:7::3"];
     let mut world = World::new().await;
     let beside = second_card(&mut world);
@@ -525,7 +458,7 @@ async fn nothing_is_forged_on_an_ipv6_underlay_either() {
     }
     world.sync(1).await;
     let socket = within(&host, || UdpSocket::bind(("::", OUTER)).expect("free"));
-    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
     let gets = || {
         let mut bytes = [0; 16];
         let (length, _) = socket.recv_from(&mut bytes).expect("something");

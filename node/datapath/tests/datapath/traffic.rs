@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
 
 /// Longer than a first packet that got lost is sent again, for a busy machine's sake.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What passes answers in less than a millisecond.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
@@ -40,7 +40,7 @@ fn connect(netns: &str, to: (&str, u16), patience: Duration) -> std::io::Result<
 
 /// The connection, when it opens.
 pub(crate) fn opens(netns: &str, to: &str, port: u16) -> Option<TcpStream> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + RECEIVE_TIMEOUT;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match connect(netns, (to, port), left.max(SILENCE)) {

@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bus_schema::event::Settings;
 use bus_schema::node::DomainKind;
-use bus_schema::policy::{Action, Direction, GroupSpec, Peer, PortRange, Priority, Rule, RuleSpec};
+use bus_schema::policy::GroupSpec;
 use bus_schema::{
-    AddressRange, EndpointId, GroupId, GroupName, MacAddr, MachineId, NetworkName, NetworkSpec,
-    NodeName, PolicyName, Pool, RuleId, TenantName, Vni,
+    EndpointId, GroupId, GroupName, MacAddr, MachineId, NetworkName, NetworkSpec, NodeName,
+    PolicyName, Pool, TenantName, Vni,
 };
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
@@ -23,6 +23,9 @@ use node_core::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projec
 use node_core::reconcile::{self, Op};
 use node_core::resource::{Place, State};
 use node_datapath::{Datapath, Options, PeerSetup, Scope};
+
+use crate::rule_text::rule;
+pub(crate) use crate::shell::{exec, is_silent, pings, run, sh};
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
@@ -126,13 +129,17 @@ impl World {
             kind: self.kind,
         });
         let datapath = datapath.await.expect("root, and a kernel with VXLAN");
+        let params = Params {
+            node: node_name(host),
+            kind: datapath.kind(),
+            vtep: vtep(host),
+            underlay_mtu: 1500,
+        };
+        for rules in desired::fixed_rules(&self.facts, &params) {
+            datapath.learn(&rules).await.expect("learned");
+        }
         Host {
-            params: Params {
-                node: node_name(host),
-                kind: datapath.kind(),
-                vtep: vtep(host),
-                underlay_mtu: 1500,
-            },
+            params,
             netns,
             datapath,
             locals: Locals::default(),
@@ -431,63 +438,6 @@ impl Drop for World {
     }
 }
 
-/// A rule in the order of `netctl policy rule-add`: `7 in deny tcp 80,443 priority 10 group web`.
-/// Its number is its id.
-pub(crate) fn rule(text: &str) -> Rule {
-    let mut words = text.split_whitespace().peekable();
-    let mut word = || words.next().map(str::to_owned);
-    let id = word().expect("an id");
-    let direction = match word().as_deref() {
-        Some("in") => Direction::In,
-        _ => Direction::Out,
-    };
-    let action = match word().as_deref() {
-        Some("deny") => Action::Deny,
-        _ => Action::Allow,
-    };
-    let mut spec = RuleSpec {
-        direction,
-        priority: Priority::DEFAULT,
-        action,
-        protocol: None,
-        ports: Vec::new(),
-        peer: None,
-    };
-    while let Some(next) = word() {
-        let mut value = || word().expect("a value");
-        match next.as_str() {
-            "priority" => {
-                let priority = value().parse().expect("a number");
-                spec.priority = Priority::new(priority).expect("in range");
-            }
-            "group" => {
-                let group = GroupName::new(value()).expect("valid");
-                spec.peer = Some(Peer::Group { group });
-            }
-            "network" => {
-                let network = NetworkName::new(value()).expect("valid");
-                spec.peer = Some(Peer::Network { network });
-            }
-            "from" | "to" => {
-                let net: ipnet::Ipv4Net = value().parse().expect("a network");
-                let (first, last) = (net.network().into(), net.broadcast().into());
-                let range = AddressRange { first, last };
-                spec.peer = Some(Peer::Addresses { range });
-            }
-            ports if ports.starts_with(|it: char| it.is_ascii_digit()) => {
-                let ranges = ports.split(',').map(|it| it.parse().expect("ports"));
-                spec.ports = PortRange::normalise(ranges.collect());
-            }
-            protocol => spec.protocol = Some(protocol.parse().expect("a protocol")),
-        }
-    }
-    Rule {
-        number: id.parse().expect("a number"),
-        id: RuleId::new(id).expect("valid"),
-        spec,
-    }
-}
-
 /// The kind of domain to test, `vrf` or `netns`; absent: what the kernel has.
 pub(crate) fn kind() -> Option<DomainKind> {
     match std::env::var("CONTIV_TEST_DOMAIN").as_deref() {
@@ -503,32 +453,4 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 
 pub(crate) fn net(text: &str) -> IpNet {
     text.parse().expect("a network")
-}
-
-pub(crate) fn sh(command: &str) -> Output {
-    let output = Command::new("sh").arg("-c").arg(command).output();
-    output.expect("sh runs")
-}
-
-pub(crate) fn run(command: &str) -> String {
-    let output = sh(command);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command}: {said}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-pub(crate) fn exec(netns: &str, command: &str) -> Output {
-    sh(&format!("ip netns exec {netns} {command}"))
-}
-
-/// Whether a ping is answered; it is sent again for a while, for a busy machine's sake.
-pub(crate) fn pings(netns: &str, to: &str) -> bool {
-    let command = format!("ping -c 1 -i 0.2 -w 10 {to}");
-    exec(netns, &command).status.success()
-}
-
-/// Whether pings get no answer, here where an answer takes less than a millisecond.
-pub(crate) fn is_silent(netns: &str, to: &str) -> bool {
-    let command = format!("ping -c 3 -i 0.2 -W 0.4 {to}");
-    !exec(netns, &command).status.success()
 }

@@ -51,12 +51,12 @@ async fn pending(world: &World) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ours_pass_dockers_firewall_and_nothing_else_does() {
+async fn docker_firewall_passes_our_packets_only() {
     ours_pass("iptables-nft").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn legacy_tables_of_docker_let_ours_pass_and_nothing_else() {
+async fn legacy_docker_tables_pass_our_packets_only() {
     ours_pass("iptables-legacy").await;
 }
 
@@ -104,12 +104,12 @@ async fn ours_pass(iptables: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_may_have_the_subnet_of_dockers_bridge() {
+async fn tenant_may_have_the_subnet_of_dockers_bridge() {
     no_nat_of_the_hosts("iptables-nft").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn legacy_nat_of_docker_is_kept_off_as_well() {
+async fn legacy_docker_nat_leaves_tenants_alone() {
     no_nat_of_the_hosts("iptables-legacy").await;
 }
 
@@ -145,7 +145,7 @@ async fn no_nat_of_the_hosts(iptables: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_firewall_that_drops_ours_is_named_with_the_line_that_helps() {
+async fn foreign_drop_is_reported_with_the_command_that_helps() {
     let mut world = World::new().await;
     world.network("red", "net", 1001);
     world.sync_all().await;
@@ -183,7 +183,7 @@ async fn a_firewall_that_drops_ours_is_named_with_the_line_that_helps() {
 
 /// As the kernel's `nft_trans_stress.sh`: transactions of others at the same time.
 #[tokio::test(flavor = "multi_thread")]
-async fn others_who_write_rules_all_the_time_keep_none_of_ours_out() {
+async fn transactions_pass_while_others_write_rules_all_the_time() {
     let mut world = World::new().await;
     world.network("red", "net", 1001);
     world.sync_all().await;
@@ -236,7 +236,7 @@ const OF_UFW: &str = "*filter\n-A ufw-user-forward -i cd+ -o cv+ -j ACCEPT\n\
 const OF_FIREWALLD: &str = include_str!("../../../../lab/recordings/firewalld-1.3-trusted.nft");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ufw_lets_ours_pass_once_it_is_told() {
+async fn ufw_passes_our_packets_after_the_reported_command() {
     let lines = &["ufw route allow in on cd+", "ufw allow in on cd+"];
     let load = ("iptables-nft-restore", UFW);
     let told = ("iptables-nft-restore --noflush", OF_UFW);
@@ -244,7 +244,7 @@ async fn ufw_lets_ours_pass_once_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn firewalld_lets_ours_pass_once_it_is_told() {
+async fn firewalld_passes_our_packets_after_the_reported_command() {
     // It lets in what was asked elsewhere and is answered here (`ct status dnat`).
     let lines = &["firewall-cmd --permanent --zone=trusted --add-interface=cd+"];
     let told = format!("table inet firewalld\ndelete table inet firewalld\n{OF_FIREWALLD}");
