@@ -217,13 +217,9 @@ async fn counted(world: &World, host: usize) -> BTreeMap<u32, u64> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn trace_rule_text_and_kernel_agree() {
-    let mut world = one_tenant().await;
-    rules(&mut world, &mut Rng::with_seed(0));
-    world.sync_all().await;
+/// Attaches all members; their namespaces by their names.
+async fn attach_members(world: &mut World) -> BTreeMap<&'static str, String> {
     let mut namespaces = BTreeMap::new();
-    let mut servers = (Vec::new(), Vec::new());
     for Member {
         name,
         host,
@@ -233,9 +229,48 @@ async fn trace_rule_text_and_kernel_agree() {
     {
         let at = ("red", "net", group);
         let netns = world.attach_in(host, at, name, address).await;
-        servers.0.extend(TCP.map(|port| listen(&netns, port)));
-        servers.1.extend(UDP.map(|port| Echo::start(&netns, port)));
         namespaces.insert(name, netns);
+    }
+    namespaces
+}
+
+/// The answer of our trace, which must be that of the first matching rules. `counts` are what the
+/// rules count on the receiver's host.
+fn is_allowed(world: &World, probe: &Probe, counts: &mut BTreeMap<u32, u64>) -> bool {
+    let trace = traced(world, probe);
+    let ends = [
+        first_match(world, (Direction::Out, probe.from, probe.to), &probe.flow),
+        first_match(world, (Direction::In, probe.to, probe.from), &probe.flow),
+    ];
+    let facts = &world.facts.tenants[&tenant("red")];
+    for (end, expected) in trace.ends.iter().zip(ends) {
+        let of = end.rule.as_ref();
+        let of = of.map(|(policy, id)| facts.policies[policy].rules[id].spec.priority.into());
+        assert_eq!((end.action, of), expected, "{:?}", probe.flow);
+    }
+    let number = |id: &RuleId| id.as_str().parse::<u32>().expect("a number");
+    // The receiver's rules are evaluated if the sender's own rules let it out.
+    for end in &trace.ends {
+        if let Some((_, rule)) = &end.rule {
+            *counts.entry(number(rule)).or_default() += 1;
+        }
+        if end.action == Action::Deny {
+            break;
+        }
+    }
+    trace.allowed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_rule_text_and_kernel_agree() {
+    let mut world = one_tenant().await;
+    rules(&mut world, &mut Rng::with_seed(0));
+    world.sync_all().await;
+    let namespaces = attach_members(&mut world).await;
+    let mut servers = (Vec::new(), Vec::new());
+    for netns in namespaces.values() {
+        servers.0.extend(TCP.map(|port| listen(netns, port)));
+        servers.1.extend(UDP.map(|port| Echo::start(netns, port)));
     }
     let mut decided = [0; 2];
     for seed in 0..ROUNDS {
@@ -247,35 +282,9 @@ async fn trace_rule_text_and_kernel_agree() {
         let probes: Vec<_> = (0..FLOWS).map(|_| probe(dice)).collect();
         let mut expected = Vec::new();
         for it in &probes {
-            let trace = traced(&world, it);
-            let ends = [
-                first_match(&world, (Direction::Out, it.from, it.to), &it.flow),
-                first_match(&world, (Direction::In, it.to, it.from), &it.flow),
-            ];
-            let number = |id: &RuleId| id.as_str().parse::<u32>().expect("a number");
-            for (end, (action, priority)) in trace.ends.iter().zip(ends) {
-                let facts = &world.facts.tenants[&tenant("red")];
-                let of = end.rule.as_ref();
-                let of =
-                    of.map(|(policy, id)| facts.policies[policy].rules[id].spec.priority.into());
-                assert_eq!(
-                    (end.action, of),
-                    (action, priority),
-                    "seed {seed}: {:?}",
-                    it.flow
-                );
-            }
-            // The receiver is asked when the sender's own rules let it out.
-            for end in &trace.ends {
-                if let Some((_, rule)) = &end.rule {
-                    *counts[it.to.host].entry(number(rule)).or_default() += 1;
-                }
-                if end.action == Action::Deny {
-                    break;
-                }
-            }
-            decided[usize::from(trace.allowed)] += 1;
-            expected.push(trace.allowed);
+            let allowed = is_allowed(&world, it, &mut counts[it.to.host]);
+            decided[usize::from(allowed)] += 1;
+            expected.push(allowed);
         }
         std::thread::scope(|scope| {
             for (probe, expected) in probes.iter().zip(&expected) {
@@ -363,9 +372,8 @@ impl Drop for Traced {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kernel_trace_agrees_with_ours() {
-    let mut world = one_tenant().await;
+/// Rules of both directions with every kind of peer.
+fn few_rules(world: &mut World) {
     let of_web = [
         "1 in deny tcp 80",
         "2 in allow tcp 81",
@@ -382,20 +390,14 @@ async fn kernel_trace_agrees_with_ours() {
     world.group("red", "web", 2, &["one"]);
     world.group("red", "app", 3, &["two"]);
     world.group("red", "both", 0x1ff, &["two"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernel_trace_agrees_with_ours() {
+    let mut world = one_tenant().await;
+    few_rules(&mut world);
     world.sync_all().await;
-    let mut namespaces = BTreeMap::new();
-    for Member {
-        name,
-        host,
-        group,
-        address,
-    } in MEMBERS
-    {
-        let netns = world
-            .attach_in(host, ("red", "net", group), name, address)
-            .await;
-        namespaces.insert(name, netns);
-    }
+    let namespaces = attach_members(&mut world).await;
     let to = &MEMBERS[0];
     let servers = TCP.map(|port| listen(&namespaces[to.name], port));
     let echoes = UDP.map(|port| Echo::start(&namespaces[to.name], port));
@@ -406,16 +408,15 @@ async fn kernel_trace_agrees_with_ours() {
     assert!(looked.status.success(), "{looked:?}");
     let traced_by_kernel = Traced::start(&world, 0);
     let mut decided = [0; 2];
-    let kinds = [
-        (Protocol::TCP, 80),
-        (Protocol::TCP, 81),
-        (Protocol::TCP, 443),
+    const KINDS: [(Protocol, Option<u16>); 6] = [
+        (Protocol::TCP, Some(80)),
+        (Protocol::TCP, Some(81)),
+        (Protocol::TCP, Some(443)),
+        (Protocol::UDP, Some(53)),
+        (Protocol::UDP, Some(80)),
+        (Protocol::ICMP, None),
     ];
-    let kinds = kinds
-        .into_iter()
-        .chain([(Protocol::UDP, 53), (Protocol::UDP, 80)]);
-    let kinds = kinds.map(|(protocol, port)| (protocol, Some(port)));
-    for what in kinds.chain([(Protocol::ICMP, None)]) {
+    for what in KINDS {
         for from in &MEMBERS[1..] {
             let probe = Probe::new(from, to, what);
             let trace = traced(&world, &probe);

@@ -205,4 +205,12 @@ async fn resync_figures() {
     }
     let [median, from, until] = middle(times);
     println!("resync of {ELEMENTS} elements: {median:.0} ms ({from:.0} to {until:.0})");
+    let listings = (0..9).map(|_| {
+        let start = Instant::now();
+        let listed = world.in_domain(0, "red", "nft -j list table inet contiv");
+        assert!(listed.status.success());
+        start.elapsed().as_secs_f64() * 1e3
+    });
+    let [median, from, until] = middle(listings.collect());
+    println!("`nft -j` lists the table: {median:.0} ms ({from:.0} to {until:.0})");
 }

@@ -160,6 +160,44 @@ fn settled(client: &str) {
     assert!(opens(client, "20.1.1.1", ALLOWED).is_some());
 }
 
+/// Frames that a filter of ports may take for something else.
+fn denied_frames(ends: (Ipv4Addr, Ipv4Addr)) -> Vec<Vec<u8>> {
+    let packet = |protocol, id, offset, payload: &[u8]| {
+        ethernet(IPV4, &ipv4(ends, protocol, id, offset, payload))
+    };
+    let denied = syn(ends, 5001, DENIED);
+    let mut frames = vec![
+        // As they are sent, for comparison.
+        packet(UDP, 1, 0, &udp(DENIED)),
+        packet(TCP, 2, 0, &denied),
+        // A header that ends before the ports, in their midst, and before the flags.
+        packet(TCP, 3, 0, &[]),
+        packet(TCP, 4, 0, &denied[..2]),
+        packet(TCP, 5, 0, &denied[..4]),
+        packet(TCP, 6, 0, &denied[..12]),
+        packet(UDP, 7, 0, &udp(DENIED)[..4]),
+        packet(UDP, 8, 0, &[]),
+        // The flags in a second fragment.
+        packet(TCP, 9, MORE, &denied[..8]),
+        packet(TCP, 9, 1, &denied[8..]),
+        // No first fragment at all.
+        packet(TCP, 10, 1, &denied[8..]),
+        packet(UDP, 11, 1, &udp(DENIED)),
+        // The first fragment last.
+        packet(UDP, 12, 1, &udp(DENIED)[8..]),
+        packet(UDP, 12, MORE, &udp(DENIED)[..8]),
+    ];
+    // An allowed port first, then a fragment that writes another one over it.
+    let allowed = syn(ends, 5002, ALLOWED);
+    let longer = [&allowed[..], &[0; 12]].concat();
+    frames.extend([
+        packet(TCP, 13, MORE, &longer[..24]),
+        packet(TCP, 13, MORE, &syn(ends, 5002, DENIED)[..8]),
+        packet(TCP, 13, 3, &longer[24..]),
+    ]);
+    frames
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_headers_and_fragments_bypass_no_rule() {
     let (_world, web, clients) = web().await;
@@ -169,41 +207,11 @@ async fn cut_headers_and_fragments_bypass_no_rule() {
         settled(client);
         count(&web);
         let ends = (*from, to);
+        send(client, &denied_frames(ends));
+        // Behind all of them, the same with a port that is allowed.
         let packet = |protocol, id, offset, payload: &[u8]| {
             ethernet(IPV4, &ipv4(ends, protocol, id, offset, payload))
         };
-        let denied = syn(ends, 5001, DENIED);
-        let mut frames = vec![
-            // As they are sent, for comparison.
-            packet(UDP, 1, 0, &udp(DENIED)),
-            packet(TCP, 2, 0, &denied),
-            // A header that ends before the ports, in their midst, and before the flags.
-            packet(TCP, 3, 0, &[]),
-            packet(TCP, 4, 0, &denied[..2]),
-            packet(TCP, 5, 0, &denied[..4]),
-            packet(TCP, 6, 0, &denied[..12]),
-            packet(UDP, 7, 0, &udp(DENIED)[..4]),
-            packet(UDP, 8, 0, &[]),
-            // The flags in a second fragment.
-            packet(TCP, 9, MORE, &denied[..8]),
-            packet(TCP, 9, 1, &denied[8..]),
-            // No first fragment at all.
-            packet(TCP, 10, 1, &denied[8..]),
-            packet(UDP, 11, 1, &udp(DENIED)),
-            // The first fragment last.
-            packet(UDP, 12, 1, &udp(DENIED)[8..]),
-            packet(UDP, 12, MORE, &udp(DENIED)[..8]),
-        ];
-        // An allowed port first, then a fragment that writes another one over it.
-        let allowed = syn(ends, 5002, ALLOWED);
-        let longer = [&allowed[..], &[0; 12]].concat();
-        frames.extend([
-            packet(TCP, 13, MORE, &longer[..24]),
-            packet(TCP, 13, MORE, &syn(ends, 5002, DENIED)[..8]),
-            packet(TCP, 13, 3, &longer[24..]),
-        ]);
-        send(client, &frames);
-        // Behind all of them, the same with a port that is allowed.
         let fine = syn(ends, 5003, ALLOWED);
         send(
             client,
@@ -229,19 +237,16 @@ async fn cut_headers_and_fragments_bypass_no_rule() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn other_ethertypes_and_tags_bypass_no_rule() {
-    let (world, web, clients) = web().await;
-    let _listeners = [listen(&web, ALLOWED), listen(&web, DENIED)];
-    // Whatever a container and a careless administrator of the host can do for IPv6.
+/// Does for IPv6 all that a container and a careless administrator of the host can do.
+fn open_ipv6(world: &World, web: &str, clients: &[(String, Ipv4Addr); 2]) {
     let route = "sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.disable_ipv6=0";
     for host in 0..2 {
         world.in_domain(host, "red", route);
     }
     for (netns, address) in [
-        (&web, "fd00::1"),
-        (&clients[0].0, "fd00::2"),
-        (&clients[1].0, "fd00::3"),
+        (web, "fd00::1"),
+        (clients[0].0.as_str(), "fd00::2"),
+        (clients[1].0.as_str(), "fd00::3"),
     ] {
         let ip = format!("ip -n {netns}");
         run(&format!(
@@ -276,6 +281,13 @@ async fn other_ethertypes_and_tags_bypass_no_rule() {
         let done = world.in_domain(0, "red", &command);
         assert!(done.status.success(), "{command}: {done:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_ethertypes_and_tags_bypass_no_rule() {
+    let (world, web, clients) = web().await;
+    let _listeners = [listen(&web, ALLOWED), listen(&web, DENIED)];
+    open_ipv6(&world, &web, &clients);
     let to = Ipv4Addr::new(20, 1, 1, 1);
     for (client, from) in &clients {
         settled(client);

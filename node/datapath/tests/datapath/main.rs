@@ -14,6 +14,7 @@ mod replaced;
 mod rule_text;
 mod shell;
 mod strangers;
+mod strangers_ipv6;
 mod traffic;
 mod world;
 

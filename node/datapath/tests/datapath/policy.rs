@@ -121,9 +121,8 @@ async fn peer_among_many_is_found() {
     assert_eq!(world.pending(0).await, []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_peer_and_protocol_is_decided() {
-    let mut world = one_tenant().await;
+/// Rules with every kind of peer and protocol, in four groups.
+fn all_kinds_of_rules(world: &mut World) {
     world.policy(
         "red",
         "all",
@@ -145,6 +144,12 @@ async fn every_kind_of_peer_and_protocol_is_decided() {
     world.group("red", "app", 3, &[]);
     world.group("red", "sad", 4, &["outgoing"]);
     world.group("red", "any", 5, &["open"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_peer_and_protocol_is_decided() {
+    let mut world = one_tenant().await;
+    all_kinds_of_rules(&mut world);
     world.sync_all().await;
     let app = world
         .attach_in(1, in_group("app"), "app", "20.1.1.129")

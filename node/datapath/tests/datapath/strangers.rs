@@ -2,7 +2,7 @@
 //! host, from the host's own processes and from a second network card. Each is shown to arrive in
 //! a container while the rules that should stop it are missing; with them it is dropped and counted.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bus_schema::node::DomainKind;
@@ -13,7 +13,7 @@ use node_core::resource::OuterDrop;
 
 use crate::forged::{OUTER, as_nobody, in_fragments, outer, plain, raw};
 use crate::frames::{UDP, ipv4, udp};
-use crate::traffic::{Echo, bind, echoes, within};
+use crate::traffic::{Echo, bind, echoes};
 use crate::world::{World, exec, ip, pings, run, tenant};
 
 /// Where the containers listen.
@@ -31,7 +31,7 @@ const ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// Longer than any packet takes on a busy machine.
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Two nodes with a container on each; host 0 has a bridge with another container, host 1 a second
 /// network card with a stranger behind it.
@@ -126,13 +126,13 @@ impl Scene {
     }
 }
 
-async fn dropped(world: &World, host: usize, reason: OuterDrop) -> u64 {
+pub(crate) async fn dropped(world: &World, host: usize, reason: OuterDrop) -> u64 {
     let drops = world.hosts[host].datapath.outer_drops().await;
     drops.expect("counted").get(&reason).copied().unwrap_or(0)
 }
 
 /// Waits until more are counted.
-async fn counted(world: &World, host: usize, reason: OuterDrop, before: u64) {
+pub(crate) async fn counted(world: &World, host: usize, reason: OuterDrop, before: u64) {
     let until = Instant::now() + RECEIVE_TIMEOUT;
     while dropped(world, host, reason).await == before {
         assert!(Instant::now() < until, "{reason:?} isn't counted");
@@ -195,7 +195,7 @@ fn bridge(world: &mut World) -> String {
     inside
 }
 
-fn second_card(world: &mut World) -> String {
+pub(crate) fn second_card(world: &mut World) -> String {
     let host = world.hosts[1].netns.clone();
     let outside = world.namespace("beside");
     for command in [
@@ -214,22 +214,15 @@ fn second_card(world: &mut World) -> String {
     outside
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn forged_packets_are_dropped() {
-    let scene = Scene::open().await;
-    let host = &scene.world.hosts[1].netns;
-    // Somebody forwards a port of the host to the outer one.
-    run(&format!(
-        "ip netns exec {host} nft -f - <<'X'\ntable ip forward {{\nchain pre {{\n\
-         type nat hook prerouting priority -100;\nudp dport 5000 redirect to :{OUTER}\n}}\n}}\nX"
-    ));
+/// Packets that host 0 or 1 gets, and the reason why it drops each.
+fn forged_cases(scene: &Scene) -> Vec<Case<'_>> {
     use OuterDrop::{Address, Interface, Sender};
     let Scene {
         stranger,
         bridged,
         beside,
         ..
-    } = &scene;
+    } = scene;
     let mut cases = vec![
         case("a stranger's in fragments", 1, (1, Sender), |bytes| {
             raw(stranger, &in_fragments(STRANGER, N2, bytes));
@@ -279,6 +272,19 @@ async fn forged_packets_are_dropped() {
         let send = move |bytes: &[u8]| raw(stranger, &[outer(N1, to, bytes)]);
         cases.push(case("one forged to all", 1, (1, Address), send));
     }
+    cases
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_packets_are_dropped() {
+    let scene = Scene::open().await;
+    let host = &scene.world.hosts[1].netns;
+    // Somebody forwards a port of the host to the outer one.
+    run(&format!(
+        "ip netns exec {host} nft -f - <<'X'\ntable ip forward {{\nchain pre {{\n\
+         type nat hook prerouting priority -100;\nudp dport 5000 redirect to :{OUTER}\n}}\n}}\nX"
+    ));
+    let cases = forged_cases(&scene);
     scene.only_without("outer", &cases).await;
 }
 
@@ -426,74 +432,4 @@ async fn upgrade_changes_the_rules_and_keeps_the_elements() {
     assert!(before.contains("198.18.7.2"), "{before}");
     assert_eq!(world.pending(0).await, []);
     assert!(pings(&web, "20.1.1.129"));
-}
-
-/// The rules alone, and a socket in place of VXLAN's: no tenant is on an IPv6 underlay yet.
-#[tokio::test(flavor = "multi_thread")]
-async fn forged_packets_are_dropped_on_an_ipv6_underlay() {
-    const ADDRESSES: [&str; 3] = ["fd00:18:7::1", "fd00:18:7::2", "fd00:18:7::3"];
-    let mut world = World::new().await;
-    let beside = second_card(&mut world);
-    let [node, host] = [0, 1].map(|host: usize| world.hosts[host].netns.clone());
-    let stranger = world.stranger();
-    for (netns, address) in [&node, &host, &stranger].into_iter().zip(ADDRESSES) {
-        run(&format!(
-            "ip -n {netns} addr add {address}/64 dev eth0 nodad"
-        ));
-    }
-    for command in [
-        format!("-n {host} addr add fd00:113::1/64 dev eth1 nodad"),
-        format!("-n {beside} addr add fd00:113::2/64 dev eth0 nodad"),
-        format!("-n {beside} link set lo up"),
-        format!("-n {beside} addr add {}/128 dev lo nodad", ADDRESSES[0]),
-        format!("-n {beside} route add default via fd00:113::1"),
-    ] {
-        run(&format!("ip {command}"));
-    }
-    for (number, address) in ADDRESSES[..2].iter().enumerate() {
-        world.hosts[number].params.vtep = ip(address);
-        let fact = NodeFact::new(MachineId(format!("machine-{number}")), ip(address));
-        let name = world.hosts[number].params.node.clone();
-        world.facts.nodes.insert(name, fact);
-    }
-    world.sync(1).await;
-    let socket = within(&host, || UdpSocket::bind(("::", OUTER)).expect("free"));
-    socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).expect("set");
-    let gets = || {
-        let mut bytes = [0; 16];
-        let (length, _) = socket.recv_from(&mut bytes).expect("something");
-        String::from_utf8_lossy(&bytes[..length]).into_owned()
-    };
-    let from = |netns: &str, from: &str, to: &str, bytes: &[u8]| {
-        within(netns, || {
-            let socket = UdpSocket::bind((from, 0)).expect("its own");
-            let socket = socket2::SockRef::from(&socket);
-            socket.bind_device(Some(b"eth0")).expect("it has one");
-            let to = SocketAddr::new(ip(to), OUTER);
-            socket.send_to(bytes, &to.into()).expect("sent");
-        });
-    };
-    let [n1, n2, none] = ADDRESSES;
-    let cases = [
-        (&stranger, none, n2, OuterDrop::Sender),
-        (&stranger, none, "ff02::1", OuterDrop::Sender),
-        (&beside, n1, n2, OuterDrop::Interface),
-        (&beside, n1, "ff02::1", OuterDrop::Interface),
-        // This host has no rules yet.
-        (&node, n1, "ff02::1", OuterDrop::Address),
-    ];
-    let flush = "nft flush chain inet contiv outer";
-    assert!(exec(&host, flush).status.success());
-    for (netns, source, to, reason) in cases {
-        from(netns, source, to, b"forged");
-        assert_eq!(gets(), "forged", "{reason:?} to {to}");
-    }
-    world.sync(1).await;
-    for (netns, source, to, reason) in cases {
-        let before = dropped(&world, 1, reason).await;
-        from(netns, source, to, b"forged");
-        counted(&world, 1, reason, before).await;
-        from(&node, n1, n2, b"of a node");
-        assert_eq!(gets(), "of a node", "{reason:?} to {to}");
-    }
 }
