@@ -86,7 +86,7 @@ struct Run {
     #[arg(long, default_value_t = dns::Config::default().ttl, value_parser = clap::value_parser!(u32).range(0..=3600))]
     dns_ttl: u32,
     /// What may stand behind every name; the same on all nodes
-    #[arg(long, default_value = dns::zone::SUFFIX, value_parser = dns::zone::suffix)]
+    #[arg(long, default_value = dns::zone::DEFAULT_SUFFIX, value_parser = dns::zone::suffix)]
     dns_suffix: String,
     #[arg(long, default_value = "/etc/machine-id")]
     machine_id_file: PathBuf,

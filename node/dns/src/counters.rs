@@ -1,4 +1,4 @@
-//! How many messages became what, on all of a node's servers together.
+//! Counts messages by outcome, over all of a node's servers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

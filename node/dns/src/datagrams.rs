@@ -1,5 +1,4 @@
-//! Datagrams by the burst: one call of the kernel takes or sends many of them, recvmmsg(2) and
-//! sendmmsg(2).
+//! Receives and sends datagrams in bursts: one system call for many, recvmmsg(2) and sendmmsg(2).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -13,51 +12,52 @@ use tokio::net::UdpSocket;
 
 use runtime::lock;
 
-/// Datagrams of a burst: enough that a call costs each of them little, and few enough that the
-/// first doesn't wait long for the last.
-const BURST: usize = 32;
-/// Bytes. Longer queries are none, as a name has 255; longer replies come by TCP.
-const LENGTH: usize = 4_096;
+/// Limits a burst: enough datagrams that a call costs each of them little, and few enough that
+/// the first doesn't wait long for the last.
+const MAX_BURST_DATAGRAMS: usize = 32;
+/// Limits a received datagram. No query is longer, as a name has 255 bytes; longer replies come by
+/// TCP.
+const MAX_DATAGRAM_BYTES: usize = 4_096;
 
-/// What a socket received last.
+/// The burst that a socket received last.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    buffers: Vec<[u8; LENGTH]>,
-    /// How many bytes of each buffer, and from whom.
+    buffers: Vec<[u8; MAX_DATAGRAM_BYTES]>,
+    /// Each buffer's used bytes, and their sender.
     received: Vec<(usize, Option<SocketAddr>)>,
-    /// How many are asked for: twice as many as came last, as each costs a little even if it doesn't
-    /// come.
+    /// Datagrams requested from the kernel: twice as many as came last, as each requested one costs
+    /// a little even if it doesn't come.
     room: usize,
 }
 
-/// A socket, and what is to be sent by it.
+/// A socket and its queue of datagrams to send.
 #[derive(Debug)]
-pub(super) struct Postbox {
+pub(super) struct Outbox {
     pub(super) socket: UdpSocket,
-    due: Mutex<Vec<Letter>>,
+    queued: Mutex<Vec<Datagram>>,
 }
 
-type Letter = (Vec<u8>, SocketAddr);
+type Datagram = (Vec<u8>, SocketAddr);
 
 impl Default for Inbox {
     fn default() -> Self {
         Self {
-            buffers: vec![[0; LENGTH]; BURST],
-            received: Vec::with_capacity(BURST),
+            buffers: vec![[0; MAX_DATAGRAM_BYTES]; MAX_BURST_DATAGRAMS],
+            received: Vec::with_capacity(MAX_BURST_DATAGRAMS),
             room: 0,
         }
     }
 }
 
 impl Inbox {
-    /// Waits for a burst, which is there until the next. Lets others run between two of them,
-    /// however many come.
+    /// Waits for a burst, which stays until the next call. Yields between two full bursts, so that
+    /// other tasks run.
     pub(super) async fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
         let last = self.received.len();
-        if last == BURST {
+        if last == MAX_BURST_DATAGRAMS {
             tokio::task::yield_now().await;
         }
-        self.room = (2 * last).clamp(2, BURST);
+        self.room = (2 * last).clamp(2, MAX_BURST_DATAGRAMS);
         self.received.clear();
         loop {
             let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
@@ -65,9 +65,9 @@ impl Inbox {
             let mut took = Ok(());
             if ready.is_readable() {
                 took = socket.try_io(Interest::READABLE, || {
-                    self.take(socket)?;
-                    // Less than there is room for: it is as good as asked once more, and what comes
-                    // from now on wakes us.
+                    self.try_receive(socket)?;
+                    // Fewer than requested: the socket is empty. Clear its readiness, so that the next
+                    // datagram wakes us.
                     let all = self.received.len() < self.room;
                     if all { Err(none()) } else { Ok(()) }
                 });
@@ -85,13 +85,13 @@ impl Inbox {
         }
     }
 
-    /// Each datagram, and who sent it.
+    /// Each datagram with its sender.
     pub(super) fn burst(&mut self) -> impl Iterator<Item = (&mut [u8], Option<SocketAddr>)> {
         let received = self.buffers.iter_mut().zip(&self.received);
         received.map(|(buffer, (length, from))| (&mut buffer[..*length], *from))
     }
 
-    fn take(&mut self, socket: &UdpSocket) -> io::Result<()> {
+    fn try_receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
         let buffers = self.buffers[..self.room].iter_mut();
         let mut slices: Vec<_> = buffers.map(|it| [IoSliceMut::new(it)]).collect();
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(self.room, None);
@@ -113,35 +113,38 @@ impl Inbox {
     }
 }
 
-impl Postbox {
+impl Outbox {
     pub(super) fn new(socket: UdpSocket) -> Self {
         Self {
             socket,
-            due: Mutex::default(),
+            queued: Mutex::default(),
         }
     }
 
-    /// Goes with the next [`Self::send`].
+    /// Queues a datagram for the next [`Self::send`].
     pub(super) fn put(&self, bytes: Vec<u8>, to: SocketAddr) {
-        lock(&self.due).push((bytes, to));
+        lock(&self.queued).push((bytes, to));
     }
 
-    /// How much was put and isn't sent yet.
+    /// The number of queued datagrams.
     pub(super) fn len(&self) -> usize {
-        lock(&self.due).len()
+        lock(&self.queued).len()
     }
 
-    /// What was put after so much.
-    pub(super) fn after(&self, place: usize) -> Option<Vec<u8>> {
-        lock(&self.due).get(place).map(|(bytes, _)| bytes.clone())
+    /// The queued datagram at this position.
+    pub(super) fn nth(&self, place: usize) -> Option<Vec<u8>> {
+        lock(&self.queued)
+            .get(place)
+            .map(|(bytes, _)| bytes.clone())
     }
 
-    /// A socket that takes no more loses the rest, as any network may: nothing waits here.
+    /// Sends the queue without waiting. If the socket's buffer is full, the rest is lost, as on any
+    /// network.
     pub(super) fn send(&self) {
-        let mut due = lock(&self.due);
-        let mut rest = &due[..];
+        let mut queued = lock(&self.queued);
+        let mut rest = &queued[..];
         while !rest.is_empty() {
-            let some = &rest[..rest.len().min(BURST)];
+            let some = &rest[..rest.len().min(MAX_BURST_DATAGRAMS)];
             let sent = match some {
                 [(bytes, to)] => self.socket.try_send_to(bytes, *to).map(|_| 1),
                 _ => self
@@ -155,16 +158,16 @@ impl Postbox {
                     if error.kind() == io::ErrorKind::WouldBlock {
                         break;
                     }
-                    // Who asked is gone. The others aren't.
+                    // This client is gone; send to the others.
                     rest = &rest[1..];
                 }
             }
         }
-        due.clear();
+        queued.clear();
     }
 
-    /// How many of them, at least one.
-    fn send_some(&self, some: &[Letter]) -> io::Result<usize> {
+    /// Sends some of them; returns how many, at least one.
+    fn send_some(&self, some: &[Datagram]) -> io::Result<usize> {
         let slices: Vec<_> = some.iter().map(|it| [IoSlice::new(&it.0)]).collect();
         let to: Vec<_> = some.iter().map(|it| Some(it.1.into())).collect();
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(some.len(), None);

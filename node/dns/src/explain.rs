@@ -1,11 +1,11 @@
-//! What a container is told about a name, in words. Pure; the answer itself is `zone`'s.
+//! Explains in words how a container's query is answered. Pure; `zone` makes the answer itself.
 
 use std::net::IpAddr;
 
 use bus_schema::Endpoint;
 use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution, Resolved};
 
-use super::zone::{self, Answer, Asked, Question};
+use super::zone::{self, Answer, NameQuery, Question};
 use node_core::projection::EndpointsView;
 
 pub(super) fn resolution(
@@ -16,9 +16,9 @@ pub(super) fn resolution(
     ttl: u32,
 ) -> Resolution {
     let name = lookup.name.trim_end_matches('.').to_ascii_lowercase();
-    let asked = Asked {
+    let query = NameQuery {
         tenant: &lookup.tenant,
-        asker: lookup.from,
+        client: lookup.from,
         name: &name,
         suffix,
     };
@@ -28,37 +28,26 @@ pub(super) fn resolution(
         RecordKind::Ptr => Question::Ptr,
     };
     let at = |address: IpAddr| view.at(&lookup.tenant, address);
-    let bearer = |address: IpAddr| Some((address.to_string(), at(address)?));
-    let mut because = vec![whose(view, lookup)];
-    let (outcome, bearers) = match zone::answer(view, &asked, question) {
+    let with_endpoint = |address: IpAddr| Some((address.to_string(), at(address)?));
+    let answer = zone::answer(view, &query, question);
+    let mut because = vec![client_networks(view, lookup)];
+    because.extend(reasons(view, &query, &answer));
+    let (outcome, data) = match answer {
         Answer::Addresses(found) => {
             let all = found.live.into_iter().chain(found.silent);
-            because.extend(bears(view, &asked));
-            (Outcome::Found, all.filter_map(bearer).collect())
+            (Outcome::Found, all.filter_map(with_endpoint).collect())
         }
         Answer::Name(name) => {
-            because.push("an endpoint of the tenant has this address".to_owned());
-            let of = zone::reverse(asked.name).and_then(at);
-            (
-                Outcome::Found,
-                of.map(|it| (name, it)).into_iter().collect(),
-            )
+            let endpoint = zone::reverse_address(query.name).and_then(at);
+            let named = endpoint.map(|it| (name, it));
+            (Outcome::Found, named.into_iter().collect())
         }
-        Answer::Nobody => {
-            because.push(format!(
-                "nobody bears the name, and no name under {suffix} is anybody else's"
-            ));
-            (Outcome::NotThere, Vec::new())
-        }
+        Answer::NoSuchName => (Outcome::NotThere, Vec::new()),
         Answer::Forward => {
-            because.push("no container, alias or group of its networks is called so, and it is no NAME.NETWORK of the tenant: the host's resolvers are asked".to_owned());
             let resolvers = resolvers.to_vec();
             (Outcome::Forwarded { resolvers }, Vec::new())
         }
-        Answer::Later => {
-            because.push("the node has just started and doesn't know all endpoints yet".to_owned());
-            (Outcome::Later, Vec::new())
-        }
+        Answer::NotYet => (Outcome::Later, Vec::new()),
     };
     let record = |(data, endpoint): (String, &Endpoint)| Resolved {
         data,
@@ -68,30 +57,47 @@ pub(super) fn resolution(
     };
     Resolution {
         outcome,
-        records: bearers.into_iter().map(record).collect(),
+        records: data.into_iter().map(record).collect(),
         ttl,
         because,
     }
 }
 
-/// Where the asker looks first.
-fn whose(view: &EndpointsView, lookup: &Lookup) -> String {
-    let Some(asker) = view.at(&lookup.tenant, lookup.from) else {
+/// The reasons for an answer.
+fn reasons(view: &EndpointsView, query: &NameQuery<'_>, answer: &Answer) -> Vec<String> {
+    let one = |reason: &str| vec![reason.to_owned()];
+    match answer {
+        Answer::Addresses(_) => roles(view, query),
+        Answer::Name(_) => one("an endpoint of the tenant has this address"),
+        Answer::NoSuchName => vec![format!(
+            "no endpoint has this name, and names under {} are never forwarded",
+            query.suffix
+        )],
+        Answer::Forward => one(
+            "no container, alias or group in its networks has this name, and it is no NAME.NETWORK of the tenant: the query goes to the host's resolvers",
+        ),
+        Answer::NotYet => one("the node has just started and doesn't know all endpoints yet"),
+    }
+}
+
+/// The networks in which the client's names are looked up first.
+fn client_networks(view: &EndpointsView, lookup: &Lookup) -> String {
+    let Some(client) = view.at(&lookup.tenant, lookup.from) else {
         return format!(
-            "{} is no endpoint of the tenant: it has no network",
+            "no endpoint of the tenant has the address {}: it is in no network",
             lookup.from
         );
     };
-    let mut networks: Vec<&str> = view.beside(asker).map(|it| it.network.as_str()).collect();
+    let mut networks: Vec<&str> = view.beside(client).map(|it| it.network.as_str()).collect();
     networks.sort_unstable();
     networks.dedup();
     format!("{} is in {}", lookup.from, networks.join(", "))
 }
 
-/// As what each bearer has the name.
-fn bears(view: &EndpointsView, asked: &Asked<'_>) -> Vec<String> {
-    let name = zone::without_suffix(asked.name, asked.suffix).unwrap_or(asked.name);
-    let found = zone::look_up(view, asked.tenant, asked.asker, name);
+/// For each endpoint with the name: as its name, an alias, or its group.
+fn roles(view: &EndpointsView, query: &NameQuery<'_>) -> Vec<String> {
+    let name = zone::without_suffix(query.name, query.suffix).unwrap_or(query.name);
+    let found = zone::bearers(view, query.tenant, query.client, name);
     let is = |text: &str| {
         let text = text.to_ascii_lowercase();
         name.strip_prefix(text.as_str())
@@ -113,8 +119,10 @@ fn bears(view: &EndpointsView, asked: &Asked<'_>) -> Vec<String> {
         .collect();
     lines.sort_unstable();
     lines.dedup();
-    if lines.is_empty() && zone::is_above(view, asked.tenant, asked.asker, name) {
-        lines.push(format!("nobody bears {name}, but there are names below it"));
+    if lines.is_empty() && zone::is_above(view, query.tenant, query.client, name) {
+        lines.push(format!(
+            "no endpoint has the name {name}, but there are names below it"
+        ));
     }
     lines
 }
@@ -124,7 +132,11 @@ mod tests {
     use super::*;
     use crate::zone::tests::view;
 
-    fn said(view: &EndpointsView, name: &str, record: RecordKind) -> (Outcome, String, String) {
+    fn explained(
+        view: &EndpointsView,
+        name: &str,
+        record: RecordKind,
+    ) -> (Outcome, String, String) {
         let lookup = Lookup {
             tenant: "default".parse().unwrap(),
             from: "20.1.1.3".parse().unwrap(),
@@ -132,13 +144,13 @@ mod tests {
             record,
         };
         let resolvers = ["10.0.0.2".parse().unwrap()];
-        let it = resolution(view, &lookup, zone::SUFFIX, &resolvers, 5);
+        let it = resolution(view, &lookup, zone::DEFAULT_SUFFIX, &resolvers, 5);
         let data: Vec<String> = it.records.into_iter().map(|it| it.data).collect();
         (it.outcome, data.join(" "), it.because.join("; "))
     }
 
     #[test]
-    fn each_answer_has_its_reason() {
+    fn resolution_gives_the_reason_for_each_answer() {
         let view = view(&[
             "default front/web one 20.1.1.1",
             "default front/web two 20.1.1.2",
@@ -150,38 +162,41 @@ mod tests {
             (Outcome::Found, data.to_owned(), because)
         };
         assert_eq!(
-            said(&view, "Web.", RecordKind::A),
+            explained(&view, "Web.", RecordKind::A),
             found("20.1.1.1 20.1.1.2", "web is a member of the group in front")
         );
         assert_eq!(
-            said(&view, "one.front.contiv.local", RecordKind::A),
+            explained(&view, "one.front.contiv.local", RecordKind::A),
             found("20.1.1.1", "one.front is the name of a container in front")
         );
         assert_eq!(
-            said(&view, "two-alias", RecordKind::Aaaa),
+            explained(&view, "two-alias", RecordKind::Aaaa),
             found("", "two-alias is an alias of a container in front")
         );
         assert_eq!(
-            said(&view, "1.1.1.20.in-addr.arpa", RecordKind::Ptr),
+            explained(&view, "1.1.1.20.in-addr.arpa", RecordKind::Ptr),
             found(
                 "one.front.contiv.local",
                 "an endpoint of the tenant has this address"
             )
         );
         assert_eq!(
-            said(&view, "shut", RecordKind::A),
+            explained(&view, "shut", RecordKind::A),
             found(
                 "",
                 "shut is the name of a container in front, which is closed: its group was removed"
             )
         );
         assert_eq!(
-            said(&view, "front.contiv.local", RecordKind::A),
-            found("", "nobody bears front, but there are names below it")
+            explained(&view, "front.contiv.local", RecordKind::A),
+            found(
+                "",
+                "no endpoint has the name front, but there are names below it"
+            )
         );
-        let (outcome, ..) = said(&view, "nobody.contiv.local", RecordKind::A);
+        let (outcome, ..) = explained(&view, "nobody.contiv.local", RecordKind::A);
         assert_eq!(outcome, Outcome::NotThere);
-        let (outcome, _, why) = said(&view, "example.org", RecordKind::A);
+        let (outcome, _, why) = explained(&view, "example.org", RecordKind::A);
         let resolvers = vec!["10.0.0.2".parse().unwrap()];
         assert_eq!(outcome, Outcome::Forwarded { resolvers });
         assert!(why.contains("resolvers"), "{why}");

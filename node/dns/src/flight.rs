@@ -1,5 +1,5 @@
-//! A query by UDP on its way to another resolver. No task waits for it: who reads the reply sends it
-//! on to the asker. Only what isn't answered at once by the first resolver becomes a task.
+//! Forwards a UDP query without a task: the task that reads the resolver's reply sends it on to the
+//! client. A query becomes a task only if the first resolver doesn't answer at once.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -8,89 +8,93 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::datagrams::Postbox;
+use super::datagrams::Outbox;
 use super::front::{Front, Out};
 use super::handler::Handler;
-use super::message::{HEADER, room};
-use super::pool::Word;
-use super::relay::{self, Passed};
-use super::upstream::{Begun, Forward, Heard, helpful};
+use super::message::{HEADER_BYTES, room};
+use super::pool::QueryEvent;
+use super::relay::{self, ForwardedQuery};
+use super::upstream::{FirstAttempt, FirstResult, Forward, is_helpful};
 
+/// A forwarded UDP query in flight.
 struct Flight {
     handler: Arc<Handler>,
-    /// Gone with its server: a socket keeps its namespace.
-    out: Weak<Postbox>,
-    asker: SocketAddr,
+    /// Weak, so that it ends with its server: an open socket would keep the namespace.
+    out: Weak<Outbox>,
+    client: SocketAddr,
     query: Vec<u8>,
-    /// Where the question ends.
-    question: usize,
+    /// Position after the question.
+    question_end: usize,
     room: u16,
-    begun: Begun,
+    first: FirstAttempt,
     permit: OwnedSemaphorePermit,
 }
 
-/// Asks; the asker hears by `out`. Gives both back when no resolver is to be asked before others.
+/// Forwards a query; its reply goes to `out`. Returns both arguments if all resolvers are to be
+/// asked at once, or there is none.
 pub(super) fn start<'a>(
-    (handler, out): (&Arc<Handler>, &Arc<Postbox>),
+    (handler, out): (&Arc<Handler>, &Arc<Outbox>),
     request: &Request,
     mut forward: Forward<'a>,
     permit: OwnedSemaphorePermit,
 ) -> Result<(), (Forward<'a>, OwnedSemaphorePermit)> {
-    let Some(begun) = forward.begin() else {
+    let Some(first) = forward.begin() else {
         return Err((forward, permit));
     };
-    let query = Passed::new(request);
-    begun.launch(query, |begun| {
+    let query = ForwardedQuery::new(request);
+    first.launch(query, |first| {
         let flight = Flight {
             handler: handler.clone(),
             out: Arc::downgrade(out),
-            asker: request.src(),
+            client: request.src(),
             query: query.bytes.to_vec(),
-            question: HEADER + query.question.len(),
+            question_end: HEADER_BYTES + query.question.len(),
             room: room(request),
-            begun,
+            first,
             permit,
         };
-        Box::new(move |word| flight.hear(word))
+        Box::new(move |event| flight.on_event(event))
     });
     Ok(())
 }
 
 impl Flight {
-    fn hear(self, word: Word<'_>) -> Option<Arc<Postbox>> {
-        match word {
-            Word::Reply(reply) if helpful(reply) && reply.len() <= self.room.into() => {
-                self.land(reply)
+    fn on_event(self, event: QueryEvent<'_>) -> Option<Arc<Outbox>> {
+        match event {
+            QueryEvent::Reply(reply) if is_helpful(reply) && reply.len() <= self.room.into() => {
+                self.deliver(reply)
             }
-            Word::Reply(reply) => self.go_on(Heard::Word(Ok(reply.to_vec()))),
-            Word::Failed(error) => self.go_on(Heard::Word(Err(error))),
-            Word::Late(replied) => self.go_on(Heard::Nothing(replied)),
+            QueryEvent::Reply(reply) => {
+                self.continue_forward(FirstResult::Done(Ok(reply.to_vec())))
+            }
+            QueryEvent::Failed(error) => self.continue_forward(FirstResult::Done(Err(error))),
+            QueryEvent::Late(reply_rx) => self.continue_forward(FirstResult::Pending(reply_rx)),
         }
     }
 
-    fn land(self, reply: &mut [u8]) -> Option<Arc<Postbox>> {
-        let question = self.query.get(HEADER..self.question)?;
-        self.handler.landed(self.begun, question, reply);
-        let postbox = self.out.upgrade()?;
+    fn deliver(self, reply: &mut [u8]) -> Option<Arc<Outbox>> {
+        let question = self.query.get(HEADER_BYTES..self.question_end)?;
+        self.handler.record_forwarded(self.first, question, reply);
+        let outbox = self.out.upgrade()?;
         let mut reply = reply.to_vec();
-        relay::give_id_of(&self.query, &mut reply);
-        postbox.put(reply, self.asker);
-        Some(postbox)
+        relay::copy_id(&self.query, &mut reply);
+        outbox.put(reply, self.client);
+        Some(outbox)
     }
 
-    /// Other resolvers are asked, or this one again.
-    fn go_on(self, heard: Heard) -> Option<Arc<Postbox>> {
+    /// Asks other resolvers, or this one again, from a task.
+    fn continue_forward(self, result: FirstResult) -> Option<Arc<Outbox>> {
         self.out.upgrade()?;
-        // It could be read when it came.
-        let request = Request::from_bytes(self.query, self.asker, Protocol::Udp).ok()?;
-        let (handler, out, begun, permit) = (self.handler, self.out, self.begun, self.permit);
+        // It was parsed once when it arrived.
+        let request = Request::from_bytes(self.query, self.client, Protocol::Udp).ok()?;
+        let (handler, out, first, permit) = (self.handler, self.out, self.first, self.permit);
         tokio::spawn(async move {
-            let outcome = handler.go_on(&request, begun, heard).await;
+            let reply = handler.continue_forward(&request, first, result).await;
             drop(permit);
-            if let Some(postbox) = out.upgrade() {
-                let front = Front::new(handler, Out::Socket(postbox.clone()));
-                front.tell(&request, outcome).await;
-                postbox.send();
+            if let Some(outbox) = out.upgrade() {
+                let front = Front::new(handler, Out::Socket(outbox.clone()));
+                front.send_reply(&request, reply).await;
+                outbox.send();
             }
         });
         None

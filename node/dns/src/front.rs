@@ -1,9 +1,8 @@
-//! hickory at one socket or connection: its requests, its handler, its answers, and each message's
-//! way to what it is told.
+//! Parses queries from one socket or connection with hickory, and sends their answers.
 //!
-//! The loop around them is ours, as hickory's own (`Server`) answers FORMERR to what it can't read,
-//! tells nobody, makes a task of each query and queues each answer. Here what is no question is
-//! dropped and counted, and what can be answered at once is answered where it was read.
+//! The loop around it is ours: hickory's own (`Server`) answers FORMERR to malformed messages
+//! without counting them, starts a task for each query and queues each answer. Here messages that
+//! are no query are dropped and counted, and queries are answered in the reading task if possible.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,22 +18,22 @@ use hickory_server::net::{BufDnsStreamHandle, DnsStreamHandle, NetError};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder};
 
-use super::datagrams::Postbox;
+use super::datagrams::Outbox;
 use super::flight;
-use super::handler::{Handler, Now};
-use super::message::{Outcome, Said, UDP_MAX, room};
+use super::handler::{Handler, Immediate};
+use super::message::{MAX_UDP_BYTES, Reply, Response, room};
 
-/// What comes by one socket or connection, and where its answers go.
+/// The front end of one socket or connection.
 pub(super) struct Front {
     handler: Arc<Handler>,
     out: Out,
 }
 
-/// Whence a query came, and where its answer goes.
+/// The destination of answers.
 #[derive(Clone)]
 pub(super) enum Out {
-    /// Sent by whoever put it there.
-    Socket(Arc<Postbox>),
+    /// A UDP socket's outbox; the caller sends it.
+    Socket(Arc<Outbox>),
     Connection(BufDnsStreamHandle),
 }
 
@@ -46,13 +45,13 @@ impl Out {
         }
     }
 
-    fn send(&mut self, bytes: Vec<u8>, asker: SocketAddr) -> Result<(), NetError> {
+    fn send(&mut self, bytes: Vec<u8>, client: SocketAddr) -> Result<(), NetError> {
         match self {
-            Self::Socket(postbox) => {
-                postbox.put(bytes, asker);
+            Self::Socket(outbox) => {
+                outbox.put(bytes, client);
                 Ok(())
             }
-            Self::Connection(stream) => stream.send(SerialMessage::new(bytes, asker)),
+            Self::Connection(stream) => stream.send(SerialMessage::new(bytes, client)),
         }
     }
 }
@@ -62,13 +61,13 @@ impl Front {
         Self { handler, out }
     }
 
-    /// Nothing is said to what is no question, so that nobody can be made to answer answers.
-    pub(super) fn read(&self, bytes: Vec<u8>, asker: SocketAddr) -> Option<Request> {
-        let request = Request::from_bytes(bytes, asker, self.out.protocol()).ok();
+    /// Parses a query. Other messages get no answer, so that no two servers answer each other.
+    pub(super) fn read(&self, bytes: Vec<u8>, client: SocketAddr) -> Option<Request> {
+        let request = Request::from_bytes(bytes, client, self.out.protocol()).ok();
         let request = request.filter(|it| {
-            let asks = it.metadata.message_type == MessageType::Query;
-            // Nobody can be told anything at port 0.
-            asks && asker.port() != 0
+            let is_query = it.metadata.message_type == MessageType::Query;
+            // No answer can be sent to port 0.
+            is_query && client.port() != 0
         });
         if request.is_none() {
             let malformed = &self.handler.counters().malformed;
@@ -77,48 +76,48 @@ impl Front {
         request
     }
 
-    /// Answers at once, when first polled, what can be answered at once.
+    /// Answers a query, at the first poll if the answer is available at once.
     pub(super) async fn answer(&self, request: &Request) -> ResponseInfo {
         let responder = self.responder(request);
         self.handle_request::<_, TokioTime>(request, responder)
             .await
     }
 
-    /// Says what came of it.
-    pub(super) async fn tell(&self, request: &Request, outcome: Outcome) {
+    /// Sends a reply that was made elsewhere.
+    pub(super) async fn send_reply(&self, request: &Request, reply: Reply) {
         let responder = self.responder(request);
-        self.conclude(request, outcome, responder).await;
+        self.send(request, reply, responder).await;
     }
 
     fn responder(&self, request: &Request) -> Responder {
         Responder {
             out: self.out.clone(),
-            asker: request.src(),
+            client: request.src(),
             room: room(request),
         }
     }
 
-    async fn conclude<R: ResponseHandler>(
+    async fn send<R: ResponseHandler>(
         &self,
         request: &Request,
-        outcome: Outcome,
+        reply: Reply,
         responder: R,
     ) -> ResponseInfo {
-        let sent = match outcome {
-            Outcome::Said(said) => say(request, said, responder).await,
-            Outcome::Passed(reply) => self.pass(request, reply),
+        let sent = match reply {
+            Reply::Built(response) => send_response_to(request, response, responder).await,
+            Reply::Relayed(reply) => self.send_relayed(request, reply),
         };
         sent.unwrap_or_else(|error| {
-            // Who asked is gone; a client asks again.
+            // The client is gone, or asks again.
             tracing::debug!(%error, "answer not sent");
-            nothing(request)
+            empty_info(request)
         })
     }
 
-    /// As another resolver said it.
-    fn pass(&self, request: &Request, reply: Vec<u8>) -> Result<ResponseInfo, NetError> {
+    /// Sends another resolver's reply unchanged.
+    fn send_relayed(&self, request: &Request, reply: Vec<u8>) -> Result<ResponseInfo, NetError> {
         let mut header = Header::read(&mut BinDecoder::new(&reply)).map_err(NetError::from)?;
-        // By us it is passed on, whoever knows it.
+        // We aren't authoritative for a relayed answer.
         header.metadata.authoritative = false;
         self.out.clone().send(reply, request.src())?;
         Ok(header.into())
@@ -132,29 +131,31 @@ impl RequestHandler for Front {
         request: &Request,
         responder: R,
     ) -> ResponseInfo {
-        let outcome = match self.handler.now(request) {
-            Now::Told(outcome) => outcome,
-            Now::Later(query) => self.handler.later(request, query).await,
-            Now::Elsewhere(forward, permit) => {
+        let reply = match self.handler.try_answer(request) {
+            Immediate::Reply(reply) => reply,
+            Immediate::Wait(query) => self.handler.answer_when_complete(request, query).await,
+            Immediate::Forward(forward, permit) => {
                 let left = match &self.out {
-                    Out::Socket(postbox) => {
-                        let to = (&self.handler, postbox);
+                    Out::Socket(outbox) => {
+                        let to = (&self.handler, outbox);
                         flight::start(to, request, forward, permit)
                     }
                     Out::Connection(_) => Err((forward, permit)),
                 };
                 match left {
-                    Ok(()) => return nothing(request),
-                    Err((forward, permit)) => self.handler.ask(request, forward, permit).await,
+                    Ok(()) => return empty_info(request),
+                    Err((forward, permit)) => {
+                        self.handler.forward_query(request, forward, permit).await
+                    }
                 }
             }
         };
-        self.conclude(request, outcome, responder).await
+        self.send(request, reply, responder).await
     }
 }
 
-/// Nothing was said, or not yet.
-fn nothing(request: &Request) -> ResponseInfo {
+/// The info of a query that wasn't answered, or not yet.
+fn empty_info(request: &Request) -> ResponseInfo {
     let header = Header {
         metadata: Metadata::response_from_request(&request.metadata),
         counts: HeaderCounts::default(),
@@ -162,14 +163,14 @@ fn nothing(request: &Request) -> ResponseInfo {
     header.into()
 }
 
-async fn say<R: ResponseHandler>(
+async fn send_response_to<R: ResponseHandler>(
     request: &Request,
-    said: Said,
+    response: Response,
     mut responder: R,
 ) -> Result<ResponseInfo, NetError> {
     let edns = request.edns.as_ref().map(|asked| {
         let mut edns = Edns::new();
-        edns.set_max_payload(UDP_MAX);
+        edns.set_max_payload(MAX_UDP_BYTES);
         // DO as it was asked (RFC 3225 §3).
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
         edns
@@ -178,7 +179,13 @@ async fn say<R: ResponseHandler>(
     if let Some(edns) = &edns {
         builder.edns(edns);
     }
-    let response = builder.build(said.metadata, &said.answers, [], &said.denied, []);
+    let response = builder.build(
+        response.metadata,
+        &response.answers,
+        [],
+        &response.authorities,
+        [],
+    );
     responder.send_response(response).await
 }
 
@@ -186,7 +193,7 @@ async fn say<R: ResponseHandler>(
 #[derive(Clone)]
 struct Responder {
     out: Out,
-    asker: SocketAddr,
+    client: SocketAddr,
     room: u16,
 }
 
@@ -207,7 +214,7 @@ impl ResponseHandler for Responder {
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(self.room);
         let info = response.destructive_emit(&mut encoder)?;
-        self.out.send(bytes, self.asker)?;
+        self.out.send(bytes, self.client)?;
         Ok(info)
     }
 }

@@ -1,4 +1,4 @@
-//! Between hickory and the zone: what is ours is looked up, what isn't is asked elsewhere.
+//! Answers a parsed query: our own names from the zone, other names from the host's resolvers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,32 +13,32 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::counters::Counters;
-use super::message::{self, Outcome, Said};
-use super::recent::{Key, Recent};
-use super::relay::{self, Passed};
-use super::upstream::{Begun, Forward, ForwardError, Heard, Upstream};
-use super::zone::{self, Answer, Asked, Question};
+use super::message::{self, Reply, Response};
+use super::recent::{RecentKey, RecentReplies};
+use super::relay::{self, ForwardedQuery};
+use super::upstream::{FirstAttempt, FirstResult, Forward, ForwardError, Upstream};
+use super::zone::{self, Answer, NameQuery, Question};
 use node_core::projection::EndpointsView;
 use runtime::lock;
 
-/// Queries of one domain that wait; more are told to try again, so that one tenant's flood takes
+/// Limits the waiting queries of one domain; more get SERVFAIL, so that one tenant's flood takes
 /// neither memory nor sockets from the others.
-const IN_FLIGHT: usize = 256;
-/// How long a question waits for what isn't known yet, right after a start.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_PENDING_QUERIES: usize = 256;
+/// Limits a query's wait for a complete view, right after a start.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How names are answered, everywhere on this node.
+/// State shared by all of a node's servers.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub view: watch::Receiver<EndpointsView>,
     pub upstream: Upstream,
     pub counters: Counters,
-    pub recent: Mutex<Recent>,
-    /// How many views all domains together have seen.
+    pub recent: Mutex<RecentReplies>,
+    /// Number for the next view; each domain numbers each view that it reads.
     pub views: AtomicU64,
     /// In lower case, without dots around it.
     pub suffix: String,
-    /// Seconds.
+    /// Seconds; see [`super::Config`].
     pub ttl: u32,
 }
 
@@ -47,41 +47,42 @@ pub(super) struct Shared {
 pub(super) struct Handler {
     tenant: Option<TenantName>,
     shared: Arc<Shared>,
-    seen: Mutex<Seen>,
+    cached_view: Mutex<CachedView>,
     in_flight: Arc<Semaphore>,
 }
 
-/// The view as this domain saw it last, so that domains don't wait for one another, nor who
-/// changes the view for any of them.
+/// A domain's own copy of the view, so that domains don't wait for one another, and the view's
+/// writer doesn't wait for any of them.
 #[derive(Debug)]
-struct Seen {
+struct CachedView {
     current: watch::Receiver<EndpointsView>,
     view: EndpointsView,
-    /// No other view has it, nor any other domain's.
+    /// Unique among all views of all domains.
     number: u64,
 }
 
-/// What can be said of a query now.
-pub(super) enum Now<'a> {
-    Told(Outcome),
-    /// Another resolver is to be asked.
-    Elsewhere(Forward<'a>, OwnedSemaphorePermit),
-    Later(&'a Query),
+/// The result for a query that is available at once.
+pub(super) enum Immediate<'a> {
+    Reply(Reply),
+    /// Another resolver must be asked.
+    Forward(Forward<'a>, OwnedSemaphorePermit),
+    /// The view isn't complete yet.
+    Wait(&'a Query),
 }
 
-/// What is known here of a name.
-enum Known {
-    Said(Said),
-    /// It isn't for us to say.
-    Elsewhere,
-    /// Not yet.
-    Later,
+/// The zone's reply to a query.
+enum ZoneReply {
+    Response(Response),
+    /// The name isn't ours.
+    Forward,
+    /// The view isn't complete yet.
+    NotYet,
 }
 
-impl Seen {
-    /// What holds now.
-    fn follow(&mut self, views: &AtomicU64) -> &Self {
-        // An error says that nobody changes it any more.
+impl CachedView {
+    /// Reads the view again if it has changed.
+    fn refresh(&mut self, views: &AtomicU64) -> &Self {
+        // An error means that its sender is gone.
         if self.current.has_changed().unwrap_or(true) {
             self.view = self.current.borrow_and_update().clone();
             self.number = views.fetch_add(1, Ordering::Relaxed);
@@ -98,12 +99,12 @@ impl Handler {
         Self {
             tenant,
             shared,
-            seen: Mutex::new(Seen {
+            cached_view: Mutex::new(CachedView {
                 current,
                 view,
                 number,
             }),
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            in_flight: Arc::new(Semaphore::new(MAX_PENDING_QUERIES)),
         }
     }
 
@@ -111,87 +112,92 @@ impl Handler {
         &self.shared.counters
     }
 
-    /// Under which the answer to this query would be remembered.
-    pub(super) fn key(&self, query: &[u8], asker: SocketAddr) -> Option<Key> {
-        let view = lock(&self.seen).follow(&self.shared.views).number;
-        Key::of(query, asker, view)
+    /// The key of this query's reply among the recent replies.
+    pub(super) fn recent_key(&self, query: &[u8], client: SocketAddr) -> Option<RecentKey> {
+        let view = lock(&self.cached_view).refresh(&self.shared.views).number;
+        RecentKey::of(query, client, view)
     }
 
-    /// What was said to it just now.
-    pub(super) fn recall(&self, key: &Key, query: &[u8]) -> Option<Vec<u8>> {
-        let reply = lock(&self.shared.recent).get(key, query)?;
+    /// The recent reply to this query.
+    pub(super) fn recall(&self, recent_key: &RecentKey, query: &[u8]) -> Option<Vec<u8>> {
+        let reply = lock(&self.shared.recent).get(recent_key, query)?;
         self.counters().answered.fetch_add(1, Ordering::Relaxed);
         Some(reply)
     }
 
-    pub(super) fn remember(&self, key: Key, reply: &[u8]) {
-        lock(&self.shared.recent).put(key, reply);
+    pub(super) fn remember(&self, recent_key: RecentKey, reply: &[u8]) {
+        lock(&self.shared.recent).put(recent_key, reply);
     }
 
-    pub(super) fn now<'a>(&'a self, request: &'a Request) -> Now<'a> {
-        let query = match one_of(request) {
+    pub(super) fn try_answer<'a>(&'a self, request: &'a Request) -> Immediate<'a> {
+        let query = match single_query(request) {
             Ok(query) => query,
-            Err(code) => return Now::Told(Outcome::Said(Said::only(request, code))),
+            Err(code) => return Immediate::Reply(Reply::Built(Response::code_only(request, code))),
         };
-        match self.known(request, query) {
-            Known::Said(said) => Now::Told(Outcome::Said(said)),
-            Known::Later => Now::Later(query),
-            Known::Elsewhere => match self.elsewhere(request) {
-                Ok((forward, permit)) => Now::Elsewhere(forward, permit),
-                Err(outcome) => Now::Told(outcome),
+        match self.zone_reply(request, query) {
+            ZoneReply::Response(response) => Immediate::Reply(Reply::Built(response)),
+            ZoneReply::NotYet => Immediate::Wait(query),
+            ZoneReply::Forward => match self.begin_forward(request) {
+                Ok((forward, permit)) => Immediate::Forward(forward, permit),
+                Err(reply) => Immediate::Reply(reply),
             },
         }
     }
 
-    /// Waits for what isn't known yet.
-    pub(super) async fn later(&self, request: &Request, query: &Query) -> Outcome {
+    /// Waits for a complete view, then answers.
+    pub(super) async fn answer_when_complete(&self, request: &Request, query: &Query) -> Reply {
         let Ok(permit) = self.in_flight.try_acquire() else {
             return self.failed(request);
         };
         let mut view = self.shared.view.clone();
         let complete = view.wait_for(EndpointsView::is_complete);
-        if timeout(PATIENCE, complete).await.is_err() {
+        if timeout(VIEW_TIMEOUT, complete).await.is_err() {
             return self.failed(request);
         }
         drop(permit);
-        match self.known(request, query) {
-            Known::Said(said) => Outcome::Said(said),
-            Known::Elsewhere | Known::Later => match self.elsewhere(request) {
-                Ok((forward, permit)) => self.ask(request, forward, permit).await,
-                Err(outcome) => outcome,
+        match self.zone_reply(request, query) {
+            ZoneReply::Response(response) => Reply::Built(response),
+            ZoneReply::Forward | ZoneReply::NotYet => match self.begin_forward(request) {
+                Ok((forward, permit)) => self.forward_query(request, forward, permit).await,
+                Err(reply) => reply,
             },
         }
     }
 
-    /// Waits for another resolver's answer.
-    pub(super) async fn ask(
+    /// Forwards the query and waits for the answer.
+    pub(super) async fn forward_query(
         &self,
         request: &Request,
         forward: Forward<'_>,
         _permit: OwnedSemaphorePermit,
-    ) -> Outcome {
-        self.forwarded(request, forward.ask().await)
+    ) -> Reply {
+        self.finish_forward(request, forward.ask().await)
     }
 
-    /// The same, after one was asked.
-    pub(super) async fn go_on(&self, request: &Request, begun: Begun, heard: Heard) -> Outcome {
-        let upstream = &self.shared.upstream;
-        let said = upstream.go_on(Passed::new(request), begun, heard).await;
-        self.forwarded(request, said)
+    /// Forwards the query after a first attempt, and waits for the answer.
+    pub(super) async fn continue_forward(
+        &self,
+        request: &Request,
+        first: FirstAttempt,
+        result: FirstResult,
+    ) -> Reply {
+        let (upstream, query) = (&self.shared.upstream, ForwardedQuery::new(request));
+        let reply = upstream.continue_with(query, first, result).await;
+        self.finish_forward(request, reply)
     }
 
-    /// Another resolver answered this question.
-    pub(super) fn landed(&self, begun: Begun, question: &[u8], reply: &mut [u8]) {
-        self.shared.upstream.note(begun, question, reply);
+    /// Caches and counts another resolver's answer to a first attempt.
+    pub(super) fn record_forwarded(&self, first: FirstAttempt, question: &[u8], reply: &mut [u8]) {
+        self.shared.upstream.record_reply(first, question, reply);
         self.counters().forwarded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What others said of it already, or that it is one too many; else how to ask them.
-    fn elsewhere<'a>(
+    /// Prepares forwarding. `Err` holds the reply if it is cached, or if too many queries wait.
+    fn begin_forward<'a>(
         &'a self,
         request: &'a Request,
-    ) -> Result<(Forward<'a>, OwnedSemaphorePermit), Outcome> {
-        let forward = self.shared.upstream.forward(Passed::new(request));
+    ) -> Result<(Forward<'a>, OwnedSemaphorePermit), Reply> {
+        let forward = self.shared.upstream.forward(ForwardedQuery::new(request));
         if let Some(reply) = forward.recall() {
             self.counters().cached.fetch_add(1, Ordering::Relaxed);
             return Err(relay::relay(request, reply));
@@ -201,26 +207,26 @@ impl Handler {
         Ok((forward, permit))
     }
 
-    fn forwarded(&self, request: &Request, said: Result<Vec<u8>, ForwardError>) -> Outcome {
-        match said {
+    fn finish_forward(&self, request: &Request, reply: Result<Vec<u8>, ForwardError>) -> Reply {
+        match reply {
             Ok(reply) => {
                 self.counters().forwarded.fetch_add(1, Ordering::Relaxed);
                 relay::relay(request, reply)
             }
             Err(error) => {
-                tracing::debug!(%error, "not forwarded");
+                tracing::debug!(%error, "DNS query not forwarded");
                 self.failed(request)
             }
         }
     }
 
-    fn known(&self, request: &Request, query: &Query) -> Known {
+    fn zone_reply(&self, request: &Request, query: &Query) -> ZoneReply {
         let in_class = query.query_class() == DNSClass::IN;
         let Some(tenant) = self.tenant.as_ref().filter(|_| in_class) else {
-            return Known::Elsewhere;
+            return ZoneReply::Forward;
         };
         let Some(name) = message::text(query.name()) else {
-            return Known::Elsewhere;
+            return ZoneReply::Forward;
         };
         let question = match query.query_type() {
             RecordType::A => Question::A,
@@ -230,18 +236,18 @@ impl Handler {
             _ => Question::Other,
         };
         let Shared { suffix, ttl, .. } = &*self.shared;
-        let asked = Asked {
+        let asked = NameQuery {
             tenant,
-            asker: request.src().ip().to_canonical(),
+            client: request.src().ip().to_canonical(),
             name: &name,
             suffix,
         };
         let answer = zone::answer(
-            &lock(&self.seen).follow(&self.shared.views).view,
+            &lock(&self.cached_view).refresh(&self.shared.views).view,
             &asked,
             question,
         );
-        let mut said = match answer {
+        let mut response = match answer {
             Answer::Addresses(mut found) => {
                 rotate(&mut found.live);
                 rotate(&mut found.silent);
@@ -251,32 +257,34 @@ impl Handler {
             Answer::Name(to) => {
                 let pointer = message::pointer(query.name(), *ttl, &to);
                 let pointer = pointer.into_iter().collect();
-                Said::ours(request, ResponseCode::NoError, pointer)
+                Response::authoritative(request, ResponseCode::NoError, pointer)
             }
-            Answer::Nobody => Said::ours(request, ResponseCode::NXDomain, Vec::new()),
-            Answer::Forward => return Known::Elsewhere,
-            Answer::Later => return Known::Later,
+            Answer::NoSuchName => {
+                Response::authoritative(request, ResponseCode::NXDomain, Vec::new())
+            }
+            Answer::Forward => return ZoneReply::Forward,
+            Answer::NotYet => return ZoneReply::NotYet,
         };
-        if said.answers.is_empty() {
-            // A name is a zone of its own, but for those that our own zone's name ends.
+        if response.answers.is_empty() {
+            // The SOA's owner is our suffix for names below it, and else the name itself.
             let zone = match zone::without_suffix(&name, suffix) {
                 Some(_) => query.name().trim_to(suffix.split('.').count()),
                 None => query.name().clone(),
             };
-            said.denied.push(message::denial(zone, *ttl));
+            response.authorities.push(message::denial(zone, *ttl));
         }
         self.counters().answered.fetch_add(1, Ordering::Relaxed);
-        Known::Said(said)
+        ZoneReply::Response(response)
     }
 
-    fn failed(&self, request: &Request) -> Outcome {
+    fn failed(&self, request: &Request) -> Reply {
         self.counters().failed.fetch_add(1, Ordering::Relaxed);
-        Outcome::Said(Said::only(request, ResponseCode::ServFail))
+        Reply::Built(Response::code_only(request, ResponseCode::ServFail))
     }
 }
 
-/// The one question; else what is wrong.
-fn one_of(request: &Request) -> Result<&Query, ResponseCode> {
+/// The query's only question, or the code to answer.
+fn single_query(request: &Request) -> Result<&Query, ResponseCode> {
     if request.metadata.op_code != OpCode::Query {
         return Err(ResponseCode::NotImp);
     }
@@ -289,8 +297,8 @@ fn one_of(request: &Request) -> Result<&Query, ResponseCode> {
     }
 }
 
-/// From a random member on, so that who takes the first one takes each equally often, whatever
-/// other names are asked for in between.
+/// Rotates by a random number, so that clients that take the first address take each equally often,
+/// whatever other names they ask for in between.
 fn rotate(addresses: &mut [IpAddr]) {
     if addresses.len() > 1 {
         let first = fastrand::usize(..addresses.len());

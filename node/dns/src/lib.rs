@@ -1,14 +1,14 @@
-//! Names: one server per domain, and a plain forwarder in the host's namespace.
+//! The name servers: one for each domain, and a plain forwarder in the host's namespace.
 //!
 //! ```text
-//! socket (in the domain) ─▶ udp, tcp ─▶ front: hickory ─▶ handler ─▶ zone [pure]: the asker's network knows the name
-//!       ▲                    └▶ recent [pure]: said just now   └────▶ cache [pure] ─▶ upstream: everything else, from the host
-//!       └───────────────────────────────── flight: the reply of another resolver ◀─── pool
+//! socket (in the domain) ─▶ udp, tcp ─▶ front: hickory ─▶ handler ─▶ zone [pure]: names of endpoints
+//!       ▲                    └▶ recent [pure]: repeated queries └──▶ cache [pure] ─▶ upstream: other names, from the host
+//!       └───────────────────────────────── flight: another resolver's reply ◀─── pool
 //! ```
 //!
-//! The asker is known by its source address, so a server answers the askers of its own domain
-//! only. One thread serves all domains; dropping the handle ends it, and every server. The daemon
-//! calls `serve_domain` when a domain is in the kernel and `drop_domain` before it goes.
+//! A client is identified by its source address, so a server answers clients of its own domain only.
+//! One thread serves all domains; dropping the handle ends the thread and all servers. The daemon
+//! calls `serve_domain` when a domain is in the kernel and `drop_domain` before its removal.
 
 mod cache;
 mod counters;
@@ -43,26 +43,26 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::counters::Counters;
 use self::handler::{Handler, Shared};
-use self::socket::{Identity, Sockets};
+use self::socket::{PlaceIdentity, Sockets};
 pub use self::socket::{SocketError, SocketPlace};
 use self::upstream::Upstream;
-pub use self::zone::SUFFIX;
+pub use self::zone::DEFAULT_SUFFIX;
 use node_core::projection::EndpointsView;
 use runtime::lock;
 
-/// Seconds.
-const TTL: u32 = 5;
-/// Between two attempts to open a server's sockets.
-const AGAIN: Duration = Duration::from_millis(300);
+/// A name's TTL unless the node is configured with another one.
+const DEFAULT_TTL_SECONDS: u32 = 5;
+/// Pause between two attempts to open a server's sockets.
+const SOCKET_RETRY_DELAY: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The host's resolvers; read again when it changes. Usually `/etc/resolv.conf`.
+    /// File with the host's resolvers, read again when it changes. Usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
-    /// May stand behind every name of ours, in lower case.
+    /// Suffix of all our names, in lower case.
     pub suffix: String,
-    /// Seconds that an answer may be remembered, also that there is nothing: containers come and
-    /// go.
+    /// Seconds that an answer may be cached, also a negative one. Containers come and go, so it is
+    /// short.
     pub ttl: u32,
 }
 
@@ -70,13 +70,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
-            suffix: SUFFIX.to_owned(),
-            ttl: TTL,
+            suffix: DEFAULT_SUFFIX.to_owned(),
+            ttl: DEFAULT_TTL_SECONDS,
         }
     }
 }
 
-/// The servers. Cheap to clone; they stop with the last handle.
+/// A handle on the servers. It is cheap to clone; the servers stop with the last handle.
 #[derive(Debug, Clone)]
 pub struct DnsHandle {
     running: Arc<Running>,
@@ -88,26 +88,26 @@ struct Running {
     /// Ends the thread when dropped.
     _stop: DropGuard,
     answers: Arc<Shared>,
-    servers: Mutex<BTreeMap<Key, Server>>,
-    troubles: Arc<Mutex<BTreeMap<Key, String>>>,
+    servers: Mutex<BTreeMap<ServerKey, Server>>,
+    troubles: Arc<Mutex<BTreeMap<ServerKey, String>>>,
 }
 
-/// Whose server; the host's forwarder belongs to no tenant.
-type Key = Option<TenantName>;
+/// A server's tenant; `None` for the host's forwarder.
+type ServerKey = Option<TenantName>;
 
 #[derive(Debug)]
 struct Server {
     place: SocketPlace,
-    identity: Option<Identity>,
+    identity: Option<PlaceIdentity>,
     /// Stops the server when dropped.
     _stop: DropGuard,
 }
 
-/// Starts without a server. Must be called in the host's namespace: what is forwarded is sent from
-/// there.
+/// Starts the thread, without a server. It must be called in the host's namespace: queries are
+/// forwarded from there.
 ///
-/// Servers have a thread of their own. Among the daemon's workers each query woke a second one,
-/// which found nothing to do, and waited behind whatever else the daemon did.
+/// Servers have a thread of their own. On the daemon's workers each query woke a second worker for
+/// nothing, and waited behind the daemon's other tasks.
 pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> io::Result<DnsHandle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let thread = runtime.handle().clone();
@@ -136,9 +136,9 @@ pub fn start(config: Config, view: watch::Receiver<EndpointsView>) -> io::Result
 }
 
 impl DnsHandle {
-    /// Serves a tenant's domain. Called again, it changes nothing, unless the domain is another
-    /// one than before (its namespace was made anew). Sockets that can't be opened yet are tried
-    /// again; see [`DnsHandle::troubles`].
+    /// Serves a tenant's domain. A second call changes nothing, unless the domain's namespace was
+    /// created again. Sockets that can't be opened yet are tried again; see
+    /// [`DnsHandle::troubles`].
     pub fn serve_domain(&self, tenant: &TenantName, place: SocketPlace) {
         self.serve(Some(tenant.clone()), place);
     }
@@ -148,18 +148,18 @@ impl DnsHandle {
         self.stop(&Some(tenant.clone()));
     }
 
-    /// Serves the host itself: a plain forwarder, for engines whose `dns` setting is
+    /// Serves the host itself with a plain forwarder, for engines whose `dns` setting is
     /// [`node_core::resource::DNS_ADDRESS`].
     pub fn serve_host(&self) {
         self.serve(None, SocketPlace::Host);
     }
 
-    /// What became of the messages so far.
+    /// Counts the messages so far by outcome.
     pub fn counters(&self) -> DnsCounters {
         self.running.answers.counters.read()
     }
 
-    /// What a container of this node is told about a name, and why.
+    /// The answer to a container of this node about a name, with its reasons.
     pub fn explain(&self, lookup: &Lookup) -> Resolution {
         let Shared {
             view,
@@ -171,15 +171,15 @@ impl DnsHandle {
         explain::resolution(&view.borrow(), lookup, suffix, &upstream.addresses(), *ttl)
     }
 
-    /// Servers that can't be opened now, and why; the host's under `host`.
+    /// Servers whose sockets can't be opened now, with the reason; `host` for the host's.
     pub fn troubles(&self) -> BTreeMap<String, String> {
         lock(&self.running.troubles)
             .iter()
-            .map(|(key, reason)| (shown(key), reason.clone()))
+            .map(|(key, reason)| (key_text(key), reason.clone()))
             .collect()
     }
 
-    fn serve(&self, key: Key, place: SocketPlace) {
+    fn serve(&self, key: ServerKey, place: SocketPlace) {
         let identity = place.identity();
         let mut servers = lock(&self.running.servers);
         if servers
@@ -188,7 +188,7 @@ impl DnsHandle {
         {
             return;
         }
-        // The old one gives its port back first, when it is the same namespace.
+        // Drop the old server first: in the same namespace it holds the port.
         servers.remove(&key);
         let stop = CancellationToken::new();
         let serving = Serving {
@@ -206,18 +206,18 @@ impl DnsHandle {
         servers.insert(key, server);
     }
 
-    fn stop(&self, key: &Key) {
+    fn stop(&self, key: &ServerKey) {
         lock(&self.running.servers).remove(key);
         lock(&self.running.troubles).remove(key);
     }
 }
 
-/// One server; the task that owns it ends with its token.
+/// The task of one server; it ends with its token.
 struct Serving {
-    key: Key,
+    key: ServerKey,
     place: SocketPlace,
     handler: Arc<Handler>,
-    troubles: Arc<Mutex<BTreeMap<Key, String>>>,
+    troubles: Arc<Mutex<BTreeMap<ServerKey, String>>>,
 }
 
 impl Serving {
@@ -238,7 +238,7 @@ impl Serving {
                 clippy::disallowed_methods,
                 reason = "the pause before the sockets are opened again"
             )]
-            let pause = tokio::time::sleep(AGAIN);
+            let pause = tokio::time::sleep(SOCKET_RETRY_DELAY);
             tokio::select! {
                 () = pause => {}
                 () = stop.cancelled() => {}
@@ -246,7 +246,7 @@ impl Serving {
         }
     }
 
-    /// Serves until told to stop, or until a socket fails; returns why.
+    /// Serves until `stop` or a socket's failure; returns the reason.
     async fn serve(&self, sockets: Sockets, stop: &CancellationToken) -> String {
         tokio::select! {
             error = udp::serve(sockets.udp, self.handler.clone()) => error.to_string(),
@@ -258,13 +258,13 @@ impl Serving {
     fn trouble(&self, reason: String) {
         let mut troubles = lock(&self.troubles);
         if troubles.get(&self.key) != Some(&reason) {
-            tracing::warn!(domain = shown(&self.key), %reason, "no DNS here for now");
+            tracing::warn!(domain = key_text(&self.key), %reason, "DNS server not running");
             troubles.insert(self.key.clone(), reason);
         }
     }
 }
 
-fn shown(key: &Key) -> String {
+fn key_text(key: &ServerKey) -> String {
     key.as_ref()
         .map_or_else(|| "host".to_owned(), ToString::to_string)
 }

@@ -1,8 +1,8 @@
-//! Sockets to one resolver of the host, each for many queries at once.
+//! UDP sockets to one resolver of the host, each for many queries at once.
 //!
 //! A socket for each query would cost more than the query. Ports and ids stay hard to guess: there
-//! are [`SOCKETS`] of random ports, each is given up after [`LIFE`], and an id is random among those
-//! free. A reply counts when its question is the one that was asked under its id.
+//! are [`POOL_SOCKETS`] with random ports, each is replaced after [`SOCKET_LIFETIME`], and an id is
+//! random among the free ones. A reply is accepted only if it repeats the question sent with its id.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,63 +16,65 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::datagrams::{Inbox, Postbox};
-use super::relay::{self, Passed};
+use super::datagrams::{Inbox, Outbox};
+use super::relay::{self, ForwardedQuery};
 use runtime::lock;
 
-const SOCKETS: usize = 16;
-const LIFE: Duration = Duration::from_secs(5);
-/// After this silence a query is [`Word::Late`], or up to [`LOOK`] later.
-pub(super) const LATE: Duration = Duration::from_millis(500);
-/// Between two looks for what is late.
-const LOOK: Duration = Duration::from_millis(50);
-/// Tries to find a free id; with a quarter of them taken, one of sixteen fails once in billions.
-const TRIES: usize = 16;
+const POOL_SOCKETS: usize = 16;
+const SOCKET_LIFETIME: Duration = Duration::from_secs(5);
+/// A query without a reply becomes [`QueryEvent::Late`] after this time, or up to
+/// [`LATE_CHECK_INTERVAL`] later.
+pub(super) const LATE_AFTER: Duration = Duration::from_millis(500);
+/// Time between two checks for late queries.
+const LATE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Limits the search for a free id; with a quarter of them taken, sixteen attempts fail once in
+/// four billion searches.
+const MAX_ID_ATTEMPTS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Pool {
     resolver: SocketAddr,
-    lines: Mutex<Vec<Option<Arc<Line>>>>,
+    sockets: Mutex<Vec<Option<Arc<PoolSocket>>>>,
 }
 
-/// One socket. Its reader ends with the last handle.
+/// One socket. Its reading task ends with the last handle.
 #[derive(Debug)]
-struct Line {
-    socket: UdpSocket,
-    born: Instant,
-    waiting: Mutex<BTreeMap<u16, Waiting>>,
-    /// Somebody waits where nobody did.
-    first_waits: Notify,
+struct PoolSocket {
+    udp: UdpSocket,
+    opened_at: Instant,
+    pending: Mutex<BTreeMap<u16, PendingQuery>>,
+    /// Notified when a query is added to an empty `pending`.
+    query_added: Notify,
 }
 
-struct Waiting {
+struct PendingQuery {
     question: Vec<u8>,
-    hears: Hears,
+    waiter: Waiter,
 }
 
-/// Who waits for a reply.
-enum Hears {
-    /// Who waits for as long as it likes.
-    Asker(oneshot::Sender<io::Result<Vec<u8>>>),
-    /// Who asked then, and is told of the first thing that happens.
-    Since(Instant, Then),
+/// The receiver of a reply.
+enum Waiter {
+    /// A task, which waits for as long as it likes.
+    Task(oneshot::Sender<io::Result<Vec<u8>>>),
+    /// A callback for the first event of a query sent at this time.
+    Callback(Instant, OnEvent),
 }
 
-/// What becomes of a query. Returns where something is to be sent now.
-pub(super) type Then = Box<dyn FnOnce(Word<'_>) -> Option<Arc<Postbox>> + Send>;
+/// Called with a query's first event. Returns an outbox with datagrams to send.
+pub(super) type OnEvent = Box<dyn FnOnce(QueryEvent<'_>) -> Option<Arc<Outbox>> + Send>;
 
-/// The first that is heard of a query.
+/// The first event of a query.
 #[derive(Debug)]
-pub(super) enum Word<'a> {
+pub(super) enum QueryEvent<'a> {
     Reply(&'a mut [u8]),
     Failed(io::Error),
-    /// Nothing for [`LATE`]; it may still come.
+    /// No reply within [`LATE_AFTER`]; it may still arrive here.
     Late(oneshot::Receiver<io::Result<Vec<u8>>>),
 }
 
-impl std::fmt::Debug for Waiting {
+impl std::fmt::Debug for PendingQuery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").finish_non_exhaustive()
+        f.debug_struct("PendingQuery").finish_non_exhaustive()
     }
 }
 
@@ -80,201 +82,216 @@ impl Pool {
     pub(super) fn new(resolver: SocketAddr) -> Self {
         Self {
             resolver,
-            lines: Mutex::new((0..SOCKETS).map(|_| None).collect()),
+            sockets: Mutex::new((0..POOL_SOCKETS).map(|_| None).collect()),
         }
     }
 
-    /// Asks once and waits for as long as the caller does.
-    pub(super) async fn ask(&self, query: Passed<'_>) -> io::Result<Vec<u8>> {
-        let line = self.line()?;
-        let (reply, replied) = oneshot::channel();
-        let (id, query) = line.enter(query, Hears::Asker(reply)).map_err(|it| it.1)?;
-        // Forgets the query, however this ends.
-        let _entry = Entry { line: &line, id };
-        line.socket.send(&query).await?;
-        hear(replied).await
+    /// Sends a query once and waits for as long as the caller does.
+    pub(super) async fn ask(&self, query: ForwardedQuery<'_>) -> io::Result<Vec<u8>> {
+        let socket = self.socket()?;
+        let (reply, reply_rx) = oneshot::channel();
+        let (id, query) = socket
+            .register(query, Waiter::Task(reply))
+            .map_err(|it| it.1)?;
+        // Removes the query, however this ends.
+        let _guard = PendingGuard {
+            socket: &socket,
+            id,
+        };
+        socket.udp.send(&query).await?;
+        await_reply(reply_rx).await
     }
 
-    /// Asks once; nobody waits, but `then` is called once.
-    pub(super) fn launch(&self, query: Passed<'_>, now: Instant, then: Then) {
-        let line = match self.line() {
-            Ok(line) => line,
-            Err(error) => return fail(then, error),
+    /// Sends a query once; no task waits for it, `on_event` is called once.
+    pub(super) fn launch(&self, query: ForwardedQuery<'_>, now: Instant, on_event: OnEvent) {
+        let socket = match self.socket() {
+            Ok(socket) => socket,
+            Err(error) => return fail(on_event, error),
         };
-        let (id, query) = match line.enter(query, Hears::Since(now, then)) {
-            Ok(entered) => entered,
-            Err((hears, error)) => return hears.fail(error),
+        let (id, query) = match socket.register(query, Waiter::Callback(now, on_event)) {
+            Ok(registered) => registered,
+            Err((waiter, error)) => return waiter.fail(error),
         };
-        // Not by tokio, which doesn't know of a new socket that it can be written to.
-        if let Err(error) = send(line.socket.as_raw_fd(), &query, MsgFlags::MSG_DONTWAIT)
-            && let Some(waiting) = lock(&line.waiting).remove(&id)
+        // Not by tokio, which doesn't yet take a new socket for writable.
+        if let Err(error) = send(socket.udp.as_raw_fd(), &query, MsgFlags::MSG_DONTWAIT)
+            && let Some(pending) = lock(&socket.pending).remove(&id)
         {
-            waiting.hears.fail(error.into());
+            pending.waiter.fail(error.into());
         }
     }
 
-    fn line(&self) -> io::Result<Arc<Line>> {
-        let place = rand::random_range(..SOCKETS);
-        let young = |line: &Arc<Line>| line.born.elapsed() < LIFE;
-        let known = lock(&self.lines)[place].clone().filter(young);
-        if let Some(line) = known {
-            return Ok(line);
+    fn socket(&self) -> io::Result<Arc<PoolSocket>> {
+        let place = rand::random_range(..POOL_SOCKETS);
+        let young = |socket: &Arc<PoolSocket>| socket.opened_at.elapsed() < SOCKET_LIFETIME;
+        let known = lock(&self.sockets)[place].clone().filter(young);
+        if let Some(socket) = known {
+            return Ok(socket);
         }
         let any: IpAddr = match self.resolver {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = std::net::UdpSocket::bind((any, 0))?;
-        socket.connect(self.resolver)?;
-        socket.set_nonblocking(true)?;
-        let line = Arc::new(Line {
-            socket: UdpSocket::from_std(socket)?,
-            born: Instant::now(),
-            waiting: Mutex::default(),
-            first_waits: Notify::new(),
+        let udp = std::net::UdpSocket::bind((any, 0))?;
+        udp.connect(self.resolver)?;
+        udp.set_nonblocking(true)?;
+        let socket = Arc::new(PoolSocket {
+            udp: UdpSocket::from_std(udp)?,
+            opened_at: Instant::now(),
+            pending: Mutex::default(),
+            query_added: Notify::new(),
         });
-        tokio::spawn(read(line.clone()));
-        lock(&self.lines)[place] = Some(line.clone());
-        Ok(line)
+        tokio::spawn(read(socket.clone()));
+        lock(&self.sockets)[place] = Some(socket.clone());
+        Ok(socket)
     }
 }
 
-/// Waits for a reply to what was asked.
-pub(super) async fn hear(replied: oneshot::Receiver<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+/// Waits for the reply to a registered query.
+pub(super) async fn await_reply(
+    reply_rx: oneshot::Receiver<io::Result<Vec<u8>>>,
+) -> io::Result<Vec<u8>> {
     let gone = |_| io::Error::other("its socket was closed");
-    replied.await.map_err(gone)?
+    reply_rx.await.map_err(gone)?
 }
 
-impl Hears {
+impl Waiter {
     fn fail(self, error: io::Error) {
         match self {
-            // Who asked may have its answer from another resolver.
-            Self::Asker(asker) => drop(asker.send(Err(error))),
-            Self::Since(_, then) => fail(then, error),
+            // The task may have another resolver's answer and be gone.
+            Self::Task(task) => drop(task.send(Err(error))),
+            Self::Callback(_, on_event) => fail(on_event, error),
         }
     }
 }
 
-fn fail(then: Then, error: io::Error) {
-    if let Some(postbox) = then(Word::Failed(error)) {
-        postbox.send();
+fn fail(on_event: OnEvent, error: io::Error) {
+    if let Some(outbox) = on_event(QueryEvent::Failed(error)) {
+        outbox.send();
     }
 }
 
-impl Line {
-    /// The query as it is to be sent, under its id here.
-    fn enter(&self, query: Passed<'_>, hears: Hears) -> Result<(u16, Vec<u8>), (Hears, io::Error)> {
+impl PoolSocket {
+    /// Gives the query a free id, notes its waiter, and returns the id and the bytes to send.
+    fn register(
+        &self,
+        query: ForwardedQuery<'_>,
+        waiter: Waiter,
+    ) -> Result<(u16, Vec<u8>), (Waiter, io::Error)> {
         let mut bytes = query.bytes.to_vec();
-        let mut waiting = lock(&self.waiting);
-        // From a cryptographic generator (ChaCha, seeded by the system's): what was sent before
-        // tells nothing about it.
-        let id = (0..TRIES).map(|_| rand::random());
-        let Some(id) = id.into_iter().find(|id| !waiting.contains_key(id)) else {
-            return Err((hears, io::Error::other("no id is free")));
+        let mut pending = lock(&self.pending);
+        // From a cryptographic generator (ChaCha, seeded by the system's): former ids don't help
+        // to predict it.
+        let id = (0..MAX_ID_ATTEMPTS).map(|_| rand::random());
+        let Some(id) = id.into_iter().find(|id| !pending.contains_key(id)) else {
+            return Err((waiter, io::Error::other("no id is free")));
         };
         if let Some(place) = bytes.get_mut(..2) {
             place.copy_from_slice(&id.to_be_bytes());
         }
-        if waiting.is_empty() {
-            self.first_waits.notify_one();
+        if pending.is_empty() {
+            self.query_added.notify_one();
         }
-        let entry = Waiting {
+        let entry = PendingQuery {
             question: query.question.to_vec(),
-            hears,
+            waiter,
         };
-        waiting.insert(id, entry);
+        pending.insert(id, entry);
         Ok((id, bytes))
     }
 
-    fn take(&self, reply: &[u8]) -> Option<Hears> {
+    fn take(&self, reply: &[u8]) -> Option<Waiter> {
         let id = u16::from_be_bytes(*reply.first_chunk()?);
-        let mut waiting = lock(&self.waiting);
-        let asked = waiting.get(&id)?;
+        let mut pending = lock(&self.pending);
+        let asked = pending.get(&id)?;
         if !relay::is_reply_to(reply, &asked.question) {
             return None;
         }
-        Some(waiting.remove(&id)?.hears)
+        Some(pending.remove(&id)?.waiter)
     }
 
-    fn hear(&self, reply: &mut [u8]) -> Option<Arc<Postbox>> {
+    /// Hands a reply to its waiter.
+    fn deliver(&self, reply: &mut [u8]) -> Option<Arc<Outbox>> {
         match self.take(reply)? {
-            Hears::Asker(asker) => {
-                // Who asked may have its answer from another resolver.
-                let _ = asker.send(Ok(reply.to_vec()));
+            Waiter::Task(task) => {
+                // The task may have another resolver's answer and be gone.
+                let _ = task.send(Ok(reply.to_vec()));
                 None
             }
-            Hears::Since(_, then) => then(Word::Reply(reply)),
+            Waiter::Callback(_, on_event) => on_event(QueryEvent::Reply(reply)),
         }
     }
 
-    /// Nobody listens there, says the kernel; of which query it doesn't say.
+    /// Fails all pending queries: the kernel reports that nobody listens at the resolver, and not
+    /// for which query.
     fn fail(&self, error: &io::Error) {
-        for waiting in std::mem::take(&mut *lock(&self.waiting)).into_values() {
-            waiting.hears.fail(io::Error::from(error.kind()));
+        for pending in std::mem::take(&mut *lock(&self.pending)).into_values() {
+            pending.waiter.fail(io::Error::from(error.kind()));
         }
     }
 
-    /// Tells who has heard nothing for too long, and forgets who doesn't wait any more.
-    fn look(&self, now: Instant) {
+    /// Reports late queries to their callbacks and drops queries whose task is gone.
+    fn report_late(&self, now: Instant) {
         let mut late = Vec::new();
-        lock(&self.waiting).retain(|_, waiting| match &waiting.hears {
-            Hears::Asker(asker) => !asker.is_closed(),
-            Hears::Since(since, _) => {
-                if now >= *since + LATE {
-                    let (reply, replied) = oneshot::channel();
-                    let hears = std::mem::replace(&mut waiting.hears, Hears::Asker(reply));
-                    late.push((hears, replied));
+        lock(&self.pending).retain(|_, pending| match &pending.waiter {
+            Waiter::Task(task) => !task.is_closed(),
+            Waiter::Callback(since, _) => {
+                if now >= *since + LATE_AFTER {
+                    let (reply, reply_rx) = oneshot::channel();
+                    let waiter = std::mem::replace(&mut pending.waiter, Waiter::Task(reply));
+                    late.push((waiter, reply_rx));
                 }
                 true
             }
         });
-        for (hears, replied) in late {
-            if let Hears::Since(_, then) = hears {
-                then(Word::Late(replied));
+        for (waiter, reply_rx) in late {
+            if let Waiter::Callback(_, on_event) = waiter {
+                on_event(QueryEvent::Late(reply_rx));
             }
         }
     }
 }
 
-struct Entry<'a> {
-    line: &'a Line,
+/// Removes a query when dropped.
+struct PendingGuard<'a> {
+    socket: &'a PoolSocket,
     id: u16,
 }
 
-impl Drop for Entry<'_> {
+impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.line.waiting).remove(&self.id);
+        lock(&self.socket.pending).remove(&self.id);
     }
 }
 
-/// Reads until nobody can ask by this socket any more and nobody waits.
-async fn read(line: Arc<Line>) {
-    let (mut inbox, mut looked) = (Inbox::default(), Instant::now());
+/// Reads replies until the socket is old, no query is pending and nobody can add one.
+async fn read(socket: Arc<PoolSocket>) {
+    let (mut inbox, mut checked) = (Inbox::default(), Instant::now());
     loop {
-        let pause = match lock(&line.waiting).is_empty() {
-            true => LIFE,
-            false => LOOK,
+        let pause = match lock(&socket.pending).is_empty() {
+            true => SOCKET_LIFETIME,
+            false => LATE_CHECK_INTERVAL,
         };
         tokio::select! {
             biased;
-            received = timeout(pause, inbox.receive(&line.socket)) => match received {
+            received = timeout(pause, inbox.receive(&socket.udp)) => match received {
                 Ok(Ok(())) => {
-                    let to: Vec<_> = inbox.burst().filter_map(|it| line.hear(it.0)).collect();
-                    to.iter().for_each(|postbox| postbox.send());
+                    let to: Vec<_> = inbox.burst().filter_map(|it| socket.deliver(it.0)).collect();
+                    to.iter().for_each(|outbox| outbox.send());
                 }
-                Ok(Err(error)) => line.fail(&error),
+                Ok(Err(error)) => socket.fail(&error),
                 Err(_) => {}
             },
-            () = line.first_waits.notified() => {}
+            () = socket.query_added.notified() => {}
         }
         let now = Instant::now();
-        if now >= looked + LOOK {
-            line.look(now);
-            looked = now;
+        if now >= checked + LATE_CHECK_INTERVAL {
+            socket.report_late(now);
+            checked = now;
         }
-        let old = line.born + LIFE <= now;
-        // The pool may hold one of the handles, as long as nobody else takes it from there.
-        if old && lock(&line.waiting).is_empty() && Arc::strong_count(&line) <= 2 {
+        let old = socket.opened_at + SOCKET_LIFETIME <= now;
+        // The pool may hold one of the handles: a third handle belongs to a caller who took it from
+        // there and may add a query.
+        if old && lock(&socket.pending).is_empty() && Arc::strong_count(&socket) <= 2 {
             return;
         }
     }

@@ -1,7 +1,7 @@
-//! The sockets of a server, opened inside its domain.
+//! Opens a server's sockets inside its domain.
 //!
-//! A socket stays in the namespace in which it was opened and serves any tokio thread, so it is
-//! opened by a thread of its own that enters the namespace and ends.
+//! A socket stays in the namespace in which it was opened and can be used by any thread, so a
+//! separate thread enters the namespace, opens the sockets and ends.
 
 use std::fs::File;
 use std::io;
@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 use node_core::resource::{DNS_ADDRESS, dns_port};
 
-const BACKLOG: i32 = 64;
+const MAX_BACKLOG_CONNECTIONS: i32 = 64;
 
-/// Where a server listens on [`DNS_ADDRESS`].
+/// The namespace or device in which a server listens on [`DNS_ADDRESS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocketPlace {
     /// In the host's namespace.
@@ -29,7 +29,7 @@ pub enum SocketPlace {
     Vrf(String),
 }
 
-/// Why a server's sockets can't be opened.
+/// Opening a server's sockets can fail for these reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error("can't enter the namespace {path}: {error}")]
@@ -46,9 +46,9 @@ pub enum SocketError {
     Thread(io::Error),
 }
 
-/// Tells a namespace from one made anew under the same path.
+/// Distinguishes a namespace from a later one with the same path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct PlaceIdentity {
     device: u64,
     inode: u64,
 }
@@ -60,7 +60,7 @@ pub(super) struct Sockets {
 }
 
 impl SocketPlace {
-    /// The port that its server listens on.
+    /// The port on which its server listens.
     fn port(&self) -> u16 {
         match self {
             Self::Host | Self::Namespace(_) => dns_port(DomainKind::Netns),
@@ -68,19 +68,19 @@ impl SocketPlace {
         }
     }
 
-    pub(super) fn identity(&self) -> Option<Identity> {
+    pub(super) fn identity(&self) -> Option<PlaceIdentity> {
         let path = match self {
             Self::Host => return None,
             Self::Namespace(path) => path.clone(),
             Self::Vrf(device) => PathBuf::from("/sys/class/net").join(device).join("ifindex"),
         };
         if let Self::Vrf(_) = self {
-            // A device's index isn't used again soon.
+            // The kernel doesn't reuse a device's index soon.
             let inode = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
-            return Some(Identity { device: 0, inode });
+            return Some(PlaceIdentity { device: 0, inode });
         }
         let metadata = std::fs::metadata(path).ok()?;
-        Some(Identity {
+        Some(PlaceIdentity {
             device: metadata.dev(),
             inode: metadata.ino(),
         })
@@ -93,7 +93,7 @@ pub(super) async fn open(place: &SocketPlace) -> Result<Sockets, SocketError> {
     std::thread::Builder::new()
         .name("dns-sockets".to_owned())
         .spawn(move || {
-            // Nobody waits any more: the server was stopped.
+            // It fails if the server was stopped meanwhile.
             let _ = sender.send(open_here(&inside));
         })
         .map_err(SocketError::Thread)?;
@@ -107,7 +107,7 @@ pub(super) async fn open(place: &SocketPlace) -> Result<Sockets, SocketError> {
     })
 }
 
-/// Leaves the thread in the domain's namespace.
+/// Opens both sockets; leaves the thread in the domain's namespace.
 fn open_here(place: &SocketPlace) -> Result<(Socket, Socket), SocketError> {
     if let SocketPlace::Namespace(path) = place {
         let error = |error| SocketError::Namespace {
@@ -118,26 +118,26 @@ fn open_here(place: &SocketPlace) -> Result<(Socket, Socket), SocketError> {
         setns(file, CloneFlags::CLONE_NEWNET).map_err(|e| error(e.into()))?;
     }
     let both = || -> io::Result<(Socket, Socket)> {
-        let udp = bound(place, Type::DGRAM, Protocol::UDP)?;
-        let tcp = bound(place, Type::STREAM, Protocol::TCP)?;
-        tcp.listen(BACKLOG)?;
+        let udp = bound_socket(place, Type::DGRAM, Protocol::UDP)?;
+        let tcp = bound_socket(place, Type::STREAM, Protocol::TCP)?;
+        tcp.listen(MAX_BACKLOG_CONNECTIONS)?;
         Ok((udp, tcp))
     };
     both().map_err(|error| bind_error(place, error))
 }
 
-fn bound(place: &SocketPlace, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+fn bound_socket(place: &SocketPlace, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if kind == Type::STREAM {
-        // Connections of the server before may still linger.
+        // Connections of the previous server may still be in TIME_WAIT.
         socket.set_reuse_address(true)?;
     }
     // The address may be put on its device a moment later.
     socket.set_freebind_v4(true)?;
     if matches!(place, SocketPlace::Host) {
-        // Somebody's server on port 53 of every address may share it. VRFs have a port of their own,
-        // and each its device.
+        // Share the port with another program's server on port 53 of every address. VRFs have a
+        // port of their own, and each socket is bound to its device.
         socket.set_reuse_port(true)?;
     }
     if let SocketPlace::Vrf(device) = place {

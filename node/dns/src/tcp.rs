@@ -1,8 +1,8 @@
-//! DNS over TCP, with a bound on its connections.
+//! Serves DNS over TCP with a limit on connections.
 //!
 //! hickory's own listener accepts without limit, and spins when the process has no file descriptor
-//! left: one container could take the daemon's from everybody. Here a domain has [`CONNECTIONS`] of
-//! them; more wait in the kernel's backlog until one falls silent or ends.
+//! left: one container could use up the daemon's descriptors. Here a domain has at most
+//! [`MAX_CONNECTIONS`]; more wait in the kernel's backlog until one ends or is idle.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,18 +20,18 @@ use tokio::task::JoinSet;
 use super::front::{Front, Out};
 use super::handler::Handler;
 
-/// Connections of one domain at once.
-const CONNECTIONS: usize = 64;
-/// How long a connection may take for its next query, or to take an answer (RFC 7766 §6.2.3).
-const IDLE: Duration = Duration::from_secs(2);
-/// Answers of one connection that are to be written: queries are answered one after another.
-const AHEAD: usize = 1;
-/// After an error of `accept`, which comes back at once while no descriptor is free.
-const BREATH: Duration = Duration::from_millis(100);
+/// Limits the connections of one domain.
+const MAX_CONNECTIONS: usize = 64;
+/// Limits the wait for a connection's next query, and for it to take an answer (RFC 7766 §6.2.3).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limits a connection's unwritten answers: queries are answered one after another.
+const MAX_QUEUED_ANSWERS: usize = 1;
+/// Pause after an error of `accept`, which fails again at once while no descriptor is free.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Serves until dropped.
 pub(super) async fn serve(listener: TcpListener, handler: Arc<Handler>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else {
@@ -39,11 +39,11 @@ pub(super) async fn serve(listener: TcpListener, handler: Arc<Handler>) {
         };
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, asker)) => {
+            Ok((stream, client)) => {
                 let handler = handler.clone();
                 connections.spawn(async move {
-                    if let Err(error) = converse(stream, asker, handler).await {
-                        tracing::debug!(%asker, %error, "DNS connection ended");
+                    if let Err(error) = converse(stream, client, handler).await {
+                        tracing::debug!(%client, %error, "DNS connection ended");
                     }
                     drop(slot);
                 });
@@ -51,22 +51,23 @@ pub(super) async fn serve(listener: TcpListener, handler: Arc<Handler>) {
             Err(error) => {
                 tracing::debug!(%error, "DNS connection not accepted");
                 #[expect(clippy::disallowed_methods, reason = "the pause before the next try")]
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
 }
 
-/// Answers one query after another, until the asker ends, is silent or says nonsense.
-async fn converse(stream: TcpStream, asker: SocketAddr, handler: Arc<Handler>) -> io::Result<()> {
+/// Answers one query after another, until the client closes, is idle or sends a malformed message.
+async fn converse(stream: TcpStream, client: SocketAddr, handler: Arc<Handler>) -> io::Result<()> {
     let stream = AsyncIoTokioAsStd(stream);
-    let (messages, out) = DnsStream::from_stream_with_buffer_size(stream, asker, AHEAD);
+    let (messages, out) =
+        DnsStream::from_stream_with_buffer_size(stream, client, MAX_QUEUED_ANSWERS);
     let front = Front::new(handler, Out::Connection(out));
-    // Answers are written when the next query is waited for.
-    let mut messages = TimeoutStream::new(messages, IDLE);
+    // An answer is written while the next query is awaited.
+    let mut messages = TimeoutStream::new(messages, IDLE_TIMEOUT);
     while let Some(message) = messages.next().await {
-        let (bytes, asker) = message?.into_parts();
-        let Some(request) = front.read(bytes, asker) else {
+        let (bytes, client) = message?.into_parts();
+        let Some(request) = front.read(bytes, client) else {
             break;
         };
         front.answer(&request).await;

@@ -1,5 +1,5 @@
-//! DNS over UDP, burst by burst. What is ours is answered where it is read: no task for each query,
-//! and what was just said is said again without being thought of again.
+//! Serves DNS over UDP in bursts. Queries for our own names are answered without a task for each,
+//! and repeated ones from the recent replies.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,82 +10,82 @@ use hickory_server::server::ResponseInfo;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use super::datagrams::{Inbox, Postbox};
+use super::datagrams::{Inbox, Outbox};
 use super::front::{Front, Out};
 use super::handler::Handler;
 
 /// Serves until the socket fails; returns why.
 pub(super) async fn serve(socket: UdpSocket, handler: Arc<Handler>) -> io::Error {
-    let postbox = Arc::new(Postbox::new(socket));
+    let outbox = Arc::new(Outbox::new(socket));
     let server = Server {
-        front: Arc::new(Front::new(handler.clone(), Out::Socket(postbox.clone()))),
+        front: Arc::new(Front::new(handler.clone(), Out::Socket(outbox.clone()))),
         handler,
-        postbox,
+        outbox,
     };
     let mut waiting = JoinSet::new();
     let mut inbox = Inbox::default();
     loop {
-        match inbox.receive(&server.postbox.socket).await {
+        match inbox.receive(&server.outbox.socket).await {
             Ok(()) => {}
-            Err(error) if is_passing(&error) => continue,
+            Err(error) if is_transient(&error) => continue,
             Err(error) => return error,
         }
         while waiting.try_join_next().is_some() {}
-        for (query, asker) in inbox.burst() {
-            if let Some(answer) = asker.and_then(|asker| server.answer(query, asker)) {
-                // The handler's bound on what waits is the bound of these tasks.
+        for (query, client) in inbox.burst() {
+            if let Some(answer) = client.and_then(|client| server.answer(query, client)) {
+                // The handler's limit on pending queries limits these tasks.
                 waiting.spawn(answer);
             }
         }
-        server.postbox.send();
+        server.outbox.send();
     }
 }
 
 struct Server {
     front: Arc<Front>,
     handler: Arc<Handler>,
-    postbox: Arc<Postbox>,
+    outbox: Arc<Outbox>,
 }
 
 impl Server {
-    /// Puts what can be said at once into the postbox; else returns who waits for it.
+    /// Puts the answer into the outbox if it is available at once; else returns a future that waits.
     fn answer(
         &self,
         query: &[u8],
-        asker: SocketAddr,
+        client: SocketAddr,
     ) -> Option<impl Future<Output = ()> + Send + 'static> {
-        // Before it is answered: the answer is as new as this view, or newer.
-        let key = self.handler.key(query, asker);
+        // Read the view's number first: the answer comes from this view or a newer one.
+        let key = self.handler.recent_key(query, client);
         if let Some(reply) = key.as_ref().and_then(|key| self.handler.recall(key, query)) {
-            self.postbox.put(reply, asker);
+            self.outbox.put(reply, client);
             return None;
         }
-        let request = self.front.read(query.to_vec(), asker)?;
-        let (front, postbox) = (self.front.clone(), self.postbox.clone());
-        let before = postbox.len();
+        let request = self.front.read(query.to_vec(), client)?;
+        let (front, outbox) = (self.front.clone(), self.outbox.clone());
+        let before = outbox.len();
         let mut answered = Box::pin(async move { front.answer(&request).await });
         let Some(info) = answered.as_mut().now_or_never() else {
             return Some(async move {
                 answered.await;
-                postbox.send();
+                outbox.send();
             });
         };
-        let said = is_steady(&info).then(|| self.postbox.after(before));
-        if let (Some(key), Some(reply)) = (key, said.flatten()) {
+        let reply_bytes = is_repeatable(&info).then(|| self.outbox.nth(before));
+        if let (Some(key), Some(reply)) = (key, reply_bytes.flatten()) {
             self.handler.remember(key, &reply);
         }
         None
     }
 }
 
-/// Whether the same will be said for as long as the view is the same: our own word, of which there
-/// is nothing to rotate.
-fn is_steady(info: &ResponseInfo) -> bool {
+/// Whether the answer stays the same while the view does: it is our own, and has no addresses to
+/// rotate.
+fn is_repeatable(info: &ResponseInfo) -> bool {
     info.authoritative && !info.truncation && info.counts().answers <= 1
 }
 
-/// What is over with the next try: a word from somebody who is gone.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether an error concerns a client that is gone, so that the socket still works.
+fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted};
     matches!(
         error.kind(),

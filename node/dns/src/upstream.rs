@@ -1,7 +1,7 @@
-//! The host's resolvers: everything that isn't ours is asked there, from the host's namespace.
+//! Forwards queries for other names to the host's resolvers, from the host's namespace.
 //!
-//! Whoever asks hears within [`PATIENCE`], whatever the resolvers do. A resolver that was silent is
-//! asked last for a while; when all of them were, they are asked at once and waited for briefly.
+//! Each query ends within [`REPLY_TIMEOUT`]. A resolver that didn't answer is asked last for
+//! [`SILENCE_MEMORY`]; if none of them did, all are asked at once, for [`SILENT_REPLY_TIMEOUT`].
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -18,30 +18,31 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::{Cache, Key};
-use super::message::HEADER;
-use super::pool::{self, Pool, Then};
-use super::relay::{self, Passed};
+use super::cache::{Cache, CacheKey};
+use super::message::HEADER_BYTES;
+use super::pool::{self, OnEvent, Pool};
+use super::relay::{self, ForwardedQuery};
 use node_core::resource::DNS_ADDRESS;
 use runtime::lock;
 
-/// For an answer of any resolver. Clients ask again after 5 s (resolv.conf(5)), Docker after 3 s.
-const PATIENCE: Duration = Duration::from_millis(1_800);
-/// The same, when all of them have just been silent.
-const BRIEF: Duration = Duration::from_millis(300);
-/// After this silence the next resolver is asked too, or the only one again.
-const NEXT: Duration = pool::LATE;
-/// How long a resolver's silence is remembered.
-const SILENCE: Duration = Duration::from_secs(10);
-/// Resolvers that are asked; more are ignored, as resolv.conf(5) has it.
-const RESOLVERS: usize = 3;
-/// Times that resolvers are asked about one query.
-const ATTEMPTS: usize = 3;
-/// Between two looks at resolv.conf(5).
-const LOOK: Duration = Duration::from_millis(50);
-const PORT: u16 = 53;
+/// Limits the wait for any resolver's answer. Clients ask again after 5 s (resolv.conf(5)), Docker
+/// after 3 s.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(1_800);
+/// Limits the same wait if none of the resolvers has answered lately.
+const SILENT_REPLY_TIMEOUT: Duration = Duration::from_millis(300);
+/// The next resolver, or the only one again, is also asked after this time without a reply.
+const NEXT_RESOLVER_DELAY: Duration = pool::LATE_AFTER;
+/// A resolver that didn't answer is asked last for this long.
+const SILENCE_MEMORY: Duration = Duration::from_secs(10);
+/// More resolvers are ignored, as in resolv.conf(5).
+const MAX_RESOLVERS: usize = 3;
+/// Resolvers are asked so many times for one query.
+const MAX_ATTEMPTS: usize = 3;
+/// resolv.conf(5) is checked for changes no more often than this.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+const DNS_PORT: u16 = 53;
 
-/// Why a query has no reply.
+/// A query can fail for these reasons.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForwardError {
     #[error("{0} names no resolver")]
@@ -55,22 +56,24 @@ pub(super) enum ForwardError {
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolv_conf: PathBuf,
-    /// Seconds that a denial may be remembered.
+    /// Seconds; a negative answer is cached no longer.
     ttl: u32,
-    known: Mutex<Known>,
+    file: Mutex<ResolvConf>,
 }
 
+/// The resolvers read last from resolv.conf(5).
 #[derive(Debug, Default)]
-struct Known {
-    looked: Option<Instant>,
-    stamp: Option<Stamp>,
-    named: Arc<Named>,
+struct ResolvConf {
+    checked_at: Option<Instant>,
+    stamp: Option<FileStamp>,
+    resolvers: Arc<Resolvers>,
 }
 
-/// The resolvers that the file names, and what they said. Others may say otherwise.
+/// The resolvers of one version of the file, and a cache of their answers: other resolvers may
+/// answer differently.
 #[derive(Debug, Default)]
-struct Named {
-    resolvers: Vec<Arc<Resolver>>,
+struct Resolvers {
+    all: Vec<Arc<Resolver>>,
     cache: Mutex<Cache>,
 }
 
@@ -78,26 +81,26 @@ struct Named {
 #[derive(Debug)]
 pub(super) struct Forward<'a> {
     upstream: &'a Upstream,
-    query: Passed<'a>,
-    key: Option<Key>,
-    named: Arc<Named>,
+    query: ForwardedQuery<'a>,
+    key: Option<CacheKey>,
+    resolvers: Arc<Resolvers>,
 }
 
-/// A query of which one resolver was asked.
+/// A query that was sent to one resolver.
 #[derive(Debug)]
-pub(super) struct Begun {
-    named: Arc<Named>,
-    key: Option<Key>,
+pub(super) struct FirstAttempt {
+    resolvers: Arc<Resolvers>,
+    key: Option<CacheKey>,
     resolver: Arc<Resolver>,
     since: Instant,
 }
 
-/// What came of it first, unless that was an answer.
+/// The first attempt's result, unless it was a usable answer.
 #[derive(Debug)]
-pub(super) enum Heard {
-    Word(io::Result<Vec<u8>>),
-    /// Nothing so far; it may still come.
-    Nothing(oneshot::Receiver<io::Result<Vec<u8>>>),
+pub(super) enum FirstResult {
+    Done(io::Result<Vec<u8>>),
+    /// No reply yet; it may still arrive here.
+    Pending(oneshot::Receiver<io::Result<Vec<u8>>>),
 }
 
 #[derive(Debug)]
@@ -113,142 +116,144 @@ struct Health {
     silent_until: Option<Instant>,
 }
 
-/// Tells a file from a changed one; who writes it may replace it within one tick of its clock.
-type Stamp = (SystemTime, u64, u64);
+/// Time of change, size and inode of a file. A file may be replaced within one tick of the file
+/// system's clock, so the time alone doesn't show a change.
+type FileStamp = (SystemTime, u64, u64);
 
 impl Upstream {
     pub(super) fn new(resolv_conf: PathBuf, ttl: u32) -> Self {
         Self {
             resolv_conf,
             ttl,
-            known: Mutex::default(),
+            file: Mutex::default(),
         }
     }
 
-    pub(super) fn forward<'a>(&'a self, query: Passed<'a>) -> Forward<'a> {
+    pub(super) fn forward<'a>(&'a self, query: ForwardedQuery<'a>) -> Forward<'a> {
         Forward {
             upstream: self,
             query,
-            key: Key::of(query),
-            named: self.named(Instant::now()),
+            key: CacheKey::of(query),
+            resolvers: self.resolvers(Instant::now()),
         }
     }
 
-    /// Goes on with what was begun.
-    pub(super) async fn go_on(
+    /// Asks further resolvers after a first attempt.
+    pub(super) async fn continue_with(
         &self,
-        query: Passed<'_>,
-        begun: Begun,
-        heard: Heard,
+        query: ForwardedQuery<'_>,
+        first: FirstAttempt,
+        result: FirstResult,
     ) -> Result<Vec<u8>, ForwardError> {
-        let named = begun.named.clone();
-        let first = First {
-            resolver: begun.resolver,
-            since: begun.since,
-            heard,
+        let resolvers = first.resolvers.clone();
+        let key = first.key;
+        let first = StartedAttempt {
+            resolver: first.resolver,
+            since: first.since,
+            result,
         };
-        let mut reply = race(&named.resolvers, query, Some(first)).await?;
-        named.keep(begun.key, query.question, &mut reply, self.ttl);
+        let mut reply = race(&resolvers.all, query, Some(first)).await?;
+        resolvers.keep(key, query.question, &mut reply, self.ttl);
         Ok(reply)
     }
 
-    /// A reply came to what was begun, and it is an answer.
-    pub(super) fn note(&self, begun: Begun, question: &[u8], reply: &mut [u8]) {
-        begun.resolver.answers();
-        begun.named.keep(begun.key, question, reply, self.ttl);
+    /// Caches the answer to a first attempt and notes that its resolver answers.
+    pub(super) fn record_reply(&self, first: FirstAttempt, question: &[u8], reply: &mut [u8]) {
+        first.resolver.answers();
+        first.resolvers.keep(first.key, question, reply, self.ttl);
     }
 
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        let named = self.named(Instant::now());
-        named.resolvers.iter().map(|it| it.address.ip()).collect()
+        let resolvers = self.resolvers(Instant::now());
+        resolvers.all.iter().map(|it| it.address.ip()).collect()
     }
 
-    /// The resolvers as the file names them now.
-    fn named(&self, now: Instant) -> Arc<Named> {
-        let mut known = lock(&self.known);
-        if known.looked.is_some_and(|looked| now < looked + LOOK) {
-            return known.named.clone();
+    /// The resolvers in the file now.
+    fn resolvers(&self, now: Instant) -> Arc<Resolvers> {
+        let mut file = lock(&self.file);
+        let is_fresh = |at: Instant| now < at + FILE_CHECK_INTERVAL;
+        if file.checked_at.is_some_and(is_fresh) {
+            return file.resolvers.clone();
         }
-        known.looked = Some(now);
-        let stamp = stamp(&self.resolv_conf);
-        if known.stamp != stamp || stamp.is_none() {
+        file.checked_at = Some(now);
+        let file_stamp = file_stamp(&self.resolv_conf);
+        if file.stamp != file_stamp || file_stamp.is_none() {
             let text = std::fs::read(&self.resolv_conf).unwrap_or_default();
             let addresses = parse(&String::from_utf8_lossy(&text));
-            known.named = Arc::new(Named {
-                resolvers: addresses.into_iter().map(Resolver::new).collect(),
+            file.resolvers = Arc::new(Resolvers {
+                all: addresses.into_iter().map(Resolver::new).collect(),
                 cache: Mutex::default(),
             });
-            known.stamp = stamp;
+            file.stamp = file_stamp;
         }
-        known.named.clone()
+        file.resolvers.clone()
     }
 }
 
 impl Forward<'_> {
-    /// What they said before, if it still holds.
+    /// The cached reply.
     pub(super) fn recall(&self) -> Option<Vec<u8>> {
         let now = Instant::now().into_std();
-        lock(&self.named.cache).get(self.key.as_ref()?, self.query, now)
+        lock(&self.resolvers.cache).get(self.key.as_ref()?, self.query, now)
     }
 
-    /// Forwards it, byte for byte but for its id; the reply, of at least a header, is the first
-    /// good one.
+    /// Forwards the query, unchanged except for its id, and returns the first usable reply, which
+    /// has at least a header.
     pub(super) async fn ask(self) -> Result<Vec<u8>, ForwardError> {
-        let resolvers = &self.named.resolvers;
+        let resolvers = &self.resolvers.all;
         if resolvers.is_empty() {
             let path = self.upstream.resolv_conf.display().to_string();
             return Err(ForwardError::NoResolver(path));
         }
         let mut reply = race(resolvers, self.query, None).await?;
         let (question, ttl) = (self.query.question, self.upstream.ttl);
-        self.named.keep(self.key, question, &mut reply, ttl);
+        self.resolvers.keep(self.key, question, &mut reply, ttl);
         Ok(reply)
     }
 
-    /// The resolver that is to be asked before the others; `None`: all of them at once, or none.
-    pub(super) fn begin(&mut self) -> Option<Begun> {
+    /// Selects the resolver to ask first; `None` if all are to be asked at once, or there is none.
+    pub(super) fn begin(&mut self) -> Option<FirstAttempt> {
         let since = Instant::now();
-        let mut all = self.named.resolvers.iter();
-        Some(Begun {
+        let mut all = self.resolvers.all.iter();
+        Some(FirstAttempt {
             resolver: all.find(|it| !it.is_silent(since))?.clone(),
-            named: self.named.clone(),
+            resolvers: self.resolvers.clone(),
             key: self.key.take(),
             since,
         })
     }
 }
 
-impl Named {
-    /// Remembers a reply, if it may be. What it denies is made to hold no longer than `ttl`.
-    fn keep(&self, key: Option<Key>, question: &[u8], reply: &mut [u8], ttl: u32) {
-        // Who asked sees for itself that a reply can't be read.
+impl Resolvers {
+    /// Caches a reply if it is cacheable, after it has limited a negative TTL to `ttl`.
+    fn keep(&self, key: Option<CacheKey>, question: &[u8], reply: &mut [u8], ttl: u32) {
+        // A reply that can't be parsed is passed on to the client as it is.
         let Ok(mut records) = relay::records(reply) else {
             return;
         };
         relay::cap_negative(reply, &mut records, ttl);
         if let Some(key) = key {
             let now = Instant::now().into_std();
-            let said = (&*reply, &records[..]);
-            lock(&self.cache).put(key, question, said, now);
+            lock(&self.cache).put(key, question, (reply, &records), now);
         }
     }
 }
 
-impl Begun {
-    /// Asks by UDP, and calls `then` of it once.
-    pub(super) fn launch(self, query: Passed<'_>, then: impl FnOnce(Self) -> Then) {
+impl FirstAttempt {
+    /// Sends the query by UDP; the callback that `callback` makes is called once.
+    pub(super) fn launch(self, query: ForwardedQuery<'_>, callback: impl FnOnce(Self) -> OnEvent) {
         let (resolver, since) = (self.resolver.clone(), self.since);
-        resolver.pool.launch(query, since, then(self));
+        resolver.pool.launch(query, since, callback(self));
     }
 }
 
-fn stamp(path: &std::path::Path) -> Option<Stamp> {
+fn file_stamp(path: &std::path::Path) -> Option<FileStamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
-/// The resolvers of a resolv.conf(5). Our own address is left out: it would ask itself.
+/// The resolvers of a resolv.conf(5), without our own address: it would ask itself.
 fn parse(text: &str) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| {
@@ -257,35 +262,35 @@ fn parse(text: &str) -> Vec<SocketAddr> {
         })
         .filter_map(address)
         .filter(|resolver| resolver.ip() != IpAddr::V4(DNS_ADDRESS))
-        .take(RESOLVERS)
+        .take(MAX_RESOLVERS)
         .collect()
 }
 
-/// `10.0.0.1`, `fd00::1` or `fe80::1%eth0`.
+/// Parses `10.0.0.1`, `fd00::1` or `fe80::1%eth0`.
 fn address(text: &str) -> Option<SocketAddr> {
     let Some((address, zone)) = text.split_once('%') else {
-        return Some(SocketAddr::new(text.parse().ok()?, PORT));
+        return Some(SocketAddr::new(text.parse().ok()?, DNS_PORT));
     };
     let address: Ipv6Addr = address.parse().ok()?;
     let scope = match zone.parse() {
         Ok(index) => index,
         Err(_) => nix::net::if_::if_nametoindex(zone).ok()?,
     };
-    Some(SocketAddrV6::new(address, PORT, 0, scope).into())
+    Some(SocketAddrV6::new(address, DNS_PORT, 0, scope).into())
 }
 
-/// The first attempt of a race, made before it.
-struct First {
+/// The first attempt of a race, started before it.
+struct StartedAttempt {
     resolver: Arc<Resolver>,
     since: Instant,
-    heard: Heard,
+    result: FirstResult,
 }
 
-/// Asks one resolver after another, without giving up on those asked before.
+/// Asks one resolver after another and still accepts replies of those asked before.
 async fn race(
     resolvers: &[Arc<Resolver>],
-    query: Passed<'_>,
-    mut first: Option<First>,
+    query: ForwardedQuery<'_>,
+    mut first: Option<StartedAttempt>,
 ) -> Result<Vec<u8>, ForwardError> {
     let begin = first.as_ref().map_or_else(Instant::now, |it| it.since);
     let was_asked = |it: &Resolver| {
@@ -294,16 +299,16 @@ async fn race(
     };
     let mut order: Vec<&Resolver> = resolvers.iter().map(|it| &**it).collect();
     order.sort_by_key(|resolver| (!was_asked(resolver), resolver.is_silent(begin)));
-    let hopeless = first.is_none() && order.iter().all(|resolver| resolver.is_silent(begin));
-    let (patience, pause) = match hopeless {
-        true => (BRIEF, Duration::ZERO),
-        false => (PATIENCE, NEXT),
+    let all_silent = first.is_none() && order.iter().all(|resolver| resolver.is_silent(begin));
+    let (timeout, pause) = match all_silent {
+        true => (SILENT_REPLY_TIMEOUT, Duration::ZERO),
+        false => (REPLY_TIMEOUT, NEXT_RESOLVER_DELAY),
     };
-    let deadline = begin + patience;
-    let attempts = if hopeless {
+    let deadline = begin + timeout;
+    let attempts = if all_silent {
         order.len()
     } else {
-        ATTEMPTS.max(order.len())
+        MAX_ATTEMPTS.max(order.len())
     };
     let mut next = order.iter().cycle().take(attempts).peekable();
     let mut asked = FuturesUnordered::new();
@@ -321,7 +326,7 @@ async fn race(
             Some(_) => deadline.min(since + pause),
         };
         match timeout_at(until, asked.next()).await {
-            Ok(Some(Ok(reply))) if helpful(&reply) => return Ok(reply),
+            Ok(Some(Ok(reply))) if is_helpful(&reply) => return Ok(reply),
             Ok(Some(Ok(reply))) => unhelpful = Some(reply),
             Ok(Some(Err(error))) => worst = ForwardError::Failed(error),
             Ok(None) | Err(_) => {}
@@ -330,8 +335,8 @@ async fn race(
     unhelpful.ok_or(worst)
 }
 
-/// Another resolver may know better than one that fails or refuses.
-pub(super) fn helpful(reply: &[u8]) -> bool {
+/// Whether a reply is an answer. After a failure or a refusal another resolver is asked.
+pub(super) fn is_helpful(reply: &[u8]) -> bool {
     use ResponseCode::{NotImp, Refused, ServFail};
     !matches!(relay::code_of(reply), ServFail | Refused | NotImp)
 }
@@ -360,20 +365,24 @@ impl Resolver {
         };
     }
 
-    async fn ask(&self, query: Passed<'_>, begun: Option<First>) -> io::Result<Vec<u8>> {
-        // Until it answers it counts as silent, from the moment when the next one is asked.
-        let since = begun.as_ref().map_or_else(Instant::now, |it| it.since);
+    async fn ask(
+        &self,
+        query: ForwardedQuery<'_>,
+        first: Option<StartedAttempt>,
+    ) -> io::Result<Vec<u8>> {
+        // If the query is given up before a reply, the resolver counts as silent.
+        let since = first.as_ref().map_or_else(Instant::now, |it| it.since);
         let mut asked = Unanswered {
             resolver: self,
             since: Some(since),
         };
-        let reply = match (begun.map(|it| it.heard), query.by) {
-            (Some(Heard::Word(word)), _) => word,
-            (Some(Heard::Nothing(replied)), _) => pool::hear(replied).await,
+        let reply = match (first.map(|it| it.result), query.protocol) {
+            (Some(FirstResult::Done(reply)), _) => reply,
+            (Some(FirstResult::Pending(reply_rx)), _) => pool::await_reply(reply_rx).await,
             (None, Protocol::Udp) => self.pool.ask(query).await,
             (None, _) => by_tcp(self.address, query).await,
         };
-        // Also a word that nobody listens there comes at once, and costs nobody time.
+        // "Connection refused" also arrives at once and delays nobody: it isn't silence.
         asked.since = None;
         if reply.is_ok() {
             self.answers();
@@ -382,7 +391,7 @@ impl Resolver {
     }
 }
 
-/// Notes a resolver's silence when its query is given up.
+/// Marks a resolver as silent when its query is given up.
 struct Unanswered<'a> {
     resolver: &'a Resolver,
     since: Option<Instant>,
@@ -394,13 +403,15 @@ impl Drop for Unanswered<'_> {
             return;
         };
         let mut health = self.resolver.health();
-        if now >= since + BRIEF && health.answered.is_none_or(|answered| answered < since) {
-            health.silent_until = Some(now + SILENCE);
+        if now >= since + SILENT_REPLY_TIMEOUT
+            && health.answered.is_none_or(|answered| answered < since)
+        {
+            health.silent_until = Some(now + SILENCE_MEMORY);
         }
     }
 }
 
-async fn by_tcp(resolver: SocketAddr, query: Passed<'_>) -> io::Result<Vec<u8>> {
+async fn by_tcp(resolver: SocketAddr, query: ForwardedQuery<'_>) -> io::Result<Vec<u8>> {
     let length = u16::try_from(query.bytes.len()).map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(resolver).await?;
     let mut message = length.to_be_bytes().to_vec();
@@ -409,7 +420,7 @@ async fn by_tcp(resolver: SocketAddr, query: Passed<'_>) -> io::Result<Vec<u8>> 
     let mut reply = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut reply).await?;
     let same_id = reply.get(..2) == query.bytes.get(..2);
-    if reply.len() >= HEADER && same_id && relay::is_reply_to(&reply, query.question) {
+    if reply.len() >= HEADER_BYTES && same_id && relay::is_reply_to(&reply, query.question) {
         Ok(reply)
     } else {
         Err(io::Error::other("the reply is to another question"))
@@ -421,7 +432,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resolvers_are_read_as_the_c_library_reads_them() {
+    fn resolv_conf_is_parsed_like_in_glibc() {
         let text = "# nameserver 1.1.1.1\nsearch example.org\nnameserver 127.0.0.53\n\
                     nameserver\t10.0.0.2 # two\nnameserver nonsense\nnameserver 169.254.53.53\n\
                     nameserver fd00::1\nnameserver 10.0.0.4\noptions edns0\n";
@@ -432,18 +443,18 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_is_read_again() {
+    fn changed_resolv_conf_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
         let upstream = Upstream::new(path.clone(), 5);
         let begin = Instant::now();
-        let named = |looks: u32| upstream.named(begin + LOOK * looks);
-        assert!(named(0).resolvers.is_empty());
+        let resolvers = |checks: u32| upstream.resolvers(begin + FILE_CHECK_INTERVAL * checks);
+        assert!(resolvers(0).all.is_empty());
         std::fs::write(&path, "nameserver 10.0.0.1\n").unwrap();
-        assert_eq!(named(1).resolvers.len(), 1);
+        assert_eq!(resolvers(1).all.len(), 1);
         let other = dir.path().join("other");
         std::fs::write(&other, "nameserver 10.0.0.2\n").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        assert_eq!(named(2).resolvers[0].address.ip().to_string(), "10.0.0.2");
+        assert_eq!(resolvers(2).all[0].address.ip().to_string(), "10.0.0.2");
     }
 }

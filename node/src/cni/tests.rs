@@ -8,7 +8,7 @@ use super::protocol::{Call, Command, Config, Failure};
 use crate::endpoint::Attachment;
 use crate::endpoint::fixture::{endpoint, ip};
 use node_datapath::PeerState;
-use node_dns::SUFFIX;
+use node_dns::DEFAULT_SUFFIX;
 
 fn call(config: Value) -> Call {
     let mut config = config;
@@ -242,7 +242,14 @@ fn success(of: Value) -> Value {
         mtu: 1450,
     };
     let config = call.config().unwrap();
-    let success = outcome::success(&call, &config, &attachment, "/run/netns/d", &peer(), SUFFIX);
+    let success = outcome::success(
+        &call,
+        &config,
+        &attachment,
+        "/run/netns/d",
+        &peer(),
+        DEFAULT_SUFFIX,
+    );
     serde_json::to_value(success).unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! Who asks, message by message: hickory's client side reads and writes them.
+//! A client that sends and receives single messages, encoded with hickory.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -12,12 +12,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::world::{Namespace, World};
 
-pub(crate) const ASKER: &str = "20.1.1.1";
-/// How long an answer is waited for, and how long none.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-pub(crate) const NONE: Duration = Duration::from_millis(300);
+pub(crate) const CLIENT_ADDRESS: &str = "20.1.1.1";
+/// Limits the wait for an answer, and for none.
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Asks from inside a namespace.
+/// A client inside a namespace.
 pub(crate) struct Client {
     pub(crate) udp: UdpSocket,
     tcp: TcpStream,
@@ -25,10 +25,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(namespace: &Namespace) -> Self {
-        Self::at(ASKER, namespace)
+        Self::at(CLIENT_ADDRESS, namespace)
     }
 
-    /// From this address.
+    /// A client with this source address.
     pub(crate) fn at(asker: &str, namespace: &Namespace) -> Self {
         let asker: Ipv4Addr = asker.parse().unwrap();
         let path = format!("/run/netns/{}", namespace.0);
@@ -40,7 +40,7 @@ impl Client {
                 socket.bind(&SocketAddr::from((asker, 0)).into()).unwrap();
                 let server = SocketAddr::from(([169, 254, 53, 53], 53));
                 socket.connect(&server.into()).unwrap();
-                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.set_read_timeout(Some(REPLY_TIMEOUT)).unwrap();
                 socket
             };
             Self {

@@ -1,10 +1,10 @@
-//! The DNS servers, asked by `dig` in namespaces of their own; behind them a real dnsmasq.
+//! Tests the DNS servers with `dig` in their namespaces; a real dnsmasq is their resolver.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod client;
 mod messages;
-mod passed;
+mod relayed;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use node_dns::{self as dns, SocketPlace};
 use crate::world::{Resolver, World, endpoint, run, until, unused_loopback, write_resolvers};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_the_askers_network_are_answered() {
+async fn names_of_the_clients_network_are_answered() {
     let resolver = Resolver::start().await;
     let world = World::new(&[resolver.address]).await;
     let web = |words: &[&str]| world.default.short("20.1.1.1", words);
@@ -30,7 +30,8 @@ async fn names_of_the_askers_network_are_answered() {
     assert!(v6.contains("status: NOERROR"), "{v6}");
     assert!(v6.contains("ANSWER: 0"), "{v6}");
 
-    // Not in the asker's network, in another tenant, nobody's: forwarded, where they aren't known.
+    // Names of another network, of another tenant, and of clients without an endpoint are forwarded,
+    // and the resolver doesn't know them.
     for (asker, name) in [
         ("20.1.1.1", "cache"),
         ("20.1.1.1", "secret"),
@@ -53,7 +54,7 @@ async fn names_of_the_askers_network_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_answers_with_each_member_first_in_its_turn() {
+async fn group_answers_with_each_member_first_equally_often() {
     let world = World::new(&[]).await;
     world.view.send_modify(|view| {
         for (name, address) in [
@@ -72,7 +73,7 @@ async fn a_group_answers_with_each_member_first_in_its_turn() {
         }
     });
     let ask = |asker, name| world.default.short(asker, &[name]);
-    // Another group is asked for in between, as a client of both does.
+    // Queries for another group alternate with them, as of a client of both.
     let mut words = Vec::new();
     for _ in 0..1_000 {
         words.extend(["pool", "other"]);
@@ -109,7 +110,7 @@ async fn a_group_answers_with_each_member_first_in_its_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_else_is_forwarded() {
+async fn other_names_are_forwarded() {
     let resolver = Resolver::start().await;
     let world = World::new(&[resolver.address]).await;
     for more in ["+notcp", "+tcp", "+noedns"] {
@@ -121,7 +122,7 @@ async fn everything_else_is_forwarded() {
     let missing = world.default.dig("20.1.1.1", &["nobody.test"]);
     assert!(missing.contains("status: NXDOMAIN"), "{missing}");
 
-    // Too long for UDP: cut, and whole by TCP.
+    // The answer is too long for UDP: it is truncated there and complete by TCP.
     let cut = world
         .default
         .dig("20.1.1.1", &["big.test", "TXT", "+ignore"]);
@@ -131,7 +132,7 @@ async fn everything_else_is_forwarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_resolvers_are_told_of_soon_and_a_new_file_counts_at_once() {
+async fn dead_resolvers_give_servfail_soon_and_a_new_file_counts_at_once() {
     let resolver = Resolver::start().await;
     // Nobody listens on the first; the second listens and never answers.
     let silent_at = unused_loopback();
@@ -158,11 +159,11 @@ async fn dead_resolvers_are_told_of_soon_and_a_new_file_counts_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_resolver_slows_no_name_of_ours() {
+async fn dead_resolver_slows_no_name_of_ours() {
     let silent_at = unused_loopback();
     let _silent = std::net::UdpSocket::bind((silent_at, 53)).unwrap();
     let world = World::new(&[silent_at]).await;
-    // More than may wait, all of them from the tenant that asks for its own names, too.
+    // More queries than may wait, all from the tenant that also asks for its own names.
     let script = r"
         exec 3<>/dev/udp/169.254.53.53/53
         for n in $(seq 1000); do
@@ -184,7 +185,7 @@ async fn a_dead_resolver_slows_no_name_of_ours() {
     }
     flood.kill().unwrap();
     flood.wait().unwrap();
-    // Once it was waited for, its silence is remembered: the next question is told of it sooner.
+    // The resolver counts as silent after one wait: the next query fails sooner.
     world.blue.dig("20.1.1.1", &["www.example.test"]);
     let asked = Instant::now();
     let reply = world.blue.dig("20.1.1.1", &["www.example.test"]);
@@ -197,7 +198,7 @@ async fn a_dead_resolver_slows_no_name_of_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_remembered_for_as_long_as_was_set_and_denials_too() {
+async fn answers_and_denials_have_the_configured_ttl() {
     let resolver = Resolver::start().await;
     let config = dns::Config {
         suffix: "svc.example".to_owned(),
@@ -239,7 +240,7 @@ async fn answers_are_remembered_for_as_long_as_was_set_and_denials_too() {
         world.default.short("20.1.1.1", &["-x", "20.1.1.2"]),
         "prod_db.front.svc.example."
     );
-    // The former suffix is nobody's.
+    // Names with the default suffix don't exist then.
     let former = world
         .default
         .dig("20.1.1.1", &["prod_db.front.contiv.local"]);
@@ -247,9 +248,9 @@ async fn answers_are_remembered_for_as_long_as_was_set_and_denials_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_harms_nobody() {
+async fn garbage_is_counted_and_breaks_no_server() {
     let world = World::new(&[]).await;
-    // So few that a socket's buffer (212,992 bytes) holds all of them, however late they are read.
+    // So few datagrams that a socket's buffer (212,992 bytes) holds all of them.
     let script = r"
         exec 3<>/dev/udp/169.254.53.53/53 4<>/dev/tcp/169.254.53.53/53
         for n in $(seq 100); do head -c $((n * 7)) /dev/urandom >&3; done
@@ -273,9 +274,9 @@ async fn garbage_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_keep_no_descriptors_and_no_others_out() {
+async fn idle_connections_keep_no_descriptors_and_block_no_others() {
     let world = World::new(&[]).await;
-    // A hundred connections that say nothing, of one tenant.
+    // A hundred idle connections of one tenant.
     let script = "for n in $(seq 100); do exec {fd}<>/dev/tcp/169.254.53.53/53; done; sleep 30";
     let mut idler = Command::new("ip")
         .args(["netns", "exec", &world.default.0, "bash", "-c", script])
@@ -296,7 +297,7 @@ async fn idle_connections_keep_no_descriptors_and_no_others_out() {
     let ours = format!("pid={},", std::process::id());
     let accepted = connections().matches(&ours).count();
     assert!((1..=64).contains(&accepted), "{accepted} accepted");
-    // UDP and the other tenant are as before; TCP waits for the idle to be sent away.
+    // UDP and the other tenant are unaffected; TCP waits until idle connections are closed.
     assert_eq!(world.default.short("20.1.1.1", &["prod_db"]), "20.1.1.2");
     assert_eq!(
         world.blue.short("20.1.1.1", &["secret", "+tcp"]),
@@ -311,12 +312,12 @@ async fn idle_connections_keep_no_descriptors_and_no_others_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_follows_its_domain() {
+async fn server_follows_its_domain() {
     let world = World::new(&[]).await;
     let tenant = TenantName::default_tenant();
     let asked = || world.default.short("20.1.1.1", &["prod_db", "+time=1"]);
 
-    // The namespace is made anew under its old name: the old sockets are of no use.
+    // Create the namespace again with its old name: the old sockets are of no use.
     run(&["ip", "netns", "del", &world.default.0]);
     world.default.make(&["20.1.1.1"]);
     assert_ne!(asked(), "20.1.1.2");
@@ -333,7 +334,7 @@ async fn a_server_follows_its_domain() {
 
     let none = SocketPlace::Namespace("/run/netns/none-such".into());
     world.dns.serve_domain(&tenant, none);
-    until("it says that it can't", || {
+    until("it reports the trouble", || {
         world.dns.troubles().contains_key("default")
     })
     .await;

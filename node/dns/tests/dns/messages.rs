@@ -1,4 +1,4 @@
-//! What the server itself says, as it is on the wire.
+//! Tests the server's own replies as they are on the wire.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 
-use crate::client::{ASKER, Client, NONE, PATIENCE, question, world};
+use crate::client::{CLIENT_ADDRESS, Client, REPLY_TIMEOUT, SILENCE_TIMEOUT, question, world};
 use crate::world::endpoint;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_is_what_others_read() {
+async fn answer_on_the_wire_is_readable_and_complete() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     let bytes = question("pRod_db.Front.", RecordType::A, Some(4_096));
@@ -19,7 +19,7 @@ async fn an_answer_is_what_others_read() {
         assert_eq!(reply.metadata.id, 0xABCD);
         assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
         assert!(reply.metadata.recursion_desired && !reply.metadata.truncation);
-        // The name as it was asked, each letter's case (draft-vixie-dnsext-dns0x20).
+        // The name has the query's case (draft-vixie-dnsext-dns0x20).
         assert_eq!(reply.queries[0].name().to_ascii(), "pRod_db.Front.");
         let [answer] = &reply.answers[..] else {
             panic!("{reply}");
@@ -37,7 +37,7 @@ async fn an_answer_is_what_others_read() {
     let told = reply.answers[0].data.to_string();
     assert_eq!(told, "prod_db.front.contiv.local.");
     assert!(reply.edns.is_none());
-    // A name that DNS can't say.
+    // A name that isn't valid in DNS.
     let long = endpoint("default", "front", "prod_db", "20.1.1.2");
     let mut long = Arc::unwrap_or_clone(long);
     long.name = Some("x".repeat(64));
@@ -74,7 +74,7 @@ async fn both_families_have_addresses_and_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_there_is_nothing_is_remembered_no_longer_than_anything() {
+async fn negative_answers_have_the_same_ttl() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     for (name, code, owner) in [
@@ -99,7 +99,7 @@ async fn that_there_is_nothing_is_remembered_no_longer_than_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_room_is_left_out_and_asked_for_by_tcp() {
+async fn long_answers_are_truncated_and_complete_by_tcp() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     world.view.send_modify(|view| {
@@ -129,7 +129,7 @@ async fn what_has_no_room_is_left_out_and_asked_for_by_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_answered_is_told_so_and_what_is_no_question_is_not() {
+async fn bad_queries_get_an_error_code_and_malformed_ones_nothing() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     let good = question("web.", RecordType::A, Some(1_232));
@@ -156,12 +156,12 @@ async fn what_cannot_be_answered_is_told_so_and_what_is_no_question_is_not() {
     assert_eq!(u16::from(told), u16::from(ResponseCode::BADVERS));
     assert_eq!(world.dns.counters().malformed, 0);
 
-    client.udp.set_read_timeout(Some(NONE)).unwrap();
+    client.udp.set_read_timeout(Some(SILENCE_TIMEOUT)).unwrap();
     let mut garbage: Vec<Vec<u8>> = (0..good.len()).map(|n| good[..n].to_vec()).collect();
     garbage.push(changed(2, 0x80)); // An answer.
-    garbage.push(changed(5, 2)); // A question that isn't there.
+    garbage.push(changed(5, 2)); // One question more than there is.
     garbage.push(changed(12, 0xC0)); // A pointer.
-    garbage.push(changed(12, 60)); // A label behind its end.
+    garbage.push(changed(12, 60)); // A label that exceeds the message.
     for bytes in &garbage {
         client.udp.send(bytes).unwrap();
     }
@@ -192,18 +192,24 @@ async fn each_message_is_answered_or_counted() {
         let since = Instant::now();
         while world.dns.counters().malformed - before < left {
             left -= u64::from(client.receive().is_some());
-            assert!(since.elapsed() < PATIENCE, "{left} not told of");
+            assert!(
+                since.elapsed() < REPLY_TIMEOUT,
+                "{left} neither answered nor counted"
+            );
         }
     }
-    assert_eq!(world.default.short(ASKER, &["prod_db"]), "20.1.1.2");
+    assert_eq!(
+        world.default.short(CLIENT_ADDRESS, &["prod_db"]),
+        "20.1.1.2"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_still_come_is_waited_for_and_never_denied() {
+async fn incomplete_view_delays_answers_and_denies_no_name() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     world.view.send_modify(|view| view.await_stream(true));
-    // What is known is told at once.
+    // Known names are answered at once.
     let told = client.ask(&question("web.", RecordType::A, None));
     assert_eq!(told.answers.len(), 1);
 
@@ -218,9 +224,9 @@ async fn what_may_still_come_is_waited_for_and_never_denied() {
     }
 
     client.udp.send(&new).unwrap();
-    client.udp.set_read_timeout(Some(NONE)).unwrap();
+    client.udp.set_read_timeout(Some(SILENCE_TIMEOUT)).unwrap();
     assert_eq!(client.receive(), None, "it waits");
-    client.udp.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.udp.set_read_timeout(Some(REPLY_TIMEOUT)).unwrap();
     world.view.send_modify(|view| {
         view.show(endpoint("default", "front", "new", "20.1.1.9"));
         view.await_stream(false);
@@ -233,7 +239,7 @@ async fn what_may_still_come_is_waited_for_and_never_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_many_who_ask_at_once_gets_its_own_answer() {
+async fn concurrent_clients_get_their_own_answers() {
     let world = world(&[]).await;
     let names = [("web.", "20.1.1.1"), ("prod_db.", "20.1.1.2")];
     let ask = &|number: usize| {
@@ -264,9 +270,9 @@ fn told(client: &Client, name: &str) -> Vec<String> {
     data.collect()
 }
 
-/// What was asked before is known; that it has changed, too.
+/// Recent replies are cached, and a change ends them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_shows_in_the_very_next_answer() {
+async fn change_shows_in_the_next_answer() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     let name = "prod_db.front.contiv.local.";
@@ -293,14 +299,14 @@ async fn a_change_shows_in_the_very_next_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_told_to_one_is_not_told_to_another() {
+async fn recent_replies_are_not_given_to_other_clients() {
     let world = world(&[]).await;
     world.view.send_modify(|view| {
         view.show(endpoint("default", "front", "both", "20.1.1.8"));
         view.show(endpoint("default", "back", "both", "20.2.1.8"));
         view.show(endpoint("blue", "front", "both", "20.1.1.9"));
     });
-    // The same message, thrice from the same address.
+    // The same message, three times from the same address.
     let front = Client::new(&world.default);
     let back = Client::at("20.2.1.1", &world.default);
     let blue = Client::new(&world.blue);
@@ -309,7 +315,7 @@ async fn what_was_told_to_one_is_not_told_to_another() {
         assert_eq!(told(&back, "both."), ["20.2.1.8"]);
         assert_eq!(told(&blue, "both."), ["20.1.1.9"]);
     }
-    // With less room, with EDNS, by TCP.
+    // With a smaller payload size, with EDNS, by TCP.
     for payload in [None, Some(512), None, Some(4_096)] {
         let bytes = question("Both.", RecordType::A, payload);
         let by_tcp = Message::from_vec(&front.by_tcp(&bytes)).unwrap();
@@ -322,7 +328,7 @@ async fn what_was_told_to_one_is_not_told_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_one_of_two_is_first_half_of_the_time() {
+async fn each_of_two_members_is_first_half_of_the_time() {
     let world = world(&[]).await;
     let client = Client::new(&world.default);
     world.view.send_modify(|view| {

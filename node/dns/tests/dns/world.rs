@@ -1,4 +1,4 @@
-//! Namespaces with servers of ours, and resolvers that they forward to.
+//! Namespaces with our servers, and the resolvers to which they forward.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A namespace with some addresses on its loopback; gone when dropped.
+/// A namespace with some addresses on its loopback interface, deleted when dropped.
 pub(crate) struct Namespace(pub(crate) String);
 
 impl Namespace {
@@ -72,7 +72,7 @@ pub(crate) fn run(words: &[&str]) {
     assert!(output.status.success(), "{words:?} (as root?): {error}");
 }
 
-/// A resolver on a loopback address of its own, as systemd-resolved has.
+/// A dnsmasq on a loopback address of its own, as systemd-resolved has.
 pub(crate) struct Resolver {
     pub(crate) address: Ipv4Addr,
     process: Child,
@@ -132,7 +132,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "not within 10 s: {what}");
-        #[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+        #[expect(clippy::disallowed_methods, reason = "the pause between two checks")]
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

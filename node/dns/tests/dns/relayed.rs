@@ -1,4 +1,4 @@
-//! What other resolvers say, as it is passed on.
+//! Tests how other resolvers' replies are relayed.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -10,10 +10,10 @@ use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{NULL, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use crate::client::{Client, PATIENCE, question, world};
+use crate::client::{Client, REPLY_TIMEOUT, question, world};
 use crate::world::{until, unused_loopback, write_resolvers};
 
-/// Answers each query on this address by what `of` makes of it, until that is nothing.
+/// Answers each query on this address with what `of` returns, until that is empty.
 fn resolver(address: Ipv4Addr, mut of: impl FnMut(Message) -> Vec<u8> + Send + 'static) {
     let socket = UdpSocket::bind((address, 53)).unwrap();
     std::thread::spawn(move || {
@@ -36,7 +36,7 @@ fn reply_to(query: &Message) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn anothers_no_is_remembered_no_longer_than_ours() {
+async fn relayed_denials_have_the_configured_ttl() {
     let address = unused_loopback();
     resolver(address, |query| {
         let mut reply = reply_to(&query);
@@ -55,13 +55,13 @@ async fn anothers_no_is_remembered_no_longer_than_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_says_is_passed_on_byte_for_byte() {
+async fn replies_are_relayed_byte_for_byte() {
     let address = unused_loopback();
     let (sender, sent) = std::sync::mpsc::channel();
     resolver(address, move |query| {
         let mut reply = reply_to(&query);
         let name = query.queries[0].name().clone();
-        // Of a type that nobody knows.
+        // A record of an unknown type.
         let kind = RecordType::Unknown(65_280);
         let data = NULL::with(vec![1, 2, 3]);
         let rdata = RData::Unknown {
@@ -77,7 +77,7 @@ async fn what_another_says_is_passed_on_byte_for_byte() {
             reply.add_answer(Record::from_rdata(name.clone(), 9, rdata.clone()));
         }
         let mut bytes = reply.to_vec().unwrap();
-        bytes.extend(b"what stands behind");
+        bytes.extend(b"extra bytes");
         sender.send(bytes.clone()).unwrap();
         bytes
     });
@@ -89,16 +89,16 @@ async fn what_another_says_is_passed_on_byte_for_byte() {
     assert_eq!(told[..2], query[..2]);
     assert_eq!(told[2..], said[2..]);
 
-    // What has no room is cut, and says so.
+    // A reply that doesn't fit is truncated and has TC set.
     let query = question("big.example.", RecordType::Unknown(65_280), None);
     let told = client.ask(&query);
     assert!(told.metadata.truncation && told.answers.is_empty());
     assert!(sent.recv().unwrap().len() > 512);
 }
 
-/// Not another question's, though its id is the same.
+/// A reply with the right id and another question is ignored.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_to_another_question_counts_for_none() {
+async fn reply_to_another_question_is_ignored() {
     let address = unused_loopback();
     resolver(address, |query| {
         let mut reply = reply_to(&query);
@@ -115,9 +115,9 @@ async fn a_reply_to_another_question_counts_for_none() {
     assert!(told.answers.is_empty());
 }
 
-/// One container's question is the others', too, whatever domain they are of.
+/// Containers of all domains share the cached replies.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resolver_is_asked_once_for_as_long_as_it_said() {
+async fn resolver_is_asked_once_within_the_ttl() {
     let address = unused_loopback();
     let (sender, asked) = std::sync::mpsc::channel();
     resolver(address, move |query| {
@@ -164,25 +164,25 @@ async fn a_resolver_is_asked_once_for_as_long_as_it_said() {
     .await;
     assert!(since.elapsed() >= Duration::from_secs(1));
 
-    // Other resolvers may say otherwise.
+    // Other resolvers may answer differently: a change of the file clears the cache.
     write_resolvers(&world.resolv_conf, &[address]);
     until("it is forgotten", || times(&client, "www.example.") == 1).await;
 
-    // Whoever is gone has said what it said.
+    // Cached replies outlive their resolver.
     let told = client.ask(&www("end.example."));
     assert_eq!(told.metadata.response_code, ResponseCode::ServFail);
     let told = client.ask(&www("www.example."));
     assert_eq!(told.answers[0].data.to_string(), "192.0.2.7");
 }
 
-/// A resolver that the test itself is.
-struct Asked(UdpSocket);
+/// A resolver that the test controls query by query.
+struct ManualResolver(UdpSocket);
 
-impl Asked {
+impl ManualResolver {
     fn new() -> (Self, Ipv4Addr) {
         let address = unused_loopback();
         let socket = UdpSocket::bind((address, 53)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(REPLY_TIMEOUT)).unwrap();
         (Self(socket), address)
     }
 
@@ -192,7 +192,7 @@ impl Asked {
         (Message::from_vec(&query[..length]).unwrap(), asker)
     }
 
-    fn says(&self, (query, asker): &(Message, SocketAddr), address: &str) {
+    fn answers(&self, (query, asker): &(Message, SocketAddr), address: &str) {
         let mut reply = reply_to(query);
         let owner = query.queries[0].name().clone();
         let told = RData::A(address.parse().unwrap());
@@ -207,15 +207,15 @@ impl Asked {
     }
 }
 
-fn hears(client: &Client) -> String {
+fn received_address(client: &Client) -> String {
     let reply = Message::from_vec(&client.receive().expect("an answer")).unwrap();
     assert_eq!(reply.metadata.id, 0xABCD);
     reply.answers[0].data.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_while_the_next_is_asked_and_the_first_may_still_answer() {
-    let ((first, one), (second, two)) = (Asked::new(), Asked::new());
+async fn next_resolver_is_asked_after_a_while_and_the_first_may_still_answer() {
+    let ((first, one), (second, two)) = (ManualResolver::new(), ManualResolver::new());
     let world = world(&[one, two]).await;
     let client = Client::new(&world.default);
     let ask = || {
@@ -230,20 +230,20 @@ async fn after_a_while_the_next_is_asked_and_the_first_may_still_answer() {
         let due = Duration::from_millis(500)..Duration::from_millis(1_500);
         assert!(due.contains(&took), "{took:?}");
         match first_answers {
-            true => first.says(&of_first, "192.0.2.1"),
-            false => second.says(&of_second, "192.0.2.1"),
+            true => first.answers(&of_first, "192.0.2.1"),
+            false => second.answers(&of_second, "192.0.2.1"),
         }
-        assert_eq!(hears(&client), "192.0.2.1");
+        assert_eq!(received_address(&client), "192.0.2.1");
     }
-    // Whose silence was heard last is asked last.
+    // The first resolver was silent last, so it is asked last.
     ask();
-    second.says(&second.query(), "192.0.2.2");
-    assert_eq!(hears(&client), "192.0.2.2");
+    second.answers(&second.query(), "192.0.2.2");
+    assert_eq!(received_address(&client), "192.0.2.2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_fails_is_not_waited_for() {
-    let ((first, one), (second, two)) = (Asked::new(), Asked::new());
+async fn failing_resolver_is_not_waited_for() {
+    let ((first, one), (second, two)) = (ManualResolver::new(), ManualResolver::new());
     let world = world(&[one, two]).await;
     let client = Client::new(&world.default);
     let since = Instant::now();
@@ -251,8 +251,8 @@ async fn who_fails_is_not_waited_for() {
         let query = question("www.example.", RecordType::A, None);
         client.udp.send(&query).unwrap();
         first.fails(&first.query());
-        second.says(&second.query(), "192.0.2.2");
-        assert_eq!(hears(&client), "192.0.2.2");
+        second.answers(&second.query(), "192.0.2.2");
+        assert_eq!(received_address(&client), "192.0.2.2");
     }
     let took = since.elapsed();
     assert!(took < Duration::from_millis(500), "{took:?}");
@@ -260,9 +260,9 @@ async fn who_fails_is_not_waited_for() {
     assert_eq!((counters.forwarded, counters.failed), (3, 0));
 }
 
-/// Ids are those of whoever asked, and of what was asked of us nothing else shows.
+/// A forwarded query has an id of ours, and its reply the client's id.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_many_who_ask_at_once_hears_of_its_own_question() {
+async fn concurrent_forwarded_queries_get_their_own_replies() {
     let address = unused_loopback();
     let (sender, ids) = std::sync::mpsc::channel();
     resolver(address, move |query| {
@@ -277,7 +277,7 @@ async fn each_of_many_who_ask_at_once_hears_of_its_own_question() {
     let world = world(&[address]).await;
     let client = Client::new(&world.default);
     for _ in 0..20 {
-        // Less than may wait at once.
+        // Fewer than may wait at once.
         for number in 0..100 {
             let mut query = question(&format!("h{number}."), RecordType::A, None);
             query[..2].copy_from_slice(&[7, number]);
@@ -298,8 +298,8 @@ async fn each_of_many_who_ask_at_once_hears_of_its_own_question() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_waits_for_no_resolver() {
-    let (silent, address) = Asked::new();
+async fn stopping_server_waits_for_no_resolver() {
+    let (silent, address) = ManualResolver::new();
     let world = world(&[address]).await;
     let client = Client::new(&world.default);
     let query = question("www.example.", RecordType::A, None);
@@ -316,6 +316,6 @@ async fn a_server_that_stops_waits_for_no_resolver() {
         !String::from_utf8_lossy(&output.stdout).contains(":53 ")
     })
     .await;
-    // As long as a resolver is waited for.
+    // A query waits so long for a resolver.
     assert!(since.elapsed() < Duration::from_millis(1_500));
 }
