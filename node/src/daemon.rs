@@ -178,7 +178,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     let ending = Ending::open(config.state_dir.join("enforced"), view_rx.clone());
     let healings = Healings::default();
     let docker = docker::start(
-        docker::Config {
+        docker::DockerConfig {
             plugin_dir: config.plugin_dir,
             run_dir: config.run_dir.clone(),
             engine: config.engine,

@@ -265,7 +265,7 @@ async fn check(run: Run) -> ExitCode {
 async fn swarm_plugin(args: SwarmPlugin) -> ExitCode {
     match swarm::install(&args.engine, &args.at.run_dir).await {
         Ok(()) => {
-            say(&format!("plug-in {} is enabled", swarm::DRIVER));
+            say(&format!("plugin {} is enabled", swarm::PLUGIN_NAME));
             ExitCode::SUCCESS
         }
         Err(error @ InstallError::Away(_)) => fail(UNREACHABLE, &error.to_string()),

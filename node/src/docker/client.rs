@@ -1,4 +1,5 @@
-//! The engine's API, as far as netplugin uses it: every call bounded, its types made ours.
+//! A client for the part of the engine's API that netplugin uses. Each call has a timeout, and its
+//! types are converted to ours.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,34 +17,35 @@ use bollard::query_parameters::{
 use bollard::{Docker, body_full};
 use futures::{Stream, StreamExt};
 
-use super::plan::{DRIVER, Found, LABEL, LABEL_VALUE, Wanted};
-use super::swarm::{self, Swarm};
+use super::plan::{DRIVER_NAME, EngineNetwork, MADE_BY_LABEL, MADE_BY_VALUE, WantedNetwork};
+use super::swarm::{self, SwarmAddresses};
 use crate::local;
-use crate::local::client::Answer;
+use crate::local::client::HttpResponse;
 
-/// Creating a network calls back into our own plugin several times; the rest takes milliseconds.
-const LIMIT: Duration = Duration::from_secs(10);
-/// Inspecting a container blocks until its start has finished.
-const INSPECT_LIMIT: Duration = Duration::from_secs(60);
-/// The engine itself looks for a plug-in's socket for twelve seconds.
-const ENABLE_LIMIT: Duration = Duration::from_secs(30);
+/// Limits a call. Creating a network calls our own plugin several times; the rest takes
+/// milliseconds.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limits the inspection of a container, which blocks until the container's start has finished.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limits enabling the plugin: the engine itself waits twelve seconds for a plugin's socket.
+const ENABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A manager has its lists at hand.
-const SWARM_LIMIT: Duration = Duration::from_secs(3);
+/// Limits a swarm's lists, which a manager has in memory.
+const SWARM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A container's label: the swarm's service that it is a task of.
-const SERVICE: &str = "com.docker.swarm.service.name";
+/// A container's label with the name of the swarm's service of which it is a task.
+const SERVICE_LABEL: &str = "com.docker.swarm.service.name";
 
-/// What the engine did not do.
+/// A failed call to the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("the engine doesn't answer within {} s", LIMIT.as_secs())]
+    #[error("the engine doesn't answer within {} s", CALL_TIMEOUT.as_secs())]
     Silent,
     #[error("the engine's events ended")]
     EventsEnded,
-    #[error("the engine says: {0}")]
+    #[error("the engine refused: {0}")]
     Refused(String),
-    #[error("can't talk to the engine: {0}")]
+    #[error("can't reach the engine: {0}")]
     Transport(Error),
 }
 
@@ -58,13 +60,13 @@ impl From<Error> for EngineError {
 }
 
 impl EngineError {
-    /// Whether the engine is there, and this one call failed.
+    /// Whether the engine answered and only this call failed.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
 }
 
-/// A container's membership in a Docker network, as the engine tells it.
+/// A container's membership in a Docker network, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
     /// The container's id; `ep-…` for an endpoint without a container.
@@ -75,7 +77,7 @@ pub(super) struct Member {
     pub(super) address: Option<IpAddr>,
 }
 
-/// What the engine's events mean here.
+/// An event of the engine, in our terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum EngineEvent {
     NetworkChanged,
@@ -125,19 +127,20 @@ impl Client {
             .build();
         self.docker
             .events(Some(options))
-            .map(|event| Ok(understand(event?)))
+            .map(|event| Ok(parse_event(event?)))
     }
 
-    pub(super) async fn networks(&self) -> Result<Vec<Found>, EngineError> {
+    pub(super) async fn networks(&self) -> Result<Vec<EngineNetwork>, EngineError> {
         let listed = bounded(self.docker.list_networks(None)).await?;
-        Ok(listed.into_iter().map(found).collect())
+        Ok(listed.into_iter().map(engine_network).collect())
     }
 
-    /// `None`: the engine has no such network.
+    /// The members of a network; `None` if the engine has no such network.
     pub(super) async fn members(&self, network: &str) -> Result<Option<Vec<Member>>, EngineError> {
-        let inspected = tokio::time::timeout(LIMIT, self.docker.inspect_network(network, None))
-            .await
-            .map_err(|_| EngineError::Silent)?;
+        let inspected =
+            tokio::time::timeout(CALL_TIMEOUT, self.docker.inspect_network(network, None))
+                .await
+                .map_err(|_| EngineError::Silent)?;
         let inspected = match inspected {
             Err(Error::DockerResponseServerError {
                 status_code: 404, ..
@@ -157,19 +160,19 @@ impl Client {
         ))
     }
 
-    /// The aliases of a container in the network of this endpoint. A swarm's task also bears its
-    /// service's name, as it does in a swarm's own networks.
+    /// The aliases of a container in the network of this endpoint. A swarm's task also has its
+    /// service's name, as in a swarm's own networks.
     pub(super) async fn aliases(
         &self,
         container: &str,
         endpoint: &str,
     ) -> Result<Vec<String>, EngineError> {
         let inspect = self.docker.inspect_container(container, None);
-        let inspected = tokio::time::timeout(INSPECT_LIMIT, inspect)
+        let inspected = tokio::time::timeout(INSPECT_TIMEOUT, inspect)
             .await
             .map_err(|_| EngineError::Silent)??;
         let labels = inspected.config.and_then(|config| config.labels);
-        let service = labels.and_then(|mut labels| labels.remove(SERVICE));
+        let service = labels.and_then(|mut labels| labels.remove(SERVICE_LABEL));
         let networks = inspected.network_settings.and_then(|s| s.networks);
         let mut aliases = networks
             .into_iter()
@@ -187,16 +190,16 @@ impl Client {
         Ok(aliases)
     }
 
-    pub(super) async fn create(&self, wanted: &Wanted) -> Result<(), EngineError> {
+    pub(super) async fn create(&self, wanted: &WantedNetwork) -> Result<(), EngineError> {
         let options = wanted.meaning.options();
         let request = NetworkCreateRequest {
             name: wanted.name.clone(),
-            driver: Some(DRIVER.to_owned()),
+            driver: Some(DRIVER_NAME.to_owned()),
             options: Some(options.clone().into_iter().collect()),
-            labels: Some([(LABEL.to_owned(), LABEL_VALUE.to_owned())].into()),
+            labels: Some([(MADE_BY_LABEL.to_owned(), MADE_BY_VALUE.to_owned())].into()),
             enable_ipv6: wanted.v6.then_some(true),
             ipam: Some(Ipam {
-                driver: Some(DRIVER.to_owned()),
+                driver: Some(DRIVER_NAME.to_owned()),
                 options: Some(options.into_iter().collect()),
                 config: Some(
                     wanted
@@ -215,9 +218,9 @@ impl Client {
         bounded(self.docker.create_network(request)).await.map(drop)
     }
 
-    /// One that is gone already is fine.
+    /// Removes a network; one that is gone is no error.
     pub(super) async fn remove(&self, id: &str) -> Result<(), EngineError> {
-        let removed = tokio::time::timeout(LIMIT, self.docker.remove_network(id))
+        let removed = tokio::time::timeout(CALL_TIMEOUT, self.docker.remove_network(id))
             .await
             .map_err(|_| EngineError::Silent)?;
         match removed {
@@ -229,9 +232,9 @@ impl Client {
     }
 }
 
-/// Of plug-ins, and of what only a swarm's manager knows.
+/// Calls about plugins, and to a swarm's manager.
 impl Client {
-    /// False: it is there already. `archive` is a tar of `config.json` and `rootfs/`.
+    /// Creates a plugin; false if it exists. `archive` is a tar of `config.json` and `rootfs/`.
     pub(super) async fn create_plugin(
         &self,
         name: &str,
@@ -241,55 +244,55 @@ impl Client {
         let create = self
             .docker
             .create_plugin(options, body_full(archive.into()));
-        unless_so_already(tokio::time::timeout(LIMIT, create).await)
+        has_changed(tokio::time::timeout(CALL_TIMEOUT, create).await)
     }
 
-    /// Returns when the engine has found its socket. False: it was enabled already.
+    /// Returns when the engine has found its socket; false if it was enabled before.
     pub(super) async fn enable_plugin(&self, name: &str) -> Result<bool, EngineError> {
         let options = EnablePluginOptionsBuilder::default().timeout(30).build();
         let enable = self.docker.enable_plugin(name, Some(options));
-        unless_so_already(tokio::time::timeout(ENABLE_LIMIT, enable).await)
+        has_changed(tokio::time::timeout(ENABLE_TIMEOUT, enable).await)
     }
 
-    /// What this engine's swarm says of its tasks' addresses. A swarm without a quorum doesn't
-    /// answer, which is no reason to take the engine for silent.
-    pub(super) async fn swarm(&self) -> Swarm {
-        match tokio::time::timeout(SWARM_LIMIT, self.ask_swarm()).await {
+    /// The addresses of the swarm's tasks and services. A swarm without a quorum doesn't answer, which
+    /// isn't a failure of the engine.
+    pub(super) async fn swarm(&self) -> SwarmAddresses {
+        match tokio::time::timeout(SWARM_TIMEOUT, self.swarm_addresses()).await {
             Ok(Ok(swarm)) => swarm,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the swarm's tasks aren't known now");
-                Swarm::Unknown
+                tracing::debug!(%error, "can't list the swarm's tasks");
+                SwarmAddresses::NotAvailable
             }
-            Err(_) => Swarm::Unknown,
+            Err(_) => SwarmAddresses::NotAvailable,
         }
     }
 
-    async fn ask_swarm(&self) -> Result<Swarm, EngineError> {
+    async fn swarm_addresses(&self) -> Result<SwarmAddresses, EngineError> {
         let info = bounded(self.docker.info()).await?;
         let state = info.swarm.unwrap_or_default();
         match state.local_node_state {
             Some(LocalNodeState::ACTIVE) if state.control_available == Some(true) => {}
             None | Some(LocalNodeState::INACTIVE | LocalNodeState::ACTIVE) => {
-                return Ok(Swarm::NotManaged);
+                return Ok(SwarmAddresses::NotManaged);
             }
-            Some(_) => return Ok(Swarm::Unknown),
+            Some(_) => return Ok(SwarmAddresses::NotAvailable),
         }
         let (tasks, services) = (self.get("/tasks").await?, self.get("/services").await?);
         if !tasks.is_success() || !services.is_success() {
-            return Ok(Swarm::Unknown);
+            return Ok(SwarmAddresses::NotAvailable);
         }
         let in_use = swarm::in_use(&tasks.body, &services.body);
         Ok(in_use.map_or_else(
             |error| {
-                tracing::warn!(%error, "the engine lists its tasks in another way than we read them");
-                Swarm::Unknown
+                tracing::warn!(%error, "can't parse the engine's list of tasks");
+                SwarmAddresses::NotAvailable
             },
-            Swarm::Uses,
+            SwarmAddresses::InUse,
         ))
     }
 
-    /// bollard's tasks lack their addresses, as the engine's own specification does.
-    async fn get(&self, path: &'static str) -> Result<Answer, EngineError> {
+    /// Sends a plain GET: bollard's tasks lack their addresses, as in the engine's specification.
+    async fn get(&self, path: &'static str) -> Result<HttpResponse, EngineError> {
         let socket = self.socket.clone();
         let asked = tokio::task::spawn_blocking(move || local::client::get(&socket, path)).await;
         let answer = asked.map_err(std::io::Error::other).flatten();
@@ -297,8 +300,8 @@ impl Client {
     }
 }
 
-/// False: nothing was to be done.
-fn unless_so_already(
+/// Whether a call changed anything: false on 409, which means that it was done before.
+fn has_changed(
     done: Result<Result<(), Error>, tokio::time::error::Elapsed>,
 ) -> Result<bool, EngineError> {
     match done.map_err(|_| EngineError::Silent)? {
@@ -310,11 +313,11 @@ fn unless_so_already(
 }
 
 async fn bounded<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, EngineError> {
-    let result = tokio::time::timeout(LIMIT, call).await;
+    let result = tokio::time::timeout(CALL_TIMEOUT, call).await;
     Ok(result.map_err(|_| EngineError::Silent)??)
 }
 
-fn understand(event: EventMessage) -> EngineEvent {
+fn parse_event(event: EventMessage) -> EngineEvent {
     let is_network = event
         .typ
         .is_some_and(|kind| kind == bollard::models::EventMessageTypeEnum::NETWORK);
@@ -332,12 +335,12 @@ fn understand(event: EventMessage) -> EngineEvent {
     }
 }
 
-fn found(network: Network) -> Found {
+fn engine_network(network: Network) -> EngineNetwork {
     let ipam = network.ipam.unwrap_or_default();
-    // The IPAM's options count too: what was made by hand may have named its network there only.
+    // A network made by hand may have our options at its IPAM only.
     let mut options: BTreeMap<_, _> = ipam.options.into_iter().flatten().collect();
     options.extend(network.options.into_iter().flatten());
-    Found {
+    EngineNetwork {
         id: network.id.unwrap_or_default(),
         name: network.name.unwrap_or_default(),
         driver: network.driver.unwrap_or_default(),
@@ -357,7 +360,7 @@ fn found(network: Network) -> Found {
     }
 }
 
-/// Of `20.1.1.3/24`.
+/// Parses `20.1.1.3/24`.
 fn address(text: &str) -> Option<IpAddr> {
     text.split('/').next()?.parse().ok()
 }

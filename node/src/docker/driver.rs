@@ -1,8 +1,8 @@
-//! The network driver's calls: what the engine asks about networks and endpoints.
+//! Handles the engine's calls to the network driver: networks and endpoints.
 //!
-//! No call waits on the engine (it may hold its own locks while it asks us) and each can be
-//! repeated: an engine that was killed asks again, about things that are there or gone.
-//! `server` calls it; `ipam` holds the calls about addresses.
+//! No call waits for the engine (it may hold its own locks during the call), and each can be
+//! repeated: after a crash the engine calls again, for objects that exist or are gone.
+//! `server` calls it; `ipam` has the calls about addresses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,25 +15,26 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::endpoints::Endpoints;
+use super::meaning::{self, Meaning, Unresolved};
 use super::networks::Networks;
-use super::pool::{self, Meaning, Unresolved};
 use super::protocol::{
-    AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointRef, GENERIC, INTERNAL, Interface,
-    InterfaceName, IpamData, Joined, NetworkRef, PORT_MAP, StaticRoute,
+    AllocateNetwork, CreateEndpoint, CreateNetwork, DriverInterface, EndpointRef, GENERIC_KEY,
+    INTERNAL_KEY, InterfaceName, IpamData, Joined, NetworkRef, PORT_MAP_KEY, StaticRoute,
 };
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
 use node_core::projection::Projection;
 use runtime::lock;
 
-/// Longer than anybody asks [`Driver::touched_within`] about.
-const REMEMBER: Duration = Duration::from_secs(60);
+/// Times of calls are kept for this long, which is longer than any use of
+/// [`Driver::was_called_within`].
+const CALL_MEMORY: Duration = Duration::from_secs(60);
 
-/// Why a call failed, as the engine shows it to who typed the command.
+/// A call's failure. The engine shows the message to the user who typed the command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DriverError {
-    #[error("contiv doesn't know the call {0}: this engine needs a newer netplugin")]
+    #[error("netplugin doesn't support the call {0}: this engine needs a newer netplugin")]
     UnknownCall(String),
-    #[error("the engine sent a request that can't be read: {0}")]
+    #[error("can't parse the engine's request: {0}")]
     Malformed(#[from] serde_json::Error),
     #[error("the engine sent `{text}` as {what}: {reason}")]
     Value {
@@ -49,7 +50,7 @@ pub(super) enum DriverError {
         "contiv doesn't publish ports yet: leave out -p and -P (`ports:` in a compose file); containers of the tenant reach {0} directly"
     )]
     PublishedPorts(String),
-    #[error("contiv networks can't be made with --internal: leave it out")]
+    #[error("contiv networks can't be created with --internal: leave it out")]
     Internal,
     #[error(
         "contiv needs its own addresses: add `--ipam-driver contiv --ipam-opt contiv.network=NET` to `docker network create` (in a swarm `--ipam-driver contiv-swarm:latest`)"
@@ -60,7 +61,7 @@ pub(super) enum DriverError {
     )]
     MacAddress { given: MacAddr, asked: String },
     #[error(
-        "contiv doesn't know the Docker network {0}: `docker network rm` it, netplugin creates it again"
+        "netplugin has no record of the Docker network {0}: `docker network rm` it, netplugin creates it again"
     )]
     UnknownNetwork(String),
     #[error("endpoint {0} is gone: start the container again")]
@@ -75,15 +76,16 @@ pub(super) enum DriverError {
     Save(#[from] std::io::Error),
 }
 
-/// What the calls work on; one for the process.
+/// The state of the calls; one for the process.
 #[derive(Debug)]
 pub(super) struct Driver<E> {
     pub(super) endpoints: E,
     pub(super) projection: watch::Receiver<Projection>,
     pub(super) networks: Networks,
-    /// When the engine last spoke of an endpoint: one that it is just making isn't in its list yet.
-    touched: Mutex<BTreeMap<EndpointId, Instant>>,
-    /// When this process reserved what the engine hasn't used yet.
+    /// Time of the last call about each endpoint: an endpoint that the engine is creating isn't in its
+    /// list yet.
+    last_calls: Mutex<BTreeMap<EndpointId, Instant>>,
+    /// Time at which this process reserved each address: the engine may not use it yet.
     reserved: Mutex<BTreeMap<IpAddr, Instant>>,
 }
 
@@ -97,33 +99,33 @@ impl<E: Endpoints> Driver<E> {
             endpoints,
             projection,
             networks,
-            touched: Mutex::default(),
+            last_calls: Mutex::default(),
             reserved: Mutex::default(),
         }
     }
 
     pub(super) fn create_network(&self, call: &CreateNetwork) -> Result<(), DriverError> {
         let options = call.options.as_ref();
-        if options.and_then(|options| options.get(INTERNAL)) == Some(&Value::Bool(true)) {
+        if options.and_then(|options| options.get(INTERNAL_KEY)) == Some(&Value::Bool(true)) {
             return Err(DriverError::Internal);
         }
         let pools = call.ipv4.iter().chain(&call.ipv6).flatten();
-        let meaning = self.stands_for(&generic_options(options), pools)?;
+        let meaning = self.resolve_options(&generic_options(options), pools)?;
         self.networks.insert(&call.network_id, meaning)?;
         Ok(())
     }
 
-    /// What a swarm's network stands for, as options for the nodes that create it.
+    /// Resolves a swarm's network and returns the options for the nodes that create it.
     pub(super) fn allocate_network(
         &self,
         call: &AllocateNetwork,
     ) -> Result<BTreeMap<String, String>, DriverError> {
         let pools = call.ipv4.iter().chain(&call.ipv6).flatten();
         let options = call.options.clone().unwrap_or_default();
-        Ok(self.stands_for(&options, pools)?.options())
+        Ok(self.resolve_options(&options, pools)?.options())
     }
 
-    fn stands_for<'a>(
+    fn resolve_options<'a>(
         &self,
         options: &BTreeMap<String, String>,
         pools: impl Iterator<Item = &'a IpamData>,
@@ -134,7 +136,7 @@ impl<E: Endpoints> Driver<E> {
             .collect::<Result<Vec<IpNet>, _>>()?;
         let named = Meaning::from_options(options)?.is_some();
         let projection = self.projection.borrow();
-        let meaning = pool::resolve(&projection, options, subnets.first().copied());
+        let meaning = meaning::resolve(&projection, options, subnets.first().copied());
         meaning.map_err(|error| match self.unresolved(error) {
             DriverError::Unresolved(Unresolved::SubnetDiffers { .. }) => DriverError::ForeignIpam,
             DriverError::Unresolved(Unresolved::NoSubnet(_)) if !named => DriverError::ForeignIpam,
@@ -142,7 +144,7 @@ impl<E: Endpoints> Driver<E> {
         })
     }
 
-    /// What a node that hasn't read the log doesn't know may exist.
+    /// Reports an unknown name as "log unread" until this node has read the log: the name may exist.
     pub(super) fn unresolved(&self, error: Unresolved) -> DriverError {
         match error.is_of_an_unknown_name() && !self.endpoints.has_read_log() {
             true => AttachError::LogUnread(error.to_string()).into(),
@@ -150,11 +152,11 @@ impl<E: Endpoints> Driver<E> {
         }
     }
 
-    /// What the engine believes to be without endpoints has none: a leftover goes with it.
+    /// Removes a network, and its leftover endpoints: the engine removes only networks that have none.
     pub(super) async fn delete_network(&self, call: &NetworkRef) -> Result<(), DriverError> {
         for endpoint in self.endpoints.list() {
-            if of_docker_network(&endpoint, &call.network_id) {
-                tracing::warn!(id = %endpoint.id, "its Docker network is removed: detaching a leftover endpoint");
+            if is_in_docker_network(&endpoint, &call.network_id) {
+                tracing::warn!(id = %endpoint.id, "the Docker network is removed: detaching a leftover endpoint");
                 self.detach(endpoint.id).await?;
             }
         }
@@ -164,7 +166,7 @@ impl<E: Endpoints> Driver<E> {
     pub(super) async fn create_endpoint(
         &self,
         call: CreateEndpoint,
-    ) -> Result<Interface, DriverError> {
+    ) -> Result<DriverInterface, DriverError> {
         let given = call.interface.unwrap_or_default();
         let addresses = [&given.address, &given.address_ipv6]
             .into_iter()
@@ -182,10 +184,10 @@ impl<E: Endpoints> Driver<E> {
         }
         let meaning = self.meaning(&call.network_id)?;
         let id = endpoint_id(&call.endpoint_id)?;
-        self.touch(&id);
+        self.note_call(&id);
         let attachment = self
             .endpoints
-            .attach(Attach {
+            .start_attach(Attach {
                 id,
                 tenant: meaning.tenant,
                 network: meaning.network,
@@ -199,12 +201,12 @@ impl<E: Endpoints> Driver<E> {
                 container: None,
             })
             .await?;
-        Ok(Interface {
+        Ok(DriverInterface {
             mac_address: match given.mac_address.as_str() {
                 "" => attachment.endpoint.mac.to_string(),
                 _ => String::new(),
             },
-            ..Interface::default()
+            ..DriverInterface::default()
         })
     }
 
@@ -212,15 +214,18 @@ impl<E: Endpoints> Driver<E> {
         self.detach(endpoint_id(&call.endpoint_id)?).await
     }
 
-    /// Now its interface must be there: until here the engine made the container's namespace.
+    /// Waits until the kernel has the interface, and returns its name and the container's routes.
+    /// Before this call the engine creates the container's namespace.
     ///
-    /// The container's routes: its gateway on the link, and its network's subnet through it. The
-    /// engine adds the default route to one of a container's networks only; the others are
-    /// reached by their subnet's route.
+    /// The routes are the gateway on the link, and the network's subnet through it. The engine adds
+    /// the default route to one of a container's networks only; the others are reached by their
+    /// subnet's route.
     pub(super) async fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
         let endpoint = self.endpoint(&call.endpoint_id)?;
-        self.touch(&endpoint.id);
-        self.endpoints.attached(endpoint.id.clone()).await?;
+        self.note_call(&endpoint.id);
+        self.endpoints
+            .wait_until_in_kernel(endpoint.id.clone())
+            .await?;
         let meaning = Meaning {
             tenant: endpoint.tenant,
             network: endpoint.network,
@@ -237,7 +242,7 @@ impl<E: Endpoints> Driver<E> {
             ..Joined::default()
         };
         for address in endpoint.addresses {
-            let pool = pool::pool_of(spec, address.is_ipv6())?;
+            let pool = meaning::pool_of(spec, address.is_ipv6())?;
             let gateway = pool.gateway.to_string();
             joined.static_routes.extend([
                 StaticRoute {
@@ -259,7 +264,8 @@ impl<E: Endpoints> Driver<E> {
         Ok(joined)
     }
 
-    /// Asked for after `Join` when a container has a gateway: with bindings to publish or without.
+    /// The engine calls it after `Join` for a container with a gateway, with or without published
+    /// ports.
     pub(super) fn program_external_connectivity(
         &self,
         call: &EndpointRef,
@@ -271,8 +277,8 @@ impl<E: Endpoints> Driver<E> {
         }
     }
 
-    /// Nobody joins with it again: the engine deletes the endpoint next, and in between moves its
-    /// interface out of the container, unless it is gone by then.
+    /// Detaches at once: the engine deletes the endpoint next, and in between it would move the
+    /// interface out of the container.
     pub(super) async fn leave(&self, call: &EndpointRef) -> Result<(), DriverError> {
         self.detach(endpoint_id(&call.endpoint_id)?).await
     }
@@ -287,37 +293,45 @@ impl<E: Endpoints> Driver<E> {
         };
         Ok(BTreeMap::from([
             ("contiv.interface".to_owned(), endpoint.host_interface),
-            (pool::TENANT.to_owned(), endpoint.tenant.to_string()),
-            (pool::NETWORK.to_owned(), endpoint.network.to_string()),
+            (
+                meaning::TENANT_OPTION.to_owned(),
+                endpoint.tenant.to_string(),
+            ),
+            (
+                meaning::NETWORK_OPTION.to_owned(),
+                endpoint.network.to_string(),
+            ),
         ]))
     }
 
-    /// Detaching what is gone is fine: the engine only wants it to be so.
+    /// Detaches an endpoint; one that is gone is no error.
     pub(super) async fn detach(&self, id: EndpointId) -> Result<(), DriverError> {
         let detached = self.endpoints.detach(id.clone()).await;
         match detached {
             Ok(()) | Err(AttachError::EndpointUnknown(_)) => {
-                self.touched().remove(&id);
+                self.last_calls().remove(&id);
                 Ok(())
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether the engine spoke of the endpoint less than `ago` before now.
-    pub(super) fn touched_within(&self, id: &EndpointId, ago: Duration) -> bool {
-        self.touched().get(id).is_some_and(|at| at.elapsed() < ago)
+    /// Whether a call about the endpoint came less than `ago` before now.
+    pub(super) fn was_called_within(&self, id: &EndpointId, ago: Duration) -> bool {
+        self.last_calls()
+            .get(id)
+            .is_some_and(|at| at.elapsed() < ago)
     }
 
-    fn touch(&self, id: &EndpointId) {
-        let mut touched = self.touched();
-        touched.retain(|_, at| at.elapsed() < REMEMBER);
-        touched.insert(id.clone(), Instant::now());
+    fn note_call(&self, id: &EndpointId) {
+        let mut last_calls = self.last_calls();
+        last_calls.retain(|_, at| at.elapsed() < CALL_MEMORY);
+        last_calls.insert(id.clone(), Instant::now());
     }
 
-    pub(super) fn has_reserved(&self, address: IpAddr) {
+    pub(super) fn note_reserved(&self, address: IpAddr) {
         let mut reserved = lock(&self.reserved);
-        reserved.retain(|_, at| at.elapsed() < REMEMBER);
+        reserved.retain(|_, at| at.elapsed() < CALL_MEMORY);
         reserved.insert(address, Instant::now());
     }
 
@@ -326,8 +340,8 @@ impl<E: Endpoints> Driver<E> {
         reserved.get(address).is_some_and(|at| at.elapsed() < ago)
     }
 
-    fn touched(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Instant>> {
-        lock(&self.touched)
+    fn last_calls(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, Instant>> {
+        lock(&self.last_calls)
     }
 
     fn meaning(&self, network_id: &str) -> Result<Meaning, DriverError> {
@@ -343,7 +357,7 @@ impl<E: Endpoints> Driver<E> {
     }
 }
 
-pub(super) fn of_docker_network(endpoint: &LocalEndpoint, id: &str) -> bool {
+pub(super) fn is_in_docker_network(endpoint: &LocalEndpoint, id: &str) -> bool {
     match &endpoint.owner {
         Owner::Docker { network_id } => network_id == id,
         Owner::Namespace { .. } | Owner::Unknown => false,
@@ -375,7 +389,7 @@ pub(super) fn endpoint_id(text: &str) -> Result<EndpointId, DriverError> {
 
 fn generic_options(options: Option<&Map<String, Value>>) -> BTreeMap<String, String> {
     let generic = options
-        .and_then(|options| options.get(GENERIC))
+        .and_then(|options| options.get(GENERIC_KEY))
         .and_then(Value::as_object);
     generic
         .into_iter()
@@ -384,13 +398,13 @@ fn generic_options(options: Option<&Map<String, Value>>) -> BTreeMap<String, Str
         .collect()
 }
 
-/// A port that an image merely exposes isn't published.
+/// Refuses published ports. A port that an image merely exposes isn't published.
 fn refuse_published_ports(
     options: Option<&Map<String, Value>>,
     address: IpAddr,
 ) -> Result<(), DriverError> {
     let bindings = options
-        .and_then(|options| options.get(PORT_MAP))
+        .and_then(|options| options.get(PORT_MAP_KEY))
         .and_then(Value::as_array);
     match bindings {
         Some(bindings) if !bindings.is_empty() => {

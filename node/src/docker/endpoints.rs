@@ -1,7 +1,6 @@
-//! What the driver asks of the node's endpoints: the one seam between Docker and the rest.
+//! The driver's interface to the node's endpoints: Docker's only connection to the rest.
 //!
-//! The handle of `endpoint` is the real one; the tests of the protocol
-//! use one in memory.
+//! `endpoint` implements it with its handle; the protocol's tests implement it in memory.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -18,7 +17,7 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
     fn reserve(&self, reserve: Reserve)
     -> impl Future<Output = Result<IpAddr, AttachError>> + Send;
 
-    /// Ends what `reserve` began; nothing happens to an address without that claim.
+    /// Ends a reservation; an address without this claim is left alone.
     fn release(
         &self,
         tenant: TenantName,
@@ -30,17 +29,20 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
     /// Addresses that are reserved and belong to no endpoint.
     fn reserved(&self) -> Vec<Reserved>;
 
-    /// Addresses that are promised to tasks of the swarm.
+    /// Addresses that are promised to the swarm's tasks.
     fn promised(&self) -> Vec<Reserved>;
 
-    /// Returns when the endpoint is promised; its interfaces follow. The same again is fine.
-    fn attach(
+    /// Journals the endpoint and returns; its interfaces follow. It can be repeated.
+    fn start_attach(
         &self,
         attach: Attach,
     ) -> impl Future<Output = Result<Attachment, AttachError>> + Send;
 
-    /// Returns when its interfaces are there, or says why they aren't.
-    fn attached(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
+    /// Waits until the kernel has the endpoint's interfaces; an error gives the reason if it fails.
+    fn wait_until_in_kernel(
+        &self,
+        id: EndpointId,
+    ) -> impl Future<Output = Result<(), AttachError>> + Send;
 
     /// Removes the endpoint and its claim on its addresses; its interfaces follow.
     fn detach(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
@@ -82,11 +84,11 @@ impl Endpoints for EndpointsHandle {
         self.promised()
     }
 
-    async fn attach(&self, attach: Attach) -> Result<Attachment, AttachError> {
+    async fn start_attach(&self, attach: Attach) -> Result<Attachment, AttachError> {
         self.start_attach(attach).await
     }
 
-    async fn attached(&self, id: EndpointId) -> Result<(), AttachError> {
+    async fn wait_until_in_kernel(&self, id: EndpointId) -> Result<(), AttachError> {
         self.attached(&id).await
     }
 

@@ -1,14 +1,15 @@
-//! The engine's side of Docker: its networks follow the log, and it tells what containers are
-//! called.
+//! Follows the engine: its networks are kept as the log has them, and containers' names are read
+//! from it.
 //!
 //! ```text
-//! run ─ session ┬ events of the engine ─▶ settle / learn one member (a task each)
-//!               ├ projection, log state ─▶ settle: plan, remove, create
-//!               └ every TICK ─▶ ping, settle what failed; every SWEEP ─▶ learn all, release leftovers
+//! run ─ session ┬ events of the engine ──▶ sync_networks, or describe one container (a task each)
+//!               ├ projection, log state ─▶ sync_networks: plan, remove, create
+//!               ├ every TICK_INTERVAL ───▶ ping, sync_networks
+//!               └ every SWEEP_INTERVAL ──▶ describe_all: all containers, release leftovers
 //! ```
 //!
-//! A session ends when the engine goes away, and the next begins when it is back, for ever. No
-//! driver call waits for anything here.
+//! A session ends when the connection to the engine does; then the next one begins, for ever. No
+//! driver call waits for a session.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -27,21 +28,22 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::client::{Client, EngineError, EngineEvent, Member};
 use super::driver::{Driver, endpoint_id};
 use super::endpoints::Endpoints;
-use super::plan::{DRIVER, Found, Plan, is_contiv, plan};
-use super::{pool, resolver, swarm};
+use super::plan::{DRIVER_NAME, EngineNetwork, WantedNetwork, is_contiv, plan};
+use super::{meaning, resolver, swarm};
 use crate::cleanup::Asked;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
 use node_core::projection::Projection;
 
-/// An engine takes about a second to start; looking costs one `connect`.
-const RECONNECT: Duration = Duration::from_millis(250);
-const TICK: Duration = Duration::from_secs(2);
-const SWEEP: Duration = Duration::from_secs(30);
-/// Inspections of containers at once; each may wait for a container's start.
-const INSPECTIONS: usize = 8;
+/// Pause between two attempts to connect. An engine takes about a second to start; an attempt costs
+/// one `connect`.
+const RECONNECT_DELAY: Duration = Duration::from_millis(250);
+const TICK_INTERVAL: Duration = Duration::from_secs(2);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Limits concurrent inspections of containers; each may wait for a container's start.
+const MAX_INSPECTIONS: usize = 8;
 
-/// Files that say whether the engine asks our DNS.
+/// Files that show whether the engine forwards queries to our DNS.
 #[derive(Debug, Clone)]
 pub struct ResolverFiles {
     pub resolv_conf: PathBuf,
@@ -58,107 +60,118 @@ pub(super) struct Engine<E> {
     pub log: watch::Receiver<LogState>,
     pub status: watch::Sender<Option<EngineStatus>>,
     pub alarms: watch::Sender<Vec<Alarm>>,
-    /// The log was in-sync once in this process: what the projection lacks is really gone.
+    /// The node was in sync once in this process, so networks that the projection lacks are removed.
     pub in_sync: bool,
-    /// Networks of ours that this engine had: who misses one had it taken away.
-    pub had: BTreeSet<String>,
+    /// Our networks that this engine had in this process: a missing one was removed by somebody else.
+    pub seen_networks: BTreeSet<String>,
     pub healings: Healings,
     pub cleanups: mpsc::Receiver<Asked>,
 }
 
-/// What one connection to the engine knows.
+/// The state of one connection to the engine.
 pub(super) struct Session {
     pub(super) client: Client,
-    pub(super) found: Vec<Found>,
-    /// Dropped with the session, which ends them.
+    pub(super) found: Vec<EngineNetwork>,
+    /// They end with the session.
     tasks: JoinSet<()>,
     inspections: Arc<Semaphore>,
 }
 
 impl<E: Endpoints> Engine<E> {
     pub(super) async fn run(mut self) {
-        let mut said = None;
+        let mut last_error = None;
         loop {
-            let Err(error) = self.session(&mut said).await;
+            let Err(error) = self.session(&mut last_error).await;
             let error = error.to_string();
-            if said.as_ref() != Some(&error) {
-                tracing::warn!(socket = %self.socket.display(), %error, "the engine is away");
-                said = Some(error);
+            if last_error.as_ref() != Some(&error) {
+                tracing::warn!(socket = %self.socket.display(), %error, "not connected to the engine");
+                last_error = Some(error);
             }
             self.report(|status| status.answers = false);
             #[expect(clippy::disallowed_methods, reason = "the pause between two attempts")]
-            tokio::time::sleep(RECONNECT).await;
+            tokio::time::sleep(RECONNECT_DELAY).await;
         }
     }
 
-    /// Until the engine goes away.
-    async fn session(&mut self, said: &mut Option<String>) -> Result<Infallible, EngineError> {
+    /// Serves one connection, until it fails.
+    async fn session(
+        &mut self,
+        last_error: &mut Option<String>,
+    ) -> Result<Infallible, EngineError> {
         let client = Client::connect(&self.socket).await?;
         let version = client.version().await?;
         tracing::info!(?version, "the engine answers");
-        *said = None;
-        // Before the first list, so that no change falls between the two.
+        *last_error = None;
+        // Subscribe before the first list, so that no change is missed between the two.
         let mut events = std::pin::pin!(client.events());
         let mut session = Session {
             found: client.networks().await?,
             client,
             tasks: JoinSet::new(),
-            inspections: Arc::new(Semaphore::new(INSPECTIONS)),
+            inspections: Arc::new(Semaphore::new(MAX_INSPECTIONS)),
         };
-        self.adopt(&session.found);
+        self.learn_meanings(&session.found);
         session.tasks.spawn(swarm::revive(session.client.clone()));
-        self.learn_all(&mut session, true).await?;
-        self.settle(&mut session).await?;
+        self.describe_all(&mut session, true).await?;
+        self.sync_networks(&mut session).await?;
         self.report(|status| {
             status.answers = true;
             status.version.clone_from(&version);
         });
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(TICK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut swept = Instant::now();
         loop {
             tokio::select! {
                 event = events.next() => {
                     let event = event.ok_or(EngineError::EventsEnded)??;
-                    self.follow(&mut session, event).await?;
+                    self.handle(&mut session, event).await?;
                 }
                 changed = self.projection.changed() => {
                     changed.map_err(|_| EngineError::EventsEnded)?;
-                    self.settle(&mut session).await?;
+                    self.sync_networks(&mut session).await?;
                 }
                 changed = self.log.changed() => {
                     changed.map_err(|_| EngineError::EventsEnded)?;
-                    self.settle(&mut session).await?;
+                    self.sync_networks(&mut session).await?;
                 }
                 Some(asked) = self.cleanups.recv() => {
                     session.found = session.client.networks().await?;
-                    let done = self.learn_all(&mut session, false).await?;
-                    self.settle(&mut session).await?;
-                    // Who asked may have gone.
+                    let done = self.describe_all(&mut session, false).await?;
+                    self.sync_networks(&mut session).await?;
+                    // The caller may be gone.
                     asked.send(Cleanup { done, failed: Vec::new() }).ok();
                 }
                 _ = tick.tick() => {
-                    session.client.ping().await?;
-                    while session.tasks.try_join_next().is_some() {}
-                    if swept.elapsed() >= SWEEP {
+                    let sweeps = swept.elapsed() >= SWEEP_INTERVAL;
+                    if sweeps {
                         swept = Instant::now();
-                        session.found = session.client.networks().await?;
-                        self.learn_all(&mut session, false).await?;
                     }
-                    self.settle(&mut session).await?;
+                    self.tick(&mut session, sweeps).await?;
                 }
             }
         }
     }
 
-    async fn follow(
+    /// Checks the connection and tries again what failed; `sweeps` includes all containers.
+    async fn tick(&mut self, session: &mut Session, sweeps: bool) -> Result<(), EngineError> {
+        session.client.ping().await?;
+        while session.tasks.try_join_next().is_some() {}
+        if sweeps {
+            session.found = session.client.networks().await?;
+            self.describe_all(session, false).await?;
+        }
+        self.sync_networks(session).await
+    }
+
+    async fn handle(
         &mut self,
         session: &mut Session,
         event: EngineEvent,
     ) -> Result<(), EngineError> {
         match event {
             EngineEvent::Connected { network, container } => {
-                self.learn_one(session, network, container);
+                self.describe_container(session, network, container);
             }
             EngineEvent::Renamed { container } => {
                 for endpoint in self.driver.endpoints.list() {
@@ -166,90 +179,57 @@ impl<E: Endpoints> Engine<E> {
                         endpoint.container.as_ref() == Some(&container),
                         endpoint.owner,
                     ) {
-                        self.learn_one(session, network_id, container.clone());
+                        self.describe_container(session, network_id, container.clone());
                     }
                 }
             }
             EngineEvent::NetworkChanged => {
                 session.found = session.client.networks().await?;
-                self.settle(session).await?;
+                self.sync_networks(session).await?;
             }
             EngineEvent::Other => {}
         }
         Ok(())
     }
 
-    /// Networks that the map on disk lost, or that were made while netplugin was away.
-    fn adopt(&self, found: &[Found]) {
+    /// Adds networks to the map on disk that it lost, or that were created without netplugin.
+    fn learn_meanings(&self, found: &[EngineNetwork]) {
         let projection = self.projection.borrow();
         for network in found.iter().filter(|it| is_contiv(&it.driver)) {
             let subnet = network
                 .pools
                 .first()
                 .and_then(|(subnet, _)| subnet.parse().ok());
-            match pool::resolve(&projection, &network.options, subnet) {
+            match meaning::resolve(&projection, &network.options, subnet) {
                 Ok(meaning) => {
                     if let Err(error) = self.driver.networks.insert(&network.id, meaning) {
                         tracing::warn!(%error, "can't save the map of Docker networks");
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(network = network.name, %error, "a Docker network of nothing known");
+                    tracing::debug!(network = network.name, %error, "a Docker network belongs to no known network");
                 }
             }
         }
     }
 
-    /// Makes the engine's networks those of the log, as far as it lets us, and says so.
-    async fn settle(&mut self, session: &mut Session) -> Result<(), EngineError> {
+    /// Creates and removes networks so that they follow the log, and publishes alarms for failures.
+    async fn sync_networks(&mut self, session: &mut Session) -> Result<(), EngineError> {
         self.in_sync |= matches!(*self.log.borrow_and_update(), LogState::InSync);
         let (plan, applied) = {
             let projection = self.projection.borrow_and_update();
             let plan = plan(&projection, &session.found, self.in_sync);
             (plan, projection.applied)
         };
-        let worked = !plan.remove.is_empty() || !plan.create.is_empty();
-        let Plan {
-            remove,
-            create,
-            mut alarms,
-        } = plan;
-        let ours = session.found.iter().filter(|it| it.driver == DRIVER);
-        self.had.extend(ours.map(|it| it.name.clone()));
-        for network in remove {
-            self.had.remove(&network.name);
-            match session.client.remove(&network.id).await {
-                Ok(()) => tracing::info!(network = network.name, "removed the Docker network"),
-                Err(error) if error.is_refusal() => alarms.push(held(&network, &error)),
-                Err(error) => return Err(error),
-            }
-        }
-        let mut done = true;
-        for wanted in create {
-            match session.client.create(&wanted).await {
-                Ok(()) => {
-                    tracing::info!(network = wanted.name, "created the Docker network");
-                    if self.had.contains(&wanted.name) {
-                        let what = format!("docker network {}", wanted.name);
-                        self.healings.note(vec![("docker-network", what)]);
-                    }
-                }
-                Err(error) if error.is_refusal() => {
-                    done = false;
-                    alarms.push(Alarm::new(
-                        Grade::Wrong,
-                        "docker-network-failed",
-                        format!(
-                            "can't create the Docker network `{}`, trying again every {} s: {error}",
-                            wanted.name,
-                            TICK.as_secs()
-                        ),
-                    ));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if worked {
+        let has_changes = !plan.remove.is_empty() || !plan.create.is_empty();
+        let mut alarms = plan.alarms;
+        let ours = session.found.iter().filter(|it| it.driver == DRIVER_NAME);
+        self.seen_networks.extend(ours.map(|it| it.name.clone()));
+        alarms.extend(self.remove_networks(&session.client, plan.remove).await?);
+        let failures = self.create_networks(&session.client, plan.create).await?;
+        let is_complete = failures.is_empty();
+        alarms.extend(failures);
+        if has_changes {
             session.found = session.client.networks().await?;
         }
         alarms.extend(self.resolver_alarm());
@@ -258,10 +238,51 @@ impl<E: Endpoints> Engine<E> {
             *old = alarms;
             differs
         });
-        if done {
+        if is_complete {
             self.report(|status| status.applied = applied);
         }
         Ok(())
+    }
+
+    /// Removes networks; returns an alarm for each that the engine keeps.
+    async fn remove_networks(
+        &mut self,
+        client: &Client,
+        networks: Vec<EngineNetwork>,
+    ) -> Result<Vec<Alarm>, EngineError> {
+        let mut alarms = Vec::new();
+        for network in networks {
+            self.seen_networks.remove(&network.name);
+            match client.remove(&network.id).await {
+                Ok(()) => tracing::info!(network = network.name, "removed the Docker network"),
+                Err(error) if error.is_refusal() => alarms.push(network_in_use(&network, &error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(alarms)
+    }
+
+    /// Creates networks; returns an alarm for each that the engine refuses.
+    async fn create_networks(
+        &self,
+        client: &Client,
+        networks: Vec<WantedNetwork>,
+    ) -> Result<Vec<Alarm>, EngineError> {
+        let mut alarms = Vec::new();
+        for wanted in networks {
+            match client.create(&wanted).await {
+                Ok(()) => {
+                    tracing::info!(network = wanted.name, "created the Docker network");
+                    if self.seen_networks.contains(&wanted.name) {
+                        let what = format!("docker network {}", wanted.name);
+                        self.healings.note(vec![("docker-network", what)]);
+                    }
+                }
+                Err(error) if error.is_refusal() => alarms.push(not_created(&wanted, &error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(alarms)
     }
 
     fn resolver_alarm(&self) -> Option<Alarm> {
@@ -273,7 +294,7 @@ impl<E: Endpoints> Engine<E> {
         )
     }
 
-    fn learn_one(&self, session: &mut Session, network: String, container: String) {
+    fn describe_container(&self, session: &mut Session, network: String, container: String) {
         let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
         let inspections = Arc::clone(&session.inspections);
         session.tasks.spawn(async move {
@@ -283,7 +304,7 @@ impl<E: Endpoints> Engine<E> {
                     .flatten()
                     .find(|member| member.container == container),
                 Err(error) => {
-                    tracing::warn!(network, container, %error, "can't learn a container's name");
+                    tracing::warn!(network, container, %error, "can't read a container's name");
                     None
                 }
             };
@@ -334,9 +355,9 @@ async fn describe<E: Endpoints>(
         aliases: None,
         container: member.container,
     };
-    let tell = |description: Description| driver.endpoints.describe(id.clone(), description);
-    if let Err(error) = tell(description.clone()).await {
-        tracing::debug!(%id, %error, "a name came for an endpoint that is gone");
+    let publish = |description: Description| driver.endpoints.describe(id.clone(), description);
+    if let Err(error) = publish(description.clone()).await {
+        tracing::debug!(%id, %error, "the endpoint is gone: its name is ignored");
         return;
     }
     let Ok(_permit) = inspections.acquire().await else {
@@ -348,21 +369,33 @@ async fn describe<E: Endpoints>(
     {
         Ok(aliases) => {
             description.aliases = Some(aliases);
-            if let Err(error) = tell(description).await {
-                tracing::debug!(%id, %error, "aliases came for an endpoint that is gone");
+            if let Err(error) = publish(description).await {
+                tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
             }
         }
-        Err(error) => tracing::debug!(%id, %error, "can't learn a container's aliases"),
+        Err(error) => tracing::debug!(%id, %error, "can't read a container's aliases"),
     }
 }
 
-fn held(network: &Found, error: &EngineError) -> Alarm {
+fn network_in_use(network: &EngineNetwork, error: &EngineError) -> Alarm {
     let name = &network.name;
     Alarm::new(
         Grade::Warning,
         "docker-network-held",
         format!(
             "network {name} is removed, but the engine keeps its Docker network: {error}; stop its containers (`docker ps --filter network={name}`)"
+        ),
+    )
+}
+
+fn not_created(wanted: &WantedNetwork, error: &EngineError) -> Alarm {
+    Alarm::new(
+        Grade::Wrong,
+        "docker-network-failed",
+        format!(
+            "can't create the Docker network `{}`, trying again every {} s: {error}",
+            wanted.name,
+            TICK_INTERVAL.as_secs()
         ),
     )
 }

@@ -1,12 +1,13 @@
-//! The IPAM driver's calls: pools are networks of the log, addresses come from the node's blocks.
+//! Handles the engine's calls to the IPAM driver. Pools are networks of the log, and addresses come
+//! from the node's blocks.
 //!
-//! An address is handed out as a /32 (/128): the container's network is its gateway and routes.
+//! An address is assigned as a /32 (/128): a container reaches its network by its gateway and routes.
 //! An address is reserved first and belongs to an endpoint after `CreateEndpoint`; the engine
-//! releases it after `DeleteEndpoint`, or when the endpoint couldn't be made.
+//! releases it after `DeleteEndpoint`, or if the endpoint can't be created.
 //!
-//! A swarm's task has its address from the manager: its node promises it out of its own blocks,
-//! until the manager releases it. The node where the task starts has it ceded, like any other
-//! address that is asked for by name.
+//! The swarm's manager assigns a task's address: the manager's node promises it from its own blocks,
+//! until the manager releases it. The node on which the task starts requests it from that node, like
+//! any other explicit address.
 
 use std::net::IpAddr;
 
@@ -14,9 +15,10 @@ use ipnet::IpNet;
 
 use super::driver::{Driver, DriverError, parse};
 use super::endpoints::Endpoints;
-use super::pool::{self, PoolId, Space};
+use super::meaning;
+use super::pool_id::{AddressSpace, PoolId};
 use super::protocol::{
-    ADDRESS_TYPE, ADDRESS_TYPE_GATEWAY, ReleaseAddress, RequestAddress, RequestPool,
+    ADDRESS_TYPE_KEY, GATEWAY_ADDRESS_TYPE, ReleaseAddress, RequestAddress, RequestPool,
 };
 use crate::endpoint::{AttachError, Claim, Reserve};
 
@@ -31,17 +33,17 @@ impl<E: Endpoints> Driver<E> {
             return Err(DriverError::Value {
                 what: "--ip-range",
                 text: call.sub_pool.clone(),
-                reason: "contiv gives every node its own block: leave --ip-range out".to_owned(),
+                reason: "each node has its own block of addresses: leave --ip-range out".to_owned(),
             });
         }
         let options = call.options.clone().unwrap_or_default();
         let projection = self.projection.borrow();
         let unresolved = |error| self.unresolved(error);
-        let meaning = pool::resolve(&projection, &options, subnet).map_err(unresolved)?;
+        let meaning = meaning::resolve(&projection, &options, subnet).map_err(unresolved)?;
         let v6 = subnet.map_or(call.v6, |subnet| subnet.addr().is_ipv6());
         let spec = meaning.spec(&projection).map_err(unresolved)?;
-        let subnet = pool::pool_of(spec, v6)?.subnet;
-        let space = Space::named(&call.address_space);
+        let subnet = meaning::pool_of(spec, v6)?.subnet;
+        let space = AddressSpace::named(&call.address_space);
         Ok((PoolId { space, v6, meaning }, subnet))
     }
 
@@ -58,11 +60,11 @@ impl<E: Endpoints> Driver<E> {
             let projection = self.projection.borrow();
             let spec = id.meaning.spec(&projection);
             let spec = spec.map_err(|error| self.unresolved(error))?;
-            let pool = pool::pool_of(spec, id.v6)?;
+            let pool = meaning::pool_of(spec, id.v6)?;
             (pool.subnet, pool.gateway)
         };
-        let kind = call.options.as_ref().and_then(|o| o.get(ADDRESS_TYPE));
-        if kind.is_some_and(|kind| kind == ADDRESS_TYPE_GATEWAY) {
+        let kind = call.options.as_ref().and_then(|o| o.get(ADDRESS_TYPE_KEY));
+        if kind.is_some_and(|kind| kind == GATEWAY_ADDRESS_TYPE) {
             return match asked {
                 Some(asked) if asked != gateway => Err(DriverError::Value {
                     what: "--gateway",
@@ -82,11 +84,11 @@ impl<E: Endpoints> Driver<E> {
                 claim: claim(id.space),
             })
             .await?;
-        self.has_reserved(reserved);
+        self.note_reserved(reserved);
         Ok(IpNet::from(reserved))
     }
 
-    /// What isn't reserved, or belongs to a network that is gone, is free.
+    /// Releases an address. One that isn't reserved, or whose network is gone, is no error.
     pub(super) async fn release_address(&self, call: &ReleaseAddress) -> Result<(), DriverError> {
         let id: PoolId = call.pool_id.parse()?;
         let address = call.address.split('/').next().unwrap_or_default();
@@ -96,7 +98,7 @@ impl<E: Endpoints> Driver<E> {
         let released = endpoints.release(tenant, network, address, claim(id.space));
         match released.await {
             Err(AttachError::Rejected(rejection)) => {
-                tracing::debug!(%address, %rejection, "released an address of what is gone");
+                tracing::debug!(%address, %rejection, "released an address of a network that is gone");
                 Ok(())
             }
             other => Ok(other?),
@@ -104,10 +106,10 @@ impl<E: Endpoints> Driver<E> {
     }
 }
 
-fn claim(space: Space) -> Claim {
+fn claim(space: AddressSpace) -> Claim {
     match space {
-        Space::Engine => Claim::Container,
-        Space::Tasks => Claim::Task,
-        Space::Swarm => Claim::Promise,
+        AddressSpace::Engine => Claim::Container,
+        AddressSpace::Tasks => Claim::Task,
+        AddressSpace::Swarm => Claim::Promise,
     }
 }

@@ -1,6 +1,6 @@
-//! What the engine and the node's journal don't agree on: an engine died between making and writing
-//! down, or was replaced by an empty one. `engine` looks when it connects, now and then, and when
-//! somebody asks.
+//! Releases leftovers: endpoints and addresses in the node's journal that the engine doesn't have,
+//! because it crashed before it stored them, or was replaced by an empty one. `engine` calls this when
+//! it connects, at intervals, and on request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,17 +13,17 @@ use super::driver::endpoint_id;
 use super::endpoints::{Endpoints, Reserved};
 use super::engine::{Engine, Session, differs};
 use super::plan::is_contiv;
-use super::swarm::Swarm;
+use super::swarm::SwarmAddresses;
 use crate::endpoint::{Claim, LocalEndpoint, Owner};
 
-/// An endpoint that the engine is just making isn't in its list yet: its calls take 5 s at most.
-const JUST_MADE: Duration = Duration::from_secs(15);
+/// Endpoints and addresses younger than this aren't leftovers: while the engine creates an endpoint,
+/// its list doesn't have it yet. The engine's calls take 5 s at most.
+const NEW_ENDPOINT_GRACE: Duration = Duration::from_secs(15);
 
 impl<E: Endpoints> Engine<E> {
-    /// Describes every local endpoint from the engine's lists, and detaches those that the engine
-    /// doesn't know: it died between making and writing down, or was replaced by an empty one. Says
-    /// what it took away.
-    pub(super) async fn learn_all(
+    /// Describes each local endpoint from the engine's lists and releases leftovers. Returns a line
+    /// for each leftover.
+    pub(super) async fn describe_all(
         &self,
         session: &mut Session,
         thorough: bool,
@@ -52,24 +52,24 @@ impl<E: Endpoints> Engine<E> {
         Ok(done)
     }
 
-    /// Addresses that the swarm's manager asked for and no task has: it died in between, or is the
-    /// leader no more and the next one has released them.
+    /// Releases addresses that the swarm's manager requested and no task has: the manager crashed
+    /// before it used them, or lost its leadership and the next leader has released them.
     async fn end_promises(&self, session: &Session) -> Vec<String> {
         let idle = self.settled(self.driver.endpoints.promised());
         if idle.is_empty() {
             return Vec::new();
         }
         let in_use = match session.client.swarm().await {
-            Swarm::Uses(in_use) => in_use,
-            Swarm::NotManaged => BTreeSet::new(),
-            Swarm::Unknown => return Vec::new(),
+            SwarmAddresses::InUse(in_use) => in_use,
+            SwarmAddresses::NotManaged => BTreeSet::new(),
+            SwarmAddresses::NotAvailable => return Vec::new(),
         };
         let ended = self.release_unused(idle, &in_use, Claim::Promise).await;
         let told = ended.into_iter().map(|it| format!("{it}: no task has it"));
         told.inspect(|what| tracing::info!("{what}")).collect()
     }
 
-    /// Addresses that the engine asked for and made no endpoint with: it died in between.
+    /// Releases addresses that the engine requested and used for no endpoint: it crashed in between.
     async fn release_reserved(&self, session: &Session) -> Result<Vec<String>, EngineError> {
         let leftover = self.settled(self.driver.endpoints.reserved());
         if leftover.is_empty() {
@@ -86,13 +86,13 @@ impl<E: Endpoints> Engine<E> {
         Ok(told.inspect(|what| tracing::warn!("{what}")).collect())
     }
 
-    /// Without those that the engine may be about to use.
+    /// Drops the addresses that the engine may be about to use.
     fn settled(&self, mut addresses: Vec<Reserved>) -> Vec<Reserved> {
-        addresses.retain(|it| !self.driver.reserved_within(&it.2, JUST_MADE));
+        addresses.retain(|it| !self.driver.reserved_within(&it.2, NEW_ENDPOINT_GRACE));
         addresses
     }
 
-    /// Each that was released, and where.
+    /// Releases the addresses that aren't in use; returns a line for each.
     async fn release_unused(
         &self,
         addresses: Vec<Reserved>,
@@ -131,10 +131,10 @@ impl<E: Endpoints> Engine<E> {
 
     async fn release_leftover(&self, endpoint: &LocalEndpoint) -> Option<String> {
         let id = &endpoint.id;
-        if self.driver.touched_within(id, JUST_MADE) {
+        if self.driver.was_called_within(id, NEW_ENDPOINT_GRACE) {
             return None;
         }
-        tracing::warn!(%id, network = %endpoint.network, "the engine doesn't know this endpoint any more: detaching it");
+        tracing::warn!(%id, network = %endpoint.network, "the engine doesn't have this endpoint any more: detaching it");
         if let Err(error) = self.driver.detach(id.clone()).await {
             tracing::warn!(%id, %error, "can't detach a leftover endpoint");
             return None;
@@ -149,6 +149,6 @@ impl<E: Endpoints> Engine<E> {
                 tracing::warn!(%id, %address, %error, "can't release a leftover address");
             }
         }
-        Some(format!("- {endpoint}: the engine doesn't know it"))
+        Some(format!("- {endpoint}: the engine doesn't have it"))
     }
 }

@@ -1,4 +1,4 @@
-//! Docker: the network and IPAM driver `contiv`, and the engine's networks that follow the log.
+//! Docker: the network and IPAM drivers, and the engine's networks, which follow the log.
 //!
 //! ```text
 //! engine ── plugins' sockets ─▶ server ─▶ driver, ipam ──▶ endpoints
@@ -6,8 +6,8 @@
 //!    └──────── networks ◀────── plan ◀── projection
 //! ```
 //!
-//! The sockets answer before the engine and the bus are there, and no call of the engine waits on
-//! the engine. The daemon starts this; dropping the handle ends it.
+//! The sockets answer before the engine and the bus are available, and no call of the engine waits
+//! for the engine. The daemon starts this; dropping the handle ends it.
 
 mod client;
 mod driver;
@@ -15,9 +15,10 @@ mod endpoints;
 mod engine;
 mod ipam;
 mod leftovers;
+mod meaning;
 mod networks;
 mod plan;
-mod pool;
+mod pool_id;
 mod protocol;
 mod resolver;
 mod server;
@@ -45,12 +46,12 @@ use crate::healing::Healings;
 use node_core::projection::Projection;
 
 #[derive(Debug, Clone)]
-pub struct Config {
-    /// Where the engine looks for plugins: `/run/docker/plugins`.
+pub struct DockerConfig {
+    /// The engine's folder of plugin sockets: `/run/docker/plugins`.
     pub plugin_dir: PathBuf,
-    /// Where the plug-in for swarms finds us: `/run/contiv`.
+    /// The folder with the socket for the swarm plugin: `/run/contiv`.
     pub run_dir: PathBuf,
-    /// The engine's own socket; absent: no engine is served, and there is no plugin.
+    /// The engine's own socket; without one no engine is served, and there is no plugin.
     pub engine: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub files: ResolverFiles,
@@ -61,7 +62,7 @@ impl Default for ResolverFiles {
     fn default() -> Self {
         Self {
             resolv_conf: "/etc/resolv.conf".into(),
-            systemd_resolved: resolver::SYSTEMD_RESOLVED.into(),
+            systemd_resolved: resolver::SYSTEMD_RESOLVED_PATH.into(),
             daemon_json: "/etc/docker/daemon.json".into(),
         }
     }
@@ -70,12 +71,12 @@ impl Default for ResolverFiles {
 /// Docker's tasks; they end when this is dropped.
 #[derive(Debug)]
 pub struct DockerHandle {
-    /// `None`: no engine is served.
+    /// `None` if no engine is served.
     pub status: watch::Receiver<Option<EngineStatus>>,
     pub alarms: watch::Receiver<Vec<Alarm>>,
-    /// Whoever wants leftovers returned at once asks here; absent: no engine is served.
+    /// Requests to release leftovers at once; `None` if no engine is served.
     pub cleanups: Option<mpsc::Sender<Asked>>,
-    /// Without an engine nobody else holds them, and a receiver without its sender fails.
+    /// Kept for the case without an engine: a receiver without its sender fails.
     _senders: (
         watch::Sender<Option<EngineStatus>>,
         watch::Sender<Vec<Alarm>>,
@@ -83,9 +84,9 @@ pub struct DockerHandle {
     tasks: JoinSet<()>,
 }
 
-/// The sockets listen when this returns.
+/// Starts Docker's tasks. The sockets listen when this returns.
 pub fn start<E: Endpoints>(
-    config: Config,
+    config: DockerConfig,
     endpoints: E,
     projection: watch::Receiver<Projection>,
     log: watch::Receiver<LogState>,
@@ -107,7 +108,7 @@ pub fn start<E: Endpoints>(
         return Ok(handle);
     };
     let local = server::listen(config.plugin_dir.join("contiv.sock"))?;
-    let swarm = server::listen(config.run_dir.join(swarm::SOCKET))?;
+    let swarm = server::listen(config.run_dir.join(swarm::SOCKET_NAME))?;
     let networks = Networks::open(config.state_dir.join("docker-networks.json"));
     let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
     let (cleanups, asked) = mpsc::channel(1);
@@ -122,7 +123,7 @@ pub fn start<E: Endpoints>(
         status,
         alarms,
         in_sync: false,
-        had: BTreeSet::new(),
+        seen_networks: BTreeSet::new(),
         healings: config.healings,
     };
     let serve = |listener, scope| server::serve(listener, Arc::clone(&driver), scope);

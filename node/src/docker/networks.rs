@@ -1,8 +1,8 @@
-//! Which Docker network stands for which network of ours.
+//! Stores which network of ours each Docker network belongs to.
 //!
-//! The engine names a network by its id alone after `CreateNetwork`, which it doesn't repeat for
-//! a netplugin that started again, and no driver call may ask the engine. So the map lies on disk;
-//! a lost file is made good from the engine's list when it answers.
+//! After `CreateNetwork` the engine sends a network's id only. It doesn't repeat that call when
+//! netplugin restarts, and no driver call may query the engine. So the map is on disk; a lost file is
+//! rebuilt from the engine's list when it answers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use super::pool::Meaning;
+use super::meaning::Meaning;
 use runtime::lock;
 
 #[derive(Debug)]
@@ -20,16 +20,16 @@ pub(super) struct Networks {
 }
 
 impl Networks {
-    /// A file that is missing or unreadable is an empty map; the latter is said in the log.
+    /// Reads the map. A missing or unreadable file is an empty map; an unreadable one is logged.
     pub(super) fn open(path: PathBuf) -> Self {
         let known = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(path = %path.display(), %error, "the map of Docker networks is unreadable: learning it from the engine again");
+                tracing::warn!(path = %path.display(), %error, "the map of Docker networks is unreadable: rebuilding it from the engine's list");
                 BTreeMap::new()
             }),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(path = %path.display(), %error, "can't read the map of Docker networks: learning it from the engine");
+                    tracing::warn!(path = %path.display(), %error, "can't read the map of Docker networks: rebuilding it from the engine's list");
                 }
                 BTreeMap::new()
             }
@@ -44,7 +44,7 @@ impl Networks {
         self.lock().get(id).cloned()
     }
 
-    /// On disk when it returns. Fails without having changed anything.
+    /// Adds a network; it is on disk when this returns. After an error nothing has changed.
     pub(super) fn insert(&self, id: &str, meaning: Meaning) -> io::Result<()> {
         let mut known = self.lock();
         if known.get(id) == Some(&meaning) {

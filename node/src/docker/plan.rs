@@ -1,67 +1,70 @@
-//! What to do so that the engine's networks are those of the log. Pure.
+//! Plans which Docker networks to create and remove, so that they follow the log. Pure.
 //!
-//! Ours are the networks that bear our label; what somebody made by hand is never removed or
-//! replaced, whatever it stands for.
+//! Our networks have our label; networks that somebody made by hand are never removed or replaced.
 
 use std::collections::BTreeMap;
 
 use bus_schema::node::{Alarm, Grade};
 use bus_schema::{GroupSpec, NetworkSpec};
 
-use super::pool::{self, Meaning};
+use super::meaning::{self, Meaning};
 use super::swarm;
 use node_core::projection::Projection;
 
-/// On every Docker network that netplugin made.
-pub(super) const LABEL: &str = "contiv.made-by";
-pub(super) const LABEL_VALUE: &str = "netplugin";
-pub(super) const DRIVER: &str = "contiv";
+/// A label of each Docker network that netplugin made.
+pub(super) const MADE_BY_LABEL: &str = "contiv.made-by";
+pub(super) const MADE_BY_VALUE: &str = "netplugin";
+pub(super) const DRIVER_NAME: &str = "contiv";
 
-/// Whether a network's driver is one of our two.
+/// Whether a network's driver is one of our two drivers.
 pub(super) fn is_contiv(driver: &str) -> bool {
-    [DRIVER, swarm::DRIVER].contains(&driver)
+    [DRIVER_NAME, swarm::PLUGIN_NAME].contains(&driver)
 }
 
 /// A network as the engine lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct EngineNetwork {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) driver: String,
     pub(super) options: BTreeMap<String, String>,
     pub(super) labels: BTreeMap<String, String>,
-    /// Subnet and gateway of each family, as given at its creation.
+    /// Subnet and gateway of each family, as set at its creation.
     pub(super) pools: Vec<(String, String)>,
 }
 
-impl Found {
+impl EngineNetwork {
     fn is_ours(&self) -> bool {
-        self.driver == DRIVER && self.labels.get(LABEL).is_some_and(|v| v == LABEL_VALUE)
+        self.driver == DRIVER_NAME
+            && self
+                .labels
+                .get(MADE_BY_LABEL)
+                .is_some_and(|v| v == MADE_BY_VALUE)
     }
 
-    fn stands_for(&self, wanted: &Wanted, projection: &Projection) -> bool {
+    fn belongs_to(&self, wanted: &WantedNetwork, projection: &Projection) -> bool {
         let subnet = self
             .pools
             .first()
             .and_then(|(subnet, _)| subnet.parse().ok());
-        self.driver == DRIVER
-            && pool::resolve(projection, &self.options, subnet).as_ref() == Ok(&wanted.meaning)
+        self.driver == DRIVER_NAME
+            && meaning::resolve(projection, &self.options, subnet).as_ref() == Ok(&wanted.meaning)
             && (!self.is_ours() || self.pools == wanted.pools)
     }
 }
 
-/// A Docker network that should be there: one for each network and for each group.
+/// A Docker network that should exist: one for each network and for each group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct WantedNetwork {
     pub(super) name: String,
     pub(super) meaning: Meaning,
     pub(super) pools: Vec<(String, String)>,
     pub(super) v6: bool,
-    /// What it stands for is being removed: it isn't created again.
+    /// Its network or group is being removed: don't create it again.
     closing: bool,
 }
 
-impl Wanted {
+impl WantedNetwork {
     fn network(spec: &NetworkSpec, closing: bool) -> Self {
         Self {
             name: spec.docker_network(),
@@ -80,14 +83,14 @@ impl Wanted {
     }
 }
 
-fn wanted(projection: &Projection) -> impl Iterator<Item = Wanted> {
+fn wanted(projection: &Projection) -> impl Iterator<Item = WantedNetwork> {
     projection.tenants.values().flat_map(|tenant| {
         let networks = tenant.networks.values();
-        let networks = networks.map(|fact| Wanted::network(&fact.spec, fact.closing));
+        let networks = networks.map(|fact| WantedNetwork::network(&fact.spec, fact.closing));
         let groups = tenant.groups.values().filter_map(|fact| {
             let network = tenant.networks.get(&fact.spec.network)?;
             let closing = fact.closing || network.closing;
-            Some(Wanted::group(&fact.spec, &network.spec, closing))
+            Some(WantedNetwork::group(&fact.spec, &network.spec, closing))
         });
         networks.chain(groups)
     })
@@ -102,25 +105,25 @@ fn pools(spec: &NetworkSpec) -> Vec<(String, String)> {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Done first: a network that was removed and created again may need the same name.
-    pub(super) remove: Vec<Found>,
-    pub(super) create: Vec<Wanted>,
+    /// Removed before `create`: a network that was created again may need the same name.
+    pub(super) remove: Vec<EngineNetwork>,
+    pub(super) create: Vec<WantedNetwork>,
     pub(super) alarms: Vec<Alarm>,
 }
 
-/// Nothing is removed unless `in_sync`: before the log is replayed, a network that isn't known yet
-/// looks like one that was removed.
-pub(super) fn plan(projection: &Projection, found: &[Found], in_sync: bool) -> Plan {
+/// Plans the changes. Nothing is removed unless `in_sync`: before the log is replayed, a network that
+/// isn't known yet looks like a removed one.
+pub(super) fn plan(projection: &Projection, found: &[EngineNetwork], in_sync: bool) -> Plan {
     let mut plan = Plan::default();
     let mut keep = Vec::new();
     for wanted in wanted(projection) {
         let same_name = found.iter().filter(|found| found.name == wanted.name);
-        let same_name: Vec<&Found> = same_name.collect();
-        match same_name.iter().find(|f| f.stands_for(&wanted, projection)) {
+        let same_name: Vec<&EngineNetwork> = same_name.collect();
+        match same_name.iter().find(|f| f.belongs_to(&wanted, projection)) {
             Some(found) => keep.push(found.id.as_str()),
             None if wanted.closing => keep.extend(same_name.iter().map(|f| f.id.as_str())),
             None => match same_name.iter().find(|found| !found.is_ours()) {
-                Some(stranger) => plan.alarms.push(taken(&wanted, stranger)),
+                Some(stranger) => plan.alarms.push(name_taken(&wanted, stranger)),
                 None if same_name.is_empty() || in_sync => plan.create.push(wanted),
                 None => keep.extend(same_name.iter().map(|f| f.id.as_str())),
             },
@@ -136,13 +139,13 @@ pub(super) fn plan(projection: &Projection, found: &[Found], in_sync: bool) -> P
     plan
 }
 
-fn taken(wanted: &Wanted, stranger: &Found) -> Alarm {
+fn name_taken(wanted: &WantedNetwork, stranger: &EngineNetwork) -> Alarm {
     let name = &stranger.name;
     Alarm::new(
         Grade::Wrong,
         "docker-network-taken",
         format!(
-            "the engine has a network `{name}` of driver `{}` that stands for something else, so {} has no Docker network on this node: remove it with `docker network rm {name}`, netplugin then creates ours",
+            "the engine has a network `{name}` of driver `{}` that belongs to nothing of ours, so {} has no Docker network on this node: remove it with `docker network rm {name}`, netplugin then creates ours",
             stranger.driver, wanted.meaning
         ),
     )

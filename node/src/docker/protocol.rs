@@ -1,24 +1,24 @@
-//! What Docker's engine sends to a remote network and IPAM driver, and what it understands.
+//! The messages between Docker's engine and a remote network and IPAM driver.
 //!
-//! Field names are the engine's (libnetwork, `drivers/remote/api` and `ipams/remote/api`); Go
+//! The field names are the engine's (libnetwork, `drivers/remote/api` and `ipams/remote/api`). Go
 //! sends `null` for an empty list or map, so those are options here. Unknown fields are skipped:
-//! newer engines add some. Nothing here decides; `driver` and `ipam` do.
+//! newer engines add some. `driver` and `ipam` handle the messages.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Driver options that `docker network create -o` gave, inside [`CreateNetwork::options`].
-pub(super) const GENERIC: &str = "com.docker.network.generic";
+/// Key of the options of `docker network create -o` in [`CreateNetwork::options`].
+pub(super) const GENERIC_KEY: &str = "com.docker.network.generic";
 /// Set by `docker network create --internal`.
-pub(super) const INTERNAL: &str = "com.docker.network.internal";
+pub(super) const INTERNAL_KEY: &str = "com.docker.network.internal";
 /// Published ports of an endpoint; absent, `null` or empty without any.
-pub(super) const PORT_MAP: &str = "com.docker.network.portmap";
-/// What kind of address is asked for, in [`RequestAddress::options`].
-pub(super) const ADDRESS_TYPE: &str = "RequestAddressType";
-/// Its value for a network's gateway.
-pub(super) const ADDRESS_TYPE_GATEWAY: &str = "com.docker.network.gateway";
+pub(super) const PORT_MAP_KEY: &str = "com.docker.network.portmap";
+/// Key of the kind of the requested address in [`RequestAddress::options`].
+pub(super) const ADDRESS_TYPE_KEY: &str = "RequestAddressType";
+/// The value of [`ADDRESS_TYPE_KEY`] for a network's gateway.
+pub(super) const GATEWAY_ADDRESS_TYPE: &str = "com.docker.network.gateway";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -32,11 +32,11 @@ pub(super) struct CreateNetwork {
     pub(super) ipv6: Option<Vec<IpamData>>,
 }
 
-/// A swarm's manager asks, before any worker creates the network.
+/// The call of a swarm's manager, before any worker creates the network.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct AllocateNetwork {
-    /// What `docker network create -o` gave.
+    /// The options of `docker network create -o`.
     pub(super) options: Option<BTreeMap<String, String>>,
     #[serde(rename = "IPv4Data")]
     pub(super) ipv4: Option<Vec<IpamData>>,
@@ -64,15 +64,15 @@ pub(super) struct CreateEndpoint {
     pub(super) network_id: String,
     #[serde(rename = "EndpointID")]
     pub(super) endpoint_id: String,
-    pub(super) interface: Option<Interface>,
+    pub(super) interface: Option<DriverInterface>,
     pub(super) options: Option<Map<String, Value>>,
 }
 
-/// Addresses with their prefix length; an empty string is none. In an answer only what the
-/// request left empty may be set: the engine refuses a driver that changes what it gave.
+/// Addresses with their prefix length; an empty string means none. In an answer only fields that the
+/// request left empty may be set: the engine refuses a driver that changes its values.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub(super) struct Interface {
+pub(super) struct DriverInterface {
     pub(super) address: String,
     #[serde(rename = "AddressIPv6")]
     pub(super) address_ipv6: String,
@@ -96,7 +96,8 @@ pub(super) struct Joined {
     #[serde(rename = "GatewayIPv6")]
     pub(super) gateway_ipv6: String,
     pub(super) static_routes: Vec<StaticRoute>,
-    /// Without it the engine may add a second interface on `docker_gwbridge`, past our policy.
+    /// True: otherwise the engine may add a second interface on `docker_gwbridge`, which bypasses our
+    /// policies.
     pub(super) disable_gateway_service: bool,
 }
 
@@ -155,11 +156,11 @@ pub(super) struct ReleaseAddress {
     pub(super) address: String,
 }
 
-/// Every answer that isn't a success: the engine shows it to who typed the command. Of a network
-/// driver it reads `Err`, of an IPAM driver `Error`.
+/// An error. The engine shows it to the user who typed the command; it reads `Err` from a network
+/// driver and `Error` from an IPAM driver.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Failure {
+pub(super) struct DriverFailure {
     pub(super) err: String,
     pub(super) error: String,
 }

@@ -1,6 +1,6 @@
-//! The plugin's socket: HTTP with JSON, one POST for each call, as the engine's plugin protocol
-//! has it. It answers before the engine and the bus are there, and every call within
-//! [`CALL_LIMIT`]: the engine would wait for a silent plugin with its own locks held.
+//! Serves the plugin's socket: HTTP with JSON, one POST for each call, as in the engine's plugin
+//! protocol. It answers before the engine and the bus are available, and each call within
+//! [`CALL_TIMEOUT`]: the engine would wait for a silent plugin with its own locks held.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,16 @@ use tokio::net::UnixListener;
 
 use super::driver::{Driver, DriverError};
 use super::endpoints::Endpoints;
-use super::pool::Space;
-use super::protocol::Failure;
+use super::pool_id::AddressSpace;
+use super::protocol::DriverFailure;
 use crate::endpoint::DEADLINE;
 
-/// More than the endpoints' own deadline, whose error says more than this one.
-const CALL_LIMIT: Duration = DEADLINE.saturating_add(Duration::from_secs(1));
+/// Limits a call. It is longer than the endpoints' own deadline, whose error has more details.
+const CALL_TIMEOUT: Duration = DEADLINE.saturating_add(Duration::from_secs(1));
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.1+json";
 
-/// Why the plugin's socket can't be served.
+/// Listening on the plugin's socket can fail for these reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error("another netplugin answers on {0}: stop it first")]
@@ -41,7 +41,7 @@ pub enum ServerError {
     },
 }
 
-/// Which of the two drivers is asked. An engine lets each have one scope.
+/// The called driver. Each of our two drivers has one scope, as the engine requires.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scope {
     /// `contiv`, for `docker run`.
@@ -50,7 +50,8 @@ pub(super) enum Scope {
     Swarm,
 }
 
-/// The socket of a dead netplugin is replaced in one step, so that an engine never finds none.
+/// Listens on a socket. A dead netplugin's socket is replaced atomically, so that an engine always
+/// finds one.
 pub(super) fn listen(path: PathBuf) -> Result<UnixListener, ServerError> {
     let failed = |reason| ServerError::Bind {
         path: path.clone(),
@@ -90,14 +91,14 @@ async fn answer<E: Endpoints>(
     body: Bytes,
 ) -> Response {
     let started = Instant::now();
-    let result = tokio::time::timeout(CALL_LIMIT, dispatch(&driver, scope, &call, &body)).await;
+    let result = tokio::time::timeout(CALL_TIMEOUT, dispatch(&driver, scope, &call, &body)).await;
     let took = started.elapsed();
     let outcome = match &result {
         Ok(Ok(_)) => "done",
         Ok(Err(_)) => "refused",
         Err(_) => "timed-out",
     };
-    // What isn't a call of the protocol makes no series of its own.
+    // Unknown calls get no time series of their own.
     if !matches!(&result, Ok(Err(DriverError::UnknownCall(_)))) {
         histogram!("contiv_docker_call_seconds", "call" => call.clone(), "result" => outcome)
             .record(took);
@@ -110,7 +111,7 @@ async fn answer<E: Endpoints>(
         Ok(Err(error)) => {
             tracing::info!(call, request = %text(&body), %error, ?took, "engine call refused");
             let status = match error {
-                // The engine takes 404 for "this driver hasn't that call".
+                // On 404 the engine assumes that the driver doesn't have this call.
                 DriverError::UnknownCall(_) => StatusCode::NOT_FOUND,
                 _ => StatusCode::OK,
             };
@@ -119,8 +120,8 @@ async fn answer<E: Endpoints>(
         Err(_) => {
             tracing::warn!(call, request = %text(&body), ?took, "engine call timed out");
             let error = format!(
-                "contiv didn't finish {call} within {} s: `netplugin status` on this node says what it waits for",
-                CALL_LIMIT.as_secs()
+                "netplugin didn't finish {call} within {} s: see `netplugin status` on this node",
+                CALL_TIMEOUT.as_secs()
             );
             (StatusCode::OK, failure(error))
         }
@@ -135,7 +136,7 @@ async fn answer<E: Endpoints>(
 
 fn failure(error: String) -> Value {
     let err = error.clone();
-    json!(Failure { err, error })
+    json!(DriverFailure { err, error })
 }
 
 fn text(body: &Bytes) -> std::borrow::Cow<'_, str> {
@@ -148,15 +149,25 @@ async fn dispatch<E: Endpoints>(
     call: &str,
     body: &[u8],
 ) -> Result<Value, DriverError> {
+    match call {
+        "Plugin.Activate" => Ok(json!({"Implements": ["NetworkDriver", "IpamDriver"]})),
+        call if call.starts_with("IpamDriver.") => call_ipam(driver, scope, call, body).await,
+        call => call_network(driver, scope, call, body).await,
+    }
+}
+
+async fn call_network<E: Endpoints>(
+    driver: &Driver<E>,
+    scope: Scope,
+    call: &str,
+    body: &[u8],
+) -> Result<Value, DriverError> {
     let done = json!({});
     Ok(match call {
-        "Plugin.Activate" => json!({"Implements": ["NetworkDriver", "IpamDriver"]}),
-
         "NetworkDriver.GetCapabilities" => match scope {
             Scope::Local => json!({"Scope": "local", "ConnectivityScope": "global"}),
-            // With `global` connectivity the engine would keep the services' names itself, by
-            // gossip, and have a name stand for a virtual address that needs ipvs: with `local`
-            // it leaves them to our DNS.
+            // With `global` connectivity the engine would resolve the services' names itself, by
+            // gossip, to a virtual address that needs ipvs. With `local` it leaves them to our DNS.
             Scope::Swarm => json!({"Scope": "global", "ConnectivityScope": "local"}),
         },
         "NetworkDriver.CreateNetwork" => {
@@ -194,18 +205,29 @@ async fn dispatch<E: Endpoints>(
             Scope::Swarm => json!({"Options": driver.allocate_network(&read(body)?)?}),
         },
         "NetworkDriver.FreeNetwork" => done,
-        // Engine 28 asks whether it may do without a gateway's address; it may not.
+        // Engine 28 asks whether it may skip the gateway's address; it may not.
         "NetworkDriver.GwAllocCheck" => json!({"SkipIPv4": false, "SkipIPv6": false}),
+        unknown => return Err(DriverError::UnknownCall(unknown.to_owned())),
+    })
+}
 
-        // The MAC address follows from the IP address, and what was handed out is in the node's
-        // journal: the engine need not replay it when it starts.
+async fn call_ipam<E: Endpoints>(
+    driver: &Driver<E>,
+    scope: Scope,
+    call: &str,
+    body: &[u8],
+) -> Result<Value, DriverError> {
+    let done = json!({});
+    Ok(match call {
+        // The MAC address follows from the IP address. Assigned addresses are in the node's journal,
+        // so the engine need not replay them when it starts.
         "IpamDriver.GetCapabilities" => {
             json!({"RequiresMACAddress": false, "RequiresRequestReplay": false})
         }
         "IpamDriver.GetDefaultAddressSpaces" => {
             let (local, global) = match scope {
-                Scope::Local => (Space::Engine, Space::Engine),
-                Scope::Swarm => (Space::Tasks, Space::Swarm),
+                Scope::Local => (AddressSpace::Engine, AddressSpace::Engine),
+                Scope::Swarm => (AddressSpace::Tasks, AddressSpace::Swarm),
             };
             json!({
                 "LocalDefaultAddressSpace": local.name(),

@@ -1,9 +1,9 @@
-//! Docker's swarm: its plug-in on this node, and what a swarm's manager knows of its tasks.
+//! Docker's swarm: its managed plugin on this node, and the addresses of its tasks.
 //!
-//! In swarm mode the engine takes a managed plug-in alone, and a driver has one scope, so that
-//! `contiv` can't serve both. Ours holds no program of its own: it runs the host's shell, which
-//! links the socket where the engine looks for it to [`SOCKET`], and waits. The engine follows the
-//! link, so netplugin may be replaced under it.
+//! In swarm mode the engine accepts managed plugins only, and a driver has one scope, so `contiv`
+//! can't serve both. Ours contains no program of its own: it runs the host's shell, which makes a
+//! symbolic link from the socket path of the plugin to [`SOCKET_NAME`], and waits. The engine follows
+//! the link, so netplugin can be restarted and upgraded.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,67 +17,69 @@ use tar::{EntryType, Header};
 
 use super::client::{Client, EngineError};
 
-/// The managed plug-in, as `docker network create` wants it: the tag belongs to the name.
-pub const DRIVER: &str = "contiv-swarm:latest";
-/// In netplugin's run directory.
-pub(super) const SOCKET: &str = "swarm.sock";
+/// The managed plugin, as `docker network create` needs it: the tag belongs to the name.
+pub const PLUGIN_NAME: &str = "contiv-swarm:latest";
+/// The socket's name in netplugin's run directory.
+pub(super) const SOCKET_NAME: &str = "swarm.sock";
 
-/// What the plug-in runs; out of the host's own `/usr`.
-const SHELL: &str = "/usr/bin/sh";
+/// The program that the plugin runs, from the host's own `/usr`.
+const SHELL_PATH: &str = "/usr/bin/sh";
 
-/// Why the engine has no plug-in for swarms.
+/// Installing the plugin can fail for these reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     #[error("no netplugin answers on {0}: start it with `netplugin run`")]
     Away(PathBuf),
-    #[error("this host has no {SHELL}, which the plug-in runs: its /bin isn't merged into /usr")]
+    #[error(
+        "this host has no {SHELL_PATH}, which the plugin runs: its /bin isn't merged into /usr"
+    )]
     NoShell,
-    #[error("the plug-in can't be packed: {0}")]
+    #[error("can't pack the plugin: {0}")]
     Pack(#[from] io::Error),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
-/// Makes the plug-in in the engine and enables it; one that is there is left as it is.
+/// Creates the plugin in the engine and enables it; an existing one is left as it is.
 pub async fn install(engine: &Path, run_dir: &Path) -> Result<(), InstallError> {
-    let socket = run_dir.join(SOCKET);
+    let socket = run_dir.join(SOCKET_NAME);
     if UnixStream::connect(&socket).is_err() {
         return Err(InstallError::Away(socket));
     }
-    if !Path::new(SHELL).exists() {
+    if !Path::new(SHELL_PATH).exists() {
         return Err(InstallError::NoShell);
     }
     let client = Client::connect(engine).await?;
-    client.create_plugin(DRIVER, archive(&socket)?).await?;
-    client.enable_plugin(DRIVER).await?;
+    client.create_plugin(PLUGIN_NAME, archive(&socket)?).await?;
+    client.enable_plugin(PLUGIN_NAME).await?;
     Ok(())
 }
 
-/// An engine that starts without netplugin disables the plug-in, and then this node gets no tasks
-/// of services in our networks.
+/// Enables the plugin again. An engine that starts without netplugin disables it, and then this node
+/// gets no tasks of services in our networks.
 pub(super) async fn revive(client: Client) {
-    match client.enable_plugin(DRIVER).await {
+    match client.enable_plugin(PLUGIN_NAME).await {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
-            "the engine started without netplugin and disabled its plug-in {DRIVER}: enabled it again; if this node leads the swarm, restart the engine, since a leader looks for its networks' drivers once"
+            "the engine started without netplugin and disabled its plugin {PLUGIN_NAME}: enabled it again; if this node leads the swarm, restart the engine, since a leader loads its networks' drivers only once"
         ),
-        // Most engines have none.
-        Err(error) => tracing::debug!(%error, "no plug-in for swarms"),
+        // Most engines don't have the plugin.
+        Err(error) => tracing::debug!(%error, "no plugin for swarms"),
     }
 }
 
-/// The plug-in as `docker plugin create` packs it: its configuration and a root folder.
+/// Packs the plugin as `docker plugin create` does: its configuration and a root folder.
 fn archive(socket: &Path) -> io::Result<Vec<u8>> {
     let socket = socket.display();
-    // A process with number 1 must say so itself if it wants to end by SIGTERM; without that the
-    // engine takes ten seconds longer to stop.
+    // SIGTERM ends process 1 only if it handles the signal; without the trap the engine takes ten
+    // seconds longer to stop.
     let script = format!(
         "trap exit TERM; ln -sfn '{socket}' /run/docker/plugins/contiv.sock; sleep infinity & wait"
     );
     let config = json!({
         "description": "contiv's networks for the services of a swarm",
         "documentation": "",
-        "entrypoint": [SHELL, "-c", script],
+        "entrypoint": [SHELL_PATH, "-c", script],
         "interface": {
             "types": ["docker.networkdriver/1.0", "docker.ipamdriver/1.0"],
             "socket": "contiv.sock",
@@ -99,7 +101,7 @@ fn archive(socket: &Path) -> io::Result<Vec<u8>> {
     for folder in ["rootfs", "rootfs/usr"] {
         archive.append_data(&mut header(EntryType::Directory, 0), folder, io::empty())?;
     }
-    // Where the shell and its libraries are looked for.
+    // The shell and its libraries are searched in these folders.
     for link in ["bin", "lib", "lib64"] {
         let (name, target) = (format!("rootfs/{link}"), format!("usr/{link}"));
         archive.append_link(&mut header(EntryType::Symlink, 0), name, target)?;
@@ -115,18 +117,18 @@ fn header(kind: EntryType, size: usize) -> Header {
     header
 }
 
-/// What this engine's swarm says of the addresses that its manager asked for.
+/// The addresses that this engine's swarm uses, of those that its manager requested.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Swarm {
-    /// A manager: these are its tasks' and services'.
-    Uses(BTreeSet<IpAddr>),
-    /// A worker, or no swarm at all: it asked for none.
+pub(super) enum SwarmAddresses {
+    /// A manager: the addresses of its tasks and services.
+    InUse(BTreeSet<IpAddr>),
+    /// A worker, or no swarm: it requested none.
     NotManaged,
-    /// It can't be said now.
-    Unknown,
+    /// The swarm doesn't answer now.
+    NotAvailable,
 }
 
-/// The engine's answers to `GET /tasks` and `GET /services`, as far as they name addresses.
+/// Parses the addresses in the engine's answers to `GET /tasks` and `GET /services`.
 pub(super) fn in_use(tasks: &str, services: &str) -> serde_json::Result<BTreeSet<IpAddr>> {
     let tasks: Vec<Task> = serde_json::from_str(tasks)?;
     let services: Vec<Service> = serde_json::from_str(services)?;
@@ -185,15 +187,15 @@ struct VirtualIp {
 }
 
 impl Task {
-    /// One that has ended and is to stay so: its addresses are given back, though it still names
+    /// Whether a task has ended and shall not run: its addresses are released, though it still lists
     /// them (swarmkit, `manager/allocator`, `taskDead`).
     fn is_dead(&self) -> bool {
-        const ENDED: [&str; 6] = [
+        const ENDED_STATES: [&str; 6] = [
             "complete", "shutdown", "failed", "rejected", "remove", "orphaned",
         ];
         [&self.desired_state, &self.status.state]
             .iter()
-            .all(|it| ENDED.contains(&it.as_str()))
+            .all(|it| ENDED_STATES.contains(&it.as_str()))
     }
 }
 
@@ -202,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ended_uses_no_address() {
+    fn ended_tasks_use_no_address() {
         let task = |desired: &str, state: &str, address: &str| {
             json!({
                 "DesiredState": desired,
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plugins_archive_is_one_that_tar_reads() {
+    fn plugin_archive_is_readable_by_tar() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plugin.tar");
         std::fs::write(&file, archive(Path::new("/run/contiv/swarm.sock")).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! `netplugin leave`: the node says in the log that it leaves, withdraws its names, and returns the
+//! `netplugin leave`: records in the log that the node leaves, withdraws its names, and returns the
 //! blocks in which it uses no address.
 
 use std::time::Duration;
@@ -13,17 +13,16 @@ use crate::bus::{Farewell, NotSaid};
 use crate::endpoint::{EndpointsHandle, Ledger, LocalEndpoint};
 use node_core::projection::Projection;
 
-/// How long the empty blocks may take to be returned.
+/// Limits the wait for the empty blocks' return.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a node that left still has.
+/// The endpoints and blocks of a node that has left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     pub node: NodeName,
-    /// They run on until their owners stop them.
+    /// They run until their owners stop them.
     pub endpoints: Vec<LocalEndpoint>,
-    /// The blocks that it holds still, because it uses addresses of them, or because they couldn't be
-    /// returned yet.
+    /// Blocks that it still holds, because it uses addresses in them or they couldn't be returned yet.
     pub blocks: Vec<IpNet>,
 }
 
@@ -52,7 +51,7 @@ impl std::fmt::Display for Left {
     }
 }
 
-/// What leaving needs. Cheap to clone.
+/// The inputs of a leave. It is cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Leaving {
     pub me: NodeName,
@@ -73,7 +72,7 @@ impl Leaving {
             has_left && unused(facts, &snapshots.borrow().ledger, &self.me).is_empty()
         };
         let returned = facts.wait_for(has_returned);
-        // What isn't returned by then is in the answer.
+        // Blocks that aren't returned by then are in the response.
         timeout_at(Instant::now() + RETURN_TIMEOUT, returned)
             .await
             .ok();
@@ -97,7 +96,7 @@ fn blocks(facts: &Projection, me: &NodeName) -> Blocks {
     all.collect()
 }
 
-/// Blocks of which the node uses no address.
+/// Blocks in which the node uses no address.
 fn unused(facts: &Projection, ledger: &Ledger, me: &NodeName) -> Blocks {
     let mut all = blocks(facts, me);
     all.retain(|(key, block)| {

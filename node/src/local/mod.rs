@@ -1,5 +1,5 @@
-//! The node's own socket: HTTP and JSON on `<run-dir>/netplugin.sock`, for the commands of
-//! `netplugin` and for tests. Root alone may use it.
+//! Serves the node's own socket: HTTP and JSON on `<run-dir>/netplugin.sock`, for the commands of
+//! `netplugin`, for `contiv-cni` and for tests. Only root may use it.
 //!
 //! ```text
 //! POST /v1/attach   endpoint::Attach → endpoint::Attachment
@@ -7,10 +7,11 @@
 //! POST /v1/leave                     → Left, when the log and the bus have it
 //! GET  /v1/status                    → NodeStatus
 //! GET  /v1/endpoints                 → [LocalEndpoint]
-//! POST /v1/cni      cni::Call        → what CNI answers, or null; an error is cni::Failure
+//! POST /v1/cni      cni::Call        → CNI's result, or null; an error is cni::Failure
 //! ```
 //!
-//! An error is `{"error": …}` with 409 for what the node refuses, 503 for what may work later.
+//! An error is `{"error": …}`, with 409 if the node refuses the request, and 503 if it may succeed
+//! later.
 
 pub mod client;
 mod leave;
@@ -40,7 +41,7 @@ use crate::cni::{Call, Cni, Failure};
 use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
 
 /// The socket's name in the run directory.
-pub const SOCKET: &str = "netplugin.sock";
+pub const SOCKET_NAME: &str = "netplugin.sock";
 
 #[derive(Debug, Clone)]
 pub struct Api {
@@ -55,16 +56,16 @@ pub struct Detach {
     pub id: EndpointId,
 }
 
-/// The body of an answer that isn't the one asked for.
+/// The body of an error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Failed {
+pub struct ErrorBody {
     pub error: String,
 }
 
-/// Listens; whatever a former life left there is replaced.
+/// Listens on the socket and replaces the one of a former process.
 pub fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     std::fs::create_dir_all(run_dir)?;
-    let path = run_dir.join(SOCKET);
+    let path = run_dir.join(SOCKET_NAME);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -74,7 +75,7 @@ pub fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves for ever.
+/// Serves the socket, for ever.
 pub async fn serve(listener: UnixListener, api: Api) {
     let router = Router::new()
         .route("/v1/attach", post(attach))
@@ -85,7 +86,7 @@ pub async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/cni", post(cni))
         .with_state(api);
     if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the local socket is closed");
+        tracing::error!(%error, "the local socket failed");
     }
 }
 
@@ -193,7 +194,7 @@ impl IntoResponse for ApiError {
             Self::NotSaid(error @ NotSaid::Refused(_)) => (StatusCode::CONFLICT, error.to_string()),
             Self::Attach(error) => (status_of(&error), error.to_string()),
         };
-        (code, Json(Failed { error })).into_response()
+        (code, Json(ErrorBody { error })).into_response()
     }
 }
 

@@ -1,9 +1,9 @@
-//! The driver under a real engine: what it calls, and what people see. Endpoints are in memory,
-//! with real interfaces and routes; needs root and Debian's `docker.io` and `busybox-static`.
+//! Tests the driver with a real engine. Endpoints are in memory, with real interfaces and routes. It
+//! needs root and Debian's `docker.io` and `busybox-static`.
 
 use std::time::{Duration, Instant};
 
-use crate::support::engine::{End, Engine, IMAGE};
+use crate::support::engine::{End, Engine, IMAGE_NAME};
 use crate::support::memory::{add, add_group, network};
 use crate::support::plugin::Plugin;
 use node_core::projection::Projection;
@@ -13,12 +13,12 @@ struct Host {
     engine: Engine,
 }
 
-/// The plugin is there before the engine, as on a real host.
+/// Starts the plugin, then the engine, as on a real host.
 fn host(arguments: &[&str]) -> Host {
     let host = without_engine(arguments);
     host.engine.start();
     host.engine.import_image();
-    host.has_network("contiv-net");
+    host.wait_for_network("contiv-net");
     host
 }
 
@@ -53,7 +53,7 @@ impl Host {
         listed.lines().map(str::to_owned).collect()
     }
 
-    fn has_network(&self, name: &str) {
+    fn wait_for_network(&self, name: &str) {
         self.engine.until(&format!("network {name}"), || {
             self.networks().iter().any(|it| it == name)
         });
@@ -62,7 +62,7 @@ impl Host {
     fn run(&self, name: &str, more: &[&str]) -> String {
         let mut arguments = vec!["run", "-itd", "--name", name];
         arguments.extend(more);
-        arguments.extend([IMAGE, "/bin/sh"]);
+        arguments.extend([IMAGE_NAME, "/bin/sh"]);
         self.engine.docker(&arguments)
     }
 
@@ -78,7 +78,7 @@ impl Host {
         all
     }
 
-    fn is_free_of_endpoints(&self) {
+    fn wait_until_empty(&self) {
         self.engine
             .until("no endpoint and no reservation is left", || {
                 let state = self.plugin.endpoints.state();
@@ -86,7 +86,7 @@ impl Host {
             });
     }
 
-    fn knows(&self, address: &str, name: &str) {
+    fn wait_for_name(&self, address: &str, name: &str) {
         self.engine
             .until(&format!("{address} is called {name}"), || {
                 let found = self.plugin.endpoints.find(address);
@@ -95,11 +95,33 @@ impl Host {
     }
 }
 
+fn refuses_used_addresses_and_published_ports(host: &Host) {
+    let error = host.engine.docker_fails(&[
+        "run",
+        "--rm",
+        "--net=contiv-net",
+        "--ip=20.1.1.99",
+        IMAGE_NAME,
+        "true",
+    ]);
+    assert!(error.contains("20.1.1.99 is in use"), "{error}");
+    for publish in [&["-p", "8080:80"][..], &["-P", "--expose", "80"]] {
+        let mut line = vec!["run", "--rm", "--net=contiv-net"];
+        line.extend(publish);
+        line.extend([IMAGE_NAME, "true"]);
+        let error = host.engine.docker_fails(&line);
+        assert!(
+            error.contains("contiv doesn't publish ports yet: leave out -p and -P"),
+            "{error}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_run_and_are_known_by_name() {
+async fn containers_run_and_have_names() {
     let host = host(&[]);
     let id = host.run("web", &["--net=contiv-net"]);
-    host.knows("20.1.1.1", "web");
+    host.wait_for_name("20.1.1.1", "web");
     let web = host.plugin.endpoints.find("20.1.1.1").expect("web");
     assert_eq!(web.container.as_deref(), Some(id.as_str()));
     host.run(
@@ -129,50 +151,32 @@ async fn containers_run_and_are_known_by_name() {
         db.is_some_and(|db| db.aliases.iter().any(|alias| alias == "store"))
     });
     host.engine.docker(&["rename", "web", "shop"]);
-    host.knows("20.1.1.1", "shop");
+    host.wait_for_name("20.1.1.1", "shop");
 
-    let error = host.engine.docker_fails(&[
-        "run",
-        "--rm",
-        "--net=contiv-net",
-        "--ip=20.1.1.99",
-        IMAGE,
-        "true",
-    ]);
-    assert!(error.contains("20.1.1.99 is in use"), "{error}");
-    for publish in [&["-p", "8080:80"][..], &["-P", "--expose", "80"]] {
-        let mut line = vec!["run", "--rm", "--net=contiv-net"];
-        line.extend(publish);
-        line.extend([IMAGE, "true"]);
-        let error = host.engine.docker_fails(&line);
-        assert!(
-            error.contains("contiv doesn't publish ports yet: leave out -p and -P"),
-            "{error}"
-        );
-    }
+    refuses_used_addresses_and_published_ports(&host);
     host.engine.docker(&[
         "run",
         "--rm",
         "--net=contiv-net",
         "--expose=80",
-        IMAGE,
+        IMAGE_NAME,
         "true",
     ]);
     host.engine.docker(&["rm", "-f", "shop"]);
     host.engine.docker(&["rm", "-f", "db"]);
-    host.is_free_of_endpoints();
+    host.wait_until_empty();
     host.run("db", &["--net=contiv-net", "--ip=20.1.1.99"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_on_two_networks_answers_on_both() {
+async fn container_on_two_networks_answers_on_both() {
     let host = host(&[]);
     host.run("two", &["--net=contiv-net", "--ip=20.1.1.10"]);
     host.run("aa", &["--net=contiv-net"]);
     host.run("bb", &["--net=other"]);
     host.engine
         .docker(&["network", "connect", "--ip=20.1.2.10", "other", "two"]);
-    host.knows("20.1.2.10", "two");
+    host.wait_for_name("20.1.2.10", "two");
     for from in ["aa", "bb"] {
         host.exec(from, "ping -c 1 -W 5 20.1.1.10");
         host.exec(from, "ping -c 1 -W 5 20.1.2.10");
@@ -194,20 +198,20 @@ async fn a_container_on_two_networks_answers_on_both() {
     for name in ["two", "aa", "bb"] {
         host.engine.docker(&["rm", "-f", name]);
     }
-    host.is_free_of_endpoints();
+    host.wait_until_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_networks_follow_the_log() {
     let host = host(&[]);
-    host.has_network("web/blue");
+    host.wait_for_network("web/blue");
     let status = || {
         let status = host.plugin.handle().status.borrow().clone();
         status.expect("an engine")
     };
-    // Told behind the networks that were made.
+    // The status follows the creation of networks.
     host.engine
-        .until("it is known to answer", || status().answers);
+        .until("its status says that it answers", || status().answers);
     let status = status();
     assert!(status.answers && status.version.is_some_and(|v| v.starts_with("20.10")));
 
@@ -224,8 +228,8 @@ async fn docker_networks_follow_the_log() {
     for prune in [&["network", "prune", "-f"][..], &["network", "rm", "late"]] {
         host.engine.docker(prune);
         let pruned = Instant::now();
-        host.has_network("late");
-        host.has_network("contiv-net");
+        host.wait_for_network("late");
+        host.wait_for_network("contiv-net");
         assert!(
             pruned.elapsed() < Duration::from_secs(1),
             "{:?}",
@@ -244,7 +248,7 @@ async fn docker_networks_follow_the_log() {
             .remove(&bus_schema::NetworkName::new("late").expect("a name"));
     });
     host.engine
-        .until("an alarm says what holds the network", || {
+        .until("an alarm says which containers use the network", || {
             let alarms = host.plugin.handle().alarms.borrow().clone();
             alarms
                 .iter()
@@ -258,14 +262,14 @@ async fn docker_networks_follow_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_is_a_docker_network_of_its_own_beside_its_networks() {
+async fn group_has_a_docker_network_beside_its_networks_own() {
     let host = host(&[]);
     host.plugin.projection.send_modify(|it| {
         add_group(it, "default", "contiv-net", "front");
         add_group(it, "blue", "web", "front");
     });
-    host.has_network("front.contiv-net");
-    host.has_network("front.web/blue");
+    host.wait_for_network("front.contiv-net");
+    host.wait_for_network("front.web/blue");
     host.run("inside", &["--net=front.contiv-net"]);
     host.run("outside", &["--net=contiv-net"]);
     let groups = || {
@@ -276,8 +280,8 @@ async fn a_group_is_a_docker_network_of_its_own_beside_its_networks() {
     };
     let expected = [None, Some("front".to_owned())];
     assert_eq!(groups(), expected.into());
-    // The engine lets a container into one Docker network of a subnet at a time: a move leaves
-    // the old group first.
+    // The engine allows a container one Docker network of a subnet at a time: leave the old group
+    // first.
     let network = |verb, name, container| host.engine.docker(&["network", verb, name, container]);
     network("disconnect", "front.contiv-net", "inside");
     assert_eq!(groups(), [None].into());
@@ -297,18 +301,19 @@ async fn a_group_is_a_docker_network_of_its_own_beside_its_networks() {
         });
 }
 
+const CREATE_BY_HAND: [&str; 6] = [
+    "network",
+    "create",
+    "-d",
+    "contiv",
+    "--ipam-driver",
+    "contiv",
+];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn networks_of_others_are_left_alone() {
+async fn foreign_networks_are_left_alone() {
     let host = host(&[]);
-    let by_hand = [
-        "network",
-        "create",
-        "-d",
-        "contiv",
-        "--ipam-driver",
-        "contiv",
-    ];
-    let mut line = by_hand.to_vec();
+    let mut line = CREATE_BY_HAND.to_vec();
     line.extend([
         "-o",
         "contiv.network=other",
@@ -324,7 +329,7 @@ async fn networks_of_others_are_left_alone() {
         all.any(|it| it.network.as_str() == name)
     };
     assert!(attached_to("other"));
-    let mut line = by_hand.to_vec();
+    let mut line = CREATE_BY_HAND.to_vec();
     line.push("nothing");
     let error = host.engine.docker_fails(&line);
     assert!(error.contains("contiv network must be named"), "{error}");
@@ -364,7 +369,7 @@ async fn networks_of_others_are_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_survive_the_engine_where_it_says_so() {
+async fn containers_survive_an_engine_with_live_restore() {
     let host = host(&["--live-restore"]);
     for how in [End::Stop, End::Kill] {
         host.run("live", &["--net=contiv-net", "--ip=20.1.1.20"]);
@@ -381,7 +386,7 @@ async fn containers_survive_the_engine_where_it_says_so() {
         host.exec("peer", "ping -c 1 -W 5 20.1.1.20");
         host.engine.docker(&["rm", "-f", "live"]);
         host.engine.docker(&["rm", "-f", "peer"]);
-        host.is_free_of_endpoints();
+        host.wait_until_empty();
     }
 }
 
@@ -401,7 +406,7 @@ async fn containers_start_again_with_the_engine() {
             let running = host.engine.docker(&["ps", "--format", "{{.Names}}"]);
             running.contains("always") && running.contains("any")
         });
-        host.knows("20.1.1.30", "always");
+        host.wait_for_name("20.1.1.30", "always");
         host.exec("any", "ping -c 1 -W 5 20.1.1.30");
         host.engine
             .until("only they have endpoints", || host.addresses().len() == 2);
@@ -409,11 +414,11 @@ async fn containers_start_again_with_the_engine() {
     for name in ["always", "any", "once"] {
         host.engine.docker(&["rm", "-f", name]);
     }
-    host.is_free_of_endpoints();
+    host.wait_until_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_the_engine_forgot_is_released() {
+async fn leftover_endpoints_and_addresses_are_released() {
     let mut host = host(&[]);
     host.run("web", &["--net=contiv-net", "--ip=20.1.1.40"]);
     host.run("stays", &["--net=contiv-net", "--ip=20.1.1.41"]);
@@ -435,7 +440,7 @@ async fn an_endpoint_that_the_engine_forgot_is_released() {
         let mut state = host.plugin.endpoints.state();
         state.endpoints.insert(forgotten.id.clone(), forgotten);
         state.endpoints.insert(lost.id.clone(), lost.clone());
-        // Of an engine that died between asking for it and using it.
+        // An address of an engine that crashed between requesting and using it.
         let address = "20.1.1.77".parse().expect("an address");
         state.reserved.insert((lost.tenant, lost.network, address));
     }
@@ -454,7 +459,7 @@ async fn docker_run_fails_in_time_when_the_bus_does_not_answer() {
     let started = Instant::now();
     let error = host
         .engine
-        .docker_fails(&["run", "--rm", "--net=contiv-net", IMAGE, "true"]);
+        .docker_fails(&["run", "--rm", "--net=contiv-net", IMAGE_NAME, "true"]);
     assert!(error.contains("`netplugin status`"), "{error}");
     assert!(
         started.elapsed() < Duration::from_secs(10),
@@ -463,12 +468,12 @@ async fn docker_run_fails_in_time_when_the_bus_does_not_answer() {
     );
     host.plugin.endpoints.state().hang = false;
     host.engine
-        .docker(&["run", "--rm", "--net=contiv-net", IMAGE, "true"]);
-    host.is_free_of_endpoints();
+        .docker(&["run", "--rm", "--net=contiv-net", IMAGE_NAME, "true"]);
+    host.wait_until_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loopback_resolver_is_told() {
+async fn loopback_resolver_raises_an_alarm_until_daemon_json_is_changed() {
     let host = without_engine(&[]);
     let folder = host.engine.path("run");
     std::fs::write(folder.join("resolv.conf"), "nameserver 127.0.0.1\n").expect("written");

@@ -2,5 +2,6 @@
 
 mod engine;
 mod protocol;
+mod refusals;
 mod support;
 mod swarm;

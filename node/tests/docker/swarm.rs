@@ -1,5 +1,5 @@
-//! The protocol of the plug-in for swarms: what the manager's engine asks, and what the engine of
-//! the node where a task runs does. No engine runs here.
+//! Tests the swarm plugin's protocol: the calls of the manager's engine, and of the engine of the node
+//! on which a task runs. No engine runs here.
 
 use node_core::projection::Projection;
 use serde_json::{Value, json};
@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use crate::support::memory::{add, network};
 use crate::support::plugin::Plugin;
 
-const SWARM_NETWORK: &str = "8eunazbc7y5e1dxasiittqbbj";
-const ENDPOINT: &str = "b1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90";
+const SWARM_NETWORK_ID: &str = "8eunazbc7y5e1dxasiittqbbj";
+const ENDPOINT_ID: &str = "b1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7e8f90";
 
 fn plugin() -> (TempDir, Plugin) {
     let folder = TempDir::new().expect("a folder");
@@ -36,7 +36,7 @@ async fn pool(plugin: &Plugin, space: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_driver_for_swarms_is_of_global_scope_and_has_two_address_spaces() {
+async fn swarm_driver_has_global_scope_and_two_address_spaces() {
     let (_folder, plugin) = plugin();
     let can = call(&plugin, "NetworkDriver.GetCapabilities", json!({})).await;
     assert_eq!(
@@ -51,22 +51,22 @@ async fn a_driver_for_swarms_is_of_global_scope_and_has_two_address_spaces() {
 }
 
 #[tokio::test]
-async fn what_a_swarms_network_stands_for_goes_to_every_node() {
+async fn swarm_network_options_go_to_each_node() {
     let (_folder, plugin) = plugin();
     let allocate = json!({
-        "NetworkID": SWARM_NETWORK, "Options": null,
+        "NetworkID": SWARM_NETWORK_ID, "Options": null,
         "IPv4Data": [{"AddressSpace": "", "Gateway": "20.1.1.254/24", "Pool": "20.1.1.0/24"}],
         "IPv6Data": null,
     });
-    let told = call(&plugin, "NetworkDriver.AllocateNetwork", allocate).await;
+    let allocated = call(&plugin, "NetworkDriver.AllocateNetwork", allocate).await;
     let options = json!({"contiv.tenant": "default", "contiv.network": "contiv-net"});
-    assert_eq!(told, json!({"Options": options}));
-    let free = json!({"NetworkID": SWARM_NETWORK});
+    assert_eq!(allocated, json!({"Options": options}));
+    let free = json!({"NetworkID": SWARM_NETWORK_ID});
     call(&plugin, "NetworkDriver.FreeNetwork", free).await;
 }
 
 #[tokio::test]
-async fn a_tasks_address_is_promised_until_the_manager_releases_it() {
+async fn task_address_is_promised_until_the_manager_releases_it() {
     let (_folder, plugin) = plugin();
     let swarm = pool(&plugin, "contiv-swarm").await;
     let ask = json!({
@@ -82,19 +82,19 @@ async fn a_tasks_address_is_promised_until_the_manager_releases_it() {
     let given = call(&plugin, "IpamDriver.RequestAddress", ask).await;
     assert_eq!(given["Address"], "20.1.1.1/32");
     let create = json!({
-        "NetworkID": SWARM_NETWORK,
+        "NetworkID": SWARM_NETWORK_ID,
         "Options": {"com.docker.network.generic": {"contiv.network": "contiv-net"}},
         "IPv4Data": [{"AddressSpace": "contiv-tasks", "Pool": "20.1.1.0/24", "Gateway": "20.1.1.254/24"}],
         "IPv6Data": [],
     });
     call(&plugin, "NetworkDriver.CreateNetwork", create).await;
     let endpoint = json!({
-        "NetworkID": SWARM_NETWORK, "EndpointID": ENDPOINT,
+        "NetworkID": SWARM_NETWORK_ID, "EndpointID": ENDPOINT_ID,
         "Interface": {"Address": "20.1.1.1/32", "AddressIPv6": "", "MacAddress": ""},
         "Options": {"com.docker.network.portmap": []},
     });
     call(&plugin, "NetworkDriver.CreateEndpoint", endpoint).await;
-    let task = json!({"NetworkID": SWARM_NETWORK, "EndpointID": ENDPOINT});
+    let task = json!({"NetworkID": SWARM_NETWORK_ID, "EndpointID": ENDPOINT_ID});
     call(&plugin, "NetworkDriver.DeleteEndpoint", task).await;
     let release = |pool| json!({"PoolID": pool, "Address": "20.1.1.1"});
     call(&plugin, "IpamDriver.ReleaseAddress", release(tasks)).await;

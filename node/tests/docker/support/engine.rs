@@ -1,5 +1,5 @@
-//! A Docker Engine of its own, in network, mount, PID and UTS namespaces of its own, that goes with
-//! the test that started it.
+//! A private Docker Engine in network, mount, PID and UTS namespaces of its own. It ends with the test
+//! that started it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) const IMAGE: &str = "contiv/busybox";
+pub(crate) const IMAGE_NAME: &str = "contiv/busybox";
 
-/// How an engine is stopped.
+/// A way to stop an engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
     Stop,
@@ -19,13 +19,13 @@ pub(crate) enum End {
 
 pub(crate) struct Engine {
     pub(crate) folder: TempDir,
-    /// First process of the PID namespace: with it goes everything in it.
+    /// First process of the PID namespace: its end kills all other processes in it.
     holder: Child,
     arguments: Vec<String>,
 }
 
 impl Engine {
-    /// The namespaces, without an engine yet. `folder/run` is `/run/docker` inside.
+    /// Creates the namespaces, without an engine yet. `folder/run` is `/run/docker` inside.
     pub(crate) fn prepare(arguments: &[&str]) -> Self {
         let folder = TempDir::with_prefix("cv-engine-").expect("a folder");
         for part in ["run", "run/plugins", "etc", "data", "var-run"] {
@@ -44,7 +44,7 @@ impl Engine {
              ip link set lo up
              sysctl -qw net.ipv4.ip_forward=1
              touch {at}/ready
-             # The first process reaps: a dead containerd must not look alive.
+             # The first process must reap children: a dead containerd must not stay as a zombie.
              while :; do sleep 0.2; done"
         );
         let holder = Command::new("unshare")
@@ -128,13 +128,13 @@ impl Engine {
         }
         let (root, socket) = (root.display(), self.socket());
         let line = format!(
-            "tar -C {root} -c . | /usr/bin/docker -H unix://{} import --change 'CMD [\"/bin/sh\"]' - {IMAGE}",
+            "tar -C {root} -c . | /usr/bin/docker -H unix://{} import --change 'CMD [\"/bin/sh\"]' - {IMAGE_NAME}",
             socket.display()
         );
         run(Command::new("sh").args(["-c", &line]));
     }
 
-    /// Ends the engine alone, and waits until it is gone. Containers may live on.
+    /// Ends the engine only, and waits until it is gone. Containers may stay.
     pub(crate) fn end(&self, how: End) {
         let pid = fs::read_to_string(self.path("dockerd.pid")).expect("the engine runs");
         let signal = match how {
@@ -166,7 +166,7 @@ impl Engine {
             .expect("docker.io is installed")
     }
 
-    /// Its output; it must succeed.
+    /// Runs docker successfully; returns its output.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         let output = self.try_docker(arguments);
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -179,7 +179,7 @@ impl Engine {
         text
     }
 
-    /// What it prints when it fails.
+    /// Runs docker, which must fail; returns its error output.
     pub(crate) fn docker_fails(&self, arguments: &[&str]) -> String {
         let output = self.try_docker(arguments);
         let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -207,7 +207,7 @@ impl Drop for Engine {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+#[expect(clippy::disallowed_methods, reason = "the pause between two checks")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }

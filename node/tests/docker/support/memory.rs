@@ -1,5 +1,5 @@
-//! Endpoints without journal, bus or datapath: addresses are counted up, and in the namespaces of
-//! a private engine a veth and two routes make a routed network of one host.
+//! Endpoints in memory, without journal, bus or datapath: addresses are assigned in order, and in the
+//! namespaces of a private engine a veth and two routes form a routed network of one host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,10 +17,10 @@ use tokio::sync::watch;
 type Address = (TenantName, NetworkName, IpAddr);
 
 #[derive(Debug, Clone)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryEndpoints {
     state: Arc<Mutex<State>>,
     projection: watch::Receiver<Projection>,
-    /// A process in the engine's network namespace; absent: no interfaces are made.
+    /// A process in the engine's network namespace; without it no interfaces are created.
     netns: Option<u32>,
 }
 
@@ -30,16 +30,16 @@ pub(crate) struct State {
     pub(crate) reserved: BTreeSet<Address>,
     pub(crate) promised: BTreeSet<Address>,
     pub(crate) described: Vec<(EndpointId, Description)>,
-    /// Every attach and reservation waits for ever, as on a bus that doesn't answer.
+    /// Each attach and reservation waits for ever, as with a bus that doesn't answer.
     pub(crate) hang: bool,
-    /// It hasn't read the log yet.
+    /// The node hasn't read the log yet.
     pub(crate) has_unread_log: bool,
-    /// Why the kernel doesn't take what is attached.
+    /// The kernel refuses each endpoint with this reason.
     pub(crate) refuses: Option<String>,
     last: u32,
 }
 
-impl Memory {
+impl MemoryEndpoints {
     pub(crate) fn new(projection: watch::Receiver<Projection>, netns: Option<u32>) -> Self {
         Self {
             state: Arc::default(),
@@ -105,7 +105,7 @@ impl State {
     }
 }
 
-impl Endpoints for Memory {
+impl Endpoints for MemoryEndpoints {
     async fn reserve(&self, ask: Reserve) -> Result<IpAddr, AttachError> {
         self.hang().await;
         let pool = self.pool(&ask.tenant, &ask.network)?;
@@ -157,7 +157,7 @@ impl Endpoints for Memory {
         self.state().promised.iter().cloned().collect()
     }
 
-    async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
+    async fn start_attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
         self.hang().await;
         let pool = self.pool(&ask.tenant, &ask.network)?;
         let known = self.state().endpoints.get(&ask.id).cloned();
@@ -208,7 +208,7 @@ impl Endpoints for Memory {
         Ok(attachment(endpoint, &pool))
     }
 
-    async fn attached(&self, id: EndpointId) -> Result<(), AttachError> {
+    async fn wait_until_in_kernel(&self, id: EndpointId) -> Result<(), AttachError> {
         self.hang().await;
         let state = self.state();
         match &state.refuses {
@@ -222,7 +222,7 @@ impl Endpoints for Memory {
         let removed = self.state().endpoints.remove(&id);
         let endpoint = removed.ok_or(AttachError::EndpointUnknown(id))?;
         if let Some(pid) = self.netns {
-            // The kernel may have removed it with the container's namespace.
+            // It fails if the kernel removed the interface with the container's namespace.
             std::process::Command::new("nsenter")
                 .args(["-t", &pid.to_string(), "-n", "ip", "link", "del"])
                 .arg(&endpoint.host_interface)
@@ -292,7 +292,7 @@ pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
     }
 }
 
-/// Adds a group to a network that is there.
+/// Adds a group to an existing network.
 pub(crate) fn add_group(projection: &mut Projection, tenant: &str, network: &str, group: &str) {
     let spec = GroupSpec {
         tenant: TenantName::new(tenant).expect("a name"),

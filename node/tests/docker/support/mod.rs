@@ -3,3 +3,4 @@
 pub(crate) mod engine;
 pub(crate) mod memory;
 pub(crate) mod plugin;
+pub(crate) mod requests;

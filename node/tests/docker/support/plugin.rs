@@ -1,4 +1,4 @@
-//! A driver that runs, on endpoints in memory, and an engine's way to call it.
+//! A running driver with endpoints in memory, and functions to call it as an engine does.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 use bus_schema::node::LogState;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use node::docker::{Config, DockerHandle, ResolverFiles, start};
+use node::docker::{DockerConfig, DockerHandle, ResolverFiles, start};
 use node::healing::Healings;
 use node_core::projection::Projection;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::memory::Memory;
+use super::memory::MemoryEndpoints;
 
 pub(crate) struct Plugin {
-    pub(crate) endpoints: Memory,
+    pub(crate) endpoints: MemoryEndpoints,
     pub(crate) projection: watch::Sender<Projection>,
     pub(crate) log: watch::Sender<LogState>,
-    pub(crate) config: Config,
+    pub(crate) config: DockerConfig,
     handle: Option<DockerHandle>,
 }
 
 impl Plugin {
-    /// `folder` holds its state and, without another one, its socket.
+    /// Starts a driver with its state and its sockets in `folder`.
     pub(crate) fn start(
         projection: Projection,
         folder: &Path,
@@ -34,10 +34,10 @@ impl Plugin {
         let (projection, facts) = watch::channel(projection);
         let (log, _) = watch::channel(LogState::InSync);
         let mut plugin = Self {
-            endpoints: Memory::new(facts, netns),
+            endpoints: MemoryEndpoints::new(facts, netns),
             projection,
             log,
-            config: Config {
+            config: DockerConfig {
                 plugin_dir: folder.join("plugins"),
                 run_dir: folder.join("run"),
                 engine: Some(engine),
@@ -55,7 +55,7 @@ impl Plugin {
         plugin
     }
 
-    /// As a netplugin that starts again: what is on disk and in the endpoints stays.
+    /// Restarts the driver, as a restarted netplugin: its files and endpoints stay.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.begin();

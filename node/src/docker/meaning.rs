@@ -1,9 +1,7 @@
-//! What a Docker network stands for: its options, a pool's id, and how they name a network of
-//! the log. Pure.
+//! Maps a Docker network's options to the network, or group, of the log that it belongs to. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use bus_schema::{GroupName, InvalidName, NetworkName, NetworkSpec, Pool, TenantName};
 use ipnet::IpNet;
@@ -11,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use node_core::projection::Projection;
 
-pub(super) const TENANT: &str = "contiv.tenant";
-pub(super) const NETWORK: &str = "contiv.network";
-pub(super) const GROUP: &str = "contiv.group";
+pub(super) const TENANT_OPTION: &str = "contiv.tenant";
+pub(super) const NETWORK_OPTION: &str = "contiv.network";
+pub(super) const GROUP_OPTION: &str = "contiv.group";
 
-/// What a Docker network's addresses and endpoints belong to.
+/// The network and group of the log that a Docker network belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Meaning {
     pub(super) tenant: TenantName,
@@ -33,24 +31,24 @@ impl Meaning {
         }
     }
 
-    /// As options of a Docker network or of its IPAM.
+    /// The options of such a Docker network or of its IPAM.
     pub(super) fn options(&self) -> BTreeMap<String, String> {
         let mut options = BTreeMap::from([
-            (TENANT.to_owned(), self.tenant.to_string()),
-            (NETWORK.to_owned(), self.network.to_string()),
+            (TENANT_OPTION.to_owned(), self.tenant.to_string()),
+            (NETWORK_OPTION.to_owned(), self.network.to_string()),
         ]);
         if let Some(group) = &self.group {
-            options.insert(GROUP.to_owned(), group.to_string());
+            options.insert(GROUP_OPTION.to_owned(), group.to_string());
         }
         options
     }
 
-    /// `None` when the options name no network.
+    /// `None` if the options name no network.
     pub(super) fn from_options(
         options: &BTreeMap<String, String>,
     ) -> Result<Option<Self>, Unresolved> {
-        let Some(network) = options.get(NETWORK) else {
-            return match [TENANT, GROUP]
+        let Some(network) = options.get(NETWORK_OPTION) else {
+            return match [TENANT_OPTION, GROUP_OPTION]
                 .iter()
                 .find(|key| options.contains_key(**key))
             {
@@ -59,14 +57,14 @@ impl Meaning {
             };
         };
         Ok(Some(Self {
-            tenant: match options.get(TENANT) {
-                Some(tenant) => named(TENANT, TenantName::new(tenant.as_str()))?,
+            tenant: match options.get(TENANT_OPTION) {
+                Some(tenant) => named(TENANT_OPTION, TenantName::new(tenant.as_str()))?,
                 None => TenantName::default_tenant(),
             },
-            network: named(NETWORK, NetworkName::new(network.as_str()))?,
+            network: named(NETWORK_OPTION, NetworkName::new(network.as_str()))?,
             group: options
-                .get(GROUP)
-                .map(|group| named(GROUP, GroupName::new(group.as_str())))
+                .get(GROUP_OPTION)
+                .map(|group| named(GROUP_OPTION, GroupName::new(group.as_str())))
                 .transpose()?,
         }))
     }
@@ -96,7 +94,7 @@ impl Meaning {
 }
 
 impl Unresolved {
-    /// Whether what it names isn't in the part of the log that was read.
+    /// Whether it names an object that isn't in the part of the log that was read.
     pub(super) fn is_of_an_unknown_name(&self) -> bool {
         matches!(
             self,
@@ -119,7 +117,7 @@ fn named<T>(option: &'static str, name: Result<T, InvalidName>) -> Result<T, Unr
     name.map_err(|reason| Unresolved::Name { option, reason })
 }
 
-/// Why a Docker network stands for no network of ours, and what to type.
+/// A Docker network that belongs to no network of ours; each message gives the command to type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unresolved {
     #[error("option {option}: {reason}")]
@@ -149,7 +147,7 @@ pub(super) enum Unresolved {
     )]
     NoSubnet(IpNet),
     #[error(
-        "several tenants have a network with the subnet {subnet} ({candidates}): name the one that is meant with `-o contiv.tenant=T -o contiv.network=NET --ipam-opt contiv.tenant=T --ipam-opt contiv.network=NET`"
+        "several tenants have a network with the subnet {subnet} ({candidates}): select one with `-o contiv.tenant=T -o contiv.network=NET --ipam-opt contiv.tenant=T --ipam-opt contiv.network=NET`"
     )]
     Ambiguous { subnet: IpNet, candidates: String },
     #[error(
@@ -174,12 +172,12 @@ pub(super) enum Unresolved {
         asked: IpNet,
     },
     #[error(
-        "pool {0} wasn't given out by contiv: remove the Docker network with `docker network rm` and create it again"
+        "contiv didn't create pool {0}: remove the Docker network with `docker network rm` and create it again"
     )]
     PoolId(String),
 }
 
-/// Finds the network that is meant: by options, else by a subnet that only one network has.
+/// Finds the network by options, else by a subnet that only one network has.
 pub(super) fn resolve(
     projection: &Projection,
     options: &BTreeMap<String, String>,
@@ -230,92 +228,4 @@ pub(super) fn pool_of(spec: &NetworkSpec, v6: bool) -> Result<&Pool, Unresolved>
             network: spec.name.clone(),
             family: if v6 { "IPv6" } else { "IPv4" },
         })
-}
-
-/// Whose addresses a pool's are: an engine's address space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Space {
-    /// Containers of this engine.
-    Engine,
-    /// The swarm's tasks on this engine: each address is the one that the swarm gave the task.
-    Tasks,
-    /// All of the swarm's tasks, for its manager.
-    Swarm,
-}
-
-impl Space {
-    const ALL: [Self; 3] = [Self::Engine, Self::Tasks, Self::Swarm];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Engine => "contiv",
-            Self::Tasks => "contiv-tasks",
-            Self::Swarm => "contiv-swarm",
-        }
-    }
-
-    /// The engine's own, when nothing else is named.
-    pub(super) fn named(name: &str) -> Self {
-        let mut all = Self::ALL.into_iter();
-        all.find(|it| it.name() == name).unwrap_or(Self::Engine)
-    }
-
-    /// Before a pool's id. Networks of an engine that were made by an older netplugin have none.
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Engine => "",
-            Self::Tasks => "tasks-",
-            Self::Swarm => "swarm-",
-        }
-    }
-}
-
-/// A pool's id, as the engine keeps it: `v4:TENANT/NETWORK` or `v6:TENANT/NETWORK/GROUP`, with
-/// `tasks-` or `swarm-` before it in a swarm. It says all that the pool is, so nothing has to be
-/// remembered for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PoolId {
-    pub(super) space: Space,
-    pub(super) v6: bool,
-    pub(super) meaning: Meaning,
-}
-
-impl fmt::Display for PoolId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = if self.v6 { "v6" } else { "v4" };
-        write!(f, "{}{family}:{}", self.space.prefix(), self.meaning)
-    }
-}
-
-impl FromStr for PoolId {
-    type Err = Unresolved;
-
-    fn from_str(text: &str) -> Result<Self, Unresolved> {
-        let unknown = || Unresolved::PoolId(text.to_owned());
-        let (family, rest) = text.split_once(':').ok_or_else(unknown)?;
-        let (space, family) = [Space::Tasks, Space::Swarm]
-            .into_iter()
-            .find_map(|space| Some((space, family.strip_prefix(space.prefix())?)))
-            .unwrap_or((Space::Engine, family));
-        let v6 = match family {
-            "v4" => false,
-            "v6" => true,
-            _ => return Err(unknown()),
-        };
-        let mut parts = rest.split('/');
-        let (Some(tenant), Some(network), group, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(unknown());
-        };
-        let meaning = Meaning {
-            tenant: TenantName::new(tenant).map_err(|_| unknown())?,
-            network: NetworkName::new(network).map_err(|_| unknown())?,
-            group: group
-                .map(GroupName::new)
-                .transpose()
-                .map_err(|_| unknown())?,
-        };
-        Ok(Self { space, v6, meaning })
-    }
 }
