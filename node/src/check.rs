@@ -1,9 +1,8 @@
-//! `netplugin check`: whether this kernel takes what a node asks of it, before a node stakes
-//! itself on it.
+//! `netplugin check`: tests whether this kernel has all features that a node needs.
 //!
-//! No list of features, which would lag behind the code: a tenant's network, group, policy and
-//! endpoint are programmed by the datapath itself, in a network namespace that goes away with
-//! the check, and read back. Callers: `main`, and by it the unit's `ExecStartPre`.
+//! It uses no list of features, which would lag behind the code: the datapath itself programs a tenant's
+//! network, group, policy and endpoint in a temporary network namespace and reads them back. `main`
+//! calls it, also for the unit's `ExecStartPre`, and `doctor`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -26,26 +25,26 @@ use node_core::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projec
 use node_core::reconcile::diff;
 use node_datapath::{BatchError, DatapathError, Scope, Scratch};
 
-/// Why this machine can't be a node.
+/// This machine can't be a node, for one of these reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    #[error("this machine refuses {failed} of {attempted} changes that a node makes, {first}")]
+    #[error("the kernel refused {failed} of {attempted} changes that a node makes; {first}")]
     Refused {
         failed: usize,
         attempted: usize,
-        /// The others mostly follow from it.
+        /// The first failure; the others mostly follow from it.
         first: String,
     },
-    #[error("this kernel took the datapath and shows another one; to be done again: {0}")]
+    #[error("the kernel accepted the datapath, but reading it back differs; operations left: {0}")]
     Differs(String),
     #[error(transparent)]
     Name(#[from] InvalidName),
 }
 
-/// Programs a small cluster's domain; answers with the kind of domain that a node would have here.
-/// `folder` isn't there yet, nor afterwards; network namespaces can be bound in it.
+/// Programs a small cluster's domain; returns the kind of domain that a node would have here. `folder`
+/// is created and removed; network namespaces must be bindable in it.
 pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind, CheckError> {
     let scratch = Scratch::open(folder, kind).await?;
     let datapath = scratch.datapath();
@@ -70,7 +69,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
 
 fn refused(error: &BatchError) -> CheckError {
     let first = error.failures.first();
-    let first = first.map(|it| format!("first of all {}: {}", it.op, it.error));
+    let first = first.map(|it| format!("first failure: {}: {}", it.op, it.error));
     CheckError::Refused {
         failed: error.failures.len(),
         attempted: error.attempted,
@@ -78,36 +77,62 @@ fn refused(error: &BatchError) -> CheckError {
     }
 }
 
+/// The names in the trial.
+struct TrialNames {
+    tenant: TenantName,
+    network: NetworkName,
+    group: GroupName,
+    policy: PolicyName,
+    rule: RuleId,
+    peer: NodeName,
+}
+
 /// A network across two nodes, and in it one endpoint of a group with one rule.
 fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
-    let tenant = TenantName::new("trial")?;
-    let network = NetworkName::new("net")?;
-    let group = GroupName::new("web")?;
-    let policy = PolicyName::new("rules")?;
-    let rule = RuleId::new("1")?;
-    let there = NodeName::new("there")?;
-    let [subnet, ours, theirs] = [(0, 24), (0, 25), (128, 25)]
-        .map(|(last, length)| Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 1, last), length));
-    let address = IpAddr::V4(Ipv4Addr::new(198, 18, 1, 1));
-
+    let names = TrialNames {
+        tenant: TenantName::new("trial")?,
+        network: NetworkName::new("net")?,
+        group: GroupName::new("web")?,
+        policy: PolicyName::new("rules")?,
+        rule: RuleId::new("1")?,
+        peer: NodeName::new("there")?,
+    };
     let mut facts = Projection::default();
-    let mut node = |name: &NodeName, vtep| {
+    for (name, vtep) in [
+        (&params.node, params.vtep),
+        (&names.peer, IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2))),
+    ] {
         let fact = NodeFact::new(MachineId(name.to_string()), vtep);
         facts.nodes.insert(name.clone(), fact);
-    };
-    node(&params.node, params.vtep);
-    node(&there, IpAddr::V4(Ipv4Addr::new(198, 18, 0, 2)));
+    }
+    let tenant = facts.open(&names.tenant);
+    let network = names.network_fact(&params.node);
+    tenant.networks.insert(names.network.clone(), network);
+    tenant
+        .groups
+        .insert(names.group.clone(), names.group_fact());
+    let policy = names.policy_fact();
+    tenant.policies.insert(names.policy.clone(), policy);
+    let endpoint = names.endpoint()?;
+    let locals = [(endpoint.id.clone(), Arc::new(endpoint))].into_iter();
+    Ok((facts, locals.collect()))
+}
 
-    let of = facts.open(&tenant);
-    of.networks.insert(
-        network.clone(),
+impl TrialNames {
+    fn network_fact(&self, node: &NodeName) -> NetworkFact {
+        let net =
+            |last, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 1, last), length));
+        let blocks = [
+            (net(0, 25), node.clone()),
+            (net(128, 25), self.peer.clone()),
+        ];
         NetworkFact {
             spec: NetworkSpec {
-                tenant: tenant.clone(),
-                name: network.clone(),
+                tenant: self.tenant.clone(),
+                name: self.network.clone(),
                 vni: Vni(1),
                 v4: Pool {
-                    subnet: IpNet::V4(subnet),
+                    subnet: net(0, 24),
                     gateway: IpAddr::V4(Ipv4Addr::new(198, 18, 1, 254)),
                     range: None,
                 },
@@ -115,74 +140,70 @@ fn trial(params: &Params) -> Result<(Projection, Locals), InvalidName> {
                 docker_name: None,
             },
             closing: false,
-            blocks: [
-                (IpNet::V4(ours), params.node.clone()),
-                (IpNet::V4(theirs), there),
-            ]
-            .into_iter()
-            .collect(),
+            blocks: blocks.into_iter().collect(),
             pools: OrdMap::new(),
-        },
-    );
-    of.groups.insert(
-        group.clone(),
+        }
+    }
+
+    fn group_fact(&self) -> GroupFact {
         GroupFact {
             spec: GroupSpec {
-                tenant: tenant.clone(),
-                network: network.clone(),
-                name: group.clone(),
+                tenant: self.tenant.clone(),
+                network: self.network.clone(),
+                name: self.group.clone(),
                 id: GroupId(2),
-                policies: [policy.clone()].into_iter().collect(),
+                policies: [self.policy.clone()].into_iter().collect(),
                 docker_name: None,
                 pool: None,
             },
             closing: false,
             newer: false,
-        },
-    );
-    let deny = Rule {
-        id: rule.clone(),
-        number: 1,
-        spec: RuleSpec {
-            direction: Direction::In,
-            priority: Priority::DEFAULT,
-            action: Action::Deny,
-            protocol: Some(Protocol::TCP),
-            ports: vec![PortRange {
-                first: 80,
-                last: 89,
-            }],
-            peer: None,
-        },
-    };
-    of.policies.insert(
-        policy,
-        PolicyFact {
-            rules: [(rule, deny)].into_iter().collect(),
-            ..PolicyFact::default()
-        },
-    );
+        }
+    }
 
-    let id = EndpointId::new("trial")?;
-    let (host_interface, peer_interface) = desired::interface_names(&id);
-    let endpoint = LocalEndpoint {
-        id: id.clone(),
-        tenant,
-        network,
-        group: Some(group),
-        addresses: vec![address],
-        mac: MacAddr::of_endpoint(address),
-        host_interface,
-        peer_interface,
-        owner: Owner::Namespace {
-            path: String::new(),
-            interface: "eth0".to_owned(),
-            cni: None,
-        },
-        name: None,
-        aliases: Vec::new(),
-        container: None,
-    };
-    let locals = [(id, Arc::new(endpoint))].into_iter().collect();
-    Ok((facts, locals))
+    fn policy_fact(&self) -> PolicyFact {
+        let deny = Rule {
+            id: self.rule.clone(),
+            number: 1,
+            spec: RuleSpec {
+                direction: Direction::In,
+                priority: Priority::DEFAULT,
+                action: Action::Deny,
+                protocol: Some(Protocol::TCP),
+                ports: vec![PortRange {
+                    first: 80,
+                    last: 89,
+                }],
+                peer: None,
+            },
+        };
+        PolicyFact {
+            rules: [(self.rule.clone(), deny)].into_iter().collect(),
+            ..PolicyFact::default()
+        }
+    }
+
+    fn endpoint(&self) -> Result<LocalEndpoint, InvalidName> {
+        let id = EndpointId::new("trial")?;
+        let address = IpAddr::V4(Ipv4Addr::new(198, 18, 1, 1));
+        let (host_interface, peer_interface) = desired::interface_names(&id);
+        Ok(LocalEndpoint {
+            id,
+            tenant: self.tenant.clone(),
+            network: self.network.clone(),
+            group: Some(self.group.clone()),
+            addresses: vec![address],
+            mac: MacAddr::of_endpoint(address),
+            host_interface,
+            peer_interface,
+            owner: Owner::Namespace {
+                path: String::new(),
+                interface: "eth0".to_owned(),
+                cni: None,
+            },
+            name: None,
+            aliases: Vec::new(),
+            container: None,
+        })
+    }
 }

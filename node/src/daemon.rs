@@ -44,6 +44,7 @@ use crate::metrics;
 use crate::outer_drops::OuterDrops;
 use crate::status::Sources;
 use crate::store::{self, Disk};
+use crate::viewer::Viewer;
 use crate::{docker, underlay, viewer};
 use node_core::desired::{self, Params};
 use node_core::projection::{EndpointsView, Projection};
@@ -255,7 +256,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(local::serve(listener, api));
-    let (questions, asked) = mpsc::channel(inquiry::WAITING);
+    let (questions, asked) = mpsc::channel(inquiry::MAX_WAITING_QUESTIONS);
     tasks.spawn(inquiry.run(asked));
     tasks.spawn(outer_drops.run());
     tasks.spawn(sources.keep(status));
@@ -269,14 +270,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<E
         Arc::clone(&disk),
         config.state_dir.clone(),
     ));
-    tasks.spawn(viewer::keep(
-        me.clone(),
-        view.clone(),
-        facts.subscribe(),
-        endpoints.snapshots(),
-        endpoints.kernel(),
-        log_rx.clone(),
-    ));
+    tasks.spawn(viewer::keep(Viewer {
+        me: me.clone(),
+        view: view.clone(),
+        facts: facts.subscribe(),
+        snapshots: endpoints.snapshots(),
+        kernel: endpoints.kernel(),
+        log: log_rx.clone(),
+    }));
     keepers.spawn(store::keep_endpoints(
         neighbors,
         me.node.clone(),

@@ -1,44 +1,44 @@
-//! Files of framed records: appended to, read after a crash, replaced as a whole.
+//! Files of framed records, which are appended to, read after a crash, and replaced as a whole.
 //!
 //! A frame is the record's length, a CRC-32 of length and record, and the record; both numbers
-//! have four bytes, little-endian. Behind damage the reader looks for the next frame whose CRC fits,
-//! so damage costs the records that it is in, and no others.
+//! have four bytes, little-endian. After damage the reader searches the next frame with a valid CRC, so
+//! only damaged records are lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Length and CRC.
-const HEAD: usize = 8;
-/// No record is longer; a length above it is damage.
-const MAX_RECORD: usize = 8 << 20;
+/// Size of length and CRC.
+const HEAD_BYTES: usize = 8;
+/// Limits a record; a larger length is damage.
+const MAX_RECORD_BYTES: usize = 8 << 20;
 
 /// A record in its frame.
 pub(crate) fn frame(record: &[u8]) -> Vec<u8> {
     let length = u32::try_from(record.len())
         .unwrap_or(u32::MAX)
         .to_le_bytes();
-    let mut frame = Vec::with_capacity(HEAD + record.len());
+    let mut frame = Vec::with_capacity(HEAD_BYTES + record.len());
     frame.extend(length);
     frame.extend(crc(&length, record).to_le_bytes());
     frame.extend(record);
     frame
 }
 
-/// What a file holds.
-pub(crate) struct Found<T> {
-    /// Every whole record that could be decoded.
+/// The contents of a file.
+pub(crate) struct FrameContents<T> {
+    /// Each complete record that could be decoded.
     pub(crate) records: Vec<T>,
-    /// Bytes that belong to none.
+    /// Bytes outside of these records.
     pub(crate) lost: usize,
-    /// Where the last of the records ends.
+    /// Position after the last record.
     pub(crate) end: usize,
 }
 
-pub(crate) fn read<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Found<T> {
+pub(crate) fn read<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> FrameContents<T> {
     let (mut records, mut lost, mut end, mut at) = (Vec::new(), 0, 0, 0);
     while at < bytes.len() {
-        let found = first(&bytes[at..]).and_then(|it| Some((decode(it)?, HEAD + it.len())));
+        let found = first(&bytes[at..]).and_then(|it| Some((decode(it)?, HEAD_BYTES + it.len())));
         match found {
             Some((record, length)) => {
                 records.push(record);
@@ -51,26 +51,26 @@ pub(crate) fn read<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Foun
             }
         }
     }
-    Found { records, lost, end }
+    FrameContents { records, lost, end }
 }
 
-/// The record of the frame that these bytes begin with.
+/// The record of the frame at the begin of these bytes.
 fn first(bytes: &[u8]) -> Option<&[u8]> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;
     let size = u32::from_le_bytes(*length) as usize;
-    if size == 0 || size > MAX_RECORD {
+    if size == 0 || size > MAX_RECORD_BYTES {
         return None;
     }
     let record = rest.get(..size)?;
     (crc(length, record) == u32::from_le_bytes(*sum)).then_some(record)
 }
 
-/// Whether the last frame is there from its first to its last byte, whatever they are: a write that a
-/// crash cut short mostly leaves fewer.
+/// Whether the last frame has its full length, with any contents: a write that a crash interrupted
+/// mostly leaves fewer bytes.
 pub(crate) fn has_whole_length(frame: &[u8]) -> bool {
     let head = frame.split_first_chunk::<4>();
-    head.is_some_and(|(length, _)| frame.len() == HEAD + u32::from_le_bytes(*length) as usize)
+    head.is_some_and(|(length, _)| frame.len() == HEAD_BYTES + u32::from_le_bytes(*length) as usize)
 }
 
 fn crc(length: &[u8], record: &[u8]) -> u32 {
@@ -84,7 +84,7 @@ fn crc(length: &[u8], record: &[u8]) -> u32 {
 #[derive(Debug)]
 pub(crate) struct Tail {
     file: File,
-    /// Bytes of whole frames; behind them is the rest of an append that failed.
+    /// Bytes of complete frames; after them may be the rest of a failed append.
     length: u64,
 }
 
@@ -93,8 +93,8 @@ impl Tail {
         Self { file, length }
     }
 
-    /// Writes frames at the end, and to disk if `sync`. After an error none of them is there; half
-    /// of one may be, which the next append overwrites and the next reader reports.
+    /// Appends frames, and syncs them to disk if `sync`. After an error none of them counts; a part may
+    /// be in the file, which the next append overwrites and the next reader reports.
     pub(crate) fn append(&mut self, frames: &[u8], sync: bool) -> io::Result<()> {
         let written = self.write(frames, sync);
         match written {
@@ -117,7 +117,7 @@ impl Tail {
     }
 }
 
-/// Writes a file in one step: a reader of the path sees the old bytes or the new ones, also after a
+/// Replaces a file atomically: a reader of the path sees the old bytes or the new ones, also after a
 /// crash.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let fresh = path.with_extension("new");
@@ -140,7 +140,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     written
 }
 
-/// Puts the names in the file's folder on disk: those that came and those that went.
+/// Syncs the file's folder to disk: its new and removed names.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
@@ -157,7 +157,7 @@ mod tests {
         (found.records, found.lost)
     }
 
-    /// Records of several lengths, and where the frame of each ends.
+    /// Records of several lengths, with the end of each frame.
     fn sample() -> (Vec<Vec<u8>>, Vec<u8>, Vec<usize>) {
         let records: Vec<Vec<u8>> = (1..=4_u8).map(|n| vec![n; usize::from(n) * 5]).collect();
         let mut bytes = Vec::new();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_at_any_byte_loses_only_the_torn_record() {
+    fn truncated_file_loses_only_the_torn_record() {
         let (records, bytes, ends) = sample();
         for cut in 0..=bytes.len() {
             let whole = ends.iter().filter(|end| **end <= cut).count();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_bit_loses_only_the_record_that_it_is_in() {
+    fn wrong_bit_loses_only_its_record() {
         let (records, bytes, ends) = sample();
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
@@ -190,7 +190,7 @@ mod tests {
             left.remove(hit);
             let (read, lost) = all(&damaged);
             assert_eq!(read, left, "bit {bit}");
-            assert_eq!(lost, HEAD + records[hit].len(), "bit {bit}");
+            assert_eq!(lost, HEAD_BYTES + records[hit].len(), "bit {bit}");
         }
     }
 }

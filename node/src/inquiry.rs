@@ -1,6 +1,5 @@
-//! What is asked about this node: its rules' counters, read from the kernel, traces, from the
-//! facts, what its containers are told about a name, and its machine's state of health. The bus
-//! asks.
+//! Answers requests to this node, which come by the bus: rule counters from the kernel, traces from the
+//! facts, DNS answers for its containers with their reasons, and the examination of its machine.
 
 use bus_schema::TenantName;
 use bus_schema::node::{Flow, NodeReply, NodeRequest};
@@ -16,8 +15,8 @@ use node_core::resource::Place;
 use node_datapath::Datapath;
 use node_dns::DnsHandle;
 
-/// Questions that may wait; who asks waits for its answer.
-pub const WAITING: usize = 64;
+/// Limits the requests that wait; a caller beyond it waits to send.
+pub const MAX_WAITING_QUESTIONS: usize = 64;
 
 #[derive(Debug)]
 pub struct Question {
@@ -25,7 +24,7 @@ pub struct Question {
     pub answer: oneshot::Sender<NodeReply>,
 }
 
-/// Asks, and waits for the answer.
+/// Sends a request and waits for the answer.
 pub async fn ask(questions: &mpsc::Sender<Question>, request: NodeRequest) -> NodeReply {
     let (answer, answered) = oneshot::channel();
     let sent = questions.send(Question { request, answer }).await;
@@ -38,7 +37,7 @@ pub async fn ask(questions: &mpsc::Sender<Question>, request: NodeRequest) -> No
     })
 }
 
-/// What the answers are made of.
+/// The sources of the answers.
 #[derive(Debug)]
 pub struct Inquiry {
     pub params: Params,
@@ -51,7 +50,7 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
-    /// Answers until nobody can ask any more.
+    /// Answers until all senders are gone.
     pub async fn run(self, mut questions: mpsc::Receiver<Question>) {
         let (mut examinations, mut cleanups) = (JoinSet::new(), JoinSet::new());
         while let Some(Question { request, answer }) = questions.recv().await {
@@ -72,19 +71,20 @@ impl Inquiry {
                 NodeRequest::Trace(flow) => self.trace(&flow),
                 NodeRequest::Resolve(lookup) => NodeReply::Resolved(self.dns.explain(&lookup)),
                 other => NodeReply::Refused {
-                    reason: format!("nobody here answers `{}`", other.verb()),
+                    reason: format!("this node doesn't answer `{}`", other.verb()),
                 },
             };
-            // Who asked may have gone.
+            // The caller may be gone.
             let _ = answer.send(reply);
         }
     }
 
-    /// Takes seconds, so nobody else waits for it; two at once would get in each other's way.
+    /// Examines the machine in a task, since it takes seconds. One runs at a time, since two would
+    /// disturb each other.
     fn examine(&self, running: &mut JoinSet<()>, answer: oneshot::Sender<NodeReply>) {
         while running.try_join_next().is_some() {}
         if !running.is_empty() {
-            let reason = "it is being examined right now; try again".to_owned();
+            let reason = "another examination is running; try again".to_owned();
             let _ = answer.send(NodeReply::Refused { reason });
             return;
         }
@@ -97,7 +97,7 @@ impl Inquiry {
         });
     }
 
-    /// What each rule of a tenant decided here.
+    /// The counters of a tenant's rules on this node.
     async fn counters(&self, tenant: &TenantName) -> NodeReply {
         let kind = self.params.kind;
         let place = Place::Domain(domain_name(kind, tenant));

@@ -1,4 +1,4 @@
-//! `netplugin`: the daemon of every node, and the commands that ask it.
+//! `netplugin`: the daemon of each node, and the commands that call it.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -35,20 +35,20 @@ struct Cli {
 enum Command {
     /// Run the daemon of this node
     Run(Run),
-    /// Try out, with the same flags as `run`, whether this machine can be a node; changes nothing
+    /// Test, with the same flags as `run`, whether this machine can be a node; changes nothing
     Check(Run),
-    /// Put a network namespace into a network; prints what it got as JSON
+    /// Attach a network namespace to a network and print the endpoint as JSON
     Attach(AttachArgs),
-    /// Take an endpoint away
+    /// Detach an endpoint
     Detach(DetachArgs),
-    /// Leave the cluster before this node is taken away, until netplugin starts again: it takes no
-    /// new endpoints, returns the addresses that nobody uses, and its containers' names are
-    /// forgotten at once. What runs and what is forwarded goes on.
+    /// Leave the cluster before this node is removed, until netplugin starts again: the node takes no
+    /// new endpoints, returns its unused addresses, and withdraws its containers' names at once.
+    /// Running containers and their traffic continue.
     Leave(Where),
-    /// Say how the daemon is, as JSON
+    /// Print the daemon's status as JSON
     Status(Where),
-    /// Make the engine's plug-in contiv-swarm:latest and enable it, for networks of a swarm's
-    /// services; on each node of the swarm, once
+    /// Create and enable the engine's plugin contiv-swarm:latest, for networks of a swarm's services;
+    /// once on each node of the swarm
     SwarmPlugin(SwarmPlugin),
 }
 
@@ -57,13 +57,13 @@ struct Run {
     /// This node's name, unique in the cluster
     #[arg(long)]
     name: NodeName,
-    /// The outer address of this node's packets: an interface, a network or an address
+    /// The outer address of this node's packets, by interface, network or address
     #[arg(long, value_name = "IF|CIDR|ADDR")]
     underlay: String,
-    /// How tenants are kept apart; auto takes VRF devices where the kernel has them
+    /// How tenants are isolated; auto uses VRF devices if the kernel has them
     #[arg(long, value_enum, default_value = "auto")]
     domain: Domain,
-    /// The bus
+    /// The bus (NATS servers)
     #[arg(
         long,
         env = "CONTIV_NATS_URL",
@@ -78,40 +78,39 @@ struct Run {
     /// The Docker Engine's socket, or none
     #[arg(long, default_value = "/var/run/docker.sock")]
     engine: String,
-    /// Where the engine looks for plugins
+    /// The engine's folder of plugin sockets
     #[arg(long, default_value = "/run/docker/plugins")]
     plugin_dir: PathBuf,
-    /// Seconds that a name's answer may be remembered, also that there is none; the same on all
-    /// nodes
+    /// TTL of answers about names, in seconds, also of negative ones; the same on all nodes
     #[arg(long, default_value_t = dns::Config::default().ttl, value_parser = clap::value_parser!(u32).range(0..=3600))]
     dns_ttl: u32,
-    /// What may stand behind every name; the same on all nodes
+    /// Suffix of all names; the same on all nodes
     #[arg(long, default_value = dns::zone::DEFAULT_SUFFIX, value_parser = dns::zone::suffix)]
     dns_suffix: String,
     #[arg(long, default_value = "/etc/machine-id")]
     machine_id_file: PathBuf,
-    /// Where Prometheus may read metrics, or none
+    /// Address on which Prometheus reads metrics, or none
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9466", value_parser = metrics_at)]
     metrics: MetricsAt,
-    /// How a line of the log looks
+    /// Format of the log
     #[arg(long, value_enum, default_value = "text", env = "CONTIV_LOG_FORMAT")]
     log_format: LogFormat,
-    /// Where network namespaces are bound
+    /// Folder in which network namespaces are bound
     #[arg(long, default_value = "/run/netns", hide = true)]
     netns_dir: PathBuf,
-    /// Seconds between two looks at all of the kernel
+    /// Seconds between two full resyncs with the kernel
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     resync: u64,
-    /// Seconds after which a block of addresses that this node doesn't use goes back to its network,
-    /// so that other nodes can have it. The last block stays as long as no other node has one
+    /// Seconds after which an unused block of addresses is returned to its network, so that other
+    /// nodes can lease it. The last block stays as long as no other node has one
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     block_idle: u64,
-    /// Don't listen to what others change in the kernel: only looks find it then
+    /// Don't receive the kernel's notifications of changes: only resyncs find them then
     #[arg(long, hide = true)]
     no_monitor: bool,
 }
 
-/// Absent: nowhere.
+/// The metrics' address; `None` to serve no metrics.
 type MetricsAt = Option<std::net::SocketAddr>;
 
 fn metrics_at(text: &str) -> Result<MetricsAt, String> {
@@ -151,19 +150,19 @@ struct AttachArgs {
     network: NetworkName,
     #[arg(long, default_value = "default")]
     tenant: TenantName,
-    /// A group of the network; without it the endpoint is in none
+    /// A group of the network; without it the endpoint is in no group
     #[arg(long)]
     group: Option<GroupName>,
-    /// The name it answers to in its network
+    /// The endpoint's name in its network
     #[arg(long)]
     name: Option<String>,
-    /// This very address
+    /// The endpoint's address; without it a free one is assigned
     #[arg(long)]
     ip: Option<std::net::IpAddr>,
-    /// What the interface is called inside
+    /// The interface's name in the namespace
     #[arg(long, default_value = "eth0")]
     interface: String,
-    /// The endpoint's id; without it one is made from the namespace's path and the network
+    /// The endpoint's id; without it the id is derived from the namespace's path and the network
     #[arg(long)]
     id: Option<EndpointId>,
 }
@@ -172,7 +171,7 @@ struct AttachArgs {
 struct DetachArgs {
     #[command(flatten)]
     at: Where,
-    /// As `attach` printed it
+    /// The endpoint's id, as `attach` printed it
     id: EndpointId,
 }
 
@@ -205,7 +204,7 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
         Err(error) => return fail(1, &format!("can't start: {error}")),
     };
     let code = runtime.block_on(work);
-    // Whoever still waits for a blocking call doesn't keep a stopped daemon alive.
+    // A blocking call that still runs must not keep a stopped daemon alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
@@ -227,8 +226,8 @@ async fn start(run: Run) -> ExitCode {
     }
 }
 
-/// Becomes a new netplugin in the same process, with the same arguments: so it takes over as after
-/// any restart, whoever supervises it.
+/// Executes a new netplugin in the same process, with the same arguments: it takes over as after any
+/// restart, under any supervisor.
 fn restart() -> ExitCode {
     use std::os::unix::process::CommandExt;
     let mut arguments = std::env::args_os();
@@ -237,12 +236,12 @@ fn restart() -> ExitCode {
     let error = command.arg0(name).args(arguments).exec();
     fail(
         1,
-        &format!("can't start again with the underlay's new address: {error}"),
+        &format!("can't restart with the underlay's new address: {error}"),
     )
 }
 
 async fn check(run: Run) -> ExitCode {
-    // Beside the namespaces that a running netplugin has: there they can be bound.
+    // In the folder of a running netplugin's namespaces: there they can be bound.
     let folder = run
         .netns_dir
         .join(format!(".contiv-check-{}", std::process::id()));
@@ -253,8 +252,8 @@ async fn check(run: Run) -> ExitCode {
     match node::check::check(&folder, config.domain).await {
         Ok(kind) => {
             let Config { name, vtep, .. } = config;
-            say(&format!(
-                "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were programmed and taken away"
+            print_line(&format!(
+                "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were created and removed for the test"
             ));
             ExitCode::SUCCESS
         }
@@ -265,7 +264,7 @@ async fn check(run: Run) -> ExitCode {
 async fn swarm_plugin(args: SwarmPlugin) -> ExitCode {
     match swarm::install(&args.engine, &args.at.run_dir).await {
         Ok(()) => {
-            say(&format!("plugin {} is enabled", swarm::PLUGIN_NAME));
+            print_line(&format!("plugin {} is enabled", swarm::PLUGIN_NAME));
             ExitCode::SUCCESS
         }
         Err(error @ InstallError::Away(_)) => fail(UNREACHABLE, &error.to_string()),
@@ -273,7 +272,7 @@ async fn swarm_plugin(args: SwarmPlugin) -> ExitCode {
     }
 }
 
-/// What an operator must put right before another start makes sense is a usage error.
+/// Errors that an operator must correct before another start are usage errors.
 fn code_of(error: &StartError) -> u8 {
     match error {
         StartError::Datapath(DatapathError::NotPermitted | DatapathError::NoVrf)
@@ -359,19 +358,19 @@ fn attach(args: AttachArgs) -> ExitCode {
         },
         name: args.name,
         aliases: Vec::new(),
-        // One namespace is one container, also with endpoints in several networks.
+        // A namespace counts as one container, also with endpoints in several networks.
         container: Some(path),
     };
     client(&args.at, "POST", "/v1/attach", Some(&body))
 }
 
-/// Prints what the node still has after it left.
+/// Leaves the cluster and prints the endpoints and blocks that the node still has.
 fn leave(at: &Where) -> ExitCode {
     match ask::<Detach>(&at.run_dir, "POST", "/v1/leave", None) {
         Ok(text) => {
             let left = serde_json::from_str::<Left>(&text);
-            // A netplugin that wasn't restarted after an upgrade answers nothing.
-            say(&left.map_or(text, |left| left.to_string()));
+            // A netplugin of an older version, not restarted after an upgrade, answers nothing.
+            print_line(&left.map_or(text, |left| left.to_string()));
             ExitCode::SUCCESS
         }
         Err(error) => refused(&error),
@@ -381,7 +380,7 @@ fn leave(at: &Where) -> ExitCode {
 fn client<T: serde::Serialize>(at: &Where, method: &str, path: &str, body: Option<&T>) -> ExitCode {
     match ask(&at.run_dir, method, path, body) {
         Ok(text) => {
-            say(&text);
+            print_line(&text);
             ExitCode::SUCCESS
         }
         Err(error) => refused(&error),
@@ -396,8 +395,8 @@ fn refused(error: &ClientError) -> ExitCode {
     fail(code, &error.to_string())
 }
 
-fn say(text: &str) {
-    // A reader that has gone, as `head` does, is no failure of ours.
+fn print_line(text: &str) {
+    // A reader that is gone, such as `head`, is no failure.
     writeln!(std::io::stdout().lock(), "{text}").ok();
 }
 

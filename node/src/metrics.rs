@@ -1,7 +1,7 @@
-//! What Prometheus reads of a node, on a loopback port.
+//! A node's metrics, which Prometheus reads on a loopback port.
 //!
-//! Names and units as prometheus.io/docs/practices/naming advises. Callers record where it
-//! happens, with the macros of `metrics`; here is what the names mean.
+//! Names and units follow prometheus.io/docs/practices/naming. Other modules record their own metrics
+//! with the macros of `metrics`; all of them are described here.
 
 use bus_schema::node::{Grade, LogState, NodeStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
@@ -9,10 +9,10 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use crate::outer_drops::Drops;
 use node_core::resource::OuterDrop;
 
-/// By reason.
-const OUTER_DROPPED: &str = "contiv_node_outer_dropped_total";
+/// Counter of dropped packets, by reason.
+const OUTER_DROPPED_METRIC: &str = "contiv_node_outer_dropped_total";
 
-/// What the names mean, for [`runtime::metrics::serve`].
+/// Describes the metrics for [`runtime::metrics::serve`].
 pub fn describe() {
     describe_gauge!(
         "contiv_node_applied_revision",
@@ -33,24 +33,24 @@ pub fn describe() {
     );
     describe_counter!(
         "contiv_node_drift_total",
-        "How often others changed what is ours, and it was put right."
+        "How often others changed our kernel objects and the change was reverted."
     );
     describe_counter!(
         "contiv_node_kernel_ops_total",
         "Changes made in the kernel, by result."
     );
-    // What hasn't happened yet is a zero, not a gap.
+    // Counters start with zero, not with a gap.
     describe_counter!(
         "contiv_node_dns_messages_total",
-        "What its name servers got, by what became of it."
+        "Messages to its name servers, by outcome."
     );
     counter!("contiv_node_drift_total").increment(0);
     describe_counter!(
-        OUTER_DROPPED,
+        OUTER_DROPPED_METRIC,
         "Packets to VXLAN's outer port that weren't another node's and were dropped, by reason."
     );
     for reason in OuterDrop::ALL {
-        counter!(OUTER_DROPPED, "reason" => reason.name()).increment(0);
+        counter!(OUTER_DROPPED_METRIC, "reason" => reason.name()).increment(0);
     }
     describe_histogram!(
         "contiv_docker_call_seconds",
@@ -59,7 +59,7 @@ pub fn describe() {
     describe_histogram!("contiv_cni_call_seconds", "CNI runtimes' calls.");
 }
 
-/// What the node says of itself on the bus, as numbers.
+/// Sets the gauges from the node's status on the bus.
 #[expect(clippy::cast_precision_loss, reason = "revisions beyond 2^53 are none")]
 pub fn status(status: &NodeStatus) {
     gauge!("contiv_node_applied_revision").set(status.applied.0 as f64);
@@ -82,7 +82,7 @@ pub fn status(status: &NodeStatus) {
     }
 }
 
-/// A batch of changes that was tried.
+/// Counts a batch of changes by result.
 pub fn kernel_ops(attempted: usize, failed: usize) {
     let done = attempted.saturating_sub(failed);
     counter!("contiv_node_kernel_ops_total", "result" => "done").increment(done as u64);
@@ -93,9 +93,9 @@ pub fn drift() {
     counter!("contiv_node_drift_total").increment(1);
 }
 
-/// Packets that were dropped since this was called last.
+/// Counts packets that were dropped since the last call.
 pub fn outer_drops(drops: &Drops) {
     for (reason, packets) in drops {
-        counter!(OUTER_DROPPED, "reason" => reason.name()).increment(*packets);
+        counter!(OUTER_DROPPED_METRIC, "reason" => reason.name()).increment(*packets);
     }
 }

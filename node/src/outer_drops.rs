@@ -1,4 +1,4 @@
-//! How many packets to VXLAN's outer port the kernel dropped, and why: counted for Prometheus since
+//! Counts packets to VXLAN's outer port that the kernel dropped, by reason: for Prometheus since
 //! netplugin's start, and for `netctl doctor` in the last hour.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,23 +11,23 @@ use node_datapath::{Datapath, DatapathError};
 use runtime::lock;
 use runtime::pause;
 
-/// Between two readings of the kernel's counters. Prometheus usually reads as often.
-const READ_EVERY: Duration = Duration::from_secs(15);
-const HOUR: Duration = Duration::from_secs(3600);
+/// Time between two readings of the kernel's counters. Prometheus usually reads as often.
+const READ_INTERVAL: Duration = Duration::from_secs(15);
+const HISTORY_DURATION: Duration = Duration::from_secs(3600);
 
-/// Packets by the reason why they were dropped; reasons without packets may be missing.
+/// Dropped packets by reason; reasons without packets may be missing.
 pub type Drops = BTreeMap<OuterDrop, u64>;
 
-/// Reads the kernel's counters. Cheap to clone; a clone has the same history.
+/// Reads the kernel's counters. It is cheap to clone; clones share their history.
 #[derive(Debug, Clone)]
 pub struct OuterDrops {
     datapath: Datapath,
     history: Arc<Mutex<History>>,
 }
 
-/// What was dropped during the last hour, or since netplugin's start if that is less.
+/// The drops in the last hour, or since netplugin's start if that is less.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recent {
+pub struct RecentDrops {
     pub drops: Drops,
     pub during: Duration,
 }
@@ -40,18 +40,18 @@ impl OuterDrops {
         }
     }
 
-    /// Reads the counters now and then, for ever.
+    /// Reads the counters every [`READ_INTERVAL`], for ever.
     pub async fn run(self) {
         loop {
             if let Err(error) = self.recent().await {
                 tracing::debug!(%error, "can't read the outer port's counters");
             }
-            pause(READ_EVERY).await;
+            pause(READ_INTERVAL).await;
         }
     }
 
     /// Reads the counters now.
-    pub async fn recent(&self) -> Result<Recent, DatapathError> {
+    pub async fn recent(&self) -> Result<RecentDrops, DatapathError> {
         let counted = self.datapath.outer_drops().await?;
         let now = Instant::now();
         let mut history = lock(&self.history);
@@ -60,18 +60,18 @@ impl OuterDrops {
     }
 }
 
-/// The kernel's counters over time. A table that is made anew counts from zero.
+/// The kernel's counters over time. A table that is created again counts from zero.
 #[derive(Debug, Default)]
 struct History {
     start: Option<Instant>,
     last: Drops,
-    /// Of readings at which there was something new, at most an hour old.
+    /// The readings with new drops, at most an hour old.
     new: VecDeque<(Instant, Drops)>,
 }
 
 impl History {
-    /// Takes a reading; answers with what is new since the one before. What had been counted before
-    /// the first one is of an unknown time, and isn't new.
+    /// Adds a reading; returns the drops since the last one. Drops before the first reading are of an
+    /// unknown time, and aren't new.
     fn take(&mut self, now: Instant, counted: Drops) -> Drops {
         let last = std::mem::replace(&mut self.last, counted);
         if self.start.is_none() {
@@ -90,21 +90,25 @@ impl History {
         if !new.is_empty() {
             self.new.push_back((now, new.clone()));
         }
-        while self.new.front().is_some_and(|(at, _)| now - *at > HOUR) {
+        while self
+            .new
+            .front()
+            .is_some_and(|(at, _)| now - *at > HISTORY_DURATION)
+        {
             self.new.pop_front();
         }
         new
     }
 
-    fn recent(&self, now: Instant) -> Recent {
+    fn recent(&self, now: Instant) -> RecentDrops {
         let mut drops = Drops::new();
         for (reason, count) in self.new.iter().flat_map(|(_, new)| new) {
             *drops.entry(*reason).or_default() += count;
         }
         let start = self.start.unwrap_or(now);
-        Recent {
+        RecentDrops {
             drops,
-            during: HOUR.min(now - start),
+            during: HISTORY_DURATION.min(now - start),
         }
     }
 }
@@ -114,12 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_hour_is_counted_also_when_the_table_is_made_anew() {
+    fn drops_of_the_last_hour_are_counted_also_with_a_new_table() {
         let start = Instant::now();
         let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
         let sender = |count| Drops::from([(OuterDrop::Sender, count)]);
         let mut history = History::default();
-        // Counted before netplugin was started again.
+        // Counted before netplugin was restarted.
         assert_eq!(history.take(at(0), sender(100)), Drops::new());
         assert_eq!(history.take(at(1), sender(105)), sender(5));
         let recent = history.recent(at(2));
@@ -132,6 +136,6 @@ mod tests {
         assert_eq!(history.take(at(50), sender(1)), sender(1));
         assert_eq!(history.take(at(62), sender(1)), Drops::new());
         let recent = history.recent(at(62));
-        assert_eq!((recent.drops, recent.during), (sender(4), HOUR));
+        assert_eq!((recent.drops, recent.during), (sender(4), HISTORY_DURATION));
     }
 }

@@ -1,5 +1,5 @@
-//! When single revisions were read and applied here, for `netctl command show`: the newest ones, in
-//! memory only.
+//! Records the times at which revisions were read and applied on this node, for `netctl command show`:
+//! the newest ones, in memory only.
 //!
 //! Pure; times are arguments, in microseconds since 1970-01-01 UTC.
 
@@ -8,27 +8,27 @@ use std::collections::VecDeque;
 use bus_schema::Revision;
 use bus_schema::healing::Step;
 
-/// Revisions that are remembered; about 100 bytes each.
-const REMEMBERED: usize = 1_024;
+/// Limits the remembered revisions, of about 100 bytes each.
+const MAX_REMEMBERED_REVISIONS: usize = 1_024;
 
 #[derive(Debug, Default)]
 pub struct Ring {
     steps: VecDeque<Step>,
-    /// How many of the newest aren't applied yet.
+    /// Number of the newest revisions that aren't applied yet.
     open: usize,
 }
 
-/// What a batch of the core did in the kernel.
+/// The changes of a batch in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Work {
     pub ops: u64,
-    /// In words of `ip` and `nft`.
+    /// The last change, in the syntax of `ip` and `nft`.
     pub last: Option<String>,
 }
 
 impl Ring {
     pub fn read(&mut self, revision: Revision, now: u64) {
-        if self.steps.len() == REMEMBERED {
+        if self.steps.len() == MAX_REMEMBERED_REVISIONS {
             self.steps.pop_front();
         }
         self.steps.push_back(Step {
@@ -38,10 +38,10 @@ impl Ring {
             ops: 0,
             last: None,
         });
-        self.open = (self.open + 1).min(REMEMBERED);
+        self.open = (self.open + 1).min(MAX_REMEMBERED_REVISIONS);
     }
 
-    /// The kernel reflects everything up to here, after this work.
+    /// Marks all revisions up to this one as applied by this batch.
     pub fn applied(&mut self, revision: Revision, work: &Work, now: u64) {
         let first = self.steps.len() - self.open;
         for step in self.steps.range_mut(first..) {
@@ -55,7 +55,7 @@ impl Ring {
         }
     }
 
-    /// The log is another one.
+    /// Forgets all revisions, when the log is another one.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn each_revision_is_applied_once_by_the_batch_that_reached_it() {
+    fn revision_is_applied_once_by_the_batch_that_reached_it() {
         let mut ring = Ring::default();
         let work = |ops, last: &str| Work {
             ops,
@@ -100,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_are_forgotten() {
+    fn oldest_revisions_are_forgotten() {
         let mut ring = Ring::default();
-        for revision in 1..=REMEMBERED as u64 + 5 {
+        for revision in 1..=MAX_REMEMBERED_REVISIONS as u64 + 5 {
             ring.read(Revision(revision), revision);
         }
         assert_eq!(ring.of(&revisions(1..=5)), []);

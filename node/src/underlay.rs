@@ -1,4 +1,4 @@
-//! Which of this machine's addresses is the outer one: `--underlay IF|CIDR|ADDR`.
+//! Selects this machine's outer address: `--underlay IF|CIDR|ADDR`.
 
 use std::net::IpAddr;
 
@@ -10,21 +10,21 @@ use tokio::sync::watch;
 
 use runtime::pause;
 
-/// Between two looks at the machine's addresses.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks that find the same other address before it is followed: a DHCP client may take an address
-/// away and give it back.
-const STEADY: u32 = 2;
+/// Time between two checks of the machine's addresses.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Another address is used after so many checks with the same result: a DHCP client may remove an
+/// address and add it again.
+const STEADY_CHECKS: u32 = 2;
 
-/// Why no address was found; each says what to do.
+/// No address was found; each message has a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnderlayError {
-    #[error("no interface has an address that --underlay {asked} means; this machine has {}", list(.has))]
+    #[error("no interface has an address that matches --underlay {asked}; this machine has {}", list(.has))]
     None {
         asked: String,
         has: Vec<(String, IpAddr)>,
     },
-    #[error("--underlay {asked} means several addresses: {}; name one of them", list(.found))]
+    #[error("--underlay {asked} matches several addresses: {}; select one of them", list(.found))]
     Several {
         asked: String,
         found: Vec<(String, IpAddr)>,
@@ -38,26 +38,26 @@ fn list(addresses: &[(String, IpAddr)]) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-/// The address that `asked` means on this machine. Of several on one interface (keepalived and
-/// kube-vip add theirs) it is `logged`, the one that the log has for this node, else the first,
-/// which is the primary one: the kernel lists addresses in that order.
+/// The address that matches `asked` on this machine. Of several on one interface (keepalived and
+/// kube-vip add some) it is `logged`, the one that the log has for this node, else the first, which is
+/// the primary one: the kernel lists addresses in that order.
 pub fn resolve(asked: &str, logged: Option<IpAddr>) -> Result<IpAddr, UnderlayError> {
     let mut has = addresses().map_err(|error| UnderlayError::System(error.to_string()))?;
     has.retain(|(_, address)| !address.is_loopback() && !is_link_local(*address));
     pick(asked, has, logged)
 }
 
-/// Where this machine stands with its outer address.
+/// A change of this machine's outer address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     None,
-    /// No interface has it any more, and why there is no other.
+    /// No interface has it any more; the text says why there is no other.
     Gone(String),
-    /// `--underlay` means this one now.
+    /// `--underlay` matches this one now.
     To(IpAddr),
 }
 
-/// Whether this machine still has the outer address `vtep`, which `asked` meant.
+/// Compares the outer address `vtep`, which matched `asked` before, with this machine's addresses.
 pub fn change(asked: &str, vtep: IpAddr) -> Change {
     match (interface_of(vtep), resolve(asked, None)) {
         (Some(_), _) => Change::None,
@@ -66,25 +66,24 @@ pub fn change(asked: &str, vtep: IpAddr) -> Change {
     }
 }
 
-/// Keeps `change` at where the machine stands, and returns when another address has been the outer
-/// one for a while.
+/// Publishes changes in `current`; returns when another address has matched for [`STEADY_CHECKS`].
 pub async fn watch(asked: String, vtep: IpAddr, current: watch::Sender<Change>) {
     let mut since = 0;
     loop {
-        pause(LOOK).await;
+        pause(CHECK_INTERVAL).await;
         let found = change(&asked, vtep);
         let same = *current.borrow() == found;
         since = if same { since + 1 } else { 0 };
         if !same {
             current.send_replace(found.clone());
         }
-        if matches!(found, Change::To(_)) && since >= STEADY {
+        if matches!(found, Change::To(_)) && since >= STEADY_CHECKS {
             return;
         }
     }
 }
 
-/// The interface that has this address; `None` when it can't be found.
+/// The interface with this address; `None` if there is none.
 pub fn interface_of(address: IpAddr) -> Option<String> {
     let has = addresses().ok()?;
     has.into_iter()
@@ -108,7 +107,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// By address, by network, or by interface, there IPv4 first.
+/// Selects by address, by network, or by interface; IPv4 before IPv6.
 fn pick(
     asked: &str,
     has: Vec<(String, IpAddr)>,
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_a_network_or_an_address_picks_one() {
+    fn underlay_is_selected_by_interface_network_or_address() {
         for asked in ["eth1", "192.168.0.0/16", "192.168.2.1/24", "192.168.2.10"] {
             let address = pick(asked, machine(), None).unwrap();
             assert_eq!(address.to_string(), "192.168.2.10", "{asked}");
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn none_or_several_are_told() {
+    fn no_match_and_several_matches_are_errors() {
         for asked in ["eth9", "10.9.0.0/16", "10.0.2.16", ""] {
             let error = pick(asked, machine(), None).unwrap_err();
             assert!(matches!(error, UnderlayError::None { .. }), "{asked}");
@@ -177,14 +176,18 @@ mod tests {
     }
 
     #[test]
-    fn of_several_on_one_interface_the_logged_one_or_the_first_is_taken() {
+    fn logged_or_first_address_of_an_interface_is_selected() {
         let pick = |logged: Option<&str>| {
             let logged = logged.map(|it| it.parse().unwrap());
             pick("eth2", machine(), logged).unwrap().to_string()
         };
         assert_eq!(pick(None), "172.16.0.1");
         assert_eq!(pick(Some("172.16.0.2")), "172.16.0.2");
-        assert_eq!(pick(Some("172.16.0.9")), "172.16.0.1", "it isn't there");
-        assert_eq!(pick(Some("192.168.2.10")), "172.16.0.1", "not asked for");
+        assert_eq!(pick(Some("172.16.0.9")), "172.16.0.1", "no such address");
+        assert_eq!(
+            pick(Some("192.168.2.10")),
+            "172.16.0.1",
+            "another interface"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Keeps the view of all endpoints at what this node itself knows: its own endpoints at once, and
-//! what others said as soon as the log has got there.
+//! Updates the view of all endpoints: the node's own endpoints at once, and other nodes' when the log
+//! has reached their revision.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,31 @@ use crate::endpoint::{Kernel, Snapshot};
 use node_core::projection::{EndpointsView, Projection};
 use runtime::pause;
 
-/// After a start, how long it may be open whether the bus is there, before what was saved counts for
-/// all there is: a busy one takes a while, one that is silent is given up after two seconds.
-const BUS_ANSWERS: Duration = Duration::from_secs(3);
+/// Limits the wait for the bus after a start; then the saved endpoints count as complete. A busy bus
+/// takes a while, and connecting to a silent one fails after two seconds.
+const BUS_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs until its channels close.
-pub async fn keep(
-    me: Identity,
-    view: watch::Sender<EndpointsView>,
-    mut facts: watch::Receiver<Projection>,
-    mut snapshots: watch::Receiver<Snapshot>,
-    mut kernel: watch::Receiver<Kernel>,
-    mut log: watch::Receiver<LogState>,
-) {
+/// The view and its sources.
+#[derive(Debug)]
+pub struct Viewer {
+    pub me: Identity,
+    pub view: watch::Sender<EndpointsView>,
+    pub facts: watch::Receiver<Projection>,
+    pub snapshots: watch::Receiver<Snapshot>,
+    pub kernel: watch::Receiver<Kernel>,
+    pub log: watch::Receiver<LogState>,
+}
+
+/// Updates the view until its sources close.
+pub async fn keep(viewer: Viewer) {
+    let Viewer {
+        me,
+        view,
+        mut facts,
+        mut snapshots,
+        mut kernel,
+        mut log,
+    } = viewer;
     let (begin, connecting) = (Instant::now(), log.borrow().clone());
     let mut is_open = true;
     let mut shown = Own::default();
@@ -34,7 +46,7 @@ pub async fn keep(
         let own = Own::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
         let state = log.borrow_and_update().clone();
         let reads = state == LogState::CatchingUp || state.has_read_log();
-        let left = BUS_ANSWERS.saturating_sub(begin.elapsed());
+        let left = BUS_ANSWER_TIMEOUT.saturating_sub(begin.elapsed());
         is_open &= state == connecting && !left.is_zero();
         view.send_modify(|view| {
             if projection.cluster.is_none() {

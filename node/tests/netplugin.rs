@@ -1,11 +1,11 @@
-//! The command line of `netplugin`: what it refuses, and what it says then.
+//! Tests the command line of `netplugin`: its refusals and their messages.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_netplugin");
+const NETPLUGIN_PATH: &str = env!("CARGO_BIN_EXE_netplugin");
 
-/// `netplugin run` in a network namespace of its own, where it can start.
+/// Runs `netplugin run` in a network namespace of its own, in which it can start.
 fn run(folder: &Path, before: &str, arguments: &str) -> Output {
     netplugin("run", folder, before, arguments)
 }
@@ -14,7 +14,7 @@ fn netplugin(verb: &str, folder: &Path, before: &str, arguments: &str) -> Output
     let at = folder.display();
     let script = format!(
         "ip link set lo up && ip address add 198.18.200.1/32 dev lo && \
-         exec {before} {BINARY} {verb} --engine none --state-dir {at}/state --run-dir {at}/run \
+         exec {before} {NETPLUGIN_PATH} {verb} --engine none --state-dir {at}/state --run-dir {at}/run \
          --plugin-dir {at}/plugins --netns-dir {at}/netns {arguments}"
     );
     Command::new("timeout")
@@ -31,7 +31,7 @@ fn refused(output: &Output, says: &str) {
 }
 
 #[test]
-fn without_the_capability_it_says_so() {
+fn missing_capabilities_are_named() {
     let folder = tempfile::tempdir().unwrap();
     for missing in ["net_admin", "sys_admin"] {
         let before = format!("setpriv --bounding-set=-{missing}");
@@ -41,7 +41,7 @@ fn without_the_capability_it_says_so() {
 }
 
 #[test]
-fn a_bad_configuration_is_a_usage_error() {
+fn bad_configuration_is_a_usage_error() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty");
     std::fs::write(&empty, "\n").unwrap();
@@ -64,7 +64,7 @@ fn a_bad_configuration_is_a_usage_error() {
 }
 
 #[test]
-fn a_machine_that_can_be_a_node_is_told_so_and_left_as_it_was() {
+fn check_succeeds_and_leaves_the_machine_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let output = netplugin("check", folder.path(), "", "--name a --underlay lo");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -75,7 +75,7 @@ fn a_machine_that_can_be_a_node_is_told_so_and_left_as_it_was() {
 }
 
 #[test]
-fn a_machine_that_lacks_nft_is_no_node() {
+fn check_fails_without_nft() {
     let folder = tempfile::tempdir().unwrap();
     let before = "env PATH=/nowhere";
     let output = netplugin("check", folder.path(), before, "--name a --underlay lo");
@@ -85,7 +85,7 @@ fn a_machine_that_lacks_nft_is_no_node() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_used_is_named() {
+fn unusable_state_directory_is_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("state"), "").unwrap();
     let output = run(folder.path(), "", "--name a --underlay 198.18.200.1");
@@ -93,7 +93,7 @@ fn a_state_directory_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn without_a_daemon_its_commands_say_how_to_start_one() {
+fn commands_without_a_daemon_name_the_command_that_starts_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().to_str().unwrap();
     for arguments in [
@@ -101,7 +101,10 @@ fn without_a_daemon_its_commands_say_how_to_start_one() {
         ["detach", "--run-dir", at, "some"].as_slice(),
         ["attach", "--run-dir", at, "--netns", "x", "--network", "n"].as_slice(),
     ] {
-        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let output = Command::new(NETPLUGIN_PATH)
+            .args(arguments)
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains("netplugin run"), "{text}");

@@ -61,7 +61,7 @@ use self::listing::{Bodies, Listing};
 use self::monitor::Signing;
 pub use self::monitor::{Sign, Signs};
 use self::namespaces::OpenNamespace;
-pub use self::namespaces::Sandbox;
+pub use self::namespaces::NetnsKind;
 use self::netlink::is_absence;
 use self::netns::Namespace;
 use self::nftables::Nftables;

@@ -15,14 +15,15 @@ use super::nftables::Nftables;
 use super::{Datapath, DatapathError, Scope, attributes, failure};
 use node_core::resource::Place;
 
-/// The kind of thing that a path leads to which should be a container's network namespace.
+/// The kind of file at the path of a container's network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sandbox {
-    Containers,
-    /// The host's own one, which we configure.
-    Hosts,
-    /// Something else than a network namespace.
+pub enum NetnsKind {
+    Container,
+    /// The host's own namespace.
+    Host,
+    /// No network namespace.
     Other,
+    /// There is no such file.
     Gone,
 }
 
@@ -92,17 +93,17 @@ impl Datapath {
         list.await.map_err(failure("list domains", &Place::Host))
     }
 
-    pub fn sandbox(&self, path: &Path) -> Sandbox {
+    pub fn netns_kind(&self, path: &Path) -> NetnsKind {
         if !path.exists() {
-            return Sandbox::Gone;
+            return NetnsKind::Gone;
         }
         if !netns::is_namespace(path) {
-            return Sandbox::Other;
+            return NetnsKind::Other;
         }
         let id = Namespace::open(path).and_then(|it| it.id()).ok();
         match id == self.inner.host.namespace.id().ok() {
-            true => Sandbox::Hosts,
-            false => Sandbox::Containers,
+            true => NetnsKind::Host,
+            false => NetnsKind::Container,
         }
     }
 

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         }
     };
     if let Some(output) = output {
-        // A runtime that has gone hears nothing any more.
+        // It fails if the runtime is gone.
         writeln!(std::io::stdout().lock(), "{output}").ok();
     }
     code

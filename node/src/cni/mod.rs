@@ -1,18 +1,18 @@
-//! CNI: what `contiv-cni` hands over from container runtimes, done as Docker's and the local
-//! socket's attaches are, through `endpoint`.
+//! CNI: executes the container runtimes' calls, which `contiv-cni` forwards. Endpoints are attached
+//! through `endpoint`, like Docker's and the local socket's.
 //!
 //! ```text
 //! runtime ── environment, stdin ──▶ contiv-cni (plugin) ── POST /v1/cni ──▶ Cni ──▶ endpoints
-//!                                    VERSION; what holds while netplugin is away
+//!                                    VERSION; DEL and STATUS without a netplugin
 //! ```
 //!
-//! An attachment is an endpoint whose id follows from `CNI_CONTAINERID` and `CNI_IFNAME`, so each
-//! call can be repeated and calls for several containers run side by side.
+//! An endpoint's id is derived from `CNI_CONTAINERID` and `CNI_IFNAME`, so each call can be repeated,
+//! and calls for several containers can run at the same time.
 
-mod meaning;
 mod outcome;
 pub mod plugin;
 mod protocol;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -25,29 +25,29 @@ use tokio::sync::watch;
 
 pub use self::protocol::{Call, Command, Failure};
 
-use self::meaning::{Args, Group, Meaning, endpoint_id};
-use self::outcome::Seen;
-use self::protocol::Config;
+use self::outcome::{Attached, Observed};
+use self::protocol::NetworkConfig;
+use self::target::{AttachTarget, EnvironmentArgs, GroupChoice, endpoint_id};
 use crate::endpoint::{Attach, AttachError, EndpointsHandle, LocalEndpoint, Owner};
 use node_core::desired::domain_name;
 use node_core::projection::Projection;
 use node_core::resource::Place;
-use node_datapath::{Datapath, PeerState, Sandbox};
+use node_datapath::{Datapath, NetnsKind, PeerState};
 
-/// What the calls work on. Cheap to clone.
+/// The state of the calls. It is cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cni {
     pub endpoints: EndpointsHandle,
-    /// Only looked through: the core alone changes the kernel.
+    /// Only read: the core makes all changes in the kernel.
     pub datapath: Datapath,
     pub facts: watch::Receiver<Projection>,
     pub log: watch::Receiver<LogState>,
-    /// What stands behind every name; containers search it.
+    /// The suffix of all names, which is the containers' search domain.
     pub suffix: String,
 }
 
 impl Cni {
-    /// Does a call; `null` where the specification wants no output.
+    /// Executes a call; the result is `null` if the specification has no output for it.
     pub async fn answer(&self, call: &Call) -> Result<Value, Failure> {
         call.check()?;
         let config = call.config()?;
@@ -57,24 +57,24 @@ impl Cni {
             Command::Check => self.check(call, &config).await.map(|()| Value::Null),
             Command::Status => self.status(call, &config).map(|()| Value::Null),
             Command::Gc => self.gc(&config).await.map(|()| Value::Null),
-            Command::Version => Err(Failure::environment("VERSION asks no netplugin")),
+            Command::Version => Err(Failure::environment("VERSION needs no netplugin")),
         }
     }
 
-    async fn add(&self, call: &Call, config: &Config) -> Result<Value, Failure> {
-        let args = Args::parse(&call.args)?;
-        let meaning = Meaning::of(config, &args, &call.container)?;
+    async fn add(&self, call: &Call, config: &NetworkConfig) -> Result<Value, Failure> {
+        let args = EnvironmentArgs::parse(&call.args)?;
+        let target = AttachTarget::of(config, &args, &call.container)?;
         let id = endpoint_id(&call.container, &call.interface)?;
-        match self.datapath.sandbox(Path::new(&call.netns)) {
-            Sandbox::Containers => {}
-            Sandbox::Gone => return Err(gone(&call.netns)),
-            Sandbox::Hosts => {
+        match self.datapath.netns_kind(Path::new(&call.netns)) {
+            NetnsKind::Container => {}
+            NetnsKind::Gone => return Err(gone(&call.netns)),
+            NetnsKind::Host => {
                 return Err(Failure::environment(format!(
                     "CNI_NETNS {} is the host's own network namespace",
                     call.netns
                 )));
             }
-            Sandbox::Other => {
+            NetnsKind::Other => {
                 return Err(Failure::environment(format!(
                     "CNI_NETNS {} is no network namespace",
                     call.netns
@@ -85,7 +85,7 @@ impl Cni {
         match (self.peer(call).await?, known) {
             (None, None) => {}
             (Some(peer), Some(known)) if peer.mac == known.mac => {}
-            // What an earlier life of the container left: its namespace is another one now.
+            // A leftover of the container's former namespace.
             (None, Some(_)) => self.detach(&id).await?,
             (Some(_), _) => {
                 return Err(Failure::environment(format!(
@@ -96,16 +96,16 @@ impl Cni {
         }
         let attach = Attach {
             id: id.clone(),
-            group: self.group(&meaning),
-            tenant: meaning.tenant,
-            network: meaning.network,
-            addresses: meaning.addresses,
+            group: self.group(&target),
+            tenant: target.tenant,
+            network: target.network,
+            addresses: target.addresses,
             owner: Owner::Namespace {
                 path: call.netns.clone(),
                 interface: call.interface.clone(),
                 cni: Some(config.name.clone()),
             },
-            name: meaning.name,
+            name: target.name,
             aliases: config.runtime_config.aliases.clone(),
             container: Some(call.container.clone()),
         };
@@ -113,9 +113,18 @@ impl Cni {
         let attachment = attached.map_err(|error| self.failure(&error))?;
         let peer = self.peer(call).await?.ok_or_else(|| gone(&call.netns))?;
         let place = self.place(&attachment.endpoint);
-        let sandbox = self.datapath.netns_of(&place);
-        let sandbox = sandbox.map_or_else(String::new, |path| path.display().to_string());
-        let success = outcome::success(call, config, &attachment, &sandbox, &peer, &self.suffix);
+        let host_netns = self.datapath.netns_of(&place);
+        let host_netns = host_netns.map_or_else(String::new, |path| path.display().to_string());
+        let success = outcome::success(
+            call,
+            config,
+            &Attached {
+                attachment: &attachment,
+                host_netns: &host_netns,
+                peer: &peer,
+                suffix: &self.suffix,
+            },
+        );
         serde_json::to_value(success)
             .map_err(|error| Failure::new(6, "can't write the result", error.to_string()))
     }
@@ -125,7 +134,7 @@ impl Cni {
             .await
     }
 
-    /// What is gone already is fine: so are its network and its namespace.
+    /// Detaches an endpoint. It is no error if the endpoint, its network or its namespace is gone.
     async fn detach(&self, id: &bus_schema::EndpointId) -> Result<(), Failure> {
         match self.endpoints.detach(id).await {
             Ok(()) | Err(AttachError::EndpointUnknown(_)) => Ok(()),
@@ -133,36 +142,36 @@ impl Cni {
         }
     }
 
-    async fn check(&self, call: &Call, config: &Config) -> Result<(), Failure> {
+    async fn check(&self, call: &Call, config: &NetworkConfig) -> Result<(), Failure> {
         let id = endpoint_id(&call.container, &call.interface)?;
         let endpoint = self.endpoints.endpoint(&id).ok_or_else(|| {
             Failure::new(
                 3,
                 "unknown container",
                 format!(
-                    "no ADD of container {} and {} is known on this node",
+                    "this node has no record of an ADD of container {} and {}",
                     call.container, call.interface
                 ),
             )
         })?;
-        if self.datapath.sandbox(Path::new(&call.netns)) == Sandbox::Gone {
+        if self.datapath.netns_kind(Path::new(&call.netns)) == NetnsKind::Gone {
             return Err(gone(&call.netns));
         }
         let peer = self.peer(call).await?;
         let place = self.place(&endpoint);
         let host_up = self.datapath.is_up(&place, &endpoint.host_interface).await;
         let failed = self.endpoints.kernel().borrow().failed.get(&id).cloned();
-        let seen = Seen {
+        let observed = Observed {
             endpoint: &endpoint,
             peer: peer.as_ref(),
             host_up: host_up.ok().flatten(),
             failed: failed.as_deref(),
         };
-        outcome::check(call, config, &seen)
+        outcome::check(call, config, &observed)
     }
 
-    /// Whether an ADD would be done now.
-    fn status(&self, call: &Call, config: &Config) -> Result<(), Failure> {
+    /// Whether an ADD would succeed now.
+    fn status(&self, call: &Call, config: &NetworkConfig) -> Result<(), Failure> {
         let unavailable =
             |details: String| Failure::new(50, "the plugin is not available", details);
         let log = self.log.borrow().clone();
@@ -181,28 +190,29 @@ impl Cni {
         let facts = self.facts.borrow();
         if facts.cluster.is_none() {
             return Err(unavailable(
-                "this node hasn't heard of its cluster yet: see `netplugin status`".to_owned(),
+                "this node has no cluster yet: see `netplugin status`".to_owned(),
             ));
         }
-        // Names that a runtime brings at ADD only aren't known here.
-        let Ok(meaning) = Meaning::of(config, &Args::default(), &call.container) else {
+        // A runtime may pass the network's name at ADD only.
+        let Ok(target) = AttachTarget::of(config, &EnvironmentArgs::default(), &call.container)
+        else {
             return Ok(());
         };
-        match facts.network(&meaning.tenant, &meaning.network) {
+        match facts.network(&target.tenant, &target.network) {
             None if config.network.is_none() || config.tenant.is_none() => Ok(()),
             None => Err(unavailable(format!(
                 "tenant {} has no network {}: create it with `netctl net create`",
-                meaning.tenant, meaning.network
+                target.tenant, target.network
             ))),
             Some(network) if network.closing => Err(unavailable(format!(
                 "network {} is being removed",
-                meaning.network
+                target.network
             ))),
             Some(network) => {
-                let key = (meaning.tenant, meaning.network);
-                let group = match &meaning.group {
-                    Group::Named(group) => Some(group),
-                    Group::None | Group::Hinted(_) => None,
+                let key = (target.tenant, target.network);
+                let group = match &target.group {
+                    GroupChoice::Named(group) => Some(group),
+                    GroupChoice::None | GroupChoice::Hinted(_) => None,
                 };
                 if log == LogState::InSync || self.endpoints.has_free(network, &key, group) {
                     return Ok(());
@@ -215,9 +225,9 @@ impl Cni {
         }
     }
 
-    /// Detaches what this network configuration attached and the runtime doesn't name. Goes on
-    /// after a failure.
-    async fn gc(&self, config: &Config) -> Result<(), Failure> {
+    /// Detaches the endpoints of this network configuration that the runtime doesn't list. A failure
+    /// doesn't stop it.
+    async fn gc(&self, config: &NetworkConfig) -> Result<(), Failure> {
         let Some(valid) = &config.valid_attachments else {
             return Err(Failure::config("cni.dev/valid-attachments is missing"));
         };
@@ -243,30 +253,36 @@ impl Cni {
             true => Ok(()),
             false => Err(Failure::new(
                 5,
-                "not all is cleaned up",
+                "can't detach all endpoints",
                 failures.join("; "),
             )),
         }
     }
 
-    fn group(&self, meaning: &Meaning) -> Option<GroupName> {
-        match &meaning.group {
-            Group::None => None,
-            Group::Named(group) => Some(group.clone()),
-            Group::Hinted(group) => {
+    fn group(&self, target: &AttachTarget) -> Option<GroupName> {
+        match &target.group {
+            GroupChoice::None => None,
+            GroupChoice::Named(group) => Some(group.clone()),
+            GroupChoice::Hinted(group) => {
                 let facts = self.facts.borrow();
-                let fact = facts.group_fact(&meaning.tenant, group)?;
-                (fact.spec.network == meaning.network).then(|| group.clone())
+                let fact = facts.group_fact(&target.tenant, group)?;
+                (fact.spec.network == target.network).then(|| group.clone())
             }
         }
     }
 
     async fn peer(&self, call: &Call) -> Result<Option<PeerState>, Failure> {
-        let seen = self
+        let observed = self
             .datapath
             .peer(Path::new(&call.netns), &call.interface)
             .await;
-        seen.map_err(|error| Failure::new(Failure::KERNEL, "can't look", error.to_string()))
+        observed.map_err(|error| {
+            Failure::new(
+                Failure::KERNEL_CODE,
+                "can't read the interface",
+                error.to_string(),
+            )
+        })
     }
 
     fn place(&self, endpoint: &LocalEndpoint) -> Place {
@@ -276,7 +292,7 @@ impl Cni {
     fn failure(&self, error: &AttachError) -> Failure {
         let details = error.to_string();
         match error {
-            // The log may have told netmaster already, and us not yet.
+            // The network may be in a part of the log that this node hasn't read yet.
             AttachError::Rejected(
                 Rejection::NetworkUnknown { .. } | Rejection::GroupUnknown { .. },
             ) if *self.log.borrow() != LogState::InSync => Failure::try_again(format!(
@@ -296,16 +312,18 @@ impl Cni {
             AttachError::Rejected(_) => Failure::config(details),
             AttachError::AddressInUse(..)
             | AttachError::AddressPromised(_)
-            | AttachError::NotCeded { .. } => {
-                Failure::new(Failure::ADDRESS_TAKEN, "the address is taken", details)
-            }
+            | AttachError::NotCeded { .. } => Failure::new(
+                Failure::ADDRESS_TAKEN_CODE,
+                "the address is in use",
+                details,
+            ),
             AttachError::EndpointDiffers(_) => Failure::environment(format!(
                 "CNI_CONTAINERID, CNI_IFNAME: this container has the interface with other settings: DEL it first ({details})"
             )),
             AttachError::EndpointUnknown(_) => Failure::new(3, "unknown container", details),
             AttachError::Journal { .. } => Failure::new(5, "I/O failure", details),
             AttachError::Datapath(_) => {
-                Failure::new(Failure::KERNEL, "can't configure the kernel", details)
+                Failure::new(Failure::KERNEL_CODE, "can't configure the kernel", details)
             }
         }
     }

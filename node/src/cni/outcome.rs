@@ -1,23 +1,34 @@
-//! What an ADD answers, and what a CHECK finds wrong. Pure.
+//! Builds the result of an ADD and compares the state at a CHECK. Pure.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::protocol::{Call, Config, Dns, Failure, Interface, Ip, Route, Success};
+use super::protocol::{Call, Dns, Failure, Interface, Ip, NetworkConfig, Route, Success};
 use crate::endpoint::{Attachment, LocalEndpoint};
 use node_core::resource::Veth;
 use node_datapath::PeerState;
 
-/// The answer to an ADD: what was made before, then what we made.
-pub(super) fn success(
-    call: &Call,
-    config: &Config,
-    attachment: &Attachment,
-    host_sandbox: &str,
-    peer: &PeerState,
-    suffix: &str,
-) -> Success {
+/// An attached endpoint, as the result describes it.
+#[derive(Debug)]
+pub(super) struct Attached<'a> {
+    pub attachment: &'a Attachment,
+    /// The path of the host interface's namespace, empty for the host's own.
+    pub host_netns: &'a str,
+    /// The interface in the container.
+    pub peer: &'a PeerState,
+    /// The containers' search domain.
+    pub suffix: &'a str,
+}
+
+/// The result of an ADD: the previous plugins' result, then our interfaces, addresses and routes.
+pub(super) fn success(call: &Call, config: &NetworkConfig, attached: &Attached<'_>) -> Success {
+    let Attached {
+        attachment,
+        host_netns,
+        peer,
+        suffix,
+    } = *attached;
     let mut success = config.prev_result.clone().unwrap_or_default();
     success.cni_version.clone_from(&config.cni_version);
     let endpoint = &attachment.endpoint;
@@ -27,7 +38,7 @@ pub(super) fn success(
             name: endpoint.host_interface.clone(),
             mac: Veth::HOST_MAC.to_string(),
             mtu,
-            sandbox: host_sandbox.to_owned(),
+            sandbox: host_netns.to_owned(),
             other: serde_json::Map::new(),
         },
         Interface {
@@ -60,102 +71,127 @@ pub(super) fn success(
     success
 }
 
-/// The operator's word, else our server, which knows the containers' names and forwards the rest.
-fn dns(stated: &Dns, before: Dns, gateways: &[IpAddr], suffix: &str) -> Dns {
+/// The configured DNS settings, else our server, which resolves the containers' names and forwards
+/// other queries.
+fn dns(configured: &Dns, before: Dns, gateways: &[IpAddr], suffix: &str) -> Dns {
     let mut dns = before;
-    if stated.nameservers.is_empty() {
+    if configured.nameservers.is_empty() {
         let ours = gateways.iter().map(ToString::to_string);
         dns.nameservers.splice(0..0, ours);
     } else {
-        dns.nameservers.clone_from(&stated.nameservers);
+        dns.nameservers.clone_from(&configured.nameservers);
     }
-    if stated.search.is_empty() {
+    if configured.search.is_empty() {
         dns.search.insert(0, suffix.to_owned());
     } else {
-        dns.search.clone_from(&stated.search);
+        dns.search.clone_from(&configured.search);
     }
-    if stated.domain.is_some() {
-        dns.domain.clone_from(&stated.domain);
+    if configured.domain.is_some() {
+        dns.domain.clone_from(&configured.domain);
     }
-    if !stated.options.is_empty() {
-        dns.options.clone_from(&stated.options);
+    if !configured.options.is_empty() {
+        dns.options.clone_from(&configured.options);
     }
     dns
 }
 
-/// What a CHECK looks at.
+/// The state that a CHECK compares.
 #[derive(Debug)]
-pub(super) struct Seen<'a> {
+pub(super) struct Observed<'a> {
     pub endpoint: &'a LocalEndpoint,
-    /// The container's end; absent: there is none of that name.
+    /// The interface in the container; `None` if there is none of that name.
     pub peer: Option<&'a PeerState>,
-    /// Whether the host's end is up; absent: it is gone.
+    /// Whether the host's interface is up; `None` if it is gone.
     pub host_up: Option<bool>,
-    /// Why the kernel doesn't have the endpoint.
+    /// The reason if the kernel lacks the endpoint.
     pub failed: Option<&'a str>,
 }
 
-/// Compares what is there with what the last ADD of the chain answered: a later plugin may have
-/// changed our interface, and says so there.
-pub(super) fn check(call: &Call, config: &Config, seen: &Seen<'_>) -> Result<(), Failure> {
-    let Some(before) = &config.prev_result else {
+/// Compares the state with the result of the chain's last ADD: a later plugin may have changed our
+/// interface, and then the result has its changes.
+pub(super) fn check(
+    call: &Call,
+    config: &NetworkConfig,
+    observed: &Observed<'_>,
+) -> Result<(), Failure> {
+    let Some(result) = &config.prev_result else {
         return Err(Failure::config(
             "prevResult is missing: a CHECK needs the result of the container's ADD",
         ));
     };
-    let mut wrong: Vec<String> = Vec::new();
     let (interface, netns) = (&call.interface, &call.netns);
-    wrong.extend(seen.failed.map(|why| format!("the host's side: {why}")));
-    match seen.host_up {
-        Some(true) => {}
-        Some(false) => wrong.push(format!("{} is down", seen.endpoint.host_interface)),
-        None => wrong.push(format!("{} is gone", seen.endpoint.host_interface)),
-    }
-    let listed = before
-        .interfaces
-        .iter()
-        .find(|it| it.name == *interface && it.sandbox == *netns);
+    let mut listed = result.interfaces.iter();
+    let listed = listed.find(|it| it.name == *interface && it.sandbox == *netns);
+    let mut differences = host_differences(observed);
     if listed.is_none() {
-        wrong.push(format!("prevResult has no {interface} in {netns}"));
+        differences.push(format!("prevResult has no {interface} in {netns}"));
     }
-    for address in &seen.endpoint.addresses {
-        if !before.ips.iter().any(|ip| ip.address.addr() == *address) {
-            wrong.push(format!("prevResult lacks {address}, which the node gave"));
+    for address in &observed.endpoint.addresses {
+        if !result.ips.iter().any(|ip| ip.address.addr() == *address) {
+            differences.push(format!(
+                "prevResult lacks {address}, which the node assigned"
+            ));
         }
     }
-    match seen.peer {
-        None => wrong.push(format!("{netns} has no interface {interface}")),
+    match observed.peer {
+        None => differences.push(format!("{netns} has no interface {interface}")),
         Some(peer) => {
-            if !peer.up {
-                wrong.push(format!("{interface} is down"));
-            }
             let mac = listed.map_or("", |it| it.mac.as_str());
-            if !mac.is_empty() && !mac.eq_ignore_ascii_case(&peer.mac.to_string()) {
-                wrong.push(format!("{interface} has {} instead of {mac}", peer.mac));
-            }
-            for address in &seen.endpoint.addresses {
-                if !peer.addresses.iter().any(|net| net.addr() == *address) {
-                    wrong.push(format!("{interface} lacks the address {address}"));
-                }
-            }
-            for address in &seen.endpoint.addresses {
-                let reaches = |(net, _): &(IpNet, Option<IpAddr>)| {
-                    net.prefix_len() < net.max_prefix_len()
-                        && net.addr().is_ipv4() == address.is_ipv4()
-                };
-                if !peer.routes.iter().any(reaches) {
-                    wrong.push(format!("no route leads through {interface}"));
-                }
-            }
+            let addresses = &observed.endpoint.addresses;
+            differences.extend(peer_differences(interface, mac, addresses, peer));
         }
     }
-    if wrong.is_empty() {
+    if differences.is_empty() {
         return Ok(());
     }
-    let details = format!("{}; DEL and ADD the container again", wrong.join("; "));
+    let details = format!(
+        "{}; DEL and ADD the container again",
+        differences.join("; ")
+    );
     Err(Failure::new(
-        Failure::NOT_AS_MADE,
-        "the container's network isn't as it was made",
+        Failure::NOT_AS_CREATED_CODE,
+        "the container's network has changed since its ADD",
         details,
     ))
+}
+
+fn host_differences(observed: &Observed<'_>) -> Vec<String> {
+    let host_interface = &observed.endpoint.host_interface;
+    let failed = observed.failed.map(|why| format!("the host's side: {why}"));
+    let state = match observed.host_up {
+        Some(true) => None,
+        Some(false) => Some(format!("{host_interface} is down")),
+        None => Some(format!("{host_interface} is gone")),
+    };
+    failed.into_iter().chain(state).collect()
+}
+
+/// `mac` is the one in the result, or empty.
+fn peer_differences(
+    interface: &str,
+    mac: &str,
+    addresses: &[IpAddr],
+    peer: &PeerState,
+) -> Vec<String> {
+    let mut differences = Vec::new();
+    if !peer.up {
+        differences.push(format!("{interface} is down"));
+    }
+    if !mac.is_empty() && !mac.eq_ignore_ascii_case(&peer.mac.to_string()) {
+        differences.push(format!("{interface} has {} instead of {mac}", peer.mac));
+    }
+    for address in addresses {
+        if !peer.addresses.iter().any(|net| net.addr() == *address) {
+            differences.push(format!("{interface} lacks the address {address}"));
+        }
+    }
+    for address in addresses {
+        let is_network_route = |(net, _): &(IpNet, Option<IpAddr>)| {
+            net.prefix_len() < net.max_prefix_len() && net.addr().is_ipv4() == address.is_ipv4()
+        };
+        if !peer.routes.iter().any(is_network_route) {
+            differences.push(format!("{interface} has no route"));
+        }
+    }
+    differences
 }

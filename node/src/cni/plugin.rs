@@ -1,22 +1,22 @@
-//! `contiv-cni`: what a runtime starts for each call. Hands the call to netplugin; what it can say
-//! alone, it says alone.
+//! `contiv-cni`: the program that a runtime starts for each call. It forwards the call to netplugin, and
+//! answers VERSION, and some calls without a running netplugin, itself.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::protocol::{Call, Command, Failure, VERSIONS};
+use super::protocol::{Call, Command, Failure, SUPPORTED_VERSIONS};
 use crate::local::client::{ClientError, send};
 
-/// Where netplugin is unless the configuration says otherwise.
-pub const RUN_DIR: &str = "/run/contiv";
+/// netplugin's run directory unless the configuration has another one.
+pub const DEFAULT_RUN_DIR: &str = "/run/contiv";
 
-/// Does one call. `variable` reads the environment (empty: not set), `config` is standard input.
-/// The value is what belongs on standard output, `None`: nothing.
+/// Executes one call. `variable` reads the environment (empty if not set), `config` is the standard
+/// input. The value belongs on standard output; `None` prints nothing.
 pub fn run(variable: impl Fn(&str) -> String, config: &str) -> Result<Option<Value>, Failure> {
     let command = variable("CNI_COMMAND").parse()?;
     let config: Value = match config.trim() {
-        // A probe for versions need not say its own.
+        // A probe for versions may have no configuration.
         "" if command == Command::Version => Value::Null,
         text => serde_json::from_str(text).map_err(|error| {
             Failure::new(
@@ -37,7 +37,7 @@ pub fn run(variable: impl Fn(&str) -> String, config: &str) -> Result<Option<Val
         args: variable("CNI_ARGS"),
         config,
     };
-    hand_over(&call).map_err(|failure| match failure.cni_version.as_str() {
+    forward(&call).map_err(|failure| match failure.cni_version.as_str() {
         "" => failure.in_version(&call.config),
         _ => failure,
     })
@@ -45,17 +45,20 @@ pub fn run(variable: impl Fn(&str) -> String, config: &str) -> Result<Option<Val
 
 fn versions(config: &Value) -> Value {
     let asked = config.get("cniVersion").and_then(Value::as_str);
-    let newest = VERSIONS[VERSIONS.len() - 1];
-    json!({"cniVersion": asked.unwrap_or(newest), "supportedVersions": VERSIONS})
+    let newest = SUPPORTED_VERSIONS[SUPPORTED_VERSIONS.len() - 1];
+    json!({"cniVersion": asked.unwrap_or(newest), "supportedVersions": SUPPORTED_VERSIONS})
 }
 
-fn hand_over(call: &Call) -> Result<Option<Value>, Failure> {
+fn forward(call: &Call) -> Result<Option<Value>, Failure> {
     call.check()?;
     let config = call.config()?;
-    let run_dir = config.run_dir.as_deref().unwrap_or(Path::new(RUN_DIR));
+    let run_dir = config
+        .run_dir
+        .as_deref()
+        .unwrap_or(Path::new(DEFAULT_RUN_DIR));
     let answer = match send(run_dir, "POST", "/v1/cni", Some(call)) {
         Ok(answer) => answer,
-        Err(error) => return alone(call, &error),
+        Err(error) => return without_netplugin(call, &error),
     };
     let unreadable = |error: serde_json::Error| {
         Failure::new(
@@ -71,10 +74,10 @@ fn hand_over(call: &Call) -> Result<Option<Value>, Failure> {
     Ok((!value.is_null()).then_some(value))
 }
 
-/// While netplugin is away packets are forwarded, but names aren't answered, and nothing is
-/// attached or detached. A namespace that is gone took its interface along, and netplugin gives
-/// the address back when it starts.
-fn alone(call: &Call, error: &ClientError) -> Result<Option<Value>, Failure> {
+/// Answers a call without a running netplugin. Then packets are forwarded, but names aren't answered,
+/// and no endpoint is attached or detached. A DEL succeeds if the namespace is gone: the kernel has
+/// removed its interface, and netplugin returns the address when it starts.
+fn without_netplugin(call: &Call, error: &ClientError) -> Result<Option<Value>, Failure> {
     let details = error.to_string();
     match call.command {
         Command::Status => Err(Failure::new(51, "the plugin is not available", details)),

@@ -1,5 +1,5 @@
-//! The words of the CNI specification (1.1.0, <https://www.cni.dev/docs/spec/>): what a runtime
-//! says, what it is answered, and the numbers of errors. Pure.
+//! The types of the CNI specification (1.1.0, <https://www.cni.dev/docs/spec/>): a runtime's calls,
+//! their results, and the error codes. Pure.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Of the specification; the newest last.
-pub(super) const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
+/// The supported versions of the specification, the newest last.
+pub(super) const SUPPORTED_VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
-/// Interface names have 15 bytes and a zero at most (`IFNAMSIZ`).
-const LONGEST_INTERFACE: usize = 15;
+/// Limits an interface's name: 15 bytes and a zero (`IFNAMSIZ`).
+const MAX_INTERFACE_BYTES: usize = 15;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -49,7 +49,7 @@ impl std::str::FromStr for Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     pub command: Command,
-    /// `CNI_CONTAINERID`, and so on; empty: not given.
+    /// `CNI_CONTAINERID`; this and the next variables are empty if not set.
     #[serde(default)]
     pub container: String,
     #[serde(default)]
@@ -62,7 +62,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Refuses what the specification forbids in the environment, naming every bad variable.
+    /// Validates the environment as the specification demands; the error names each bad variable.
     pub fn check(&self) -> Result<(), Failure> {
         let mut bad = Vec::new();
         let of_attachment = matches!(self.command, Command::Add | Command::Del | Command::Check);
@@ -74,7 +74,7 @@ impl Call {
         }
         if of_attachment && !is_interface(&self.interface) {
             bad.push(format!(
-                "CNI_IFNAME (`{}`: 1 to {LONGEST_INTERFACE} bytes, no `/`, `:` or space, not `.` or `..`)",
+                "CNI_IFNAME (`{}`: 1 to {MAX_INTERFACE_BYTES} bytes, no `/`, `:` or space, not `.` or `..`)",
                 self.interface
             ));
         }
@@ -87,12 +87,12 @@ impl Call {
         }
     }
 
-    /// The configuration, read; of a version that we speak.
-    pub fn config(&self) -> Result<Config, Failure> {
-        let config = Config::deserialize(&self.config).map_err(|error| {
+    /// Parses the configuration, which must be of a supported version.
+    pub fn config(&self) -> Result<NetworkConfig, Failure> {
+        let config = NetworkConfig::deserialize(&self.config).map_err(|error| {
             Failure::new(6, "can't read the network configuration", error.to_string())
         })?;
-        if VERSIONS.contains(&config.cni_version.as_str()) {
+        if SUPPORTED_VERSIONS.contains(&config.cni_version.as_str()) {
             return Ok(config);
         }
         Err(Failure::new(
@@ -101,7 +101,7 @@ impl Call {
             format!(
                 "cniVersion is `{}`: set one of {}",
                 config.cni_version,
-                VERSIONS.join(", ")
+                SUPPORTED_VERSIONS.join(", ")
             ),
         ))
     }
@@ -116,17 +116,17 @@ fn is_container_id(text: &str) -> bool {
 
 fn is_interface(text: &str) -> bool {
     !matches!(text, "" | "." | "..")
-        && text.len() <= LONGEST_INTERFACE
+        && text.len() <= MAX_INTERFACE_BYTES
         && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
 }
 
-/// The network configuration; fields that nobody here reads are left out.
+/// The network configuration, with the fields that we use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Config {
+pub struct NetworkConfig {
     #[serde(default)]
     pub cni_version: String,
-    /// Also the network's, when `network` names none.
+    /// The configuration's name. It is also the network's name if `network` isn't set.
     #[serde(default)]
     pub name: String,
     #[serde(default)]
@@ -134,13 +134,13 @@ pub struct Config {
     /// `NETWORK` or `GROUP.NETWORK`.
     #[serde(default)]
     pub network: Option<String>,
-    /// Empty: in none, whatever the runtime says.
+    /// If it is empty, the endpoint is in no group, whatever the runtime passes.
     #[serde(default)]
     pub group: Option<String>,
-    /// What the container answers to, for configurations that are made for one.
+    /// The container's name, for configurations that are made for one container.
     #[serde(default)]
     pub container_name: Option<String>,
-    /// Of netplugin, when it isn't the default.
+    /// netplugin's run directory, if it isn't the default.
     #[serde(default)]
     pub run_dir: Option<PathBuf>,
     #[serde(default)]
@@ -148,7 +148,7 @@ pub struct Config {
     #[serde(default)]
     pub runtime_config: RuntimeConfig,
     #[serde(default)]
-    pub args: Args,
+    pub args: ConfigArgs,
     #[serde(default)]
     pub ip_masq: Option<Value>,
     #[serde(default)]
@@ -159,7 +159,7 @@ pub struct Config {
     pub valid_attachments: Option<Vec<ValidAttachment>>,
 }
 
-/// What a runtime hands over for capabilities that the configuration declares.
+/// Values that a runtime passes for the capabilities in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuntimeConfig {
@@ -174,7 +174,7 @@ pub struct RuntimeConfig {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Args {
+pub struct ConfigArgs {
     #[serde(default)]
     pub cni: CniArgs,
 }
@@ -193,7 +193,7 @@ pub struct ValidAttachment {
     pub interface: String,
 }
 
-/// What a successful ADD answers. Fields of others' results that we don't know pass through.
+/// The result of an ADD. Unknown fields of other plugins' results are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Success {
@@ -219,7 +219,7 @@ pub struct Interface {
     /// Since 1.1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// The namespace's path; empty: the host's.
+    /// The namespace's path; empty for the host's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
     #[serde(flatten)]
@@ -231,7 +231,7 @@ pub struct Ip {
     pub address: IpNet,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
-    /// Of `interfaces`.
+    /// Index in `interfaces`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
     #[serde(flatten)]
@@ -259,7 +259,7 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// Why a call failed, as the specification numbers it; 100 and more are ours.
+/// A failed call with a code of the specification; codes from 100 are ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
 #[error("{msg}: {details}")]
@@ -268,18 +268,18 @@ pub struct Failure {
     pub cni_version: String,
     pub code: u32,
     pub msg: String,
-    /// What is wrong and what to do.
+    /// The reason and the remedy.
     #[serde(default)]
     pub details: String,
 }
 
 impl Failure {
-    /// The address that was asked for is somebody else's.
-    pub const ADDRESS_TAKEN: u32 = 100;
-    /// The kernel didn't do what was asked of it.
-    pub const KERNEL: u32 = 101;
-    /// CHECK found the container's network not as it was made.
-    pub const NOT_AS_MADE: u32 = 102;
+    /// The requested address is in use by another endpoint.
+    pub const ADDRESS_TAKEN_CODE: u32 = 100;
+    /// The kernel refused a change.
+    pub const KERNEL_CODE: u32 = 101;
+    /// CHECK found that the container's network has changed.
+    pub const NOT_AS_CREATED_CODE: u32 = 102;
 
     pub fn new(code: u32, msg: &str, details: impl Into<String>) -> Self {
         Self {
@@ -310,11 +310,13 @@ impl Failure {
         Self::new(11, "try again later", details)
     }
 
-    /// In words of the version that the runtime speaks.
+    /// Sets the version that the runtime uses.
     pub fn in_version(mut self, config: &Value) -> Self {
         let asked = config.get("cniVersion").and_then(Value::as_str);
-        let spoken = asked.filter(|version| VERSIONS.contains(version));
-        self.cni_version = spoken.unwrap_or(VERSIONS[VERSIONS.len() - 1]).to_owned();
+        let spoken = asked.filter(|version| SUPPORTED_VERSIONS.contains(version));
+        self.cni_version = spoken
+            .unwrap_or(SUPPORTED_VERSIONS[SUPPORTED_VERSIONS.len() - 1])
+            .to_owned();
         self
     }
 }

@@ -1,10 +1,10 @@
-//! What a call means and is answered, as the specification says.
+//! Tests that calls are parsed and answered as the specification demands.
 
 use serde_json::{Value, json};
 
-use super::meaning::{Args, Group, Meaning, endpoint_id};
-use super::outcome::{self, Seen};
-use super::protocol::{Call, Command, Config, Failure};
+use super::outcome::{self, Attached, Observed};
+use super::protocol::{Call, Command, Failure, NetworkConfig};
+use super::target::{AttachTarget, EnvironmentArgs, GroupChoice, endpoint_id};
 use crate::endpoint::Attachment;
 use crate::endpoint::fixture::{endpoint, ip};
 use node_datapath::PeerState;
@@ -26,28 +26,28 @@ fn call(config: Value) -> Call {
     }
 }
 
-fn config(config: Value) -> Config {
+fn config(config: Value) -> NetworkConfig {
     call(config).config().unwrap()
 }
 
-fn meaning(of: Value, args: &str) -> Result<Meaning, Failure> {
-    Meaning::of(&config(of), &Args::parse(args)?, "c1")
+fn target(of: Value, args: &str) -> Result<AttachTarget, Failure> {
+    AttachTarget::of(&config(of), &EnvironmentArgs::parse(args)?, "c1")
 }
 
 /// `TENANT/NETWORK GROUP NAME`.
-fn said(of: Value, args: &str) -> String {
-    let meaning = meaning(of, args).unwrap();
-    let group = match meaning.group {
-        Group::None => "-".to_owned(),
-        Group::Named(group) => group.to_string(),
-        Group::Hinted(group) => format!("{group}?"),
+fn shown(of: Value, args: &str) -> String {
+    let target = target(of, args).unwrap();
+    let group = match target.group {
+        GroupChoice::None => "-".to_owned(),
+        GroupChoice::Named(group) => group.to_string(),
+        GroupChoice::Hinted(group) => format!("{group}?"),
     };
-    let name = meaning.name.unwrap_or_default();
-    format!("{}/{} {group} {name}", meaning.tenant, meaning.network)
+    let name = target.name.unwrap_or_default();
+    format!("{}/{} {group} {name}", target.tenant, target.network)
 }
 
 #[test]
-fn the_configuration_says_what_is_meant_and_cni_args_fill_in_the_rest() {
+fn configuration_comes_first_and_cni_args_fill_in_the_rest() {
     let k8s =
         "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1";
     let nomad = "IgnoreUnknown=true;NOMAD_NAMESPACE=blue;NOMAD_GROUP_NAME=api;NOMAD_JOB_ID=j";
@@ -77,12 +77,12 @@ fn the_configuration_says_what_is_meant_and_cni_args_fill_in_the_rest() {
         (json!({"group": ""}), nomad, "blue/web - api"),
         (json!({"group": "g"}), nomad, "blue/web g api"),
     ] {
-        assert_eq!(said(of.clone(), args), is, "{of} {args}");
+        assert_eq!(shown(of.clone(), args), is, "{of} {args}");
     }
 }
 
 #[test]
-fn what_the_configuration_states_nobody_changes() {
+fn cni_args_change_no_value_of_the_configuration() {
     for (of, args, names) in [
         (
             json!({"tenant": "blue"}),
@@ -101,19 +101,19 @@ fn what_the_configuration_states_nobody_changes() {
         ),
         (json!({"group": ""}), "CONTIV_GROUP=g", "CONTIV_GROUP"),
     ] {
-        let failure = meaning(of, args).unwrap_err();
+        let failure = target(of, args).unwrap_err();
         assert_eq!(failure.code, 4, "{failure}");
         assert!(failure.details.contains(names), "{failure}");
     }
 }
 
 #[test]
-fn bad_calls_are_numbered_as_the_specification_says() {
+fn bad_calls_have_the_codes_of_the_specification() {
     let of = |change: fn(&mut Call)| {
         let mut call = call(json!({}));
         change(&mut call);
         let checked = call.check().and_then(|()| call.config());
-        let failure = checked.and_then(|it| Args::parse(&call.args).map(|_| it));
+        let failure = checked.and_then(|it| EnvironmentArgs::parse(&call.args).map(|_| it));
         failure.map(|_| ()).unwrap_err()
     };
     for (failure, code, says) in [
@@ -165,7 +165,7 @@ fn bad_calls_are_numbered_as_the_specification_says() {
 }
 
 #[test]
-fn what_contiv_does_otherwise_is_refused_with_key_and_value() {
+fn unsupported_fields_are_refused_with_key_and_value() {
     for (of, says) in [
         (
             json!({"ipam": {"type": "host-local"}}),
@@ -181,7 +181,7 @@ fn what_contiv_does_otherwise_is_refused_with_key_and_value() {
             r#"runtimeConfig.portMappings: [{"hostPort":80}]"#,
         ),
     ] {
-        let failure = meaning(of, "").unwrap_err();
+        let failure = target(of, "").unwrap_err();
         assert_eq!(failure.code, 2);
         assert!(failure.details.contains(says), "{failure}");
     }
@@ -189,13 +189,13 @@ fn what_contiv_does_otherwise_is_refused_with_key_and_value() {
         json!({"ipam": {}, "ipMasq": false}),
         json!({"runtimeConfig": {"portMappings": []}, "unknown": 1}),
     ] {
-        meaning(fine, "").unwrap();
+        target(fine, "").unwrap();
     }
-    assert_eq!(meaning(json!({"network": "a b"}), "").unwrap_err().code, 7);
+    assert_eq!(target(json!({"network": "a b"}), "").unwrap_err().code, 7);
 }
 
 #[test]
-fn an_address_is_asked_for_by_capability_then_args_then_cni_args() {
+fn requested_address_is_of_the_capability_then_args_then_cni_args() {
     let capability = json!({"ips": ["10.0.0.7/24"]});
     let args = json!({"cni": {"ips": ["10.0.0.8"]}});
     for (of, is) in [
@@ -206,15 +206,15 @@ fn an_address_is_asked_for_by_capability_then_args_then_cni_args() {
         (json!({"args": args}), "10.0.0.8"),
         (json!({}), "10.0.0.9"),
     ] {
-        let meaning = meaning(of, "IP=10.0.0.9/24").unwrap();
-        assert_eq!(meaning.addresses, [ip(is)]);
+        let target = target(of, "IP=10.0.0.9/24").unwrap();
+        assert_eq!(target.addresses, [ip(is)]);
     }
-    let failure = meaning(json!({}), "IP=here").unwrap_err();
+    let failure = target(json!({}), "IP=here").unwrap_err();
     assert_eq!(failure.code, 7);
 }
 
 #[test]
-fn an_attachment_is_its_container_and_interface() {
+fn endpoint_id_is_of_the_container_and_the_interface() {
     let id = |container, interface| endpoint_id(container, interface).unwrap();
     assert_eq!(id("c1", "eth0"), id("c1", "eth0"));
     assert_ne!(id("c1", "eth0"), id("c1", "eth1"));
@@ -242,19 +242,18 @@ fn success(of: Value) -> Value {
         mtu: 1450,
     };
     let config = call.config().unwrap();
-    let success = outcome::success(
-        &call,
-        &config,
-        &attachment,
-        "/run/netns/d",
-        &peer(),
-        DEFAULT_SUFFIX,
-    );
+    let attached = Attached {
+        attachment: &attachment,
+        host_netns: "/run/netns/d",
+        peer: &peer(),
+        suffix: DEFAULT_SUFFIX,
+    };
+    let success = outcome::success(&call, &config, &attached);
     serde_json::to_value(success).unwrap()
 }
 
 #[test]
-fn an_add_answers_interfaces_addresses_routes_and_dns() {
+fn add_returns_interfaces_addresses_routes_and_dns() {
     let made = endpoint("e1", "10.0.0.20");
     assert_eq!(
         success(json!({})),
@@ -279,7 +278,7 @@ fn an_add_answers_interfaces_addresses_routes_and_dns() {
 }
 
 #[test]
-fn what_was_made_before_in_the_chain_is_passed_on() {
+fn add_keeps_the_result_of_previous_plugins() {
     let before = json!({
         "cniVersion": "1.1.0",
         "interfaces": [{"name": "lo", "sandbox": "/run/netns/c1", "pciID": "p"}],
@@ -299,19 +298,19 @@ fn what_was_made_before_in_the_chain_is_passed_on() {
 }
 
 #[test]
-fn a_check_finds_each_thing_that_is_missing_and_accepts_what_a_later_plugin_changed() {
+fn check_reports_each_difference_and_accepts_changes_of_later_plugins() {
     let endpoint = endpoint("e1", "10.0.0.20");
     let mut peer = peer();
     let mut result = success(json!({}));
     let check = |peer: Option<&PeerState>, result: &Value, host_up| {
         let call = call(json!({"prevResult": result}));
-        let seen = Seen {
+        let observed = Observed {
             endpoint: &endpoint,
             peer,
             host_up,
             failed: None,
         };
-        outcome::check(&call, &call.config().unwrap(), &seen)
+        outcome::check(&call, &call.config().unwrap(), &observed)
     };
     check(Some(&peer), &result, Some(true)).unwrap();
     for (peer, host_up, says) in [
@@ -340,11 +339,11 @@ fn a_check_finds_each_thing_that_is_missing_and_accepts_what_a_later_plugin_chan
                 ..peer.clone()
             }),
             Some(true),
-            "no route",
+            "has no route",
         ),
     ] {
         let failure = check(peer.as_ref(), &result, host_up).unwrap_err();
-        assert_eq!(failure.code, Failure::NOT_AS_MADE);
+        assert_eq!(failure.code, Failure::NOT_AS_CREATED_CODE);
         assert!(failure.details.contains(says), "{failure}");
     }
     peer.mac = bus_schema::MacAddr([2, 9, 9, 9, 9, 9]);
@@ -353,14 +352,18 @@ fn a_check_finds_each_thing_that_is_missing_and_accepts_what_a_later_plugin_chan
     check(Some(&peer), &result, Some(true)).unwrap();
     result["ips"] = json!([]);
     assert!(check(Some(&peer), &result, Some(true)).is_err());
+}
 
+#[test]
+fn check_without_the_previous_result_is_refused() {
+    let (endpoint, peer) = (endpoint("e1", "10.0.0.20"), peer());
     let without = call(json!({}));
-    let seen = Seen {
+    let observed = Observed {
         endpoint: &endpoint,
         peer: Some(&peer),
         host_up: Some(true),
         failed: None,
     };
-    let failure = outcome::check(&without, &without.config().unwrap(), &seen).unwrap_err();
+    let failure = outcome::check(&without, &without.config().unwrap(), &observed).unwrap_err();
     assert_eq!(failure.code, 7, "{failure}");
 }

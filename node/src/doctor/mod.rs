@@ -1,7 +1,7 @@
-//! `netctl doctor`'s look at this machine: what the kernel takes, what the underlay lets through,
-//! who else filters, who resolves names. What the node knows anyway is in its alarms.
+//! Examines this machine for `netctl doctor`: the kernel's features, the underlay's MTU, other
+//! firewalls' rules, and the resolver. The node's own state is in its alarms.
 //!
-//! Changes nothing but what it takes away again. `inquiry` asks.
+//! It removes what it creates for a test. `inquiry` calls it.
 
 mod outer;
 mod underlay;
@@ -13,7 +13,7 @@ use bus_schema::NodeName;
 use bus_schema::node::{DomainKind, Examination, Finding, Grade};
 use tokio::task::JoinSet;
 
-use self::underlay::{Passed, measure};
+use self::underlay::{PathMtu, measure};
 use crate::check::check;
 use crate::outer_drops::OuterDrops;
 use crate::underlay::interface_of;
@@ -22,7 +22,7 @@ use node_core::projection::Projection;
 use node_datapath::{Datapath, Traffic};
 use runtime::now;
 
-/// Looks at everything. The findings are in no order.
+/// Runs all examinations. The findings are in no order.
 pub async fn examine(
     params: &Params,
     datapath: &Datapath,
@@ -37,7 +37,7 @@ pub async fn examine(
     let mut findings = underlays(params, peers.collect()).await;
     findings.push(kernel(params, datapath).await);
     let strict = text("/proc/sys/net/ipv4/conf/all/rp_filter");
-    findings.extend(strictness(params.kind, &strict));
+    findings.extend(strict_rp_filter(params.kind, &strict));
     let port = facts.settings.vxlan_port;
     findings.push(firewall(params, datapath, port).await);
     findings.extend(outer::findings(drops.recent().await, port));
@@ -49,7 +49,7 @@ pub async fn examine(
 }
 
 async fn kernel(params: &Params, datapath: &Datapath) -> Finding {
-    // Its name begins with a dot: what lists domains passes over it.
+    // Its name begins with a dot, so that lists of domains skip it.
     let folder = datapath
         .netns_dir()
         .join(format!(".contiv-doctor-{}", std::process::id()));
@@ -60,18 +60,19 @@ async fn kernel(params: &Params, datapath: &Datapath) -> Finding {
         Ok(kind) => Finding::new(
             Grade::Fine,
             about,
-            format!("Linux {release} does all that a node asks of it, domains are {kind}"),
+            format!("kernel {release}: all required features present; domains: {kind}"),
         ),
-        Err(error) => Finding::new(Grade::Wrong, about, format!("Linux {release}: {error}")),
+        Err(error) => Finding::new(Grade::Wrong, about, format!("kernel {release}: {error}")),
     }
 }
 
-/// The kernel takes the stricter of what is set for all devices and for one.
-fn strictness(kind: DomainKind, all: &str) -> Option<Finding> {
+/// Warns of a strict reverse path filter: the kernel applies the stricter of the settings for all devices
+/// and for one.
+fn strict_rp_filter(kind: DomainKind, all: &str) -> Option<Finding> {
     let strict = kind == DomainKind::Vrf && all.trim() == "1";
     strict.then(|| {
-        let text = "net.ipv4.conf.all.rp_filter is 1, which overrides what a VRF's devices have: errors \
-                    about packets that other nodes send are dropped here; set it to 2, or to 0 and \
+        let text = "net.ipv4.conf.all.rp_filter is 1, which overrides the setting of a VRF's devices: ICMP \
+                    errors about other nodes' packets are dropped here; set it to 2, or to 0 and \
                     to 1 on the devices that need it";
         Finding::new(Grade::Warning, "settings", text)
     })
@@ -83,39 +84,39 @@ async fn underlays(params: &Params, peers: BTreeMap<NodeName, IpAddr>) -> Vec<Fi
     for (number, (peer, to)) in peers.into_iter().enumerate() {
         let from = params.vtep;
         measures.spawn_blocking(move || {
-            let passed = measure(from, to, mtu, number as u16);
-            underlay(&peer, to, mtu, &passed)
+            let path_mtu = measure(from, to, mtu, number as u16);
+            underlay(&peer, to, mtu, &path_mtu)
         });
     }
     measures.join_all().await
 }
 
-fn underlay(peer: &NodeName, to: IpAddr, mtu: u32, passed: &Passed) -> Finding {
+fn underlay(peer: &NodeName, to: IpAddr, mtu: u32, path_mtu: &PathMtu) -> Finding {
     let about = "underlay";
-    match passed {
-        Passed::All => Finding::new(
+    match path_mtu {
+        PathMtu::Full => Finding::new(
             Grade::Fine,
             about,
-            format!("packets of {mtu} bytes get to {peer} ({to}) and back whole"),
+            format!("packets of {mtu} bytes reach {peer} ({to}) and return unfragmented"),
         ),
-        Passed::UpTo(less) => Finding::new(
+        PathMtu::UpTo(less) => Finding::new(
             Grade::Wrong,
             about,
             format!(
-                "packets of {mtu} bytes, which this node's underlay promises, don't get to {peer} ({to}) whole, {less} bytes do: big packets between containers are lost; raise the MTU on the way, or lower the underlay interface's to {less} on all nodes and start netplugin again"
+                "packets of {mtu} bytes, the MTU of this node's underlay, don't reach {peer} ({to}) unfragmented, packets of {less} bytes do: large packets between containers are lost; raise the MTU on the path, or lower the underlay interface's to {less} on all nodes and restart netplugin"
             ),
         ),
-        Passed::Nothing => Finding::new(
+        PathMtu::NoReply => Finding::new(
             Grade::Warning,
             about,
             format!(
-                "{peer} ({to}) answers no ping: it is down, or a firewall drops ICMP, which then keeps path-MTU errors from containers, too; let ICMP pass between the nodes"
+                "{peer} ({to}) answers no ping: it is down, or a firewall drops ICMP and thereby also path MTU errors for containers; allow ICMP between the nodes"
             ),
         ),
-        Passed::NotMeasured(why) => Finding::new(
+        PathMtu::NotMeasured(why) => Finding::new(
             Grade::Unknown,
             about,
-            format!("the way to {peer} ({to}) can't be measured: {why}"),
+            format!("can't measure the path MTU to {peer} ({to}): {why}"),
         ),
     }
 }
@@ -130,7 +131,7 @@ async fn firewall(params: &Params, datapath: &Datapath, port: u16) -> Finding {
         Ok(found) if found.is_empty() => Finding::new(
             Grade::Fine,
             about,
-            format!("no nftables rule of this host drops UDP port {port} from other nodes"),
+            format!("no nftables rule on this host drops UDP port {port} from other nodes"),
         ),
         Ok(found) => {
             let found: Vec<_> = found.iter().map(ToString::to_string).collect();
@@ -145,16 +146,16 @@ fn resolver(resolv_conf: &str) -> Finding {
         .lines()
         .any(|line| line.trim_start().starts_with("nameserver"));
     match named {
-        true => Finding::new(Grade::Fine, "resolver", "this host knows a name server"),
+        true => Finding::new(Grade::Fine, "resolver", "configured"),
         false => Finding::new(
             Grade::Warning,
             "resolver",
-            "/etc/resolv.conf names no server: containers find each other, and nothing outside",
+            "/etc/resolv.conf has no name server: containers resolve each other's names, and no other names",
         ),
     }
 }
 
-/// Empty when it can't be read.
+/// A file's text, empty if it can't be read.
 fn text(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
@@ -164,14 +165,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_that_is_strict_to_vrfs_is_told() {
-        let told = |kind, all| strictness(kind, all).is_some();
-        assert!(told(DomainKind::Vrf, "1\n"));
-        assert!(!told(DomainKind::Vrf, "2\n") && !told(DomainKind::Netns, "1\n"));
+    fn strict_rp_filter_with_vrfs_is_a_warning() {
+        let is_reported = |kind, all| strict_rp_filter(kind, all).is_some();
+        assert!(is_reported(DomainKind::Vrf, "1\n"));
+        assert!(!is_reported(DomainKind::Vrf, "2\n") && !is_reported(DomainKind::Netns, "1\n"));
     }
 
     #[test]
-    fn a_host_without_a_resolver_is_told() {
+    fn missing_resolver_is_a_warning() {
         assert_eq!(resolver("search x\n").grade, Grade::Warning);
         assert_eq!(resolver("nameserver 1.1.1.1").grade, Grade::Fine);
     }

@@ -1,28 +1,34 @@
-//! Which packets to VXLAN's outer port were dropped lately, and what to do about it.
+//! Reports packets to VXLAN's outer port that were dropped lately, with possible causes.
 
 use bus_schema::node::{Finding, Grade};
 
-use crate::outer_drops::Recent;
+use crate::outer_drops::RecentDrops;
 use node_core::resource::OuterDrop;
 use node_datapath::DatapathError;
 
-const ABOUT: &str = "outer-port";
+const FINDING_SUBJECT: &str = "outer-port";
 
-/// One for each reason, or one that says that nothing was dropped.
-pub(super) fn findings(recent: Result<Recent, DatapathError>, port: u16) -> Vec<Finding> {
+/// One finding for each reason, or one that says that nothing was dropped.
+pub(super) fn findings(recent: Result<RecentDrops, DatapathError>, port: u16) -> Vec<Finding> {
     let recent = match recent {
         Ok(recent) => recent,
-        Err(error) => return vec![Finding::new(Grade::Unknown, ABOUT, error.to_string())],
+        Err(error) => {
+            return vec![Finding::new(
+                Grade::Unknown,
+                FINDING_SUBJECT,
+                error.to_string(),
+            )];
+        }
     };
     let during = during(recent.during.as_secs() / 60);
     if recent.drops.is_empty() {
-        let text = format!("no packet to UDP port {port} had to be dropped {during}");
-        return vec![Finding::new(Grade::Fine, ABOUT, text)];
+        let text = format!("no packet to UDP port {port} was dropped {during}");
+        return vec![Finding::new(Grade::Fine, FINDING_SUBJECT, text)];
     }
     let finding = |(reason, packets): (&OuterDrop, &u64)| {
-        let what = what(*reason, port);
-        let text = format!("{packets} packets to UDP port {port} were dropped {during}: {what}");
-        Finding::new(Grade::Warning, ABOUT, text)
+        let cause = cause(*reason, port);
+        let text = format!("{packets} packets to UDP port {port} were dropped {during}: {cause}");
+        Finding::new(Grade::Warning, FINDING_SUBJECT, text)
     };
     recent.drops.iter().map(finding).collect()
 }
@@ -34,21 +40,21 @@ fn during(minutes: u64) -> String {
     }
 }
 
-fn what(reason: OuterDrop, port: u16) -> String {
+fn cause(reason: OuterDrop, port: u16) -> String {
     match reason {
         OuterDrop::Sender => format!(
             "their source address is no node's (`tcpdump -ni any udp port {port}` shows it): a removed \
-             node, a node behind a NAT, or a stranger that tries to reach containers"
+             node, a node behind a NAT, or an attacker that tries to reach containers"
         ),
         OuterDrop::Interface => {
             "they have a node's source address, but came by another interface than the one that leads \
-             to that node: a stranger forges it, or the routes between the nodes aren't symmetric; \
+             to that node: an attacker forges it, or the routes between the nodes aren't symmetric; \
              compare with `ip route get NODE`"
                 .to_owned()
         }
         OuterDrop::Address => {
             "they have a node's source address, but were sent to a broadcast, a multicast or another \
-             address of this host, which no node does: a stranger forges it"
+             address of this host, which no node does: an attacker forges it"
                 .to_owned()
         }
         OuterDrop::Forwarded => format!(
@@ -73,7 +79,7 @@ mod tests {
     use super::*;
 
     fn texts(drops: &[(OuterDrop, u64)], minutes: u64) -> Vec<(Grade, String)> {
-        let recent = Recent {
+        let recent = RecentDrops {
             drops: drops.iter().copied().collect(),
             during: Duration::from_secs(60 * minutes),
         };
@@ -82,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_is_a_warning_with_its_number() {
+    fn each_reason_is_a_warning_with_its_number_of_packets() {
         let [(grade, text)] = &texts(&[], 60)[..] else {
             panic!("one finding");
         };

@@ -1,7 +1,7 @@
-//! What a call means: which network, group and name, out of the configuration and `CNI_ARGS`. Pure.
+//! Derives the network, group and name of an attach from the configuration and `CNI_ARGS`. Pure.
 //!
-//! What the configuration states is the operator's word: `CNI_ARGS` fills in what it leaves open,
-//! and can't change it. The orchestrators' own names come last.
+//! The operator writes the configuration: `CNI_ARGS` can add values that it leaves open, and can't
+//! change those that it sets. The orchestrators' own variables come last.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,21 +10,21 @@ use bus_schema::{EndpointId, GroupName, InvalidName, Name, NetworkName, TenantNa
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::protocol::{Config, Failure};
+use super::protocol::{Failure, NetworkConfig};
 
-const TENANT: &str = "CONTIV_TENANT";
-const NETWORK: &str = "CONTIV_NETWORK";
-const GROUP: &str = "CONTIV_GROUP";
-const NAME: &str = "CONTIV_NAME";
-const IP: &str = "IP";
-const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
+const TENANT_KEY: &str = "CONTIV_TENANT";
+const NETWORK_KEY: &str = "CONTIV_NETWORK";
+const GROUP_KEY: &str = "CONTIV_GROUP";
+const NAME_KEY: &str = "CONTIV_NAME";
+const IP_KEY: &str = "IP";
+const IGNORE_UNKNOWN_KEY: &str = "IgnoreUnknown";
 
 /// `CNI_ARGS` by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Args(BTreeMap<String, String>);
+pub(super) struct EnvironmentArgs(BTreeMap<String, String>);
 
-impl Args {
-    /// Reads `KEY=VALUE;KEY=VALUE`. A key that nobody knows is refused without `IgnoreUnknown`.
+impl EnvironmentArgs {
+    /// Parses `KEY=VALUE;KEY=VALUE`. An unknown key is refused without `IgnoreUnknown`.
     pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let mut args = BTreeMap::new();
         for pair in text.split(';').filter(|pair| !pair.trim().is_empty()) {
@@ -35,7 +35,7 @@ impl Args {
             };
             args.insert(key.trim().to_owned(), value.trim().to_owned());
         }
-        let ignores = match args.get(IGNORE_UNKNOWN).map(String::as_str) {
+        let ignores = match args.get(IGNORE_UNKNOWN_KEY).map(String::as_str) {
             Some("1" | "true" | "True" | "TRUE") => true,
             Some("0" | "false" | "False" | "FALSE") | None => false,
             Some(other) => {
@@ -45,7 +45,15 @@ impl Args {
             }
         };
         let is_known = |key: &str| {
-            [TENANT, NETWORK, GROUP, NAME, IP, IGNORE_UNKNOWN].contains(&key)
+            [
+                TENANT_KEY,
+                NETWORK_KEY,
+                GROUP_KEY,
+                NAME_KEY,
+                IP_KEY,
+                IGNORE_UNKNOWN_KEY,
+            ]
+            .contains(&key)
                 || key.starts_with("K8S_")
                 || key.starts_with("NOMAD_")
         };
@@ -68,44 +76,48 @@ impl Args {
     }
 }
 
-/// What an attach asks for.
+/// The network, group, name and addresses of an attach.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Meaning {
+pub(super) struct AttachTarget {
     pub tenant: TenantName,
     pub network: NetworkName,
-    pub group: Group,
+    pub group: GroupChoice,
     pub name: Option<String>,
     pub addresses: Vec<IpAddr>,
 }
 
-/// Which group is meant.
+/// The group of an attach.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Group {
+pub(super) enum GroupChoice {
     None,
-    /// It must be there.
+    /// The group must exist.
     Named(GroupName),
-    /// An orchestrator calls its own group so: meant when the network has a group of that name.
+    /// The name of the orchestrator's own group: used only if the network has a group of this name.
     Hinted(GroupName),
 }
 
-impl Meaning {
-    pub(super) fn of(config: &Config, args: &Args, container: &str) -> Result<Self, Failure> {
+impl AttachTarget {
+    pub(super) fn of(
+        config: &NetworkConfig,
+        args: &EnvironmentArgs,
+        container: &str,
+    ) -> Result<Self, Failure> {
         refuse_unsupported(config)?;
-        let whole = settled("network", config.network.as_deref(), NETWORK, args)?;
+        let whole = agreed_value("network", config.network.as_deref(), NETWORK_KEY, args)?;
         let whole = whole.unwrap_or(&config.name);
         let (in_name, network) = match whole.split_once('.') {
             Some((group, network)) => (Some(group), network),
             None => (None, whole),
         };
-        let tenant = settled("tenant", config.tenant.as_deref(), TENANT, args)?
+        let tenant = agreed_value("tenant", config.tenant.as_deref(), TENANT_KEY, args)?
             .or_else(|| args.get("NOMAD_NAMESPACE"))
             .or_else(|| args.get("K8S_POD_NAMESPACE"));
         Ok(Self {
             tenant: match tenant {
-                Some(tenant) => named("tenant", TenantName::new(tenant))?,
+                Some(tenant) => parsed_name("tenant", TenantName::new(tenant))?,
                 None => TenantName::default_tenant(),
             },
-            network: named("network", NetworkName::new(network))?,
+            network: parsed_name("network", NetworkName::new(network))?,
             group: group(config, args, in_name)?,
             name: name(config, args, container)?,
             addresses: addresses(config, args)?,
@@ -113,72 +125,81 @@ impl Meaning {
     }
 }
 
-fn group(config: &Config, args: &Args, in_name: Option<&str>) -> Result<Group, Failure> {
+fn group(
+    config: &NetworkConfig,
+    args: &EnvironmentArgs,
+    in_name: Option<&str>,
+) -> Result<GroupChoice, Failure> {
     let stated = match (config.group.as_deref(), in_name) {
         (Some(group), Some(other)) if group != other => {
             return Err(Failure::config(format!(
-                "group is `{group}`, and the network's name says `{other}`: leave one of them out"
+                "group is `{group}`, and the network's name has the group `{other}`: leave one of them out"
             )));
         }
         (group, in_name) => group.or(in_name),
     };
-    match settled("group", stated, GROUP, args)? {
-        Some("") => return Ok(Group::None),
-        Some(group) => return named("group", GroupName::new(group)).map(Group::Named),
+    match agreed_value("group", stated, GROUP_KEY, args)? {
+        Some("") => return Ok(GroupChoice::None),
+        Some(group) => return parsed_name("group", GroupName::new(group)).map(GroupChoice::Named),
         None => {}
     }
     let hint = args.get("NOMAD_GROUP_NAME");
     let hint = hint.and_then(|name| GroupName::new(name).ok());
-    Ok(hint.map_or(Group::None, Group::Hinted))
+    Ok(hint.map_or(GroupChoice::None, GroupChoice::Hinted))
 }
 
-/// What it answers to in DNS: the container's id, too, when it is a name.
-fn name(config: &Config, args: &Args, container: &str) -> Result<Option<String>, Failure> {
+/// The container's name in DNS; its id if no name is set and the id is a valid name.
+fn name(
+    config: &NetworkConfig,
+    args: &EnvironmentArgs,
+    container: &str,
+) -> Result<Option<String>, Failure> {
     let stated = config.container_name.as_deref();
-    let named = settled("containerName", stated, NAME, args)?
+    let parsed_name = agreed_value("containerName", stated, NAME_KEY, args)?
         .or_else(|| args.get("K8S_POD_NAME"))
         .or_else(|| args.get("NOMAD_GROUP_NAME"));
     let by_id = || Name::new(container).ok().map(|_| container);
-    Ok(named.or_else(by_id).map(str::to_owned))
+    Ok(parsed_name.or_else(by_id).map(str::to_owned))
 }
 
-/// Runtime's capability before `args` before `CNI_ARGS`, as CONVENTIONS.md has it.
-fn addresses(config: &Config, args: &Args) -> Result<Vec<IpAddr>, Failure> {
+/// The requested addresses: the runtime's capability, else `args`, else `CNI_ARGS`, as in the CNI
+/// project's CONVENTIONS.md.
+fn addresses(config: &NetworkConfig, args: &EnvironmentArgs) -> Result<Vec<IpAddr>, Failure> {
     let by_capability = &config.runtime_config.ips;
     let by_args = &config.args.cni.ips;
     let asked: Vec<&str> = match (by_capability.as_slice(), by_args.as_slice()) {
-        ([], []) => args.get(IP).into_iter().collect(),
+        ([], []) => args.get(IP_KEY).into_iter().collect(),
         ([], ips) | (ips, _) => ips.iter().map(String::as_str).collect(),
     };
     let parse = |text: &str| {
         let address = text.split('/').next().unwrap_or(text);
-        address.parse().map_err(|error| {
-            Failure::config(format!("`{text}` is no IP address to ask for: {error}"))
-        })
+        address
+            .parse()
+            .map_err(|error| Failure::config(format!("`{text}` is no IP address: {error}")))
     };
     asked.into_iter().map(parse).collect()
 }
 
-/// The configuration's word, else that of `CNI_ARGS`; both may be there when they agree.
-fn settled<'a>(
+/// The configuration's value, else that of `CNI_ARGS`. Both may be set if they are equal.
+fn agreed_value<'a>(
     key: &str,
     config: Option<&'a str>,
     variable: &str,
-    args: &'a Args,
+    args: &'a EnvironmentArgs,
 ) -> Result<Option<&'a str>, Failure> {
     match (config, args.get(variable)) {
         (Some(stated), Some(asked)) if stated != asked => Err(Failure::environment(format!(
-            "CNI_ARGS: {variable} is `{asked}`, and the network configuration says {key} `{stated}`, which nobody may change: leave {variable} out"
+            "CNI_ARGS: {variable} is `{asked}`, and the network configuration sets {key} to `{stated}`, which CNI_ARGS can't change: leave {variable} out"
         ))),
         (stated, asked) => Ok(stated.or(asked)),
     }
 }
 
-fn named<T>(key: &str, name: Result<T, InvalidName>) -> Result<T, Failure> {
+fn parsed_name<T>(key: &str, name: Result<T, InvalidName>) -> Result<T, Failure> {
     name.map_err(|error| Failure::config(format!("{key}: {error}")))
 }
 
-fn refuse_unsupported(config: &Config) -> Result<(), Failure> {
+fn refuse_unsupported(config: &NetworkConfig) -> Result<(), Failure> {
     let set = |value: &Option<Value>| {
         let value = value.clone()?;
         let empty = matches!(&value, Value::Null | Value::Bool(false))
@@ -190,7 +211,7 @@ fn refuse_unsupported(config: &Config) -> Result<(), Failure> {
         (
             "ipam",
             set(&config.ipam),
-            "contiv gives out its networks' addresses itself: leave it out",
+            "contiv assigns its networks' addresses itself: leave it out",
         ),
         (
             "ipMasq",
@@ -215,7 +236,7 @@ fn refuse_unsupported(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An attachment is its container's id and its interface's name; an endpoint's id holds one token.
+/// An endpoint's id: a hash of the container's id and the interface's name, since an id is one token.
 pub(super) fn endpoint_id(container: &str, interface: &str) -> Result<EndpointId, Failure> {
     let text = format!("cni {container} {interface}");
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes());
