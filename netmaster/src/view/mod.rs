@@ -107,7 +107,12 @@ impl View {
             return;
         }
         self.applied = revision;
-        let Some(event) = event else { return };
+        if let Some(event) = event {
+            self.fold(revision, event);
+        }
+    }
+
+    fn fold(&mut self, revision: Revision, event: &Event) {
         match event {
             Event::ClusterCreated(e) => {
                 self.cluster = Some(e.cluster);

@@ -9,10 +9,6 @@
 mod cluster;
 #[path = "../../tests/datapath/rule_text.rs"]
 mod rule_text;
-#[expect(
-    dead_code,
-    reason = "the tests' world, of which a benchmark needs less"
-)]
 #[path = "../../tests/datapath/shell.rs"]
 mod shell;
 #[expect(

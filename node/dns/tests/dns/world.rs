@@ -12,14 +12,14 @@ use node_core::projection::EndpointsView;
 use node_dns::{self as dns, DnsHandle, SocketPlace};
 use tokio::sync::watch;
 
-static NEXT: AtomicU16 = AtomicU16::new(0);
+static NAMESPACE_COUNT: AtomicU16 = AtomicU16::new(0);
 
 /// A namespace with some addresses on its loopback interface, deleted when dropped.
 pub(crate) struct Namespace(pub(crate) String);
 
 impl Namespace {
     pub(crate) fn new(addresses: &[&str]) -> Self {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = NAMESPACE_COUNT.fetch_add(1, Ordering::Relaxed);
         let namespace = Self(format!("dns-{}-{number}", std::process::id()));
         namespace.make(addresses);
         namespace
@@ -124,7 +124,7 @@ pub(crate) fn unused_loopback() -> Ipv4Addr {
     let [high, low] = u16::try_from(std::process::id() % 65_000)
         .unwrap()
         .to_be_bytes();
-    let number = u8::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap();
+    let number = u8::try_from(NAMESPACE_COUNT.fetch_add(1, Ordering::Relaxed)).unwrap();
     Ipv4Addr::new(127, high, low, 10 + number)
 }
 
