@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 pub use self::protocol::{Call, Command, Failure};
 
-use self::outcome::{Attached, Observed};
+use self::outcome::{AttachedInterface, Observed};
 use self::protocol::NetworkConfig;
 use self::target::{AttachTarget, EnvironmentArgs, GroupChoice, endpoint_id};
 use crate::endpoint::{Attach, AttachError, EndpointsHandle, LocalEndpoint, Owner};
@@ -65,22 +65,7 @@ impl Cni {
         let args = EnvironmentArgs::parse(&call.args)?;
         let target = AttachTarget::of(config, &args, &call.container)?;
         let id = endpoint_id(&call.container, &call.interface)?;
-        match self.datapath.netns_kind(Path::new(&call.netns)) {
-            NetnsKind::Container => {}
-            NetnsKind::Gone => return Err(gone(&call.netns)),
-            NetnsKind::Host => {
-                return Err(Failure::environment(format!(
-                    "CNI_NETNS {} is the host's own network namespace",
-                    call.netns
-                )));
-            }
-            NetnsKind::Other => {
-                return Err(Failure::environment(format!(
-                    "CNI_NETNS {} is no network namespace",
-                    call.netns
-                )));
-            }
-        }
+        self.must_be_containers_namespace(&call.netns)?;
         let known = self.endpoints.endpoint(&id);
         match (self.peer(call).await?, known) {
             (None, None) => {}
@@ -118,7 +103,7 @@ impl Cni {
         let success = outcome::success(
             call,
             config,
-            &Attached {
+            &AttachedInterface {
                 attachment: &attachment,
                 host_netns: &host_netns,
                 peer: &peer,
@@ -127,6 +112,19 @@ impl Cni {
         );
         serde_json::to_value(success)
             .map_err(|error| Failure::new(6, "can't write the result", error.to_string()))
+    }
+
+    fn must_be_containers_namespace(&self, netns: &str) -> Result<(), Failure> {
+        match self.datapath.netns_kind(Path::new(netns)) {
+            NetnsKind::Container => Ok(()),
+            NetnsKind::Gone => Err(gone(netns)),
+            NetnsKind::Host => Err(Failure::environment(format!(
+                "CNI_NETNS {netns} is the host's own network namespace"
+            ))),
+            NetnsKind::Other => Err(Failure::environment(format!(
+                "CNI_NETNS {netns} is no network namespace"
+            ))),
+        }
     }
 
     async fn del(&self, call: &Call) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use node_datapath::PeerState;
 
 /// An attached endpoint, as the result describes it.
 #[derive(Debug)]
-pub(super) struct Attached<'a> {
+pub(super) struct AttachedInterface<'a> {
     pub attachment: &'a Attachment,
     /// The path of the host interface's namespace, empty for the host's own.
     pub host_netns: &'a str,
@@ -22,8 +22,12 @@ pub(super) struct Attached<'a> {
 }
 
 /// The result of an ADD: the previous plugins' result, then our interfaces, addresses and routes.
-pub(super) fn success(call: &Call, config: &NetworkConfig, attached: &Attached<'_>) -> Success {
-    let Attached {
+pub(super) fn success(
+    call: &Call,
+    config: &NetworkConfig,
+    attached: &AttachedInterface<'_>,
+) -> Success {
+    let AttachedInterface {
         attachment,
         host_netns,
         peer,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::outcome::{self, Attached, Observed};
+use super::outcome::{self, AttachedInterface, Observed};
 use super::protocol::{Call, Command, Failure, NetworkConfig};
 use super::target::{AttachTarget, EnvironmentArgs, GroupChoice, endpoint_id};
 use crate::endpoint::Attachment;
@@ -242,7 +242,7 @@ fn success(of: Value) -> Value {
         mtu: 1450,
     };
     let config = call.config().unwrap();
-    let attached = Attached {
+    let attached = AttachedInterface {
         attachment: &attachment,
         host_netns: "/run/netns/d",
         peer: &peer(),
