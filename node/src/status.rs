@@ -58,8 +58,8 @@ impl Sources {
         alarms.extend(refused.map(|why| disk_alarm(why, &saved)));
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
         alarms.extend(progress.trouble.map(|text| wrong("datapath", text)));
-        let hindrances = progress.hindrances.iter();
-        alarms.extend(hindrances.map(|it| wrong("host-firewall", it.to_string())));
+        let foreign_drops = progress.foreign_drops.iter();
+        alarms.extend(foreign_drops.map(|it| wrong("host-firewall", it.to_string())));
         alarms.extend(moved(&self.address.borrow(), self.me.vtep));
         alarms.extend(newer(&facts));
         alarms.extend(published.trouble.as_deref().map(unpublished));

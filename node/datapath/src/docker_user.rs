@@ -85,7 +85,7 @@ fn counts(rules: &[String], ours: DockerUserRule) -> bool {
 
 impl Datapath {
     /// Reads our rules in `DOCKER-USER`, and nothing else.
-    pub async fn passages(&self) -> Result<State, DatapathError> {
+    pub async fn docker_user_rules(&self) -> Result<State, DatapathError> {
         let granted = self.kind() == DomainKind::Vrf;
         let seen = observe(&self.inner.host.namespace, granted).await;
         let seen = seen.map_err(failure("list rules of iptables", &Place::Host))?;

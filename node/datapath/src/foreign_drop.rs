@@ -25,17 +25,17 @@ use node_core::resource::{Place, dns_port};
 
 /// A chain of another firewall that drops our packets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hindrance {
+pub struct ForeignDrop {
     pub of: Traffic,
     /// Family and name of the table; `None`: the legacy one of iptables.
     pub table: Option<(String, String)>,
     pub chain: String,
-    pub keeper: Keeper,
+    pub manager: FirewallManager,
 }
 
 /// The firewall manager that owns a table, and overwrites others' changes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Keeper {
+pub enum FirewallManager {
     Firewalld,
     Ufw,
     /// Somebody who runs `iptables`.
@@ -85,13 +85,13 @@ impl Traffic {
     }
 }
 
-impl fmt::Display for Hindrance {
+impl fmt::Display for ForeignDrop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             of,
             table,
             chain,
-            keeper,
+            manager,
         } = self;
         f.write_str(match of {
             Traffic::Forwarded => "this host's firewall drops what containers send each other",
@@ -107,38 +107,38 @@ impl fmt::Display for Hindrance {
             Some((family, name)) => (family.as_str(), name.as_str()),
             None => Default::default(),
         };
-        match (keeper, of) {
-            (Keeper::Firewalld, Traffic::Outer { port, .. }) => write!(
+        match (manager, of) {
+            (FirewallManager::Firewalld, Traffic::Outer { port, .. }) => write!(
                 f,
                 "firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --reload"
             ),
-            (Keeper::Firewalld, _) => f.write_str(
+            (FirewallManager::Firewalld, _) => f.write_str(
                 "firewall-cmd --permanent --zone=trusted --add-interface=cd+; firewall-cmd --reload",
             ),
-            (Keeper::Ufw, Traffic::Forwarded) => f.write_str(
+            (FirewallManager::Ufw, Traffic::Forwarded) => f.write_str(
                 "ufw route allow in on cd+ out on cv+; ufw route allow in on cd+ out on cx+",
             ),
-            (Keeper::Ufw, Traffic::Asked) => f.write_str("ufw allow in on cd+"),
-            (Keeper::Ufw, Traffic::Outer { port, .. }) => write!(f, "ufw allow {port}/udp"),
-            (Keeper::Iptables, Traffic::Forwarded) => write!(
+            (FirewallManager::Ufw, Traffic::Asked) => f.write_str("ufw allow in on cd+"),
+            (FirewallManager::Ufw, Traffic::Outer { port, .. }) => write!(f, "ufw allow {port}/udp"),
+            (FirewallManager::Iptables, Traffic::Forwarded) => write!(
                 f,
                 "iptables -I {chain} -i cd+ -o cv+ -j ACCEPT; iptables -I {chain} -i cd+ -o cx+ -j ACCEPT"
             ),
-            (Keeper::Iptables, Traffic::Asked) => {
+            (FirewallManager::Iptables, Traffic::Asked) => {
                 write!(f, "iptables -I {chain} -i cd+ -j ACCEPT")
             }
-            (Keeper::Iptables, Traffic::Outer { port, .. }) => {
+            (FirewallManager::Iptables, Traffic::Outer { port, .. }) => {
                 write!(f, "iptables -I {chain} -p udp --dport {port} -j ACCEPT")
             }
-            (Keeper::Nft, Traffic::Forwarded) => write!(
+            (FirewallManager::Nft, Traffic::Forwarded) => write!(
                 f,
                 r#"nft insert rule {family} {name} {chain} iifname "cd*" oifname {{ "cv*", "cx*" }} accept"#
             ),
-            (Keeper::Nft, Traffic::Asked) => write!(
+            (FirewallManager::Nft, Traffic::Asked) => write!(
                 f,
                 r#"nft insert rule {family} {name} {chain} iifname "cd*" accept"#
             ),
-            (Keeper::Nft, Traffic::Outer { port, .. }) => write!(
+            (FirewallManager::Nft, Traffic::Outer { port, .. }) => write!(
                 f,
                 "nft insert rule {family} {name} {chain} udp dport {port} accept"
             ),
@@ -149,7 +149,7 @@ impl fmt::Display for Hindrance {
 /// The chain in which ufw puts its users' rules about forwarding.
 const UFW_FORWARD: &str = "ufw-user-forward";
 
-impl Keeper {
+impl FirewallManager {
     fn of(table: &Foreign) -> Self {
         let named = |name| table.chains.iter().any(|chain| chain.name == name);
         match (table.family, table.name.as_str()) {
@@ -183,22 +183,26 @@ enum ChainVerdict {
 
 impl Datapath {
     /// Finds chains of other firewalls that drop our packets; a domain of kind netns has none.
-    pub async fn hindrances(&self) -> Result<Vec<Hindrance>, DatapathError> {
+    pub async fn foreign_drops(&self) -> Result<Vec<ForeignDrop>, DatapathError> {
         if self.kind() == DomainKind::Netns {
             return Ok(Vec::new());
         }
-        self.hindered(&[Traffic::Forwarded, Traffic::Asked]).await
+        self.foreign_drops_of(&[Traffic::Forwarded, Traffic::Asked])
+            .await
     }
 
     /// Finds chains of other firewalls on this host that drop such traffic.
-    pub async fn hindered(&self, traffic: &[Traffic]) -> Result<Vec<Hindrance>, DatapathError> {
+    pub async fn foreign_drops_of(
+        &self,
+        traffic: &[Traffic],
+    ) -> Result<Vec<ForeignDrop>, DatapathError> {
         let host = &self.inner.host;
         let seen = observe(&host.namespace, &host.nftables, traffic).await;
         seen.map_err(failure("list others' rules", &Place::Host))
     }
 
     /// Whether the host has rules of iptables-legacy, whose changes the kernel doesn't notify of.
-    pub async fn has_silent_neighbours(&self) -> Result<bool, DatapathError> {
+    pub async fn has_legacy_firewall(&self) -> Result<bool, DatapathError> {
         let legacy = self.kind() == DomainKind::Vrf && {
             let seen = has_legacy(&self.inner.host.namespace).await;
             seen.map_err(failure("list tables of iptables", &Place::Host))?
@@ -215,7 +219,7 @@ pub(super) async fn observe(
     namespace: &Namespace,
     nftables: &Nftables,
     traffic: &[Traffic],
-) -> io::Result<Vec<Hindrance>> {
+) -> io::Result<Vec<ForeignDrop>> {
     let tables = nft::foreign(namespace, nftables).await?;
     let of_table = |table| traffic.iter().flat_map(move |of| of_table(table, of));
     let mut found: Vec<_> = tables.iter().flat_map(of_table).collect();
@@ -225,13 +229,13 @@ pub(super) async fn observe(
         let listed = listed.map(|output| output.stdout).unwrap_or_default();
         let listed = String::from_utf8_lossy(&listed);
         if legacy_drops(&listed) {
-            found.push(Hindrance {
+            found.push(ForeignDrop {
                 of: Traffic::Forwarded,
                 table: None,
                 chain: "FORWARD".to_owned(),
-                keeper: match listed.contains(UFW_FORWARD) {
-                    true => Keeper::Ufw,
-                    false => Keeper::Iptables,
+                manager: match listed.contains(UFW_FORWARD) {
+                    true => FirewallManager::Ufw,
+                    false => FirewallManager::Iptables,
                 },
             });
         }
@@ -248,7 +252,7 @@ fn legacy_drops(listed: &str) -> bool {
     listed.lines().any(|line| line == "-P FORWARD DROP") && !listed.lines().any(passes)
 }
 
-fn of_table(table: &Foreign, of: &Traffic) -> Vec<Hindrance> {
+fn of_table(table: &Foreign, of: &Traffic) -> Vec<ForeignDrop> {
     let hooked = table.chains.iter().filter(|it| it.hook == Some(of.hook()));
     let drops = |chain: &&Chain<'_>| {
         let dropped = |packet| match walk(table, &chain.name, packet, 0) {
@@ -257,11 +261,11 @@ fn of_table(table: &Foreign, of: &Traffic) -> Vec<Hindrance> {
         };
         of.packets().iter().any(dropped)
     };
-    let dropping = hooked.filter(drops).map(|chain| Hindrance {
+    let dropping = hooked.filter(drops).map(|chain| ForeignDrop {
         of: of.clone(),
         table: Some((table.family.to_owned(), table.name.clone())),
         chain: chain.name.to_string(),
-        keeper: Keeper::of(table),
+        manager: FirewallManager::of(table),
     });
     dropping.collect()
 }

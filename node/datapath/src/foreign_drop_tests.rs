@@ -34,7 +34,7 @@ fn table(
 const FW: (&str, &str) = ("inet", "fw");
 
 /// Rules in `base`, which has the hook, and in `more`.
-fn hindered(hook: &str, policy: &str, rules: &[(&str, Value)]) -> bool {
+fn foreign_drops_of(hook: &str, policy: &str, rules: &[(&str, Value)]) -> bool {
     let table = table(FW, ("base", hook, policy), &["more"], rules);
     let found = |of| !of_table(&table, &of).is_empty();
     found(Traffic::Forwarded) || found(Traffic::Asked)
@@ -46,26 +46,26 @@ fn name(key: &str, right: impl Into<Value>) -> Value {
 
 #[test]
 fn drop_policy_is_reported_unless_our_packets_are_accepted() {
-    assert!(!hindered("forward", "accept", &[]));
-    assert!(hindered("forward", "drop", &[]));
+    assert!(!foreign_drops_of("forward", "accept", &[]));
+    assert!(foreign_drops_of("forward", "drop", &[]));
     let (input, accept) = (name("iifname", json!("cd*")), json!({"accept": null}));
     let to = |right| json!([input, name("oifname", right), {"counter": {}}, accept]);
-    assert!(!hindered(
+    assert!(!foreign_drops_of(
         "forward",
         "drop",
         &[("base", to(json!({"set": ["cv*", "cx*"]})))]
     ));
     assert!(
-        hindered("forward", "drop", &[("base", to(json!("cv*")))]),
+        foreign_drops_of("forward", "drop", &[("base", to(json!("cv*")))]),
         "but not to other nodes"
     );
-    assert!(!hindered(
+    assert!(!foreign_drops_of(
         "forward",
         "drop",
         &[("base", json!([input, accept]))]
     ));
     let other = json!([name("iifname", json!("docker0")), accept]);
-    assert!(hindered("forward", "drop", &[("base", other)]));
+    assert!(foreign_drops_of("forward", "drop", &[("base", other)]));
 }
 
 #[test]
@@ -74,15 +74,15 @@ fn uncertain_rules_are_not_reported() {
         "right": ["established", "related"]}});
     let replies = ("base", json!([state, {"accept": null}]));
     let invalid = ("base", json!([state, {"drop": null}]));
-    assert!(!hindered("forward", "accept", &[invalid]));
+    assert!(!foreign_drops_of("forward", "accept", &[invalid]));
     let news = (
         "base",
         json!([{"match": {"op": "in", "left": {"ct": {"key": "state"}},
         "right": ["new", "untracked"]}}, {"accept": null}]),
     );
-    assert!(!hindered("forward", "drop", &[news]));
+    assert!(!foreign_drops_of("forward", "drop", &[news]));
     let reject = ("base", json!([{"reject": {"type": "icmpx"}}]));
-    assert!(hindered("forward", "accept", &[replies, reject]));
+    assert!(foreign_drops_of("forward", "accept", &[replies, reject]));
 }
 
 #[test]
@@ -97,43 +97,64 @@ fn chains_are_followed() {
         json!([name("iifname", json!("cd*")), comment, {"accept": null}]),
     );
     let back = ("more", json!([{"return": null}]));
-    assert!(!hindered("forward", "drop", &[jump.clone(), ours.clone()]));
-    assert!(hindered("forward", "drop", &[jump.clone(), back, ours]));
+    assert!(!foreign_drops_of(
+        "forward",
+        "drop",
+        &[jump.clone(), ours.clone()]
+    ));
+    assert!(foreign_drops_of(
+        "forward",
+        "drop",
+        &[jump.clone(), back, ours]
+    ));
     let refused = (
         "more",
         json!([{"xt": {"type": "target", "name": "REJECT"}}]),
     );
-    assert!(hindered("forward", "accept", &[jump.clone(), refused]));
+    assert!(foreign_drops_of(
+        "forward",
+        "accept",
+        &[jump.clone(), refused]
+    ));
     // As ufw does by what `nft` doesn't tell of.
     let local = json!({"xt": {"type": "match", "name": "addrtype"}});
     let local = ("more", json!([local, {"return": null}]));
     let dropped = ("more", json!([{"drop": null}]));
     let calls = &[jump.clone(), local, dropped.clone()];
-    assert!(!hindered("forward", "accept", calls), "perhaps");
-    assert!(hindered("forward", "accept", &[jump.clone(), dropped]));
+    assert!(!foreign_drops_of("forward", "accept", calls), "perhaps");
+    assert!(foreign_drops_of(
+        "forward",
+        "accept",
+        &[jump.clone(), dropped]
+    ));
     let round = ("more", json!([{"jump": {"target": "more"}}]));
-    assert!(!hindered("forward", "accept", &[jump, round]), "and end");
+    assert!(
+        !foreign_drops_of("forward", "accept", &[jump, round]),
+        "and end"
+    );
 }
 
 #[test]
 fn name_server_questions_must_pass_the_input_hook() {
-    assert!(hindered("input", "drop", &[]));
+    assert!(foreign_drops_of("input", "drop", &[]));
     let port = |right: Value| {
         let left = json!({"payload": {"protocol": "udp", "field": "dport"}});
         let port = json!({"match": {"op": "==", "left": left, "right": right}});
         [("base", json!([port, {"accept": null}]))]
     };
-    assert!(!hindered("input", "drop", &port(json!(14_753))));
-    assert!(!hindered(
+    assert!(!foreign_drops_of("input", "drop", &port(json!(14_753))));
+    assert!(!foreign_drops_of(
         "input",
         "drop",
         &port(json!({"set": [22, {"range": [14_000, 15_000]}]}))
     ));
-    assert!(hindered("input", "drop", &port(json!(22))));
+    assert!(foreign_drops_of("input", "drop", &port(json!(22))));
     let taken_there = json!([{"match": {"op": "in", "left": {"ct": {"key": "status"}},
         "right": "dnat"}}, {"accept": null}]);
     let rules = [("base", taken_there)];
-    assert!(!hindered("input", "drop", &rules) && hindered("forward", "drop", &rules));
+    assert!(
+        !foreign_drops_of("input", "drop", &rules) && foreign_drops_of("forward", "drop", &rules)
+    );
 }
 
 #[test]

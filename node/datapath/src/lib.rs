@@ -8,7 +8,7 @@
 //! - [`Datapath::open`] checks capabilities, and decides `domain=auto`; [`Datapath::kind`].
 //! - [`Datapath::observe`] reads the [`State`] of all that has our marks, everywhere or in one place.
 //! - [`Datapath::execute`] does ops of [`diff`](node_core::reconcile::diff), and reports every failure.
-//! - [`Datapath::passages`], [`Datapath::hindrances`]: how others' firewalls treat our packets.
+//! - [`Datapath::docker_user_rules`], [`Datapath::foreign_drops`]: how others' firewalls treat our packets.
 //! - [`Datapath::place_peer`] sets up the container's end in a bare namespace.
 //! - An attach is `execute(&diff(&before, &desired_domain(…)))`. It creates the veth with the rest, and
 //!   the peer in the container's namespace; the peer of an engine's endpoint waits in the host's
@@ -55,11 +55,11 @@ pub use self::conntrack::Connection;
 use self::error::failure;
 pub use self::error::{BatchError, DatapathError, Failure};
 use self::execute::Execution;
-pub use self::foreign_drop::{Hindrance, Keeper, Traffic};
+pub use self::foreign_drop::{FirewallManager, ForeignDrop, Traffic};
 pub use self::links::HostAddress;
 use self::listing::{Bodies, Listing};
-use self::monitor::Signing;
-pub use self::monitor::{Sign, Signs};
+use self::monitor::ChangeSender;
+pub use self::monitor::{KernelChange, KernelChanges};
 use self::namespaces::OpenNamespace;
 pub use self::namespaces::NetnsKind;
 use self::netlink::is_absence;
@@ -104,9 +104,9 @@ struct Inner {
     host: OpenNamespace,
     /// The namespaces of domains in which something was done.
     domains: Mutex<BTreeMap<String, OpenNamespace>>,
-    signing: Signing,
+    sender: ChangeSender,
     /// Its only receiver takes it.
-    signs: Mutex<Option<Signs>>,
+    changes: Mutex<Option<KernelChanges>>,
     /// The bodies of fixed rules, as far as they were learned.
     bodies: std::sync::Mutex<Bodies>,
 }
@@ -130,16 +130,16 @@ impl Datapath {
             error,
         };
         let host = Namespace::open(&path).map_err(failed)?;
-        let (signing, signs) = monitor::signs();
-        let host = OpenNamespace::open(Place::Host, host, &[], signing.clone()).await;
+        let (sender, changes) = monitor::channel();
+        let host = OpenNamespace::open(Place::Host, host, &[], sender.clone()).await;
         Ok(Self {
             inner: Arc::new(Inner {
                 kind,
                 netns_dir: options.netns_dir,
                 host: host.map_err(failed)?,
                 domains: Mutex::default(),
-                signing,
-                signs: Mutex::new(Some(signs)),
+                sender,
+                changes: Mutex::new(Some(changes)),
                 bodies: std::sync::Mutex::default(),
             }),
         })
@@ -150,8 +150,8 @@ impl Datapath {
     }
 
     /// The receiver of changes that others make to our kernel objects; the first call gets it.
-    pub async fn signs(&self) -> Option<Signs> {
-        self.inner.signs.lock().await.take()
+    pub async fn kernel_changes(&self) -> Option<KernelChanges> {
+        self.inner.changes.lock().await.take()
     }
 
     /// Learns which bytes the kernel has for these rules when `nft` wrote them: it writes them into

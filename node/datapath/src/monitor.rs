@@ -26,7 +26,7 @@ use super::wire::{NETLINK_NETFILTER, attributes, messages};
 use super::{attributes, command};
 use node_core::resource::{Place, ROUTE_PROTOCOL, TABLE};
 
-/// Changes that wait for the reconciler; more of them are passed on as one [`Sign::Changed`].
+/// Changes that wait for the reconciler; more of them are passed on as one [`KernelChange::Changed`].
 const MAX_WAITING_CHANGES: usize = 256;
 /// The receive buffer: the kernel notifies of a transaction with ten thousand elements at once.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
@@ -45,13 +45,13 @@ const NFT_RULES: [u16; 6] = [0, 2, 3, 5, 6, 8];
 
 /// A change that may be somebody else's, of one of our kernel objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sign {
+pub enum KernelChange {
     /// Somebody changed a route, a neighbor, an address or a rule of ours, or notifications were lost.
     Changed,
     /// Somebody changed our table in this place's netfilter.
     Rules(Place),
     /// Somebody changed rules that aren't ours, which may drop our packets.
-    Neighbour,
+    HostFirewall,
     /// A device with one of our names was gone.
     Gone(String),
     /// A device with one of our names was down.
@@ -60,38 +60,38 @@ pub enum Sign {
     Renamed { from: String, to: String },
 }
 
-/// The sender of [`Signs`], which every listener has.
+/// The sender of [`KernelChanges`], which every listener has.
 #[derive(Debug, Clone)]
-pub(super) struct Signing {
-    signs: mpsc::Sender<Sign>,
+pub(super) struct ChangeSender {
+    changes: mpsc::Sender<KernelChange>,
     overflowed: Arc<AtomicBool>,
 }
 
 /// The receiver of all listeners' changes.
 #[derive(Debug)]
-pub struct Signs {
-    signs: mpsc::Receiver<Sign>,
+pub struct KernelChanges {
+    changes: mpsc::Receiver<KernelChange>,
     overflowed: Arc<AtomicBool>,
 }
 
-pub(super) fn signs() -> (Signing, Signs) {
+pub(super) fn channel() -> (ChangeSender, KernelChanges) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING_CHANGES);
     let overflowed = Arc::new(AtomicBool::new(false));
-    let signing = Signing {
-        signs: sender,
+    let sender = ChangeSender {
+        changes: sender,
         overflowed: Arc::clone(&overflowed),
     };
-    let signs = Signs {
-        signs: receiver,
+    let changes = KernelChanges {
+        changes: receiver,
         overflowed,
     };
-    (signing, signs)
+    (sender, changes)
 }
 
-impl Signing {
+impl ChangeSender {
     /// Returns false if the receiver is gone.
-    fn send(&self, sign: Sign) -> bool {
-        match self.signs.try_send(sign) {
+    fn send(&self, change: KernelChange) -> bool {
+        match self.changes.try_send(change) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.overflowed.store(true, Ordering::Relaxed);
@@ -102,24 +102,27 @@ impl Signing {
     }
 }
 
-impl Signs {
+impl KernelChanges {
     /// Waits for the next change. Nothing is lost when this is cancelled.
-    pub async fn next(&mut self) -> Sign {
-        match self.signs.recv().await {
-            Some(_) if self.overflowed.swap(false, Ordering::Relaxed) => Sign::Changed,
-            Some(sign) => sign,
+    pub async fn next(&mut self) -> KernelChange {
+        match self.changes.recv().await {
+            Some(_) if self.overflowed.swap(false, Ordering::Relaxed) => KernelChange::Changed,
+            Some(change) => change,
             None => std::future::pending().await,
         }
     }
 
     /// Drops the waiting changes, for a full resync finds them. It returns renames and changes of our
     /// tables, which the reconciler reverts before the resync.
-    pub fn clear(&mut self) -> Vec<Sign> {
+    pub fn clear(&mut self) -> Vec<KernelChange> {
         self.overflowed.store(false, Ordering::Relaxed);
         let mut kept = Vec::new();
-        while let Ok(sign) = self.signs.try_recv() {
-            if matches!(sign, Sign::Renamed { .. } | Sign::Rules(_)) {
-                kept.push(sign);
+        while let Ok(change) = self.changes.try_recv() {
+            if matches!(
+                change,
+                KernelChange::Renamed { .. } | KernelChange::Rules(_)
+            ) {
+                kept.push(change);
             }
         }
         kept
@@ -146,7 +149,7 @@ impl Monitor {
         namespace: &Namespace,
         socket: &Socket,
         ours: Ours,
-        signs: Signing,
+        changes: ChangeSender,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Handle::current();
         let open = |protocol, groups: &'static [u32]| {
@@ -171,10 +174,10 @@ impl Monitor {
         for link in socket.links().await? {
             links.learn(&link);
         }
-        let of_route = move |bytes: &[u8]| links.signs(bytes);
-        let route = tokio::spawn(listen(route, signs.clone(), of_route));
-        let nft = tokio::spawn(listen(nft, signs, move |bytes| {
-            nft_signs(bytes, ours.nftables, &place)
+        let of_route = move |bytes: &[u8]| links.changes(bytes);
+        let route = tokio::spawn(listen(route, changes.clone(), of_route));
+        let nft = tokio::spawn(listen(nft, changes, move |bytes| {
+            nft_changes(bytes, ours.nftables, &place)
         }));
         Ok(Self {
             _tasks: [route, nft].map(AbortOnDropHandle::new),
@@ -182,20 +185,24 @@ impl Monitor {
     }
 }
 
-async fn listen(socket: TokioSocket, signs: Signing, mut read: impl FnMut(&[u8]) -> Vec<Sign>) {
+async fn listen(
+    socket: TokioSocket,
+    changes: ChangeSender,
+    mut read: impl FnMut(&[u8]) -> Vec<KernelChange>,
+) {
     loop {
         let found = match socket.recv_from_full().await {
             Ok((bytes, _)) => read(&bytes),
             // ENOBUFS: the kernel dropped some.
             Err(error) if error.raw_os_error() == Some(nix::Error::ENOBUFS as i32) => {
-                vec![Sign::Changed]
+                vec![KernelChange::Changed]
             }
             Err(error) => {
                 tracing::warn!(%error, "can't listen to kernel changes any more; only the periodic resync finds them");
                 return;
             }
         };
-        if !found.into_iter().all(|sign| signs.send(sign)) {
+        if !found.into_iter().all(|change| changes.send(change)) {
             return;
         }
     }
@@ -215,8 +222,8 @@ impl Links {
         }
     }
 
-    fn signs(&mut self, bytes: &[u8]) -> Vec<Sign> {
-        let mut signs = Vec::new();
+    fn changes(&mut self, bytes: &[u8]) -> Vec<KernelChange> {
+        let mut changes = Vec::new();
         let mut rest = bytes;
         while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
             let length = (message.header.length as usize).next_multiple_of(4);
@@ -224,15 +231,15 @@ impl Links {
             let port = message.header.port_number;
             if let NetlinkPayload::InnerMessage(message) = message.payload {
                 let by_others = port != 0 && !self.ours.contains(&port);
-                signs.extend(self.sign(&message, by_others));
+                changes.extend(self.change(&message, by_others));
             }
         }
-        signs
+        changes
     }
 
     /// The kernel changes routes and neighbors on its own only if their device changes, and notifies of
     /// that, too.
-    fn sign(&mut self, message: &RouteNetlinkMessage, by_others: bool) -> Option<Sign> {
+    fn change(&mut self, message: &RouteNetlinkMessage, by_others: bool) -> Option<KernelChange> {
         use RouteNetlinkMessage::{
             DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour,
             NewRoute,
@@ -240,45 +247,45 @@ impl Links {
         match message {
             DelLink(link) => {
                 let name = self.names.remove(&link.header.index)?;
-                is_ours(&name).then_some(Sign::Gone(name))
+                is_ours(&name).then_some(KernelChange::Gone(name))
             }
             NewLink(link) => self.link(link, by_others),
             NewRoute(route) | DelRoute(route) => {
                 let ours = route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
-                (ours && by_others).then_some(Sign::Changed)
+                (ours && by_others).then_some(KernelChange::Changed)
             }
             // VXLAN never names the author of a deleted FDB entry; we delete one seldom, and then resync
             // once more.
             DelNeighbour(entry) if entry.header.family == AddressFamily::Bridge => self
                 .bears_ours(entry.header.ifindex)
-                .then_some(Sign::Changed),
+                .then_some(KernelChange::Changed),
             // For a deleted neighbor come two notifications: failed, with the author, and then gone,
             // without one.
-            NewNeighbour(entry) | DelNeighbour(entry) => {
-                (by_others && self.bears_ours(entry.header.ifindex)).then_some(Sign::Changed)
-            }
-            NewAddress(address) | DelAddress(address) => {
-                (by_others && self.bears_ours(address.header.index)).then_some(Sign::Changed)
-            }
+            NewNeighbour(entry) | DelNeighbour(entry) => (by_others
+                && self.bears_ours(entry.header.ifindex))
+            .then_some(KernelChange::Changed),
+            NewAddress(address) | DelAddress(address) => (by_others
+                && self.bears_ours(address.header.index))
+            .then_some(KernelChange::Changed),
             _ => None,
         }
     }
 
-    fn link(&mut self, link: &LinkMessage, by_others: bool) -> Option<Sign> {
+    fn link(&mut self, link: &LinkMessage, by_others: bool) -> Option<KernelChange> {
         let before = self.names.get(&link.header.index).cloned();
         self.learn(link);
         let now = attributes::name(link)?;
         if let Some(from) = before.filter(|it| it != now && is_ours(it)) {
             let to = now.to_owned();
-            return Some(Sign::Renamed { from, to });
+            return Some(KernelChange::Renamed { from, to });
         }
         if !is_ours(now) {
             return None;
         }
         if !link.header.flags.contains(LinkFlags::Up) {
-            return Some(Sign::Down(now.to_owned()));
+            return Some(KernelChange::Down(now.to_owned()));
         }
-        by_others.then_some(Sign::Changed)
+        by_others.then_some(KernelChange::Changed)
     }
 
     /// Whether it is our device, the loopback device with addresses of ours, or an unknown one.
@@ -297,7 +304,7 @@ fn is_ours(name: &str) -> bool {
 
 /// The changes of our table, or of somebody's rules, that neither our commands made nor our socket with
 /// this port.
-fn nft_signs(bytes: &[u8], port: u32, place: &Place) -> Vec<Sign> {
+fn nft_changes(bytes: &[u8], port: u32, place: &Place) -> Vec<KernelChange> {
     let (mut ours, mut others) = (false, false);
     for message in messages(bytes) {
         let by_us = message.port == port || command::is_ours(message.port);
@@ -312,10 +319,10 @@ fn nft_signs(bytes: &[u8], port: u32, place: &Place) -> Vec<Sign> {
             _ => others |= NFT_RULES.contains(&(message.kind & 0xff)),
         }
     }
-    let signs = [
-        (ours, Sign::Rules(place.clone())),
-        (others, Sign::Neighbour),
+    let changes = [
+        (ours, KernelChange::Rules(place.clone())),
+        (others, KernelChange::HostFirewall),
     ];
-    let signs = signs.into_iter().filter(|(is, _)| *is);
-    signs.map(|(_, sign)| sign).collect()
+    let changes = changes.into_iter().filter(|(is, _)| *is);
+    changes.map(|(_, change)| change).collect()
 }

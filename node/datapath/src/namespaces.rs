@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bus_schema::node::DomainKind;
 
 use super::conntrack::Conntrack;
-use super::monitor::{Monitor, Ours, Signing};
+use super::monitor::{ChangeSender, Monitor, Ours};
 use super::netlink::{Socket, is_absence};
 use super::netns::{self, Namespace};
 use super::nftables::Nftables;
@@ -43,7 +43,7 @@ impl OpenNamespace {
         place: Place,
         namespace: Namespace,
         makers: &[u32],
-        signing: Signing,
+        sender: ChangeSender,
     ) -> io::Result<Self> {
         let socket = Arc::new(Socket::open(&namespace).await?);
         let nftables = Nftables::open(&namespace).await?;
@@ -52,7 +52,7 @@ impl OpenNamespace {
             nftables: nftables.port(),
         };
         Ok(Self {
-            _monitor: Monitor::start(place, &namespace, &socket, ours, signing).await?,
+            _monitor: Monitor::start(place, &namespace, &socket, ours, sender).await?,
             conntrack: Conntrack::open(&namespace).await?,
             namespace,
             socket,
@@ -181,8 +181,8 @@ impl Datapath {
         }
         // Devices are made by the host's socket.
         let makers = [self.inner.host.socket.port()];
-        let signing = self.inner.signing.clone();
-        let open = OpenNamespace::open(place.clone(), namespace, &makers, signing).await?;
+        let sender = self.inner.sender.clone();
+        let open = OpenNamespace::open(place.clone(), namespace, &makers, sender).await?;
         let used = use_it(&open);
         all.insert(name.to_owned(), open);
         Ok(used)

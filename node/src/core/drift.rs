@@ -8,7 +8,7 @@ use node_core::desired::{desired, domain_name, tenants};
 use node_core::projection::Projection;
 use node_core::reconcile::Op;
 use node_core::resource::{Kind, Place, State};
-use node_datapath::Sign;
+use node_datapath::KernelChange;
 
 impl Core {
     /// Looks at the host's own firewall; whether something of ours there has to be put right.
@@ -25,26 +25,26 @@ impl Core {
             self.known.remove(key);
         }
         if found.news {
-            let hindrances = self.neighbours.hindrances().to_vec();
+            let foreign_drops = self.neighbours.foreign_drops().to_vec();
             self.progress
-                .send_modify(|progress| progress.hindrances = hindrances);
+                .send_modify(|progress| progress.foreign_drops = foreign_drops);
         }
         self.host_drifted |= !found.lost.is_empty();
         !found.lost.is_empty()
     }
 
     /// Whether the kernel doesn't hold any more what we know it to hold.
-    pub(super) async fn is_drift(&mut self, sign: &Sign) -> bool {
+    pub(super) async fn is_drift(&mut self, sign: &KernelChange) -> bool {
         match sign {
-            Sign::Changed => true,
-            Sign::Rules(place) => {
+            KernelChange::Changed => true,
+            KernelChange::Rules(place) => {
                 self.torn.insert(place.clone());
                 true
             }
-            Sign::Neighbour => false,
-            Sign::Renamed { from, to } => self.rename_back(from, to).await,
-            Sign::Gone(device) => self.lacks(Kind::Device, device).await,
-            Sign::Down(device) => self.lacks(Kind::Up, device).await,
+            KernelChange::HostFirewall => false,
+            KernelChange::Renamed { from, to } => self.rename_back(from, to).await,
+            KernelChange::Gone(device) => self.lacks(Kind::Device, device).await,
+            KernelChange::Down(device) => self.lacks(Kind::Up, device).await,
         }
     }
 

@@ -47,7 +47,7 @@ use node_core::desired::{
 use node_core::projection::{EndpointsView, Projection, Touched};
 use node_core::reconcile::{Op, diff, flushes_of_vanished, order};
 use node_core::resource::{Object, Place, Resource, State};
-use node_datapath::{BatchError, Datapath, DatapathError, Scope, Sign, Signs};
+use node_datapath::{BatchError, Datapath, DatapathError, KernelChange, KernelChanges, Scope};
 use node_dns::DnsHandle;
 use runtime::pause;
 use servers::Servers;
@@ -180,7 +180,7 @@ impl Core {
         let mut snapshots = endpoints.snapshots();
         drop(endpoints);
         let mut signs = match self.watching.listens {
-            true => self.datapath.signs().await,
+            true => self.datapath.kernel_changes().await,
             false => None,
         };
         let resync = self.watching.resync;
@@ -210,7 +210,7 @@ impl Core {
                         Ok(()) => Wake::View,
                         Err(_) => Wake::Closed,
                     },
-                    sign = next(signs.as_mut()) => Wake::Sign(sign),
+                    sign = next(signs.as_mut()) => Wake::KernelChange(sign),
                     () = until(next_glance) => Wake::Glance,
                     Some(asked) = cleanups.recv() => {
                         self.clean(asked);
@@ -229,12 +229,12 @@ impl Core {
                         }
                         false
                     }
-                    Wake::Sign(Sign::Neighbour) => {
+                    Wake::KernelChange(KernelChange::HostFirewall) => {
                         self.neighbours.heard();
                         next_glance = next_glance.min(Instant::now() + neighbours::SETTLE);
                         false
                     }
-                    Wake::Sign(sign) => self.is_drift(&sign).await,
+                    Wake::KernelChange(sign) => self.is_drift(&sign).await,
                     Wake::Glance => {
                         next_glance = Instant::now() + GLANCE;
                         if self.glance().await {
@@ -248,7 +248,7 @@ impl Core {
                     metrics::drift();
                     self.look.want();
                     // Whoever changes things changes more than one.
-                    for sign in signs.as_mut().map(Signs::clear).unwrap_or_default() {
+                    for sign in signs.as_mut().map(KernelChanges::clear).unwrap_or_default() {
                         self.is_drift(&sign).await;
                     }
                     break;
@@ -535,11 +535,11 @@ impl Core {
             } else {
                 facts.applied
             };
-            let hindrances = self.neighbours.hindrances().to_vec();
+            let foreign_drops = self.neighbours.foreign_drops().to_vec();
             let now = Progress {
                 applied,
                 trouble,
-                hindrances,
+                foreign_drops,
             };
             let changed = *progress != now;
             *progress = now;
@@ -553,7 +553,7 @@ enum Wake {
     Closed,
     Work,
     View,
-    Sign(Sign),
+    KernelChange(KernelChange),
     Glance,
 }
 
@@ -566,7 +566,7 @@ impl Wake {
     }
 }
 
-async fn next(signs: Option<&mut Signs>) -> Sign {
+async fn next(signs: Option<&mut KernelChanges>) -> KernelChange {
     match signs {
         Some(signs) => signs.next().await,
         None => std::future::pending().await,

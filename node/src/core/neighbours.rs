@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use node_core::resource::{Key, Kind, Place, State};
-use node_datapath::{Datapath, DatapathError, Hindrance};
+use node_datapath::{Datapath, DatapathError, ForeignDrop};
 
 /// From a change in others' rules to the look at them: whoever changes one changes more.
 pub(super) const SETTLE: Duration = Duration::from_millis(200);
@@ -18,7 +18,7 @@ pub(super) struct Neighbours {
     /// Since the last look.
     changed: bool,
     not_before: Instant,
-    hindrances: Vec<Hindrance>,
+    foreign_drops: Vec<ForeignDrop>,
 }
 
 /// What a look found.
@@ -36,7 +36,7 @@ impl Neighbours {
             datapath,
             changed: true,
             not_before: now,
-            hindrances: Vec::new(),
+            foreign_drops: Vec::new(),
         }
     }
 
@@ -44,8 +44,8 @@ impl Neighbours {
         self.changed = true;
     }
 
-    pub(super) fn hindrances(&self) -> &[Hindrance] {
-        &self.hindrances
+    pub(super) fn foreign_drops(&self) -> &[ForeignDrop] {
+        &self.foreign_drops
     }
 
     /// Looks, when there may be something to see. A failure is told once in the log, and the next
@@ -62,11 +62,11 @@ impl Neighbours {
     }
 
     async fn look(&mut self, known: &State, now: Instant) -> Result<Found, DatapathError> {
-        let silent = self.datapath.has_silent_neighbours().await?;
+        let silent = self.datapath.has_legacy_firewall().await?;
         if !self.changed && !silent {
             return Ok(Found::default());
         }
-        let seen = self.datapath.passages().await?;
+        let seen = self.datapath.docker_user_rules().await?;
         let host = known.of(&Place::Host);
         let lost = |key: &&Key| key.kind == Kind::DockerUserRule && seen.get(key).is_none();
         let lost: Vec<_> = host
@@ -84,9 +84,9 @@ impl Neighbours {
         }
         self.not_before = now + HINDRANCES;
         self.changed = false;
-        let hindrances = self.datapath.hindrances().await?;
-        let news = self.hindrances != hindrances;
-        self.hindrances = hindrances;
+        let foreign_drops = self.datapath.foreign_drops().await?;
+        let news = self.foreign_drops != foreign_drops;
+        self.foreign_drops = foreign_drops;
         let lost = Vec::new();
         Ok(Found { lost, news })
     }

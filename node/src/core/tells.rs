@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::endpoint::Kernel;
 use crate::healing::Healings;
-use node_datapath::Hindrance;
+use node_datapath::ForeignDrop;
 
 /// How it is noticed that others changed something in the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct Progress {
     /// Absent: all is as desired.
     pub trouble: Option<String>,
     /// Others' firewalls that drop what is ours.
-    pub hindrances: Vec<Hindrance>,
+    pub foreign_drops: Vec<ForeignDrop>,
 }
 
 /// Where the core tells what it did.

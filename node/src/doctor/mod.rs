@@ -127,7 +127,7 @@ async fn firewall(params: &Params, datapath: &Datapath, port: u16) -> Finding {
         interface: interface_of(params.vtep).unwrap_or_default(),
         port,
     };
-    match datapath.hindered(&[outer]).await {
+    match datapath.foreign_drops_of(&[outer]).await {
         Ok(found) if found.is_empty() => Finding::new(
             Grade::Fine,
             about,

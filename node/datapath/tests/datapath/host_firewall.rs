@@ -152,17 +152,17 @@ async fn foreign_drop_is_reported_with_the_command_that_helps() {
     let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
     world.attach(0, "red", "net", "app", "20.1.1.2").await;
     let netns = world.hosts[0].netns.clone();
-    let hindrances = async || {
-        let seen = world.hosts[0].datapath.hindrances().await;
+    let foreign_drops = async || {
+        let seen = world.hosts[0].datapath.foreign_drops().await;
         let seen = seen.expect("listed");
         seen.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(hindrances().await, Vec::<String>::new());
+    assert_eq!(foreign_drops().await, Vec::<String>::new());
     run(&format!(
         "ip netns exec {netns} nft -f - <<'X'\ntable inet fw {{\nchain guard {{\n\
          type filter hook forward priority 10; policy drop;\nct state established accept\n}}\n}}\nX"
     ));
-    let found = hindrances().await;
+    let found = foreign_drops().await;
     if world.hosts[0].params.kind == DomainKind::Netns {
         assert_eq!(found, Vec::<String>::new());
         assert!(pings(&web, "20.1.1.2"));
@@ -178,7 +178,7 @@ async fn foreign_drop_is_reported_with_the_command_that_helps() {
         line.replacen("nft ", "nft '", 1) + "'"
     ));
     assert!(pings(&web, "20.1.1.2"));
-    assert_eq!(hindrances().await, Vec::<String>::new());
+    assert_eq!(foreign_drops().await, Vec::<String>::new());
 }
 
 /// As the kernel's `nft_trans_stress.sh`: transactions of others at the same time.
@@ -267,8 +267,8 @@ async fn let_through(fw: (&str, &str), lines: &[&str], told: (&str, &str)) {
             load(&host.netns, program, rules);
         }
     };
-    let hindrances = async || {
-        let seen = world.hosts[0].datapath.hindrances().await;
+    let foreign_drops = async || {
+        let seen = world.hosts[0].datapath.foreign_drops().await;
         let seen = seen.expect("listed");
         seen.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -282,7 +282,7 @@ async fn let_through(fw: (&str, &str), lines: &[&str], told: (&str, &str)) {
     load(fw);
     if world.hosts[0].params.kind == DomainKind::Vrf {
         assert_eq!(talk(), [false; 2]);
-        let found = hindrances().await;
+        let found = foreign_drops().await;
         assert_eq!(found.len(), lines.len(), "{found:#?}");
         assert_eq!(asks(), lines.len() == 1);
         for (said, line) in found.iter().zip(lines) {
@@ -292,5 +292,5 @@ async fn let_through(fw: (&str, &str), lines: &[&str], told: (&str, &str)) {
     }
     assert_eq!(talk(), [true; 2]);
     assert!(asks());
-    assert_eq!(hindrances().await, Vec::<String>::new());
+    assert_eq!(foreign_drops().await, Vec::<String>::new());
 }
