@@ -128,7 +128,7 @@ impl Nftables {
                 body.number(OBJECT_TYPE, COUNTER);
             });
             dump(socket, &request, |body| {
-                counters.extend(objects::counter(body))
+                counters.extend(objects::counter(body));
             })?;
             Ok(counters)
         };
@@ -172,7 +172,7 @@ fn generation(socket: &Socket) -> io::Result<Option<u32>> {
 fn read_table(socket: &Socket, bodies: &Bodies) -> io::Result<Option<Listing>> {
     let mut request = Buffer::default();
     request.message((GET_TABLE, REQUEST, 0), GENERAL_HEADER, |body| {
-        body.text(OF_TABLE, TABLE)
+        body.text(OF_TABLE, TABLE);
     });
     let flags = get(socket, &request, |body| Some(objects::table(body)?.1));
     let flags = match flags {

@@ -200,7 +200,7 @@ impl Batch {
             it.number(SET_DATA_TYPE, data_type);
             it.number(SET_DATA_LEN, data_len);
             it.nest(SET_DESC, |it| {
-                it.number(DESC_SIZE, map.entries.len() as u32)
+                it.number(DESC_SIZE, map.entries.len() as u32);
             });
             it.number(SET_ID, id);
             if map.of_marks {

@@ -12,11 +12,11 @@ use crate::world::{World, sh};
 fn replace_last_rule(world: &World, chain: &str) {
     let listed = world.in_domain(0, "red", &format!("nft -a list chain inet contiv {chain}"));
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let rules = text.lines().filter_map(|line| {
+    let mut rules = text.lines().filter_map(|line| {
         let (_, rest) = line.split_once("comment \"")?;
         rest.split_once("\" # handle ")
     });
-    let (comment, handle) = rules.last().unwrap_or_else(|| panic!("{text}"));
+    let (comment, handle) = rules.next_back().unwrap_or_else(|| panic!("{text}"));
     let rule =
         format!(r#"replace rule inet contiv {chain} handle {handle} accept comment "{comment}""#);
     let netns = world.netfilter(0, "red");
