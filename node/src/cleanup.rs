@@ -1,6 +1,6 @@
-//! `netctl node cleanup`: what an earlier life left over is found and returned now, not at the next
-//! look: endpoints whose namespace is gone, endpoints and addresses that the engine doesn't know, and
-//! whatever in the kernel bears our marks and belongs to nothing.
+//! `netctl node cleanup` finds and removes at once, not at the next resync, what an earlier process left
+//! over: endpoints whose namespace is gone, endpoints and addresses that the engine doesn't have, and
+//! kernel objects with our marks that belong to nothing.
 
 use std::time::Duration;
 
@@ -10,29 +10,29 @@ use tokio::time::timeout;
 
 use crate::endpoint::{EndpointsHandle, vanished};
 
-/// Each part may take so long; who asked waits ten seconds.
-const LIMIT: Duration = Duration::from_secs(4);
+/// The limit of each part; netctl waits for ten seconds.
+const PART_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Who looks answers here.
-pub type Asked = oneshot::Sender<Cleanup>;
+/// Receives the result of one part.
+pub type CleanupReply = oneshot::Sender<Cleanup>;
 
-/// Cheap to clone.
+/// Cleans up all parts. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cleaner {
     pub endpoints: EndpointsHandle,
     /// Absent: no engine is served.
-    pub engine: Option<mpsc::Sender<Asked>>,
-    pub core: mpsc::Sender<Asked>,
+    pub engine: Option<mpsc::Sender<CleanupReply>>,
+    pub core: mpsc::Sender<CleanupReply>,
 }
 
 impl Cleaner {
-    /// The kernel last: what belonged to an endpoint goes with it.
+    /// Cleans up the kernel last: the objects of an endpoint are removed with it.
     pub async fn clean(&self) -> Cleanup {
         let mut all = vanished::sweep(&self.endpoints).await;
         if let Some(engine) = &self.engine {
-            add(&mut all, ask(engine, "the engine").await);
+            add(&mut all, request(engine, "the engine").await);
         }
-        add(&mut all, ask(&self.core, "the kernel").await);
+        add(&mut all, request(&self.core, "the kernel").await);
         all
     }
 }
@@ -42,17 +42,17 @@ fn add(all: &mut Cleanup, part: Cleanup) {
     all.failed.extend(part.failed);
 }
 
-async fn ask(who: &mpsc::Sender<Asked>, what: &str) -> Cleanup {
+async fn request(part: &mpsc::Sender<CleanupReply>, name: &str) -> Cleanup {
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        who.send(answer).await.ok()?;
+        part.send(answer).await.ok()?;
         answered.await.ok()
     };
-    match timeout(LIMIT, asked).await {
+    match timeout(PART_TIMEOUT, asked).await {
         Ok(Some(cleanup)) => cleanup,
         Ok(None) | Err(_) => Cleanup {
             done: Vec::new(),
-            failed: vec![format!("{what} couldn't be looked at: try again")],
+            failed: vec![format!("{name} didn't answer: try again")],
         },
     }
 }

@@ -1,5 +1,5 @@
-//! What others changed of what is ours, and was put right: counted by whoever put it right, told
-//! in the node's status and, by `bus`, in the tail.
+//! Counts healings: changes that other programs made to our kernel objects, and that were reverted. The
+//! node's status has the counts; `bus` publishes each healing for `netctl events`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use runtime::lock;
 use runtime::now;
 
-/// Cheap to clone.
+/// The counts of healings. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Healings {
     counted: watch::Sender<Healing>,
-    /// How it stood when the tail was last told.
-    told: Arc<Mutex<Healing>>,
+    /// The counts at the last publication.
+    reported: Arc<Mutex<Healing>>,
 }
 
 impl Healings {
@@ -23,7 +23,7 @@ impl Healings {
         self.counted.subscribe()
     }
 
-    /// These were put right: of each its kind, and what it is.
+    /// Counts healings, each by its kind and its text.
     pub fn note(&self, healed: Vec<(&str, String)>) {
         let Some((_, what)) = healed.last().cloned() else {
             return;
@@ -37,20 +37,20 @@ impl Healings {
         });
     }
 
-    /// What the tail wasn't told of yet, and how it stands then.
-    pub fn untold(&self) -> Option<(BTreeMap<String, u64>, Healed, Healing)> {
+    /// The healings since the last publication: counts by kind, the last one, and the new total.
+    pub fn unreported(&self) -> Option<(BTreeMap<String, u64>, Healed, Healing)> {
         let now = self.counted.borrow().clone();
-        let news = now.since(&self.told());
+        let news = now.since(&self.reported());
         let last = now.last.clone().filter(|_| !news.is_empty())?;
         Some((news, last, now))
     }
 
-    pub fn is_told(&self, healing: Healing) {
-        *self.told() = healing;
+    pub fn set_reported(&self, healing: Healing) {
+        *self.reported() = healing;
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, Healing> {
-        lock(&self.told)
+    fn reported(&self) -> std::sync::MutexGuard<'_, Healing> {
+        lock(&self.reported)
     }
 }
 
@@ -59,18 +59,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_told_once_also_when_telling_failed_before() {
+    fn healings_are_reported_once_also_after_a_failed_publication() {
         let healings = Healings::default();
-        assert!(healings.untold().is_none());
+        assert!(healings.unreported().is_none());
         healings.note(vec![("route", "r1".to_owned()), ("fdb", "f1".to_owned())]);
-        // Nobody heard it.
-        healings.untold().unwrap();
+        // This publication failed.
+        healings.unreported().unwrap();
         healings.note(vec![("route", "r2".to_owned())]);
-        let (news, last, told) = healings.untold().unwrap();
+        let (news, last, total) = healings.unreported().unwrap();
         let expected: BTreeMap<String, u64> =
             [("fdb".to_owned(), 1), ("route".to_owned(), 2)].into();
         assert_eq!((news, last.what.as_str()), (expected, "r2"));
-        healings.is_told(told);
-        assert!(healings.untold().is_none());
+        healings.set_reported(total);
+        assert!(healings.unreported().is_none());
     }
 }

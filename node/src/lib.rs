@@ -1,7 +1,8 @@
 //! netplugin, the daemon of every node. It joins three crates: `node-core` decides, `node-datapath`
 //! configures the kernel, `node-dns` answers names.
 //!
-//! Docker, CNI, the local socket, DNS and the bus all go through `endpoint` and the core.
+//! Docker, CNI and the local socket attach endpoints through `endpoint`; the core configures the kernel
+//! for them, and the bus publishes them.
 
 pub mod bus;
 pub mod check;
@@ -14,10 +15,14 @@ pub mod doctor;
 pub mod endpoint;
 mod frames;
 pub mod healing;
+pub mod identity;
 pub mod inquiry;
 pub mod local;
 pub mod metrics;
 pub mod outer_drops;
+pub mod requests;
+#[cfg(test)]
+mod small_disk;
 pub mod status;
 pub mod steps;
 pub mod store;

@@ -9,7 +9,7 @@ use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::core::Watching;
-use node::daemon::{self, Config, Ended, StartError};
+use node::daemon::{self, DaemonConfig, Ended, StartError};
 use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
 use node::local::client::{ClientError, ask};
@@ -251,7 +251,7 @@ async fn check(run: Run) -> ExitCode {
     };
     match node::check::check(&folder, config.domain).await {
         Ok(kind) => {
-            let Config { name, vtep, .. } = config;
+            let DaemonConfig { name, vtep, .. } = config;
             print_line(&format!(
                 "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were created and removed for the test"
             ));
@@ -284,7 +284,7 @@ fn code_of(error: &StartError) -> u8 {
     }
 }
 
-fn config(run: Run) -> anyhow::Result<Config> {
+fn config(run: Run) -> anyhow::Result<DaemonConfig> {
     use anyhow::Context;
     let machine = std::fs::read_to_string(&run.machine_id_file).with_context(|| {
         format!(
@@ -299,7 +299,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         run.machine_id_file.display()
     );
     let logged = store::logged_vtep(&run.state_dir, &run.name);
-    Ok(Config {
+    Ok(DaemonConfig {
         name: run.name,
         machine: MachineId(machine.to_owned()),
         vtep: underlay::resolve(&run.underlay, logged)?,

@@ -1,4 +1,4 @@
-//! What the node says of itself, put together from everybody's part.
+//! The node's status, collected from all parts.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use bus_schema::node::{
 };
 use tokio::sync::watch;
 
-use crate::bus::{Identity, Own, Published};
 use crate::core::Progress;
-use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
+use crate::endpoint::{Kernel, LocalEndpoint, Locals, OwnEndpoints, Published, Snapshot};
+use crate::identity::Identity;
 use crate::metrics;
 use crate::store::Saved;
 use crate::underlay::Change;
@@ -20,35 +20,35 @@ use node_core::projection::Projection;
 use node_dns::DnsHandle;
 use runtime::pause;
 
-/// Where the parts come from.
+/// The channels from which the status is collected.
 #[derive(Debug)]
-pub struct Sources {
+pub struct StatusSources {
     pub me: Identity,
     pub domain: DomainKind,
     pub log: watch::Receiver<LogState>,
     pub progress: watch::Receiver<Progress>,
     pub facts: watch::Receiver<Projection>,
-    /// How far the facts are on disk.
+    /// The state of the facts on disk.
     pub saved: watch::Receiver<Saved>,
     pub snapshots: watch::Receiver<Snapshot>,
     pub kernel: watch::Receiver<Kernel>,
     pub published: watch::Receiver<Published>,
-    /// Where the machine stands with its outer address.
+    /// Whether the machine still has the underlay's address.
     pub address: watch::Receiver<Change>,
     pub engine: watch::Receiver<Option<EngineStatus>>,
     pub engine_alarms: watch::Receiver<Vec<Alarm>>,
     pub dns: DnsHandle,
     pub healing: watch::Receiver<Healing>,
-    /// From the start: of damaged files.
+    /// Alarms of the start: of damaged files.
     pub alarms: Vec<Alarm>,
 }
 
-impl Sources {
+impl StatusSources {
     pub fn status(&self) -> NodeStatus {
         let facts = self.facts.borrow();
         let snapshot = self.snapshots.borrow().clone();
         let published = self.published.borrow().clone();
-        let own = Own::of(&snapshot, &self.kernel.borrow());
+        let own = OwnEndpoints::of(&snapshot, &self.kernel.borrow());
         let endpoints = snapshot.endpoints;
         let log = self.log.borrow().clone();
         let progress = self.progress.borrow().clone();
@@ -63,9 +63,8 @@ impl Sources {
         alarms.extend(moved(&self.address.borrow(), self.me.vtep));
         alarms.extend(newer(&facts));
         alarms.extend(published.trouble.as_deref().map(unpublished));
-        let deaf = self.dns.troubles().into_iter();
-        alarms
-            .extend(deaf.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
+        let dns = self.dns.troubles().into_iter();
+        alarms.extend(dns.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
         alarms.extend(self.alarms.iter().cloned());
         alarms.extend(self.engine_alarms.borrow().iter().cloned());
         alarms.sort_by_key(|it| it.grade);
@@ -75,13 +74,13 @@ impl Sources {
             machine: self.me.machine.clone(),
             vtep: self.me.vtep,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            // What a restart forgets isn't reported.
+            // Revisions that a restart would forget don't count.
             applied: progress.applied.min(saved.revision),
             log,
             engine: self.engine.borrow().clone(),
             domain: self.domain,
             endpoints: endpoints.len() as u64,
-            unpublished: published.lacks(&own),
+            unpublished: published.missing_count(&own),
             blocks: facts.blocks_of(&self.me.node) as u64,
             drained: member.is_some_and(|it| it.drained),
             left: member.is_some_and(|it| it.left),
@@ -92,7 +91,7 @@ impl Sources {
         }
     }
 
-    /// Keeps the status at what the parts say.
+    /// Updates the status after each change of a part.
     pub async fn keep(mut self, status: watch::Sender<NodeStatus>) {
         loop {
             let now = self.status();
@@ -113,7 +112,7 @@ impl Sources {
                 changed = self.engine.changed() => changed.is_err(),
                 changed = self.healing.changed() => changed.is_err(),
                 changed = self.engine_alarms.changed() => changed.is_err(),
-                // Name servers don't tell when they come and go.
+                // Name servers have no channel.
                 () = pause(Duration::from_millis(STATUS_EVERY_MS)) => false,
             };
             if closed {
@@ -138,7 +137,7 @@ fn log_alarm(log: &LogState) -> Option<Alarm> {
 
 fn disk_alarm(why: &str, saved: &Saved) -> Alarm {
     let text = format!(
-        "this node's disk takes no writes: {why}; what the log says after revision {} is enforced, but a restart would forget it, and attaching an endpoint may fail: make room in the state folder, or mount it writable",
+        "this node's disk takes no writes: {why}; events after revision {} are enforced, but a restart would forget them, and attaching an endpoint may fail: make room in the state folder, or mount it writable",
         saved.revision
     );
     wrong("disk", text)
@@ -162,7 +161,7 @@ fn unpublished(trouble: &str) -> Alarm {
     wrong(
         "unpublished",
         format!(
-            "other nodes don't hear of this node's endpoints, nor it of theirs, so names are missing or old: {trouble}"
+            "this node exchanges no endpoints with other nodes, so names are missing or old: {trouble}"
         ),
     )
 }
@@ -179,12 +178,12 @@ fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
     newer.map(|what| {
         wrong(
             "older-than-log",
-            format!("{what} uses what this netplugin doesn't know: upgrade it"),
+            format!("{what} uses a feature that this netplugin doesn't have: upgrade it"),
         )
     })
 }
 
-/// Endpoints whose address isn't this node's to use any more; they are closed.
+/// An alarm of the endpoints that are closed because this node doesn't hold their addresses any more.
 fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Vec<Alarm> {
     let closed = |endpoint: &&LocalEndpoint| {
         let network = facts.network(&endpoint.tenant, &endpoint.network);

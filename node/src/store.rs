@@ -1,13 +1,16 @@
-//! What this node keeps on disk of the log and of other nodes, so that it starts with its last facts
-//! when the bus is away.
+//! The log and other nodes' endpoints on disk, so that a node starts with its last facts without the
+//! bus.
 //!
-//! The projection is saved as a whole, now and then; the events behind it are appended to files
-//! beside it, each before anybody acts on it ([`events`]). Other nodes' endpoints are saved so that
-//! their names go on resolving. A projection that can't be read is kept aside, and the node starts
-//! from the log's first event and says so. Of what an older build folded only the cluster's id is
-//! read: that build skipped what this one knows, and closed the tenants concerned.
+//! The projection is saved as a whole, at most once in [`SAVE_INTERVAL`]; the events behind it are
+//! appended to files beside it before any part of the node uses them ([`events`]). A projection that
+//! can't be read is kept under another name; the node reads the log from its first event then, and an
+//! alarm says so. Of a projection of an older build only the cluster's id is read: that build skipped
+//! events that this one knows, and closed the tenants concerned.
 
+mod changes;
+pub(crate) mod checked;
 mod events;
+pub mod peers;
 
 use std::io;
 use std::net::IpAddr;
@@ -21,24 +24,23 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoint::{LocalEndpoint, Snapshot};
-use crate::frames::replace;
+pub(crate) use changes::Changes;
 use events::Events;
-pub use events::Message;
-use node_core::projection::{EndpointsView, Projection, Remembered};
+pub use events::LogMessage;
+use node_core::projection::Projection;
 use runtime::pause;
 
-/// Between two saves of the projection.
-const EVERY: Duration = Duration::from_secs(3);
+/// The pause between two saves, and between two checks of the file system.
+const SAVE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How far the facts are on disk.
+/// The state of the facts on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Saved {
-    /// A restart knows the log up to here.
+    /// After a restart the node has the log up to here.
     pub revision: Revision,
-    /// Why the disk took no writes when there was something to write.
+    /// The reason why the last write failed.
     pub trouble: Option<String>,
-    /// What the file system says of itself: that it is full or read-only.
+    /// The reason why writes would fail: the file system is full or read-only.
     pub state: Option<String>,
 }
 
@@ -53,7 +55,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Reads what is there. The alarms say what of it is damaged.
+    /// Opens the folder and reads the facts. The alarms name damaged files.
     pub fn open(folder: &Path) -> io::Result<(Self, Projection, Vec<Alarm>)> {
         let projection = folder.join("projection");
         let (mut facts, damage) = load(&projection)?;
@@ -87,13 +89,13 @@ impl Disk {
         self.saved.subscribe()
     }
 
-    /// Returns when the messages are on disk, or when it is known that the disk refuses them: they
-    /// are tried again then, and [`Saved`] says so.
-    pub async fn append(&self, messages: Vec<Message>) {
-        self.work(|events| events.append(messages)).await.ok();
+    /// Returns when the messages are on disk, or when the disk has refused them: then they are tried
+    /// again, and [`Saved`] has the reason.
+    pub async fn append(&self, messages: Vec<LogMessage>) {
+        self.write(|events| events.append(messages)).await.ok();
     }
 
-    /// Saves the facts as they are now; events behind them go on to be written meanwhile.
+    /// Saves the current facts; events behind them can be written meanwhile.
     async fn save(&self, facts: &watch::Receiver<Projection>) {
         let _saving = self.saving.lock().await;
         self.events.lock().await.rotate();
@@ -102,9 +104,9 @@ impl Disk {
         let written = tokio::task::spawn_blocking(move || save(&path, &facts)).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => {
-                self.work(move |events| events.saved(applied)).await.ok();
+                self.write(move |events| events.saved(applied)).await.ok();
             }
-            Err(error) => self.tell(|saved| saved.trouble = Some(error.to_string())),
+            Err(error) => self.update(|saved| saved.trouble = Some(error.to_string())),
         }
     }
 
@@ -112,7 +114,7 @@ impl Disk {
     pub async fn reset(&self, forget: impl FnOnce()) -> io::Result<()> {
         let _saving = self.saving.lock().await;
         let path = self.projection.clone();
-        self.work(move |events| {
+        self.write(move |events| {
             remove(&path)?;
             events.reset()
         })
@@ -121,22 +123,23 @@ impl Disk {
         Ok(())
     }
 
-    /// Whoever stops waiting doesn't stop the work, and the next work waits for it.
-    async fn work(
+    /// Runs blocking work on the files. It continues if the caller stops waiting, and the next work waits
+    /// for it.
+    async fn write(
         &self,
         work: impl FnOnce(&mut Events) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let mut events = Arc::clone(&self.events).lock_owned().await;
         let worked = tokio::task::spawn_blocking(move || (work(&mut events), events.end()));
         let (done, revision) = worked.await.map_err(io::Error::other)?;
-        self.tell(|saved| {
+        self.update(|saved| {
             saved.revision = revision;
             saved.trouble = done.as_ref().err().map(ToString::to_string);
         });
         done
     }
 
-    fn tell(&self, change: impl FnOnce(&mut Saved)) {
+    fn update(&self, change: impl FnOnce(&mut Saved)) {
         self.saved.send_if_modified(|saved| {
             let before = saved.clone();
             change(saved);
@@ -148,7 +151,7 @@ impl Disk {
     }
 }
 
-/// What was saved, or nothing. The alarm tells of a file that can't be read.
+/// Loads the saved projection, if there is one. The alarm names a file that can't be read.
 fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -161,7 +164,7 @@ fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
         return Ok((projection, None));
     }
     let kept = path.with_extension("damaged");
-    // On a disk that takes no writes it stays where it is.
+    // On a disk that refuses writes it stays where it is.
     let kept = match std::fs::rename(path, &kept) {
         Ok(()) => kept,
         Err(_) => path.to_owned(),
@@ -173,19 +176,19 @@ fn load(path: &Path) -> io::Result<(Projection, Option<Alarm>)> {
     Ok((Projection::default(), Some(damage_alarm(text))))
 }
 
-/// All that was lost is read from the log.
+/// An alarm of a damaged file, whose content is read from the log again.
 fn damage_alarm(text: String) -> Alarm {
     Alarm::new(Grade::Warning, "state-damaged", text)
 }
 
-/// The outer address that the saved facts have for this node.
+/// This node's outer address in the saved facts.
 pub fn logged_vtep(state_dir: &Path, me: &NodeName) -> Option<IpAddr> {
     let saved = decode(&std::fs::read(state_dir.join("projection")).ok()?)?;
     saved.nodes.get(me).map(|it| it.vtep)
 }
 
 fn save(path: &Path, projection: &Projection) -> io::Result<()> {
-    write(path, codec::to_bytes(&(SCHEMA, projection)))
+    checked::write(path, codec::to_bytes(&(SCHEMA, projection)))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -196,35 +199,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What other nodes published; nothing, when it can't be read: the bus tells it anew.
-pub fn load_endpoints(path: &Path) -> Remembered {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let known = whole(&bytes).and_then(|body| codec::from_bytes(body).ok());
-    known.unwrap_or_default()
-}
-
-fn save_endpoints(path: &Path, known: &Remembered) -> io::Result<()> {
-    write(path, codec::to_bytes(known))
-}
-
-fn write(path: &Path, body: Vec<u8>) -> io::Result<()> {
-    let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
-    bytes.extend(body);
-    replace(path, &bytes)?;
-    Ok(())
-}
-
-fn whole(bytes: &[u8]) -> Option<&[u8]> {
-    let (sum, body) = bytes.split_first_chunk::<4>()?;
-    (u32::from_le_bytes(*sum) == crc32fast::hash(body)).then_some(body)
-}
-
 fn decode(bytes: &[u8]) -> Option<Projection> {
-    let body = whole(bytes)?;
+    let body = checked::body(bytes)?;
     let older = match codec::from_bytes::<(u16, Projection)>(body) {
         Ok((schema, projection)) if schema >= SCHEMA => return Some(projection),
         Ok((_, projection)) => projection,
-        // Schema 1 didn't say so.
+        // Schema 1 didn't write its number.
         Err(_) => codec::from_bytes(body).ok()?,
     };
     Some(Projection {
@@ -233,22 +213,22 @@ fn decode(bytes: &[u8]) -> Option<Projection> {
     })
 }
 
-/// Saves what changed until it is stopped: the first change at once, further ones now and then. What
-/// the disk refused is tried again, changed or not.
+/// Saves the facts after changes until it is stopped: the first change at once, further ones once in
+/// [`SAVE_INTERVAL`]. A failed save is tried again, also without a change.
 pub async fn keep(disk: Arc<Disk>, facts: watch::Receiver<Projection>, stop: CancellationToken) {
     let mut changes = Changes::new(facts.clone(), stop);
     let saved = disk.saved();
     loop {
         let refused = saved.borrow().trouble.is_some();
-        let again = async {
+        let retry = async {
             match refused {
-                true => pause(EVERY).await,
+                true => pause(SAVE_INTERVAL).await,
                 false => std::future::pending().await,
             }
         };
         let is_more = tokio::select! {
             changed = changes.next() => changed.is_some(),
-            () = again => true,
+            () = retry => true,
         };
         if !is_more {
             return;
@@ -257,107 +237,24 @@ pub async fn keep(disk: Arc<Disk>, facts: watch::Receiver<Projection>, stop: Can
     }
 }
 
-/// Asks the file system now and then whether it takes writes, since there may be nothing to write
-/// for hours; never ends.
-pub async fn watch_state(disk: Arc<Disk>, folder: PathBuf) {
+/// Checks in each [`SAVE_INTERVAL`] whether the file system takes writes, since there may be nothing to
+/// write for hours; never ends.
+pub async fn watch_file_system(disk: Arc<Disk>, folder: PathBuf) {
     loop {
         let folder = folder.clone();
-        let state = tokio::task::spawn_blocking(move || state_of(&folder)).await;
-        disk.tell(|saved| saved.state = state.unwrap_or_default());
-        pause(EVERY).await;
+        let state = tokio::task::spawn_blocking(move || trouble_of(&folder)).await;
+        disk.update(|saved| saved.state = state.unwrap_or_default());
+        pause(SAVE_INTERVAL).await;
     }
 }
 
-fn state_of(folder: &Path) -> Option<String> {
+fn trouble_of(folder: &Path) -> Option<String> {
     let found = statvfs(folder).ok()?;
     if found.flags().contains(FsFlags::ST_RDONLY) {
         return Some("it is mounted read-only".to_owned());
     }
     let is_full = found.blocks() > 0 && found.blocks_available() == 0;
     is_full.then(|| "it has no space left".to_owned())
-}
-
-/// Saves what others published, now and then, until it is stopped.
-pub async fn keep_endpoints(
-    path: PathBuf,
-    me: NodeName,
-    view: watch::Receiver<EndpointsView>,
-    stop: CancellationToken,
-) {
-    let mut changes = Changes::new(view, stop);
-    let mut saved = Remembered::default();
-    while let Some(view) = changes.next().await {
-        let known = view.of_others(&me);
-        if known != saved {
-            let (path, known) = (path.clone(), known.clone());
-            let done = tokio::task::spawn_blocking(move || save_endpoints(&path, &known)).await;
-            if let Ok(Err(error)) = done {
-                tracing::error!(%error, "can't save the endpoints; without the bus a restart forgets names");
-            }
-        }
-        saved = known;
-    }
-}
-
-/// A copy of the journal's endpoints, for the day when that is damaged; none if it can't be read.
-pub fn load_copy(path: &Path) -> Vec<LocalEndpoint> {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let copy = whole(&bytes).and_then(|body| codec::from_bytes(body).ok());
-    copy.unwrap_or_default()
-}
-
-/// Keeps that copy, now and then, until it is stopped. While the journal lacks endpoints the copy
-/// stays as it is.
-pub async fn keep_copy(
-    path: PathBuf,
-    snapshots: watch::Receiver<Snapshot>,
-    stop: CancellationToken,
-) {
-    let mut changes = Changes::new(snapshots, stop);
-    let mut saved = None;
-    while let Some(Snapshot {
-        endpoints, ledger, ..
-    }) = changes.next().await
-    {
-        if ledger.is_incomplete() || saved.as_ref() == Some(&endpoints) {
-            continue;
-        }
-        let (path, copy) = (path.clone(), endpoints.clone());
-        let write = move || {
-            let copy: Vec<&LocalEndpoint> = copy.values().map(AsRef::as_ref).collect();
-            write(&path, codec::to_bytes(&copy))
-        };
-        match tokio::task::spawn_blocking(write).await {
-            Ok(Err(error)) => tracing::error!(%error, "can't save a copy of the endpoints"),
-            Ok(Ok(())) | Err(_) => saved = Some(endpoints),
-        }
-    }
-}
-
-/// What there is to save, [`EVERY`] so often, and at the end what changed since.
-struct Changes<T> {
-    of: watch::Receiver<T>,
-    stop: CancellationToken,
-    begun: bool,
-}
-
-impl<T: Clone> Changes<T> {
-    fn new(of: watch::Receiver<T>, stop: CancellationToken) -> Self {
-        let begun = false;
-        Self { of, stop, begun }
-    }
-
-    async fn next(&mut self) -> Option<T> {
-        if std::mem::replace(&mut self.begun, true) {
-            self.stop.run_until_cancelled(pause(EVERY)).await;
-        }
-        let changed = self.stop.run_until_cancelled(self.of.changed()).await;
-        let is_more = match changed {
-            Some(changed) => changed.is_ok(),
-            None => self.of.has_changed().unwrap_or_default(),
-        };
-        is_more.then(|| self.of.borrow_and_update().clone())
-    }
 }
 
 #[cfg(test)]
@@ -367,7 +264,7 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn what_was_saved_is_loaded_and_damage_is_kept_aside() {
+    fn saved_projection_is_loaded_and_a_damaged_one_is_kept_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("projection");
         let (nothing, alarm) = load(&path).unwrap();
@@ -391,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_build_folded_is_folded_again() {
+    fn projection_of_an_older_build_is_folded_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("projection");
         let id = Some(ClusterId(Uuid::from_u128(1)));
@@ -418,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_clusters_id_is_on_disk_at_once_and_the_last_before_a_stop() {
+    async fn first_change_is_saved_at_once_and_the_last_before_a_stop() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("projection");
         let (disk, ..) = Disk::open(folder.path()).unwrap();
@@ -431,13 +328,13 @@ mod tests {
                 pause(Duration::from_millis(5)).await;
             }
         };
-        let waited = tokio::time::timeout(EVERY / 2, saved).await;
+        let waited = tokio::time::timeout(SAVE_INTERVAL / 2, saved).await;
         waited.expect("saved before the next save is due");
         assert_eq!(load(&path).unwrap().0, *facts.borrow());
 
         facts.send_modify(|facts| facts.applied = Revision(9));
         stop.cancel();
-        let stopped = tokio::time::timeout(EVERY / 2, keeping).await;
+        let stopped = tokio::time::timeout(SAVE_INTERVAL / 2, keeping).await;
         stopped.expect("a stop doesn't wait").unwrap();
         assert_eq!(load(&path).unwrap().0, *facts.borrow());
     }

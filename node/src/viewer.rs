@@ -8,8 +8,8 @@ use bus_schema::node::LogState;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bus::{Identity, Own};
-use crate::endpoint::{Kernel, Snapshot};
+use crate::endpoint::{Kernel, OwnEndpoints, Snapshot};
+use crate::identity::Identity;
 use node_core::projection::{EndpointsView, Projection};
 use runtime::pause;
 
@@ -40,10 +40,10 @@ pub async fn keep(viewer: Viewer) {
     } = viewer;
     let (begin, connecting) = (Instant::now(), log.borrow().clone());
     let mut is_open = true;
-    let mut shown = Own::default();
+    let mut shown = OwnEndpoints::default();
     loop {
         let projection = facts.borrow_and_update().clone();
-        let own = Own::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
+        let own = OwnEndpoints::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
         let state = log.borrow_and_update().clone();
         let reads = state == LogState::CatchingUp || state.has_read_log();
         let left = BUS_ANSWER_TIMEOUT.saturating_sub(begin.elapsed());
@@ -70,9 +70,9 @@ pub async fn keep(viewer: Viewer) {
     }
 }
 
-fn show(view: &mut EndpointsView, me: &Identity, before: &Own, after: &Own) {
+fn show(view: &mut EndpointsView, me: &Identity, before: &OwnEndpoints, after: &OwnEndpoints) {
     for id in before.changes(after) {
-        match after.shown(&id, me) {
+        match after.published(&id, me) {
             Some(endpoint) => view.show(Arc::new(endpoint)),
             None => view.remove(&id, &me.node),
         }

@@ -1,5 +1,5 @@
-//! A cluster's log in memory: the aggregates that netmaster has decide, and each node that isn't cut
-//! off gets the events.
+//! A cluster's log in memory: netmaster's aggregates decide, and each node that isn't cut off gets the
+//! events.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,15 +21,15 @@ use bus_schema::{
     NetworkSpec, NodeName, Pool, PoolKey, Rejection, Revision, Vni,
 };
 use ipnet::IpNet;
-use node::bus::AskError;
 use node::endpoint::EndpointsHandle;
+use node::requests::BusError;
 use runtime::pause;
 use uuid::Uuid;
 
 use crate::world::{Place, group, key, network, tenant};
 
-/// What netmaster refuses, or that it can't be asked.
-type Outcome = Result<Revision, AskError>;
+/// The result of a command.
+type Outcome = Result<Revision, BusError>;
 
 /// The log and what is folded from it. Cheap to clone.
 #[derive(Clone)]
@@ -48,10 +48,10 @@ struct State {
     done: BTreeMap<CommandId, Revision>,
 }
 
-/// Gives a node an event.
+/// Delivers an event to a node.
 type Deliver = Box<dyn Fn(Revision, EventId, &Event) + Send + Sync>;
 
-/// How a node is reached, and what gives it events.
+/// The connection of a node to the log and to netmaster.
 pub(crate) struct Reader {
     cut: AtomicBool,
     pub(crate) endpoints: Mutex<Option<EndpointsHandle>>,
@@ -88,7 +88,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Log {
-    /// A cluster with one network, and a group of it with a pool of its own where `reserved` says so.
+    /// A cluster with one network, and with a group that has the pool `reserved`, if there is one.
     pub(crate) fn new(pool: &Pool, reserved: Option<bus_schema::AddressRange>) -> Self {
         let log = Self {
             state: Arc::default(),
@@ -157,8 +157,8 @@ impl Log {
         self.decide(id, &join).expect("a node joins");
     }
 
-    /// Who holds which block, by as much of the log as `reader` has read; by all of it, when the
-    /// reader isn't cut off.
+    /// The holders of blocks by the part of the log that `reader` has read: all of it, if the reader
+    /// isn't cut off.
     pub(crate) fn blocks(&self, reader: &NodeName, place: Place) -> BTreeMap<IpNet, NodeName> {
         let of_place = Some(AggregateId::Leases(key(place)));
         let read = *lock(&lock(&self.nodes)[reader].read);
@@ -176,12 +176,12 @@ impl Log {
         blocks
     }
 
-    /// Gives a node the events that it hasn't read.
+    /// Delivers the events that a node hasn't read.
     pub(crate) fn catch_up(&self, name: &NodeName) {
         let Some(reader) = lock(&self.nodes).get(name).cloned() else {
             return;
         };
-        // Who cuts the node off waits for this, so that nothing comes afterwards.
+        // `Reader::cut` waits for this lock, so no event is delivered afterwards.
         let mut read = lock(&reader.read);
         if reader.is_cut() {
             return;
@@ -194,10 +194,10 @@ impl Log {
         }
     }
 
-    /// What `from` asks of netmaster.
+    /// Handles a command that `from` sends to netmaster.
     pub(crate) async fn command(&self, from: &Reader, id: CommandId, command: Command) -> Outcome {
         if from.is_cut() {
-            return Err(AskError::Unreachable("cut off".to_owned()));
+            return Err(BusError::Unreachable("cut off".to_owned()));
         }
         tokio::task::yield_now().await;
         match command {
@@ -208,14 +208,14 @@ impl Log {
         }
     }
 
-    fn rejected(&self, rejection: Rejection) -> AskError {
-        AskError::Rejected {
+    fn rejected(&self, rejection: Rejection) -> BusError {
+        BusError::Rejected {
             rejection: Box::new(rejection),
             revision: lock(&self.state).end(),
         }
     }
 
-    /// What netmaster's gateway does with a lease: it asks the holders when no block is free.
+    /// Handles a lease like netmaster's gateway: asks the holders when no block is free.
     async fn lease(&self, id: CommandId, lease: BlockLease) -> Outcome {
         let _one = self.searching.lock().await;
         let pool = lease.pool();
@@ -230,7 +230,7 @@ impl Log {
             match self.search(&lease, &pool).await {
                 Found::Address(revision) => return Ok(revision),
                 Found::Block => {}
-                // A block or an address may have gone to a node that had answered before.
+                // A node that had already answered may have got a block or an address since.
                 Found::Nothing(_) if self.last_changed(&pool) != before => {}
                 Found::Nothing(holders) => return Err(self.rejected(exhausted(&pool, holders))),
             }

@@ -1,10 +1,10 @@
-//! Addresses, by a model: thousands of random attaches, detaches, leaves, drains, restarts and
-//! partitions. No address ever has two owners, and no attach is refused while a node that can be
-//! asked has a free address.
+//! A model of addresses: thousands of random attaches, detaches, leaves, drains, restarts and
+//! partitions. No address ever has two owners, and no attach is refused while a node within reach has
+//! a free address.
 //!
-//! The nodes' journals, address managers and returns are the daemon's own, and netmaster's
-//! aggregates and search decide; the bus between them and the kernels are the test's. Who may
-//! have what is judged by what the kernels hold and by a fold of the log of the test's own.
+//! The nodes' journals, address managers and returns are the daemon's own, and netmaster's aggregates
+//! and search decide; the test simulates the bus and the kernels. The owners are checked by the
+//! addresses in the kernels and by the test's own fold of the log.
 
 mod log;
 mod world;
@@ -19,12 +19,12 @@ use runtime::pause;
 
 use crate::world::{Place, World};
 
-/// Blocks never come back by themselves within a test.
-const NEVER: Duration = Duration::from_secs(3_600);
-/// As good as at once, so that returns meet everything else.
-const AT_ONCE: Duration = Duration::from_millis(3);
-/// How long an idle cluster may take to give its blocks back.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The idle time of blocks that are never returned for being idle within a test.
+const IDLE_NEVER: Duration = Duration::from_secs(3_600);
+/// The idle time of blocks that are returned at once, so that returns meet all other changes.
+const IDLE_AT_ONCE: Duration = Duration::from_millis(3);
+/// How long an idle cluster may take to return its blocks.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn pool(subnet: &str, range: Option<(&str, &str)>) -> Pool {
     let subnet: ipnet::IpNet = subnet.parse().expect("a subnet");
@@ -42,7 +42,8 @@ fn range_of((first, last): (&str, &str)) -> AddressRange {
     }
 }
 
-/// One run: a world and what drives it. The seed repeats what is asked, not how tasks interleave.
+/// A world and the random source that drives it. The seed repeats the requests, not the interleaving of
+/// tasks.
 struct Run {
     world: World,
     random: fastrand::Rng,
@@ -54,7 +55,11 @@ struct Run {
 impl Run {
     async fn new(seed: u64, nodes: usize, pool: Pool, group: Option<AddressRange>) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let idle = if random.bool() { NEVER } else { AT_ONCE };
+        let idle = if random.bool() {
+            IDLE_NEVER
+        } else {
+            IDLE_AT_ONCE
+        };
         let mut places = vec![Place::Network];
         places.extend(group.map(|_| Place::Group));
         Self {
@@ -76,7 +81,8 @@ impl Run {
         EndpointId::new(format!("e{}", self.count)).expect("an id")
     }
 
-    /// Attaches alone, at once: what is free afterwards was free all the time.
+    /// Attaches concurrently, without other changes: an address that is free afterwards was free all the
+    /// time.
     async fn attach(&mut self, count: usize) {
         let mut asks = Vec::new();
         for _ in 0..count {
@@ -87,18 +93,18 @@ impl Run {
             .iter()
             .map(|(name, place, id)| self.world.attach(name, *place, id.clone()));
         let done = join_all(done).await;
-        self.world.must_be_right();
+        self.world.check();
         for ((name, place, id), done) in asks.into_iter().zip(done) {
             match done {
                 Ok(()) => {
                     self.attached.insert(id, name);
                 }
-                Err(error) => self.must_be_due(&name, place, &error),
+                Err(error) => self.check_refusal(&name, place, &error),
             }
         }
     }
 
-    fn must_be_due(&self, name: &NodeName, place: Place, error: &AttachError) {
+    fn check_refusal(&self, name: &NodeName, place: Place, error: &AttachError) {
         if self.world.takes_no_endpoints(name) {
             let refused = matches!(error, AttachError::Drained(_) | AttachError::Left(_));
             assert!(refused, "{name} takes no endpoints, but says {error}");
@@ -111,7 +117,7 @@ impl Run {
         );
     }
 
-    /// One thing that changes who has or gives what.
+    /// Makes one random change: detaches, a fault, or an order of the operator.
     async fn change(&mut self) {
         let name = self.any_node();
         match self.random.u8(..10) {
@@ -145,7 +151,7 @@ impl Run {
     async fn detach(&mut self, id: &EndpointId) {
         let name = self.attached.remove(id).expect("it is attached");
         let endpoints = self.world.endpoints(&name);
-        // Docker waits for the kernel, others go on at once.
+        // CNI and the local socket wait for the kernel, Docker doesn't.
         let done = match self.random.bool() {
             true => endpoints.detach(id).await,
             false => endpoints.start_detach(id).await.map(drop),
@@ -153,8 +159,8 @@ impl Run {
         done.expect("an endpoint that exists is detached");
     }
 
-    /// Attaches, while nodes are cut off, healed and drained: none may be wrong then, some may be
-    /// refused.
+    /// Attaches while nodes are cut off, healed and drained. Some attaches may be refused; no address may
+    /// have two owners.
     async fn storm(&mut self, count: usize) {
         let names = self.world.names();
         let mut asks = Vec::new();
@@ -184,14 +190,14 @@ impl Run {
                 self.attached.insert(id, name);
             }
         }
-        self.world.must_be_right();
+        self.world.check();
     }
 
     async fn go(&mut self, rounds: usize, width: usize) {
         for _ in 0..rounds {
             for _ in 0..self.random.usize(1..6) {
                 self.change().await;
-                self.world.must_be_right();
+                self.world.check();
             }
             if self.random.u8(..8) == 0 {
                 self.storm(width).await;
@@ -201,7 +207,7 @@ impl Run {
         }
     }
 
-    /// Everybody is back and nobody has an endpoint: each block comes back but one's last.
+    /// Heals all nodes and detaches all endpoints; then one node can attach to every address.
     async fn end(mut self) {
         for name in self.world.names() {
             self.world.heal(&name);
@@ -212,7 +218,7 @@ impl Run {
         for id in &ids {
             self.detach(id).await;
         }
-        self.world.must_be_right();
+        self.world.check();
         for place in self.places.clone() {
             let name = self.any_node();
             let all = self.world.addresses(place).len();
@@ -221,7 +227,7 @@ impl Run {
                 let done = self.world.attach(&name, place, id).await;
                 done.unwrap_or_else(|error| panic!("{name} has not all {all}: {error}"));
             }
-            self.world.must_be_right();
+            self.world.check();
         }
     }
 }
@@ -263,7 +269,7 @@ async fn forty_nodes_share_a_network_of_fewer_blocks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_24_serves_250_nodes_with_one_endpoint_each() {
+async fn subnet_24_serves_250_nodes_with_one_endpoint_each() {
     let mut run = Run::new(40, 250, pool("10.0.0.0/24", None), None).await;
     for name in run.world.names() {
         let id = run.next_id();
@@ -271,29 +277,29 @@ async fn a_24_serves_250_nodes_with_one_endpoint_each() {
         done.unwrap_or_else(|error| panic!("{name}: {error}"));
         run.attached.insert(id, name);
     }
-    run.world.must_be_right();
+    run.world.check();
     run.go(3, 24).await;
 }
 
-/// A command may come after its asker gave up, asked again, and was given the same block again.
+/// A command may arrive after its sender gave up, sent another one, and leased the same block again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_commands_take_no_address_from_its_owner() {
     for seed in 60..63 {
         let pool = pool("10.0.0.0/29", None);
         let mut run = Run::new(seed, 4, pool.clone(), None).await;
-        run.world = World::new(4, pool, None, AT_ONCE, 4).await;
+        run.world = World::new(4, pool, None, IDLE_AT_ONCE, 4).await;
         for _ in 0..60 {
             run.detach_any().await;
             run.storm(4).await;
-            pause(AT_ONCE).await;
+            pause(IDLE_AT_ONCE).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_cluster_gives_every_block_back_but_one_at_most() {
+async fn idle_cluster_returns_all_blocks_but_one_at_most() {
     let mut run = Run::new(51, 6, pool("10.0.0.0/26", None), None).await;
-    run.world = World::new(6, pool("10.0.0.0/26", None), None, AT_ONCE, 0).await;
+    run.world = World::new(6, pool("10.0.0.0/26", None), None, IDLE_AT_ONCE, 0).await;
     run.attach(24).await;
     let ids: Vec<_> = run.attached.keys().cloned().collect();
     for id in &ids {
@@ -302,9 +308,9 @@ async fn an_idle_cluster_gives_every_block_back_but_one_at_most() {
     let name = run.any_node();
     let returned = async {
         while run.world.log.blocks(&name, Place::Network).len() > 1 {
-            pause(AT_ONCE).await;
+            pause(IDLE_AT_ONCE).await;
         }
     };
-    let left = tokio::time::timeout(SETTLE_TIMEOUT, returned).await;
+    let left = tokio::time::timeout(RETURN_TIMEOUT, returned).await;
     left.unwrap_or_else(|_| panic!("held are {:?}", run.world.log.blocks(&name, Place::Network)));
 }

@@ -1,5 +1,5 @@
-//! Nodes with journals of their own and a kernel that follows, and a log between them. Who has
-//! which address is kept apart, by what the nodes' kernels hold.
+//! Nodes, each with a journal and a kernel that follows it, and a log between them. The owners of
+//! addresses are recorded apart from both, by the contents of the kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,8 +14,10 @@ use bus_schema::{
     Pool, PoolKey, TenantName,
 };
 use ipnet::IpNet;
-use node::bus::{Ask, AskError, BusHandle};
-use node::endpoint::{Attach, AttachError, EndpointsHandle, Kernel, Owner, Parts, settle};
+use node::endpoint::{
+    Attach, AttachError, EndpointsConfig, EndpointsHandle, Kernel, Owner, Settler,
+};
+use node::requests::{BusError, BusHandle, BusRequest};
 use node::store::Saved;
 use node_core::projection::Projection;
 use runtime::pause;
@@ -25,14 +27,14 @@ use uuid::Uuid;
 
 use crate::log::{Log, Reader, lock};
 
-/// What a kernel takes at most to do what the journal says, in milliseconds.
+/// The longest time that a kernel takes to follow the journal.
 const MAX_KERNEL_MS: u64 = 6;
-/// Of so many commands some come late, and their askers hear nothing.
-const LATE_OF: u8 = 16;
-/// How late: longer than an asker waits before it asks again.
+/// Out of so many commands, [`World::late`] arrive late, and their senders get no answer.
+const LATE_OUT_OF: u8 = 16;
+/// The longest delay of a late command: longer than a sender waits before it sends again.
 const MAX_LATE_MS: u64 = 2_500;
-/// Bytes of a packet inside; nothing depends on it here.
-const MTU: u32 = 1_450;
+/// The MTU of endpoints; no test depends on it.
+const MTU_BYTES: u32 = 1_450;
 
 pub(crate) fn tenant() -> TenantName {
     TenantName::default_tenant()
@@ -46,7 +48,7 @@ pub(crate) fn group() -> GroupName {
     "db".parse().expect("a name")
 }
 
-/// Whose addresses an endpoint gets.
+/// The pool from which an endpoint gets its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Network,
@@ -61,7 +63,7 @@ pub(crate) fn key(place: Place) -> PoolKey {
     }
 }
 
-/// Who has which address in a kernel, and what was found wrong.
+/// The owners of the addresses in the kernels, and the conflicts found.
 #[derive(Default)]
 struct Kernels {
     owners: BTreeMap<IpAddr, (NodeName, EndpointId)>,
@@ -75,7 +77,7 @@ pub(crate) struct World {
     subnet: Pool,
     reserved: Option<AddressRange>,
     idle: Duration,
-    /// Of [`LATE_OF`] commands.
+    /// The number of late commands out of [`LATE_OUT_OF`].
     late: u8,
     folder: tempfile::TempDir,
 }
@@ -109,7 +111,7 @@ impl World {
             reserved,
             idle,
             late,
-            // In memory: what a disk does to a journal is tested elsewhere.
+            // In memory: other tests cover journals on a disk.
             folder: tempfile::tempdir_in("/dev/shm").expect("a folder"),
         };
         for number in 1..=nodes {
@@ -124,9 +126,9 @@ impl World {
 
     fn add(&mut self, name: &NodeName) {
         let (facts, saved) = (watch::Sender::default(), watch::Sender::default());
-        let (told, on_disk) = (facts.clone(), saved.clone());
+        let (read, on_disk) = (facts.clone(), saved.clone());
         let reader = Arc::new(Reader::new(Box::new(move |revision, id, event| {
-            told.send_modify(|facts: &mut Projection| {
+            read.send_modify(|facts: &mut Projection| {
                 facts.apply(revision, id, event);
             });
             on_disk.send_modify(|saved: &mut Saved| saved.revision = revision);
@@ -147,13 +149,13 @@ impl World {
         self.log.join(name);
         let journal = self.journal(name);
         let node = self.nodes.get_mut(name).expect("a node");
-        let (bus, asks) = BusHandle::new();
-        // In sync when it has done for the first time what the journal says.
+        let (bus, requests) = BusHandle::new();
+        // In sync once it has followed the journal for the first time.
         let kernel = watch::Sender::new(Kernel::default());
-        let (endpoints, _) = EndpointsHandle::start(Parts {
+        let (endpoints, _) = EndpointsHandle::start(EndpointsConfig {
             me: name.clone(),
             journal: &journal,
-            mtu: MTU,
+            mtu: MTU_BYTES,
             facts: node.facts.subscribe(),
             kernel: kernel.subscribe(),
             bus: bus.clone(),
@@ -162,18 +164,19 @@ impl World {
         *lock(&node.reader.endpoints) = Some(endpoints.clone());
         let mut tasks = JoinSet::new();
         let (log, reader) = (self.log.clone(), node.reader.clone());
-        tasks.spawn(serve(log, reader, self.late, asks));
+        tasks.spawn(serve(log, reader, self.late, requests));
         let (kernels, of) = (self.kernels.clone(), name.clone());
         tasks.spawn(follow(of, endpoints.clone(), kernel, kernels));
-        tasks.spawn(settle::run(
-            endpoints.clone(),
+        let settler = Settler {
+            endpoints: endpoints.clone(),
             bus,
-            name.clone(),
-            node.facts.subscribe(),
-            node.saved.subscribe(),
-            node.state.subscribe(),
-            self.idle,
-        ));
+            me: name.clone(),
+            facts: node.facts.subscribe(),
+            saved: node.saved.subscribe(),
+            log: node.state.subscribe(),
+            block_idle: self.idle,
+        };
+        tasks.spawn(settler.run());
         node.running = Some(Running { endpoints, tasks });
     }
 
@@ -181,7 +184,7 @@ impl World {
         self.folder.path().join(name.as_str())
     }
 
-    /// Ends netplugin wherever it is, and starts it again.
+    /// Ends netplugin at any point, and starts it again.
     pub(crate) async fn restart(&mut self, name: &NodeName) {
         let node = self.nodes.get_mut(name).expect("a node");
         *lock(&node.reader.endpoints) = None;
@@ -191,7 +194,7 @@ impl World {
         }) = node.running.take()
         {
             tasks.shutdown().await;
-            // One journal has one process: requests of others that are under way hold the manager.
+            // A journal has one process at a time: pending requests of other nodes keep the manager alive.
             let mut snapshots = endpoints.snapshots();
             drop(endpoints);
             while snapshots.changed().await.is_ok() {}
@@ -217,7 +220,7 @@ impl World {
         self.nodes[name].reader.is_cut()
     }
 
-    /// An operator's command; he isn't cut off.
+    /// Sends a command of an operator, who is never cut off.
     async fn operate(&self, command: Command) {
         let operator = Reader::new(Box::new(|_, _, _| {}));
         let done = self
@@ -270,7 +273,7 @@ impl World {
         attached.await.map(|_| ())
     }
 
-    /// Whether the log said to the node that it takes none, as far as it has read.
+    /// Whether the node takes no endpoints, by the part of the log that it has read.
     pub(crate) fn takes_no_endpoints(&self, name: &NodeName) -> bool {
         let facts = self.nodes[name].facts.borrow();
         facts
@@ -279,8 +282,8 @@ impl World {
             .is_some_and(|it| it.drained || it.left)
     }
 
-    /// Whether the cluster has broken a promise so far: none may.
-    pub(crate) fn must_be_right(&self) {
+    /// Checks that no address has, or ever had, two owners.
+    pub(crate) fn check(&self) {
         let wrong = &lock(&self.kernels).wrong;
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         let mut owners: BTreeMap<IpAddr, (&NodeName, EndpointId)> = BTreeMap::new();
@@ -302,8 +305,8 @@ impl World {
         all.flat_map(|endpoint| endpoint.addresses).collect()
     }
 
-    /// The free addresses that `asker` can have: of nobody's block, or of a node's that isn't cut
-    /// off; its own alone, when it is cut off itself.
+    /// The free addresses that `asker` can get: of no block, or of a block of a node that isn't cut off;
+    /// only those of its own blocks, if it is cut off itself.
     pub(crate) fn within_reach(&self, asker: &NodeName, place: Place) -> Vec<IpAddr> {
         let (used, blocks) = (self.used(), self.log.blocks(asker, place));
         let holder = |address: IpAddr| {
@@ -316,17 +319,16 @@ impl World {
             Some((_, node)) => !self.is_cut(node),
             None => true,
         };
-        let given_back = self.given_back(asker);
-        let is_given_back =
-            |address: &IpAddr| given_back.iter().any(|block| block.contains(address));
+        let given_up = self.given_up(asker);
+        let is_given_up = |address: &IpAddr| given_up.iter().any(|block| block.contains(address));
         let addresses = self.addresses(place).into_iter();
         let free = addresses.filter(|address| !used.contains(address));
-        free.filter(|it| reachable(it) && !is_given_back(it))
+        free.filter(|it| reachable(it) && !is_given_up(it))
             .collect()
     }
 
-    /// What a node that is cut off was about to give back: it can't use that, nor tell anybody.
-    fn given_back(&self, asker: &NodeName) -> Vec<IpNet> {
+    /// The blocks that a cut-off node was giving up: it can't use them, nor finish their return.
+    fn given_up(&self, asker: &NodeName) -> Vec<IpNet> {
         if !self.is_cut(asker) {
             return vec![];
         }
@@ -357,20 +359,20 @@ impl World {
     }
 }
 
-/// Carries what a node asks to netmaster and to other nodes.
-async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut asks: mpsc::Receiver<Ask>) {
-    while let Some(ask) = asks.recv().await {
+/// Delivers the requests of a node to netmaster.
+async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut requests: mpsc::Receiver<BusRequest>) {
+    while let Some(request) = requests.recv().await {
         let (log, reader) = (log.clone(), reader.clone());
-        // Like a request on the bus it goes on when its asker is gone.
+        // Like a request on the bus it continues after its sender is gone.
         tokio::spawn(async move {
-            match ask {
-                Ask::Command {
+            match request {
+                BusRequest::Command {
                     id,
                     command,
                     answer,
                 } => {
-                    if fastrand::u8(..LATE_OF) < late {
-                        let lost = AskError::Unreachable("no answer in time".to_owned());
+                    if fastrand::u8(..LATE_OUT_OF) < late {
+                        let lost = BusError::Unreachable("no answer in time".to_owned());
                         answer.send(Err(lost)).ok();
                         pause(Duration::from_millis(fastrand::u64(..MAX_LATE_MS))).await;
                         log.command(&reader, id, command).await.ok();
@@ -378,7 +380,7 @@ async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut asks: mpsc::Receiver
                         answer.send(log.command(&reader, id, command).await).ok();
                     }
                 }
-                Ask::Node {
+                BusRequest::Node {
                     request, answer, ..
                 } => {
                     answer.send(refuse(&request)).ok();
@@ -388,11 +390,11 @@ async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut asks: mpsc::Receiver
     }
 }
 
-fn refuse(request: &NodeRequest) -> Result<NodeReply, AskError> {
+fn refuse(request: &NodeRequest) -> Result<NodeReply, BusError> {
     panic!("no node asks another for {request:?} here")
 }
 
-/// The kernel of a node: it does what the journal says, a moment later.
+/// Simulates the kernel of a node, which follows the journal a moment later.
 async fn follow(
     name: NodeName,
     endpoints: EndpointsHandle,

@@ -1,8 +1,8 @@
-//! The connection to a server of the bus: made for ever, and watched.
+//! The connection to a server of the bus, with a watchdog.
 //!
 //! async-nats reconnects by itself, but takes long to notice a server that fell silent; so a
-//! watchdog asks JetStream each second and reconnects after three silent ones. Every new
-//! connection counts up the epoch, and whoever works on the bus starts over with it.
+//! watchdog sends JetStream a request each second and reconnects after three without an answer. Every
+//! new connection increments the epoch, and the session begins again.
 
 use std::time::Duration;
 
@@ -11,21 +11,23 @@ use bus_schema::subject;
 use runtime::pause;
 use tokio::sync::watch;
 
-/// The oldest server that knows atomic batches and TTLs of messages.
-const OLDEST: (u64, u64) = (2, 12);
-const WATCH: Duration = Duration::from_secs(1);
-const SILENT: u32 = 3;
-const RETRY: Duration = Duration::from_secs(1);
+/// The oldest server version with atomic batches and TTLs of messages.
+const MIN_SERVER_VERSION: (u64, u64) = (2, 12);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of unanswered probes after which the watchdog reconnects.
+const MAX_SILENT_PROBES: u32 = 3;
+const CONNECT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a server answers, and since which connection.
+/// The state of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
+    /// The number of connections so far.
     pub epoch: u64,
-    /// Absent: connected. Else why not, and what to do.
+    /// The reason why it is down, and the remedy; absent: connected.
     pub trouble: Option<String>,
 }
 
-/// Connects, however long it takes; says why it doesn't.
+/// Connects, however long it takes. `link` has the reason meanwhile.
 pub(super) async fn connect(url: &str, name: &str, link: &watch::Sender<Link>) -> Client {
     loop {
         let reason = match try_connect(url, name, link).await {
@@ -45,7 +47,7 @@ pub(super) async fn connect(url: &str, name: &str, link: &watch::Sender<Link>) -
             ),
         };
         down(link, reason);
-        pause(RETRY).await;
+        pause(CONNECT_RETRY_PAUSE).await;
     }
 }
 
@@ -66,17 +68,17 @@ async fn try_connect(
         .ping_interval(Duration::from_secs(5))
         .request_timeout(Some(Duration::from_secs(4)))
         .reconnect_delay_callback(|attempts| {
-            Duration::from_millis(50 << attempts.min(5)).min(RETRY)
+            Duration::from_millis(50 << attempts.min(5)).min(CONNECT_RETRY_PAUSE)
         })
         .event_callback(move |event| {
             let events = events.clone();
-            async move { heard(&event, &events) }
+            async move { on_event(&event, &events) }
         })
         .connect(servers)
         .await
 }
 
-fn heard(event: &Event, link: &watch::Sender<Link>) {
+fn on_event(event: &Event, link: &watch::Sender<Link>) {
     match event {
         Event::Connected => {
             tracing::info!("connected to the bus");
@@ -85,7 +87,7 @@ fn heard(event: &Event, link: &watch::Sender<Link>) {
         Event::Disconnected => {
             down(
                 link,
-                "the connection to nats-server is lost; this node goes on with its last facts"
+                "the connection to nats-server is lost; this node continues with its last facts"
                     .to_owned(),
             );
         }
@@ -108,7 +110,7 @@ pub(super) fn down(link: &watch::Sender<Link>, reason: String) {
     });
 }
 
-/// Why this server won't do, and what to do about it.
+/// The reason why this server can't be used, and the remedy.
 pub(super) fn refusal(client: &Client) -> Option<String> {
     let info = client.server_info();
     let mut parts = info
@@ -116,10 +118,10 @@ pub(super) fn refusal(client: &Client) -> Option<String> {
         .split(['.', '-'])
         .map(|it| it.parse().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if version < OLDEST {
+    if version < MIN_SERVER_VERSION {
         return Some(format!(
             "nats-server {} is too old: upgrade it to {}.{} or newer",
-            info.version, OLDEST.0, OLDEST.1
+            info.version, MIN_SERVER_VERSION.0, MIN_SERVER_VERSION.1
         ));
     }
     if !info.jetstream {
@@ -128,17 +130,17 @@ pub(super) fn refusal(client: &Client) -> Option<String> {
     None
 }
 
-/// Asks JetStream each second, and connects anew when it is silent for three.
+/// Sends JetStream a request each second, and reconnects after three without an answer.
 pub(super) async fn watchdog(client: Client, link: watch::Sender<Link>) {
     let mut silent = 0;
     loop {
-        pause(WATCH).await;
+        pause(PROBE_INTERVAL).await;
         let asked = client.request("$JS.API.INFO", "".into());
-        match tokio::time::timeout(WATCH, asked).await {
+        match tokio::time::timeout(PROBE_INTERVAL, asked).await {
             Ok(Ok(_)) => silent = 0,
             _ => silent += 1,
         }
-        if silent >= SILENT {
+        if silent >= MAX_SILENT_PROBES {
             silent = 0;
             down(&link, "nats-server has fallen silent".to_owned());
             if let Err(error) = client.force_reconnect().await {
@@ -148,7 +150,7 @@ pub(super) async fn watchdog(client: Client, link: watch::Sender<Link>) {
     }
 }
 
-/// The address as it may be shown: a token stands before the `@`.
+/// The address without its token, which is before the `@`.
 fn without_token(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((_, host)) => format!("nats://{host}"),
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_not_shown() {
+    fn token_is_not_shown() {
         assert_eq!(without_token("nats://s3cret@host:4222"), "nats://host:4222");
         assert_eq!(without_token("nats://host:4222"), "nats://host:4222");
     }

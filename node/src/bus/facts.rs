@@ -1,7 +1,7 @@
-//! The facts as the feed folds them, and what of them nobody has worked off yet.
+//! The facts as the feed folds them, and the objects that changed since the core last took them.
 //!
-//! Each event is on disk before it is folded in, unless the disk takes no writes: then the kernel
-//! follows all the same, and [`Facts::saved`] says how far a restart would know the log.
+//! Each event is on disk before it is folded in, unless the disk refuses writes: then the kernel
+//! follows the log all the same, and [`Facts::saved`] has the revision that a restart would start at.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,11 +11,11 @@ use bus_schema::healing::Steps;
 use tokio::sync::watch;
 
 use crate::steps::{Ring, Work};
-use crate::store::{Disk, Message, Saved};
+use crate::store::{Disk, LogMessage, Saved};
 use node_core::projection::{Projection, Touched};
 use runtime::lock;
 
-/// The feed's end. Cheap to clone.
+/// Holds the facts for the feed, which changes them, and the core. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Facts {
     sender: watch::Sender<Projection>,
@@ -25,7 +25,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// `projection` is what the disk holds.
+    /// `projection` is the one on disk.
     pub fn new(projection: Projection, disk: Arc<Disk>) -> Self {
         Self {
             sender: watch::channel(projection).0,
@@ -35,20 +35,20 @@ impl Facts {
         }
     }
 
-    /// How far the facts are on disk.
+    /// The state of the facts on disk.
     pub fn saved(&self) -> watch::Receiver<Saved> {
         self.disk.saved()
     }
 
-    /// Takes in messages of the log, in their order: to disk first, then to everybody.
-    pub async fn take_in(&self, messages: Vec<Message>) {
+    /// Adds messages of the log, in their order: first to the disk, then to the facts.
+    pub async fn append(&self, messages: Vec<LogMessage>) {
         self.disk.append(messages.clone()).await;
         for message in &messages {
             self.change(|facts| message.fold(facts));
         }
     }
 
-    /// Forgets everything: the log to follow is another one.
+    /// Resets the facts, because the node follows another log.
     pub async fn reset(&self) -> io::Result<()> {
         let forget = || {
             self.change(|facts| {
@@ -67,7 +67,7 @@ impl Facts {
         self.sender.borrow().clone()
     }
 
-    /// Folds something in. What it touched is there before anybody is woken.
+    /// Changes the facts. The touched objects are merged before any receiver wakes.
     pub(super) fn change(&self, fold: impl FnOnce(&mut Projection) -> Touched) {
         self.sender.send_modify(|projection| {
             let before = projection.applied;
@@ -82,13 +82,13 @@ impl Facts {
         });
     }
 
-    /// The kernel reflects the log up to here. What a restart forgets doesn't count.
+    /// Records that the kernel reflects the log up to here. Revisions that aren't on disk don't count.
     pub fn applied(&self, revision: Revision, work: &Work) {
         let on_disk = self.saved().borrow().revision;
         lock(&self.steps).applied(revision.min(on_disk), work, runtime::now_micros());
     }
 
-    /// What became of these revisions here.
+    /// The times at which these revisions were read and applied here.
     pub fn steps(&self, revisions: &[Revision]) -> Steps {
         Steps {
             read: self.sender.borrow().applied,
@@ -96,7 +96,7 @@ impl Facts {
         }
     }
 
-    /// Takes what was touched since the last time. Read the facts after it, not before.
+    /// Takes the objects that were touched since the last call. Read the facts after this, not before.
     pub fn take_touched(&self) -> Touched {
         std::mem::take(&mut *self.lock())
     }

@@ -1,8 +1,8 @@
-//! The feed: the log's events, one after another, into the facts.
+//! The feed folds the log's events, one after another, into the facts.
 //!
-//! Our own pull loop with a heartbeat of one second, because async-nats's ordered consumer takes
-//! 15 s to notice a dead server. Any trouble ends it; the session recognises the log anew and the
-//! feed goes on behind what was applied.
+//! It is our own pull loop with a heartbeat of one second, because async-nats's ordered consumer takes
+//! 15 s to notice a dead server. Any error ends it; the next session recognises the log again, and
+//! the feed continues behind the applied revision.
 
 use std::time::Duration;
 
@@ -12,46 +12,22 @@ use bus_schema::codec::{self, Decoded};
 use bus_schema::{Envelope, Event, Header, Revision, subject};
 use futures::{FutureExt, StreamExt};
 
+use super::error::SessionError;
 use super::facts::Facts;
-use crate::store::Message;
+use crate::store::LogMessage;
 use node_core::projection::Projection;
 use node_core::recognise::LogFacts;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Events on their way; more would only take memory.
-const BATCH: usize = 1_000;
+/// The number of events of one fetch and one write to disk; more would only take memory.
+const MAX_BATCH_EVENTS: usize = 1_000;
 
-/// Why the feed ended; the session starts it again.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FeedError {
-    #[error("can't read the log: {0}")]
-    Read(String),
-    #[error("{0}")]
-    Endpoints(String),
-    #[error("the log skipped from revision {0} to {1}")]
-    Gap(Revision, Revision),
-    /// Nothing is wrong that the session hasn't said.
-    #[error("waiting")]
-    Waiting,
-}
-
-impl FeedError {
-    pub(super) fn read(error: impl std::fmt::Display) -> Self {
-        Self::Read(error.to_string())
-    }
-
-    /// Trouble with the stream ENDPOINTS.
-    pub(super) fn endpoints(error: impl std::fmt::Display) -> Self {
-        Self::Endpoints(format!("stream ENDPOINTS: {error}"))
-    }
-}
-
-/// What the log says of itself, as far as this node needs it to know it again.
+/// Reads the facts by which this node recognises its log.
 pub(super) async fn log_facts(
     stream: &mut Stream,
     known: &Projection,
-) -> Result<LogFacts, FeedError> {
-    let info = stream.info().await.map_err(FeedError::read)?;
+) -> Result<LogFacts, SessionError> {
+    let info = stream.info().await.map_err(SessionError::read)?;
     let end = Revision(info.state.last_sequence);
     if end == Revision(0) {
         return Ok(LogFacts {
@@ -82,13 +58,13 @@ pub(super) async fn log_facts(
     })
 }
 
-/// The event at a revision; `None`: there is nothing, or nothing that can be read.
-async fn event_at(stream: &Stream, at: Revision) -> Result<Option<Decoded<Event>>, FeedError> {
+/// The event at a revision; `None`: there is no message, or none that can be decoded.
+async fn event_at(stream: &Stream, at: Revision) -> Result<Option<Decoded<Event>>, SessionError> {
     use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
     match stream.get_raw_message(at.0).await {
         Ok(message) => Ok(codec::decode::<Event>(&message.payload).ok()),
         Err(error) if error.kind() == NoMessageFound => Ok(None),
-        Err(error) => Err(FeedError::read(error)),
+        Err(error) => Err(SessionError::read(error)),
     }
 }
 
@@ -105,7 +81,7 @@ pub(super) async fn run(
     facts: &Facts,
     end: Revision,
     caught_up: impl FnOnce(),
-) -> FeedError {
+) -> SessionError {
     match follow(stream, facts, end, caught_up).await {
         Ok(never) => match never {},
         Err(error) => error,
@@ -117,30 +93,9 @@ async fn follow(
     facts: &Facts,
     end: Revision,
     caught_up: impl FnOnce(),
-) -> Result<std::convert::Infallible, FeedError> {
+) -> Result<std::convert::Infallible, SessionError> {
     let mut applied = facts.snapshot().applied;
-    let consumer = stream
-        .create_consumer(pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: applied.next().0,
-            },
-            ack_policy: AckPolicy::None,
-            filter_subject: subject::LOG_ALL.to_owned(),
-            inactive_threshold: Duration::from_secs(30),
-            memory_storage: true,
-            num_replicas: 1,
-            ..pull::Config::default()
-        })
-        .await
-        .map_err(FeedError::read)?;
-    let mut messages = consumer
-        .stream()
-        .heartbeat(HEARTBEAT)
-        .expires(Duration::from_secs(10))
-        .max_messages_per_batch(BATCH)
-        .messages()
-        .await
-        .map_err(FeedError::read)?;
+    let mut messages = messages_from(stream, applied.next()).await?;
     let mut caught_up = Some(caught_up);
     loop {
         if applied >= end
@@ -151,7 +106,7 @@ async fn follow(
         let first = messages.next().await;
         let (mut batch, mut ended) = (Vec::new(), None);
         let mut next = Some(first);
-        // What is there already is written to disk together.
+        // Events that have arrived are written to disk together.
         while let Some(message) = next {
             match read(message, &mut applied) {
                 Ok(message) => batch.extend(message),
@@ -160,38 +115,63 @@ async fn follow(
                     break;
                 }
             }
-            next = match batch.len() < BATCH {
+            next = match batch.len() < MAX_BATCH_EVENTS {
                 true => messages.next().now_or_never(),
                 false => None,
             };
         }
-        facts.take_in(batch).await;
+        facts.append(batch).await;
         if let Some(error) = ended {
             return Err(error);
         }
     }
 }
 
-/// What the stream delivered, if it comes behind what was read.
+/// The log's messages from this revision on.
+async fn messages_from(stream: &Stream, first: Revision) -> Result<pull::Stream, SessionError> {
+    let consumer = stream
+        .create_consumer(pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: first.0,
+            },
+            ack_policy: AckPolicy::None,
+            filter_subject: subject::LOG_ALL.to_owned(),
+            inactive_threshold: Duration::from_secs(30),
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        })
+        .await
+        .map_err(SessionError::read)?;
+    let messages = consumer
+        .stream()
+        .heartbeat(HEARTBEAT)
+        .expires(Duration::from_secs(10))
+        .max_messages_per_batch(MAX_BATCH_EVENTS)
+        .messages();
+    messages.await.map_err(SessionError::read)
+}
+
+/// The delivered message, if it comes behind the applied revision.
 fn read<E: std::fmt::Display>(
     delivered: Option<Result<async_nats::jetstream::Message, E>>,
     applied: &mut Revision,
-) -> Result<Option<Message>, FeedError> {
-    let message = delivered.ok_or_else(|| FeedError::read("the server ended it"))?;
-    let message = message.map_err(FeedError::read)?;
-    let info = message.info().map_err(FeedError::read)?;
+) -> Result<Option<LogMessage>, SessionError> {
+    let message = delivered.ok_or_else(|| SessionError::read("the server ended it"))?;
+    let message = message.map_err(SessionError::read)?;
+    let info = message.info().map_err(SessionError::read)?;
     let revision = Revision(info.stream_sequence);
     if revision <= *applied {
         return Ok(None);
     }
     if revision != applied.next() {
-        return Err(FeedError::Gap(*applied, revision));
+        return Err(SessionError::Gap(*applied, revision));
     }
     *applied = revision;
     let async_nats::Message {
         subject, payload, ..
     } = message.message;
-    Ok(Some(Message {
+    Ok(Some(LogMessage {
         revision,
         subject: subject.to_string(),
         payload,

@@ -1,38 +1,38 @@
-//! The node's end of the bus: the log comes in, requests go out, endpoints and status are told.
+//! The node's connection to the bus: it reads the log, sends requests, and publishes endpoints and
+//! status.
 //!
 //! ```text
 //! connection ─▶ session: recognise ▶ join ▶ feed ────▶ Facts (watch)
-//!     ▲              └── publish ◀── journal's endpoints; everybody's ▶ EndpointsView (watch)
-//!  watchdog          serve: contiv.node.<me>.{status,drain,steps,…}
-//!                    asks ◀── BusHandle              status ▶ contiv.status.<me>
-//!                    hearing: contiv.status.* ▶ EndpointsView: who is silent
+//!     ▲              └── publish ◀── journal's endpoints
+//!  watchdog          endpoints_stream: all nodes' ▶ EndpointsView (watch)
+//!                    serve: contiv.node.<me>.{status,drain,steps,…}
+//!                    requester ◀── BusHandle         status ▶ contiv.status.<me>
+//!                    silence: contiv.status.* ▶ EndpointsView: silent nodes
 //! ```
 //!
 //! Nothing is published while disconnected. The daemon starts it; dropping the tasks ends it.
 
-mod asks;
 mod connection;
+mod endpoints_stream;
+mod error;
 mod facts;
-mod farewell;
 mod feed;
-mod handle;
-mod hearing;
-mod own;
+mod leave;
 mod publish;
+mod requester;
 mod serve;
 mod session;
+mod silence;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
 pub use facts::Facts;
-pub use farewell::{Farewell, NotSaid};
-pub use handle::{Ask, AskError, BusHandle};
-pub use own::{Own, Published, public};
-pub use session::Identity;
+pub use leave::{Leave, LeaveError};
 
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use async_nats::Client;
 use bus_schema::node::{LogState, NodeStatus};
@@ -40,20 +40,26 @@ use runtime::pause;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::endpoint::EndpointsHandle;
+use crate::endpoint::{EndpointsHandle, Published};
 use crate::healing::Healings;
+use crate::identity::Identity;
 use crate::inquiry::Question;
+use crate::requests::BusRequest;
 use connection::Link;
+use error::SessionError;
 use node_core::projection::EndpointsView;
 use serve::Service;
-use session::{Session, say};
+use session::{Session, set_log_state};
 
-/// Requests to accept a log; one is enough.
-const ACCEPTS: usize = 1;
+/// The number of queued requests to accept a log; one is enough.
+const MAX_QUEUED_ACCEPTS: usize = 1;
 
-/// What the bus works on.
+/// The pause between an error and the next session.
+const SESSION_PAUSE: Duration = Duration::from_millis(250);
+
+/// The configuration and the channels of the bus.
 #[derive(Debug)]
-pub struct Parts {
+pub struct BusConfig {
     /// `nats://TOKEN@HOST:PORT`
     pub url: String,
     pub me: Identity,
@@ -61,66 +67,65 @@ pub struct Parts {
     pub view: watch::Sender<EndpointsView>,
     pub log: watch::Sender<LogState>,
     pub endpoints: EndpointsHandle,
-    pub farewell: Farewell,
+    pub leave: Leave,
     pub healings: Healings,
-    /// What is asked about this node's rules.
+    /// Requests about this node's rules, which `inquiry` answers.
     pub questions: mpsc::Sender<Question>,
     pub status: watch::Receiver<NodeStatus>,
-    pub asks: mpsc::Receiver<Ask>,
-    /// What the bus has of this node's endpoints.
+    pub requests: mpsc::Receiver<BusRequest>,
+    /// This node's endpoints as the bus has acknowledged them.
     pub published: watch::Sender<Published>,
 }
 
 /// Runs for ever; dropping it ends everything it started.
-pub async fn run(parts: Parts) {
+pub async fn run(config: BusConfig) {
     let mut tasks = JoinSet::new();
     let (link, mut linked) = watch::channel(Link {
         epoch: 0,
         trouble: Some("connecting to the bus".to_owned()),
     });
     let (connected, client) = watch::channel(None);
-    tasks.spawn(asks::serve(
-        parts.asks,
+    tasks.spawn(requester::serve(
+        config.requests,
         client,
-        parts.log.subscribe(),
-        parts.facts.subscribe(),
+        config.log.subscribe(),
+        config.facts.subscribe(),
     ));
-    let client = connect(&parts.url, &parts.me, &link, &parts.log).await;
+    let client = connect(&config.url, &config.me, &link, &config.log).await;
     connected.send_replace(Some(client.clone()));
     tasks.spawn(connection::watchdog(client.clone(), link.clone()));
     tasks.spawn(status::publish(
         client.clone(),
-        parts.status.clone(),
+        config.status.clone(),
         linked.clone(),
     ));
-    tasks.spawn(hearing::run(
+    tasks.spawn(silence::run(
         client.clone(),
-        parts.me.node.clone(),
-        parts.facts.subscribe(),
-        parts.view.clone(),
+        config.me.node.clone(),
+        config.facts.subscribe(),
+        config.view.clone(),
     ));
-    let (accept, accepted) = mpsc::channel(ACCEPTS);
+    let (accept, accepts) = mpsc::channel(MAX_QUEUED_ACCEPTS);
     let service = Service {
-        me: parts.me.node.clone(),
-        endpoints: parts.endpoints.clone(),
-        questions: parts.questions,
-        facts: parts.facts.subscribe(),
-        folded: parts.facts.clone(),
-        status: parts.status,
-        log: parts.log.subscribe(),
+        me: config.me.node.clone(),
+        endpoints: config.endpoints.clone(),
+        questions: config.questions,
+        facts: config.facts.clone(),
+        status: config.status,
+        log: config.log.subscribe(),
         accept,
     };
     tasks.spawn(service.run(client.clone()));
     let mut session = Session {
-        me: parts.me,
-        facts: parts.facts,
-        view: parts.view,
-        log: parts.log,
-        endpoints: parts.endpoints,
-        farewell: parts.farewell,
-        healing: parts.healings,
-        accept: accepted,
-        published: parts.published,
+        me: config.me,
+        facts: config.facts,
+        view: config.view,
+        log: config.log,
+        endpoints: config.endpoints,
+        leave: config.leave,
+        healings: config.healings,
+        accepts,
+        published: config.published,
         joined: AtomicBool::new(false),
     };
     loop {
@@ -143,27 +148,27 @@ async fn connect(
             client = &mut connecting => return client,
             _ = linked.changed() => {
                 if let Some(reason) = linked.borrow().trouble.clone() {
-                    say(log, LogState::Disconnected { reason });
+                    set_log_state(log, LogState::Disconnected { reason });
                 }
             }
         }
     }
 }
 
-/// Works while the connection stands, and says so when it doesn't.
+/// Runs a session while connected; else sets the log's state to disconnected.
 async fn one_session(session: &mut Session, client: &Client, linked: &mut watch::Receiver<Link>) {
     let link = linked.borrow_and_update().clone();
     let log = session.log.clone();
     if let Some(reason) = link.trouble {
-        say(&log, LogState::Disconnected { reason });
+        set_log_state(&log, LogState::Disconnected { reason });
         linked.changed().await.ok();
         return;
     }
     tokio::select! {
         error = session.run(client) => {
-            if !matches!(error, feed::FeedError::Waiting) {
-                say(&log, LogState::Disconnected { reason: error.to_string() });
-                pause(std::time::Duration::from_millis(250)).await;
+            if !matches!(error, SessionError::Waiting) {
+                set_log_state(&log, LogState::Disconnected { reason: error.to_string() });
+                pause(SESSION_PAUSE).await;
             }
         }
         _ = linked.changed() => {}

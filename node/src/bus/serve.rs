@@ -1,4 +1,4 @@
-//! What others ask of this node: `contiv.node.<me>.…`.
+//! Answers the requests to this node: `contiv.node.<me>.…`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,46 +11,71 @@ use bus_schema::rejection::EndpointUse;
 use bus_schema::{ClusterId, GroupName, NetworkName, NodeName, Revision, TenantName};
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Facts;
 use super::status::stamped;
-use crate::endpoint::{AttachError, Ceding, EndpointsHandle, LocalEndpoint};
+use crate::endpoint::{AttachError, CedeRequest, EndpointsHandle, LocalEndpoint};
 use crate::inquiry::{self, Question};
-use node_core::projection::Projection;
 use runtime::pause;
 
-/// Netmaster waits five seconds for a drain.
-const DRAIN: Duration = Duration::from_secs(4);
-/// Netmaster waits four seconds for the answer.
+/// The limit of a drain of a network or a group, and of an accept; netmaster waits five seconds.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// The limit of a drain of the node; netmaster waits four seconds.
 const NODE_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Requests worked on at once.
-const AT_ONCE: usize = 64;
-const RETRY: Duration = Duration::from_secs(1);
+/// The number of requests that are answered at once.
+const MAX_CONCURRENT_REQUESTS: usize = 64;
+const SUBSCRIBE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the answers are made of. Cheap to clone.
+const NOT_RETURNED: &str = "its blocks aren't returned yet";
+
+/// Answers requests. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
     pub me: NodeName,
     pub endpoints: EndpointsHandle,
     pub questions: mpsc::Sender<Question>,
-    pub facts: watch::Receiver<Projection>,
-    pub folded: Facts,
+    pub facts: Facts,
     pub status: watch::Receiver<NodeStatus>,
     pub log: watch::Receiver<LogState>,
-    pub accept: mpsc::Sender<Accept>,
+    pub accept: mpsc::Sender<AcceptLog>,
 }
 
-/// An operator says that the foreign log on the bus is the one to follow from now on.
+/// An operator's request to follow the foreign log on the bus from now on.
 #[derive(Debug)]
-pub(super) struct Accept {
+pub(super) struct AcceptLog {
     pub cluster: ClusterId,
-    /// Why not.
-    pub answer: oneshot::Sender<Result<(), String>>,
+    pub answer: oneshot::Sender<Result<(), AcceptLogError>>,
+}
+
+/// The reason why the foreign log isn't followed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AcceptLogError {
+    #[error("it can't remove the facts of its own log from its disk: {0}")]
+    Disk(std::io::Error),
+    #[error("the log on the bus is of cluster {0}")]
+    OtherCluster(ClusterId),
+    #[error("the bus holds no cluster: run `netmaster init` first")]
+    NoCluster,
+}
+
+/// A revision that this node hasn't applied yet.
+#[derive(Debug, thiserror::Error)]
+#[error("it hasn't applied revision {revision} yet{}", because(.disk.as_deref()))]
+struct NotApplied {
+    revision: Revision,
+    /// The reason why its disk refuses writes.
+    disk: Option<String>,
+}
+
+fn because(disk: Option<&str>) -> String {
+    disk.map_or_else(String::new, |why| {
+        format!(", because its disk takes no writes ({why})")
+    })
 }
 
 impl Service {
-    /// Answers for ever, except while this node is no member and its name may be another machine's.
+    /// Answers for ever, except while this node is no member: its name may be another machine's.
     pub(super) async fn run(self, client: Client) {
         let mut log = self.log.clone();
         loop {
@@ -70,10 +95,10 @@ impl Service {
             Ok(requests) => requests,
             Err(error) => {
                 tracing::warn!(%error, "can't serve requests to this node");
-                return pause(RETRY).await;
+                return pause(SUBSCRIBE_RETRY_PAUSE).await;
             }
         };
-        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let room = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS));
         while let Some(message) = requests.next().await {
             let Ok(permit) = room.clone().acquire_owned().await else {
                 return;
@@ -91,20 +116,18 @@ impl Service {
             return;
         };
         let reply = match codec::from_bytes::<NodeRequest>(&message.payload) {
-            Ok(request) => self.work(request).await,
-            Err(error) => NodeReply::Refused {
-                reason: error.to_string(),
-            },
+            Ok(request) => self.reply_to(request).await,
+            Err(error) => refused(error.to_string()),
         };
         let reply = codec::to_bytes(&reply);
         if let Err(error) = client.publish(reply_to, reply.into()).await {
-            tracing::debug!(%error, "an answer got lost");
+            tracing::debug!(%error, "an answer wasn't sent");
         }
     }
 
-    async fn work(&self, request: NodeRequest) -> NodeReply {
+    async fn reply_to(&self, request: NodeRequest) -> NodeReply {
         match request {
-            NodeRequest::Steps { revisions } => NodeReply::Steps(self.folded.steps(&revisions)),
+            NodeRequest::Steps { revisions } => NodeReply::Steps(self.facts.steps(&revisions)),
             NodeRequest::Status => {
                 NodeReply::Status(Box::new(stamped(self.status.borrow().clone())))
             }
@@ -130,28 +153,24 @@ impl Service {
                 to,
                 promised,
             } => {
-                let ceding = Ceding {
+                let request = CedeRequest {
                     key: (tenant, network),
                     address,
                     to,
                     promised,
                 };
-                match self.endpoints.cede(ceding).await {
+                match self.endpoints.cede(request).await {
                     Ok(()) => NodeReply::Done,
-                    Err(AttachError::AddressInUse(_, id)) => NodeReply::Refused {
-                        reason: format!("it is in use by endpoint {id}"),
-                    },
-                    Err(error) => NodeReply::Refused {
-                        reason: error.to_string(),
-                    },
+                    Err(AttachError::AddressInUse(_, id)) => {
+                        refused(format!("it is in use by endpoint {id}"))
+                    }
+                    Err(error) => refused(error.to_string()),
                 }
             }
             NodeRequest::Spare { pool, v6, revision } => {
                 match self.endpoints.spare(&pool, v6, revision).await {
                     Ok(spare) => NodeReply::Spare(spare),
-                    Err(error) => NodeReply::Refused {
-                        reason: error.to_string(),
-                    },
+                    Err(error) => refused(error.to_string()),
                 }
             }
             NodeRequest::ReturnBlock { pool, v6 } => {
@@ -169,80 +188,75 @@ impl Service {
     }
 
     async fn accept(&self, cluster: ClusterId) -> NodeReply {
-        let refused = |reason: &str| NodeReply::Refused {
-            reason: reason.to_owned(),
-        };
         if !matches!(*self.log.borrow(), LogState::Foreign { .. }) {
             return refused("it follows its own log; there is nothing to accept");
         }
         let (answer, answered) = oneshot::channel();
-        if self.accept.try_send(Accept { cluster, answer }).is_err() {
-            return refused("another request to accept a log is being worked on");
+        let request = AcceptLog { cluster, answer };
+        if self.accept.try_send(request).is_err() {
+            return refused("another request to accept a log is in progress");
         }
-        match tokio::time::timeout(DRAIN, answered).await {
+        match timeout(DRAIN_TIMEOUT, answered).await {
             Ok(Ok(Ok(()))) => NodeReply::Done,
-            Ok(Ok(Err(reason))) => refused(&reason),
+            Ok(Ok(Err(error))) => refused(error.to_string()),
             _ => refused("its log isn't foreign any more, or the bus is away; try again"),
         }
     }
 
-    /// Waits for the revision, then names the endpoints in the way, or waits until no block is
-    /// left; giving them back is [`settle`](crate::endpoint::settle)'s.
+    /// Waits for the revision, then lists the network's endpoints, or waits until no block is left.
+    /// [`Settler`](crate::endpoint::Settler) returns the blocks.
     async fn drain(
         &self,
         tenant: TenantName,
         network: NetworkName,
         revision: Revision,
     ) -> NodeReply {
-        let until = Instant::now() + DRAIN;
-        if let Err(reason) = self.reach(revision, until).await {
-            return NodeReply::Refused { reason };
+        let until = Instant::now() + DRAIN_TIMEOUT;
+        if let Err(error) = self.wait_for_revision(revision, until).await {
+            return refused(error.to_string());
         }
-        let mut facts = self.facts.clone();
-        let users = self.users(|it| it.tenant == tenant && it.network == network);
-        if !users.is_empty() {
-            return NodeReply::InUse { endpoints: users };
+        let mut facts = self.facts.subscribe();
+        let endpoints = self.endpoints_where(|it| it.tenant == tenant && it.network == network);
+        if !endpoints.is_empty() {
+            return NodeReply::InUse { endpoints };
         }
         let empty = facts.wait_for(|facts| {
             let network = facts.network(&tenant, &network);
             network.is_none_or(|it| it.blocks_of(&self.me).next().is_none())
         });
-        match tokio::time::timeout_at(until, empty).await {
+        match timeout_at(until, empty).await {
             Ok(_) => NodeReply::Done,
-            Err(_) => NodeReply::Refused {
-                reason: "its blocks aren't returned yet".to_owned(),
-            },
+            Err(_) => refused(NOT_RETURNED),
         }
     }
 
-    /// Waits for the revision, then names the endpoints that run here, or waits until no block is left;
-    /// returning them is [`settle`](crate::endpoint::settle)'s.
+    /// Waits for the revision, then lists all endpoints of this node, or waits until no block is left.
+    /// [`Settler`](crate::endpoint::Settler) returns the blocks.
     async fn drain_node(&self, revision: Revision) -> NodeReply {
         let until = Instant::now() + NODE_DRAIN_TIMEOUT;
-        let refused = |reason| NodeReply::Refused { reason };
-        if let Err(reason) = self.reach(revision, until).await {
-            return refused(reason);
-        }
-        // Whoever was let in before that revision was applied is in the journal behind this.
-        if let Err(error) = self.endpoints.settled(Vec::new()).await {
+        if let Err(error) = self.wait_for_revision(revision, until).await {
             return refused(error.to_string());
         }
-        let endpoints = self.users(|_| true);
+        // Endpoints that were attached before the revision was applied are in the journal behind this.
+        if let Err(error) = self.endpoints.write_records(Vec::new()).await {
+            return refused(error.to_string());
+        }
+        let endpoints = self.endpoints_where(|_| true);
         if !endpoints.is_empty() {
             return NodeReply::InUse { endpoints };
         }
-        let mut facts = self.facts.clone();
+        let mut facts = self.facts.subscribe();
         let returned = facts.wait_for(|facts| facts.blocks_of(&self.me) == 0);
-        match tokio::time::timeout_at(until, returned).await {
+        match timeout_at(until, returned).await {
             Ok(_) => NodeReply::Done,
             Err(_) => NodeReply::HoldsBlocks {
-                reason: self.keeps_blocks(),
+                reason: self.why_blocks_are_held(),
             },
         }
     }
 
-    /// Why the node holds blocks although no endpoint runs here.
-    fn keeps_blocks(&self) -> String {
+    /// The reason why the node holds blocks although no endpoint runs here.
+    fn why_blocks_are_held(&self) -> String {
         let list = |all: Vec<(TenantName, NetworkName, IpAddr)>| {
             let all = all.into_iter();
             let all: Vec<String> = all
@@ -261,37 +275,41 @@ impl Service {
                 "it manages a swarm and promised {} to tasks; demote it first (`docker node demote`)",
                 list(promised)
             ),
-            (true, true) => "its blocks aren't returned yet".to_owned(),
+            (true, true) => NOT_RETURNED.to_owned(),
         }
     }
 
-    /// From the revision of its closing on, nothing is attached to the group any more; so there
-    /// is nobody in it when there is nobody now.
+    /// Waits for the revision, then lists the group's endpoints. From the revision of its closing on no
+    /// endpoint is attached to the group, so an empty group stays empty.
     async fn drain_group(
         &self,
         tenant: TenantName,
         group: GroupName,
         revision: Revision,
     ) -> NodeReply {
-        let until = Instant::now() + DRAIN;
-        if let Err(reason) = self.reach(revision, until).await {
-            return NodeReply::Refused { reason };
+        let until = Instant::now() + DRAIN_TIMEOUT;
+        if let Err(error) = self.wait_for_revision(revision, until).await {
+            return refused(error.to_string());
         }
-        // Whoever was let in before that revision was applied is in the journal behind this.
-        if let Err(error) = self.endpoints.settled(Vec::new()).await {
-            let reason = error.to_string();
-            return NodeReply::Refused { reason };
+        // Endpoints that were attached before the revision was applied are in the journal behind this.
+        if let Err(error) = self.endpoints.write_records(Vec::new()).await {
+            return refused(error.to_string());
         }
-        let endpoints = self.users(|it| it.tenant == tenant && it.group.as_ref() == Some(&group));
+        let endpoints =
+            self.endpoints_where(|it| it.tenant == tenant && it.group.as_ref() == Some(&group));
         if endpoints.is_empty() {
             return NodeReply::Done;
         }
         NodeReply::InUse { endpoints }
     }
 
-    /// Waits until this node knows the revision, also after a restart.
-    async fn reach(&self, revision: Revision, until: Instant) -> Result<(), String> {
-        let (mut facts, mut saved) = (self.facts.clone(), self.folded.saved());
+    /// Waits until the facts and the disk have the revision.
+    async fn wait_for_revision(
+        &self,
+        revision: Revision,
+        until: Instant,
+    ) -> Result<(), NotApplied> {
+        let (mut facts, mut saved) = (self.facts.subscribe(), self.facts.saved());
         let reached = async {
             facts.wait_for(|facts| facts.applied >= revision).await.ok();
             saved
@@ -299,17 +317,14 @@ impl Service {
                 .await
                 .ok();
         };
-        if tokio::time::timeout_at(until, reached).await.is_ok() {
+        if timeout_at(until, reached).await.is_ok() {
             return Ok(());
         }
-        let why = saved.borrow().trouble.clone();
-        let why = why.map_or_else(String::new, |why| {
-            format!(", because its disk takes no writes ({why})")
-        });
-        Err(format!("it hasn't applied revision {revision} yet{why}"))
+        let disk = saved.borrow().trouble.clone();
+        Err(NotApplied { revision, disk })
     }
 
-    fn users(&self, of: impl Fn(&LocalEndpoint) -> bool) -> Vec<EndpointUse> {
+    fn endpoints_where(&self, of: impl Fn(&LocalEndpoint) -> bool) -> Vec<EndpointUse> {
         let endpoints = self.endpoints.snapshots().borrow().endpoints.clone();
         endpoints
             .values()
@@ -326,11 +341,15 @@ impl Service {
     }
 }
 
+fn refused(reason: impl Into<String>) -> NodeReply {
+    NodeReply::Refused {
+        reason: reason.into(),
+    }
+}
+
 fn gave_up(outcome: Result<Revision, AttachError>) -> NodeReply {
     match outcome {
         Ok(revision) => NodeReply::GaveUp { revision },
-        Err(error) => NodeReply::Refused {
-            reason: error.to_string(),
-        },
+        Err(error) => refused(error.to_string()),
     }
 }

@@ -3,10 +3,10 @@
 use bus_schema::healing::Cleanup;
 
 use super::Core;
-use crate::cleanup::Asked;
+use crate::cleanup::CleanupReply;
 
 impl Core {
-    pub(super) fn clean(&mut self, asked: Asked) {
+    pub(super) fn clean(&mut self, asked: CleanupReply) {
         self.asked = Some(asked);
         self.look.want();
     }

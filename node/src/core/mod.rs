@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::bus::Facts;
-use crate::cleanup::Asked;
+use crate::cleanup::CleanupReply;
 use crate::endpoint::{EndpointsHandle, Kernel, Locals, Snapshot};
 use crate::healing::Healings;
 use crate::metrics;
@@ -106,7 +106,7 @@ pub struct Core {
     /// Endpoints' devices that it made.
     made: BTreeSet<String>,
     /// Who asked for a look at everything, and what was done in it.
-    asked: Option<Asked>,
+    asked: Option<CleanupReply>,
     swept: Vec<String>,
     /// What went wrong since everything was looked at and well.
     unmended: Result<(), String>,
@@ -172,7 +172,7 @@ impl Core {
         mut self,
         endpoints: EndpointsHandle,
         mut log: watch::Receiver<LogState>,
-        mut cleanups: mpsc::Receiver<Asked>,
+        mut cleanups: mpsc::Receiver<CleanupReply>,
         mut views: watch::Receiver<EndpointsView>,
     ) {
         let mut view = views.borrow_and_update().clone();

@@ -306,7 +306,7 @@ impl<E: Endpoints> Driver<E> {
 
     /// Detaches an endpoint; one that is gone is no error.
     pub(super) async fn detach(&self, id: EndpointId) -> Result<(), DriverError> {
-        let detached = self.endpoints.detach(id.clone()).await;
+        let detached = self.endpoints.start_detach(id.clone()).await;
         match detached {
             Ok(()) | Err(AttachError::EndpointUnknown(_)) => {
                 self.last_calls().remove(&id);

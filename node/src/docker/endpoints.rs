@@ -45,7 +45,7 @@ pub trait Endpoints: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), AttachError>> + Send;
 
     /// Removes the endpoint and its claim on its addresses; its interfaces follow.
-    fn detach(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
+    fn start_detach(&self, id: EndpointId) -> impl Future<Output = Result<(), AttachError>> + Send;
 
     fn list(&self) -> Vec<LocalEndpoint>;
 
@@ -89,10 +89,10 @@ impl Endpoints for EndpointsHandle {
     }
 
     async fn wait_until_in_kernel(&self, id: EndpointId) -> Result<(), AttachError> {
-        self.attached(&id).await
+        self.wait_until_in_kernel(&id).await
     }
 
-    async fn detach(&self, id: EndpointId) -> Result<(), AttachError> {
+    async fn start_detach(&self, id: EndpointId) -> Result<(), AttachError> {
         self.start_detach(&id).await.map(drop)
     }
 

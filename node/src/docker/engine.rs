@@ -30,7 +30,7 @@ use super::driver::{Driver, endpoint_id};
 use super::endpoints::Endpoints;
 use super::plan::{DRIVER_NAME, EngineNetwork, WantedNetwork, is_contiv, plan};
 use super::{meaning, resolver, swarm};
-use crate::cleanup::Asked;
+use crate::cleanup::CleanupReply;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
 use node_core::projection::Projection;
@@ -65,7 +65,7 @@ pub(super) struct Engine<E> {
     /// Our networks that this engine had in this process: a missing one was removed by somebody else.
     pub seen_networks: BTreeSet<String>,
     pub healings: Healings,
-    pub cleanups: mpsc::Receiver<Asked>,
+    pub cleanups: mpsc::Receiver<CleanupReply>,
 }
 
 /// The state of one connection to the engine.

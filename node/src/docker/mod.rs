@@ -41,7 +41,7 @@ use self::driver::Driver;
 use self::engine::Engine;
 use self::networks::Networks;
 use self::server::Scope;
-use crate::cleanup::Asked;
+use crate::cleanup::CleanupReply;
 use crate::healing::Healings;
 use node_core::projection::Projection;
 
@@ -75,7 +75,7 @@ pub struct DockerHandle {
     pub status: watch::Receiver<Option<EngineStatus>>,
     pub alarms: watch::Receiver<Vec<Alarm>>,
     /// Requests to release leftovers at once; `None` if no engine is served.
-    pub cleanups: Option<mpsc::Sender<Asked>>,
+    pub cleanups: Option<mpsc::Sender<CleanupReply>>,
     /// Kept for the case without an engine: a receiver without its sender fails.
     _senders: (
         watch::Sender<Option<EngineStatus>>,

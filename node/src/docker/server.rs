@@ -22,10 +22,10 @@ use super::driver::{Driver, DriverError};
 use super::endpoints::Endpoints;
 use super::pool_id::AddressSpace;
 use super::protocol::DriverFailure;
-use crate::endpoint::DEADLINE;
+use crate::endpoint::REQUEST_TIMEOUT;
 
 /// Limits a call. It is longer than the endpoints' own deadline, whose error has more details.
-const CALL_TIMEOUT: Duration = DEADLINE.saturating_add(Duration::from_secs(1));
+const CALL_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.1+json";
 

@@ -1,8 +1,7 @@
-//! The one way in which Docker, CNI and the local socket attach and detach.
+//! The handle through which Docker, CNI and the local socket attach and detach endpoints.
 //!
-//! The waiting happens here and in `lease`, in the caller's task and bounded: for a block that
-//! netmaster leases, for an address that another node cedes, for the kernel. The decisions are the
-//! manager's.
+//! The handle and `lease` wait in the caller's task, for a bounded time: for a block that netmaster
+//! leases, for an address that another node cedes, for the kernel. The manager decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,45 +12,48 @@ use std::time::Duration;
 
 use bus_schema::{Endpoint, EndpointId, GroupName, NetworkName, NodeName, PoolKey, TenantName};
 use ipnet::IpNet;
-use runtime::now;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::journal::{Found, Journal};
+use super::allocate::requested_in;
+use super::in_progress::InProgress;
+use super::journal::{Journal, JournalState};
 use super::ledger::{NetworkKey, Record, Usage};
-use super::manager::{Answer, Attached, INBOX, Inbox, Manager, Snapshot, asked_in};
-use super::marks::Marks;
+use super::manager::{MAX_QUEUED_MESSAGES, Manager, Snapshot};
+use super::message::{Attached, ManagerMessage, ResultSender};
 use super::pool::{Choice, NodeAddresses, PoolSelector};
 use super::{
     Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve,
     must_take_endpoints,
 };
-use crate::bus::BusHandle;
+use crate::requests::BusHandle;
 use node_core::projection::{NetworkFact, Projection};
+use runtime::now;
 
-/// Everything that one attach, detach or reservation may wait for, together.
-pub const DEADLINE: Duration = Duration::from_secs(5);
-/// What an attach leaves to the kernel at least, however long it waited for an address.
-const KERNEL_DEADLINE: Duration = Duration::from_secs(3);
+/// How long one attach, detach or reservation waits in all.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an attach waits for the kernel at least, however long it waited for an address.
+const MIN_KERNEL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the core has made of the endpoints in the kernel.
+/// The state of the endpoints in the kernel, as the core reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// The generation of [`Snapshot`] that it has worked off.
+    /// The generation of [`Snapshot`] that the core has applied.
     pub generation: u64,
-    /// Endpoints that the kernel doesn't have, and why.
+    /// The endpoints that the kernel doesn't have, with the reasons.
     pub failed: BTreeMap<EndpointId, String>,
-    /// Endpoints that nobody can reach, and why: those, and what the log closed.
-    pub closed: BTreeMap<EndpointId, String>,
-    /// The node was in sync with the log since its start: until then it doesn't know what that
+    /// The endpoints that can't be reached, with the reasons: those above, and those that the log
     /// closed.
+    pub closed: BTreeMap<EndpointId, String>,
+    /// The node was in sync with the log since its start. Until then it doesn't know which endpoints
+    /// the log closed.
     pub was_in_sync: bool,
     pub in_sync: bool,
 }
 
-/// What the manager starts from.
+/// The configuration and the channels of the manager.
 #[derive(Debug)]
-pub struct Parts<'a> {
+pub struct EndpointsConfig<'a> {
     pub me: NodeName,
     pub journal: &'a Path,
     /// Bytes of a packet inside.
@@ -61,58 +63,59 @@ pub struct Parts<'a> {
     pub bus: BusHandle,
 }
 
-/// Cheap to clone; the manager ends with the last clone.
+/// Sends requests to the manager. Cheap to clone; the manager ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct EndpointsHandle {
     leaving: Arc<AtomicBool>,
     pub(super) me: NodeName,
     mtu: u32,
-    inbox: mpsc::Sender<Inbox>,
+    messages: mpsc::Sender<ManagerMessage>,
     pub(super) snapshot: watch::Receiver<Snapshot>,
     pub(super) facts: watch::Receiver<Projection>,
     pub(super) kernel: watch::Receiver<Kernel>,
     pub(super) bus: BusHandle,
-    /// Whose turn it is to ask for a block of a pool: one request is enough for all.
+    /// The lock of each pool for which a block is requested: one request is enough for all.
     pub(super) turns: Arc<Mutex<BTreeMap<PoolKey, Arc<tokio::sync::Mutex<()>>>>>,
-    /// Pools for which an attach or a reservation asks for addresses right now.
-    pub(super) leasing: Marks<PoolKey>,
-    pub(super) ahead: Arc<Mutex<BTreeSet<PoolKey>>>,
-    /// Addresses that somebody asks for by name right now: nobody else gets them, and they aren't
+    /// Pools for which an attach or a reservation requests addresses right now.
+    pub(super) leasing: InProgress<PoolKey>,
+    pub(super) leasing_ahead: Arc<Mutex<BTreeSet<PoolKey>>>,
+    /// Addresses that are requested by name right now: no other endpoint gets them, and they aren't
     /// given up for lack of an endpoint.
-    pub(super) asking: Marks<(NetworkKey, IpAddr)>,
-    /// Blocks whose command is on its way to netmaster.
-    pub(super) giving: Marks<(NetworkKey, IpNet)>,
-    /// Notified when one of these ends.
-    pub(super) ended: Arc<Notify>,
+    pub(super) requested: InProgress<(NetworkKey, IpAddr)>,
+    /// Blocks whose command to netmaster is in progress.
+    pub(super) giving_up: InProgress<(NetworkKey, IpNet)>,
+    /// Notified when an operation in progress ends.
+    pub(super) operation_ended: Arc<Notify>,
     pub(super) published: watch::Sender<Option<Vec<Endpoint>>>,
 }
 
 impl EndpointsHandle {
     /// Opens the journal and starts the manager.
-    pub fn start(parts: Parts<'_>) -> Result<(Self, Found), AttachError> {
+    pub fn start(config: EndpointsConfig<'_>) -> Result<(Self, JournalState), AttachError> {
         let failed = |error: std::io::Error| AttachError::Journal {
-            path: parts.journal.display().to_string(),
+            path: config.journal.display().to_string(),
             reason: error.to_string(),
         };
-        let (journal, ledger, found) = Journal::open(parts.journal).map_err(failed)?;
-        let (inbox, received) = mpsc::channel(INBOX);
+        let (journal, ledger, found) = Journal::open(config.journal).map_err(failed)?;
+        let (messages, received) = mpsc::channel(MAX_QUEUED_MESSAGES);
         let (sender, snapshot) = watch::channel(Snapshot {
             generation: 0,
             endpoints: ledger.endpoints().clone(),
             ledger: Arc::new(ledger.clone()),
         });
         let ended = Arc::new(Notify::new());
-        let (asking, giving) = (Marks::new(ended.clone()), Marks::new(ended.clone()));
+        let requested = InProgress::new(ended.clone());
+        let giving_up = InProgress::new(ended.clone());
         let leaving = Arc::<AtomicBool>::default();
         let manager = Manager {
             leaving: leaving.clone(),
-            me: parts.me.clone(),
+            me: config.me.clone(),
             journal,
             ledger,
-            facts: parts.facts.clone(),
+            facts: config.facts.clone(),
             snapshot: sender,
-            asking: asking.clone(),
-            giving: giving.clone(),
+            requested: requested.clone(),
+            giving_up: giving_up.clone(),
         };
         std::thread::Builder::new()
             .name("endpoints".to_owned())
@@ -120,36 +123,36 @@ impl EndpointsHandle {
             .map_err(failed)?;
         let handle = Self {
             leaving,
-            me: parts.me,
-            mtu: parts.mtu,
-            inbox,
+            me: config.me,
+            mtu: config.mtu,
+            messages,
             snapshot,
-            facts: parts.facts,
-            kernel: parts.kernel,
-            bus: parts.bus,
+            facts: config.facts,
+            kernel: config.kernel,
+            bus: config.bus,
             turns: Arc::default(),
-            leasing: Marks::new(ended.clone()),
-            ahead: Arc::default(),
-            asking,
-            giving,
-            ended,
+            leasing: InProgress::new(ended.clone()),
+            leasing_ahead: Arc::default(),
+            requested,
+            giving_up,
+            operation_ended: ended,
             published: watch::Sender::default(),
         };
         Ok((handle, found))
     }
 
-    /// Takes no new endpoints until this process ends: its node leaves the cluster.
+    /// Refuses new endpoints until this process ends, because its node leaves the cluster.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Takes an address before its endpoint exists. The same address again is fine.
+    /// Reserves an address before its endpoint exists. A repeated call with the address succeeds.
     pub async fn reserve(&self, ask: Reserve) -> Result<IpAddr, AttachError> {
         let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
-        // Out of the blocks of the swarm's manager: it says nothing of how full ours are.
+        // A promised address is of a block of the swarm's manager, so no block is leased ahead here.
         let promised = ask.claim == Claim::Task;
-        let ask = |haste, answer| Inbox::Reserve(ask.clone(), haste, answer);
-        let deadline = Instant::now() + DEADLINE;
+        let ask = |rest, result| ManagerMessage::Reserve(ask.clone(), rest, result);
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let address = self.with_block(&key, deadline, promised, ask).await?;
         if !promised {
             self.lease_ahead(&key);
@@ -157,7 +160,7 @@ impl EndpointsHandle {
         Ok(address)
     }
 
-    /// Ends what [`reserve`](Self::reserve) began; nothing happens to an address without that claim.
+    /// Ends a reservation; does nothing if the address isn't reserved with this claim.
     pub async fn release(
         &self,
         tenant: TenantName,
@@ -165,27 +168,33 @@ impl EndpointsHandle {
         address: IpAddr,
         claim: Claim,
     ) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Release((tenant, network), address, claim, answer))
+        self.ask(|result| ManagerMessage::Release((tenant, network), address, claim, result))
             .await
     }
 
-    /// Returns when the endpoint is journaled: the kernel gets it next ([`Self::attached`]). The same
-    /// again gives the same answer.
+    /// Returns when the endpoint is journaled; the kernel gets it next
+    /// ([`Self::wait_until_in_kernel`]). A repeated call returns the same.
     pub async fn start_attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
-        let attached = self.claim(ask, Instant::now() + DEADLINE).await?;
+        let attached = self
+            .attach_in_journal(ask, Instant::now() + REQUEST_TIMEOUT)
+            .await?;
         Ok(self.attachment(attached.endpoint))
     }
 
-    /// Returns when the kernel has the endpoint, or says why it hasn't.
-    pub async fn attached(&self, id: &EndpointId) -> Result<(), AttachError> {
+    /// Returns when the kernel has the endpoint, or the reason why it doesn't.
+    pub async fn wait_until_in_kernel(&self, id: &EndpointId) -> Result<(), AttachError> {
         let generation = self.snapshot.borrow().generation;
-        let done = self.in_kernel(id, generation, Instant::now() + DEADLINE);
-        done.await.map_err(AttachError::Datapath)
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.wait_for_generation(id, generation, deadline).await
     }
 
-    async fn claim(&self, ask: Attach, deadline: Instant) -> Result<Attached, AttachError> {
+    async fn attach_in_journal(
+        &self,
+        ask: Attach,
+        deadline: Instant,
+    ) -> Result<Attached, AttachError> {
         let key = self.pool_key(&ask.tenant, &ask.network, ask.group.as_ref());
-        let message = |haste, answer| Inbox::Attach(ask.clone(), haste, answer);
+        let message = |rest, result| ManagerMessage::Attach(ask.clone(), rest, result);
         let attached = self.with_block(&key, deadline, false, message).await?;
         if ask.addresses.is_empty() {
             self.lease_ahead(&key);
@@ -193,40 +202,52 @@ impl EndpointsHandle {
         Ok(attached)
     }
 
-    /// Returns when the kernel has the endpoint. The same again gives the same answer.
+    /// Returns when the kernel has the endpoint. A repeated call returns the same.
     pub async fn attach(&self, ask: Attach) -> Result<Attachment, AttachError> {
-        let deadline = Instant::now() + DEADLINE;
-        let attached = self.claim(ask, deadline).await?;
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let attached = self.attach_in_journal(ask, deadline).await?;
         let id = attached.endpoint.id.clone();
-        // What the address took isn't the kernel's fault.
-        let deadline = deadline.max(Instant::now() + KERNEL_DEADLINE);
-        if let Err(reason) = self.in_kernel(&id, attached.generation, deadline).await {
+        // The time that the address took isn't taken from the kernel's.
+        let deadline = deadline.max(Instant::now() + MIN_KERNEL_TIMEOUT);
+        if let Err(error) = self
+            .wait_for_generation(&id, attached.generation, deadline)
+            .await
+        {
             if attached.fresh {
-                self.ask(|answer| Inbox::Detach(id, answer)).await.ok();
+                self.ask(|result| ManagerMessage::Detach(id, result))
+                    .await
+                    .ok();
             }
-            return Err(AttachError::Datapath(reason));
+            return Err(error);
         }
         Ok(self.attachment(attached.endpoint))
     }
 
-    /// Removes the endpoint and its claim on its addresses. The core takes it out of the kernel next,
-    /// before it puts in what is attached later. Answers the generation in which that is done.
+    /// Removes the endpoint and frees its addresses. The core removes it from the kernel next, before
+    /// it adds endpoints that are attached later. Returns the generation in which that is done.
     pub async fn start_detach(&self, id: &EndpointId) -> Result<u64, AttachError> {
-        self.ask(|answer| Inbox::Detach(id.clone(), answer)).await
+        self.ask(|result| ManagerMessage::Detach(id.clone(), result))
+            .await
     }
 
-    /// Removes the endpoint and its claim on its addresses, and waits a while for the kernel.
+    /// Removes the endpoint, frees its addresses, and waits for the kernel until the deadline.
     pub async fn detach(&self, id: &EndpointId) -> Result<(), AttachError> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let generation = self.start_detach(id).await?;
-        // The core goes on trying; the address rests before it is used again.
-        self.in_kernel(id, generation, deadline).await.ok();
+        // The core tries again; the address rests before it is used again.
+        self.wait_for_generation(id, generation, deadline)
+            .await
+            .ok();
         Ok(())
     }
 
-    /// Takes in what is known of an endpoint after it was made.
-    pub async fn describe(&self, id: &EndpointId, told: Description) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Describe(id.clone(), told, answer))
+    /// Adds the endpoint's name, aliases and container, which are known after the attach.
+    pub async fn describe(
+        &self,
+        id: &EndpointId,
+        description: Description,
+    ) -> Result<(), AttachError> {
+        self.ask(|result| ManagerMessage::Describe(id.clone(), description, result))
             .await
     }
 
@@ -267,13 +288,12 @@ impl EndpointsHandle {
         snapshot.endpoints.get(id).map(|it| it.as_ref().clone())
     }
 
-    /// A node that is drained, has left or was removed takes no new endpoints.
+    /// Refuses new endpoints on a node that is drained, has left or was removed.
     pub fn must_take_endpoints(&self) -> Result<(), AttachError> {
         must_take_endpoints(&self.facts.borrow(), &self.me, &self.leaving)
     }
 
-    /// Whether an endpoint of the network, or of the group in it, can be had without asking for a
-    /// block.
+    /// Whether this node has a free address for an endpoint of the network, or of the group in it.
     pub fn has_free(
         &self,
         network: &NetworkFact,
@@ -287,42 +307,44 @@ impl EndpointsHandle {
             network,
             me: &self.me,
             usage: &usage,
-            asked: &asked_in(&self.asking, key),
+            asked: &requested_in(&self.requested, key),
         };
         holding.choose(whom, now()) != Choice::None
     }
 
-    /// The endpoints of this node, as they change.
+    /// The journaled endpoints of this node; receives every change.
     pub fn snapshots(&self) -> watch::Receiver<Snapshot> {
         self.snapshot.clone()
     }
 
-    /// What the kernel has of them, as it changes.
+    /// The state of the endpoints in the kernel; receives every change.
     pub fn kernel(&self) -> watch::Receiver<Kernel> {
         self.kernel.clone()
     }
 
-    pub(crate) async fn settled(&self, records: Vec<Record>) -> Result<(), AttachError> {
-        self.ask(|answer| Inbox::Settled(records, answer)).await
+    /// Journals the records and returns when they, and all earlier requests, are journaled.
+    pub(crate) async fn write_records(&self, records: Vec<Record>) -> Result<(), AttachError> {
+        self.ask(|result| ManagerMessage::Write(records, result))
+            .await
     }
 
     pub(super) async fn ask<T>(
         &self,
-        message: impl FnOnce(Answer<T>) -> Inbox,
+        message: impl FnOnce(ResultSender<T>) -> ManagerMessage,
     ) -> Result<T, AttachError> {
         let stopping = || AttachError::Datapath("netplugin is stopping".to_owned());
-        let (answer, answered) = oneshot::channel();
-        let sent = self.inbox.send(message(answer)).await;
+        let (sender, result) = oneshot::channel();
+        let sent = self.messages.send(message(sender)).await;
         sent.map_err(|_| stopping())?;
-        answered.await.map_err(|_| stopping())?
+        result.await.map_err(|_| stopping())?
     }
 
-    /// Whether this node is in sync with the log: what it doesn't know then doesn't exist.
+    /// Whether this node is in sync with the log. Then a name that the facts lack doesn't exist.
     pub fn has_read_log(&self) -> bool {
         self.kernel.borrow().in_sync
     }
 
-    /// Whose blocks an endpoint gets its address from.
+    /// The pool from which an endpoint gets its address.
     fn pool_key(
         &self,
         tenant: &TenantName,
@@ -338,22 +360,27 @@ impl EndpointsHandle {
         }
     }
 
-    async fn in_kernel(
+    /// Waits until the core has applied the generation, and checks that the kernel has the endpoint.
+    async fn wait_for_generation(
         &self,
         id: &EndpointId,
         generation: u64,
         deadline: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), AttachError> {
         let mut kernel = self.kernel.clone();
         let done = kernel.wait_for(|kernel| kernel.generation >= generation);
-        match timeout_at(deadline, done).await {
-            Ok(Ok(kernel)) => kernel.failed.get(id).map_or(Ok(()), |why| Err(why.clone())),
-            Ok(Err(_)) => Err("netplugin is stopping".to_owned()),
-            Err(_) => Err(format!(
+        let reason = match timeout_at(deadline, done).await {
+            Ok(Ok(kernel)) => match kernel.failed.get(id) {
+                None => return Ok(()),
+                Some(reason) => reason.clone(),
+            },
+            Ok(Err(_)) => "netplugin is stopping".to_owned(),
+            Err(_) => format!(
                 "it took longer than {} s; try again",
-                DEADLINE.as_secs()
-            )),
-        }
+                REQUEST_TIMEOUT.as_secs()
+            ),
+        };
+        Err(AttachError::Datapath(reason))
     }
 
     fn attachment(&self, endpoint: LocalEndpoint) -> Attachment {

@@ -1,9 +1,9 @@
-//! The node's journal of endpoints: written before anything is answered, and on disk before anybody
-//! builds on it.
+//! The node's journal of endpoints. A record is written before the request is answered, and on disk
+//! before another process depends on it.
 //!
-//! The records stand in [`frames`]. A damaged file gives back every whole record, is kept aside,
-//! and is written anew. A full disk refuses the append and leaves what is there. The manager's
-//! thread alone uses it.
+//! The file holds [`frames`]. Every whole record of a damaged file is recovered; the file is kept
+//! aside and written again. A full disk refuses the append and keeps the file as it was. Only the
+//! manager's thread uses it.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -14,24 +14,24 @@ use bus_schema::{ClusterId, codec};
 use super::ledger::{Ledger, Record};
 use crate::frames::{self, Tail, replace};
 
-/// Below this many records a journal isn't worth making shorter.
-const COMPACT_FROM: usize = 1_000;
+/// A journal with fewer records isn't rewritten to make it shorter.
+const MIN_RECORDS_TO_COMPACT: usize = 1_000;
 
 /// Part of the journal was unreadable; every whole record was recovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Bytes that belong to no whole record.
+    /// The number of bytes that belong to no whole record.
     pub bytes: usize,
-    /// The damaged file, for who wants to look; absent while the disk has no room for a new one.
+    /// The damaged file under its new name; absent while the disk has no room for a new journal.
     pub kept: Option<PathBuf>,
 }
 
-/// What the journal was like when it was opened.
+/// The state of the journal when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum JournalState {
     Whole,
-    /// There was none, or nothing in it: this node is new, or somebody removed it.
-    Nothing,
+    /// The file is missing or empty: this node is new, or the file was removed.
+    Empty,
     Damaged(Damage),
 }
 
@@ -39,17 +39,17 @@ pub enum Found {
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
-    /// Absent while the disk takes no writes: the next append tries again.
+    /// Absent while the disk refuses writes: the next append tries again.
     tail: Option<Tail>,
     records: usize,
-    /// The file is damaged and couldn't be written anew yet.
+    /// The file is damaged and couldn't be rewritten yet.
     damaged: bool,
 }
 
 impl Journal {
-    /// Opens the journal, or creates it, and folds its records. A disk that takes no writes is no
-    /// error: what there is to read is read, and appends fail.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Ledger, Found)> {
+    /// Opens the journal, or creates it, and folds its records. A disk that refuses writes is no
+    /// error: the file is read, and appends fail.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Ledger, JournalState)> {
         let bytes = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
@@ -69,9 +69,9 @@ impl Journal {
             damaged: lost > 0,
         };
         let found = match (lost, records.len()) {
-            (0, 0) => Found::Nothing,
-            (0, _) => Found::Whole,
-            (bytes, _) => Found::Damaged(Damage {
+            (0, 0) => JournalState::Empty,
+            (0, _) => JournalState::Whole,
+            (bytes, _) => JournalState::Damaged(Damage {
                 bytes,
                 kept: journal.repair(&ledger).ok().flatten(),
             }),
@@ -88,19 +88,18 @@ impl Journal {
         &self.path
     }
 
-    /// Puts records at the end and returns when they are written, and on disk if they are promises
-    /// ([`is_promise`]). After an error none of them is there. `ledger` is what the journal holds so
-    /// far.
+    /// Appends records and returns when they are written, and on disk if [`must_be_on_disk`] says so.
+    /// After an error none of them is in the file. `ledger` is the fold of the journal so far.
     pub(super) fn append(&mut self, ledger: &Ledger, records: &[Record]) -> io::Result<()> {
         if self.damaged {
             self.repair(ledger)?;
         }
-        if self.records > COMPACT_FROM && self.records > 4 * ledger.size() {
+        if self.records > MIN_RECORDS_TO_COMPACT && self.records > 4 * ledger.size() {
             self.rewrite(ledger)?;
         }
         let frames: Vec<u8> = records.iter().flat_map(frame).collect();
-        let promises = records.iter().any(|it| is_promise(it, ledger));
-        self.tail()?.append(&frames, promises)?;
+        let sync = records.iter().any(|it| must_be_on_disk(it, ledger));
+        self.tail()?.append(&frames, sync)?;
         self.records += records.len();
         Ok(())
     }
@@ -122,7 +121,7 @@ impl Journal {
         Ok(self.tail.insert(tail))
     }
 
-    /// Keeps the damaged file aside and writes what was recovered anew.
+    /// Keeps the damaged file under another name and writes the recovered records to a new one.
     fn repair(&mut self, ledger: &Ledger) -> io::Result<Option<PathBuf>> {
         let aside = free_name(&self.path);
         fs::hard_link(&self.path, &aside)?;
@@ -138,7 +137,7 @@ impl Journal {
         }
     }
 
-    /// Replaces the file by the fewest records that say the same, at once or not at all.
+    /// Replaces the file, atomically, by the fewest records that fold to the same ledger.
     fn rewrite(&mut self, ledger: &Ledger) -> io::Result<()> {
         let records = ledger.records();
         let frames: Vec<u8> = records.iter().flat_map(frame).collect();
@@ -149,7 +148,7 @@ impl Journal {
     }
 }
 
-/// A name beside `path` that no file bears yet.
+/// An unused file name beside `path`.
 fn free_name(path: &Path) -> PathBuf {
     let mut name = path.with_extension("damaged");
     let mut count = 1;
@@ -160,10 +159,10 @@ fn free_name(path: &Path) -> PathBuf {
     name
 }
 
-/// Whether somebody builds on the record beyond a crash of the machine; one of netplugin alone loses
-/// nothing that was written. Forgotten, the others claim more than there is, which is found and
-/// given back, or they concern what the crash ended too: a container's start, its name.
-fn is_promise(record: &Record, ledger: &Ledger) -> bool {
+/// Whether the record must survive a crash of the machine. A crash of netplugin alone loses no written
+/// record. Without the other records the journal claims too many addresses, which are found and
+/// freed, or they concern something that the crash ended too: a container's start, its name.
+fn must_be_on_disk(record: &Record, ledger: &Ledger) -> bool {
     match record {
         Record::Attached { endpoint } => ledger.endpoint(&endpoint.id).is_none(),
         Record::Reserved { .. }
@@ -183,7 +182,7 @@ fn is_promise(record: &Record, ledger: &Ledger) -> bool {
     }
 }
 
-/// The cluster that a node with this journal followed last.
+/// The cluster of the log that a node with this journal followed last.
 pub fn cluster_in(path: &Path) -> Option<ClusterId> {
     let (records, _) = read_frames(&fs::read(path).ok()?);
     records.into_iter().rev().find_map(|record| match record {
@@ -196,7 +195,7 @@ fn frame(record: &Record) -> Vec<u8> {
     frames::frame(&codec::to_bytes(record))
 }
 
-/// Every whole record, and how many bytes belong to none.
+/// All whole records, and the number of bytes that belong to none.
 fn read_frames(bytes: &[u8]) -> (Vec<Record>, usize) {
     let found = frames::read(bytes, |body| codec::from_bytes(body).ok());
     (found.records, found.lost)

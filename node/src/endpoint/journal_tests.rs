@@ -1,7 +1,8 @@
 use std::fs;
 
 use super::*;
-use crate::endpoint::fixture::{Small, endpoint, ip, key};
+use crate::endpoint::fixture::{endpoint, ip, key};
+use crate::small_disk::SmallDisk;
 
 fn records(count: u8) -> Vec<Record> {
     (1..=count)
@@ -17,12 +18,12 @@ fn fold(records: &[Record]) -> Ledger {
     ledger
 }
 
-/// Opens a journal, as if the endpoints that it may have lost were known again.
+/// Opens a journal, as if the endpoints that it may have lost were restored.
 fn open(path: &Path) -> (Journal, Ledger, Option<Damage>) {
     let (journal, mut ledger, found) = Journal::open(path).unwrap();
     let damage = match found {
-        Found::Damaged(damage) => Some(damage),
-        Found::Whole | Found::Nothing => None,
+        JournalState::Damaged(damage) => Some(damage),
+        JournalState::Whole | JournalState::Empty => None,
     };
     assert!(damage.is_none() || ledger.is_incomplete());
     ledger.apply(&Record::Complete);
@@ -41,7 +42,7 @@ fn write(path: &Path, records: &[Record]) {
 }
 
 #[test]
-fn what_was_appended_is_there_after_a_restart() {
+fn appended_records_are_read_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/journal");
     let mut all = records(3);
@@ -55,17 +56,17 @@ fn what_was_appended_is_there_after_a_restart() {
 }
 
 #[test]
-fn what_others_build_on_is_a_promise() {
+fn records_that_other_processes_depend_on_must_be_on_disk() {
     let all = records(1);
     let id = endpoint("e1", "10.0.0.2").id;
     let (address, block) = (ip("10.0.0.2"), "10.0.0.0/28".parse().unwrap());
-    let promises = |records: &[Record], ledger: &Ledger| {
-        let promises = records.iter().map(|it| is_promise(it, ledger));
-        promises.collect::<Vec<_>>()
+    let synced = |records: &[Record], ledger: &Ledger| {
+        let synced = records.iter().map(|it| must_be_on_disk(it, ledger));
+        synced.collect::<Vec<_>>()
     };
-    // The same endpoint again only tells its name.
-    assert_eq!(promises(&all, &Ledger::default()), [true]);
-    assert_eq!(promises(&all, &fold(&all)), [false]);
+    // A second record of the endpoint only adds its name.
+    assert_eq!(synced(&all, &Ledger::default()), [true]);
+    assert_eq!(synced(&all, &fold(&all)), [false]);
     let given_back = [
         Record::Returning {
             key: key(),
@@ -79,7 +80,7 @@ fn what_others_build_on_is_a_promise() {
             command: None,
         },
     ];
-    assert_eq!(promises(&given_back, &fold(&all)), [true, true]);
+    assert_eq!(synced(&given_back, &fold(&all)), [true, true]);
     let at = 1;
     let freed = [
         Record::Detached { id, at },
@@ -93,13 +94,13 @@ fn what_others_build_on_is_a_promise() {
             at,
         },
     ];
-    assert_eq!(promises(&freed, &fold(&all)), [false; 3]);
+    assert_eq!(synced(&freed, &fold(&all)), [false; 3]);
 }
 
 #[test]
-fn truncated_at_any_byte_every_whole_record_comes_back() {
-    // Thousands of flushes: a disk in memory has them for nothing.
-    let disk = Small::new("8m");
+fn truncated_journal_keeps_every_whole_record() {
+    // Thousands of flushes cost nothing on a disk in memory.
+    let disk = SmallDisk::new("8m");
     let folder = tempfile::tempdir_in(disk.path()).unwrap();
     let path = folder.path().join("journal");
     let all = records(3);
@@ -137,9 +138,9 @@ fn truncated_at_any_byte_every_whole_record_comes_back() {
 }
 
 #[test]
-fn one_wrong_byte_costs_one_record() {
-    // Thousands of flushes: a disk in memory has them for nothing.
-    let disk = Small::new("8m");
+fn wrong_byte_costs_one_record() {
+    // Thousands of flushes cost nothing on a disk in memory.
+    let disk = SmallDisk::new("8m");
     let folder = tempfile::tempdir_in(disk.path()).unwrap();
     let path = folder.path().join("journal");
     let all = records(3);
@@ -159,7 +160,7 @@ fn one_wrong_byte_costs_one_record() {
 }
 
 #[test]
-fn a_long_journal_becomes_short() {
+fn long_journal_is_compacted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let (mut journal, mut ledger, _) = open(&path);
@@ -189,8 +190,8 @@ fn a_long_journal_becomes_short() {
 }
 
 #[test]
-fn a_full_disk_refuses_and_loses_nothing() {
-    let disk = Small::new("64k");
+fn full_disk_refuses_records_and_loses_none() {
+    let disk = SmallDisk::new("64k");
     let path = disk.path().join("journal");
     let (mut journal, mut ledger, _) = open(&path);
     let all = records(40);
@@ -216,8 +217,8 @@ fn a_full_disk_refuses_and_loses_nothing() {
 }
 
 #[test]
-fn a_damaged_journal_on_a_full_disk_is_read_and_repaired_later() {
-    let disk = Small::new("64k");
+fn damaged_journal_on_a_full_disk_is_read_and_repaired_later() {
+    let disk = SmallDisk::new("64k");
     let path = disk.path().join("journal");
     let all = records(3);
     write(&path, &all);
@@ -237,28 +238,28 @@ fn a_damaged_journal_on_a_full_disk_is_read_and_repaired_later() {
 }
 
 #[test]
-fn after_damage_the_journal_is_incomplete_until_it_says_otherwise() {
+fn damaged_journal_is_incomplete_until_a_complete_record() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
-    assert_eq!(Journal::open(&path).unwrap().2, Found::Nothing);
+    assert_eq!(Journal::open(&path).unwrap().2, JournalState::Empty);
     let all = records(2);
     write(&path, &all);
     let mut bytes = fs::read(&path).unwrap();
     bytes[20] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let (_, ledger, found) = Journal::open(&path).unwrap();
-    assert!(matches!(found, Found::Damaged(_)) && ledger.is_incomplete());
-    // The next start finds no damage any more, but knows of it.
+    assert!(matches!(found, JournalState::Damaged(_)) && ledger.is_incomplete());
+    // The next start finds no damage, but the journal is still incomplete.
     let (mut journal, mut ledger, found) = Journal::open(&path).unwrap();
-    assert!(found == Found::Whole && ledger.is_incomplete());
+    assert!(found == JournalState::Whole && ledger.is_incomplete());
     journal.append(&ledger, &[Record::Complete]).unwrap();
     ledger.apply(&Record::Complete);
     let (_, again, found) = Journal::open(&path).unwrap();
-    assert_eq!((again, found), (ledger, Found::Whole));
+    assert_eq!((again, found), (ledger, JournalState::Whole));
 }
 
 #[test]
-fn the_cluster_is_known_behind_damage_and_when_the_journal_became_short() {
+fn cluster_is_read_from_a_damaged_or_compacted_journal() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     assert_eq!(cluster_in(&path), None);
@@ -278,9 +279,9 @@ fn the_cluster_is_known_behind_damage_and_when_the_journal_became_short() {
     assert_eq!(cluster_in(&path), Some(two));
 }
 
-/// As builds before these records read them: what they don't know they skip.
+/// Builds before these records read them as `Unknown` and skip them.
 #[test]
-fn older_builds_skip_records_that_they_do_not_know() {
+fn older_builds_skip_unknown_records() {
     #[derive(Debug, PartialEq, serde::Deserialize)]
     #[serde(tag = "type", rename_all = "kebab-case")]
     enum Old {

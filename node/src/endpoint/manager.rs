@@ -1,189 +1,107 @@
-//! Decides who gets which address, one request after another, on a thread of its own.
+//! Allocates addresses, one request after another, on a thread of its own.
 //!
 //! The thread alone holds the ledger and the journal: a decision is on disk before it is answered
-//! or seen by anybody. It never waits on the bus or the kernel; what needs them is answered with
-//! [`Step::Lease`], and the handle asks again. The inbox is bounded; the thread ends with the last
-//! handle.
+//! or published. The thread never waits for the bus or the kernel: it answers
+//! [`Attempt::NeedsBlock`], and the handle sends the request again. The queue is bounded; the thread
+//! ends with the last handle.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, PoolKey, Rejection};
+use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, Rejection};
 use ipnet::IpNet;
-use runtime::now;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
+use super::allocate::{NamedAddress, check_pool};
 use super::give_up::returning;
+use super::in_progress::InProgress;
 use super::journal::Journal;
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
-use super::marks::{Mark, Marks};
-use super::pool::{Choice, NodeAddresses, PoolSelector};
+use super::message::{Attached, Attempt, ManagerMessage, RestPeriod};
 use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve, must_take_endpoints};
 use node_core::desired::interface_names;
 use node_core::projection::{NetworkFact, Projection};
+use runtime::now;
 
-/// Requests that wait for the thread; each takes it about one flush of the disk.
-pub(super) const INBOX: usize = 256;
+/// The length of the thread's queue; the thread handles a message in about one flush of the disk.
+pub(super) const MAX_QUEUED_MESSAGES: usize = 256;
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, AttachError>>;
-
-/// What wakes the thread.
-#[derive(Debug)]
-pub(super) enum Inbox {
-    Reserve(Reserve, Haste, Answer<Step<IpAddr>>),
-    Release(NetworkKey, IpAddr, Claim, Answer<()>),
-    Attach(Attach, Haste, Answer<Step<Attached>>),
-    Detach(EndpointId, Answer<u64>),
-    Describe(EndpointId, Description, Answer<()>),
-    /// Gives no address of the block any more, so that it can be returned. Answers with the
-    /// generation in which no endpoint had any of them.
-    Return(NetworkKey, IpNet, Answer<u64>),
-    /// Picks a block of the pool (IPv6: true) in which no address is used, and starts its return.
-    ReturnAny(PoolKey, bool, Answer<Returning>),
-    Cede(Ceding, Answer<Giving>),
-    /// Picks a free address of the pool (IPv6: true) for another node.
-    CedeAny(PoolKey, bool, NodeName, u16, Answer<Vec<Giving>>),
-    /// The log settled what was given back.
-    Settled(Vec<Record>, Answer<()>),
-    /// What the journal had lost.
-    Restored(Vec<Record>, Answer<()>),
-}
-
-/// An address of a block of ours that another node asks for.
-#[derive(Debug, Clone)]
-pub(crate) struct Ceding {
-    pub key: NetworkKey,
-    pub address: IpAddr,
-    pub to: NodeName,
-    /// For the task that it was promised to.
-    pub promised: bool,
-}
-
-/// What the journal says that this node gives up: its command to netmaster comes next.
-#[derive(Debug)]
-pub(super) struct Giving {
-    pub key: NetworkKey,
-    pub block: IpNet,
-    /// Absent: the block is returned; else its one address is ceded.
-    pub to: Option<NodeName>,
-    /// The kernel has dropped the endpoint that had the address when the core has done this
-    /// generation.
-    pub generation: u64,
-    /// Nobody else sends the command until this is dropped.
-    pub mark: Mark<(NetworkKey, IpNet)>,
-}
-
-/// How far the return of a block got that netmaster asks for.
-#[derive(Debug)]
-pub(super) enum Returning {
-    Started(Giving),
-    /// Somebody waits for netmaster's answer already.
-    UnderWay(NetworkKey, IpNet),
-}
-
-/// Whether an address freed a moment ago will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Haste {
-    Rested,
-    Any,
-}
-
-/// How far one request got without waiting.
-#[derive(Debug)]
-pub(super) enum Step<T> {
-    Done(T),
-    /// The block that holds this address, or any, is needed first.
-    Lease(Option<IpAddr>),
-    /// Only addresses that were freed a moment ago are left here.
-    Recent,
-}
-
-#[derive(Debug)]
-pub(super) struct Attached {
-    pub endpoint: LocalEndpoint,
-    /// The kernel has it when the core has done this generation.
-    pub generation: u64,
-    /// False: it was there before.
-    pub fresh: bool,
-}
-
-/// The node's endpoints as the journal has them, and what else was promised.
+/// The node's endpoints and the ledger, as journaled.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Counts up with every change.
+    /// Increases with every change.
     pub generation: u64,
     pub endpoints: Locals,
     pub ledger: Arc<Ledger>,
 }
 
 pub(super) struct Manager {
-    /// The operator has said that this node leaves, whether or not the log knows it yet.
+    /// The operator has ordered this node to leave; the log may not have the event yet.
     pub leaving: Arc<AtomicBool>,
     pub me: NodeName,
     pub journal: Journal,
     pub ledger: Ledger,
     pub facts: watch::Receiver<Projection>,
     pub snapshot: watch::Sender<Snapshot>,
-    /// Addresses that somebody asks for by name right now.
-    pub asking: Marks<(NetworkKey, IpAddr)>,
-    /// Blocks whose command is on its way to netmaster.
-    pub giving: Marks<(NetworkKey, IpNet)>,
+    /// Addresses that are requested by name right now.
+    pub requested: InProgress<(NetworkKey, IpAddr)>,
+    /// Blocks whose command to netmaster is in progress.
+    pub giving_up: InProgress<(NetworkKey, IpNet)>,
 }
 
 impl Manager {
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Inbox>) {
+    pub(super) fn run(mut self, mut messages: mpsc::Receiver<ManagerMessage>) {
         self.publish();
-        while let Some(message) = inbox.blocking_recv() {
+        while let Some(message) = messages.blocking_recv() {
             self.handle(message);
         }
     }
 
-    /// An answer that nobody waits for any more is dropped: the handle's deadline has passed.
-    fn handle(&mut self, message: Inbox) {
+    /// Handles one message. If the handle's deadline has passed, nobody receives the result.
+    fn handle(&mut self, message: ManagerMessage) {
         match message {
-            Inbox::Reserve(ask, haste, answer) => {
-                answer.send(self.reserve(&ask, haste)).ok();
+            ManagerMessage::Reserve(ask, rest, result) => {
+                result.send(self.reserve(&ask, rest)).ok();
             }
-            Inbox::Release(key, address, claim, answer) => {
-                answer.send(self.release(key, address, claim)).ok();
+            ManagerMessage::Release(key, address, claim, result) => {
+                result.send(self.release(key, address, claim)).ok();
             }
-            Inbox::Attach(ask, haste, answer) => {
-                answer.send(self.attach(&ask, haste)).ok();
+            ManagerMessage::Attach(ask, rest, result) => {
+                result.send(self.attach(&ask, rest)).ok();
             }
-            Inbox::Detach(id, answer) => {
-                answer.send(self.detach(id)).ok();
+            ManagerMessage::Detach(id, result) => {
+                result.send(self.detach(id)).ok();
             }
-            Inbox::Describe(id, description, answer) => {
-                answer.send(self.describe(&id, description)).ok();
+            ManagerMessage::Describe(id, description, result) => {
+                result.send(self.describe(&id, description)).ok();
             }
-            Inbox::Return(key, block, answer) => {
-                answer.send(self.start_return(key, block)).ok();
+            ManagerMessage::Return(key, block, result) => {
+                result.send(self.start_return(key, block)).ok();
             }
-            Inbox::ReturnAny(pool, v6, answer) => {
-                answer.send(self.return_any(&pool, v6)).ok();
+            ManagerMessage::ReturnAny(pool, v6, result) => {
+                result.send(self.return_any(&pool, v6)).ok();
             }
-            Inbox::Cede(asked, answer) => {
-                answer.send(self.start_cede(asked)).ok();
+            ManagerMessage::Cede(request, result) => {
+                result.send(self.start_cede(request)).ok();
             }
-            Inbox::CedeAny(pool, v6, to, count, answer) => {
-                answer.send(self.cede_any(&pool, v6, &to, count)).ok();
+            ManagerMessage::CedeAny(pool, v6, to, count, result) => {
+                result.send(self.cede_any(&pool, v6, &to, count)).ok();
             }
-            Inbox::Settled(records, answer) => {
-                answer.send(self.write(&records)).ok();
+            ManagerMessage::Write(records, result) => {
+                result.send(self.write(&records)).ok();
             }
-            Inbox::Restored(records, answer) => {
+            ManagerMessage::Restore(records, result) => {
                 self.restore(&records);
-                answer.send(Ok(())).ok();
+                result.send(Ok(())).ok();
             }
         }
     }
 
-    fn reserve(&mut self, ask: &Reserve, haste: Haste) -> Result<Step<IpAddr>, AttachError> {
+    fn reserve(&mut self, ask: &Reserve, rest: RestPeriod) -> Result<Attempt<IpAddr>, AttachError> {
         let key = (ask.tenant.clone(), ask.network.clone());
         match self.must_take_endpoints() {
-            // What a swarm's manager promises serves tasks of other nodes, too.
+            // A swarm's manager promises addresses to tasks of other nodes, too.
             Err(AttachError::Drained(_)) if ask.claim == Claim::Promise => {}
             taken => taken?,
         }
@@ -191,24 +109,29 @@ impl Manager {
         self.must_be_open(&key, ask.group.as_ref())?;
         let usage = self.usage(&key);
         let address = match ask.address {
-            // The next leader of a swarm asks for what the last one promised its tasks: where it
-            // isn't ours, its holder keeps the promise, or the task itself has the address by now.
+            // The next leader of a swarm reserves again the addresses that the last leader promised
+            // its tasks. If this node doesn't allocate the address, its holder keeps the promise, or
+            // the task has the address by now.
             Some(address) if ask.claim == Claim::Promise => {
-                if !self.gives_out(&network, &usage, address) {
-                    return Ok(Step::Done(address));
+                if !self.allocates(&network, &usage, address) {
+                    return Ok(Attempt::Done(address));
                 }
                 address
             }
             Some(address) => {
-                must_be_for(&network, address, ask.group.as_ref())?;
-                let promised = ask.claim == Claim::Task;
-                if !self.claim(&network, &usage, address, None, promised)? {
-                    return Ok(Step::Lease(Some(address)));
+                check_pool(&network, address, ask.group.as_ref())?;
+                let named = NamedAddress {
+                    address,
+                    endpoint: None,
+                    promised: ask.claim == Claim::Task,
+                };
+                if !self.check_address(&network, &usage, named)? {
+                    return Ok(Attempt::NeedsBlock(Some(address)));
                 }
                 address
             }
-            None => match self.next(&key, &network, &usage, ask.group.as_ref(), haste) {
-                Step::Done(address) => address,
+            None => match self.choose_address(&network, &usage, ask.group.as_ref(), rest) {
+                Attempt::Done(address) => address,
                 waits => return Ok(waits),
             },
         };
@@ -219,7 +142,7 @@ impl Manager {
         if !known.contains(&address) {
             self.write(&[record])?;
         }
-        Ok(Step::Done(address))
+        Ok(Attempt::Done(address))
     }
 
     fn release(
@@ -239,8 +162,8 @@ impl Manager {
             }
             Claim::Promise | Claim::Container | Claim::Task => return Ok(()),
         };
-        // In a tiny pool a block is one address, so that what was ceded for a task looks like a
-        // block of our own. The swarm's manager needs it for the next task.
+        // In a tiny pool a block is one address, so an address that was ceded for a task looks like
+        // a block of this node. It is returned: the swarm's manager needs it for the next task.
         let block = IpNet::from(address);
         let kept = usage.promised.contains(&address) || usage.in_use.contains_key(&address);
         if claim == Claim::Task && !kept && self.holds(&of, block) {
@@ -255,7 +178,7 @@ impl Manager {
         network.is_some_and(|it| it.blocks.get(&block) == Some(&self.me))
     }
 
-    fn attach(&mut self, ask: &Attach, haste: Haste) -> Result<Step<Attached>, AttachError> {
+    fn attach(&mut self, ask: &Attach, rest: RestPeriod) -> Result<Attempt<Attached>, AttachError> {
         if let Some(known) = self.ledger.endpoint(&ask.id) {
             return self.attach_again(known.clone(), ask);
         }
@@ -266,19 +189,22 @@ impl Manager {
         let usage = self.usage(&key);
         let mut addresses = ask.addresses.clone();
         for address in &addresses {
-            must_be_for(&network, *address, ask.group.as_ref())?;
-            // Whom it was promised to has reserved it.
-            let promised = usage.reserved.contains(address);
-            let claimed = self.claim(&network, &usage, *address, Some(&ask.id), promised)?;
-            if !claimed {
-                return Ok(Step::Lease(Some(*address)));
+            check_pool(&network, *address, ask.group.as_ref())?;
+            let named = NamedAddress {
+                address: *address,
+                endpoint: Some(&ask.id),
+                // The task to which the address was promised has reserved it.
+                promised: usage.reserved.contains(address),
+            };
+            if !self.check_address(&network, &usage, named)? {
+                return Ok(Attempt::NeedsBlock(Some(*address)));
             }
         }
         if addresses.is_empty() {
-            match self.next(&key, &network, &usage, ask.group.as_ref(), haste) {
-                Step::Done(address) => addresses.push(address),
-                Step::Lease(address) => return Ok(Step::Lease(address)),
-                Step::Recent => return Ok(Step::Recent),
+            match self.choose_address(&network, &usage, ask.group.as_ref(), rest) {
+                Attempt::Done(address) => addresses.push(address),
+                Attempt::NeedsBlock(address) => return Ok(Attempt::NeedsBlock(address)),
+                Attempt::OnlyRecent => return Ok(Attempt::OnlyRecent),
             }
         }
         let endpoint = endpoint_of(ask, addresses);
@@ -286,19 +212,19 @@ impl Manager {
             endpoint: Box::new(endpoint.clone()),
         };
         self.write(&[record])?;
-        Ok(Step::Done(Attached {
+        Ok(Attempt::Done(Attached {
             endpoint,
             generation: self.snapshot.borrow().generation,
             fresh: true,
         }))
     }
 
-    /// The same attach again gives the same endpoint.
+    /// Returns the endpoint of an earlier attach with the same arguments.
     fn attach_again(
         &mut self,
         known: LocalEndpoint,
         ask: &Attach,
-    ) -> Result<Step<Attached>, AttachError> {
+    ) -> Result<Attempt<Attached>, AttachError> {
         let same = known.tenant == ask.tenant
             && known.network == ask.network
             && known.group == ask.group
@@ -307,7 +233,7 @@ impl Manager {
         if !same {
             return Err(AttachError::EndpointDiffers(ask.id.clone()));
         }
-        Ok(Step::Done(Attached {
+        Ok(Attempt::Done(Attached {
             endpoint: known,
             generation: self.snapshot.borrow().generation,
             fresh: false,
@@ -322,13 +248,13 @@ impl Manager {
         Ok(self.snapshot.borrow().generation)
     }
 
-    fn describe(&mut self, id: &EndpointId, told: Description) -> Result<(), AttachError> {
+    fn describe(&mut self, id: &EndpointId, description: Description) -> Result<(), AttachError> {
         let known = self.ledger.endpoint(id);
         let known = known.ok_or_else(|| AttachError::EndpointUnknown(id.clone()))?;
         let mut endpoint = Box::new(known.clone());
-        endpoint.name = Some(told.name);
-        endpoint.container = Some(told.container);
-        if let Some(aliases) = told.aliases {
+        endpoint.name = Some(description.name);
+        endpoint.container = Some(description.container);
+        if let Some(aliases) = description.aliases {
             endpoint.aliases = aliases;
         }
         if *endpoint == *known {
@@ -337,72 +263,11 @@ impl Manager {
         self.write(&[Record::Attached { endpoint }])
     }
 
-    /// Whether an endpoint may take this very address now; false: the block that holds it is needed
-    /// first. Engines don't reserve again what live
-    /// containers bear, since our IPAM driver doesn't ask for it (`RequiresRequestReplay`).
-    pub(super) fn claim(
-        &self,
-        network: &NetworkFact,
-        usage: &Usage,
-        address: IpAddr,
-        endpoint: Option<&EndpointId>,
-        promised: bool,
-    ) -> Result<bool, AttachError> {
-        let mut pools = network.spec.pools();
-        if !pools.any(|pool| pool.is_assignable(address)) {
-            return Err(AttachError::Rejected(Rejection::AddressNotAssignable {
-                address,
-                network: network.spec.name.clone(),
-                subnet: network.spec.v4.subnet,
-            }));
-        }
-        if let Some(user) = usage.in_use.get(&address)
-            && Some(user) != endpoint
-        {
-            return Err(AttachError::AddressInUse(address, user.to_string()));
-        }
-        if usage.promised.contains(&address) && !promised {
-            return Err(AttachError::AddressPromised(address));
-        }
-        Ok(self.gives_out(network, usage, address))
-    }
-
-    /// Whether the address is this node's to give, taken or not.
-    fn gives_out(&self, network: &NetworkFact, usage: &Usage, address: IpAddr) -> bool {
-        let block = network.block_of(address);
-        let ours = block
-            .is_some_and(|(block, holder)| *holder == self.me && !usage.returning.contains(&block));
-        ours && !usage.ceding.contains_key(&address)
-    }
-
-    fn next(
-        &self,
-        key: &NetworkKey,
-        network: &NetworkFact,
-        usage: &Usage,
-        group: Option<&GroupName>,
-        haste: Haste,
-    ) -> Step<IpAddr> {
-        let whom = PoolSelector { group, v6: false };
-        let asked = asked_in(&self.asking, key);
-        let holding = NodeAddresses {
-            network,
-            me: &self.me,
-            usage,
-            asked: &asked,
-        };
-        match holding.choose(whom, now()) {
-            Choice::Rested(address) => Step::Done(address),
-            Choice::Recent(address) if haste == Haste::Any => Step::Done(address),
-            Choice::Recent(_) => Step::Recent,
-            Choice::None => Step::Lease(None),
-        }
-    }
-
     fn must_take_endpoints(&self) -> Result<(), AttachError> {
         must_take_endpoints(&self.facts.borrow(), &self.me, &self.leaving)
     }
 
+    /// Returns the network if it exists and accepts endpoints.
     pub(super) fn open_network(
         &self,
         (tenant, name): &NetworkKey,
@@ -426,7 +291,7 @@ impl Manager {
         Ok(network.clone())
     }
 
-    /// A group of this network that takes endpoints.
+    /// Checks that the group is one of this network and accepts endpoints.
     fn must_be_open(
         &self,
         (tenant, network): &NetworkKey,
@@ -450,16 +315,17 @@ impl Manager {
         self.ledger.usage(key).cloned().unwrap_or_default()
     }
 
-    /// The kernel holds it, whether or not the disk takes it: the next start looks again then.
+    /// Applies the records even if the disk refuses them: the kernel holds the endpoints anyway, and
+    /// the next start restores them again.
     fn restore(&mut self, records: &[Record]) {
         if let Err(error) = self.write(records) {
-            tracing::error!(%error, "what the journal had lost is known until the next start only");
+            tracing::error!(%error, "the disk refuses the restored endpoints, so the next start has to restore them again");
             records.iter().for_each(|record| self.ledger.apply(record));
             self.publish();
         }
     }
 
-    /// To disk first, then to the ledger, then to everybody.
+    /// Writes the records to disk, applies them to the ledger and publishes the snapshot, in this order.
     pub(super) fn write(&mut self, records: &[Record]) -> Result<(), AttachError> {
         let appended = self.journal.append(&self.ledger, records);
         appended.map_err(|error| AttachError::Journal {
@@ -479,39 +345,6 @@ impl Manager {
             snapshot.endpoints = self.ledger.endpoints().clone();
             snapshot.ledger = Arc::new(self.ledger.clone());
         });
-    }
-}
-
-/// The addresses of a network that somebody asks for by name right now.
-pub(super) fn asked_in(
-    asking: &Marks<(NetworkKey, IpAddr)>,
-    network: &NetworkKey,
-) -> BTreeSet<IpAddr> {
-    let all = asking.all().into_iter();
-    let here = all.filter(|(key, _)| key == network);
-    here.map(|(_, address)| address).collect()
-}
-
-/// A pool's addresses are for the members of its group alone, and they get no others.
-fn must_be_for(
-    network: &NetworkFact,
-    address: IpAddr,
-    group: Option<&GroupName>,
-) -> Result<(), Rejection> {
-    let own = group.and_then(|it| Some((it, *network.pools.get(it)?)));
-    match (network.pool_of(address), own) {
-        (Some((owner, _)), Some((group, _))) if owner == group => Ok(()),
-        (_, Some((group, pool))) => Err(Rejection::AddressOutsidePool {
-            address,
-            group: group.clone(),
-            pool,
-        }),
-        (Some((owner, pool)), None) => Err(Rejection::AddressInPool {
-            address,
-            group: owner.clone(),
-            pool,
-        }),
-        (None, None) => Ok(()),
     }
 }
 

@@ -1,29 +1,39 @@
-//! The node's endpoints: who gives out addresses, what is journaled before it is answered, and
-//! the one way in which Docker, CNI and the local socket attach and detach.
+//! The node's endpoints: their addresses, the journal, and the handle through which Docker, CNI and
+//! the local socket attach and detach.
 
+mod allocate;
+pub mod copy;
+mod due;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod give_up;
+mod give_up_journal;
 mod handle;
+mod in_progress;
 mod journal;
 mod lease;
 mod manager;
-mod marks;
+mod message;
+mod own;
 pub mod restore;
-pub mod settle;
+mod settle;
 #[cfg(test)]
 mod tests;
 pub mod vanished;
 
-pub(crate) use manager::Ceding;
+pub(crate) use message::CedeRequest;
+#[cfg(test)]
+pub(crate) use own::to_published;
 
-pub use handle::{DEADLINE, EndpointsHandle, Kernel, Parts};
-pub use journal::{Damage, Found, cluster_in};
+pub use handle::{EndpointsConfig, EndpointsHandle, Kernel, REQUEST_TIMEOUT};
+pub use journal::{Damage, JournalState, cluster_in};
 pub use manager::Snapshot;
 pub use node_core::endpoint::{
     Attach, AttachError, Attachment, Claim, Description, Ledger, LocalEndpoint, Locals, NetworkKey,
     Owner, Record, Reserve, Usage, ledger, pool,
 };
+pub use own::{OwnEndpoints, Published};
+pub use settle::Settler;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,7 +41,7 @@ use bus_schema::NodeName;
 
 use node_core::projection::Projection;
 
-/// A node that is drained, has left or isn't in the cluster takes no new endpoints.
+/// Refuses new endpoints on a node that is drained, has left or isn't in the cluster.
 fn must_take_endpoints(
     facts: &Projection,
     me: &NodeName,

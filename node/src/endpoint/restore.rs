@@ -1,8 +1,8 @@
-//! Finds the endpoints that a damaged or missing journal has lost: their containers run on.
+//! Restores the endpoints that a damaged or missing journal has lost: their containers still run.
 //!
-//! An endpoint whose device is in the kernel is restored: from the copy of the journal's endpoints,
-//! else from what this node published on the bus, else from the kernel, which knows no id and no
-//! name. Until that is done the core changes nothing, and no address is given out.
+//! An endpoint whose device is in the kernel is restored from the copy of the journal's endpoints,
+//! else from this node's messages on the bus, else from the kernel, which has no id and no name.
+//! Until that is done the core changes nothing, and no address is allocated.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use bus_schema::{Endpoint, EndpointId};
 use tokio::sync::watch;
 
 use super::ledger::Record;
-use super::manager::Inbox;
+use super::message::ManagerMessage;
 use super::{EndpointsHandle, LocalEndpoint, Owner};
 use node_core::desired::{domain_name, interface_names};
 use node_core::projection::Projection;
@@ -21,12 +21,12 @@ use node_core::resource::{Element, Object, Place, State};
 use node_datapath::{Datapath, DatapathError, Scope};
 use runtime::pause;
 
-/// Before the kernel is asked again that didn't answer.
-const RETRY: Duration = Duration::from_secs(1);
+/// The pause before a failed observation of the kernel is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is known beside the journal.
+/// The sources of endpoints other than the journal.
 #[derive(Debug)]
-pub struct Sources {
+pub struct RestoreSources {
     pub datapath: Datapath,
     /// The copy of the journal's endpoints.
     pub copy: Vec<LocalEndpoint>,
@@ -39,37 +39,39 @@ pub async fn any_in_kernel(datapath: &Datapath) -> Result<bool, DatapathError> {
     Ok(!devices(&datapath.observe(&Scope::All).await?).is_empty())
 }
 
-/// Restores what is lost; never ends.
-pub async fn run(endpoints: EndpointsHandle, sources: Sources) {
+/// Restores the lost endpoints; never ends.
+pub async fn run(endpoints: EndpointsHandle, sources: RestoreSources) {
     let mut restoring = Restoring { endpoints, sources };
     while let Err(error) = restoring.run().await {
-        tracing::warn!(%error, "can't find out which endpoints the journal lost");
-        pause(RETRY).await;
+        tracing::warn!(%error, "can't observe the kernel to restore endpoints");
+        pause(RETRY_PAUSE).await;
     }
     std::future::pending::<()>().await;
 }
 
 impl EndpointsHandle {
-    /// What this node had published before it started; absent until the bus has said it.
+    /// The endpoints that this node had published before it started; absent until the stream is read.
     fn published(&self) -> watch::Receiver<Option<Vec<Endpoint>>> {
         self.published.subscribe()
     }
 
-    pub(crate) fn tell_published(&self, endpoints: Vec<Endpoint>) {
+    pub(crate) fn set_published(&self, endpoints: Vec<Endpoint>) {
         self.published.send_replace(Some(endpoints));
     }
 
-    /// Takes in what is known of endpoints that the journal lost, also if the disk takes no writes.
-    pub(crate) async fn restored(&self, records: Vec<Record>) {
-        let taken = self.ask(|answer| Inbox::Restored(records, answer)).await;
-        // Only a manager that has ended doesn't answer.
-        taken.ok();
+    /// Adds endpoints that the journal lost, also if the disk refuses writes.
+    pub(crate) async fn restore_records(&self, records: Vec<Record>) {
+        let restored = self
+            .ask(|result| ManagerMessage::Restore(records, result))
+            .await;
+        // It fails only if the manager has ended.
+        restored.ok();
     }
 }
 
 struct Restoring {
     endpoints: EndpointsHandle,
-    sources: Sources,
+    sources: RestoreSources,
 }
 
 impl Restoring {
@@ -81,7 +83,7 @@ impl Restoring {
             let published = published.map_or_else(|_| None, |it| it.clone());
             let published: Vec<_> = published.iter().flatten().map(of_published).collect();
             if !self.restore("the bus", published).await?.is_empty() {
-                // By what the log says now an address's network and group are known.
+                // In sync, the facts have the network and the group of an address.
                 let in_sync = |log: &LogState| *log == LogState::InSync;
                 self.sources.log.wait_for(in_sync).await.ok();
                 let observed = self.sources.datapath.observe(&Scope::All).await?;
@@ -94,17 +96,17 @@ impl Restoring {
                 });
                 let found: Vec<_> = found.collect();
                 for (device, place) in self.restore("the kernel", found).await? {
-                    tracing::error!(device, %place, "nobody knows whose device this is: removing it");
+                    tracing::error!(device, %place, "no source has the endpoint of this device: removing it");
                 }
             }
         }
-        self.endpoints.restored(vec![Record::Complete]).await;
-        tracing::info!("every endpoint that the kernel holds is in the journal");
+        self.endpoints.restore_records(vec![Record::Complete]).await;
+        tracing::info!("every endpoint in the kernel is in the journal");
         Ok(())
     }
 
-    /// Takes in those of `found` that are in the kernel and that the journal lost; gives the devices
-    /// whose endpoints are still unknown.
+    /// Restores the endpoints of `found` that are in the kernel and not in the journal. Returns the
+    /// devices whose endpoints are still unknown.
     async fn restore(
         &self,
         from: &str,
@@ -126,12 +128,12 @@ impl Restoring {
                 }
             })
             .collect();
-        self.endpoints.restored(records).await;
+        self.endpoints.restore_records(records).await;
         Ok(lost(&observed, &self.endpoints.list()))
     }
 }
 
-/// The host's ends of endpoints' veths, and where they are.
+/// The host's ends of the endpoints' veths, with their places.
 fn devices(observed: &State) -> BTreeMap<String, Place> {
     let devices = observed.resources().filter_map(|it| match &it.object {
         Object::Veth(veth) => Some((veth.name.clone(), it.place.clone())),
@@ -140,6 +142,7 @@ fn devices(observed: &State) -> BTreeMap<String, Place> {
     devices.collect()
 }
 
+/// The devices of endpoints that the journal lost.
 fn lost(observed: &State, known: &[LocalEndpoint]) -> BTreeMap<String, Place> {
     let mut devices = devices(observed);
     for endpoint in known {
@@ -148,6 +151,7 @@ fn lost(observed: &State, known: &[LocalEndpoint]) -> BTreeMap<String, Place> {
     devices
 }
 
+/// An endpoint by its published form, which lacks the owner.
 fn of_published(endpoint: &Endpoint) -> LocalEndpoint {
     let (_, peer_interface) = interface_names(&endpoint.id);
     LocalEndpoint {
@@ -166,7 +170,7 @@ fn of_published(endpoint: &Endpoint) -> LocalEndpoint {
     }
 }
 
-/// An endpoint by its device alone, whose name becomes its id.
+/// An endpoint by its device alone. The name of the device becomes its id.
 fn of_kernel(
     observed: &State,
     (device, place): (&str, &Place),
@@ -211,15 +215,15 @@ fn of_kernel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::public;
+    use crate::endpoint::to_published;
     use node_core::desired::fixture::{Facts, kinds, red};
 
     #[test]
-    fn an_endpoint_is_the_same_from_the_bus_but_for_its_owner() {
+    fn endpoint_from_the_bus_lacks_only_its_owner() {
         let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
         let local = facts.locals.values().next().unwrap();
         let node = "n1".parse().unwrap();
-        let published = public(local, &node, "198.18.0.1".parse().unwrap());
+        let published = to_published(local, &node, "198.18.0.1".parse().unwrap());
         let expected = LocalEndpoint {
             owner: Owner::Unknown,
             ..local.as_ref().clone()
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_knows_an_endpoints_addresses_and_place() {
+    fn endpoint_from_the_kernel_has_addresses_and_place() {
         for kind in kinds() {
             let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
             let local = facts.locals.values().next().unwrap();
@@ -248,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_is_what_the_kernel_holds_and_the_journal_does_not() {
+    fn lost_devices_are_in_the_kernel_and_not_in_the_journal() {
         let facts = Facts::two_nodes()
             .endpoint("web", "20.1.1.1")
             .endpoint("db", "20.1.1.2");

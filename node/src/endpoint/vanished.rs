@@ -1,6 +1,6 @@
-//! Detaches endpoints in bare namespaces that are gone: after a reboot, or where somebody removed
-//! a namespace without a word, nobody else is left to do it. Endpoints of an engine aren't looked
-//! at; `docker` learns from the engine what became of them.
+//! Detaches endpoints in bare namespaces that are gone: after a reboot, or after another program
+//! removed the namespace, no other part detaches them. Endpoints of an engine are left alone:
+//! `docker` asks the engine about them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use bus_schema::healing::Cleanup;
 use super::{AttachError, EndpointsHandle, LocalEndpoint, Owner};
 use runtime::pause;
 
-/// Between two looks. What is missing at two of them is gone.
-pub const LOOK: Duration = Duration::from_secs(5);
+/// The pause between two checks. A namespace that is missing at two of them is gone.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs for ever.
-pub async fn run(endpoints: EndpointsHandle, look: Duration) {
+pub async fn run(endpoints: EndpointsHandle, interval: Duration) {
     let mut missing = BTreeSet::new();
     loop {
-        pause(look).await;
+        pause(interval).await;
         let mut now = BTreeSet::new();
         for endpoint in endpoints.list() {
             if is_missing(&endpoint).await {
@@ -26,7 +26,7 @@ pub async fn run(endpoints: EndpointsHandle, look: Duration) {
             }
         }
         for id in missing.intersection(&now) {
-            // What couldn't be detached is missing at the next look, too.
+            // After a failure it is missing at the next check, too.
             detach(&endpoints, id).await.ok();
         }
         missing = now;
@@ -40,7 +40,7 @@ async fn is_missing(endpoint: &LocalEndpoint) -> bool {
     tokio::fs::try_exists(path).await.is_ok_and(|there| !there)
 }
 
-/// Detaches at once what is missing now, because somebody asks.
+/// Detaches the endpoints whose namespaces are missing now (`netctl node cleanup`).
 pub async fn sweep(endpoints: &EndpointsHandle) -> Cleanup {
     let mut all = Cleanup::default();
     for endpoint in endpoints.list() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::bus::{Farewell, NotSaid};
+use crate::bus::{Leave, LeaveError};
 use crate::endpoint::{EndpointsHandle, Ledger, LocalEndpoint};
 use node_core::projection::Projection;
 
@@ -55,15 +55,15 @@ impl std::fmt::Display for Left {
 #[derive(Debug, Clone)]
 pub struct Leaving {
     pub me: NodeName,
-    pub farewell: Farewell,
+    pub leave: Leave,
     pub endpoints: EndpointsHandle,
     pub facts: watch::Receiver<Projection>,
 }
 
 impl Leaving {
-    pub(super) async fn run(&self) -> Result<Left, NotSaid> {
+    pub(super) async fn run(&self) -> Result<Left, LeaveError> {
         self.endpoints.leave();
-        self.farewell.say().await?;
+        self.leave.complete().await?;
         let mut facts = self.facts.clone();
         let snapshots = self.endpoints.snapshots();
         let has_returned = |facts: &Projection| {

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::bus::NotSaid;
+use crate::bus::LeaveError;
 use crate::cni::{Call, Cni, Failure};
 use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
 
@@ -163,12 +163,12 @@ async fn endpoints(State(api): State<Api>) -> Json<Vec<LocalEndpoint>> {
 enum ApiError {
     Attach(AttachError),
     Body(JsonRejection),
-    NotSaid(NotSaid),
+    LeaveError(LeaveError),
 }
 
-impl From<NotSaid> for ApiError {
-    fn from(error: NotSaid) -> Self {
-        Self::NotSaid(error)
+impl From<LeaveError> for ApiError {
+    fn from(error: LeaveError) -> Self {
+        Self::LeaveError(error)
     }
 }
 
@@ -188,10 +188,12 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (code, error) = match self {
             Self::Body(error) => (StatusCode::BAD_REQUEST, error.body_text()),
-            Self::NotSaid(error @ NotSaid::Unreachable) => {
+            Self::LeaveError(error @ LeaveError::Unreachable) => {
                 (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
-            Self::NotSaid(error @ NotSaid::Refused(_)) => (StatusCode::CONFLICT, error.to_string()),
+            Self::LeaveError(error @ LeaveError::Refused(_)) => {
+                (StatusCode::CONFLICT, error.to_string())
+            }
             Self::Attach(error) => (status_of(&error), error.to_string()),
         };
         (code, Json(ErrorBody { error })).into_response()

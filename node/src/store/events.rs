@@ -1,9 +1,9 @@
 //! The log's events that came after the saved projection, in files beside it.
 //!
-//! An event is on disk before anybody acts on it, so that a node that is killed starts with what it
-//! had in its kernel. Each file is named by its first revision and holds [`frames`] of messages as
-//! the log delivered them: a newer build reads in them what it understands. A file is removed when
-//! the saved projection holds all of its events.
+//! An event is on disk before any part of the node uses it, so that a node that is killed starts with
+//! the facts that its kernel reflects. Each file is named by its first revision and holds [`frames`]
+//! of messages as the log delivered them, so that a newer build reads also events that this one skips.
+//! A file is removed when the saved projection holds all of its events.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -17,20 +17,21 @@ use bytes::Bytes;
 use crate::frames::{self, Tail};
 use node_core::projection::{Projection, Touched};
 
-/// Messages that wait for a disk that takes no writes; more are left to the next saved projection.
-const MAX_WAITING: usize = 100_000;
+/// The number of messages that wait for a disk that refuses writes; further ones are left to the next
+/// saved projection.
+const MAX_WAITING_MESSAGES: usize = 100_000;
 
 /// One message of the log, as it was delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct LogMessage {
     pub revision: Revision,
     pub subject: String,
     pub payload: Bytes,
 }
 
-impl Message {
-    /// Folds it in. An event for newer readers closes what it concerns; a message that is no event
-    /// is skipped.
+impl LogMessage {
+    /// Folds the message into the facts. An event for newer readers closes the objects that it concerns;
+    /// a message that is no event is skipped.
     pub fn fold(&self, facts: &mut Projection) -> Touched {
         let (revision, of) = (self.revision, &self.subject);
         match codec::decode::<Event>(&self.payload) {
@@ -43,7 +44,7 @@ impl Message {
                 facts.apply_newer(revision, header.id, of)
             }
             Err(error) => {
-                tracing::warn!(%revision, subject = of, %error, "no event of ours in the log, skipped");
+                tracing::warn!(%revision, subject = of, %error, "skipped a message of the log that is no event of ours");
                 facts.skip(revision);
                 Touched::default()
             }
@@ -72,7 +73,7 @@ impl Message {
     }
 }
 
-/// A file that isn't written to any more, and the last revision in it.
+/// A file that gets no more events, and the last revision in it.
 #[derive(Debug)]
 struct Sealed {
     path: PathBuf,
@@ -86,27 +87,27 @@ pub(super) struct Events {
     open: Option<(PathBuf, Tail)>,
     /// The saved projection and the files hold the log up to here, without a gap.
     end: Revision,
-    /// What the disk refused, in the order of revisions.
-    waiting: Vec<Message>,
+    /// The messages that the disk refused, in the order of revisions.
+    waiting: Vec<LogMessage>,
 }
 
-/// What [`Events::open`] found.
+/// The result of [`Events::open`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Events that were folded in.
+pub(super) struct LoadedEvents {
+    /// The number of events that were folded in.
     pub(super) folded: usize,
-    /// Bytes that belong to no whole record, other than at the end of a file, where a crash leaves
+    /// Whether bytes belong to no whole record, other than at the end of a file, where a crash leaves
     /// half of one.
     pub(super) damaged: bool,
 }
 
 impl Events {
-    /// Folds into the saved facts what the files hold behind them.
-    pub(super) fn open(folder: &Path, facts: &mut Projection) -> io::Result<(Self, Found)> {
+    /// Folds the events of the files into the saved facts.
+    pub(super) fn open(folder: &Path, facts: &mut Projection) -> io::Result<(Self, LoadedEvents)> {
         let (mut sealed, mut messages, mut damaged) = (Vec::new(), BTreeMap::new(), false);
         for path in files(folder)? {
             let bytes = fs::read(&path)?;
-            let found = frames::read(&bytes, Message::decode);
+            let found = frames::read(&bytes, LogMessage::decode);
             let rest = &bytes[found.end..];
             let is_torn = found.lost == rest.len() && !frames::has_whole_length(rest);
             damaged |= found.lost > 0 && !is_torn;
@@ -127,7 +128,7 @@ impl Events {
             end: facts.applied,
             waiting: Vec::new(),
         };
-        Ok((events, Found { folded, damaged }))
+        Ok((events, LoadedEvents { folded, damaged }))
     }
 
     /// The log is on disk up to here.
@@ -135,20 +136,20 @@ impl Events {
         self.end
     }
 
-    /// Puts messages on disk with one sync. What fails waits for the next call; messages that came
-    /// before are left out.
-    pub(super) fn append(&mut self, messages: Vec<Message>) -> io::Result<()> {
+    /// Writes messages to disk with one sync. After an error they wait for the next call; messages
+    /// that were written before are left out.
+    pub(super) fn append(&mut self, messages: Vec<LogMessage>) -> io::Result<()> {
         let last = self.waiting.last().map_or(self.end, |it| it.revision);
         let fresh = messages.into_iter().filter(|it| it.revision > last);
         self.waiting.extend(fresh);
-        if self.waiting.len() > MAX_WAITING {
+        if self.waiting.len() > MAX_WAITING_MESSAGES {
             self.waiting.clear();
             return Err(io::Error::other("too many events wait for the disk"));
         }
         self.flush()
     }
 
-    /// Tries again what the disk refused.
+    /// Writes the messages that the disk refused before.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let (Some(first), Some(last)) = (self.waiting.first(), self.waiting.last()) else {
             return Ok(());
@@ -164,8 +165,8 @@ impl Events {
         let all = self.waiting.iter();
         let bytes: Vec<u8> = all.flat_map(|it| frames::frame(&it.encode())).collect();
         if let Err(error) = tail.1.append(&bytes, true) {
-            // After a sync that failed nobody knows what of the file is on disk: the next try writes
-            // another one.
+            // After a failed sync it is unknown which bytes of the file are on disk: the next attempt
+            // writes another file.
             self.seal(tail.0);
             return Err(error);
         }
@@ -175,7 +176,7 @@ impl Events {
         Ok(())
     }
 
-    /// A file with this name that is there already has no event that can be folded in.
+    /// Creates the file. An existing file with this name has no event that can be folded in.
     fn create(&mut self, first: Revision) -> io::Result<(PathBuf, Tail)> {
         fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(format!("{:020}", first.0));
@@ -195,15 +196,15 @@ impl Events {
         self.sealed.push(Sealed { path, last });
     }
 
-    /// Begins a new file with the next event: a projection that is taken from now on holds the
-    /// others as soon as it holds what is folded in.
+    /// Begins a new file with the next event. A projection that is saved from now on includes all
+    /// events of the older files, as soon as these are folded in.
     pub(super) fn rotate(&mut self) {
         if let Some((path, _)) = self.open.take() {
             self.seal(path);
         }
     }
 
-    /// The facts up to here are saved: files with no other events are of no use any more.
+    /// Removes the files whose events are all in the saved facts.
     pub(super) fn saved(&mut self, facts: Revision) -> io::Result<()> {
         self.end = self.end.max(facts);
         self.waiting.retain(|it| it.revision > facts);
@@ -212,13 +213,13 @@ impl Events {
             .partition(|it| it.last <= facts);
         self.sealed = left;
         for Sealed { path, .. } in done {
-            // What stays is skipped by its revisions at the next start.
+            // If that fails, the next start skips the events by their revisions.
             fs::remove_file(path).ok();
         }
         self.flush()
     }
 
-    /// Forgets everything: the log to follow is another one.
+    /// Removes all events, because the node follows another log.
     pub(super) fn reset(&mut self) -> io::Result<()> {
         self.open = None;
         for path in files(&self.folder)? {
@@ -232,7 +233,7 @@ impl Events {
     }
 }
 
-/// The files of the folder, in the order of their revisions; none if there is no folder.
+/// The files of the folder in the order of their revisions; none if there is no folder.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

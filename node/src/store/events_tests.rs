@@ -3,10 +3,10 @@ use bus_schema::{CommandId, EventId, Header};
 use uuid::Uuid;
 
 use super::*;
-use crate::endpoint::fixture::Small;
+use crate::small_disk::SmallDisk;
 
 /// An event of this revision, which creates a tenant `t<revision>`.
-fn message(revision: u64) -> Message {
+fn message(revision: u64) -> LogMessage {
     let tenant = format!("t{revision}").parse().unwrap();
     let envelope = Envelope {
         header: Header::new(
@@ -17,18 +17,18 @@ fn message(revision: u64) -> Message {
         ),
         body: Event::TenantCreated(TenantCreated { tenant }),
     };
-    Message {
+    LogMessage {
         revision: Revision(revision),
         subject: format!("contiv.log._cluster.tenant.t{revision}"),
         payload: codec::to_bytes(&envelope).into(),
     }
 }
 
-fn messages(revisions: std::ops::RangeInclusive<u64>) -> Vec<Message> {
+fn messages(revisions: std::ops::RangeInclusive<u64>) -> Vec<LogMessage> {
     revisions.map(message).collect()
 }
 
-/// What the log says up to a revision.
+/// The facts of the log up to a revision.
 fn facts(end: u64) -> Projection {
     let mut facts = Projection::default();
     for message in messages(1..=end) {
@@ -37,8 +37,8 @@ fn facts(end: u64) -> Projection {
     facts
 }
 
-/// What a start finds that has these facts in its saved projection.
-fn start(folder: &Path, saved: u64) -> (Events, Projection, Found) {
+/// Starts with a projection that was saved at this revision.
+fn start(folder: &Path, saved: u64) -> (Events, Projection, LoadedEvents) {
     let mut known = facts(saved);
     let (events, found) = Events::open(folder, &mut known).unwrap();
     assert_eq!(events.end(), known.applied);
@@ -79,7 +79,7 @@ fn messages_that_were_written_before_are_left_out() {
 }
 
 #[test]
-fn files_whose_events_are_saved_are_removed_and_no_others() {
+fn files_with_saved_events_only_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (mut events, ..) = start(folder.path(), 0);
     events.append(messages(1..=3)).unwrap();
@@ -96,9 +96,9 @@ fn files_whose_events_are_saved_are_removed_and_no_others() {
 }
 
 #[test]
-fn a_file_cut_at_any_byte_loses_only_the_torn_event() {
-    // Thousands of flushes: a disk in memory has them for nothing.
-    let disk = Small::new("8m");
+fn file_cut_at_any_byte_loses_only_the_torn_event() {
+    // Thousands of flushes cost nothing on a disk in memory.
+    let disk = SmallDisk::new("8m");
     let folder = disk.path().join("events");
     let (mut events, ..) = start(&folder, 2);
     events.append(messages(3..=6)).unwrap();
@@ -119,15 +119,15 @@ fn a_file_cut_at_any_byte_loses_only_the_torn_event() {
             (facts(2 + kept), false),
             "cut at {cut}"
         );
-        // And it goes on behind what is left.
+        // Appends continue behind the last whole event.
         events.append(messages(3 + kept..=7)).unwrap();
         assert_eq!(start(&folder, 2).1, facts(7), "cut at {cut}");
     }
 }
 
 #[test]
-fn one_wrong_bit_loses_no_event_before_it_and_the_rest_is_written_again() {
-    let disk = Small::new("8m");
+fn wrong_bit_loses_no_event_before_it_and_the_rest_is_written_again() {
+    let disk = SmallDisk::new("8m");
     let folder = disk.path().join("events");
     let (mut events, ..) = start(&folder, 0);
     events.append(messages(1..=3)).unwrap();
@@ -153,8 +153,8 @@ fn one_wrong_bit_loses_no_event_before_it_and_the_rest_is_written_again() {
 }
 
 #[test]
-fn what_a_full_disk_refuses_is_not_taken_for_written_and_is_tried_again() {
-    let disk = Small::new("64k");
+fn events_refused_by_a_full_disk_are_not_counted_and_are_tried_again() {
+    let disk = SmallDisk::new("64k");
     let folder = disk.path().join("events");
     let (mut events, ..) = start(&folder, 0);
     events.append(messages(1..=2)).unwrap();
@@ -176,7 +176,7 @@ fn what_a_full_disk_refuses_is_not_taken_for_written_and_is_tried_again() {
 }
 
 #[test]
-fn events_after_a_gap_wait_for_a_projection_that_holds_those_before() {
+fn events_after_a_gap_wait_for_a_projection_with_those_before() {
     let folder = tempfile::tempdir().unwrap();
     let (mut events, ..) = start(folder.path(), 0);
     events.append(messages(1..=1)).unwrap();
@@ -188,7 +188,7 @@ fn events_after_a_gap_wait_for_a_projection_that_holds_those_before() {
 }
 
 #[test]
-fn another_log_begins_with_no_file_of_the_one_before() {
+fn reset_removes_the_files_of_the_other_log() {
     let folder = tempfile::tempdir().unwrap();
     let (mut events, ..) = start(folder.path(), 0);
     events.append(messages(1..=3)).unwrap();

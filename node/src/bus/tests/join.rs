@@ -1,9 +1,9 @@
-//! Whom netmaster lets in, and what it means when it can't decide.
+//! Joins that netmaster accepts, rejects, or can't decide about.
 
 use super::*;
 
 #[tokio::test]
-async fn a_second_machine_of_the_name_is_refused() {
+async fn second_machine_of_the_name_is_refused() {
     let store = tempfile::tempdir().unwrap();
     let server = Server::start(None, store.path(), true).await;
     let mut tasks = JoinSet::new();
@@ -13,19 +13,19 @@ async fn a_second_machine_of_the_name_is_refused() {
     let node = Node::start(server.url(), Projection::default());
     let refused =
         |log: &LogState| matches!(log, LogState::Refused { reason } if reason.contains("--name"));
-    node.log_is("refused", refused).await;
+    node.wait_for_log_state("refused", refused).await;
     assert_eq!(*node.facts.borrow(), Projection::default());
 }
 
 #[tokio::test]
-async fn a_member_follows_the_log_when_netmaster_cannot_decide_about_its_join() {
+async fn member_follows_the_log_when_netmaster_cannot_decide_about_its_join() {
     let store = tempfile::tempdir().unwrap();
     let mut server = Server::start(None, store.path(), true).await;
     let mut tasks = JoinSet::new();
     let master = Master::init(&server, cluster(1)).await;
     master.serve(None, &mut tasks).await;
     let mut node = Node::start(server.url(), Projection::default());
-    node.in_sync().await;
+    node.wait_until_in_sync().await;
     let undecided = [
         Rejection::DeadlinePassed,
         Rejection::OlderThanLog {
@@ -40,16 +40,16 @@ async fn a_member_follows_the_log_when_netmaster_cannot_decide_about_its_join() 
         let master = Master::connect(&server).await;
         master.serve(Some(rejection), &mut tasks).await;
         let revision = master.append(tenant(&format!("t{n}"))).await;
-        // It asks at its start only.
+        // It joins at its start only.
         let known = node.facts.borrow().clone();
         node = Node::start(server.url(), known);
-        node.in_sync().await;
-        node.applies(revision).await;
+        node.wait_until_in_sync().await;
+        node.wait_until_applied(revision).await;
     }
 }
 
 #[tokio::test]
-async fn a_newcomer_that_netmaster_cannot_decide_about_is_not_refused() {
+async fn new_node_is_not_refused_when_netmaster_cannot_decide() {
     let store = tempfile::tempdir().unwrap();
     let server = Server::start(None, store.path(), true).await;
     let mut tasks = JoinSet::new();
@@ -58,7 +58,7 @@ async fn a_newcomer_that_netmaster_cannot_decide_about_is_not_refused() {
     master.serve(late, &mut tasks).await;
     let node = Node::start(server.url(), Projection::default());
     let waits = |log: &LogState| matches!(log, LogState::Disconnected { reason } if reason.contains("deadline"));
-    node.log_is("waiting", waits).await;
+    node.wait_for_log_state("waiting", waits).await;
 }
 
 /// The next request to join, and where its answer goes.
@@ -70,7 +70,7 @@ async fn asked(requests: &mut async_nats::Subscriber) -> (Request<Command>, asyn
 }
 
 #[tokio::test]
-async fn a_join_without_an_answer_is_sent_again_with_its_id() {
+async fn join_without_an_answer_is_sent_again_with_its_id() {
     let store = tempfile::tempdir().unwrap();
     let server = Server::start(None, store.path(), true).await;
     let master = Master::init(&server, cluster(1)).await;
@@ -90,5 +90,5 @@ async fn a_join_without_an_answer_is_sent_again_with_its_id() {
     };
     let bytes = codec::to_bytes(&reply);
     master.client.publish(to, bytes.into()).await.unwrap();
-    node.in_sync().await;
+    node.wait_until_in_sync().await;
 }

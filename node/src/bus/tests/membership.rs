@@ -24,7 +24,7 @@ async fn member() -> World {
     let master = Master::init(&server, cluster(1)).await;
     master.serve(None, &mut tasks).await;
     let node = Node::start(server.url(), Projection::default());
-    node.in_sync().await;
+    node.wait_until_in_sync().await;
     let network = network(&[]).spec;
     let tenant = tenant(network.tenant.as_str());
     master.append(tenant).await;
@@ -38,7 +38,7 @@ async fn member() -> World {
         block: BLOCK.parse().unwrap(),
         node: me().node,
     };
-    node.applies(master.append(Event::BlockLeased(leased)).await)
+    node.wait_until_applied(master.append(Event::BlockLeased(leased)).await)
         .await;
     World {
         server,
@@ -56,50 +56,16 @@ fn removed() -> Event {
     })
 }
 
-async fn attach(node: &Node) {
-    let local = endpoint("new", "10.0.0.16");
-    let ask = crate::endpoint::Attach {
-        id: local.id,
-        tenant: local.tenant,
-        network: local.network,
-        group: None,
-        addresses: Vec::new(),
-        owner: local.owner,
-        name: Some("web".to_owned()),
-        aliases: Vec::new(),
-        container: None,
-    };
-    node.endpoints.attach(ask).await.unwrap();
-}
-
-/// What the bus holds of an endpoint of this name's node.
-async fn on_bus(master: &Master, id: &str) -> Option<EndpointEvent> {
-    let stream = master.context.get_stream(subject::ENDPOINTS).await.ok()?;
-    let of = format!("contiv.endpoint.default.a.{id}");
-    let message = stream.get_last_raw_message_by_subject(&of).await.ok()?;
-    codec::from_bytes(&message.payload).ok()
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            pause(Duration::from_millis(20)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
-    waited.unwrap_or_else(|_| panic!("never {what}"));
-}
-
-async fn until_published(master: &Master) {
-    until("published", async || {
-        let said = on_bus(master, "new").await;
+async fn wait_until_published(master: &Master) {
+    wait_until("published", async || {
+        let said = last_event(master, "new").await;
         matches!(said, Some(EndpointEvent::Up { .. }))
     })
     .await;
 }
 
 impl World {
-    /// The server, and netmaster with it, start again.
+    /// Restarts the server and netmaster.
     async fn restart(&mut self) {
         self.tasks.shutdown().await;
         self.server.restart().await;
@@ -120,18 +86,18 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_removed_node_stays_out_until_it_is_started_again() {
+async fn removed_node_stays_out_until_it_is_started_again() {
     let mut world = member().await;
     world.master.append(removed()).await;
     let is_removed = |log: &LogState| *log == LogState::Removed;
-    world.node.log_is("removed", is_removed).await;
+    world.node.wait_for_log_state("removed", is_removed).await;
     for n in 0..2 {
-        // It goes on following the log, and isn't a member again when its connection begins anew.
+        // It still follows the log, and isn't a member again after a new connection.
         let later = world.master.append(tenant(&format!("t{n}"))).await;
-        world.node.applies(later).await;
+        world.node.wait_until_applied(later).await;
         assert!(!world.is_member());
         assert_eq!(*world.node.log.borrow(), LogState::Removed);
-        until("silent", async || {
+        wait_until("silent", async || {
             world.ask(&NodeRequest::Status).await.is_none()
         })
         .await;
@@ -139,12 +105,12 @@ async fn a_removed_node_stays_out_until_it_is_started_again() {
     }
     let known = world.node.facts.borrow().clone();
     world.node = Node::start(world.server.url(), known);
-    world.node.in_sync().await;
+    world.node.wait_until_in_sync().await;
     assert!(world.is_member());
 }
 
 #[tokio::test]
-async fn a_node_that_was_removed_before_its_start_joins() {
+async fn node_removed_before_its_start_joins() {
     let mut world = member().await;
     let known = world.node.facts.borrow().clone();
     drop(std::mem::replace(
@@ -153,18 +119,18 @@ async fn a_node_that_was_removed_before_its_start_joins() {
     ));
     world.master.append(removed()).await;
     world.node = Node::start(world.server.url(), known);
-    world.node.in_sync().await;
+    world.node.wait_until_in_sync().await;
     assert!(world.is_member());
 }
 
 #[tokio::test]
-async fn a_removed_node_withdraws_what_it_published_and_attaches_nothing() {
+async fn removed_node_withdraws_its_endpoints_and_attaches_none() {
     let world = member().await;
     attach(&world.node).await;
-    until_published(&world.master).await;
+    wait_until_published(&world.master).await;
     world.master.append(removed()).await;
-    until("withdrawn", async || {
-        let said = on_bus(&world.master, "new").await;
+    wait_until("withdrawn", async || {
+        let said = last_event(&world.master, "new").await;
         matches!(said, Some(EndpointEvent::Down { .. }))
     })
     .await;
@@ -175,21 +141,21 @@ async fn a_removed_node_withdraws_what_it_published_and_attaches_nothing() {
 }
 
 #[tokio::test]
-async fn a_removed_node_leaves_alone_what_another_machine_publishes_by_its_name() {
+async fn removed_node_keeps_endpoints_of_another_machine_of_its_name() {
     let mut world = member().await;
     world.master.append(removed()).await;
     let is_removed = |log: &LogState| *log == LogState::Removed;
-    world.node.log_is("removed", is_removed).await;
+    world.node.wait_for_log_state("removed", is_removed).await;
     let other = NodeJoined {
         node: me().node,
         machine: MachineId("another".to_owned()),
         vtep: me().vtep,
     };
     let joined = world.master.append(Event::NodeJoined(other)).await;
-    world.node.applies(joined).await;
+    world.node.wait_until_applied(joined).await;
     for (id, of) in [("theirs", "a"), ("last", "b")] {
         let of = NodeName::new(of).unwrap();
-        let endpoint = public(&endpoint(id, "10.0.0.9"), &of, me().vtep);
+        let endpoint = to_published(&endpoint(id, "10.0.0.9"), &of, me().vtep);
         let to = subject::of_endpoint(&endpoint);
         let event = EndpointEvent::Up {
             endpoint,
@@ -199,10 +165,10 @@ async fn a_removed_node_leaves_alone_what_another_machine_publishes_by_its_name(
     }
     world.restart().await;
     let later = world.master.append(tenant("later")).await;
-    world.node.applies(later).await;
-    // The first publication of a session follows at once; nothing says that there is none.
+    world.node.wait_until_applied(later).await;
+    // The first publication of a session comes at once; its absence has no signal to wait for.
     pause(Duration::from_millis(500)).await;
-    let said = on_bus(&world.master, "theirs").await;
+    let said = last_event(&world.master, "theirs").await;
     assert!(matches!(said, Some(EndpointEvent::Up { .. })), "{said:?}");
 }
 
@@ -217,7 +183,7 @@ fn reserve(claim: Claim) -> Reserve {
 }
 
 #[tokio::test]
-async fn a_node_asked_whether_it_is_empty_names_what_keeps_it() {
+async fn drained_node_lists_endpoints_and_promised_addresses() {
     let world = member().await;
     let handle = &world.node.endpoints;
     let address = handle.reserve(reserve(Claim::Promise)).await.unwrap();
@@ -252,21 +218,21 @@ async fn a_node_asked_whether_it_is_empty_names_what_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_node_says_in_the_log_that_it_leaves_also_when_netmaster_comes_later() {
+async fn leave_is_logged_also_when_netmaster_starts_later() {
     let world = member().await;
     attach(&world.node).await;
-    until_published(&world.master).await;
-    let farewell = world.node.farewell.clone();
-    let early = farewell.say().await.unwrap_err();
+    wait_until_published(&world.master).await;
+    let leave = world.node.leave.clone();
+    let early = leave.complete().await.unwrap_err();
     assert!(early.to_string().contains("as soon as they do"), "{early}");
-    until("withdrawn", async || {
-        let said = on_bus(&world.master, "new").await;
+    wait_until("withdrawn", async || {
+        let said = last_event(&world.master, "new").await;
         matches!(said, Some(EndpointEvent::Down { .. }))
     })
     .await;
-    let (said, ()) = tokio::join!(farewell.say(), take_leave(&world.master));
+    let (said, ()) = tokio::join!(leave.complete(), take_leave(&world.master));
     said.unwrap();
-    until("refused", async || {
+    wait_until("refused", async || {
         let promised = world.node.endpoints.reserve(reserve(Claim::Promise)).await;
         promised.is_err_and(|error| error.to_string().contains("has left the cluster"))
     })
@@ -300,30 +266,30 @@ async fn member_without_netmaster() -> World {
     world.tasks.shutdown().await;
     let known = world.node.facts.borrow().clone();
     world.node = Node::start(world.server.url(), known);
-    world.node.in_sync().await;
+    world.node.wait_until_in_sync().await;
     world
 }
 
 #[tokio::test]
-async fn a_node_that_started_without_netmaster_stays_out_when_it_is_removed() {
+async fn node_started_without_netmaster_stays_out_when_it_is_removed() {
     let mut world = member_without_netmaster().await;
     world.master.serve(None, &mut world.tasks).await;
     world.master.append(removed()).await;
     let is_removed = |log: &LogState| *log == LogState::Removed;
-    world.node.log_is("removed", is_removed).await;
+    world.node.wait_for_log_state("removed", is_removed).await;
     world.restart().await;
     let later = world.master.append(tenant("later")).await;
-    world.node.applies(later).await;
+    world.node.wait_until_applied(later).await;
     assert!(!world.is_member());
 }
 
 #[tokio::test]
-async fn a_node_that_started_without_netmaster_and_was_cut_off_while_it_was_removed_stays_out() {
+async fn node_started_without_netmaster_stays_out_when_it_is_removed_while_cut_off() {
     let mut world = member_without_netmaster().await;
     let port = world.server.port;
     world.server.stop();
     let is_away = |log: &LogState| matches!(log, LogState::Disconnected { .. });
-    world.node.log_is("away", is_away).await;
+    world.node.wait_for_log_state("away", is_away).await;
     // The node finds its server again when the removal is in the log.
     let mut elsewhere = Server::start(None, &world.server.store, true).await;
     Master::connect(&elsewhere).await.append(removed()).await;
@@ -332,39 +298,40 @@ async fn a_node_that_started_without_netmaster_and_was_cut_off_while_it_was_remo
     world.master = Master::connect(&world.server).await;
     world.master.serve(None, &mut world.tasks).await;
     let is_removed = |log: &LogState| *log == LogState::Removed;
-    world.node.log_is("removed", is_removed).await;
+    world.node.wait_for_log_state("removed", is_removed).await;
     assert!(!world.is_member());
 }
 
 #[tokio::test]
-async fn a_node_that_started_without_netmaster_and_left_stays_left_when_the_bus_restarts() {
+async fn node_started_without_netmaster_stays_left_when_the_bus_restarts() {
     let mut world = member_without_netmaster().await;
-    let farewell = world.node.farewell.clone();
-    let (said, ()) = tokio::join!(farewell.say(), take_leave(&world.master));
+    let leave = world.node.leave.clone();
+    let (said, ()) = tokio::join!(leave.complete(), take_leave(&world.master));
     said.unwrap();
     world.restart().await;
     let later = world.master.append(tenant("later")).await;
-    world.node.applies(later).await;
+    world.node.wait_until_applied(later).await;
     assert!(world.node.facts.borrow().nodes[&me().node].left);
 }
 
 #[tokio::test]
-async fn a_node_that_is_asked_to_leave_before_it_joined_does_not_join() {
+async fn node_that_leaves_before_it_joined_does_not_join() {
     let store = tempfile::tempdir().unwrap();
     let server = Server::start(None, store.path(), true).await;
     let master = Master::init(&server, cluster(1)).await;
     let node = Node::start(server.url(), Projection::default());
     let waits = |log: &LogState| matches!(log, LogState::Disconnected { reason } if reason.contains("can't join"));
-    node.log_is("waiting for netmaster", waits).await;
-    let (farewell, mut tasks) = (node.farewell.clone(), JoinSet::new());
-    tasks.spawn(async move { farewell.say().await.unwrap_err() });
-    let mut asked = node.farewell.asked();
+    node.wait_for_log_state("waiting for netmaster", waits)
+        .await;
+    let (leave, mut tasks) = (node.leave.clone(), JoinSet::new());
+    tasks.spawn(async move { leave.complete().await.unwrap_err() });
+    let mut asked = node.leave.requested();
     asked.wait_for(|asked| *asked).await.unwrap();
     let refused = |log: &LogState| matches!(log, LogState::Refused { reason } if reason.contains("restart its netplugin"));
     let mut netmaster = JoinSet::new();
     master.serve(None, &mut netmaster).await;
-    node.log_is("refused", refused).await;
+    node.wait_for_log_state("refused", refused).await;
     let later = master.append(tenant("later")).await;
-    node.applies(later).await;
+    node.wait_until_applied(later).await;
     assert!(!node.facts.borrow().nodes.contains_key(&me().node));
 }

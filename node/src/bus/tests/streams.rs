@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn without_the_stream_of_endpoints_a_node_follows_the_log_and_says_what_is_missing() {
+async fn node_without_the_endpoints_stream_follows_the_log_and_names_the_stream() {
     let store = tempfile::tempdir().unwrap();
     let server = Server::start(None, store.path(), true).await;
     let mut tasks = JoinSet::new();
@@ -14,7 +14,7 @@ async fn without_the_stream_of_endpoints_a_node_follows_the_log_and_says_what_is
     let config = endpoints.info().await.unwrap().config.clone();
     streams.delete_stream(subject::ENDPOINTS).await.unwrap();
     let node = Node::start(server.url(), Projection::default());
-    node.in_sync().await;
+    node.wait_until_in_sync().await;
     let mut published = node.published.subscribe();
     let limit = Duration::from_secs(20);
     let names = |it: &Published| {
@@ -23,7 +23,8 @@ async fn without_the_stream_of_endpoints_a_node_follows_the_log_and_says_what_is
     };
     let told = tokio::time::timeout(limit, published.wait_for(names)).await;
     told.expect("the stream is named").unwrap();
-    node.applies(master.append(tenant("blue")).await).await;
+    node.wait_until_applied(master.append(tenant("blue")).await)
+        .await;
     assert_eq!(*node.log.borrow(), LogState::InSync);
 
     streams.create_stream(config).await.unwrap();

@@ -31,7 +31,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_drained_node_takes_no_new_endpoints_and_keeps_those_it_has() {
+async fn drained_node_takes_no_new_endpoints_and_keeps_its_own() {
     let bench = Bench::new(&BLOCK);
     bench.is(Some(fact(false, false)));
     let first = bench.handle.attach(attach("e1", None)).await.unwrap();
@@ -52,18 +52,18 @@ async fn a_drained_node_takes_no_new_endpoints_and_keeps_those_it_has() {
 }
 
 #[tokio::test]
-async fn a_drained_manager_of_a_swarm_still_promises_addresses_and_cedes_them() {
+async fn drained_swarm_manager_promises_and_cedes_addresses() {
     let mut bench = Bench::new(&BLOCK);
     bench.is(Some(fact(true, false)));
     let address = bench.claims(Claim::Promise).await.unwrap();
     let (handle, asked) = (
         bench.handle.clone(),
-        ceding(&address.to_string(), "b", true),
+        cede_request(&address.to_string(), "b", true),
     );
     let ceded = tokio::spawn(async move { handle.cede(asked).await });
-    let Ask::Command {
+    let BusRequest::Command {
         command, answer, ..
-    } = bench.asked().await
+    } = bench.next_request().await
     else {
         panic!("no command");
     };
@@ -73,7 +73,7 @@ async fn a_drained_manager_of_a_swarm_still_promises_addresses_and_cedes_them() 
 }
 
 #[tokio::test]
-async fn a_node_that_leaves_takes_nothing_before_the_log_knows_it() {
+async fn leaving_node_takes_no_endpoints_before_the_log_has_its_leave() {
     let bench = Bench::new(&BLOCK);
     bench.is(Some(fact(false, false)));
     bench.handle.leave();
@@ -82,7 +82,7 @@ async fn a_node_that_leaves_takes_nothing_before_the_log_knows_it() {
 }
 
 #[tokio::test]
-async fn a_node_that_left_or_was_removed_takes_nothing_and_says_why() {
+async fn left_or_removed_node_refuses_with_the_reason() {
     let bench = Bench::new(&BLOCK);
     for (fact, why) in [
         (Some(fact(false, true)), "node a has left the cluster"),
@@ -102,7 +102,7 @@ async fn a_node_that_left_or_was_removed_takes_nothing_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_node_that_has_not_read_the_log_waits_before_it_says_that_it_was_removed() {
+async fn node_that_has_not_read_the_log_waits_before_it_refuses_as_removed() {
     let bench = Bench::new(&BLOCK);
     bench.is(None);
     let joining = Kernel {
@@ -114,7 +114,7 @@ async fn a_node_that_has_not_read_the_log_waits_before_it_says_that_it_was_remov
     let attaching = tokio::spawn(async move { attaching.attach(attach("e1", None)).await });
     tokio::task::yield_now().await;
     // Behind this the attach was decided for the first time.
-    bench.handle.settled(Vec::new()).await.unwrap();
+    bench.handle.write_records(Vec::new()).await.unwrap();
     bench.is(Some(fact(false, false)));
     bench.kernel.send_replace(read);
     attaching.await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What this node gives up, by itself or because another node needs addresses.
+//! Blocks and addresses that this node gives up, by itself or because another node needs addresses.
 
 use bus_schema::command::BlockLease;
 use bus_schema::node::{LogState, Spare};
@@ -29,13 +29,13 @@ impl Bench {
         &mut self,
     ) -> (
         Command,
-        tokio::sync::oneshot::Sender<Result<Revision, AskError>>,
+        tokio::sync::oneshot::Sender<Result<Revision, BusError>>,
     ) {
-        match self.asked().await {
-            Ask::Command {
+        match self.next_request().await {
+            BusRequest::Command {
                 command, answer, ..
             } => (command, answer),
-            other @ Ask::Node { .. } => panic!("{other:?}"),
+            other @ BusRequest::Node { .. } => panic!("{other:?}"),
         }
     }
 
@@ -43,7 +43,7 @@ impl Bench {
         &mut self,
     ) -> (
         BlockLease,
-        tokio::sync::oneshot::Sender<Result<Revision, AskError>>,
+        tokio::sync::oneshot::Sender<Result<Revision, BusError>>,
     ) {
         match self.commanded().await {
             (Command::BlockLease(lease), answer) => (lease, answer),
@@ -52,11 +52,11 @@ impl Bench {
     }
 }
 
-const TWO: [(&str, &str); 2] = [("10.0.0.16/31", "a"), ("10.0.0.32/31", "a")];
+const TWO_BLOCKS: [(&str, &str); 2] = [("10.0.0.16/31", "a"), ("10.0.0.32/31", "a")];
 
 #[tokio::test]
-async fn a_block_is_journaled_before_netmaster_is_asked_to_take_it() {
-    let mut bench = Bench::new(&TWO);
+async fn return_is_journaled_before_netmaster_is_asked() {
+    let mut bench = Bench::new(&TWO_BLOCKS);
     bench.handle.attach(attach("e1", None)).await.unwrap();
     let spare = bench.spare().await;
     assert_eq!((spare.in_use, spare.blocks, spare.free), (1, 1, 3));
@@ -66,19 +66,19 @@ async fn a_block_is_journaled_before_netmaster_is_asked_to_take_it() {
     let Command::BlockReturn(command) = command else {
         panic!("{command:?}")
     };
-    assert_eq!(command.block.to_string(), TWO[1].0);
-    assert_eq!(returning(&bench), [TWO[1].0]);
+    assert_eq!(command.block.to_string(), TWO_BLOCKS[1].0);
+    assert_eq!(returning(&bench), [TWO_BLOCKS[1].0]);
     // A second request waits for the same return.
     let handle = bench.handle.clone();
     let mut again = Box::pin(handle.return_block(pool(), false));
     for _ in 0..2 {
         assert!(futures::poll!(again.as_mut()).is_pending());
-        // The manager has answered what came before this.
-        bench.handle.settled(Vec::new()).await.unwrap();
+        // Behind this the manager has answered earlier requests.
+        bench.handle.write_records(Vec::new()).await.unwrap();
     }
     let spare = bench.spare().await;
     assert_eq!((spare.in_use, spare.blocks, spare.free), (1, 1, 1));
-    bench.hold(&TWO[..1]);
+    bench.hold(&TWO_BLOCKS[..1]);
     answer.send(Ok(Revision(7))).unwrap();
     assert_eq!(returned.await.unwrap().unwrap(), Revision(7));
     again.await.unwrap();
@@ -91,7 +91,7 @@ async fn a_block_is_journaled_before_netmaster_is_asked_to_take_it() {
 }
 
 #[tokio::test]
-async fn any_free_address_is_ceded_the_longest_freed_first() {
+async fn longest_freed_address_is_ceded_first() {
     let mut bench = Bench::new(&[("10.0.0.16/30", "a")]);
     for id in ["e1", "e2", "e3", "e4"] {
         bench.handle.attach(attach(id, None)).await.unwrap();
@@ -108,7 +108,7 @@ async fn any_free_address_is_ceded_the_longest_freed_first() {
         let ceded = tokio::spawn(async move { handle.cede_any(pool(), false, node(to), 1).await });
         let (command, answer) = loop {
             match bench.commanded().await {
-                // The attaches asked for a block ahead.
+                // The attaches requested a block ahead.
                 (Command::BlockLease(lease), _) if lease.ahead => {}
                 (Command::BlockCede(command), answer) => break (command, answer),
                 (other, _) => panic!("{other:?}"),
@@ -125,7 +125,7 @@ async fn any_free_address_is_ceded_the_longest_freed_first() {
 }
 
 #[tokio::test]
-async fn no_more_than_half_of_what_is_free_is_ceded_at_once() {
+async fn half_of_the_free_addresses_are_ceded_at_most() {
     let mut bench = Bench::new(&[("10.0.0.16/29", "a")]);
     let handle = bench.handle.clone();
     let ceded = tokio::spawn(async move { handle.cede_any(pool(), false, node("b"), 60).await });
@@ -142,7 +142,7 @@ async fn no_more_than_half_of_what_is_free_is_ceded_at_once() {
 }
 
 #[tokio::test]
-async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
+async fn address_is_given_up_after_the_kernel_has_dropped_its_endpoint() {
     for by_name in [false, true] {
         let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
         bench.handle.attach(attach("e1", None)).await.unwrap();
@@ -154,7 +154,7 @@ async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
         let handle = bench.handle.clone();
         let ceded = tokio::spawn(async move {
             match by_name {
-                true => handle.cede(ceding("10.0.0.16", "b", false)).await,
+                true => handle.cede(cede_request("10.0.0.16", "b", false)).await,
                 false => handle.cede_any(pool(), false, node("b"), 1).await.map(drop),
             }
         });
@@ -164,8 +164,8 @@ async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
             usage.is_some_and(|usage| usage.ceding.contains_key(&ip("10.0.0.16")))
         });
         journaled.await.unwrap();
-        // What the manager answered before this is answered, and who waited for it had its turn.
-        bench.handle.settled(vec![]).await.unwrap();
+        // Behind this the manager has answered earlier requests; then their tasks run.
+        bench.handle.write_records(vec![]).await.unwrap();
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
@@ -180,19 +180,22 @@ async fn nothing_is_given_up_before_the_kernel_has_dropped_what_had_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_kernel_keeps_what_had_it_nothing_is_asked_and_the_error_says_so() {
+async fn address_is_not_given_up_while_the_kernel_keeps_its_endpoint() {
     let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
     bench.kernel.send_modify(|kernel| kernel.generation = 0);
     let error = bench.handle.cede_any(pool(), false, node("b"), 1).await;
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("hasn't dropped yet"), "{error}");
+    assert!(
+        error.contains("hasn't dropped the address's endpoint yet"),
+        "{error}"
+    );
     assert!(bench.asks.try_recv().is_err());
 }
 
 #[tokio::test]
-async fn a_node_that_lost_its_journal_gives_up_nothing() {
-    let bench = Bench::new(&TWO);
-    bench.handle.restored(vec![Record::Incomplete]).await;
+async fn node_without_its_journal_gives_up_nothing() {
+    let bench = Bench::new(&TWO_BLOCKS);
+    bench.handle.restore_records(vec![Record::Incomplete]).await;
     let spare = bench.spare().await;
     let nothing = Spare {
         addresses: 4,
@@ -214,7 +217,7 @@ async fn a_node_that_lost_its_journal_gives_up_nothing() {
     assert!(returning(&bench).is_empty());
 }
 
-/// `settle` with this node in sync.
+/// Runs `settle` with this node in sync.
 fn settling(bench: &Bench, idle: Duration) -> tokio_util::task::AbortOnDropHandle<()> {
     let (handle, facts) = (bench.handle.clone(), bench.facts.subscribe());
     let bus = handle.bus.clone();
@@ -225,20 +228,29 @@ fn settling(bench: &Bench, idle: Duration) -> tokio_util::task::AbortOnDropHandl
         };
         let (_saved, saved) = watch::channel(saved);
         let (_log, log) = watch::channel(LogState::InSync);
-        settle::run(handle, bus, node("a"), facts, saved, log, idle).await;
+        let settler = Settler {
+            endpoints: handle,
+            bus,
+            me: node("a"),
+            facts,
+            saved,
+            log,
+            block_idle: idle,
+        };
+        settler.run().await;
     }))
 }
 
 #[tokio::test]
-async fn an_idle_block_is_returned_and_a_used_one_stays() {
-    let mut bench = Bench::new(&TWO);
+async fn idle_block_is_returned_and_a_used_one_stays() {
+    let mut bench = Bench::new(&TWO_BLOCKS);
     bench.handle.attach(attach("e1", None)).await.unwrap();
     let _settling = settling(&bench, Duration::from_millis(50));
-    // While netmaster doesn't answer the block serves this node's next endpoints.
+    // While netmaster doesn't answer, the block stays for this node's next endpoints.
     let (asked, answer) = bench.leased().await;
     assert_eq!(asked.address, Some(ip("10.0.0.32")));
     answer
-        .send(Err(AskError::Unreachable("nobody".to_owned())))
+        .send(Err(BusError::Unreachable("nobody".to_owned())))
         .unwrap();
     let (_, answer) = bench.leased().await;
     assert!(returning(&bench).is_empty());
@@ -247,8 +259,8 @@ async fn an_idle_block_is_returned_and_a_used_one_stays() {
     let Command::BlockReturn(command) = command else {
         panic!("{command:?}")
     };
-    assert_eq!(command.block.to_string(), TWO[1].0);
-    bench.hold(&TWO[..1]);
+    assert_eq!(command.block.to_string(), TWO_BLOCKS[1].0);
+    bench.hold(&TWO_BLOCKS[..1]);
     answer.send(Ok(Revision(2))).unwrap();
     let mut snapshots = bench.handle.snapshots();
     let ended = snapshots.wait_for(|it| {
@@ -260,34 +272,34 @@ async fn an_idle_block_is_returned_and_a_used_one_stays() {
 }
 
 #[tokio::test]
-async fn what_was_journaled_before_a_kill_is_asked_for_after_the_start() {
-    let bench = Bench::new(&TWO);
+async fn return_journaled_before_a_kill_is_requested_after_the_start() {
+    let bench = Bench::new(&TWO_BLOCKS);
     bench
         .handle
-        .start_return(key(), TWO[1].0.parse().unwrap())
+        .start_return(key(), TWO_BLOCKS[1].0.parse().unwrap())
         .await
         .unwrap();
-    let mut bench = bench.again(&TWO);
+    let mut bench = bench.again(&TWO_BLOCKS);
     let attached = bench.handle.attach(attach("e1", None)).await.unwrap();
     assert_eq!(attached.endpoint.addresses, [ip("10.0.0.16")]);
     let _settling = settling(&bench, Duration::from_secs(60));
-    // The block ahead, and the return.
+    // The requests for a block ahead and for the return.
     for _ in 0..2 {
         let (command, answer) = bench.commanded().await;
         match command {
-            Command::BlockReturn(command) => assert_eq!(command.block.to_string(), TWO[1].0),
+            Command::BlockReturn(command) => assert_eq!(command.block.to_string(), TWO_BLOCKS[1].0),
             Command::BlockLease(lease) => assert!(lease.ahead),
             other => panic!("{other:?}"),
         }
         answer
-            .send(Err(AskError::Unreachable("no answer".to_owned())))
+            .send(Err(BusError::Unreachable("no answer".to_owned())))
             .unwrap();
     }
-    assert_eq!(returning(&bench), [TWO[1].0]);
+    assert_eq!(returning(&bench), [TWO_BLOCKS[1].0]);
 }
 
 #[tokio::test]
-async fn a_drained_node_returns_at_once_but_not_while_it_asks_for_a_block() {
+async fn drained_node_returns_blocks_at_once_but_not_while_it_requests_one() {
     let mut bench = Bench::new(&[]);
     bench.facts.send_modify(|facts| {
         let mut fact = NodeFact::new(MachineId("m".to_owned()), ip("198.18.0.1"));
@@ -302,27 +314,27 @@ async fn a_drained_node_returns_at_once_but_not_while_it_asks_for_a_block() {
     };
     let promised = tokio::spawn(async move { handle.reserve(promise).await });
     let (_, answer) = bench.leased().await;
-    bench.hold(&TWO);
+    bench.hold(&TWO_BLOCKS);
     answer.send(Ok(Revision(1))).unwrap();
     let address = promised.await.unwrap().unwrap();
     assert_eq!(address, ip("10.0.0.16"));
-    // Only then the other block goes, and no block ahead is asked for.
+    // Only then the other block is returned, and no block ahead is requested.
     let (command, _answer) = bench.commanded().await;
     let Command::BlockReturn(command) = command else {
         panic!("{command:?}")
     };
-    assert_eq!(command.block.to_string(), TWO[1].0);
+    assert_eq!(command.block.to_string(), TWO_BLOCKS[1].0);
 }
 
 #[tokio::test]
-async fn netmaster_is_asked_as_long_as_it_gives_something() {
+async fn netmaster_is_asked_while_it_leases_something() {
     let mut bench = Bench::new(&[]);
     let handle = bench.handle.clone();
     let attaching = tokio::spawn(async move { handle.attach(attach("e1", None)).await });
     for _ in 0..6 {
         let (lease, answer) = bench.leased().await;
         assert!(!lease.ahead);
-        // Nothing but the gateway.
+        // A block with the gateway only.
         bench.hold(&[("10.0.0.0/31", "a")]);
         answer.send(Ok(Revision(1))).unwrap();
     }
@@ -333,7 +345,7 @@ async fn netmaster_is_asked_as_long_as_it_gives_something() {
 }
 
 #[tokio::test]
-async fn nobody_is_bothered_while_an_address_freed_a_moment_ago_is_left() {
+async fn other_nodes_are_not_asked_while_a_recently_freed_address_is_left() {
     let mut bench = Bench::new(&[("10.0.0.16/32", "a")]);
     bench.handle.attach(attach("e1", None)).await.unwrap();
     let exhausted = || {
@@ -370,7 +382,7 @@ async fn nobody_is_bothered_while_an_address_freed_a_moment_ago_is_left() {
 }
 
 #[tokio::test]
-async fn a_ceded_address_waits_for_who_named_it_and_then_serves_anybody() {
+async fn ceded_address_is_kept_for_the_endpoint_that_named_it() {
     let mut bench = Bench::new(&[("10.0.0.16/28", "b")]);
     let held = [("10.0.0.16/28", "b"), ("10.0.0.20/32", "a")];
     let handle = bench.handle.clone();
@@ -380,9 +392,12 @@ async fn a_ceded_address_waits_for_who_named_it_and_then_serves_anybody() {
     bench.hold(&held);
     let handle = bench.handle.clone();
     let any = tokio::spawn(async move { handle.attach(attach("any", None)).await });
-    // It doesn't get the address that is asked for, nor is that given up.
+    // The requested address isn't allocated to it, nor given up.
     assert_eq!(bench.spare().await.free, 0);
-    let taken = bench.handle.cede(ceding("10.0.0.20", "c", false)).await;
+    let taken = bench
+        .handle
+        .cede(cede_request("10.0.0.20", "c", false))
+        .await;
     assert!(matches!(taken, Err(AttachError::AddressInUse(..))));
     answer.send(Ok(Revision(1))).unwrap();
     let attached = named.await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Addresses that a swarm's manager has for tasks, which start on whatever node.
+//! Addresses that a swarm's manager promises to tasks, which start on any node.
 
 use super::*;
 
@@ -15,7 +15,7 @@ async fn promise(bench: &Bench, address: Option<&str>) -> String {
 }
 
 #[tokio::test]
-async fn a_promised_address_is_its_tasks_alone() {
+async fn promised_address_is_for_its_task_only() {
     let bench = Bench::new(&BLOCK);
     let address = promise(&bench, None).await;
     let bench = bench.again(&BLOCK);
@@ -24,7 +24,7 @@ async fn a_promised_address_is_its_tasks_alone() {
     let refused = |error| assert!(matches!(error, Err(AttachError::AddressPromised(_))));
     refused(handle.reserve(reserve(Some(&address))).await.map(drop));
     refused(handle.attach(attach("e1", Some(&address))).await.map(drop));
-    refused(handle.cede(ceding(&address, "b", false)).await);
+    refused(handle.cede(cede_request(&address, "b", false)).await);
     assert_ne!(handle.reserve(reserve(None)).await.unwrap(), ip(&address));
 
     let task = claim(Some(&address), Claim::Task);
@@ -42,16 +42,16 @@ async fn a_promised_address_is_its_tasks_alone() {
 }
 
 #[tokio::test]
-async fn a_promised_address_is_ceded_to_the_node_of_its_task_and_comes_back() {
+async fn promised_address_is_ceded_to_the_node_of_its_task_and_returned() {
     let mut bench = Bench::new(&BLOCK);
     let address = promise(&bench, None).await;
     assert_eq!(address, "10.0.0.16");
     let handle = bench.handle.clone();
-    let asked = ceding(&address, "b", true);
+    let asked = cede_request(&address, "b", true);
     let ceding = tokio::spawn(async move { handle.cede(asked).await });
-    let Ask::Command {
+    let BusRequest::Command {
         command, answer, ..
-    } = bench.asked().await
+    } = bench.next_request().await
     else {
         panic!("no command");
     };
@@ -61,14 +61,14 @@ async fn a_promised_address_is_ceded_to_the_node_of_its_task_and_comes_back() {
     bench.hold(&[BLOCK[0], ("10.0.0.16/32", "b")]);
     bench
         .handle
-        .settled(vec![Record::CedeEnded {
+        .write_records(vec![Record::CedeEnded {
             key: key(),
             address: ip(&address),
         }])
         .await
         .unwrap();
 
-    // Its node has given it back, and the manager hasn't.
+    // The node of the task has returned it; the manager keeps the promise.
     bench.hold(&BLOCK);
     let other = bench.handle.reserve(reserve(None)).await.unwrap();
     assert_eq!(other, ip("10.0.0.17"));
@@ -76,7 +76,7 @@ async fn a_promised_address_is_ceded_to_the_node_of_its_task_and_comes_back() {
 }
 
 #[tokio::test]
-async fn the_next_leader_may_ask_for_what_another_promised() {
+async fn next_leader_may_reserve_addresses_that_another_promised() {
     let bench = Bench::new(&[("10.0.0.16/28", "a"), ("10.0.0.32/28", "b")]);
     for _ in 0..2 {
         assert_eq!(promise(&bench, Some("10.0.0.20")).await, "10.0.0.20");
@@ -89,9 +89,9 @@ async fn the_next_leader_may_ask_for_what_another_promised() {
     );
 }
 
-/// Its block is one address, so that what was ceded for a task is a block like any other.
+/// A block of the pool is one address, so an address that was ceded for a task is a block like any other.
 #[tokio::test]
-async fn in_a_tiny_pool_a_task_gives_its_address_back_too() {
+async fn task_in_a_tiny_pool_returns_its_address() {
     let bench = Bench::new(&[("10.0.0.16/32", "a"), ("10.0.0.17/32", "a")]);
     let returning = |bench: &Bench| {
         let snapshot = bench.handle.snapshots().borrow().clone();

@@ -218,7 +218,7 @@ impl Endpoints for MemoryEndpoints {
         }
     }
 
-    async fn detach(&self, id: EndpointId) -> Result<(), AttachError> {
+    async fn start_detach(&self, id: EndpointId) -> Result<(), AttachError> {
         let removed = self.state().endpoints.remove(&id);
         let endpoint = removed.ok_or(AttachError::EndpointUnknown(id))?;
         if let Some(pid) = self.netns {

@@ -5,7 +5,7 @@ use crate::endpoint::fixture::{endpoint, facts, group, ip, key, network, node};
 use crate::endpoint::give_up::pool_around;
 use node_core::projection::{GroupFact, NodeFact};
 
-const MINE: &str = "10.0.0.16/28";
+const OWN_BLOCK: &str = "10.0.0.16/28";
 
 fn ledger(records: &[Record]) -> Ledger {
     let mut ledger = Ledger::default();
@@ -19,15 +19,15 @@ fn closing(blocks: &[(&str, &str)]) -> Projection {
     facts(network)
 }
 
-/// With a ledger that didn't change while it was read.
+/// The due work by a ledger that didn't change while it was read.
 fn due_of(facts: &Projection, ledger: &Ledger) -> Due {
-    due(Inputs {
+    due(DueInputs {
         journaled: ledger,
         facts,
         leasing: &BTreeSet::new(),
-        asked: &BTreeSet::new(),
+        requested: &BTreeSet::new(),
         ledger,
-        decided: &Decided::new(),
+        decisions: &Decisions::new(),
         me: &node("a"),
     })
 }
@@ -37,9 +37,9 @@ fn unused(facts: &Projection, records: &[Record]) -> Vec<String> {
     due.unused.iter().map(|(_, it)| it.to_string()).collect()
 }
 
-/// The idle blocks, with a star behind those that stay.
+/// The idle blocks as text, with a star behind those that stay.
 fn idle(due: &Due) -> Vec<String> {
-    let text = |it: &Idle| match it.stays {
+    let text = |it: &IdleBlock| match it.stays {
         true => format!("{}*", it.block.1),
         false => it.block.1.to_string(),
     };
@@ -47,27 +47,31 @@ fn idle(due: &Due) -> Vec<String> {
 }
 
 #[test]
-fn a_closing_network_gets_its_empty_blocks_back() {
-    let blocks = [(MINE, "a"), ("10.0.0.32/28", "a"), ("10.0.0.48/28", "b")];
+fn empty_blocks_of_closing_network_are_returned() {
+    let blocks = [
+        (OWN_BLOCK, "a"),
+        ("10.0.0.32/28", "a"),
+        ("10.0.0.48/28", "b"),
+    ];
     let used = [Record::Attached {
         endpoint: Box::new(endpoint("e1", "10.0.0.20")),
     }];
     assert_eq!(unused(&closing(&blocks), &used), ["10.0.0.32/28"]);
-    assert_eq!(unused(&closing(&blocks), &[]), [MINE, "10.0.0.32/28"]);
+    assert_eq!(unused(&closing(&blocks), &[]), [OWN_BLOCK, "10.0.0.32/28"]);
     assert!(unused(&facts(network(&blocks)), &[]).is_empty());
 }
 
 #[test]
-fn a_block_is_idle_when_nobody_uses_or_asks_for_an_address_of_it() {
+fn block_without_used_or_requested_address_is_idle() {
     let held = [
         ("10.0.0.9/32", "a"),
-        (MINE, "a"),
+        (OWN_BLOCK, "a"),
         ("10.0.0.32/28", "a"),
         ("10.0.0.0/28", "b"),
     ];
     let facts = facts(network(&held));
     let with = |records: &[Record]| idle(&due_of(&facts, &ledger(records)));
-    let all = [MINE, "10.0.0.32/28", "10.0.0.9/32"];
+    let all = [OWN_BLOCK, "10.0.0.32/28", "10.0.0.9/32"];
     assert_eq!(with(&[]), all);
     let attached = |address: &str| Record::Attached {
         endpoint: Box::new(endpoint("e1", address)),
@@ -95,67 +99,75 @@ fn a_block_is_idle_when_nobody_uses_or_asks_for_an_address_of_it() {
     };
     let returning = Record::Returning {
         key: key.clone(),
-        block: MINE.parse().unwrap(),
+        block: OWN_BLOCK.parse().unwrap(),
         command: None,
     };
     for record in [reserved, promised, ceding, returning] {
         assert_eq!(with(std::slice::from_ref(&record)), all[1..], "{record:?}");
     }
-    let asked = BTreeSet::from([(key, address)]);
+    let requested = BTreeSet::from([(key, address)]);
     let nothing = Ledger::default();
-    let due = due(Inputs {
+    let due = due(DueInputs {
         journaled: &nothing,
         facts: &facts,
         leasing: &BTreeSet::new(),
-        asked: &asked,
+        requested: &requested,
         ledger: &nothing,
-        decided: &Decided::new(),
+        decisions: &Decisions::new(),
         me: &node("a"),
     });
     assert_eq!(idle(&due), all[1..]);
 }
 
 #[test]
-fn the_last_block_stays_as_long_as_no_other_node_holds_one() {
+fn last_block_stays_while_no_other_node_holds_one() {
     let with = |blocks: &[(&str, &str)], records: &[Record]| {
         idle(&due_of(&facts(network(blocks)), &ledger(records)))
     };
-    let alone = [("10.0.0.9/32", "a"), (MINE, "a"), ("10.0.0.32/28", "a")];
-    // Rather a block than an address that was ceded.
-    let one_stays = [&format!("{MINE}*"), "10.0.0.32/28", "10.0.0.9/32"];
+    let alone = [
+        ("10.0.0.9/32", "a"),
+        (OWN_BLOCK, "a"),
+        ("10.0.0.32/28", "a"),
+    ];
+    // The block stays, not the ceded address.
+    let one_stays = [&format!("{OWN_BLOCK}*"), "10.0.0.32/28", "10.0.0.9/32"];
     assert_eq!(with(&alone, &[]), one_stays);
     assert_eq!(with(&alone[..1], &[]), ["10.0.0.9/32*"]);
-    // One that is used stays anyway.
+    // A used block stays anyway, so no idle one has to.
     let used = [Record::Attached {
         endpoint: Box::new(endpoint("e1", "10.0.0.33")),
     }];
-    assert_eq!(with(&alone, &used), [MINE, "10.0.0.9/32"]);
+    assert_eq!(with(&alone, &used), [OWN_BLOCK, "10.0.0.9/32"]);
     let going = [Record::Returning {
         key: key(),
-        block: MINE.parse().unwrap(),
+        block: OWN_BLOCK.parse().unwrap(),
         command: None,
     }];
     assert_eq!(with(&alone[1..], &going), ["10.0.0.32/28*"]);
-    let shared = [(MINE, "a"), ("10.0.0.64/32", "b")];
-    assert_eq!(with(&shared, &[]), [MINE]);
+    let shared = [(OWN_BLOCK, "a"), ("10.0.0.64/32", "b")];
+    assert_eq!(with(&shared, &[]), [OWN_BLOCK]);
 }
 
 #[test]
-fn a_groups_pool_and_its_network_each_keep_their_last_block() {
+fn group_pool_and_network_each_keep_their_last_block() {
     let db: GroupName = "db".parse().unwrap();
-    let mut network = network(&[(MINE, "a"), ("10.0.0.40/30", "a"), ("10.0.0.64/28", "b")]);
+    let mut network = network(&[
+        (OWN_BLOCK, "a"),
+        ("10.0.0.40/30", "a"),
+        ("10.0.0.64/28", "b"),
+    ]);
     let range = AddressRange {
         first: ip("10.0.0.40"),
         last: ip("10.0.0.47"),
     };
     network.pools.insert(db, range);
     let due = due_of(&facts(network), &Ledger::default());
-    assert_eq!(idle(&due), [MINE, "10.0.0.40/30*"]);
+    assert_eq!(idle(&due), [OWN_BLOCK, "10.0.0.40/30*"]);
 }
 
 #[test]
-fn a_node_that_is_drained_or_has_left_returns_its_idle_blocks_at_once() {
-    let blocks = [(MINE, "a"), ("10.0.0.32/28", "a")];
+fn drained_or_left_node_returns_idle_blocks_at_once() {
+    let blocks = [(OWN_BLOCK, "a"), ("10.0.0.32/28", "a")];
     let used = [Record::Attached {
         endpoint: Box::new(endpoint("e1", "10.0.0.33")),
     }];
@@ -169,41 +181,41 @@ fn a_node_that_is_drained_or_has_left_returns_its_idle_blocks_at_once() {
         facts.nodes.insert(node("b"), fact.clone());
         assert!(unused(&facts, &[]).is_empty(), "another node's drain");
         facts.nodes.insert(node("a"), fact);
-        assert_eq!(unused(&facts, &[]), [MINE, "10.0.0.32/28"]);
-        assert_eq!(unused(&facts, &used), [MINE]);
+        assert_eq!(unused(&facts, &[]), [OWN_BLOCK, "10.0.0.32/28"]);
+        assert_eq!(unused(&facts, &used), [OWN_BLOCK]);
     }
 }
 
 #[test]
-fn no_block_of_a_pool_is_returned_of_which_a_block_is_asked_for() {
-    let mut facts = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "b")]));
+fn pool_keeps_blocks_while_a_block_of_it_is_requested() {
+    let mut facts = facts(network(&[(OWN_BLOCK, "a"), ("10.0.0.32/28", "b")]));
     let of = |facts: &Projection, leasing: PoolKey| {
-        due(Inputs {
+        due(DueInputs {
             journaled: &Ledger::default(),
             facts,
             leasing: &BTreeSet::from([leasing]),
-            asked: &BTreeSet::new(),
+            requested: &BTreeSet::new(),
             ledger: &Ledger::default(),
-            decided: &Decided::new(),
+            decisions: &Decisions::new(),
             me: &node("a"),
         })
     };
     let (tenant, network) = key();
     let pool = PoolKey::of_network(&tenant, &network);
     let other = PoolKey::of_group(&tenant, &network, &"db".parse().unwrap());
-    assert_eq!(idle(&of(&facts, pool.clone())), [format!("{MINE}*")]);
-    assert_eq!(idle(&of(&facts, other)), [MINE]);
+    assert_eq!(idle(&of(&facts, pool.clone())), [format!("{OWN_BLOCK}*")]);
+    assert_eq!(idle(&of(&facts, other)), [OWN_BLOCK]);
     let mut drained = NodeFact::new(MachineId("m".to_owned()), ip("198.18.0.1"));
     drained.drained = true;
     facts.nodes.insert(node("a"), drained);
     let due = of(&facts, pool);
     assert!(due.unused.is_empty());
-    assert_eq!(idle(&due), [format!("{MINE}*")]);
+    assert_eq!(idle(&due), [format!("{OWN_BLOCK}*")]);
 }
 
 #[test]
-fn a_ledger_that_lost_records_returns_nothing() {
-    let blocks = [(MINE, "a"), ("10.0.0.32/28", "b")];
+fn incomplete_ledger_returns_nothing() {
+    let blocks = [(OWN_BLOCK, "a"), ("10.0.0.32/28", "b")];
     let lost = [Record::Incomplete];
     assert_eq!(
         due_of(&facts(network(&blocks)), &ledger(&lost)),
@@ -213,41 +225,40 @@ fn a_ledger_that_lost_records_returns_nothing() {
 }
 
 #[test]
-fn a_block_is_returned_when_it_has_been_idle_for_the_whole_time() {
+fn block_is_returned_when_it_has_been_idle_for_the_whole_time() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let after = Duration::from_secs(60);
-    let idle = |block: &str, stays| Idle {
+    let idle = |block: &str, stays| IdleBlock {
         block: (key(), block.parse().unwrap()),
         stays,
     };
-    let (one, two) = (idle(MINE, false), idle("10.0.0.32/28", false));
+    let (one, two) = (idle(OWN_BLOCK, false), idle("10.0.0.32/28", false));
     let mut times = IdleTimes::default();
-    let mut look = |idle: &[Idle], seconds| {
+    let mut expired = |idle: &[IdleBlock], seconds| {
         let (expired, next) = times.expired(idle, at(seconds), after);
         let expired: Vec<_> = expired.iter().map(|it| it.1.to_string()).collect();
         (expired, next.map(|next| (next - start).as_secs()))
     };
-    assert_eq!(look(std::slice::from_ref(&one), 0), (vec![], Some(60)));
-    assert_eq!(look(&[one.clone(), two.clone()], 30), (vec![], Some(60)));
+    assert_eq!(expired(std::slice::from_ref(&one), 0), (vec![], Some(60)));
+    assert_eq!(expired(&[one.clone(), two.clone()], 30), (vec![], Some(60)));
     let both = [one.clone(), two.clone()];
-    assert_eq!(look(&both, 60), (vec![MINE.to_owned()], Some(90)));
+    assert_eq!(expired(&both, 60), (vec![OWN_BLOCK.to_owned()], Some(90)));
     // It was used in between.
-    assert_eq!(look(std::slice::from_ref(&two), 61), (vec![], Some(90)));
-    assert_eq!(look(&both, 70), (vec![], Some(90)));
+    assert_eq!(expired(std::slice::from_ref(&two), 61), (vec![], Some(90)));
+    assert_eq!(expired(&both, 70), (vec![], Some(90)));
     let kept = [one, idle("10.0.0.32/28", true)];
-    assert_eq!(look(&kept, 100), (vec![], Some(130)));
-    // It stayed as the last one, until another node came.
+    assert_eq!(expired(&kept, 100), (vec![], Some(130)));
+    // It stayed as the last one, until another node held a block.
     assert_eq!(
-        look(&both, 101),
+        expired(&both, 101),
         (vec!["10.0.0.32/28".to_owned()], Some(130))
     );
 }
 
-/// Between the reading of the facts and of the ledger the node got the address, and began to
-/// cede it.
+/// Between the reading of the facts and of the ledger the node got the address and began to cede it.
 #[test]
-fn what_was_journaled_after_the_facts_were_read_isnt_settled_by_them() {
+fn records_journaled_after_the_facts_were_read_are_not_ended_by_them() {
     let facts = facts(network(&[("10.0.0.0/28", "b")]));
     let records = [
         Record::Ceding {
@@ -258,29 +269,29 @@ fn what_was_journaled_after_the_facts_were_read_isnt_settled_by_them() {
         },
         Record::Returning {
             key: key(),
-            block: MINE.parse().unwrap(),
+            block: OWN_BLOCK.parse().unwrap(),
             command: None,
         },
     ];
     let later = ledger(&records);
     let of = |journaled: &Ledger| {
-        due(Inputs {
+        due(DueInputs {
             journaled,
             facts: &facts,
             leasing: &BTreeSet::new(),
-            asked: &BTreeSet::new(),
+            requested: &BTreeSet::new(),
             ledger: &later,
-            decided: &Decided::new(),
+            decisions: &Decisions::new(),
             me: &node("a"),
         })
     };
     assert_eq!(of(&Ledger::default()), Due::default());
-    assert_eq!(of(&later).settled.len(), 2);
+    assert_eq!(of(&later).ended.len(), 2);
 }
 
 #[test]
-fn what_is_given_back_is_asked_for_until_the_log_says_so() {
-    let block = MINE.parse().unwrap();
+fn given_up_blocks_are_due_until_the_log_has_the_event() {
+    let block = OWN_BLOCK.parse().unwrap();
     let records = [
         Record::Returning {
             key: key(),
@@ -294,27 +305,31 @@ fn what_is_given_back_is_asked_for_until_the_log_says_so() {
             command: None,
         },
     ];
-    let held = facts(network(&[(MINE, "a"), ("10.0.0.32/28", "a")]));
+    let held = facts(network(&[(OWN_BLOCK, "a"), ("10.0.0.32/28", "a")]));
     let before = due_of(&held, &ledger(&records));
     assert_eq!(before.returning, [(key(), block)]);
     assert_eq!(before.ceding, [(key(), ip("10.0.0.33"), node("b"))]);
-    assert!(before.settled.is_empty());
+    assert!(before.ended.is_empty());
 
     let gone = facts(network(&[("10.0.0.32/28", "a"), ("10.0.0.33/32", "b")]));
     let after = due_of(&gone, &ledger(&records));
     assert!(after.returning.is_empty() && after.ceding.is_empty());
-    let mut settled = ledger(&records);
+    let mut after_all = ledger(&records);
     after
-        .settled
+        .ended
         .iter()
-        .for_each(|record| settled.apply(record));
-    assert_eq!(settled, Ledger::default());
+        .for_each(|record| after_all.apply(record));
+    assert_eq!(after_all, Ledger::default());
 }
 
 #[test]
-fn a_closing_group_gets_its_pools_blocks_back_and_no_others() {
+fn closing_group_returns_its_pools_blocks_only() {
     let db: GroupName = "db".parse().unwrap();
-    let mut network = network(&[(MINE, "a"), ("10.0.0.20/30", "a"), ("10.0.0.24/30", "a")]);
+    let mut network = network(&[
+        (OWN_BLOCK, "a"),
+        ("10.0.0.20/30", "a"),
+        ("10.0.0.24/30", "a"),
+    ]);
     let range = AddressRange {
         first: ip("10.0.0.20"),
         last: ip("10.0.0.27"),
@@ -342,5 +357,8 @@ fn a_closing_group_gets_its_pools_blocks_back_and_no_others() {
     assert_eq!(unused(&facts, &used), ["10.0.0.24/30"]);
     assert_eq!(unused(&facts, &[]), ["10.0.0.20/30", "10.0.0.24/30"]);
     let pool = |block: &str| pool_around(&facts, &key(), block.parse().unwrap());
-    assert_eq!([pool(MINE), pool("10.0.0.20/30")], [None, Some(db.clone())]);
+    assert_eq!(
+        [pool(OWN_BLOCK), pool("10.0.0.20/30")],
+        [None, Some(db.clone())]
+    );
 }

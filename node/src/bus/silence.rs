@@ -1,4 +1,4 @@
-//! Hears how everybody is, and tells the view who has fallen silent.
+//! Reads all nodes' statuses and marks silent nodes in the view.
 
 use std::time::Duration;
 
@@ -12,9 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use node_core::projection::{EndpointsView, Projection, Pulse};
 use runtime::pause;
 
-/// Between two judgements.
-const JUDGE: Duration = Duration::from_millis(250);
-const RETRY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+const SUBSCRIBE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs for ever.
 pub(super) async fn run(
@@ -29,39 +28,39 @@ pub(super) async fn run(
         let mut statuses = match client.subscribe(subject::STATUS_ALL).await {
             Ok(statuses) => statuses,
             Err(error) => {
-                tracing::warn!(%error, "can't hear how other nodes are");
-                pause(RETRY).await;
+                tracing::warn!(%error, "can't subscribe to the statuses of other nodes");
+                pause(SUBSCRIBE_RETRY_PAUSE).await;
                 continue;
             }
         };
-        let mut tick = tokio::time::interval(JUDGE);
+        let mut tick = tokio::time::interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // What waits to be heard comes before a judgement.
+                // Received statuses count before nodes are judged.
                 biased;
-                heard = statuses.next() => {
-                    let Some(heard) = heard else { break };
-                    if let Some(node) = subject::node_of_status(&heard.subject) {
+                received = statuses.next() => {
+                    let Some(status) = received else { break };
+                    if let Some(node) = subject::node_of_status(&status.subject) {
                         pulse.beat(node, &me, begin.elapsed());
                     }
                 }
                 _ = tick.tick() => {
                     let members = facts.borrow().nodes.clone();
                     let silent = pulse.judge(members.keys(), &me, begin.elapsed());
-                    tell(&view, silent.iter().cloned().collect());
+                    set_silent(&view, silent.iter().cloned().collect());
                 }
             }
         }
-        pause(RETRY).await;
+        pause(SUBSCRIBE_RETRY_PAUSE).await;
     }
 }
 
-fn tell(view: &watch::Sender<EndpointsView>, silent: OrdSet<NodeName>) {
+fn set_silent(view: &watch::Sender<EndpointsView>, silent: OrdSet<NodeName>) {
     view.send_if_modified(|view| {
         let changed = *view.silent() != silent;
         if changed {
-            tracing::info!(?silent, "nodes that nobody hears");
+            tracing::info!(?silent, "the set of silent nodes changed");
             view.set_silent(silent);
         }
         changed

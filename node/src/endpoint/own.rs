@@ -1,22 +1,22 @@
-//! This node's own endpoints, as others see them. Pure.
+//! This node's endpoints in the form in which it publishes them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bus_schema::{Endpoint, EndpointId, NodeName};
 
-use super::Identity;
-use crate::endpoint::{Kernel, LocalEndpoint, Locals, Snapshot};
+use super::{Kernel, LocalEndpoint, Locals, Snapshot};
+use crate::identity::Identity;
 use node_core::maps;
 
-/// The endpoints, and which of them nobody can reach, and why.
+/// This node's endpoints, and the reasons why some of them can't be reached.
 #[derive(Debug, Clone, Default)]
-pub struct Own {
+pub struct OwnEndpoints {
     endpoints: Locals,
     closed: BTreeMap<EndpointId, String>,
 }
 
-impl Own {
+impl OwnEndpoints {
     pub fn of(snapshot: &Snapshot, kernel: &Kernel) -> Self {
         Self {
             endpoints: snapshot.endpoints.clone(),
@@ -28,7 +28,7 @@ impl Own {
         self.closed == kernel.closed
     }
 
-    /// Those that others see otherwise than before.
+    /// The endpoints whose published form changes from `self` to `now`.
     pub fn changes(&self, now: &Self) -> BTreeSet<EndpointId> {
         let changed = maps::changed(&self.endpoints, &now.endpoints).map(|(id, _)| id);
         let closed = self.closed.keys().chain(now.closed.keys());
@@ -36,27 +36,28 @@ impl Own {
         changed.chain(closed).cloned().collect()
     }
 
-    pub fn shown(&self, id: &EndpointId, me: &Identity) -> Option<Endpoint> {
+    /// The published form of an endpoint.
+    pub fn published(&self, id: &EndpointId, me: &Identity) -> Option<Endpoint> {
         let endpoint = self.endpoints.get(id)?;
         Some(Endpoint {
             closed: self.closed.get(id).cloned(),
-            ..public(endpoint, &me.node, me.vtep)
+            ..to_published(endpoint, &me.node, me.vtep)
         })
     }
 }
 
-/// What the bus acknowledged of this node's endpoints.
+/// This node's endpoints as the bus has acknowledged them.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
-    own: Own,
+    own: OwnEndpoints,
     /// The node withdrew its endpoints and publishes nothing more.
     left: bool,
-    /// Why the bus takes nothing, and what to do.
+    /// Why the bus refuses them, and what to do.
     pub trouble: Option<String>,
 }
 
 impl Published {
-    pub fn all(own: Own, left: bool) -> Self {
+    pub fn all(own: OwnEndpoints, left: bool) -> Self {
         Self {
             own,
             left,
@@ -64,7 +65,7 @@ impl Published {
         }
     }
 
-    /// It isn't known what the bus has.
+    /// Before the stream is read it isn't known which endpoints the bus has.
     pub fn unknown(trouble: Option<String>) -> Self {
         Self {
             trouble,
@@ -72,8 +73,8 @@ impl Published {
         }
     }
 
-    /// How many endpoints others see otherwise than `now`.
-    pub fn lacks(&self, now: &Own) -> u64 {
+    /// The number of endpoints whose published form isn't the one in `now`.
+    pub fn missing_count(&self, now: &OwnEndpoints) -> u64 {
         match self.left {
             true => 0,
             false => self.own.changes(now).len() as u64,
@@ -81,8 +82,8 @@ impl Published {
     }
 }
 
-/// Our own endpoint, as others see it.
-pub fn public(endpoint: &LocalEndpoint, node: &NodeName, vtep: IpAddr) -> Endpoint {
+/// The published form of an endpoint that is open.
+pub(crate) fn to_published(endpoint: &LocalEndpoint, node: &NodeName, vtep: IpAddr) -> Endpoint {
     let (mut v4, mut v6) = (None, None);
     for address in &endpoint.addresses {
         match address {

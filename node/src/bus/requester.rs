@@ -1,4 +1,4 @@
-//! Sends what the node asks of netmaster and of other nodes, many at once.
+//! Sends this node's requests to netmaster and to other nodes, many at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Ask, AskError};
+use crate::requests::{BusError, BusRequest};
 use node_core::projection::Projection;
 use runtime::now;
 
-/// A command is given up after this.
-const DEADLINE: Duration = Duration::from_secs(4);
-/// A command without an answer is sent again after this.
-const RESEND: Duration = Duration::from_secs(1);
-/// The pause before a command is sent again whose outcome its answer didn't tell.
-const RETRY: Duration = Duration::from_millis(100);
-/// Requests under way; more would only wait at netmaster.
-const AT_ONCE: usize = 64;
+/// How long a request waits for its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// The interval at which a command without an answer is sent again.
+const RESEND_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause before a command is sent again after an answer without an outcome.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The number of requests in progress; more would only wait at netmaster.
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 
 /// Serves the queue until its last handle is gone.
 pub(super) async fn serve(
-    mut asks: mpsc::Receiver<Ask>,
+    mut requests: mpsc::Receiver<BusRequest>,
     client: watch::Receiver<Option<Client>>,
     log: watch::Receiver<LogState>,
     facts: watch::Receiver<Projection>,
 ) {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
-    while let Some(ask) = asks.recv().await {
+    let room = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS));
+    while let Some(request) = requests.recv().await {
         let ready = ready(&client, &log);
         let seen = facts.borrow().applied;
         let Ok(permit) = room.clone().acquire_owned().await else {
@@ -42,32 +42,32 @@ pub(super) async fn serve(
         };
         tokio::spawn(async move {
             let _permit = permit;
-            send(ready, ask, seen).await;
+            send(ready, request, seen).await;
         });
     }
 }
 
-/// Whoever asked may have stopped waiting; its answer is dropped then.
-async fn send(client: Result<Client, AskError>, ask: Ask, seen: Revision) {
-    match ask {
-        Ask::Command {
+/// Sends one request. If its sender has stopped waiting, the answer is dropped.
+async fn send(client: Result<Client, BusError>, request: BusRequest, seen: Revision) {
+    match request {
+        BusRequest::Command {
             id,
             command,
             answer,
         } => {
             let outcome = match client {
-                Ok(client) => ask_command(&client, id, command, seen).await,
+                Ok(client) => request_command(&client, id, command, seen).await,
                 Err(error) => Err(error),
             };
             answer.send(outcome).ok();
         }
-        Ask::Node {
+        BusRequest::Node {
             node,
             request,
             answer,
         } => {
             let outcome = match client {
-                Ok(client) => ask_node(&client, &node, &request).await,
+                Ok(client) => request_node(&client, &node, &request).await,
                 Err(error) => Err(error),
             };
             answer.send(outcome).ok();
@@ -78,7 +78,7 @@ async fn send(client: Result<Client, AskError>, ask: Ask, seen: Revision) {
 fn ready(
     client: &watch::Receiver<Option<Client>>,
     log: &watch::Receiver<LogState>,
-) -> Result<Client, AskError> {
+) -> Result<Client, BusError> {
     let reason = match &*log.borrow() {
         LogState::InSync | LogState::CatchingUp => None,
         LogState::Disconnected { reason } => Some(reason.clone()),
@@ -87,34 +87,34 @@ fn ready(
     };
     match (client.borrow().clone(), reason) {
         (Some(client), None) => Ok(client),
-        (_, reason) => Err(AskError::Unreachable(
+        (_, reason) => Err(BusError::Unreachable(
             reason.unwrap_or_else(|| "the bus is away".to_owned()),
         )),
     }
 }
 
-/// Asks until the outcome is known or the deadline passes, always with the same id, so that the
-/// command happens once. A netmaster whose host vanished gets requests for some seconds more, until
-/// its server misses it; so a request without an answer is sent again, perhaps to another one.
-pub(super) async fn ask_command(
+/// Sends a command until its outcome is known or the timeout passes, always with the same id, so that
+/// the command happens once. A netmaster whose host vanished gets requests for some seconds more, until
+/// its server misses it; so a request without an answer is sent again, perhaps to another netmaster.
+pub(super) async fn request_command(
     client: &Client,
     id: CommandId,
     command: Command,
     seen: Revision,
-) -> Result<Revision, AskError> {
+) -> Result<Revision, BusError> {
     let to = subject::of_command(&command);
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + REQUEST_TIMEOUT;
     let send = || {
         let left = until.saturating_duration_since(Instant::now());
         let request = Request {
             seen,
             ..Request::new(id, command.clone(), left, now())
         };
-        ask::<Reply>(client, &to, codec::to_bytes(&request), until)
+        send_request::<Reply>(client, &to, codec::to_bytes(&request), until)
     };
-    // A slow netmaster's answer counts, too.
+    // The answer of a slow netmaster counts, too.
     let mut sent = FuturesUnordered::new();
-    let mut again = tokio::time::interval(RESEND);
+    let mut again = tokio::time::interval(RESEND_INTERVAL);
     let mut why = format!("{to} didn't answer in time");
     let mut rejected = None;
     loop {
@@ -126,51 +126,54 @@ pub(super) async fn ask_command(
                     Ok(Reply::Rejected { rejection, text, .. }) if rejection.is_undecided() => {
                         rejection.told(text)
                     }
-                    // One that was sent before may be accepted yet.
+                    // An earlier request may still be accepted.
                     Ok(Reply::Rejected { rejection, revision, .. }) => {
                         let why = rejection.to_string();
                         let rejection = Box::new(rejection);
-                        rejected = Some(AskError::Rejected { rejection, revision });
+                        rejected = Some(BusError::Rejected { rejection, revision });
                         why
                     }
                     Ok(Reply::Unknown { reason, .. }) => reason,
-                    Err(reason) => reason,
+                    Err(BusError::Unreachable(reason)) => reason,
+                    Err(BusError::Rejected { rejection, .. }) => rejection.to_string(),
                 };
-                again.reset_after(RETRY);
+                again.reset_after(RETRY_PAUSE);
             }
-            _ = again.tick(), if rejected.is_none() && Instant::now() + 2 * RETRY < until => {
+            _ = again.tick(), if rejected.is_none() && Instant::now() + 2 * RETRY_PAUSE < until => {
                 sent.push(send());
             }
-            else => return Err(rejected.unwrap_or(AskError::Unreachable(why))),
+            else => return Err(rejected.unwrap_or(BusError::Unreachable(why))),
         }
     }
 }
 
-async fn ask_node(
+async fn request_node(
     client: &Client,
     node: &NodeName,
     request: &NodeRequest,
-) -> Result<NodeReply, AskError> {
+) -> Result<NodeReply, BusError> {
     let to = subject::of_node(node, request.verb());
-    let until = Instant::now() + DEADLINE;
-    let answer = ask(client, &to, codec::to_bytes(request), until).await;
-    answer.map_err(AskError::Unreachable)
+    let until = Instant::now() + REQUEST_TIMEOUT;
+    send_request(client, &to, codec::to_bytes(request), until).await
 }
 
-async fn ask<T: serde::de::DeserializeOwned>(
+async fn send_request<T: serde::de::DeserializeOwned>(
     client: &Client,
     to: &str,
     request: Vec<u8>,
     until: Instant,
-) -> Result<T, String> {
-    let asked = client.request(to.to_owned(), request.into());
-    let answer = match tokio::time::timeout_at(until, asked).await {
-        Ok(Ok(message)) => message,
+) -> Result<T, BusError> {
+    let sent = client.request(to.to_owned(), request.into());
+    let reason = match tokio::time::timeout_at(until, sent).await {
+        Ok(Ok(answer)) => match codec::from_bytes(&answer.payload) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error.to_string(),
+        },
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
-            return Err(format!("nobody serves {to}: is it running?"));
+            format!("no process serves {to}: is it running?")
         }
-        Ok(Err(error)) => return Err(format!("{to}: {error}")),
-        Err(_) => return Err(format!("{to} didn't answer in time")),
+        Ok(Err(error)) => format!("{to}: {error}"),
+        Err(_) => format!("{to} didn't answer in time"),
     };
-    codec::from_bytes(&answer.payload).map_err(|error| error.to_string())
+    Err(BusError::Unreachable(reason))
 }

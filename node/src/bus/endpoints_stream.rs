@@ -1,0 +1,151 @@
+//! Reads all nodes' endpoints from the stream ENDPOINTS.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::AckPolicy, consumer::DeliverPolicy, consumer::pull};
+use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, codec, subject};
+use futures::StreamExt;
+use tokio::sync::{oneshot, watch};
+
+use super::error::SessionError;
+use super::session::is_missing;
+use node_core::projection::EndpointsView;
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// This node's endpoints in the stream; `None`: the mark of a removed one.
+pub(super) type StoredEndpoints = BTreeMap<EndpointId, Option<Endpoint>>;
+
+/// Reads the stream from its start and updates the view. Sends this node's endpoints through `own` when
+/// it has read the stream to its end. Ends with an error only.
+pub(super) async fn read(
+    context: &jetstream::Context,
+    me: &NodeName,
+    view: &watch::Sender<EndpointsView>,
+    own: oneshot::Sender<StoredEndpoints>,
+) -> SessionError {
+    match follow(context, me, view, own).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn follow(
+    context: &jetstream::Context,
+    me: &NodeName,
+    view: &watch::Sender<EndpointsView>,
+    own: oneshot::Sender<StoredEndpoints>,
+) -> Result<Infallible, SessionError> {
+    let mut consumer = open(context).await?;
+    let mut pending = consumer
+        .info()
+        .await
+        .map_err(SessionError::endpoints)?
+        .num_pending;
+    let mut messages = consumer
+        .stream()
+        .heartbeat(HEARTBEAT)
+        .expires(Duration::from_secs(10))
+        .messages()
+        .await
+        .map_err(SessionError::endpoints)?;
+    let (mut seen, mut stored, mut own) = (BTreeSet::new(), StoredEndpoints::new(), Some(own));
+    loop {
+        if pending == 0
+            && let Some(own) = own.take()
+        {
+            view.send_modify(|view| view.prune(&seen, me));
+            // If the session has ended, there is no receiver.
+            own.send(std::mem::take(&mut stored)).ok();
+        }
+        let message = messages.next().await;
+        let message = message.ok_or_else(|| SessionError::endpoints("the server ended it"))?;
+        let message = message.map_err(SessionError::endpoints)?;
+        if own.is_some() {
+            pending = message.info().map_err(SessionError::endpoints)?.pending;
+        }
+        let Some(event) = decode(&message.subject, &message.payload) else {
+            continue;
+        };
+        if node_of(&event) == Some(me) {
+            store(&mut stored, event);
+            continue;
+        }
+        if let EndpointEvent::Up { endpoint, .. } = &event
+            && own.is_some()
+        {
+            seen.insert(endpoint.id.clone());
+        }
+        view.send_modify(|view| view.hear(event));
+    }
+}
+
+async fn open(
+    context: &jetstream::Context,
+) -> Result<jetstream::consumer::PullConsumer, SessionError> {
+    let stream = context.get_stream(subject::ENDPOINTS).await;
+    let stream = stream.map_err(|error| match is_missing(&error) {
+        true => SessionError::Endpoints(subject::missing(subject::ENDPOINTS)),
+        false => SessionError::endpoints(error),
+    })?;
+    let consumer = stream.create_consumer(pull::Config {
+        deliver_policy: DeliverPolicy::LastPerSubject,
+        ack_policy: AckPolicy::None,
+        filter_subject: subject::ENDPOINT_ALL.to_owned(),
+        inactive_threshold: Duration::from_secs(30),
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    });
+    consumer.await.map_err(SessionError::endpoints)
+}
+
+/// Decodes a message; `None`: garbage, or an event whose subject isn't the message's. A node may only
+/// write to its own subjects.
+fn decode(of: &str, payload: &[u8]) -> Option<EndpointEvent> {
+    let event: EndpointEvent = match codec::from_bytes(payload) {
+        Ok(event) => event,
+        Err(error) => {
+            tracing::warn!(subject = of, %error, "skipped a message that is no endpoint");
+            return None;
+        }
+    };
+    let expected = match &event {
+        EndpointEvent::Up { endpoint, .. } => subject::of_endpoint(endpoint),
+        EndpointEvent::Down {
+            tenant, node, id, ..
+        } => subject::endpoint_of(tenant, node, id),
+        EndpointEvent::Healed { node, .. } => subject::healed_by(node),
+        EndpointEvent::Unknown => return None,
+    };
+    if expected != of {
+        tracing::warn!(
+            subject = of,
+            "skipped an endpoint on another endpoint's subject"
+        );
+        return None;
+    }
+    Some(event)
+}
+
+fn node_of(event: &EndpointEvent) -> Option<&NodeName> {
+    match event {
+        EndpointEvent::Up { endpoint, .. } => Some(&endpoint.node),
+        EndpointEvent::Down { node, .. } | EndpointEvent::Healed { node, .. } => Some(node),
+        EndpointEvent::Unknown => None,
+    }
+}
+
+fn store(stored: &mut StoredEndpoints, event: EndpointEvent) {
+    match event {
+        EndpointEvent::Up { endpoint, .. } => {
+            stored.insert(endpoint.id.clone(), Some(endpoint));
+        }
+        EndpointEvent::Down { id, .. } => {
+            stored.insert(id, None);
+        }
+        EndpointEvent::Healed { .. } | EndpointEvent::Unknown => {}
+    }
+}

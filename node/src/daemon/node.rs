@@ -1,0 +1,142 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use bus_schema::node::{Alarm, LogState};
+use tokio::sync::{mpsc, watch};
+
+use super::{DaemonConfig, StartError, state};
+use crate::bus::{Facts, Leave};
+use crate::core::{Progress, underlay_mtu};
+use crate::endpoint::{
+    self, EndpointsConfig, EndpointsHandle, JournalState, Kernel, Published, Record, restore,
+};
+use crate::healing::Healings;
+use crate::identity::Identity;
+use crate::requests::{BusHandle, BusRequest};
+use crate::store::{Disk, peers};
+use crate::underlay::Change;
+use node_core::desired::{self, Params};
+use node_core::projection::{EndpointsView, Projection};
+use node_datapath::{Datapath, DatapathError, Options};
+
+/// The opened state of the node, and the channels that several tasks use.
+pub(super) struct Node {
+    pub me: Identity,
+    pub params: Params,
+    pub datapath: Datapath,
+    pub disk: Arc<Disk>,
+    pub facts: Facts,
+    pub bus: BusHandle,
+    pub endpoints: EndpointsHandle,
+    pub log: watch::Sender<LogState>,
+    pub view: watch::Sender<EndpointsView>,
+    pub progress: watch::Sender<Progress>,
+    pub published: watch::Sender<Published>,
+    pub address: watch::Sender<Change>,
+    pub healings: Healings,
+    pub leave: Leave,
+    /// Alarms of damaged files.
+    pub alarms: Vec<Alarm>,
+}
+
+/// The channel ends that belong to one task each.
+pub(super) struct Ends {
+    /// For the core.
+    pub kernel: watch::Sender<Kernel>,
+    /// For the bus.
+    pub requests: mpsc::Receiver<BusRequest>,
+}
+
+impl Node {
+    pub(super) async fn open(config: &DaemonConfig) -> Result<(Self, Ends), StartError> {
+        let datapath = Datapath::open(Options {
+            host: None,
+            netns_dir: config.netns_dir.clone(),
+            kind: config.domain,
+        })
+        .await?;
+        let params = Params {
+            node: config.name.clone(),
+            kind: datapath.kind(),
+            vtep: config.vtep,
+            underlay_mtu: underlay_mtu(&datapath, config.vtep).await?,
+        };
+        let journal = config.state_dir.join("endpoints.journal");
+        let (disk, mut projection, mut alarms) = state::load(config)?;
+        if projection.cluster.is_none() {
+            // Else a node that lost its facts would follow any log.
+            projection.cluster = endpoint::cluster_in(&journal);
+        }
+        learn_rules(&datapath, &projection, &params).await;
+        let disk = Arc::new(disk);
+        let facts = Facts::new(projection, Arc::clone(&disk));
+        let (bus, requests) = BusHandle::new();
+        let (kernel, kernel_rx) = watch::channel(Kernel::default());
+        let (endpoints, found) = EndpointsHandle::start(EndpointsConfig {
+            me: config.name.clone(),
+            journal: &journal,
+            mtu: params.mtu(),
+            facts: facts.subscribe(),
+            kernel: kernel_rx,
+            bus: bus.clone(),
+        })?;
+        alarms.extend(check_journal(found, &journal, &endpoints, &datapath).await?);
+        let me = Identity {
+            node: config.name.clone(),
+            machine: config.machine.clone(),
+            vtep: config.vtep,
+        };
+        let connecting = LogState::Disconnected {
+            reason: "connecting to the bus".to_owned(),
+        };
+        let mut view = EndpointsView::default();
+        view.await_stream(true);
+        view.recall(peers::load(&config.state_dir.join("neighbors")));
+        let node = Self {
+            me,
+            params,
+            datapath,
+            disk,
+            facts,
+            bus,
+            endpoints,
+            log: watch::Sender::new(connecting),
+            view: watch::Sender::new(view),
+            progress: watch::Sender::default(),
+            published: watch::Sender::default(),
+            address: watch::Sender::new(Change::None),
+            healings: Healings::default(),
+            leave: Leave::default(),
+            alarms,
+        };
+        Ok((node, Ends { kernel, requests }))
+    }
+}
+
+/// The alarm of a damaged journal, or of a missing one while the kernel holds endpoints: then they are
+/// to be restored.
+async fn check_journal(
+    found: JournalState,
+    journal: &Path,
+    endpoints: &EndpointsHandle,
+    datapath: &Datapath,
+) -> Result<Option<Alarm>, DatapathError> {
+    match found {
+        JournalState::Damaged(damage) => Ok(Some(state::journal_truncated(&damage))),
+        JournalState::Empty if restore::any_in_kernel(datapath).await? => {
+            endpoints.restore_records(vec![Record::Incomplete]).await;
+            Ok(Some(state::journal_missing(journal)))
+        }
+        JournalState::Empty | JournalState::Whole => Ok(None),
+    }
+}
+
+/// Reads the fixed rules back as the kernel stores them. Without it a resync still finds rules that are
+/// missing.
+async fn learn_rules(datapath: &Datapath, facts: &Projection, params: &Params) {
+    for rules in desired::fixed_rules(facts, params) {
+        if let Err(error) = datapath.learn(&rules).await {
+            tracing::warn!(%error, "can't notice rules that others replace under our comments");
+        }
+    }
+}

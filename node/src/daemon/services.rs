@@ -1,0 +1,117 @@
+use bus_schema::node::NodeStatus;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+
+use super::node::Node;
+use super::{DaemonConfig, StartError};
+use crate::cleanup::{Cleaner, CleanupReply};
+use crate::cni::Cni;
+use crate::docker::{self, DockerHandle};
+use crate::inquiry::Inquiry;
+use crate::local::{self, Api, Leaving};
+use crate::outer_drops::OuterDrops;
+use crate::status::StatusSources;
+use node_dns::{self as dns, DnsHandle};
+
+/// The servers on this machine: Docker's plugin socket, DNS, the local socket.
+pub(super) struct Services {
+    pub docker: DockerHandle,
+    pub dns: DnsHandle,
+    pub outer_drops: OuterDrops,
+    listener: UnixListener,
+    dns_suffix: String,
+}
+
+impl Services {
+    pub(super) fn start(config: &DaemonConfig, node: &Node) -> Result<Self, StartError> {
+        let docker = docker::start(
+            docker::DockerConfig {
+                plugin_dir: config.plugin_dir.clone(),
+                run_dir: config.run_dir.clone(),
+                engine: config.engine.clone(),
+                state_dir: config.state_dir.clone(),
+                files: docker::ResolverFiles::default(),
+                healings: node.healings.clone(),
+            },
+            node.endpoints.clone(),
+            node.facts.subscribe(),
+            node.log.subscribe(),
+        )?;
+        let dns = dns::start(config.dns.clone(), node.view.subscribe()).map_err(StartError::Dns)?;
+        let listener = local::listen(&config.run_dir).map_err(|error| StartError::File {
+            what: "the run directory",
+            path: config.run_dir.clone(),
+            error,
+        })?;
+        Ok(Self {
+            docker,
+            dns,
+            outer_drops: OuterDrops::new(node.datapath.clone()),
+            listener,
+            dns_suffix: config.dns.suffix.clone(),
+        })
+    }
+
+    /// The answers to requests about this node; `cleanups` are the core's.
+    pub(super) fn inquiry(&self, node: &Node, cleanups: mpsc::Sender<CleanupReply>) -> Inquiry {
+        Inquiry {
+            params: node.params.clone(),
+            datapath: node.datapath.clone(),
+            facts: node.facts.subscribe(),
+            view: node.view.subscribe(),
+            dns: self.dns.clone(),
+            cleaner: Cleaner {
+                endpoints: node.endpoints.clone(),
+                engine: self.docker.cleanups.clone(),
+                core: cleanups,
+            },
+            outer_drops: self.outer_drops.clone(),
+        }
+    }
+
+    pub(super) fn status_sources(&self, node: &Node) -> StatusSources {
+        StatusSources {
+            dns: self.dns.clone(),
+            healing: node.healings.subscribe(),
+            me: node.me.clone(),
+            domain: node.params.kind,
+            log: node.log.subscribe(),
+            progress: node.progress.subscribe(),
+            facts: node.facts.subscribe(),
+            saved: node.facts.saved(),
+            snapshots: node.endpoints.snapshots(),
+            kernel: node.endpoints.kernel(),
+            published: node.published.subscribe(),
+            address: node.address.subscribe(),
+            engine: self.docker.status.clone(),
+            engine_alarms: self.docker.alarms.clone(),
+            alarms: node.alarms.clone(),
+        }
+    }
+
+    /// The local socket with its API.
+    pub(super) fn local(
+        self,
+        node: &Node,
+        status: watch::Receiver<NodeStatus>,
+    ) -> (UnixListener, Api, DockerHandle) {
+        let api = Api {
+            endpoints: node.endpoints.clone(),
+            leaving: Leaving {
+                me: node.me.node.clone(),
+                leave: node.leave.clone(),
+                endpoints: node.endpoints.clone(),
+                facts: node.facts.subscribe(),
+            },
+            status,
+            cni: Cni {
+                endpoints: node.endpoints.clone(),
+                datapath: node.datapath.clone(),
+                facts: node.facts.subscribe(),
+                log: node.log.subscribe(),
+                suffix: self.dns_suffix,
+            },
+        };
+        (self.listener, api, self.docker)
+    }
+}
