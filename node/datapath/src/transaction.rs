@@ -37,8 +37,8 @@ fn order(what: u8, order: u8) -> [u8; 6] {
 }
 const OF_KEYS: u8 = 0;
 const OF_DATA: u8 = 1;
-const OURS: u8 = 1;
-const WIRES: u8 = 2;
+const HOST_ORDER: u8 = 1;
+const WIRE_ORDER: u8 = 2;
 
 /// The elements of a set in one message, which has 64 KiB for them. For each message the kernel
 /// searches the table's sets for the name.
@@ -169,8 +169,8 @@ impl Batch {
             it.number(SET_DATA_LEN, 0);
             it.number(SET_ID, id);
             let of_keys = match map.field {
-                Field::Mark | Field::Priority => OURS,
-                Field::Protocol | Field::Source | Field::Destination | Field::Port => WIRES,
+                Field::Mark | Field::Priority => HOST_ORDER,
+                Field::Protocol | Field::Source | Field::Destination | Field::Port => WIRE_ORDER,
             };
             it.attribute(SET_USERDATA, &order(OF_KEYS, of_keys));
         });
@@ -204,7 +204,7 @@ impl Batch {
             });
             it.number(SET_ID, id);
             if map.of_marks {
-                it.attribute(SET_USERDATA, &order(OF_DATA, OURS));
+                it.attribute(SET_USERDATA, &order(OF_DATA, HOST_ORDER));
             }
         });
         for some in map.entries.chunks(MAX_MESSAGE_ELEMENTS) {

@@ -13,7 +13,7 @@ use super::error::SessionError;
 use super::session::is_missing;
 use node_core::projection::EndpointsView;
 
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// This node's endpoints in the stream; `None`: the mark of a removed one.
 pub(super) type StoredEndpoints = BTreeMap<EndpointId, Option<Endpoint>>;
@@ -46,7 +46,7 @@ async fn follow(
         .num_pending;
     let mut messages = consumer
         .stream()
-        .heartbeat(HEARTBEAT)
+        .heartbeat(HEARTBEAT_INTERVAL)
         .expires(Duration::from_secs(10))
         .messages()
         .await

@@ -18,7 +18,7 @@ use crate::store::LogMessage;
 use node_core::projection::Projection;
 use node_core::recognise::LogFacts;
 
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of events of one fetch and one write to disk; more would only take memory.
 const MAX_BATCH_EVENTS: usize = 1_000;
 
@@ -145,7 +145,7 @@ async fn messages_from(stream: &Stream, first: Revision) -> Result<pull::Stream,
         .map_err(SessionError::read)?;
     let messages = consumer
         .stream()
-        .heartbeat(HEARTBEAT)
+        .heartbeat(HEARTBEAT_INTERVAL)
         .expires(Duration::from_secs(10))
         .max_messages_per_batch(MAX_BATCH_EVENTS)
         .messages();

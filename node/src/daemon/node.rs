@@ -81,11 +81,6 @@ impl Node {
             bus: bus.clone(),
         })?;
         alarms.extend(check_journal(found, &journal, &endpoints, &datapath).await?);
-        let me = Identity {
-            node: config.name.clone(),
-            machine: config.machine.clone(),
-            vtep: config.vtep,
-        };
         let connecting = LogState::Disconnected {
             reason: "connecting to the bus".to_owned(),
         };
@@ -93,7 +88,7 @@ impl Node {
         view.await_stream(true);
         view.recall(peers::load(&config.state_dir.join("neighbors")));
         let node = Self {
-            me,
+            me: identity(config),
             params,
             datapath,
             disk,
@@ -138,5 +133,13 @@ async fn learn_rules(datapath: &Datapath, facts: &Projection, params: &Params) {
         if let Err(error) = datapath.learn(&rules).await {
             tracing::warn!(%error, "can't notice rules that others replace under our comments");
         }
+    }
+}
+
+fn identity(config: &DaemonConfig) -> Identity {
+    Identity {
+        node: config.name.clone(),
+        machine: config.machine.clone(),
+        vtep: config.vtep,
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct Engine<E> {
 }
 
 /// The state of one connection to the engine.
-pub(super) struct Session {
+pub(super) struct EngineSession {
     pub(super) client: Client,
     pub(super) found: Vec<EngineNetwork>,
     /// They end with the session.
@@ -104,7 +104,7 @@ impl<E: Endpoints> Engine<E> {
         *last_error = None;
         // Subscribe before the first list, so that no change is missed between the two.
         let mut events = std::pin::pin!(client.events());
-        let mut session = Session {
+        let mut session = EngineSession {
             found: client.networks().await?,
             client,
             tasks: JoinSet::new(),
@@ -154,7 +154,7 @@ impl<E: Endpoints> Engine<E> {
     }
 
     /// Checks the connection and tries again what failed; `sweeps` includes all containers.
-    async fn tick(&mut self, session: &mut Session, sweeps: bool) -> Result<(), EngineError> {
+    async fn tick(&mut self, session: &mut EngineSession, sweeps: bool) -> Result<(), EngineError> {
         session.client.ping().await?;
         while session.tasks.try_join_next().is_some() {}
         if sweeps {
@@ -166,7 +166,7 @@ impl<E: Endpoints> Engine<E> {
 
     async fn handle(
         &mut self,
-        session: &mut Session,
+        session: &mut EngineSession,
         event: EngineEvent,
     ) -> Result<(), EngineError> {
         match event {
@@ -214,7 +214,7 @@ impl<E: Endpoints> Engine<E> {
     }
 
     /// Creates and removes networks so that they follow the log, and publishes alarms for failures.
-    async fn sync_networks(&mut self, session: &mut Session) -> Result<(), EngineError> {
+    async fn sync_networks(&mut self, session: &mut EngineSession) -> Result<(), EngineError> {
         self.in_sync |= matches!(*self.log.borrow_and_update(), LogState::InSync);
         let (plan, applied) = {
             let projection = self.projection.borrow_and_update();
@@ -294,7 +294,7 @@ impl<E: Endpoints> Engine<E> {
         )
     }
 
-    fn describe_container(&self, session: &mut Session, network: String, container: String) {
+    fn describe_container(&self, session: &mut EngineSession, network: String, container: String) {
         let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
         let inspections = Arc::clone(&session.inspections);
         session.tasks.spawn(async move {
@@ -314,7 +314,7 @@ impl<E: Endpoints> Engine<E> {
         });
     }
 
-    pub(super) fn describe(&self, session: &mut Session, member: Member) {
+    pub(super) fn describe(&self, session: &mut EngineSession, member: Member) {
         let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
         let inspections = Arc::clone(&session.inspections);
         session

@@ -11,7 +11,7 @@ use bus_schema::EndpointId;
 use super::client::{EngineError, Member};
 use super::driver::endpoint_id;
 use super::endpoints::{Endpoints, Reserved};
-use super::engine::{Engine, Session, differs};
+use super::engine::{Engine, EngineSession, differs};
 use super::plan::is_contiv;
 use super::swarm::SwarmAddresses;
 use crate::endpoint::{Claim, LocalEndpoint, Owner};
@@ -25,7 +25,7 @@ impl<E: Endpoints> Engine<E> {
     /// for each leftover.
     pub(super) async fn describe_all(
         &self,
-        session: &mut Session,
+        session: &mut EngineSession,
         thorough: bool,
     ) -> Result<Vec<String>, EngineError> {
         let mut done = Vec::new();
@@ -54,7 +54,7 @@ impl<E: Endpoints> Engine<E> {
 
     /// Releases addresses that the swarm's manager requested and no task has: the manager crashed
     /// before it used them, or lost its leadership and the next leader has released them.
-    async fn end_promises(&self, session: &Session) -> Vec<String> {
+    async fn end_promises(&self, session: &EngineSession) -> Vec<String> {
         let idle = self.settled(self.driver.endpoints.promised());
         if idle.is_empty() {
             return Vec::new();
@@ -70,7 +70,7 @@ impl<E: Endpoints> Engine<E> {
     }
 
     /// Releases addresses that the engine requested and used for no endpoint: it crashed in between.
-    async fn release_reserved(&self, session: &Session) -> Result<Vec<String>, EngineError> {
+    async fn release_reserved(&self, session: &EngineSession) -> Result<Vec<String>, EngineError> {
         let leftover = self.settled(self.driver.endpoints.reserved());
         if leftover.is_empty() {
             return Ok(Vec::new());

@@ -90,14 +90,14 @@ pub(super) enum Expression {
     /// Four bytes from this machine's order to the wire's.
     ToWireOrder,
     /// Looks up a key, and loads its data.
-    Map(Set),
+    Map(SetReference),
     /// Looks up a key, and does its verdict.
-    VerdictMap(Set),
+    VerdictMap(SetReference),
 }
 
 /// The set or map of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Set {
+pub(super) struct SetReference {
     pub(super) name: String,
     /// The id of an anonymous set that the same batch makes; the kernel doesn't keep it.
     pub(super) id: Option<u32>,
@@ -106,68 +106,85 @@ pub(super) struct Set {
 impl Expression {
     /// Adds it to an attribute that is a list of expressions.
     pub(super) fn write(&self, to: &mut Buffer) {
-        let (name, data): (_, &dyn Fn(&mut Buffer)) = match self {
-            Self::Immediate(value) => ("immediate", &|it| {
+        to.nest(LIST_ELEM, |it| {
+            it.text(EXPR_NAME, self.name());
+            it.nest(EXPR_DATA, |it| self.write_data(it));
+        });
+    }
+
+    /// The name by which the kernel registers the expression.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Immediate(_) | Self::Verdict(_) => "immediate",
+            Self::MetaLoad(_) | Self::MetaSet(_) => "meta",
+            Self::CtLoad { .. } | Self::CtSet(_) => "ct",
+            Self::Payload { .. } => "payload",
+            Self::Cmp(..) => "cmp",
+            Self::Bitwise { .. } => "bitwise",
+            Self::ToWireOrder => "byteorder",
+            Self::Map(_) | Self::VerdictMap(_) => "lookup",
+        }
+    }
+
+    fn write_data(&self, it: &mut Buffer) {
+        match self {
+            Self::Immediate(value) => {
                 it.number(IMMEDIATE_DREG, REG);
                 it.nest(IMMEDIATE_DATA, |it| it.attribute(DATA_VALUE, value));
-            }),
-            Self::Verdict(target) => ("immediate", &|it| {
+            }
+            Self::Verdict(target) => {
                 it.number(IMMEDIATE_DREG, REG_VERDICT);
                 it.nest(IMMEDIATE_DATA, |it| verdict(it, target));
-            }),
-            Self::MetaLoad(key) => ("meta", &|it| {
+            }
+            Self::MetaLoad(key) => {
                 it.number(META_DREG, REG);
                 it.number(META_KEY, *key);
-            }),
-            Self::MetaSet(key) => ("meta", &|it| {
+            }
+            Self::MetaSet(key) => {
                 it.number(META_KEY, *key);
                 it.number(META_SREG, REG);
-            }),
-            Self::CtLoad { key, register } => ("ct", &|it| {
+            }
+            Self::CtLoad { key, register } => {
                 it.number(CT_DREG, *register);
                 it.number(CT_KEY, *key);
-            }),
-            Self::CtSet(key) => ("ct", &|it| {
+            }
+            Self::CtSet(key) => {
                 it.number(CT_KEY, *key);
                 it.number(CT_SREG, REG);
-            }),
+            }
             Self::Payload {
                 base,
                 offset,
                 length,
                 register,
-            } => ("payload", &|it| {
+            } => {
                 it.number(PAYLOAD_DREG, *register);
                 it.number(PAYLOAD_BASE, *base);
                 it.number(PAYLOAD_OFFSET, *offset);
                 it.number(PAYLOAD_LEN, *length);
-            }),
-            Self::Cmp(op, data) => ("cmp", &|it| {
+            }
+            Self::Cmp(op, data) => {
                 it.number(CMP_SREG, REG);
                 it.number(CMP_OP, *op);
                 it.nest(CMP_DATA, |it| it.attribute(DATA_VALUE, data));
-            }),
-            Self::Bitwise { mask, xor } => ("bitwise", &|it| {
+            }
+            Self::Bitwise { mask, xor } => {
                 it.number(BITWISE_SREG, REG);
                 it.number(BITWISE_DREG, REG);
                 it.number(BITWISE_LEN, mask.len() as u32);
                 it.nest(BITWISE_MASK, |it| it.attribute(DATA_VALUE, mask));
                 it.nest(BITWISE_XOR, |it| it.attribute(DATA_VALUE, xor));
-            }),
-            Self::ToWireOrder => ("byteorder", &|it| {
+            }
+            Self::ToWireOrder => {
                 it.number(BYTEORDER_SREG, REG);
                 it.number(BYTEORDER_DREG, REG);
                 it.number(BYTEORDER_OP, HTON);
                 it.number(BYTEORDER_LEN, 4);
                 it.number(BYTEORDER_SIZE, 4);
-            }),
-            Self::Map(set) => ("lookup", &|it| set.write(it, REG)),
-            Self::VerdictMap(set) => ("lookup", &|it| set.write(it, REG_VERDICT)),
-        };
-        to.nest(LIST_ELEM, |it| {
-            it.text(EXPR_NAME, name);
-            it.nest(EXPR_DATA, data);
-        });
+            }
+            Self::Map(set) => set.write(it, REG),
+            Self::VerdictMap(set) => set.write(it, REG_VERDICT),
+        }
     }
 
     /// Reads an element of a list of expressions; `None`: we never write such a one.
@@ -226,7 +243,7 @@ impl Expression {
     }
 }
 
-impl Set {
+impl SetReference {
     fn write(&self, to: &mut Buffer, register: u32) {
         to.text(LOOKUP_SET, &self.name);
         to.number(LOOKUP_SREG, REG);
@@ -282,7 +299,7 @@ fn read_lookup(data: &[u8]) -> Option<Expression> {
     if find_number(data, LOOKUP_FLAGS).unwrap_or_default() != 0 {
         return None;
     }
-    let set = Set {
+    let set = SetReference {
         name: find_text(data, LOOKUP_SET)?.to_owned(),
         id: find_number(data, LOOKUP_SET_ID),
     };

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::entry::{self, Data, Entry};
 use super::expressions::{
     CT_MARK, CT_ZONE, EQ, Expression, GT, GTE, LTE, META_L4PROTO, META_MARK, META_NFPROTO,
-    META_PRIORITY, NETWORK_HEADER, REG, REG_NEXT, Set, TRANSPORT_HEADER,
+    META_PRIORITY, NETWORK_HEADER, REG, REG_NEXT, SetReference, TRANSPORT_HEADER,
 };
 use super::objects::Anonymous;
 use super::{read_value, value};
@@ -78,7 +78,7 @@ fn of_statement(statement: &Statement, ids: &mut impl Iterator<Item = u32>) -> V
     use Expression::{
         Bitwise, Cmp, CtSet, Immediate, Map, MetaLoad, MetaSet, ToWireOrder, Verdict, VerdictMap,
     };
-    let mut anonymous = || Set {
+    let mut anonymous = || SetReference {
         name: ANONYMOUS_MAP.to_owned(),
         id: ids.next(),
     };
@@ -130,8 +130,8 @@ fn then<const N: usize>(mut first: Vec<Expression>, rest: [Expression; N]) -> Ve
     first
 }
 
-fn named(name: &str) -> Set {
-    Set {
+fn named(name: &str) -> SetReference {
+    SetReference {
         name: name.to_owned(),
         id: None,
     }
@@ -285,7 +285,7 @@ fn statement_on_a_field<'a, 'b>(
 fn verdict_map<'a>(
     field: Field,
     mask: u32,
-    set: &Set,
+    set: &SetReference,
     anonymous: &dyn Fn(&str) -> Option<&'a Anonymous>,
 ) -> Option<Statement> {
     if !set.name.starts_with(ANONYMOUS_PREFIX) {

@@ -24,7 +24,7 @@ use crate::world::World;
 /// The first ones warm up.
 const ROUNDS: usize = 43;
 const WARM: usize = 3;
-const EACH: Duration = Duration::from_millis(400);
+const ROUND_TIME: Duration = Duration::from_millis(400);
 
 /// Web on one host and one of two groups on the other.
 struct Path {
@@ -98,7 +98,7 @@ fn serve(listener: &TcpListener) {
 
 fn connections(to: SocketAddr) -> f64 {
     let (start, mut done) = (Instant::now(), 0_u32);
-    while start.elapsed() < EACH {
+    while start.elapsed() < ROUND_TIME {
         let client = TcpStream::connect(to).expect("accepted");
         // No port is kept for a connection that is over.
         SockRef::from(&client)
@@ -113,7 +113,7 @@ fn stream(to: SocketAddr) -> f64 {
     let mut client = TcpStream::connect(to).expect("accepted");
     let buffer = vec![0; 1 << 17];
     let (start, mut sent) = (Instant::now(), 0);
-    while start.elapsed() < EACH {
+    while start.elapsed() < ROUND_TIME {
         client.write_all(&buffer).expect("sent");
         sent += buffer.len();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bus_schema::node::DomainKind;
 
 use crate::dns;
-use crate::traffic::{Echo, SILENCE, echoes};
+use crate::traffic::{Echo, SILENCE_TIMEOUT, echoes};
 use crate::world::{World, exec, is_silent, net, pings, run, tenant};
 
 const DOCKER: &str = include_str!("../../../../lab/recordings/docker-20.10.iptables");
@@ -273,10 +273,10 @@ async fn let_through(fw: (&str, &str), lines: &[&str], told: (&str, &str)) {
         seen.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let server = dns::server(&world, 0, "red");
-    server.set_read_timeout(Some(SILENCE)).expect("set");
+    server.set_read_timeout(Some(SILENCE_TIMEOUT)).expect("set");
     let asks = || {
         let client = dns::udp(&dns::named(&web), "20.1.1.1:0", None);
-        client.set_read_timeout(Some(SILENCE)).expect("set");
+        client.set_read_timeout(Some(SILENCE_TIMEOUT)).expect("set");
         dns::ask(&client, "8.8.8.8:53", &server).is_ok()
     };
     load(fw);

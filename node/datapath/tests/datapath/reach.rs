@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use bus_schema::node::DomainKind;
 use node_core::desired::domain_name;
 
-use crate::traffic::{Echo, SILENCE, bind, echoes, echoes_from, is_closed, listen, within};
+use crate::traffic::{Echo, SILENCE_TIMEOUT, bind, echoes, echoes_from, is_closed, listen, within};
 use crate::world::{World, exec, is_silent, pings, run, tenant, vtep};
 
 async fn one_endpoint() -> (World, String) {
@@ -47,7 +47,7 @@ async fn host_addresses_and_sockets_are_out_of_reach() {
     // The DNS server's own port isn't open either: questions go to 53.
     let server = crate::dns::server(&world, 0, "red");
     let own = server.local_addr().expect("bound").port();
-    server.set_read_timeout(Some(SILENCE)).expect("set");
+    server.set_read_timeout(Some(SILENCE_TIMEOUT)).expect("set");
     let gets = |port| {
         let _ = bind(&web, 0).send_to(b"who?", ("169.254.53.53", port));
         server.recv_from(&mut [0; 16]).is_ok()

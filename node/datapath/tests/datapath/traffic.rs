@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 
 /// Longer than a first packet that got lost is sent again, for a busy machine's sake.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What passes answers in less than a millisecond.
-pub(crate) const SILENCE: Duration = Duration::from_millis(400);
+/// An allowed packet is answered in less than a millisecond.
+pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Runs something on a thread inside a namespace; sockets stay there.
 pub(crate) fn within<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
@@ -43,7 +43,7 @@ pub(crate) fn opens(netns: &str, to: &str, port: u16) -> Option<TcpStream> {
     let until = Instant::now() + RECEIVE_TIMEOUT;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match connect(netns, (to, port), left.max(SILENCE)) {
+        match connect(netns, (to, port), left.max(SILENCE_TIMEOUT)) {
             Ok(stream) => return Some(stream),
             // A neighbour that isn't there yet.
             Err(error) if error.kind() == ErrorKind::HostUnreachable && !left.is_zero() => {}
@@ -54,13 +54,13 @@ pub(crate) fn opens(netns: &str, to: &str, port: u16) -> Option<TcpStream> {
 
 /// Whether nothing at all comes back.
 pub(crate) fn is_dropped(netns: &str, to: &str, port: u16) -> bool {
-    let error = connect(netns, (to, port), SILENCE).err();
+    let error = connect(netns, (to, port), SILENCE_TIMEOUT).err();
     error.is_some_and(|it| matches!(it.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock))
 }
 
 /// Whether no connection opens, whoever says so.
 pub(crate) fn is_closed(netns: &str, to: &str, port: u16) -> bool {
-    connect(netns, (to, port), SILENCE).is_err()
+    connect(netns, (to, port), SILENCE_TIMEOUT).is_err()
 }
 
 /// Answers each datagram on a port with itself, until it is dropped.
@@ -147,7 +147,9 @@ pub(crate) fn echoes_from(netns: &str, from: u16, to: &str, port: u16) -> bool {
 pub(crate) fn echoes_all(netns: &str, from: u16, to: &str, port: u16, bytes: &[u8]) -> bool {
     within(netns, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from)).expect("a socket");
-        socket.set_read_timeout(Some(SILENCE)).expect("a time-out");
+        socket
+            .set_read_timeout(Some(SILENCE_TIMEOUT))
+            .expect("a time-out");
         // A network that isn't there yet shows as no answer.
         let _ = socket.send_to(bytes, (to, port));
         socket.recv_from(&mut [0; 8192]).is_ok()
@@ -192,8 +194,8 @@ pub(crate) struct Hammer;
 
 impl Hammer {
     pub(crate) fn start(netns: &str, addresses: &[String], ports: &[u16]) -> Going {
-        /// So long a step waits for an answer.
-        const WAIT: Duration = Duration::from_millis(2);
+        /// Timeout of one attempt to connect.
+        const CONNECT_TIMEOUT: Duration = Duration::from_millis(2);
         let all = addresses.iter().flat_map(|address| {
             let address: IpAddr = address.parse().expect("an address");
             ports
@@ -206,7 +208,7 @@ impl Hammer {
                 let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
                 // Not being let through is what is tried here.
                 let _ = socket.send_to(b"hello", address);
-                let _ = TcpStream::connect_timeout(address, WAIT);
+                let _ = TcpStream::connect_timeout(address, CONNECT_TIMEOUT);
             }
         })
     }
@@ -219,7 +221,7 @@ impl Accepting {
     pub(crate) fn start(netns: &str, port: u16) -> Going {
         let listener = listen(netns, port);
         let socket = socket2::SockRef::from(&listener);
-        socket.set_read_timeout(Some(SILENCE)).expect("set");
+        socket.set_read_timeout(Some(SILENCE_TIMEOUT)).expect("set");
         // Nobody came: look whether to go on.
         Going::start(netns, move || drop(listener.accept()))
     }
