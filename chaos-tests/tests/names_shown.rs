@@ -125,7 +125,7 @@ fn query_shows_the_containers_answer_and_its_reasons() -> Outcome {
         (
             "machine.lab --from web",
             0,
-            &[&resolvers, "resolvers are asked"],
+            &[&resolvers, "goes to the host's resolvers"],
         ),
         ("secret --from web", 0, &[&resolvers]),
         (

@@ -93,7 +93,7 @@ fn doctor_measures_the_underlay_and_finds_problems() -> Outcome {
     assert_eq!(code, 1, "{text}");
     for says in [
         "wrong    node node-1 underlay: packets of 1500 bytes",
-        "to node-2",
+        "don't reach node-2",
         "1400 bytes do",
         "warning  node node-1 firewall: this host's firewall drops what other nodes' containers send: \
          chain in of nft's table inet mine",
