@@ -3,7 +3,7 @@
 //! ```text
 //!                  Facts ─────────────┬──────────────┬───────────┐
 //! bus (session) ───┘                  ▼              ▼           ▼
-//!   ▲  ▲   └────▶ EndpointsView ▶   core ──▶ kernel  docker      dns
+//!   ▲  ▲   └────▶ EndpointsView▶ reconciler ▶ kernel docker      dns
 //!   │  └─ status ◀── all parts       ▲  └── Kernel ─┐  │
 //!   ├─ questions ─▶ inquiry: counters, traces
 //!   └─ requests ◀ EndpointsHandle ───┴─ Snapshot ◀──┴──┴─ local socket
@@ -13,7 +13,7 @@
 //!
 //! One set owns all tasks and ends them when it is dropped. The channels between them are watches, of
 //! which the newest value counts, or bounded. The sockets answer before the bus and the engine are
-//! there. The core changes the kernel; `cni`, `inquiry`, `restore`, `doctor` and `check` use the
+//! there. The reconciler changes the kernel; `cni`, `inquiry`, `restore`, `doctor` and `check` use the
 //! datapath, too, and so does `outer_drops`.
 
 mod node;
@@ -32,8 +32,8 @@ use sd_notify::NotifyState;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::Watching;
 use crate::endpoint::AttachError;
+use crate::reconciler::Watching;
 use crate::{docker, metrics, underlay};
 use node::Node;
 use node_datapath::DatapathError;

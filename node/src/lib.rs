@@ -1,14 +1,13 @@
 //! netplugin, the daemon of every node. It joins three crates: `node-core` decides, `node-datapath`
 //! configures the kernel, `node-dns` answers names.
 //!
-//! Docker, CNI and the local socket attach endpoints through `endpoint`; the core configures the kernel
+//! Docker, CNI and the local socket attach endpoints through `endpoint`; the reconciler configures the kernel
 //! for them, and the bus publishes them.
 
 pub mod bus;
 pub mod check;
 pub mod cleanup;
 pub mod cni;
-pub mod core;
 pub mod daemon;
 pub mod docker;
 pub mod doctor;
@@ -20,6 +19,7 @@ pub mod inquiry;
 pub mod local;
 pub mod metrics;
 pub mod outer_drops;
+pub mod reconciler;
 pub mod requests;
 #[cfg(test)]
 mod small_disk;

@@ -10,10 +10,10 @@ use bus_schema::node::{
 };
 use tokio::sync::watch;
 
-use crate::core::Progress;
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, OwnEndpoints, Published, Snapshot};
 use crate::identity::Identity;
 use crate::metrics;
+use crate::reconciler::Progress;
 use crate::store::Saved;
 use crate::underlay::Change;
 use node_core::projection::Projection;
@@ -57,7 +57,7 @@ impl StatusSources {
         let refused = saved.trouble.as_ref().or(saved.state.as_ref());
         alarms.extend(refused.map(|why| disk_alarm(why, &saved)));
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
-        alarms.extend(progress.trouble.map(|text| wrong("datapath", text)));
+        alarms.extend(progress.trouble.map(|it| wrong("datapath", it.to_string())));
         let foreign_drops = progress.foreign_drops.iter();
         alarms.extend(foreign_drops.map(|it| wrong("host-firewall", it.to_string())));
         alarms.extend(moved(&self.address.borrow(), self.me.vtep));

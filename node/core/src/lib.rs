@@ -9,3 +9,4 @@ pub mod projection;
 pub mod recognise;
 pub mod reconcile;
 pub mod resource;
+pub mod step;

@@ -1,4 +1,4 @@
-//! The facts as the feed folds them, and the objects that changed since the core last took them.
+//! The facts as the feed folds them, and the objects that changed since the reconciler last took them.
 //!
 //! Each event is on disk before it is folded in, unless the disk refuses writes: then the kernel
 //! follows the log all the same, and [`Facts::saved`] has the revision that a restart would start at.
@@ -15,7 +15,7 @@ use crate::store::{Disk, LogMessage, Saved};
 use node_core::projection::{Projection, Touched};
 use runtime::lock;
 
-/// Holds the facts for the feed, which changes them, and the core. Cheap to clone.
+/// Holds the facts for the feed, which changes them, and the reconciler. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Facts {
     sender: watch::Sender<Projection>,

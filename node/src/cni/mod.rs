@@ -38,7 +38,7 @@ use node_datapath::{Datapath, NetnsKind, PeerState};
 #[derive(Debug, Clone)]
 pub struct Cni {
     pub endpoints: EndpointsHandle,
-    /// Only read: the core makes all changes in the kernel.
+    /// Only read: the reconciler makes all changes in the kernel.
     pub datapath: Datapath,
     pub facts: watch::Receiver<Projection>,
     pub log: watch::Receiver<LogState>,

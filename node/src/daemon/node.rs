@@ -6,12 +6,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::{DaemonConfig, StartError, state};
 use crate::bus::{Facts, Leave};
-use crate::core::{Progress, underlay_mtu};
 use crate::endpoint::{
     self, EndpointsConfig, EndpointsHandle, JournalState, Kernel, Published, Record, restore,
 };
 use crate::healing::Healings;
 use crate::identity::Identity;
+use crate::reconciler::{Progress, underlay_mtu};
 use crate::requests::{BusHandle, BusRequest};
 use crate::store::{Disk, peers};
 use crate::underlay::Change;
@@ -41,7 +41,7 @@ pub(super) struct Node {
 
 /// The channel ends that belong to one task each.
 pub(super) struct Ends {
-    /// For the core.
+    /// For the reconciler.
     pub kernel: watch::Sender<Kernel>,
     /// For the bus.
     pub requests: mpsc::Receiver<BusRequest>,

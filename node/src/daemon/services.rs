@@ -52,7 +52,7 @@ impl Services {
         })
     }
 
-    /// The answers to requests about this node; `cleanups` are the core's.
+    /// The answers to requests about this node; `cleanups` are the reconciler's.
     pub(super) fn inquiry(&self, node: &Node, cleanups: mpsc::Sender<CleanupReply>) -> Inquiry {
         Inquiry {
             params: node.params.clone(),

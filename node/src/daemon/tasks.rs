@@ -9,12 +9,12 @@ use super::node::{Ends, Node};
 use super::services::Services;
 use super::state::remember_cluster;
 use crate::bus::{self, BusConfig};
-use crate::core::{Core, Ending, Tells};
 use crate::docker::DockerHandle;
 use crate::endpoint::restore::{self, RestoreSources};
 use crate::endpoint::{Settler, copy, vanished};
 use crate::inquiry;
 use crate::local;
+use crate::reconciler::{Enforcement, Reconciler, Reports, Start};
 use crate::store::{self, peers};
 use crate::viewer::{self, Viewer};
 
@@ -34,20 +34,20 @@ pub(super) fn spawn(
     let sources = services.status_sources(node);
     let (status, status_rx) = watch::channel(sources.status());
     tasks.spawn(sources.keep(status));
-    let core = Core::new(
-        node.params.clone(),
-        node.datapath.clone(),
-        node.facts.clone(),
-        Tells {
+    let reconciler = Reconciler::new(Start {
+        params: node.params.clone(),
+        datapath: node.datapath.clone(),
+        facts: node.facts.clone(),
+        reports: Reports {
             kernel,
             progress: node.progress.clone(),
             healings: node.healings.clone(),
         },
-        services.dns.clone(),
-        Ending::open(config.state_dir.join("enforced"), node.view.subscribe()),
-        config.watching,
-    );
-    tasks.spawn(core.run(
+        dns: services.dns.clone(),
+        enforcement: Enforcement::open(config.state_dir.join("enforced"), node.view.subscribe()),
+        watching: config.watching,
+    });
+    tasks.spawn(reconciler.run(
         node.endpoints.clone(),
         node.log.subscribe(),
         cleanups,

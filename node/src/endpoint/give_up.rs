@@ -142,7 +142,7 @@ impl EndpointsHandle {
         within: Duration,
     ) -> Result<(), AttachError> {
         let mut kernel = self.kernel.clone();
-        // Before it is in sync the core keeps the kernel objects of an earlier process.
+        // Before it is in sync the reconciler keeps the kernel objects of an earlier process.
         let dropped = kernel.wait_for(|it| it.in_sync && it.generation >= generation);
         match timeout(within, dropped).await {
             Ok(Ok(_)) => Ok(()),

@@ -35,10 +35,10 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an attach waits for the kernel at least, however long it waited for an address.
 const MIN_KERNEL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The state of the endpoints in the kernel, as the core reports it.
+/// The state of the endpoints in the kernel, as the reconciler reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// The generation of [`Snapshot`] that the core has applied.
+    /// The generation of [`Snapshot`] that the reconciler has applied.
     pub generation: u64,
     /// The endpoints that the kernel doesn't have, with the reasons.
     pub failed: BTreeMap<EndpointId, String>,
@@ -360,7 +360,7 @@ impl EndpointsHandle {
         }
     }
 
-    /// Waits until the core has applied the generation, and checks that the kernel has the endpoint.
+    /// Waits until the reconciler has applied the generation, and checks that the kernel has the endpoint.
     async fn wait_for_generation(
         &self,
         id: &EndpointId,

@@ -52,7 +52,7 @@ pub(super) struct GiveUp {
     pub block: IpNet,
     /// Absent: the block is returned; else its one address is ceded.
     pub to: Option<NodeName>,
-    /// The kernel has dropped the endpoint that had the address when the core has applied this
+    /// The kernel has dropped the endpoint that had the address when the reconciler has applied this
     /// generation.
     pub generation: u64,
     /// No other task sends the command until this is dropped.
@@ -87,7 +87,7 @@ pub(super) enum Attempt<T> {
 #[derive(Debug)]
 pub(super) struct Attached {
     pub endpoint: LocalEndpoint,
-    /// The kernel has the endpoint when the core has applied this generation.
+    /// The kernel has the endpoint when the reconciler has applied this generation.
     pub generation: u64,
     /// False: it was attached before.
     pub fresh: bool,

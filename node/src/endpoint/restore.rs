@@ -2,7 +2,7 @@
 //!
 //! An endpoint whose device is in the kernel is restored from the copy of the journal's endpoints,
 //! else from this node's messages on the bus, else from the kernel, which has no id and no name.
-//! Until that is done the core changes nothing, and no address is allocated.
+//! Until that is done the reconciler changes nothing, and no address is allocated.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -216,13 +216,20 @@ fn is_undone(resource: &Resource) -> bool {
     !matches!(resource.object, Object::Sysctl(_))
 }
 
-/// The conntrack flushes that [`diff`] can't find: if a veth vanished, the kernel removed its route,
-/// too, so nothing is observed of an endpoint that is in `known` and isn't desired any more.
-pub fn flushes_of_vanished(known: &State, observed: &State, desired: &State) -> Vec<Op> {
+/// The endpoint routes that vanished from the kernel, each with the conntrack flush that is due if its
+/// endpoint isn't desired any more. If a veth vanished, the kernel removed its route, too, so [`diff`]
+/// finds nothing to delete.
+pub fn lost_routes(known: &State, observed: &State) -> Vec<(Resource, Op)> {
     let routes = known.iter().filter(|(key, _)| key.kind == Kind::Route);
     let gone = routes.filter(|(key, have)| observed.get(key) != Some(have));
-    let flushes = gone.filter_map(|(key, have)| flush_of(have, desired.get(key), known));
-    flushes.collect()
+    let lost = gone.filter_map(|(_, have)| Some((have.clone(), flush_of(have, None, known)?)));
+    lost.collect()
+}
+
+/// Whether both are routes to the same endpoint.
+pub fn is_same_way(one: &Resource, other: &Resource) -> bool {
+    let device = |it| route_to_device(it).map(|(device, _)| device);
+    device(one).is_some() && device(one) == device(other)
 }
 
 /// The conntrack flush of a resource that is deleted or changed: an address is flushed when its route
@@ -240,15 +247,23 @@ fn flush_of(have: &Resource, want: Option<&Resource>, known: &State) -> Option<O
         zone: 0,
     };
     let zone = known.get(&of_device.at(&have.place).key());
-    let zone = zone.and_then(|it| match &it.object {
-        Object::Element(element) => element.zone(),
-        _ => None,
+    // The device's element may be gone before its route: all devices of a domain have one zone.
+    let zone = zone.and_then(zone_of_device).or_else(|| {
+        let here = known.of(&have.place);
+        here.resources().find_map(zone_of_device)
     });
     Some(Op::FlushConntrack {
         place: have.place.clone(),
         zone: zone.unwrap_or(0),
         address,
     })
+}
+
+fn zone_of_device(resource: &Resource) -> Option<u16> {
+    match &resource.object {
+        Object::Element(Element::Zone { zone, .. }) => Some(*zone),
+        _ => None,
+    }
 }
 
 /// The device and the address of an endpoint's route.

@@ -1,11 +1,9 @@
-//! A name server for every domain that is in the kernel, and one for the host.
+//! One name server for each domain in the kernel, and one for the host.
 
 use std::collections::BTreeMap;
 
 use bus_schema::TenantName;
-use bus_schema::node::DomainKind;
 
-use node_core::desired::domain_name;
 use node_core::reconcile::Op;
 use node_core::resource::{Object, Place, State};
 use node_datapath::Datapath;
@@ -25,15 +23,15 @@ impl Servers {
         }
     }
 
-    /// The place of a tenant's domain, remembered for when it is there.
-    pub(super) fn place(&mut self, kind: DomainKind, tenant: &TenantName) -> Place {
-        let place = Place::Domain(domain_name(kind, tenant));
-        self.tenants.insert(place.clone(), tenant.clone());
-        place
+    /// The domains' tenants, for when the domains are in the kernel.
+    pub(super) fn remember(&mut self, domains: &BTreeMap<Place, TenantName>) {
+        let domains = domains.iter();
+        let domains = domains.map(|(place, tenant)| (place.clone(), tenant.clone()));
+        self.tenants.extend(domains);
     }
 
-    /// A socket keeps its namespace alive, so it is closed before the domain goes.
-    pub(super) fn before(&mut self, ops: &[Op]) {
+    /// Stops the servers of domains that are deleted: a socket would keep its namespace alive.
+    pub(super) fn stop(&mut self, ops: &[Op]) {
         for op in ops {
             if let Some(it) = op.deleted()
                 && let (Object::Domain(_), Some(tenant)) = (&it.object, self.tenants.get(&it.place))
@@ -43,8 +41,8 @@ impl Servers {
         }
     }
 
-    /// Serves what is there; what is served already stays as it is.
-    pub(super) fn after(&self, known: &State, datapath: &Datapath) {
+    /// Starts a server for each domain in the kernel that has none.
+    pub(super) fn serve(&self, known: &State, datapath: &Datapath) {
         for (domain, _) in known.domains() {
             let Some(tenant) = self.tenants.get(domain) else {
                 continue;

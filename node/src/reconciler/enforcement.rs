@@ -1,8 +1,8 @@
-//! Connections that a policy doesn't allow any more, ended when an operator asks for it.
+//! Ends connections that a policy doesn't allow any more, when an operator orders it.
 //!
-//! The log says so once (`PolicyApplied`), and each node does it once, when its kernel holds the
-//! rules of that revision: what was done is on disk, told by the cluster and the revision. A node
-//! that has no such file starts with what is in the log by then; it ends nothing for the past.
+//! The order is one event in the log (`PolicyApplied`). Each node executes it once, when its kernel
+//! holds the rules of that revision, and writes the cluster and the revision into a file. A node
+//! without that file ignores the orders that are in the log by then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,22 +18,23 @@ use node_core::desired::{Params, domain_name, zone};
 use node_core::policy::{Cache, End, must_end};
 use node_core::projection::{EndpointsView, Projection, TenantFact};
 use node_core::resource::Place;
-use node_datapath::{Connection, Datapath};
+use node_core::step::Trouble;
+use node_datapath::{Connection, Datapath, DatapathError};
 
-/// What was asked for and is done.
+/// The last order that was executed.
 type Done = (ClusterId, Revision);
 
 #[derive(Debug)]
-pub struct Ending {
+pub struct Enforcement {
     path: PathBuf,
     view: watch::Receiver<EndpointsView>,
     done: Option<Done>,
-    /// What was done last isn't on disk yet.
+    /// `done` isn't on disk yet.
     unsaved: bool,
 }
 
-impl Ending {
-    /// Reads what was done before.
+impl Enforcement {
+    /// Reads the file of the process before.
     pub fn open(path: PathBuf, view: watch::Receiver<EndpointsView>) -> Self {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let done = parse(&text);
@@ -46,14 +47,14 @@ impl Ending {
         }
     }
 
-    /// Does what is due by now. To be called when the kernel holds the facts' rules.
+    /// Executes the orders that are due. To be called when the kernel holds the facts' rules.
     pub(super) async fn run(
         &mut self,
         facts: &Projection,
         locals: &Locals,
         params: &Params,
         datapath: &Datapath,
-    ) -> Result<(), String> {
+    ) -> Result<(), Trouble> {
         let Some(cluster) = facts.cluster else {
             return Ok(());
         };
@@ -80,10 +81,10 @@ impl Ending {
                 let place = Place::Domain(domain_name(params.kind, name));
                 let zone = zone(facts, name, params.kind);
                 let all = datapath.connections(&place, zone).await;
-                let all = all.map_err(|error| error.to_string())?;
-                let these = self.those((name, fact), locals, &due, all);
+                let all = all.map_err(trouble)?;
+                let these = self.denied((name, fact), locals, &due, all);
                 let ended = datapath.end(&place, these).await;
-                let ended = ended.map_err(|error| error.to_string())?;
+                let ended = ended.map_err(trouble)?;
                 tracing::info!(tenant = %name, ?due, ended, "ended what these policies don't allow");
             }
         }
@@ -91,23 +92,22 @@ impl Ending {
         Ok(())
     }
 
-    /// Ends connections of these tenants that were opened while somebody had taken our rules away:
-    /// they bear no mark, or the mark of the rules' present revision although the rules deny them.
-    /// Those of earlier revisions stay: a new rule ends no connection.
-    pub(super) async fn strays(
+    /// Ends connections of these tenants that were opened while our rules were gone: they bear no
+    /// mark, or the mark of the rules' present revision although the rules deny them. Connections of
+    /// earlier revisions stay: a new rule ends no connection.
+    pub(super) async fn end_unchecked(
         &self,
-        facts: &Projection,
-        tenants: &BTreeSet<TenantName>,
+        (facts, tenants): (&Projection, &BTreeSet<TenantName>),
         locals: &Locals,
         params: &Params,
         datapath: &Datapath,
-    ) -> Result<(), String> {
+    ) -> Result<(), Trouble> {
         for (name, fact) in facts.tenants.iter().filter(|(it, _)| tenants.contains(*it)) {
             let place = Place::Domain(domain_name(params.kind, name));
             let all = datapath
                 .connections(&place, zone(facts, name, params.kind))
                 .await;
-            let all = all.map_err(|error| error.to_string())?;
+            let all = all.map_err(trouble)?;
             let present = fact.ruled().0 as u16;
             let (unmarked, marked): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|it| it.opener == GroupId(0));
@@ -118,17 +118,17 @@ impl Ending {
             let mut these: Vec<_> = unmarked.collect();
             let policies: Vec<_> = fact.policies.keys().cloned().collect();
             let fresh = marked.into_iter().filter(|it| it.revision == present);
-            these.extend(self.those((name, fact), locals, &policies, fresh.collect()));
+            these.extend(self.denied((name, fact), locals, &policies, fresh.collect()));
             if !these.is_empty() {
                 let ended = datapath.end(&place, these).await;
-                let ended = ended.map_err(|error| error.to_string())?;
+                let ended = ended.map_err(trouble)?;
                 tracing::warn!(tenant = %name, ended, "ended connections that were opened while our rules were gone");
             }
         }
         Ok(())
     }
 
-    /// Who has an address, as far as this node knows.
+    /// The group of an address's endpoint, as far as this node knows.
     fn receiver(&self, name: &TenantName, locals: &Locals) -> impl Fn(IpAddr) -> End {
         let view = self.view.borrow().clone();
         let own = locals.values().filter(|it| it.tenant == *name).cloned();
@@ -148,7 +148,7 @@ impl Ending {
     }
 
     /// The connections that must end.
-    fn those(
+    fn denied(
         &self,
         (name, fact): (&TenantName, &TenantFact),
         locals: &Locals,
@@ -170,7 +170,7 @@ impl Ending {
         self.save();
     }
 
-    /// A disk that takes no writes has an alarm of its own, and keeps nobody from what is to be done.
+    /// A disk that takes no writes has an alarm of its own and doesn't stop the enforcement.
     fn save(&mut self) {
         let Some((cluster, revision)) = self.done.filter(|_| self.unsaved) else {
             return;
@@ -185,13 +185,18 @@ impl Ending {
     }
 }
 
-/// The sender as the connection itself tells, which needs no hearsay.
+/// The sender's group by the connection's mark, which needs no other node's report.
 fn opener(tenant: &TenantFact, id: GroupId) -> End {
     match tenant.group_of(id) {
         Some(group) => End::Endpoint(Some(group.spec.name.clone())),
         None if id == GroupId::UNGROUPED => End::Endpoint(None),
         None => End::Unknown,
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn trouble(error: DatapathError) -> Trouble {
+    Trouble::Kernel(error.to_string())
 }
 
 fn parse(text: &str) -> Option<Done> {

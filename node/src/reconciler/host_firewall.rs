@@ -1,4 +1,4 @@
-//! The host's own firewall, which VRFs' packets pass as well: whether ours get through.
+//! Polls the host firewall, which VRFs' packets pass as well: whether it accepts ours.
 
 use std::time::Duration;
 
@@ -7,30 +7,30 @@ use tokio::time::Instant;
 use node_core::resource::{Key, Kind, Place, State};
 use node_datapath::{Datapath, DatapathError, ForeignDrop};
 
-/// From a change in others' rules to the look at them: whoever changes one changes more.
-pub(super) const SETTLE: Duration = Duration::from_millis(200);
-/// Between two looks for what is in the way: a busy firewall changes all the time.
-const HINDRANCES: Duration = Duration::from_secs(5);
+/// From a change in others' rules to their poll: one change is mostly followed by more.
+pub(super) const SETTLE_TIME: Duration = Duration::from_millis(200);
+/// From one search for foreign drops to the next: a busy firewall changes all the time.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(super) struct Neighbours {
+pub(super) struct HostFirewall {
     datapath: Datapath,
-    /// Since the last look.
+    /// Since the last poll.
     changed: bool,
     not_before: Instant,
     foreign_drops: Vec<ForeignDrop>,
 }
 
-/// What a look found.
+/// The result of a poll.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    /// Rules that let ours pass and are gone, or belong into a chain that is new.
+pub(super) struct PollResult {
+    /// Rules that accept our packets and are gone, or belong into a chain that is new.
     pub(super) lost: Vec<Key>,
-    /// Others are in the way than before.
-    pub(super) news: bool,
+    /// The foreign drops changed.
+    pub(super) has_news: bool,
 }
 
-impl Neighbours {
+impl HostFirewall {
     pub(super) fn new(datapath: Datapath, now: Instant) -> Self {
         Self {
             datapath,
@@ -40,7 +40,7 @@ impl Neighbours {
         }
     }
 
-    pub(super) fn heard(&mut self) {
+    pub(super) fn has_changed(&mut self) {
         self.changed = true;
     }
 
@@ -48,23 +48,23 @@ impl Neighbours {
         &self.foreign_drops
     }
 
-    /// Looks, when there may be something to see. A failure is told once in the log, and the next
-    /// change is another try; the look at everything reports it as well.
-    pub(super) async fn glance(&mut self, known: &State, now: Instant) -> Found {
-        match self.look(known, now).await {
+    /// Reads the rules if they may have changed. A failure is logged once, and the next change causes
+    /// another try; a resync reports it as well.
+    pub(super) async fn poll(&mut self, known: &State, now: Instant) -> PollResult {
+        match self.read(known, now).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "can't see this host's firewall");
                 self.changed = false;
-                Found::default()
+                PollResult::default()
             }
         }
     }
 
-    async fn look(&mut self, known: &State, now: Instant) -> Result<Found, DatapathError> {
+    async fn read(&mut self, known: &State, now: Instant) -> Result<PollResult, DatapathError> {
         let silent = self.datapath.has_legacy_firewall().await?;
         if !self.changed && !silent {
-            return Ok(Found::default());
+            return Ok(PollResult::default());
         }
         let seen = self.datapath.docker_user_rules().await?;
         let host = known.of(&Place::Host);
@@ -76,18 +76,18 @@ impl Neighbours {
             .cloned()
             .collect();
         if !lost.is_empty() {
-            let news = false;
-            return Ok(Found { lost, news });
+            let has_news = false;
+            return Ok(PollResult { lost, has_news });
         }
         if now < self.not_before {
-            return Ok(Found::default());
+            return Ok(PollResult::default());
         }
-        self.not_before = now + HINDRANCES;
+        self.not_before = now + SEARCH_INTERVAL;
         self.changed = false;
         let foreign_drops = self.datapath.foreign_drops().await?;
-        let news = self.foreign_drops != foreign_drops;
+        let has_news = self.foreign_drops != foreign_drops;
         self.foreign_drops = foreign_drops;
         let lost = Vec::new();
-        Ok(Found { lost, news })
+        Ok(PollResult { lost, has_news })
     }
 }

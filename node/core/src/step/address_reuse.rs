@@ -1,38 +1,38 @@
-//! Who has an address that another endpoint had, on whatever node: it goes on with none of that
-//! one's connections, whose answers would pass here unasked.
+//! When an address moves to another endpoint, on any node, its conntrack entries are flushed: the old
+//! owner's replies would be accepted as established.
 //!
-//! An endpoint that only goes, or whose node leaves, ends nothing: it may still be there.
+//! An endpoint that only vanishes, or whose node leaves, causes no flush: it may still run. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use bus_schema::{EndpointId, TenantName};
 
-use super::Core;
-use node_core::desired::{domain_name, tenants, zone};
-use node_core::projection::{EndpointsView, Projection};
-use node_core::reconcile::Op;
-use node_core::resource::Place;
+use super::Memory;
+use crate::desired::{domain_name, tenants, zone};
+use crate::projection::{EndpointsView, Projection};
+use crate::reconcile::Op;
+use crate::resource::Place;
 
 /// An address within its tenant.
-pub(super) type Address = (TenantName, IpAddr);
+pub(super) type TenantAddress = (TenantName, IpAddr);
 
-/// Addresses without an endpoint whose last one is remembered, about 150 bytes each.
-const REMEMBERED: usize = 16_384;
+/// Addresses without an endpoint whose last owner is remembered, about 150 bytes each.
+const MAX_ADDRESSES: usize = 16_384;
 
 #[derive(Debug, Default)]
-pub(super) struct Heirs {
-    gone: BTreeMap<Address, EndpointId>,
-    oldest: VecDeque<Address>,
+pub(super) struct AddressReuse {
+    gone: BTreeMap<TenantAddress, EndpointId>,
+    oldest: VecDeque<TenantAddress>,
 }
 
-impl Heirs {
-    /// The addresses that are another endpoint's after than before.
+impl AddressReuse {
+    /// The addresses whose endpoint is another one in `after` than the last one before.
     pub(super) fn between(
         &mut self,
         before: &EndpointsView,
         after: &EndpointsView,
-    ) -> Vec<Address> {
+    ) -> Vec<TenantAddress> {
         let mut came = Vec::new();
         for (old, new) in before.changes(after) {
             let has =
@@ -44,7 +44,7 @@ impl Heirs {
             }
             came.extend(new);
         }
-        let mut inherited = Vec::new();
+        let mut reused = Vec::new();
         for new in came {
             for address in new.addresses() {
                 let key = (new.tenant.clone(), address);
@@ -54,18 +54,18 @@ impl Heirs {
                 }
                 let there = || before.at(&new.tenant, address).map(|it| it.id.clone());
                 if gone.or_else(there).is_some_and(|last| last != new.id) {
-                    inherited.push(key);
+                    reused.push(key);
                 }
             }
         }
-        inherited
+        reused
     }
 
-    fn remember(&mut self, address: Address, last: EndpointId) {
+    fn remember(&mut self, address: TenantAddress, last: EndpointId) {
         if self.gone.insert(address.clone(), last).is_none() {
             self.oldest.push_back(address);
         }
-        if self.oldest.len() > REMEMBERED
+        if self.oldest.len() > MAX_ADDRESSES
             && let Some(address) = self.oldest.pop_front()
         {
             self.gone.remove(&address);
@@ -73,31 +73,32 @@ impl Heirs {
     }
 }
 
-impl Core {
-    /// Addresses that others have now owe their connections; whether there are any.
-    pub(super) fn part_with(
+impl Memory {
+    /// The published endpoints changed: addresses that other endpoints have now are flushed. Whether
+    /// there are any.
+    pub fn note_reuse(
         &mut self,
         before: &EndpointsView,
         after: &EndpointsView,
         facts: &Projection,
     ) -> bool {
-        let mut inherited = self.heirs.between(before, after);
-        // Nearly always: which tenants are here takes a look at all of them.
-        if inherited.is_empty() {
+        let mut reused = self.reuse.between(before, after);
+        // Nearly always: to find the tenants of this node takes a walk over all networks.
+        if reused.is_empty() {
             return false;
         }
-        let here = tenants(facts, &self.locals, &self.params);
-        inherited.retain(|(tenant, _)| here.contains(tenant));
-        let any = !inherited.is_empty();
+        let here = tenants(facts, &self.endpoints.locals, &self.params);
+        reused.retain(|(tenant, _)| here.contains(tenant));
+        let any = !reused.is_empty();
         let kind = self.params.kind;
-        let forgets = inherited
+        let flushes = reused
             .into_iter()
             .map(|(tenant, address)| Op::FlushConntrack {
                 place: Place::Domain(domain_name(kind, &tenant)),
                 zone: zone(facts, &tenant, kind),
                 address,
             });
-        self.owed.extend(forgets);
+        self.pending.flushes.extend(flushes);
         any
     }
 }
@@ -134,14 +135,14 @@ mod tests {
         view
     }
 
-    fn inherited(heirs: &mut Heirs, way: &[EndpointsView]) -> Vec<String> {
+    fn reused(reuse: &mut AddressReuse, way: &[EndpointsView]) -> Vec<String> {
         let steps = way.windows(2);
-        let found = steps.flat_map(|it| heirs.between(&it[0], &it[1]));
+        let found = steps.flat_map(|it| reuse.between(&it[0], &it[1]));
         found.map(|(_, address)| address.to_string()).collect()
     }
 
     #[test]
-    fn an_address_has_an_heir_when_another_endpoint_has_it() {
+    fn address_is_reused_when_another_endpoint_has_it() {
         let one = view(&[("one", "20.1.1.1"), ("beside", "20.1.1.9")]);
         let two = view(&[("two", "20.1.1.1"), ("beside", "20.1.1.9")]);
         let none = view(&[("beside", "20.1.1.9")]);
@@ -152,21 +153,21 @@ mod tests {
             (&[none.clone(), two, none], &[]),
         ];
         for (way, wanted) in ways {
-            assert_eq!(inherited(&mut Heirs::default(), way), wanted);
+            assert_eq!(reused(&mut AddressReuse::default(), way), wanted);
         }
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut heirs = Heirs::default();
+    fn remembered_addresses_are_bounded() {
+        let mut reuse = AddressReuse::default();
         let none = EndpointsView::default();
-        for number in 0..REMEMBERED as u32 + 10 {
+        for number in 0..MAX_ADDRESSES as u32 + 10 {
             let address = std::net::Ipv4Addr::from_bits(0x1401_0000 + number).to_string();
-            heirs.between(&view(&[("one", &address)]), &none);
+            reuse.between(&view(&[("one", &address)]), &none);
         }
         assert_eq!(
-            (heirs.gone.len(), heirs.oldest.len()),
-            (REMEMBERED, REMEMBERED)
+            (reuse.gone.len(), reuse.oldest.len()),
+            (MAX_ADDRESSES, MAX_ADDRESSES)
         );
     }
 }

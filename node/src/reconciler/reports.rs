@@ -1,4 +1,4 @@
-//! What the core is told at its start, and where it tells what it did.
+//! The reconciler's settings, and the channels on which it reports.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use tokio::sync::watch;
 
 use crate::endpoint::Kernel;
 use crate::healing::Healings;
+use node_core::step::Trouble;
 use node_datapath::ForeignDrop;
 
-/// How it is noticed that others changed something in the kernel.
+/// How changes of others in the kernel are noticed.
 #[derive(Debug, Clone, Copy)]
 pub struct Watching {
-    /// By what the kernel tells of changes.
+    /// By the kernel's notifications.
     pub listens: bool,
-    /// Between two looks at everything, for what nobody told.
+    /// From one resync to the next, for changes without a notification.
     pub resync: Duration,
 }
 
@@ -27,19 +28,19 @@ impl Default for Watching {
     }
 }
 
-/// What the core tells: how far the kernel follows the log, and what it couldn't do.
+/// How far the kernel follows the log, and why no further.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     pub applied: Revision,
-    /// Absent: all is as desired.
-    pub trouble: Option<String>,
-    /// Others' firewalls that drop what is ours.
+    /// Absent: the kernel is as desired.
+    pub trouble: Option<Trouble>,
+    /// Chains of the host firewall that drop our packets.
     pub foreign_drops: Vec<ForeignDrop>,
 }
 
-/// Where the core tells what it did.
+/// The channels on which the reconciler reports.
 #[derive(Debug)]
-pub struct Tells {
+pub struct Reports {
     pub kernel: watch::Sender<Kernel>,
     pub progress: watch::Sender<Progress>,
     pub healings: Healings,

@@ -1,30 +1,33 @@
-//! What may be done to the kernel at which time.
+//! Which ops may be executed at which time. Pure.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use node_core::reconcile::Op;
-use node_core::resource::{Element, Key, Kind, Object, Resource, State};
+use crate::reconcile::Op;
+use crate::resource::{Element, Key, Kind, Object, Resource, State};
 
-/// What may be done now.
+/// The kinds of ops that may be executed now.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    /// False while the log is replayed: only what is new and local is put.
+    /// False while the log is replayed: resources are only added.
     pub(super) changes: bool,
-    /// Of what this process never wanted.
+    /// Resources may be deleted that this process never wanted.
     pub(super) deletes_of_others: bool,
 }
 
-/// What this process has wanted before the first sweep: it may be deleted again before it.
+/// The resources that this process has wanted before the first sweep, which it may delete before
+/// the sweep.
+///
+/// The sweep is the first step that succeeds in sync with the log.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct OwnKeys {
     keys: BTreeSet<Key>,
     swept: bool,
 }
 
-impl Wanted {
-    /// After the sweep everything may be deleted, and nothing needs to be remembered.
+impl OwnKeys {
+    /// After the sweep all of our resources may be deleted, so no key is remembered.
     pub(super) fn remember(&mut self, want: &State) {
         if !self.swept {
             self.keys.extend(want.iter().map(|(key, _)| key.clone()));
@@ -48,34 +51,52 @@ impl Wanted {
 }
 
 impl Allowed {
-    pub(super) fn of(&self, ops: Vec<Op>, want: &State, wanted: &Wanted) -> Vec<Op> {
-        let deletable =
-            |key: &Key| self.changes && (self.deletes_of_others || wanted.contains(key));
-        // A map that is wanted is wanted with what is to be in it, and nothing else.
-        let is_of_ours = |resource: &Resource| match &resource.object {
+    pub(super) fn of(
+        &self,
+        ops: Vec<Op>,
+        (have, want): (&State, &State),
+        own: &OwnKeys,
+    ) -> Vec<Op> {
+        let deletable = |key: &Key| self.changes && (self.deletes_of_others || own.contains(key));
+        // A map that is wanted holds exactly the wanted elements, so others may be deleted.
+        let is_of_wanted_map = |resource: &Resource| match &resource.object {
             Object::Element(Element::VmapEntry { map, .. }) => {
                 let map = Object::Map(map.clone()).at(&resource.place);
                 self.changes && want.get(&map.key()).is_some()
             }
             _ => false,
         };
-        let kept: BTreeSet<Key> = ops
+        let stays: BTreeSet<Key> = ops
             .iter()
             .filter_map(|op| match op {
-                Op::Delete(resource) if !is_of_ours(resource) => Some(resource.key()),
+                Op::Delete(resource) if !is_of_wanted_map(resource) => Some(resource.key()),
                 _ => None,
             })
             .filter(|key| !deletable(key))
             .collect();
-        let moved: BTreeSet<Key> = ops.iter().filter_map(|op| Some(op.made()?.key())).collect();
-        // An address is forgotten when its route may go or change.
-        let forgotten = |key: &Key| self.changes && (moved.contains(key) || deletable(key));
+        let goes_with_device = |route: &Key| {
+            let device = have.get(route).and_then(|it| it.object.device());
+            device.is_some_and(|device| {
+                let device = Key {
+                    place: route.place.clone(),
+                    kind: Kind::Device,
+                    id: device.to_owned(),
+                };
+                want.get(&device).is_none() && deletable(&device)
+            })
+        };
+        // An address is flushed if its route is put or changed, or may be deleted, itself or with its
+        // device.
+        let is_executed = |op: &&Op| self.changes || matches!(op, Op::Put(_));
+        let moved = ops.iter().filter(is_executed);
+        let moved: BTreeSet<Key> = moved.filter_map(|op| Some(op.made()?.key())).collect();
+        let is_flushed = |key: &Key| moved.contains(key) || deletable(key) || goes_with_device(key);
         ops.into_iter()
             .filter(|op| match op {
-                // A device that must be made anew stays as it is while it may not be deleted.
-                Op::Put(resource) | Op::Delete(resource) => !kept.contains(&resource.key()),
+                // A device that must be created anew stays as it is while it may not be deleted.
+                Op::Put(resource) | Op::Delete(resource) => !stays.contains(&resource.key()),
                 Op::Change { .. } => self.changes,
-                Op::FlushConntrack { place, address, .. } => forgotten(&Key {
+                Op::FlushConntrack { place, address, .. } => is_flushed(&Key {
                     place: place.clone(),
                     kind: Kind::Route,
                     id: IpNet::from(*address).to_string(),
@@ -90,9 +111,9 @@ mod tests {
     use bus_schema::node::DomainKind;
 
     use super::*;
-    use node_core::desired::fixture::Facts;
-    use node_core::reconcile::diff;
-    use node_core::resource::{Address, Field, Place, RuleMap, Target, Up};
+    use crate::desired::fixture::Facts;
+    use crate::reconcile::diff;
+    use crate::resource::{Address, Field, Place, RuleMap, Target, Up};
 
     fn address(text: &str) -> Resource {
         let address = Object::Address(Address {
@@ -113,23 +134,23 @@ mod tests {
             changes,
             deletes_of_others,
         };
-        let mut before = Wanted::default();
-        before.remember(&wanted.iter().cloned().collect());
-        let ops = allowed.of(diff(&observed, &desired), &desired, &before);
+        let mut own = OwnKeys::default();
+        own.remember(&wanted.iter().cloned().collect());
+        let ops = allowed.of(diff(&observed, &desired), (&observed, &desired), &own);
         ops.iter()
             .map(|op| op.to_string()[..1].to_owned())
             .collect()
     }
 
     #[test]
-    fn nothing_of_others_is_deleted_before_the_first_sweep() {
+    fn others_resources_stay_before_the_first_sweep() {
         assert_eq!(ops(true, false, &[]), ["+"]);
         assert_eq!(ops(true, false, &[address("10.0.0.2")]), ["-", "+"]);
         assert_eq!(ops(true, true, &[]), ["-", "+"]);
     }
 
     #[test]
-    fn a_wanted_map_holds_nothing_of_before_whoever_wanted_it() {
+    fn wanted_map_loses_elements_that_others_wanted() {
         let map = |name: &str| RuleMap {
             name: name.to_owned(),
             field: Field::Mark,
@@ -149,52 +170,56 @@ mod tests {
             changes: true,
             deletes_of_others: false,
         };
-        let ops = allowed.of(diff(&observed, &wanted), &wanted, &Wanted::default());
+        let ops = allowed.of(
+            diff(&observed, &wanted),
+            (&observed, &wanted),
+            &OwnKeys::default(),
+        );
         assert_eq!(ops, [Op::Delete(line("v0_ours", 2))]);
     }
 
-    /// Which addresses are forgotten on the way from one state to another, before the first sweep.
-    fn forgotten(from: &Facts, to: &Facts, wanted: &State) -> Vec<String> {
+    /// The addresses that are flushed between two states before the first sweep.
+    fn flushed(from: &Facts, to: &Facts, wanted: &State) -> Vec<String> {
         let kind = DomainKind::Netns;
         let allowed = Allowed {
             changes: true,
             deletes_of_others: false,
         };
-        let mut before = Wanted::default();
-        before.remember(wanted);
+        let mut own = OwnKeys::default();
+        own.remember(wanted);
         let (from, to) = (from.desired(kind), to.desired(kind));
-        let ops = allowed.of(diff(&from, &to), &to, &before);
-        let forgets = ops.iter().filter_map(|op| match op {
+        let ops = allowed.of(diff(&from, &to), (&from, &to), &own);
+        let flushes = ops.iter().filter_map(|op| match op {
             Op::FlushConntrack { address, .. } => Some(address.to_string()),
             _ => None,
         });
-        forgets.collect()
+        flushes.collect()
     }
 
     #[test]
-    fn an_address_is_forgotten_with_its_own_route_whatever_else_is_kept() {
+    fn address_is_flushed_with_its_own_route() {
         let one = Facts::two_nodes().endpoint("mine", "20.1.1.1");
         let both = one.clone().endpoint("others", "20.1.1.2");
         let none = Facts::two_nodes();
         let wanted = one.desired(DomainKind::Netns);
-        assert_eq!(forgotten(&both, &none, &wanted), ["20.1.1.1"]);
+        assert_eq!(flushed(&both, &none, &wanted), ["20.1.1.1"]);
         let moved = none.endpoint("next", "20.1.1.1");
-        assert_eq!(forgotten(&one, &moved, &State::default()), ["20.1.1.1"]);
+        assert_eq!(flushed(&one, &moved, &State::default()), ["20.1.1.1"]);
     }
 
     #[test]
-    fn while_the_log_is_replayed_things_are_only_added() {
+    fn replay_only_adds_resources() {
         assert_eq!(ops(false, true, &[address("10.0.0.2")]), ["+"]);
     }
 
     #[test]
-    fn nothing_is_remembered_from_the_sweep_on() {
+    fn own_keys_are_empty_after_the_sweep() {
         let state: State = [address("10.0.0.1")].into_iter().collect();
-        let mut wanted = Wanted::default();
-        wanted.remember(&state);
-        assert!(wanted.contains(&address("10.0.0.1").key()));
-        wanted.sweep();
-        wanted.remember(&state);
-        assert!(wanted.keys.is_empty());
+        let mut own = OwnKeys::default();
+        own.remember(&state);
+        assert!(own.contains(&address("10.0.0.1").key()));
+        own.sweep();
+        own.remember(&state);
+        assert!(own.keys.is_empty());
     }
 }
