@@ -69,8 +69,10 @@ impl Memory {
         let tenants = tenants(facts, locals, &self.params);
         self.endpoints.failed.clear();
         self.resync.has_read();
+        let domains = self.domains(tenants);
+        self.flush_lost_domains(&domains);
         let have = self.known.clone();
-        self.ops(inputs, (have, want), self.domains(tenants))
+        self.ops(inputs, (have, want), domains)
     }
 
     fn plan_scope(&mut self, inputs: &Inputs<'_>, scope: Scope) -> Plan {
@@ -124,6 +126,16 @@ impl Memory {
             domains,
             complete: is_complete.then_some((have, want)),
         }
+    }
+
+    /// Flushes the addresses whose routes were lost with domains that aren't desired any more.
+    fn flush_lost_domains(&mut self, domains: &BTreeMap<Place, TenantName>) {
+        let flushes = &mut self.pending.flushes;
+        self.pending.lost_routes.retain(|(route, flush)| {
+            let is_desired = domains.contains_key(&route.place);
+            flushes.extend((!is_desired).then(|| flush.clone()));
+            is_desired
+        });
     }
 
     /// Flushes the addresses whose routes were lost, if their endpoints aren't desired any more.

@@ -36,15 +36,21 @@ pub(super) struct Checks {
     /// The devices to which addresses' routes lead.
     owners: BTreeMap<PlacedAddress, String>,
     released: BTreeMap<PlacedAddress, Released>,
-    /// Places where a deletion failed after a flush: the node can't know whether another program had
-    /// deleted the route already, so it may flush again.
-    undeleted: BTreeSet<Place>,
+    /// Places where a deletion or a route failed since a resync succeeded: another program may have
+    /// deleted the old route without a notification, so the node may flush again.
+    uncertain: BTreeSet<Place>,
+    is_resync: bool,
 }
 
 impl Checks {
     /// The kernel was read: only now the process knows of the routes before its start.
     pub(super) fn read(&mut self, kernel: &Kernel) {
         self.has_read = true;
+        self.is_resync = true;
+        self.find_owners(kernel);
+    }
+
+    fn find_owners(&mut self, kernel: &Kernel) {
         self.owners.extend(kernel.endpoint_routes());
         self.find_released(&endpoint_routes(self.desired.resources()));
     }
@@ -111,11 +117,21 @@ impl Checks {
             }
         }
         let results = ops.iter().zip(outcomes);
-        let undeleted = results.filter(|(op, it)| op.deleted().is_some() && it.is_err());
-        self.undeleted = undeleted.map(|(op, _)| op.place().clone()).collect();
+        if std::mem::take(&mut self.is_resync) && outcomes.iter().all(Outcome::is_ok) {
+            self.uncertain.clear();
+        }
+        let is_route = |op: &Op| {
+            op.resource()
+                .is_some_and(|it| it.object.kind() == Kind::Route)
+        };
+        let failed = results
+            .filter(|(_, outcome)| outcome.is_err())
+            .map(|(op, _)| op);
+        let failed = failed.filter(|op| op.deleted().is_some() || is_route(op));
+        self.uncertain.extend(failed.map(|op| op.place().clone()));
         // A route that is still there is released by the next plan, again.
         if self.has_read {
-            self.read(after);
+            self.find_owners(after);
         }
     }
 
@@ -165,7 +181,7 @@ impl Checks {
         let address = (place.clone(), address);
         let released = self.released.get_mut(&address);
         let Some(released) = released else {
-            let may_repeat = self.undeleted.contains(place);
+            let may_repeat = self.uncertain.contains(place);
             assert!(may_repeat, "{address:?} is flushed again");
             return;
         };

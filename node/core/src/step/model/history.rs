@@ -26,6 +26,9 @@ pub(super) enum Action {
         address: &'static str,
         holder: &'static str,
     },
+    /// An event: the node's block is another node's, or its own again. Without it and without
+    /// endpoints, the node has no domain.
+    Lease(&'static str),
     /// An event: the other node moves.
     MoveNode(&'static str),
     /// An event: a second network exists, or not.
@@ -75,6 +78,7 @@ fn actions() -> impl Strategy<Value = Action> {
         4 => endpoint().prop_map(Action::Detach),
         2 => (address(), select(vec!["n1", "n2"]))
             .prop_map(|(address, holder)| Action::Cede { address, holder }),
+        2 => select(vec!["n1", "n2"]).prop_map(Action::Lease),
         1 => select(vec!["198.18.0.2", "198.18.0.9"]).prop_map(Action::MoveNode),
         1 => any::<bool>().prop_map(Action::Network),
         1 => select(vec!["20.1.1.17", "20.1.1.18"]).prop_map(Action::Reuse),

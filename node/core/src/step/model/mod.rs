@@ -97,6 +97,9 @@ impl Node {
                 let block = format!("{address}/32");
                 self.event(true, |log| log.block("net", &block, holder));
             }
+            Action::Lease(holder) => {
+                self.event(true, |log| log.block("net", "20.1.1.0/28", holder));
+            }
             Action::MoveNode(vtep) => self.event(false, |log| log.node("n2", vtep)),
             Action::Network(true) => self.event(true, |log| {
                 let log = log.network("back", 1002, "20.1.2.0/24", "20.1.2.254");
@@ -284,18 +287,21 @@ impl Node {
         self.memory.done(plan, failures).map(|_| ())
     }
 
-    /// Lets the node work until there is nothing left to do.
+    /// Connects the node, and lets it work until nothing is left to do but refused ops.
     fn settle(&mut self) {
         self.journal_incomplete = false;
         self.is_readable = true;
         self.follow(LogState::InSync);
-        for pause in [
-            Duration::ZERO,
-            RESYNC_INTERVAL,
-            RETRY_INTERVAL,
-            RETRY_INTERVAL,
-        ] {
-            self.now += pause;
+        self.step();
+        self.now += RESYNC_INTERVAL;
+        self.step();
+        self.retry();
+    }
+
+    /// Failed ops are tried again soon, not at the next resync only.
+    fn retry(&mut self) {
+        for _ in 0..3 {
+            self.now += RETRY_INTERVAL;
             self.step();
         }
     }
@@ -315,8 +321,7 @@ fn run(kind: DomainKind, history: Vec<Moment>) {
     let desired = node.desired();
     node.checks.all_but_refused(&desired, &node.kernel);
     node.kernel.refusals.clear();
-    node.settle();
-    let desired = node.desired();
+    node.retry();
     checks::same("the kernel", &node.kernel.state(), &desired);
     checks::same("what is known", node.memory.known(), &desired);
     node.checks.all_flushed();
