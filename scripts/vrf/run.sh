@@ -17,9 +17,9 @@ datapath=endpoints_reach,senders_stamp,outer_port,full_packets,observed_state,dr
 datapath+=,connections_end,empty_desired,dns_to_any,quick_start_policy,sender_is
 datapath+=,next_owner,packets_from_vxlan,docker_firewall_passes,host_addresses,host_settings
 suites=(
-  "node-datapath/datapath:$datapath" chaos-tests/quick_start:tenants_use,names_outside
-  chaos-tests/restart:a_killed_netplugin chaos-tests/host_firewall:an_engines
-  chaos-tests/domains:a_node_moves
+  "node-datapath/datapath:$datapath" chaos-tests/quick_start:tenants_with_the_same_subnet,other_names
+  chaos-tests/restart:killed_netplugin chaos-tests/host_firewall:reload_by_an_engine
+  chaos-tests/domains:node_moves
 )
 limit=${VRF_TIME_LIMIT:-900}
 case ${1-} in
@@ -30,8 +30,8 @@ case ${1-} in
       node-datapath/datapath chaos-tests/quick_start chaos-tests/restart chaos-tests/policy
       chaos-tests/domains chaos-tests/host_firewall chaos-tests/identity chaos-tests/lost
       chaos-tests/foreign_log chaos-tests/unreachable chaos-tests/restart+netem
-      chaos-tests/policy+netem chaos-tests/cni:call,numbers,whatever,nobody_names
-      chaos-tests/docker:containers_find,the_engines_own_bridge
+      chaos-tests/policy+netem chaos-tests/cni:call,numbers,del_succeeds
+      chaos-tests/docker:containers_find,bridge_and_firewall
     )
     limit=${VRF_TIME_LIMIT:-7200}
     ;;
@@ -104,7 +104,7 @@ make_root() {
 }
 
 add_tests() {
-  local built suite names program number=0
+  local built suite names name program number=0
   built=$(cargo test --locked --workspace --no-run --message-format=json \
     | jq -r 'select(.reason == "compiler-artifact" and .profile.test and .target.kind == ["test"])
              | . as $artifact
@@ -118,6 +118,10 @@ add_tests() {
     program=$(awk -v suite="$suite" '$1 == suite {print $2}' <<<"$built")
     [[ -n $program ]] || fail "there is no test program $suite; there are: $(awk '{print $1}' <<<"$built" | sort | tr '\n' ' ')"
     number=$((number + 1))
+    # A name that matches no test would pass.
+    for name in ${names//,/ }; do
+      [[ $name == --* ]] || "$program" --list | grep "$name.*: test$" >/dev/null || fail "no test of $suite matches $name"
+    done
     add_ours "$program" "tests/$number-${suite/\//.}"
     printf '%s\n' "${names//,/ }" >"$root/names/$number-${suite/\//.}"
     printf '%s\n' "$netem" >"$root/netem/$number-${suite/\//.}"
