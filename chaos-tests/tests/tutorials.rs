@@ -98,7 +98,7 @@ impl Demo {
         }
     }
 
-    /// What a shell prints for all of it, each command's part with its exit code.
+    /// The output of a shell for all of it: each command's part, with its exit code.
     fn run(&self, commands: &[Typed]) -> Result<Vec<(String, i32)>> {
         const END: &str = "\u{1}";
         let folder = tempfile::tempdir()?;

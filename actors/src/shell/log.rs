@@ -21,7 +21,7 @@ use crate::journal::{Journal, LoadError, Record};
 /// feed is made anew; then the log is read.
 const FEED_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// What actors need to know of their process.
+/// The settings of a process that its actors share.
 #[derive(Clone)]
 pub struct Settings {
     /// The name of this netmaster, which writes the events.

@@ -127,7 +127,7 @@ pub(super) fn events() -> Vec<Event> {
     ]
 }
 
-/// What there is of groups with addresses of their own.
+/// Samples of groups with addresses of their own.
 pub(crate) fn pooled_events() -> Vec<Event> {
     let pool = v4();
     let block = IpNet::new(ip("20.1.1.16"), 28).expect("a block");

@@ -1,4 +1,4 @@
-//! What CONTRIBUTING.md and ARCHITECTURE.md forbid, as tests over the sources of the whole workspace.
+//! The rules of CONTRIBUTING.md and ARCHITECTURE.md, as tests over the sources of the whole workspace.
 
 mod circles;
 mod names;

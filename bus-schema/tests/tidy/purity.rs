@@ -1,4 +1,4 @@
-//! Pure files name nothing of the shell: no executor, no clock, no I/O, no chance, no hash order.
+//! Pure files name nothing of the shell: no executor, no clock, no I/O, no randomness, no hash order.
 
 use crate::sources::{code, own_code, rust, words};
 
@@ -11,7 +11,7 @@ const PURE: [&str; 5] = [
     "node/core/src",
 ];
 
-/// What only the shell may name: executors, the bus, the kernel, clocks, chance, hash order.
+/// Words that only the shell may use: executors, the bus, the kernel, clocks, randomness, hash order.
 const IMPURE: [&str; 20] = [
     "tokio",
     "actix",

@@ -61,7 +61,7 @@ fn leased(events: &[Event]) -> IpNet {
     }
 }
 
-/// What a played node does with what it is asked.
+/// A simulated node's reactions to requests.
 #[derive(Debug, Clone, Default)]
 struct Player {
     /// Blocks of which it uses nothing.
@@ -69,7 +69,7 @@ struct Player {
     /// Addresses that it could cede.
     free: Vec<IpAddr>,
     in_use: u64,
-    /// Who leases a returned block before the node answers that it returned it.
+    /// The node that leases a returned block before the answer that it was returned.
     thief: Option<&'static str>,
     /// It never answers.
     is_silent: bool,
@@ -118,7 +118,7 @@ impl Player {
     }
 }
 
-/// What the played nodes were asked: `n1 spare`.
+/// The requests to the simulated nodes, such as `n1 spare`.
 #[derive(Debug, Clone, Default)]
 struct Asked(Arc<Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! What the bus does to a netmaster: garbage on every subject, servers that go, logs that change.
+//! Faults of the bus: garbage on every subject, servers that stop, logs that change.
 
 use bus_schema::codec;
 use bus_schema::command::BlockLease;
@@ -219,7 +219,7 @@ async fn a_replaced_log_that_is_longer_ends_it_too() {
 }
 
 #[tokio::test]
-async fn an_emptied_bus_is_not_taken_for_the_truth() {
+async fn emptied_bus_is_not_taken_for_the_truth() {
     let mut bus = Bus::cluster().await;
     let mut master = bus.master("m1").await;
     bus.down();

@@ -46,7 +46,7 @@ async fn nodes_that_applied_more_than_the_log_holds_stop_netmaster_until_it_is_a
         matches!(&asked, Answer::Rejected { rejection, .. } if is_damaged(rejection)),
         "{asked:?}"
     );
-    // What a repair needs.
+    // The requests that a repair needs.
     let nodes = api.query(seen, Query::NodeList { node: None }).await;
     assert!(matches!(nodes, Answer::Nodes { .. }), "{nodes:?}");
     let (_, events) = api.accepted(Command::LogAccept(LogAccept {})).await;

@@ -126,7 +126,7 @@ async fn ids_and_numbers_through_two_masters_are_given_once() {
         writers.contains("m1") && writers.contains("m2"),
         "{writers:?}"
     );
-    // What a reader of schema 1 must not skip says so.
+    // An event that a reader of schema 1 must not skip says so.
     let groups = log
         .iter()
         .filter(|e| matches!(e.body, Event::GroupCreated(_)));

@@ -1,4 +1,4 @@
-//! What the server does with batches and fences, as far as decisions rely on it.
+//! The server treats batches and fences as decisions rely on.
 
 use actors::journal::{AppendError, Fence, JetStream, Journal, NewRecord};
 use bus_schema::{Revision, subject};

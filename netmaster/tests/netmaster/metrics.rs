@@ -1,4 +1,4 @@
-//! What Prometheus reads of a netmaster.
+//! The metrics that Prometheus reads from a netmaster.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -73,7 +73,7 @@ fn in_use() -> NodeReply {
     }
 }
 
-/// What n1 answers; absent: nothing.
+/// n1's answer; absent: none.
 type Answering = BoxFuture<'static, Option<NodeReply>>;
 
 /// Joins as n1, tells its status, and answers by `answer` when it is asked whether it is empty. It
@@ -126,7 +126,7 @@ async fn info(api: &Api) -> Option<NodeInfo> {
     }
 }
 
-/// What happened to nodes and blocks, in order.
+/// The events of nodes and blocks, in order.
 async fn happened(api: &Api) -> Vec<&'static str> {
     let kinds = api.log().await.into_iter().map(|it| it.body.kind());
     let concerned = |kind: &&str| kind.starts_with("node-") || kind.starts_with("block-");

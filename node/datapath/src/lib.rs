@@ -83,7 +83,7 @@ pub struct Options {
     pub kind: Option<DomainKind>,
 }
 
-/// What to observe.
+/// The part of the kernel's state to observe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     All,

@@ -44,7 +44,7 @@ pub(crate) struct Nftables {
     reader: Netfilter,
 }
 
-/// What the kernel refuses in a batch.
+/// The refusals of the kernel in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused {
     /// The message's type and number.

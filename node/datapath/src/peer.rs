@@ -68,7 +68,7 @@ impl Datapath {
             .map_err(|error| DatapathError::Namespace { path, error })
     }
 
-    /// What `interface` is in a container's namespace; `None`: there is none of that name.
+    /// The state of `interface` in a container's namespace; `None`: there is none of that name.
     pub async fn peer(
         &self,
         netns: &Path,

@@ -46,7 +46,7 @@ pub enum ServerError {
 pub(super) enum Scope {
     /// `contiv`, for `docker run`.
     Local,
-    /// [`swarm::DRIVER`](super::swarm::DRIVER), for services.
+    /// [`swarm::PLUGIN_NAME`](super::swarm::PLUGIN_NAME), for services.
     Swarm,
 }
 

@@ -43,7 +43,7 @@ pub use reports::{Progress, Reports, Watching};
 /// name.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the reconciler starts from.
+/// The parts that the reconciler starts from.
 #[derive(Debug)]
 pub struct Start {
     pub params: Params,
@@ -66,7 +66,7 @@ pub struct Reconciler {
     enforcement: Enforcement,
     host_firewall: HostFirewall,
     watching: Watching,
-    /// What this step changed in the kernel.
+    /// The changes of this step in the kernel.
     work: Work,
     /// A request for a resync that waits for its result.
     cleaning: Option<Cleaning>,

@@ -1,4 +1,4 @@
-//! What is answered without an append holds at a proved end of the log.
+//! An answer without an append holds at a proved end of the log.
 
 use std::sync::atomic::AtomicBool;
 

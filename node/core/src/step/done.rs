@@ -1,4 +1,4 @@
-//! What is known after a plan's ops were executed. Pure.
+//! The known state after a plan's ops were executed. Pure.
 
 use super::failures::{dependents, is_blamed, take_back};
 use super::repairs::{Repair, repairs};

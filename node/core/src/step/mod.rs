@@ -69,7 +69,7 @@ impl Inputs<'_> {
     }
 }
 
-/// What a step needs next.
+/// The next input of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// There are no facts yet: neither is anything desired, nor is it known which resources to keep.
@@ -87,9 +87,9 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Memory {
     params: Params,
-    /// What the kernel holds, as far as this process knows.
+    /// The kernel's state, as far as this process knows it.
     known: State,
-    /// What was known before the kernel was read, until the difference is repaired.
+    /// The known state before the kernel was read, until the difference is repaired.
     before: Option<State>,
     own: OwnKeys,
     protection: Protection,
@@ -122,7 +122,7 @@ struct Pending {
     lost_routes: Vec<(Resource, Op)>,
 }
 
-/// What a step has done.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Endpoints that the kernel doesn't have, and why.

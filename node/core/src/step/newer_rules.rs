@@ -15,7 +15,7 @@ use super::{Memory, Trouble};
 use crate::reconcile::Op;
 use crate::resource::{Element, Key, Object, Place, Resource, State};
 
-/// What protects the kernel's state from this node's facts.
+/// The parts of the kernel's state that this node's older facts may not change.
 #[derive(Debug, Default)]
 pub(super) struct Protection {
     /// Absent: the kernel wasn't read yet, and nothing is changed.

@@ -12,7 +12,7 @@ use crate::projection::Projection;
 use crate::reconcile::{Op, diff, is_same_way, lost_routes, order};
 use crate::resource::{Place, State};
 
-/// What was read from the kernel for a plan.
+/// The part of the kernel's state that was read for a plan.
 #[derive(Debug)]
 pub enum Observed {
     /// Nothing; the known state holds.
@@ -22,7 +22,7 @@ pub enum Observed {
     All(State),
 }
 
-/// What is to be done now.
+/// The ops that are due now.
 #[derive(Debug)]
 pub struct Plan {
     /// In the order in which they are safe.

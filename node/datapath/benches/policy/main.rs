@@ -1,4 +1,4 @@
-//! What rules cost one node: to think, and to program into the kernel. `make bench`.
+//! The cost of rules on one node: compiling them, and programming them into the kernel. `make bench`.
 //!
 //! A tenant of 10,000 rules, 1,000 groups and 100,000 endpoints on 1,000 nodes, 100 of them here;
 //! the others are told by the events that their nodes would publish. Needs root for the kernel's
@@ -73,7 +73,7 @@ fn said(mut times: Vec<Duration>) -> String {
     )
 }
 
-/// What the process holds, in MB.
+/// The resident memory of the process, in MB.
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -295,7 +295,7 @@ impl<'a> Key<'a> {
         Some(str::from_utf8(name).ok()?.to_owned())
     }
 
-    /// What is left of the key.
+    /// The rest of the key.
     fn address(&mut self) -> Option<IpAddr> {
         let bytes = std::mem::take(&mut self.0);
         let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);

@@ -38,7 +38,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) counter: Option<Counter>,
 }
 
-/// What a key is mapped to.
+/// The data of a key in a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Data<'a> {
     Nothing,

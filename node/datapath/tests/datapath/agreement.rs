@@ -107,7 +107,7 @@ fn rules(world: &mut World, dice: &mut Rng) {
     world.group("red", "both", 0x1ff, &["one", "two"]);
 }
 
-/// What a flow is, and between whom.
+/// A flow, with its two ends.
 struct Probe {
     from: &'static Member,
     to: &'static Member,
@@ -206,7 +206,7 @@ fn passes(probe: &Probe, netns: &str, expected: bool) -> bool {
     }
 }
 
-/// What each rule has counted on a host.
+/// The counter of each rule on a host.
 async fn counted(world: &World, host: usize) -> BTreeMap<u32, u64> {
     let (place, zone) = (world.place_of(host, "red"), world.zone(host, "red"));
     let counters = world.hosts[host].datapath.counters(&place, zone).await;
@@ -333,7 +333,7 @@ impl Traced {
         Self { program, lines }
     }
 
-    /// What our table did with the next packet that it was asked about whether to open a
+    /// The verdict of our table on the next packet about which it decides whether to open a
     /// connection.
     fn next(&self) -> Option<Vec<String>> {
         const TRACE_TIMEOUT: Duration = Duration::from_millis(700);

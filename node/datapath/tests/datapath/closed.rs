@@ -1,4 +1,4 @@
-//! What can't be decided, can't be programmed or isn't known is closed.
+//! An endpoint is closed if its rules can't be decided, can't be programmed or aren't known.
 
 use bus_schema::node::DomainKind;
 use bus_schema::{NetworkName, NodeName, PolicyName};

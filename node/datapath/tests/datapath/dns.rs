@@ -1,4 +1,4 @@
-//! What an endpoint asks a resolver is answered by its domain, wherever it sends it.
+//! The domain's name server answers an endpoint's DNS queries, to whichever address they are sent.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! What a VRF costs against a namespace, in the same machine and minute. Not a test of anything:
+//! The cost of a VRF against a namespace, on the same machine in the same minute. Not a test of anything:
 //!
 //!     scripts/vrf/run.sh node-datapath/datapath:--ignored,--nocapture,figures
 //!

@@ -229,7 +229,7 @@ async fn transactions_pass_while_others_write_rules_all_the_time() {
 const UFW: &str = include_str!("../../../../lab/recordings/ufw-0.36.iptables");
 const FIREWALLD: &str = include_str!("../../../../lab/recordings/firewalld-1.3.nft");
 
-/// What ufw and firewalld make of the line that the alarm has for them.
+/// The rules that ufw and firewalld add for the line that the alarm names.
 const OF_UFW: &str = "*filter\n-A ufw-user-forward -i cd+ -o cv+ -j ACCEPT\n\
                       -A ufw-user-forward -i cd+ -o cx+ -j ACCEPT\n\
                       -A ufw-user-input -i cd+ -j ACCEPT\nCOMMIT\n";

@@ -1,4 +1,4 @@
-//! What we write by netlink, read by `nft`: the same as what `nft` writes when it is told in words.
+//! `nft` lists a table that we wrote by netlink like one that `nft` wrote itself from the same text.
 
 use std::fmt::Write;
 

@@ -354,7 +354,7 @@ async fn flow_without_answers_is_decided_once_and_on_every_cpu() {
     assert_ne!(dropped(&world), 0, "another is denied");
 }
 
-/// What isn't the beginning of a connection begins none, and what hides its ports is put together.
+/// A packet that doesn't open a connection begins none, and fragments are reassembled before they are decided.
 #[tokio::test(flavor = "multi_thread")]
 async fn fragments_and_stray_segments_bypass_no_rule() {
     let mut world = one_tenant().await;

@@ -76,7 +76,7 @@ async fn host_reaches_an_endpoint_from_within_its_domain_only() {
     assert!(output.status.success(), "{said}");
 }
 
-/// What the host set for itself, strict on each of its devices, is its own: ours are told apart.
+/// The host's settings, strict on each of its devices, stay: only our devices have others.
 #[tokio::test(flavor = "multi_thread")]
 async fn host_settings_stay_as_they_are() {
     let mut world = World::new().await;

@@ -90,7 +90,7 @@ impl Scene {
         [&header[..], &ethernet, &inner].concat()
     }
 
-    /// What the container on a host gets next.
+    /// The next packet that the container on a host receives.
     fn gets(&self, host: usize) -> String {
         let mut bytes = [0; 64];
         let (length, _) = self.sockets[host].recv_from(&mut bytes).expect("something");
@@ -322,7 +322,7 @@ async fn processes_of_a_node_reach_no_other_node_by_the_outer_port() {
     scene.only_without("outer_sent", &cases).await;
     let _echo = Echo::start(&scene.world.hosts[1].netns, 4_789);
     assert!(echoes(host, "198.18.7.2", 4_789));
-    // What the host sends from within a domain goes by the tunnel, not by a process's socket.
+    // The host's packets from within a domain leave by the tunnel, not by a process's socket.
     let send = format!("bash -c 'printf hello >/dev/udp/{DB}/{PORT}'");
     let output = match scene.world.hosts[0].params.kind {
         DomainKind::Netns => scene.world.in_domain(0, "red", &send),

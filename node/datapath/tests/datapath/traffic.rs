@@ -125,7 +125,7 @@ pub(crate) fn send_on_all_cpus(socket: &UdpSocket, each: usize) {
                 // One that isn't there makes the test weaker and no less true.
                 let _ = sched_setaffinity(Pid::from_raw(0), &only);
                 for _ in 0..each {
-                    // What a full queue loses was no rule's doing.
+                    // A full queue loses packets, too; no rule dropped those.
                     let _ = socket.send(b"x");
                 }
             });

@@ -138,7 +138,7 @@ async fn full_disk_attaches_and_loses_no_endpoint() {
     });
     let (handle, _asks) = start(&journal, facts, kernel);
     disk.fill();
-    // What is left of the file's last page takes a few records.
+    // The rest of the file's last page takes a few records.
     let mut attached = Vec::new();
     let error = loop {
         match handle

@@ -32,7 +32,7 @@ struct Node {
     next_resync: Duration,
     memory: Memory,
     kernel: Kernel,
-    /// What the log holds, of which `facts` is a prefix.
+    /// The facts of the whole log; `facts` are those of a prefix.
     log: Facts,
     facts: Projection,
     locals: Locals,
