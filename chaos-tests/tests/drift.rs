@@ -109,6 +109,6 @@ fn attach_is_no_drift() -> Outcome {
     assert!(sh(&scene.lab, "node-1", others));
     scene.lab.run_workload("node-1", "contiv-net", "last")?;
     let log = scene.lab.log_tail("netplugin@node-1");
-    assert!(!log.contains("somebody changed"), "{log}");
+    assert!(!log.contains("another program changed"), "{log}");
     Ok(())
 }

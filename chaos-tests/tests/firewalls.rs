@@ -55,7 +55,7 @@ fn reload(scene: &Scene, command: &str) -> Outcome {
     ping.wait_for(10)?;
     ping.stop()?;
     let log = lab.log_tail("netplugin@node-1");
-    assert!(!log.contains("somebody changed"), "{log}");
+    assert!(!log.contains("another program changed"), "{log}");
     Ok(())
 }
 

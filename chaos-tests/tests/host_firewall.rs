@@ -11,7 +11,7 @@ const OUR_RULE: &str = "-o cx+ -m comment --comment contiv -j ACCEPT";
 /// The time until both of our rules are present.
 fn healed(lab: &Lab, after: &str) -> Result<Duration, lab::Error> {
     let start = Instant::now();
-    let ours = format!("iptables -S DOCKER_RULES-USER | grep -e '{OUR_RULE}'");
+    let ours = format!("iptables -S DOCKER-USER | grep -e '{OUR_RULE}'");
     wait_until(after, WAIT_TIMEOUT, || sh(lab, "node-1", &ours))?;
     Ok(start.elapsed())
 }
@@ -32,7 +32,7 @@ fn reload_by_an_engine_is_healed_within_a_second() -> Outcome {
     assert!(scene.pings_both_ways()?);
     let start = format!("iptables-restore <<'X'\n{DOCKER_RULES}X");
     let reload = format!("iptables -F; iptables -X; {start}");
-    for deed in [start.as_str(), "iptables -F DOCKER_RULES-USER", &reload] {
+    for deed in [start.as_str(), "iptables -F DOCKER-USER", &reload] {
         assert!(sh(lab, "node-1", deed), "{deed}");
         let took = healed(lab, deed)?;
         // In an emulated machine a program takes longer to start.
@@ -41,7 +41,7 @@ fn reload_by_an_engine_is_healed_within_a_second() -> Outcome {
         assert!(scene.pings_both_ways()?, "{deed}");
     }
     let log = lab.log_tail("netplugin@node-1");
-    assert!(!log.contains("somebody changed"), "{log}");
+    assert!(!log.contains("another program changed"), "{log}");
     Ok(())
 }
 
