@@ -86,7 +86,10 @@ fn resync_finds_drift_that_the_monitor_missed() -> Outcome {
     }
     assert!(scene.pings_both_ways()?);
     let log = scene.lab.log_tail("netplugin@node-1");
-    assert!(!log.contains("another program changed"), "it was heard: {log}");
+    assert!(
+        !log.contains("another program changed"),
+        "it was heard: {log}"
+    );
     Ok(())
 }
 
