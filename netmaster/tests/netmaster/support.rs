@@ -1,22 +1,23 @@
 //! A real nats-server, real netmasters, and a client that speaks the API: each test has its own,
 //! and they end with it.
 
-use bus_schema::testing;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::command::{NetworkCreate, NodeJoin, Request, TenantCreate};
 use bus_schema::node::{DomainKind, LogState, NodeStatus};
+use bus_schema::testing;
 use bus_schema::{
     Answer, Command, CommandId, Envelope, Event, MachineId, NetworkName, NodeName, Query,
     Rejection, Reply, Revision, TenantName, Vni, subject,
 };
 use bytes::Bytes;
 use futures::StreamExt;
+pub(crate) use runtime::now;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -316,11 +317,6 @@ pub(crate) fn until<T>(
 #[expect(clippy::disallowed_methods, reason = "the step of a poll")]
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
-}
-
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.expect("after 1970").as_millis()).expect("this age")
 }
 
 pub(crate) fn id() -> CommandId {

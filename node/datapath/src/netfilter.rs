@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::netns::Namespace;
-use super::wire::{Buffer, DONE, ERROR, INTERRUPTED, NETLINK_NETFILTER, code, messages};
+use super::wire::{Buffer, DONE, ERROR, INTERRUPTED, Message, NETLINK_NETFILTER, code, messages};
 use runtime::lock;
 
 /// A socket to netfilter. A clone is cheap and has the same socket; its users wait for each other.
@@ -81,12 +81,7 @@ pub(super) fn dump(
                     0 => return Ok(()),
                     code => return Err(io::Error::from_raw_os_error(code)),
                 },
-                _ => each(
-                    message
-                        .payload
-                        .get(GENERAL_HEADER_BYTES..)
-                        .unwrap_or_default(),
-                ),
+                _ => each(body(&message)),
             }
         }
     }
@@ -106,14 +101,15 @@ pub(super) fn get<T>(
             0 => Ok(None),
             code => Err(io::Error::from_raw_os_error(code)),
         },
-        Some(message) => Ok(read(
-            message
-                .payload
-                .get(GENERAL_HEADER_BYTES..)
-                .unwrap_or_default(),
-        )),
+        Some(message) => Ok(read(body(&message))),
         None => Ok(None),
     }
+}
+
+/// The attributes of a message.
+fn body<'a>(message: &Message<'a>) -> &'a [u8] {
+    let payload = message.payload;
+    payload.get(GENERAL_HEADER_BYTES..).unwrap_or_default()
 }
 
 /// Sends a request, after the answers to one that failed are read to their end.
