@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use bollard::query_parameters::{
 };
 use bollard::{Docker, body_full};
 use futures::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
 
 use super::plan::{DRIVER_NAME, EngineNetwork, MADE_BY_LABEL, MADE_BY_VALUE, WantedNetwork};
 use super::swarm::{self, SwarmAddresses};
@@ -75,6 +77,14 @@ pub(super) struct Member {
     pub(super) endpoint: String,
     pub(super) name: String,
     pub(super) address: Option<IpAddr>,
+}
+
+/// A container, as the engine reports it to an inspection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Details {
+    pub(super) aliases: Vec<String>,
+    /// The path of the container's network namespace; empty if it doesn't run.
+    pub(super) sandbox: String,
 }
 
 /// An event of the engine, in our terms.
@@ -160,21 +170,22 @@ impl Client {
         ))
     }
 
-    /// The aliases of a container in the network of this endpoint. A swarm's task also has its
-    /// service's name, as in a swarm's own networks.
-    pub(super) async fn aliases(
+    /// Details of a container, and its aliases in the network of this endpoint. A swarm's task also has
+    /// its service's name, as in a swarm's own networks.
+    pub(super) async fn details(
         &self,
         container: &str,
         endpoint: &str,
-    ) -> Result<Vec<String>, EngineError> {
+    ) -> Result<Details, EngineError> {
         let inspect = self.docker.inspect_container(container, None);
         let inspected = tokio::time::timeout(INSPECT_TIMEOUT, inspect)
             .await
             .map_err(|_| EngineError::Silent)??;
         let labels = inspected.config.and_then(|config| config.labels);
         let service = labels.and_then(|mut labels| labels.remove(SERVICE_LABEL));
-        let networks = inspected.network_settings.and_then(|s| s.networks);
-        let mut aliases = networks
+        let network = inspected.network_settings.unwrap_or_default();
+        let mut aliases = network
+            .networks
             .into_iter()
             .flatten()
             .find(|(_, settings)| settings.endpoint_id.as_deref() == Some(endpoint))
@@ -187,12 +198,14 @@ impl Client {
         );
         aliases.sort();
         aliases.dedup();
-        Ok(aliases)
+        let sandbox = network.sandbox_key.unwrap_or_default();
+        Ok(Details { aliases, sandbox })
     }
 
+    /// Creates a network; the engine refuses a name that one of its networks has.
     pub(super) async fn create(&self, wanted: &WantedNetwork) -> Result<(), EngineError> {
         let options = wanted.meaning.options();
-        let request = NetworkCreateRequest {
+        let network = NetworkCreateRequest {
             name: wanted.name.clone(),
             driver: Some(DRIVER_NAME.to_owned()),
             options: Some(options.clone().into_iter().collect()),
@@ -215,7 +228,16 @@ impl Client {
             }),
             ..NetworkCreateRequest::default()
         };
-        bounded(self.docker.create_network(request)).await.map(drop)
+        let request = UniqueNetwork::new(network);
+        let create = move |socket: &Path| local::client::post(socket, "/networks/create", &request);
+        let answer = self.exchange(create).await?;
+        if answer.is_success() {
+            return Ok(());
+        }
+        let refused = serde_json::from_str::<Refusal>(&answer.body);
+        Err(EngineError::Refused(
+            refused.map_or(answer.body, |it| it.message),
+        ))
     }
 
     /// Removes a network; one that is gone is no error.
@@ -277,7 +299,9 @@ impl Client {
             }
             Some(_) => return Ok(SwarmAddresses::NotAvailable),
         }
-        let (tasks, services) = (self.get("/tasks").await?, self.get("/services").await?);
+        // bollard's tasks lack their addresses, as in the engine's specification.
+        let get = |path| self.exchange(move |socket| local::client::get(socket, path));
+        let (tasks, services) = (get("/tasks").await?, get("/services").await?);
         if !tasks.is_success() || !services.is_success() {
             return Ok(SwarmAddresses::NotAvailable);
         }
@@ -291,13 +315,44 @@ impl Client {
         ))
     }
 
-    /// Sends a plain GET: bollard's tasks lack their addresses, as in the engine's specification.
-    async fn get(&self, path: &'static str) -> Result<HttpResponse, EngineError> {
+    /// Sends a request that bollard's types can't express.
+    async fn exchange(
+        &self,
+        request: impl FnOnce(&Path) -> io::Result<HttpResponse> + Send + 'static,
+    ) -> Result<HttpResponse, EngineError> {
         let socket = self.socket.clone();
-        let asked = tokio::task::spawn_blocking(move || local::client::get(&socket, path)).await;
-        let answer = asked.map_err(std::io::Error::other).flatten();
+        let exchange = tokio::task::spawn_blocking(move || request(&socket));
+        let answered = tokio::time::timeout(CALL_TIMEOUT, exchange).await;
+        let answer = answered.map_err(|_| EngineError::Silent)?;
+        let answer = answer.map_err(io::Error::other).flatten();
         answer.map_err(|err| EngineError::Transport(Error::IOError { err }))
     }
+}
+
+/// `POST /networks/create` with a field that bollard's type lacks.
+#[derive(Debug, Serialize)]
+struct UniqueNetwork {
+    #[serde(flatten)]
+    network: NetworkCreateRequest,
+    /// Before API 1.44 the engine refuses a second network of one name only on request; then it always
+    /// does.
+    #[serde(rename = "CheckDuplicate")]
+    check_duplicate: bool,
+}
+
+impl UniqueNetwork {
+    fn new(network: NetworkCreateRequest) -> Self {
+        Self {
+            network,
+            check_duplicate: true,
+        }
+    }
+}
+
+/// The body of the engine's refusals.
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    message: String,
 }
 
 /// Whether a call changed anything: false on 409, which means that it was done before.
@@ -363,4 +418,22 @@ fn engine_network(network: Network) -> EngineNetwork {
 /// Parses `20.1.1.3/24`.
 fn address(text: &str) -> Option<IpAddr> {
     text.split('/').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn creation_of_a_network_asks_for_a_unique_name() {
+        let request = UniqueNetwork::new(NetworkCreateRequest {
+            name: "web".to_owned(),
+            ..NetworkCreateRequest::default()
+        });
+        let sent = serde_json::to_value(&request).unwrap();
+        assert_eq!(
+            sent,
+            serde_json::json!({"Name": "web", "CheckDuplicate": true})
+        );
+    }
 }

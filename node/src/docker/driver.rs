@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use bus_schema::{EndpointId, MacAddr};
+use bus_schema::{EndpointId, MacAddr, NetworkName, TenantName};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -21,6 +21,7 @@ use super::protocol::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, DriverInterface, EndpointRef, GENERIC_KEY,
     INTERNAL_KEY, InterfaceName, IpamData, Joined, NetworkRef, PORT_MAP_KEY, StaticRoute,
 };
+use super::sandboxes::Sandboxes;
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
 use node_core::projection::Projection;
 use runtime::lock;
@@ -64,6 +65,16 @@ pub(super) enum DriverError {
         "netplugin has no record of the Docker network {0}: `docker network rm` it, netplugin creates it again"
     )]
     UnknownNetwork(String),
+    #[error(
+        "contiv gives a container one address and one group in a network, and none in a second network with the same addresses: this container has {address} in network {network} of tenant {tenant} already; leave that Docker network first: `docker network disconnect {docker_network} CONTAINER`"
+    )]
+    InNetwork {
+        tenant: TenantName,
+        network: NetworkName,
+        address: IpAddr,
+        /// Its short id.
+        docker_network: String,
+    },
     #[error("endpoint {0} is gone: start the container again")]
     UnknownEndpoint(EndpointId),
     #[error(
@@ -82,6 +93,7 @@ pub(super) struct Driver<E> {
     pub(super) endpoints: E,
     pub(super) projection: watch::Receiver<Projection>,
     pub(super) networks: Networks,
+    pub(super) sandboxes: Sandboxes,
     /// Time of the last call about each endpoint: an endpoint that the engine is creating isn't in its
     /// list yet.
     last_calls: Mutex<BTreeMap<EndpointId, Instant>>,
@@ -99,6 +111,7 @@ impl<E: Endpoints> Driver<E> {
             endpoints,
             projection,
             networks,
+            sandboxes: Sandboxes::default(),
             last_calls: Mutex::default(),
             reserved: Mutex::default(),
         }
@@ -223,6 +236,8 @@ impl<E: Endpoints> Driver<E> {
     pub(super) async fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
         let endpoint = self.endpoint(&call.endpoint_id)?;
         self.note_call(&endpoint.id);
+        self.refuse_second_endpoint(&endpoint, &call.sandbox_key)?;
+        self.sandboxes.note(&endpoint.id, &call.sandbox_key);
         self.endpoints
             .wait_until_in_kernel(endpoint.id.clone())
             .await?;
@@ -262,6 +277,44 @@ impl<E: Endpoints> Driver<E> {
             }
         }
         Ok(joined)
+    }
+
+    /// Refuses a container's second endpoint in a network: the engine would fail with a text about
+    /// conflicting routes, which names neither the network nor the remedy.
+    fn refuse_second_endpoint(
+        &self,
+        endpoint: &LocalEndpoint,
+        sandbox: &str,
+    ) -> Result<(), DriverError> {
+        let others = self.sandboxes.others(&endpoint.id, sandbox).into_iter();
+        let mut others = others.filter_map(|id| self.endpoints.endpoint(&id));
+        let projection = self.projection.borrow();
+        let subnet = |it: &LocalEndpoint| {
+            let fact = projection.network(&it.tenant, &it.network);
+            fact.map(|fact| fact.spec.v4.subnet)
+        };
+        let own = subnet(endpoint);
+        let network = (&endpoint.tenant, &endpoint.network);
+        let overlaps = |it: &LocalEndpoint| {
+            let pair = own.zip(subnet(it));
+            (&it.tenant, &it.network) == network
+                || pair.is_some_and(|(own, its)| own.contains(&its) || its.contains(&own))
+        };
+        let Some(other) = others.find(overlaps) else {
+            return Ok(());
+        };
+        let Owner::Docker { network_id } = &other.owner else {
+            return Ok(());
+        };
+        let Some(&address) = other.addresses.first() else {
+            return Ok(());
+        };
+        Err(DriverError::InNetwork {
+            tenant: other.tenant,
+            network: other.network,
+            address,
+            docker_network: network_id.get(..12).unwrap_or(network_id).to_owned(),
+        })
     }
 
     /// The engine calls it after `Join` for a container with a gateway, with or without published
@@ -310,6 +363,7 @@ impl<E: Endpoints> Driver<E> {
         match detached {
             Ok(()) | Err(AttachError::EndpointUnknown(_)) => {
                 self.last_calls().remove(&id);
+                self.sandboxes.forget(&id);
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -364,11 +364,12 @@ async fn describe<E: Endpoints>(
         return;
     };
     match client
-        .aliases(&description.container, &member.endpoint)
+        .details(&description.container, &member.endpoint)
         .await
     {
-        Ok(aliases) => {
-            description.aliases = Some(aliases);
+        Ok(details) => {
+            driver.sandboxes.note(&id, &details.sandbox);
+            description.aliases = Some(details.aliases);
             if let Err(error) = publish(description).await {
                 tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
             }
@@ -378,12 +379,13 @@ async fn describe<E: Endpoints>(
 }
 
 fn network_in_use(network: &EngineNetwork, error: &EngineError) -> Alarm {
-    let name = &network.name;
+    let id = network.short_id();
     Alarm::new(
         Grade::Warning,
         "docker-network-held",
         format!(
-            "network {name} is removed, but the engine keeps its Docker network: {error}; stop its containers (`docker ps --filter network={name}`)"
+            "netplugin must remove its Docker network `{}` ({id}), but the engine keeps it: {error}; stop its containers (`docker ps --filter network={id}`)",
+            network.name
         ),
     )
 }

@@ -21,6 +21,7 @@ mod plan;
 mod pool_id;
 mod protocol;
 mod resolver;
+mod sandboxes;
 mod server;
 pub mod swarm;
 

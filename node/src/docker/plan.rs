@@ -42,6 +42,11 @@ impl EngineNetwork {
                 .is_some_and(|v| v == MADE_BY_VALUE)
     }
 
+    /// The id as `docker network ls` prints it, for commands: two networks may have one name.
+    pub(super) fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
     fn belongs_to(&self, wanted: &WantedNetwork, projection: &Projection) -> bool {
         let subnet = self
             .pools
@@ -113,26 +118,35 @@ pub(super) struct Plan {
 
 /// Plans the changes. Nothing is removed unless `in_sync`: before the log is replayed, a network that
 /// isn't known yet looks like a removed one.
+///
+/// The engine may have several networks of one name, if they were made at the same time: it checks
+/// the name before it makes a network. Then the stranger's stays and ours goes.
 pub(super) fn plan(projection: &Projection, found: &[EngineNetwork], in_sync: bool) -> Plan {
     let mut plan = Plan::default();
     let mut keep = Vec::new();
     for wanted in wanted(projection) {
         let same_name = found.iter().filter(|found| found.name == wanted.name);
-        let same_name: Vec<&EngineNetwork> = same_name.collect();
-        match same_name.iter().find(|f| f.belongs_to(&wanted, projection)) {
-            Some(found) => keep.push(found.id.as_str()),
-            None if wanted.closing => keep.extend(same_name.iter().map(|f| f.id.as_str())),
-            None => match same_name.iter().find(|found| !found.is_ours()) {
-                Some(stranger) => plan.alarms.push(name_taken(&wanted, stranger)),
-                None if same_name.is_empty() || in_sync => plan.create.push(wanted),
-                None => keep.extend(same_name.iter().map(|f| f.id.as_str())),
-            },
+        let (ours, strangers): (Vec<_>, Vec<_>) = same_name.partition(|it| it.is_ours());
+        let belongs = |it: &&&EngineNetwork| it.belongs_to(&wanted, projection);
+        if strangers.iter().any(|it| belongs(&it)) {
+            continue;
+        }
+        if wanted.closing {
+            keep.extend(ours.iter().map(|it| &it.id));
+        } else if let Some(stranger) = strangers.first() {
+            plan.alarms.push(name_taken(&wanted, stranger));
+        } else if let Some(found) = ours.iter().find(belongs) {
+            keep.push(&found.id);
+        } else if ours.is_empty() || in_sync {
+            plan.create.push(wanted);
+        } else {
+            keep.extend(ours.iter().map(|it| &it.id));
         }
     }
     if in_sync {
         plan.remove = found
             .iter()
-            .filter(|found| found.is_ours() && !keep.contains(&found.id.as_str()))
+            .filter(|found| found.is_ours() && !keep.contains(&&found.id))
             .cloned()
             .collect();
     }
@@ -145,8 +159,10 @@ fn name_taken(wanted: &WantedNetwork, stranger: &EngineNetwork) -> Alarm {
         Grade::Wrong,
         "docker-network-taken",
         format!(
-            "the engine has a network `{name}` of driver `{}` that belongs to nothing of ours, so {} has no Docker network on this node: remove it with `docker network rm {name}`, netplugin then creates ours",
-            stranger.driver, wanted.meaning
+            "the engine has a network `{name}` of driver `{}` that belongs to nothing of ours, so {} has no Docker network on this node: remove it with `docker network rm {}`, netplugin then creates ours",
+            stranger.driver,
+            wanted.meaning,
+            stranger.short_id()
         ),
     )
 }

@@ -86,6 +86,9 @@ pub(super) struct EndpointRef {
     pub(super) endpoint_id: String,
     /// `ProgramExternalConnectivity` and `Join` only.
     pub(super) options: Option<Map<String, Value>>,
+    /// The path of the container's network namespace; `Join` only.
+    #[serde(default)]
+    pub(super) sandbox_key: String,
 }
 
 #[derive(Debug, Default, Serialize)]

@@ -80,6 +80,11 @@ pub fn get(socket: &Path, path: &str) -> io::Result<HttpResponse> {
     exchange(socket, "GET", path, "")
 }
 
+/// Sends a POST to another server's socket on this machine.
+pub fn post<T: Serialize>(socket: &Path, path: &str, body: &T) -> io::Result<HttpResponse> {
+    exchange(socket, "POST", path, &serde_json::to_string(body)?)
+}
+
 /// Sends a request in HTTP/1.0, so that the response has a plain body, which ends with the connection.
 fn exchange(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<HttpResponse> {
     let mut stream = UnixStream::connect(socket)?;

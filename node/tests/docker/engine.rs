@@ -3,97 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::engine::{End, Engine, IMAGE_NAME};
+use crate::support::engine::{End, IMAGE_NAME};
+use crate::support::host::{Host, host, without_engine};
 use crate::support::memory::{add, add_group, network};
-use crate::support::plugin::Plugin;
-use node_core::projection::Projection;
-
-struct Host {
-    plugin: Plugin,
-    engine: Engine,
-}
-
-/// Starts the plugin, then the engine, as on a real host.
-fn host(arguments: &[&str]) -> Host {
-    let host = without_engine(arguments);
-    host.engine.start();
-    host.engine.import_image();
-    host.wait_for_network("contiv-net");
-    host
-}
-
-fn without_engine(arguments: &[&str]) -> Host {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_test_writer()
-        .try_init();
-    let engine = Engine::prepare(arguments);
-    let mut projection = Projection::default();
-    add(
-        &mut projection,
-        network("default", "contiv-net", "20.1.1.0/24"),
-    );
-    add(&mut projection, network("default", "other", "20.1.2.0/24"));
-    add(&mut projection, network("blue", "web", "20.1.1.0/24"));
-    let mut plugin = Plugin::start(
-        projection,
-        &engine.path("run"),
-        engine.socket(),
-        Some(engine.pid()),
-    );
-    plugin.config.state_dir = engine.path("state");
-    Host { plugin, engine }
-}
-
-impl Host {
-    fn networks(&self) -> Vec<String> {
-        let listed = self
-            .engine
-            .docker(&["network", "ls", "--format", "{{.Name}}"]);
-        listed.lines().map(str::to_owned).collect()
-    }
-
-    fn wait_for_network(&self, name: &str) {
-        self.engine.until(&format!("network {name}"), || {
-            self.networks().iter().any(|it| it == name)
-        });
-    }
-
-    fn run(&self, name: &str, more: &[&str]) -> String {
-        let mut arguments = vec!["run", "-itd", "--name", name];
-        arguments.extend(more);
-        arguments.extend([IMAGE_NAME, "/bin/sh"]);
-        self.engine.docker(&arguments)
-    }
-
-    fn exec(&self, name: &str, line: &str) -> String {
-        self.engine.docker(&["exec", name, "sh", "-c", line])
-    }
-
-    fn addresses(&self) -> Vec<String> {
-        let state = self.plugin.endpoints.state();
-        let all = state.endpoints.values();
-        let mut all: Vec<String> = all.map(|it| it.addresses[0].to_string()).collect();
-        all.sort();
-        all
-    }
-
-    fn wait_until_empty(&self) {
-        self.engine
-            .until("no endpoint and no reservation is left", || {
-                let state = self.plugin.endpoints.state();
-                state.endpoints.is_empty() && state.reserved.is_empty()
-            });
-    }
-
-    fn wait_for_name(&self, address: &str, name: &str) {
-        self.engine
-            .until(&format!("{address} is called {name}"), || {
-                let found = self.plugin.endpoints.find(address);
-                found.is_some_and(|it| it.name.as_deref() == Some(name) && it.container.is_some())
-            });
-    }
-}
+use node::endpoint::Description;
 
 fn refuses_used_addresses_and_published_ports(host: &Host) {
     let error = host.engine.docker_fails(&[
@@ -299,6 +212,41 @@ async fn group_has_a_docker_network_beside_its_networks_own() {
         .until("the removed group's network is gone", || {
             !host.networks().iter().any(|it| it == "front.web/blue")
         });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn container_has_one_group_in_a_network() {
+    let mut host = host(&[]);
+    host.plugin
+        .projection
+        .send_modify(|it| add_group(it, "default", "contiv-net", "front"));
+    host.wait_for_network("front.contiv-net");
+    host.wait_for_network("web/blue");
+    host.run("one", &["--net=contiv-net", "--ip=20.1.1.9"]);
+    let refused = |host: &Host| {
+        // The second has the same subnet in another tenant.
+        for second in ["front.contiv-net", "web/blue"] {
+            let connect = ["network", "connect", second, "one"];
+            let error = host.engine.docker_fails(&connect);
+            let reason = "has 20.1.1.9 in network contiv-net of tenant default already";
+            assert!(error.contains(reason), "{error}");
+            assert_eq!(host.addresses(), ["20.1.1.9"]);
+        }
+    };
+    refused(&host);
+    host.plugin.restart().await;
+    host.wait_for_name("20.1.1.9", "one");
+    host.engine.until("the container is inspected", || {
+        let state = host.plugin.endpoints.state();
+        let whole = |it: &Description| it.aliases.is_some();
+        state.described.iter().any(|(_, it)| whole(it))
+    });
+    refused(&host);
+    let docker = |line: &[&str]| host.engine.docker(line);
+    docker(&["network", "connect", "other", "one"]);
+    docker(&["network", "disconnect", "contiv-net", "one"]);
+    docker(&["network", "connect", "front.contiv-net", "one"]);
+    host.exec("one", "ping -c 1 -W 5 20.1.1.254");
 }
 
 const CREATE_BY_HAND: [&str; 6] = [
