@@ -20,6 +20,7 @@ pub mod query;
 pub mod rejection;
 pub mod reply;
 pub mod subject;
+pub mod surroundings;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod url;

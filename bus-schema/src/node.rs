@@ -9,6 +9,7 @@ use crate::healing::{Cleanup, Healing, Steps};
 use crate::lookup::{Lookup, Resolution};
 use crate::policy::{Action, Direction, Protocol};
 use crate::rejection::EndpointUse;
+use crate::surroundings::Surroundings;
 use crate::{
     ClusterId, GroupName, MachineId, NetworkName, NodeName, PolicyName, PoolKey, Revision, RuleId,
     TenantName,
@@ -62,6 +63,9 @@ pub struct NodeStatus {
     /// node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
+    /// The addresses that a new network should not cover. Absent: an older node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surroundings: Option<Box<Surroundings>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

@@ -245,6 +245,10 @@ fn endpoint_events() {
 #[test]
 fn node_messages() {
     check("node-status", vec![samples::status()]);
+    check(
+        "node-status-surroundings",
+        vec![samples::status_with_surroundings()],
+    );
     let types = check("node-request", samples::node_requests());
     assert_eq!(types, variants::<bus_schema::node::NodeRequest>());
     let types = check("node-reply", samples::node_replies());

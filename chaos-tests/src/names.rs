@@ -16,6 +16,7 @@ pub struct DnsClient {
     socket: UdpSocket,
     next: std::cell::Cell<u16>,
     timeout: Duration,
+    resolver: IpAddr,
 }
 
 /// The result of a query.
@@ -46,7 +47,13 @@ impl DnsClient {
             socket,
             next,
             timeout,
+            resolver: [169, 254, 53, 53].into(),
         }
+    }
+
+    /// Asks this address instead of the domain's own server.
+    pub fn with_resolver(self, resolver: IpAddr) -> Self {
+        Self { resolver, ..self }
     }
 
     /// Sets the timeout of an answer, and so the resolution at which gaps are measured.
@@ -71,7 +78,7 @@ impl DnsClient {
     }
 
     fn query(&self, name: &str, kind: RecordType) -> Option<DnsAnswer> {
-        let resolver = SocketAddr::from(([169, 254, 53, 53], 53));
+        let resolver = SocketAddr::from((self.resolver, 53));
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         let mut query = Message::new(id, MessageType::Query, OpCode::Query);

@@ -317,3 +317,47 @@ fn tenants_with_the_same_names_are_isolated() -> Outcome {
     assert_eq!(blue.addresses("blue-asker"), ["20.1.1.99"]);
     Ok(())
 }
+
+/// The hosts' network may be a tenant's as well: their resolver is in it.
+#[test]
+fn network_over_the_hosts_resolver_takes_no_name_away() -> Outcome {
+    let mut scene = Scene::open()?;
+    let resolver = scene.lab.address("ctl")?;
+    let [a, b, c, _] = resolver.octets();
+    let subnet = format!("--subnet={a}.{b}.{c}.0/24");
+    let gateway = format!("--gateway={a}.{b}.{c}.250");
+    let created = scene
+        .lab
+        .netctl(&["net", "create", "lan", &subnet, &gateway])?;
+    assert_eq!(created.status, 0, "{created:?}");
+    let underlay = format!("{}/24 on eth0 of node-1", scene.lab.address("node-1")?);
+    let of_nodes = format!("resolvers of nodes: {resolver} of node-1, node-2;");
+    for text in ["covers the underlay: ", &underlay, &of_nodes] {
+        assert!(created.stderr.contains(text), "no {text}: {created:?}");
+    }
+    // A connection keeps its translation, so that each question needs a port of its own.
+    let ask = |lab: &Lab, name: &str| -> DnsAnswer {
+        let web = DnsClient::new(lab, "web").expect("a socket");
+        web.with_resolver(resolver.into()).ask(name)
+    };
+    let db = DnsAnswer::Addresses(vec![scene.db.address.into()]);
+    wait_until("the domain's server answers", WAIT_TIMEOUT, || {
+        ask(&scene.lab, "db") == db
+    })?;
+    let forwarded = ask(&scene.lab, "machine.lab");
+    assert!(matches!(forwarded, DnsAnswer::Addresses(it) if !it.is_empty()));
+
+    // An endpoint that has the address is asked itself.
+    let taken = format!("{resolver}");
+    let server = scene
+        .lab
+        .run_workload_with("node-2", "lan", "server", &["--ip", &taken])?;
+    assert_eq!(server.address, resolver);
+    wait_until("nobody answers in its place", WAIT_TIMEOUT, || {
+        ask(&scene.lab, "db") == DnsAnswer::NoAnswer
+    })?;
+    scene.lab.remove_workload("server")?;
+    wait_until("the domain's server answers again", WAIT_TIMEOUT, || {
+        ask(&scene.lab, "db") == db
+    })
+}

@@ -53,6 +53,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
         kind: datapath.kind(),
         vtep: IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
         underlay_mtu: 1500,
+        resolvers: Default::default(),
     };
     let (facts, locals) = trial(&params)?;
     let wanted = desired::desired(&facts, &locals, &params, &mut Programs::default());

@@ -26,5 +26,6 @@ mod small_disk;
 pub mod status;
 pub mod steps;
 pub mod store;
+pub mod surroundings;
 pub mod underlay;
 pub mod viewer;

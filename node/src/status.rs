@@ -8,6 +8,7 @@ use bus_schema::healing::Healing;
 use bus_schema::node::{
     Alarm, DomainKind, EngineStatus, Grade, LogState, NodeStatus, STATUS_EVERY_MS,
 };
+use bus_schema::surroundings::Surroundings;
 use tokio::sync::watch;
 
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, OwnEndpoints, Published, Snapshot};
@@ -35,6 +36,7 @@ pub struct StatusSources {
     pub published: watch::Receiver<Published>,
     /// Whether the machine still has the underlay's address.
     pub address: watch::Receiver<Change>,
+    pub surroundings: watch::Receiver<Surroundings>,
     pub engine: watch::Receiver<Option<EngineStatus>>,
     pub engine_alarms: watch::Receiver<Vec<Alarm>>,
     pub dns: DnsHandle,
@@ -88,6 +90,7 @@ impl StatusSources {
             dns: Some(self.dns.counters()),
             healing: Some(Box::new(self.healing.borrow().clone())),
             at: None,
+            surroundings: Some(Box::new(self.surroundings.borrow().clone())),
         }
     }
 
@@ -108,6 +111,7 @@ impl StatusSources {
                 changed = self.saved.changed() => changed.is_err(),
                 changed = self.snapshots.changed() => changed.is_err(),
                 changed = self.address.changed() => changed.is_err(),
+                changed = self.surroundings.changed() => changed.is_err(),
                 changed = self.published.changed() => changed.is_err(),
                 changed = self.engine.changed() => changed.is_err(),
                 changed = self.healing.changed() => changed.is_err(),

@@ -25,6 +25,7 @@ use bus_schema::node::{
     NodeRequest, NodeStatus, Spare,
 };
 use bus_schema::rejection::EndpointUse;
+use bus_schema::surroundings::{EngineSubnet, InterfaceAddress, Surroundings};
 use bus_schema::testing;
 use bus_schema::{
     AddressRange, ClusterId, CommandId, Endpoint, EndpointEvent, Envelope, Event, EventId, Header,
@@ -152,6 +153,25 @@ pub(crate) fn status() -> NodeStatus {
         }),
         healing: Some(Box::new(healing())),
         at: Some(1_790_000_000_500),
+        surroundings: None,
+    }
+}
+
+pub(crate) fn status_with_surroundings() -> NodeStatus {
+    let around = Surroundings {
+        interfaces: vec![InterfaceAddress {
+            interface: "eth0".to_owned(),
+            address: "198.18.0.11/24".parse().expect("an address"),
+        }],
+        resolvers: vec![ip("198.18.0.2")],
+        engine_subnets: vec![EngineSubnet {
+            network: "bridge".to_owned(),
+            subnet: "172.17.0.0/16".parse().expect("a subnet"),
+        }],
+    };
+    NodeStatus {
+        surroundings: Some(Box::new(around)),
+        ..status()
     }
 }
 

@@ -6,6 +6,7 @@ mod change;
 pub(crate) mod cluster;
 pub(crate) mod context;
 mod counters;
+mod covered;
 pub(crate) mod dns;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;

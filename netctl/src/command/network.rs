@@ -6,14 +6,14 @@ use bus_schema::command::{NetworkCreate, NetworkRemove};
 use bus_schema::query::NetworkInfo;
 use bus_schema::{Answer, Command, Endpoint, NetworkName, Query, Rejection, TenantName, Vni};
 use clap::{Args, Subcommand, ValueEnum};
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 use serde_json::{Value, json};
 
 use super::flags::{IdFlag, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::pool::{self, Subnet};
 use super::usage::{self, Usage};
 use super::wait::WaitFlag;
-use super::{change, endpoint};
+use super::{change, covered, endpoint};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -22,7 +22,7 @@ use crate::output::{self, Table};
 pub(crate) enum NetworkVerb {
     /// Create a network, and wait until the nodes have applied it
     #[command(
-        after_help = "Examples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001"
+        after_help = "It warns when the subnet covers the underlay, an address or a resolver of a node, or a network of\nits engine: the tenant's containers don't reach what has that address.\n\nExamples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001"
     )]
     Create(Box<NetworkCreateOptions>),
     /// Remove a network that no endpoint uses
@@ -133,6 +133,8 @@ pub(crate) async fn run(session: &mut Session, verb: NetworkVerb) -> Result<(), 
 async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(), Failure> {
     unsupported(&create)?;
     let (tenant, network) = (create.of.tenant, create.network);
+    let subnet6 = create.subnetv6.map(IpNet::V6);
+    let subnets: Vec<IpNet> = [create.subnet.net].into_iter().chain(subnet6).collect();
     output::print(&format!("Creating network {tenant}:{network}\n"))?;
     let command = Command::NetworkCreate(NetworkCreate {
         tenant,
@@ -145,7 +147,9 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
         vni: create.pkt_tag.filter(|tag| *tag != 0).map(Vni),
         docker_name: create.nw_tag.filter(|name| !name.is_empty()),
     });
-    change::send_and_wait(session, command, &create.id, create.wait).await
+    change::send_and_wait(session, command, &create.id, create.wait).await?;
+    covered::warn(session, &subnets).await;
+    Ok(())
 }
 
 fn unsupported(create: &NetworkCreateOptions) -> Result<(), Failure> {

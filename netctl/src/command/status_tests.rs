@@ -30,6 +30,7 @@ fn node(applied: u64, log: LogState) -> NodeInfo {
             dns: None,
             healing: None,
             at: None,
+            surroundings: None,
         }),
         age: Some(100),
         alive: true,

@@ -99,6 +99,7 @@ pub(super) fn status(name: &str, applied: u64) -> NodeStatus {
         dns: None,
         healing: None,
         at: None,
+        surroundings: None,
     }
 }
 

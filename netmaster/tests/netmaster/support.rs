@@ -445,6 +445,7 @@ impl Api {
             dns: None,
             healing: None,
             at: None,
+            surroundings: None,
         };
         let to = subject::of_status(&status.node);
         let bytes = Bytes::from(codec::to_bytes(&status));

@@ -24,6 +24,7 @@ use super::netlink::Socket;
 use super::netns::Namespace;
 use super::wire::{NETLINK_NETFILTER, attributes, messages};
 use super::{attributes, command};
+use node_core::desired::is_own_device;
 use node_core::resource::{Place, ROUTE_PROTOCOL, TABLE};
 
 /// Changes that wait for the reconciler; more of them are passed on as one [`KernelChange::Changed`].
@@ -247,7 +248,7 @@ impl Links {
         match message {
             DelLink(link) => {
                 let name = self.names.remove(&link.header.index)?;
-                is_ours(&name).then_some(KernelChange::Gone(name))
+                is_own_device(&name).then_some(KernelChange::Gone(name))
             }
             NewLink(link) => self.link(link, by_others),
             NewRoute(route) | DelRoute(route) => {
@@ -275,11 +276,11 @@ impl Links {
         let before = self.names.get(&link.header.index).cloned();
         self.learn(link);
         let now = attributes::name(link)?;
-        if let Some(from) = before.filter(|it| it != now && is_ours(it)) {
+        if let Some(from) = before.filter(|it| it != now && is_own_device(it)) {
             let to = now.to_owned();
             return Some(KernelChange::Renamed { from, to });
         }
-        if !is_ours(now) {
+        if !is_own_device(now) {
             return None;
         }
         if !link.header.flags.contains(LinkFlags::Up) {
@@ -291,15 +292,8 @@ impl Links {
     /// Whether it is our device, the loopback device with addresses of ours, or an unknown one.
     fn bears_ours(&self, index: u32) -> bool {
         let name = self.names.get(&index);
-        name.is_none_or(|name| is_ours(name) || name == "lo")
+        name.is_none_or(|name| is_own_device(name) || name == "lo")
     }
-}
-
-/// Whether a domain has a device of this name: its own, an endpoint's or a VXLAN device.
-fn is_ours(name: &str) -> bool {
-    ["cv", "cx", "cd"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
 }
 
 /// The changes of our table, or of somebody's rules, that neither our commands made nor our socket with

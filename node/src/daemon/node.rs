@@ -2,6 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bus_schema::node::{Alarm, LogState};
+use bus_schema::surroundings::Surroundings;
 use tokio::sync::{mpsc, watch};
 
 use super::{DaemonConfig, StartError, state};
@@ -14,6 +15,7 @@ use crate::identity::Identity;
 use crate::reconciler::{Progress, underlay_mtu};
 use crate::requests::{BusHandle, BusRequest};
 use crate::store::{Disk, peers};
+use crate::surroundings::{self, ResolverFiles};
 use crate::underlay::Change;
 use node_core::desired::{self, Params};
 use node_core::projection::{EndpointsView, Projection};
@@ -33,6 +35,7 @@ pub(super) struct Node {
     pub progress: watch::Sender<Progress>,
     pub published: watch::Sender<Published>,
     pub address: watch::Sender<Change>,
+    pub surroundings: watch::Sender<Surroundings>,
     pub healings: Healings,
     pub leave: Leave,
     /// Alarms of damaged files.
@@ -60,6 +63,7 @@ impl Node {
             kind: datapath.kind(),
             vtep: config.vtep,
             underlay_mtu: underlay_mtu(&datapath, config.vtep).await?,
+            resolvers: Default::default(),
         };
         let journal = config.state_dir.join("endpoints.journal");
         let (disk, mut projection, mut alarms) = state::load(config)?;
@@ -100,6 +104,7 @@ impl Node {
             progress: watch::Sender::default(),
             published: watch::Sender::default(),
             address: watch::Sender::new(Change::None),
+            surroundings: watch::Sender::new(surroundings::read(&ResolverFiles::default(), &[])),
             healings: Healings::default(),
             leave: Leave::default(),
             alarms,

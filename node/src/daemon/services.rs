@@ -11,6 +11,7 @@ use crate::inquiry::Inquiry;
 use crate::local::{self, Api, Leaving};
 use crate::outer_drops::OuterDrops;
 use crate::status::StatusSources;
+use crate::surroundings::ResolverFiles;
 use node_dns::{self as dns, DnsHandle};
 
 /// The servers on this machine: Docker's plugin socket, DNS, the local socket.
@@ -30,7 +31,7 @@ impl Services {
                 run_dir: config.run_dir.clone(),
                 engine: config.engine.clone(),
                 state_dir: config.state_dir.clone(),
-                files: docker::ResolverFiles::default(),
+                files: ResolverFiles::default(),
                 healings: node.healings.clone(),
             },
             node.endpoints.clone(),
@@ -83,6 +84,7 @@ impl Services {
             kernel: node.endpoints.kernel(),
             published: node.published.subscribe(),
             address: node.address.subscribe(),
+            surroundings: node.surroundings.subscribe(),
             engine: self.docker.status.clone(),
             engine_alarms: self.docker.alarms.clone(),
             alarms: node.alarms.clone(),

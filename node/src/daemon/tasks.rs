@@ -16,6 +16,7 @@ use crate::inquiry;
 use crate::local;
 use crate::reconciler::{Enforcement, Reconciler, Reports, Start};
 use crate::store::{self, peers};
+use crate::surroundings::{self, ResolverFiles};
 use crate::viewer::{self, Viewer};
 
 /// Spawns all tasks but the savers. The Docker plugin stays up until its handle is dropped.
@@ -46,6 +47,7 @@ pub(super) fn spawn(
         dns: services.dns.clone(),
         enforcement: Enforcement::open(config.state_dir.join("enforced"), node.view.subscribe()),
         watching: config.watching,
+        surroundings: node.surroundings.subscribe(),
     });
     tasks.spawn(reconciler.run(
         node.endpoints.clone(),
@@ -55,6 +57,11 @@ pub(super) fn spawn(
     ));
     let (listener, api, docker) = services.local(node, status_rx.clone());
     tasks.spawn(local::serve(listener, api));
+    tasks.spawn(surroundings::watch(
+        ResolverFiles::default(),
+        docker.subnets.clone(),
+        node.surroundings.clone(),
+    ));
     spawn_endpoints(config, node, tasks);
     tasks.spawn(bus::run(BusConfig {
         url: config.nats.clone(),

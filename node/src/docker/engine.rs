@@ -20,6 +20,7 @@ use std::time::Duration;
 use bus_schema::Revision;
 use bus_schema::healing::Cleanup;
 use bus_schema::node::{Alarm, EngineStatus, Grade, LogState};
+use bus_schema::surroundings::EngineSubnet;
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,6 +34,7 @@ use super::{meaning, resolver, swarm};
 use crate::cleanup::CleanupReply;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
+use crate::surroundings::ResolverFiles;
 use node_core::projection::Projection;
 
 /// Pause between two attempts to connect. An engine takes about a second to start; an attempt costs
@@ -43,14 +45,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// Limits concurrent inspections of containers; each may wait for a container's start.
 const MAX_INSPECTIONS: usize = 8;
 
-/// Files that show whether the engine forwards queries to our DNS.
-#[derive(Debug, Clone)]
-pub struct ResolverFiles {
-    pub resolv_conf: PathBuf,
-    pub systemd_resolved: PathBuf,
-    pub daemon_json: PathBuf,
-}
-
 #[derive(Debug)]
 pub(super) struct Engine<E> {
     pub socket: PathBuf,
@@ -60,6 +54,7 @@ pub(super) struct Engine<E> {
     pub log: watch::Receiver<LogState>,
     pub status: watch::Sender<Option<EngineStatus>>,
     pub alarms: watch::Sender<Vec<Alarm>>,
+    pub subnets: watch::Sender<Vec<EngineSubnet>>,
     /// The node was in sync once in this process, so networks that the projection lacks are removed.
     pub in_sync: bool,
     /// Our networks that this engine had in this process: a missing one was removed by somebody else.
@@ -232,7 +227,13 @@ impl<E: Endpoints> Engine<E> {
         if has_changes {
             session.found = session.client.networks().await?;
         }
-        alarms.extend(self.resolver_alarm());
+        alarms.extend(resolver::alarm(&self.files.read()));
+        let subnets = subnets_of_others(&session.found);
+        self.subnets.send_if_modified(|old| {
+            let differs = *old != subnets;
+            *old = subnets;
+            differs
+        });
         self.alarms.send_if_modified(|old| {
             let differs = *old != alarms;
             *old = alarms;
@@ -283,15 +284,6 @@ impl<E: Endpoints> Engine<E> {
             }
         }
         Ok(alarms)
-    }
-
-    fn resolver_alarm(&self) -> Option<Alarm> {
-        let text = |path| std::fs::read_to_string(path).unwrap_or_default();
-        resolver::alarm(
-            &text(&self.files.resolv_conf),
-            &text(&self.files.systemd_resolved),
-            &text(&self.files.daemon_json),
-        )
     }
 
     fn describe_container(&self, session: &mut EngineSession, network: String, container: String) {
@@ -376,6 +368,22 @@ async fn describe<E: Endpoints>(
         }
         Err(error) => tracing::debug!(%id, %error, "can't read a container's aliases"),
     }
+}
+
+/// The subnets of networks that aren't Contiv's.
+fn subnets_of_others(found: &[EngineNetwork]) -> Vec<EngineSubnet> {
+    let others = found.iter().filter(|it| !is_contiv(&it.driver));
+    let subnets = others.flat_map(|it| it.pools.iter().map(|(subnet, _)| (&it.name, subnet)));
+    let mut subnets: Vec<EngineSubnet> = subnets
+        .filter_map(|(network, subnet)| {
+            Some(EngineSubnet {
+                network: network.clone(),
+                subnet: subnet.parse().ok()?,
+            })
+        })
+        .collect();
+    subnets.sort();
+    subnets
 }
 
 fn network_in_use(network: &EngineNetwork, error: &EngineError) -> Alarm {

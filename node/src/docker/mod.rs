@@ -30,12 +30,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus_schema::node::{Alarm, EngineStatus, LogState};
+use bus_schema::surroundings::EngineSubnet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use self::client::EngineError;
 pub use self::endpoints::Endpoints;
-pub use self::engine::ResolverFiles;
 pub use self::server::ServerError;
 
 use self::driver::Driver;
@@ -44,6 +44,7 @@ use self::networks::Networks;
 use self::server::Scope;
 use crate::cleanup::CleanupReply;
 use crate::healing::Healings;
+use crate::surroundings::ResolverFiles;
 use node_core::projection::Projection;
 
 #[derive(Debug, Clone)]
@@ -59,28 +60,21 @@ pub struct DockerConfig {
     pub healings: Healings,
 }
 
-impl Default for ResolverFiles {
-    fn default() -> Self {
-        Self {
-            resolv_conf: "/etc/resolv.conf".into(),
-            systemd_resolved: resolver::SYSTEMD_RESOLVED_PATH.into(),
-            daemon_json: "/etc/docker/daemon.json".into(),
-        }
-    }
-}
-
 /// Docker's tasks; they end when this is dropped.
 #[derive(Debug)]
 pub struct DockerHandle {
     /// `None` if no engine is served.
     pub status: watch::Receiver<Option<EngineStatus>>,
     pub alarms: watch::Receiver<Vec<Alarm>>,
+    /// The subnets of the engine's networks that aren't Contiv's.
+    pub subnets: watch::Receiver<Vec<EngineSubnet>>,
     /// Requests to release leftovers at once; `None` if no engine is served.
     pub cleanups: Option<mpsc::Sender<CleanupReply>>,
     /// Kept for the case without an engine: a receiver without its sender fails.
     _senders: (
         watch::Sender<Option<EngineStatus>>,
         watch::Sender<Vec<Alarm>>,
+        watch::Sender<Vec<EngineSubnet>>,
     ),
     tasks: JoinSet<()>,
 }
@@ -98,11 +92,13 @@ pub fn start<E: Endpoints>(
         version: None,
     }));
     let (alarms, alarms_rx) = watch::channel(Vec::new());
+    let (subnets, subnets_rx) = watch::channel(Vec::new());
     let mut handle = DockerHandle {
         status: status_rx,
         alarms: alarms_rx,
+        subnets: subnets_rx,
         cleanups: None,
-        _senders: (status.clone(), alarms.clone()),
+        _senders: (status.clone(), alarms.clone(), subnets.clone()),
         tasks: JoinSet::new(),
     };
     let Some(socket) = config.engine else {
@@ -123,6 +119,7 @@ pub fn start<E: Endpoints>(
         log,
         status,
         alarms,
+        subnets,
         in_sync: false,
         seen_networks: BTreeSet::new(),
         healings: config.healings,

@@ -9,22 +9,19 @@ use std::net::IpAddr;
 
 use bus_schema::node::{Alarm, Grade};
 
+use crate::surroundings::{ResolverTexts, nameservers};
+
 /// The address of netplugin's own forwarder in the host's namespace.
 pub(super) const FORWARDER_ADDRESS: &str = "169.254.53.53";
 
-/// systemd-resolved's list of the real resolvers. The engine uses it if `/etc/resolv.conf` has no
-/// resolver but 127.0.0.53 (moby, `libnetwork/resolvconf`, `Path`).
-pub(super) const SYSTEMD_RESOLVED_PATH: &str = "/run/systemd/resolve/resolv.conf";
-
-/// `resolv_conf`, `systemd_resolved` and `daemon_json` are the files' texts, empty when missing.
-pub(super) fn alarm(resolv_conf: &str, systemd_resolved: &str, daemon_json: &str) -> Option<Alarm> {
-    let mut resolvers = nameservers(resolv_conf);
+pub(super) fn alarm(texts: &ResolverTexts) -> Option<Alarm> {
+    let mut resolvers = nameservers(&texts.resolv_conf);
     if resolvers == [IpAddr::from([127, 0, 0, 53])] {
-        resolvers = nameservers(systemd_resolved);
+        resolvers = nameservers(&texts.systemd_resolved);
     }
     // The engine asks its resolvers in order and takes the first answer, also a negative one.
     let first = *resolvers.first()?;
-    if !first.is_loopback() || uses_our_forwarder(daemon_json) {
+    if !first.is_loopback() || uses_our_forwarder(texts) {
         return None;
     }
     Some(Alarm::new(
@@ -36,23 +33,9 @@ pub(super) fn alarm(resolv_conf: &str, systemd_resolved: &str, daemon_json: &str
     ))
 }
 
-fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {
-    resolv_conf
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let address = (words.next()? == "nameserver").then(|| words.next())??;
-            // A link-local IPv6 resolver carries its interface: fe80::1%eth0.
-            address.split('%').next()?.parse().ok()
-        })
-        .collect()
-}
-
-fn uses_our_forwarder(daemon_json: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(daemon_json)
-        .ok()
-        .and_then(|config| Some(config.get("dns")?.as_array()?.first()? == FORWARDER_ADDRESS))
-        .unwrap_or(false)
+fn uses_our_forwarder(texts: &ResolverTexts) -> bool {
+    let first = texts.of_engine().first().copied();
+    first.is_some_and(|it| it.to_string() == FORWARDER_ADDRESS)
 }
 
 #[cfg(test)]
@@ -62,7 +45,12 @@ mod tests {
     const DAEMON_JSON_WITH_US: &str = r#"{"dns": ["169.254.53.53"], "live-restore": true}"#;
 
     fn raised(resolv_conf: &str, systemd_resolved: &str, daemon_json: &str) -> bool {
-        alarm(resolv_conf, systemd_resolved, daemon_json).is_some()
+        let texts = ResolverTexts {
+            resolv_conf: resolv_conf.to_owned(),
+            systemd_resolved: systemd_resolved.to_owned(),
+            daemon_json: daemon_json.to_owned(),
+        };
+        alarm(&texts).is_some()
     }
 
     #[test]

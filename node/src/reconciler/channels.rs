@@ -1,6 +1,7 @@
 //! The inputs of the reconciler, and which of them is next.
 
 use bus_schema::node::LogState;
+use bus_schema::surroundings::Surroundings;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ pub(super) struct Channels {
     pub(super) log: watch::Receiver<LogState>,
     pub(super) cleanups: mpsc::Receiver<CleanupReply>,
     pub(super) views: watch::Receiver<EndpointsView>,
+    pub(super) surroundings: watch::Receiver<Surroundings>,
     /// Absent: kernel changes aren't listened to.
     pub(super) changes: Option<KernelChanges>,
 }
@@ -40,6 +42,7 @@ impl Channels {
             changed = self.snapshots.changed() => wake(Wake::Work, &changed),
             changed = self.log.changed() => wake(Wake::Work, &changed),
             changed = self.views.changed() => wake(Wake::View, &changed),
+            changed = self.surroundings.changed() => wake(Wake::Work, &changed),
             change = next_change(self.changes.as_mut()) => Wake::Change(change),
             () = until(poll) => Wake::Poll,
             Some(asked) = self.cleanups.recv() => Wake::Clean(asked),

@@ -18,6 +18,7 @@ mod step;
 use std::time::Duration;
 
 use bus_schema::node::LogState;
+use bus_schema::surroundings::Surroundings;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -29,7 +30,7 @@ use crate::steps::Work;
 use channels::{Channels, Wake};
 use cleanup::Cleaning;
 use host_firewall::HostFirewall;
-use node_core::desired::Params;
+use node_core::desired::{Params, Resolvers};
 use node_core::projection::{EndpointsView, Projection};
 use node_core::step::{Memory, RETRY_INTERVAL};
 use node_datapath::{Datapath, DatapathError, KernelChange};
@@ -53,6 +54,7 @@ pub struct Start {
     pub dns: DnsHandle,
     pub enforcement: Enforcement,
     pub watching: Watching,
+    pub surroundings: watch::Receiver<Surroundings>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ pub struct Reconciler {
     enforcement: Enforcement,
     host_firewall: HostFirewall,
     watching: Watching,
+    surroundings: watch::Receiver<Surroundings>,
     /// The changes of this step in the kernel.
     work: Work,
     /// A request for a resync that waits for its result.
@@ -94,6 +97,7 @@ impl Reconciler {
             servers: Servers::new(start.dns),
             enforcement: start.enforcement,
             watching: start.watching,
+            surroundings: start.surroundings,
             work: Work::default(),
             cleaning: None,
         }
@@ -113,6 +117,7 @@ impl Reconciler {
             log,
             cleanups,
             views,
+            surroundings: self.surroundings.clone(),
             changes: match self.watching.listens {
                 true => self.datapath.kernel_changes().await,
                 false => None,
@@ -139,6 +144,7 @@ impl Reconciler {
             if self.memory.wants_resync() {
                 timers.resync = Instant::now() + resync;
             }
+            self.follow_resolvers(&facts, &view);
             self.step(&log, &facts, &snapshot).await;
             self.answer_cleanup(log.has_read_log());
             let retry = match self.memory.wants_resync() {
@@ -174,7 +180,10 @@ impl Reconciler {
                 Wake::View => {
                     let before =
                         std::mem::replace(view, channels.views.borrow_and_update().clone());
-                    if self.memory.note_reuse(&before, view, facts) {
+                    let reused = self.memory.note_reuse(&before, view, facts);
+                    // Nearly always no network covers a resolver.
+                    let covered = !self.memory.params().resolvers.is_empty();
+                    if covered && self.follow_resolvers(facts, view) || reused {
                         return true;
                     }
                     false
@@ -199,6 +208,14 @@ impl Reconciler {
                 return true;
             }
         }
+    }
+
+    /// Follows the host's resolvers that networks cover, and the endpoints that have their addresses;
+    /// whether they changed.
+    fn follow_resolvers(&mut self, facts: &Projection, view: &EndpointsView) -> bool {
+        let resolvers = &self.surroundings.borrow().resolvers;
+        let covered = Resolvers::covered(resolvers, facts, view);
+        self.memory.follow_resolvers(covered)
     }
 
     /// Another program changed our resources: a resync repairs them.

@@ -161,6 +161,9 @@ impl<'a> DomainBuilder<'a> {
         self.address(address);
         self.element(Element::Gateway { zone, address });
         self.element(Element::Subnet { zone, subnet });
+        for address in self.params.resolvers.within(&spec.tenant, subnet) {
+            self.element(Element::Resolver { zone, address });
+        }
         for (block, node) in &network.blocks {
             let elsewhere = *node != self.params.node && block.addr().is_ipv4();
             if let Some(fact) = self.facts.nodes.get(node).filter(|_| elsewhere) {

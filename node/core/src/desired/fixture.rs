@@ -160,6 +160,7 @@ pub fn params(kind: DomainKind) -> Params {
         kind,
         vtep: ip("198.18.0.1"),
         underlay_mtu: 1500,
+        resolvers: Default::default(),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod fixture;
 mod memo;
 mod names;
 mod nft_program;
+mod resolvers;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,12 @@ use crate::resource::{
 
 pub use closed::closed;
 pub use memo::Programs;
-pub use names::{domain_name, interface_names, vxlan_name, zone};
+pub use names::{domain_name, interface_names, is_own_device, vxlan_name, zone};
+pub use resolvers::Resolvers;
 pub use trace::trace;
 
-/// Properties of a node's kernel and underlay, constant while netplugin runs.
+/// Properties of a node's kernel, underlay and host. All but the resolvers are constant while netplugin
+/// runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
     pub node: NodeName,
@@ -43,6 +46,7 @@ pub struct Params {
     pub vtep: IpAddr,
     /// The size of an IP packet on the underlay, in bytes.
     pub underlay_mtu: u32,
+    pub resolvers: Resolvers,
 }
 
 impl Params {

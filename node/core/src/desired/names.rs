@@ -23,6 +23,13 @@ pub fn interface_names(endpoint: &EndpointId) -> (String, String) {
     (format!("cv{hash}"), format!("cp{hash}"))
 }
 
+/// Whether a domain has a device of this name: its own, an endpoint's or a VXLAN device.
+pub fn is_own_device(name: &str) -> bool {
+    ["cv", "cx", "cd"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
 /// A domain's namespace, or its VRF device.
 pub fn domain_name(kind: DomainKind, tenant: &TenantName) -> String {
     match kind {

@@ -93,6 +93,13 @@ impl EndpointsView {
         bearers.first().map(AsRef::as_ref)
     }
 
+    /// The tenants in which an endpoint has this address.
+    pub fn tenants_at(&self, address: IpAddr) -> BTreeSet<TenantName> {
+        let tenants = self.tenants.iter();
+        let with = tenants.filter(|(_, index)| index.addresses.contains_key(&address));
+        with.map(|(tenant, _)| tenant.clone()).collect()
+    }
+
     /// The endpoint itself and the others of its container.
     pub fn beside<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Endpoint> {
         let others = container_of(endpoint).and_then(|key| self.containers.get(&key));

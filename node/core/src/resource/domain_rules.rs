@@ -66,9 +66,12 @@ impl Ruleset {
         self.chain("from_overlay", &rules);
     }
 
-    /// Redirects DNS queries to addresses outside the tenant's subnets to the domain's DNS server.
+    /// Redirects DNS queries to the domain's DNS server: those to addresses outside the tenant's subnets,
+    /// and those to a resolver of the host inside of them whose address no endpoint has.
     pub(super) fn dns(&mut self, kind: DomainKind) {
-        self.set("gateways", "set", "typeof ct zone . ip daddr");
+        for set in ["gateways", "resolvers"] {
+            self.set(set, "set", "typeof ct zone . ip daddr");
+        }
         self.set(
             "subnets",
             "set",
@@ -85,6 +88,7 @@ impl Ruleset {
             "dns",
             &[
                 &format!("ct zone . ip daddr @gateways {catch}"),
+                &format!("ct zone . ip daddr @resolvers {catch}"),
                 "ct zone . ip daddr @subnets return",
                 &catch,
             ],

@@ -59,6 +59,9 @@ pub enum Element {
     /// An address of the domain that answers pings, and whose port 53 is the DNS server's:
     /// `gateways { 7 . 20.1.1.254 }`.
     Gateway { zone: u16, address: IpAddr },
+    /// A resolver of the host inside a subnet of the tenant. No endpoint has its address, so its port 53
+    /// is the DNS server's: `resolvers { 7 . 20.1.1.2 }`.
+    Resolver { zone: u16, address: IpAddr },
     /// Addresses of the tenant, among which an endpoint may query a DNS server of its own:
     /// `subnets { 7 . 20.1.1.0/24 }`.
     Subnet { zone: u16, subnet: IpNet },
@@ -111,6 +114,7 @@ impl Element {
             Self::Peer { .. } | Self::Stamp { .. } | Self::Endpoint { .. } => None,
             Self::VmapEntry { map, .. } => zone_of(&map.name),
             Self::Gateway { zone, .. }
+            | Self::Resolver { zone, .. }
             | Self::Subnet { zone, .. }
             | Self::Zone { zone, .. }
             | Self::AllowedSource { zone, .. }
@@ -137,6 +141,7 @@ impl Element {
             Self::Stamp { .. } => "stamps",
             Self::Endpoint { .. } => "endpoints",
             Self::Gateway { .. } => "gateways",
+            Self::Resolver { .. } => "resolvers",
             Self::Subnet { .. } => "subnets",
             Self::Zone { .. } => "zones",
             Self::AllowedSource { .. } => "known",
@@ -170,7 +175,9 @@ impl Element {
             | Self::Endpoint {
                 interface, address, ..
             } => format!("\"{interface}\" . {address}"),
-            Self::Gateway { zone, address, .. } => format!("{zone} . {address}"),
+            Self::Gateway { zone, address } | Self::Resolver { zone, address } => {
+                format!("{zone} . {address}")
+            }
             Self::Subnet { zone, subnet, .. } => format!("{zone} . {subnet}"),
             Self::Zone { interface, .. } => format!("\"{interface}\""),
             Self::Member { zone, address, .. } => format!("{zone} . {address}"),
@@ -209,6 +216,7 @@ impl Element {
             Self::Peer { .. }
             | Self::Endpoint { .. }
             | Self::Gateway { .. }
+            | Self::Resolver { .. }
             | Self::Subnet { .. }
             | Self::RuleCounter { .. }
             | Self::EstablishedPair { .. }

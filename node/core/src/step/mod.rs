@@ -32,7 +32,7 @@ use std::time::Duration;
 use bus_schema::node::LogState;
 use bus_schema::{ClusterId, EndpointId, Revision};
 
-use crate::desired::{Params, Programs, desired};
+use crate::desired::{Params, Programs, Resolvers, desired};
 use crate::endpoint::{LocalEndpoint, Locals};
 use crate::projection::{Projection, Touched};
 use crate::reconcile::Op;
@@ -194,6 +194,16 @@ impl Memory {
 
     pub fn wants_resync(&self) -> bool {
         self.resync.is_wanted()
+    }
+
+    /// Follows the host's resolvers and the endpoints that have their addresses; whether they changed.
+    pub fn follow_resolvers(&mut self, resolvers: Resolvers) -> bool {
+        let changed = self.params.resolvers != resolvers;
+        if changed {
+            self.params.resolvers = resolvers;
+            self.pending.touched.merge(Touched::cluster());
+        }
+        changed
     }
 
     /// Our table in this netfilter was changed.

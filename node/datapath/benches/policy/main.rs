@@ -47,6 +47,7 @@ impl Node {
                 kind: DomainKind::Netns,
                 vtep: cluster::vtep(0),
                 underlay_mtu: 1_500,
+                resolvers: Default::default(),
             },
             programs: Programs::default(),
         }

@@ -38,14 +38,13 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
             address,
             stamp,
             ..
-        } => (
-            [name(interface), octets(*address)].concat(),
-            value(group(stamp)),
-        ),
+        } => (on(interface, *address), value(group(stamp))),
         Element::Endpoint {
             interface, address, ..
-        } => ([name(interface), octets(*address)].concat(), Data::Nothing),
-        Element::Gateway { zone, address, .. } => (zoned(zone, octets(*address)), Data::Nothing),
+        } => (on(interface, *address), Data::Nothing),
+        Element::Gateway { zone, address } | Element::Resolver { zone, address } => {
+            (zoned(zone, octets(*address)), Data::Nothing)
+        }
         Element::Subnet { zone, subnet, .. } => (
             [zone_in_ranges(*zone), octets(subnet.network())].concat(),
             Data::Nothing,
@@ -84,6 +83,10 @@ fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
         }
         Element::RevisionChain { zone, chain, .. } => (zone.to_ne_bytes().to_vec(), jump(chain)),
     }
+}
+
+fn on(interface: &str, address: IpAddr) -> Vec<u8> {
+    [name(interface), octets(address)].concat()
 }
 
 fn jump(chain: &str) -> Data<'_> {
@@ -168,6 +171,10 @@ fn of_zone(set: &str, key: &mut Key<'_>, data: &Data<'_>) -> Option<Element> {
     let zone = key.zone()?;
     Some(match set {
         "gateways" => Element::Gateway {
+            zone,
+            address: key.address()?,
+        },
+        "resolvers" => Element::Resolver {
             zone,
             address: key.address()?,
         },

@@ -130,6 +130,7 @@ fn element() -> impl Strategy<Value = Element> {
         (name(), address())
             .prop_map(|(interface, address)| Element::Endpoint { interface, address }),
         (zone(), address()).prop_map(|(zone, address)| Element::Gateway { zone, address }),
+        (zone(), address()).prop_map(|(zone, address)| Element::Resolver { zone, address }),
         (zone(), subnet()).prop_map(|(zone, subnet)| Element::Subnet { zone, subnet }),
         (name(), zone()).prop_map(|(interface, zone)| Element::Zone { interface, zone }),
         (zone(), address(), group()).prop_map(|(zone, address, group)| Element::Member {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bus_schema::node::DomainKind;
 use nix::sched::{CloneFlags, setns};
-use node_core::desired::domain_name;
+use node_core::desired::{Resolvers, domain_name};
+use node_core::projection::EndpointsView;
 use node_core::resource::dns_port;
 use socket2::{Domain, Socket, Type};
 
@@ -90,4 +91,27 @@ async fn dns_to_any_outside_resolver_reaches_the_domains_server_with_the_asker()
         dns.set_read_timeout(short).expect("a socket");
         ask(&client, "20.1.1.254:54", &dns).expect_err("nothing else of the domain answers");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dns_to_a_resolver_inside_a_network_reaches_the_domains_server_unless_an_endpoint_has_it() {
+    let mut world = World::new().await;
+    world.network("red", "net", 1001);
+    let resolvers = ["20.1.1.200".parse().expect("an address")];
+    let covered = Resolvers::covered(&resolvers, &world.facts, &EndpointsView::default());
+    world.hosts[0].params.resolvers = covered;
+    world.sync_all().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    let dns = server(&world, 0, "red");
+    let ask_resolver = |server: &UdpSocket| {
+        let client = udp(&named(&web), "20.1.1.1:0", None);
+        ask(&client, "20.1.1.200:53", server)
+    };
+    ask_resolver(&dns).expect("the domain's server answers in its place");
+
+    let other = world.attach(1, "red", "net", "other", "20.1.1.200").await;
+    world.hosts[0].params.resolvers = Resolvers::default();
+    world.sync_all().await;
+    let own = udp(&named(&other), "20.1.1.200:53", None);
+    ask_resolver(&own).expect("the endpoint with its address is asked itself");
 }

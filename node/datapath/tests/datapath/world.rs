@@ -134,6 +134,7 @@ impl World {
             kind: datapath.kind(),
             vtep: vtep(host),
             underlay_mtu: 1500,
+            resolvers: Default::default(),
         };
         for rules in desired::fixed_rules(&self.facts, &params) {
             datapath.learn(&rules).await.expect("learned");

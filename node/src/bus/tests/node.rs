@@ -45,6 +45,7 @@ fn status() -> NodeStatus {
         dns: None,
         healing: None,
         at: None,
+        surroundings: None,
     }
 }
 
