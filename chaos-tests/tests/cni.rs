@@ -5,7 +5,7 @@ use lab::{Error, Lab, Output, Signal, Spec, poll, wait_until};
 use serde_json::{Value, json};
 
 const NETWORK_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "contiv-net", "plugins": [
-  {"type": "contiv-cni"},
+  {"type": "contiv-cni", "tenant": "default", "network": "contiv-net", "capabilities": {"aliases": true}},
   {"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}
 ]}"#;
 const GROUP_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "web.contiv-net", "plugins": [
@@ -31,7 +31,12 @@ fn containers_of_podman_and_containerd_have_names_and_policies() -> Outcome {
     }
     lab.start_containerd("node-2")?;
 
-    lab.podman_run("node-1", "contiv-net", "front", &["sleep", "1000"])?;
+    lab.podman_run(
+        "node-1",
+        "contiv-net:alias=shop",
+        "front",
+        &["sleep", "1000"],
+    )?;
     lab.podman_run("node-1", "web.contiv-net", "hidden", &["sleep", "1000"])?;
     lab.ctr_run("node-2", "back", &["/bin/sleep", "1000"])?;
 
@@ -50,6 +55,8 @@ fn containers_of_podman_and_containerd_have_names_and_policies() -> Outcome {
     };
     assert!(in_ctr(&address(&lab, "front")?)?.success());
     assert!(!in_ctr(&address(&lab, "hidden")?)?.success(), "denied");
+    let shop = inside(&["front", "nslookup", "shop"])?;
+    assert!(shop.text().contains(&address(&lab, "front")?), "{shop:?}");
     assert!(inside(&["hidden", "ping", "-c1", "-W2", &back])?.success());
 
     lab.run("node-1", &["podman", "rm", "-f", "-t0", "front", "hidden"])?;

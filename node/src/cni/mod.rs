@@ -27,7 +27,7 @@ pub use self::protocol::{Call, Command, Failure};
 
 use self::outcome::{AttachedInterface, Observed};
 use self::protocol::NetworkConfig;
-use self::target::{AttachTarget, EnvironmentArgs, GroupChoice, endpoint_id};
+use self::target::{AttachTarget, Destination, EnvironmentArgs, endpoint_id};
 use crate::endpoint::{Attach, AttachError, EndpointsHandle, LocalEndpoint, Owner};
 use node_core::desired::domain_name;
 use node_core::projection::Projection;
@@ -63,7 +63,12 @@ impl Cni {
 
     async fn add(&self, call: &Call, config: &NetworkConfig) -> Result<Value, Failure> {
         let args = EnvironmentArgs::parse(&call.args)?;
-        let target = AttachTarget::of(config, &args, &call.container)?;
+        let has_group = |destination: &Destination, group: &GroupName| {
+            let facts = self.facts.borrow();
+            let fact = facts.group_fact(&destination.tenant, group);
+            fact.is_some_and(|it| it.spec.network == destination.network)
+        };
+        let target = AttachTarget::of(config, &args, &call.container, &has_group)?;
         let id = endpoint_id(&call.container, &call.interface)?;
         self.must_be_containers_namespace(&call.netns)?;
         let known = self.endpoints.endpoint(&id);
@@ -81,9 +86,9 @@ impl Cni {
         }
         let attach = Attach {
             id: id.clone(),
-            group: self.group(&target),
-            tenant: target.tenant,
-            network: target.network,
+            group: target.destination.group,
+            tenant: target.destination.tenant,
+            network: target.destination.network,
             addresses: target.addresses,
             owner: Owner::Namespace {
                 path: call.netns.clone(),
@@ -91,7 +96,7 @@ impl Cni {
                 cni: Some(config.name.clone()),
             },
             name: target.name,
-            aliases: config.runtime_config.aliases.clone(),
+            aliases: config.aliases().to_vec(),
             container: Some(call.container.clone()),
         };
         let attached = self.endpoints.attach(attach).await;
@@ -192,27 +197,27 @@ impl Cni {
             ));
         }
         // A runtime may pass the network's name at ADD only.
-        let Ok(target) = AttachTarget::of(config, &EnvironmentArgs::default(), &call.container)
-        else {
+        let args = EnvironmentArgs::default();
+        let Ok(target) = AttachTarget::of(config, &args, &call.container, &|_, _| false) else {
             return Ok(());
         };
-        match facts.network(&target.tenant, &target.network) {
-            None if config.network.is_none() || config.tenant.is_none() => Ok(()),
+        let Destination {
+            tenant,
+            network: name,
+            group,
+        } = target.destination;
+        match facts.network(&tenant, &name) {
+            None if config.leaves_network_open() => Ok(()),
             None => Err(unavailable(format!(
-                "tenant {} has no network {}: create it with `netctl net create`",
-                target.tenant, target.network
+                "tenant {tenant} has no network {name}: create it with `netctl net create`"
             ))),
-            Some(network) if network.closing => Err(unavailable(format!(
-                "network {} is being removed",
-                target.network
-            ))),
+            Some(network) if network.closing => {
+                Err(unavailable(format!("network {name} is being removed")))
+            }
             Some(network) => {
-                let key = (target.tenant, target.network);
-                let group = match &target.group {
-                    GroupChoice::Named(group) => Some(group),
-                    GroupChoice::None | GroupChoice::Hinted(_) => None,
-                };
-                if log == LogState::InSync || self.endpoints.has_free(network, &key, group) {
+                let key = (tenant, name);
+                if log == LogState::InSync || self.endpoints.has_free(network, &key, group.as_ref())
+                {
                     return Ok(());
                 }
                 Err(unavailable(format!(
@@ -254,18 +259,6 @@ impl Cni {
                 "can't detach all endpoints",
                 failures.join("; "),
             )),
-        }
-    }
-
-    fn group(&self, target: &AttachTarget) -> Option<GroupName> {
-        match &target.group {
-            GroupChoice::None => None,
-            GroupChoice::Named(group) => Some(group.clone()),
-            GroupChoice::Hinted(group) => {
-                let facts = self.facts.borrow();
-                let fact = facts.group_fact(&target.tenant, group)?;
-                (fact.spec.network == target.network).then(|| group.clone())
-            }
         }
     }
 

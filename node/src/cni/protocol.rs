@@ -1,6 +1,7 @@
 //! The types of the CNI specification (1.1.0, <https://www.cni.dev/docs/spec/>): a runtime's calls,
 //! their results, and the error codes. Pure.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -137,6 +138,9 @@ pub struct NetworkConfig {
     /// If it is empty, the endpoint is in no group, whatever the runtime passes.
     #[serde(default)]
     pub group: Option<String>,
+    /// The variables of `CNI_ARGS` that may choose a tenant, network or group that the keys leave open.
+    #[serde(default)]
+    pub allow_args: Vec<String>,
     /// The container's name, for configurations that are made for one container.
     #[serde(default)]
     pub container_name: Option<String>,
@@ -159,6 +163,23 @@ pub struct NetworkConfig {
     pub valid_attachments: Option<Vec<ValidAttachment>>,
 }
 
+impl NetworkConfig {
+    /// Whether the runtime's variables may choose the network or its tenant at ADD.
+    pub fn leaves_network_open(&self) -> bool {
+        let listed = self.allow_args.iter().any(|it| it == "CONTIV_NETWORK");
+        self.tenant.is_none() || (self.network.is_none() && listed)
+    }
+
+    /// The container's further names in this network.
+    pub fn aliases(&self) -> &[String] {
+        match &self.runtime_config.aliases {
+            Some(Aliases::List(names)) => names,
+            Some(Aliases::ByNetwork(map)) => map.get(&self.name).map_or(&[], Vec::as_slice),
+            None => &[],
+        }
+    }
+}
+
 /// Values that a runtime passes for the capabilities in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -166,11 +187,23 @@ pub struct RuntimeConfig {
     #[serde(default)]
     pub ips: Vec<String>,
     #[serde(default)]
-    pub aliases: Vec<String>,
+    pub aliases: Option<Aliases>,
     #[serde(default)]
     pub mac: Option<Value>,
     #[serde(default)]
     pub port_mappings: Option<Value>,
+}
+
+/// The capability `aliases`: a list by the CNI project's CONVENTIONS.md, a map from a configuration's
+/// name to a list by Podman, whose plugin `dnsname` defined it first.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "runtimeConfig.aliases must be a list of names, or a map from a network's name to such a list"
+)]
+pub enum Aliases {
+    List(Vec<String>),
+    ByNetwork(BTreeMap<String, Vec<String>>),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -1,10 +1,11 @@
 //! Tests that calls are parsed and answered as the specification demands.
 
+use bus_schema::GroupName;
 use serde_json::{Value, json};
 
 use super::outcome::{self, AttachedInterface, Observed};
 use super::protocol::{Call, Command, Failure, NetworkConfig};
-use super::target::{AttachTarget, EnvironmentArgs, GroupChoice, endpoint_id};
+use super::target::{AttachTarget, EnvironmentArgs, endpoint_id};
 use crate::endpoint::Attachment;
 use crate::endpoint::fixture::{endpoint, ip};
 use node_datapath::PeerState;
@@ -30,28 +31,33 @@ fn config(config: Value) -> NetworkConfig {
     call(config).config().unwrap()
 }
 
+/// Every network has the groups `api` and `g`.
 fn target(of: Value, args: &str) -> Result<AttachTarget, Failure> {
-    AttachTarget::of(&config(of), &EnvironmentArgs::parse(args)?, "c1")
+    let args = EnvironmentArgs::parse(args)?;
+    AttachTarget::of(&config(of), &args, "c1", &|_, group| {
+        ["api", "g"].contains(&group.as_str())
+    })
 }
 
 /// `TENANT/NETWORK GROUP NAME`.
 fn shown(of: Value, args: &str) -> String {
     let target = target(of, args).unwrap();
-    let group = match target.group {
-        GroupChoice::None => "-".to_owned(),
-        GroupChoice::Named(group) => group.to_string(),
-        GroupChoice::Hinted(group) => format!("{group}?"),
-    };
+    let to = target.destination;
+    let group = to.group.as_ref().map_or("-", GroupName::as_str);
     let name = target.name.unwrap_or_default();
-    format!("{}/{} {group} {name}", target.tenant, target.network)
+    format!("{}/{} {group} {name}", to.tenant, to.network)
 }
 
+const K8S_ARGS: &str =
+    "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1";
+const NOMAD_ARGS: &str =
+    "IgnoreUnknown=true;NOMAD_NAMESPACE=blue;NOMAD_GROUP_NAME=api;NOMAD_JOB_ID=j";
+const OWN_ARGS: &str = "CONTIV_TENANT=red;CONTIV_NETWORK=db;CONTIV_GROUP=g;CONTIV_NAME=n";
+
 #[test]
-fn configuration_comes_first_and_cni_args_fill_in_the_rest() {
-    let k8s =
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=c1";
-    let nomad = "IgnoreUnknown=true;NOMAD_NAMESPACE=blue;NOMAD_GROUP_NAME=api;NOMAD_JOB_ID=j";
-    let own = "CONTIV_TENANT=red;CONTIV_NETWORK=db;CONTIV_GROUP=g;CONTIV_NAME=n";
+fn configuration_decides_and_listed_variables_fill_in_the_rest() {
+    let own = ["CONTIV_TENANT", "CONTIV_NETWORK", "CONTIV_GROUP"];
+    let task_group = ["NOMAD_GROUP_NAME"];
     for (of, args, is) in [
         (json!({}), "", "default/web - c1"),
         (json!({"name": "front.web"}), "", "default/web front c1"),
@@ -65,45 +71,130 @@ fn configuration_comes_first_and_cni_args_fill_in_the_rest() {
             "",
             "red/web - n",
         ),
-        (json!({"network": null}), own, "red/db g n"),
         (
-            json!({"network": "db", "tenant": "red", "group": "g"}),
-            own,
+            json!({"network": null, "allowArgs": own}),
+            OWN_ARGS,
             "red/db g n",
         ),
-        (json!({}), k8s, "blue/web - web-0"),
-        (json!({"tenant": "red"}), k8s, "red/web - web-0"),
-        (json!({}), nomad, "blue/web api? api"),
-        (json!({"group": ""}), nomad, "blue/web - api"),
-        (json!({"group": "g"}), nomad, "blue/web g api"),
+        (
+            json!({"allowArgs": own}),
+            "CONTIV_NETWORK=g.db",
+            "default/db g c1",
+        ),
+        (
+            json!({"network": "db", "tenant": "red", "group": "g"}),
+            OWN_ARGS,
+            "red/db g n",
+        ),
+        (json!({}), K8S_ARGS, "blue/web - web-0"),
+        (json!({"tenant": "red"}), K8S_ARGS, "red/web - web-0"),
+        (
+            json!({"allowArgs": task_group}),
+            NOMAD_ARGS,
+            "blue/web api api",
+        ),
+        (json!({"group": ""}), NOMAD_ARGS, "blue/web - api"),
+        (
+            json!({"group": "g", "allowArgs": task_group}),
+            NOMAD_ARGS,
+            "blue/web g api",
+        ),
     ] {
         assert_eq!(shown(of.clone(), args), is, "{of} {args}");
     }
 }
 
 #[test]
-fn cni_args_change_no_value_of_the_configuration() {
-    for (of, args, names) in [
-        (
-            json!({"tenant": "blue"}),
-            "CONTIV_TENANT=red",
-            "CONTIV_TENANT",
-        ),
-        (
-            json!({"network": "web"}),
-            "CONTIV_NETWORK=db",
-            "CONTIV_NETWORK",
-        ),
+fn unlisted_variables_that_change_nothing_are_ignored() {
+    for (of, args, is) in [
+        (json!({}), "CONTIV_TENANT=default", "default/web - c1"),
+        (json!({}), "CONTIV_NETWORK=web", "default/web - c1"),
         (
             json!({"name": "front.web"}),
-            "CONTIV_GROUP=g",
-            "CONTIV_GROUP",
+            "CONTIV_GROUP=front",
+            "default/web front c1",
         ),
-        (json!({"group": ""}), "CONTIV_GROUP=g", "CONTIV_GROUP"),
+        (
+            json!({}),
+            "NOMAD_NAMESPACE=blue;CONTIV_TENANT=blue",
+            "blue/web - c1",
+        ),
+        // The network has no such group.
+        (json!({}), "NOMAD_GROUP_NAME=jobs", "default/web - jobs"),
     ] {
-        let failure = target(of, args).unwrap_err();
-        assert_eq!(failure.code, 4, "{failure}");
-        assert!(failure.details.contains(names), "{failure}");
+        assert_eq!(shown(of.clone(), args), is, "{of} {args}");
+    }
+}
+
+#[test]
+fn unlisted_variable_that_would_change_the_destination_is_refused() {
+    for (of, args, says) in [
+        (
+            json!({}),
+            "CONTIV_TENANT=red",
+            ["CONTIV_TENANT", r#"key "tenant""#, "tenant red"],
+        ),
+        (
+            json!({}),
+            "CONTIV_NETWORK=db",
+            ["CONTIV_NETWORK", r#"key "network""#, "network db"],
+        ),
+        (
+            json!({}),
+            "CONTIV_GROUP=g",
+            ["CONTIV_GROUP", r#"key "group""#, "group g"],
+        ),
+        (
+            json!({"allowArgs": ["CONTIV_TENANT", "CONTIV_NETWORK"]}),
+            OWN_ARGS,
+            ["CONTIV_GROUP", r#"key "group""#, "no group"],
+        ),
+        (
+            json!({}),
+            NOMAD_ARGS,
+            ["NOMAD_GROUP_NAME", r#"key "group""#, "group api"],
+        ),
+        // The name of a network may contain a group.
+        (
+            json!({"allowArgs": ["CONTIV_NETWORK"]}),
+            "CONTIV_NETWORK=g.web",
+            ["CONTIV_NETWORK", "list CONTIV_GROUP", "group g"],
+        ),
+        (
+            json!({}),
+            "NOMAD_NAMESPACE=blue;NOMAD_NAMESPACE=red",
+            ["NOMAD_NAMESPACE", "blue", "red"],
+        ),
+    ] {
+        let failure = target(of.clone(), args).unwrap_err();
+        assert_eq!(failure.code, 4, "{of} {args}: {failure}");
+        for part in says {
+            assert!(failure.details.contains(part), "{part}: {failure}");
+        }
+    }
+    let failure = target(json!({"allowArgs": ["CONTIV_NAME"]}), "").unwrap_err();
+    assert_eq!(failure.code, 7);
+    assert!(failure.details.contains("CONTIV_TENANT"), "{failure}");
+}
+
+#[test]
+fn cni_args_change_no_value_of_the_configuration() {
+    for (of, args, names) in [
+        (json!({"tenant": "blue"}), "CONTIV_TENANT=red", "tenant"),
+        (json!({"network": "web"}), "CONTIV_NETWORK=db", "network"),
+        (json!({"name": "front.web"}), "CONTIV_GROUP=g", "group"),
+        (json!({"group": ""}), "CONTIV_GROUP=g", "group"),
+    ] {
+        let variable = args.split('=').next().unwrap();
+        for listed in [json!([]), json!([variable])] {
+            let mut of = of.clone();
+            of["allowArgs"] = listed;
+            let failure = target(of, args).unwrap_err();
+            assert_eq!(failure.code, 4, "{failure}");
+            let says = format!("sets {names} to");
+            assert!(failure.details.contains(&says), "{failure}");
+            assert!(failure.details.contains(variable), "{failure}");
+        }
     }
 }
 
@@ -211,6 +302,28 @@ fn requested_address_is_of_the_capability_then_args_then_cni_args() {
     }
     let failure = target(json!({}), "IP=here").unwrap_err();
     assert_eq!(failure.code, 7);
+}
+
+#[test]
+fn aliases_are_a_list_or_a_map_by_network() {
+    let aliases = |of: Value| {
+        let config = config(json!({"runtimeConfig": {"aliases": of}}));
+        config.aliases().to_vec()
+    };
+    assert_eq!(aliases(json!(["db", "main-db"])), ["db", "main-db"]);
+    let of_podman = json!({"web": ["db", "main-db"], "other": ["foreign"]});
+    assert_eq!(aliases(of_podman), ["db", "main-db"]);
+    for none in [
+        json!([]),
+        json!({}),
+        json!({"other": ["foreign"]}),
+        json!(null),
+    ] {
+        assert!(aliases(none.clone()).is_empty(), "{none}");
+    }
+    let call = call(json!({"runtimeConfig": {"aliases": 3}}));
+    let failure = call.config().unwrap_err();
+    assert!(failure.details.contains("a list of names"), "{failure}");
 }
 
 #[test]
