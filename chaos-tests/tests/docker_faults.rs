@@ -137,6 +137,8 @@ fn docker_networks_are_recreated_and_stay_without_netplugin() -> Outcome {
     on.lab.kill("netplugin@node-1")?;
     on.ping("node-1", "web", &peer)?;
     on.lab.start("netplugin@node-1")?;
+    // The call waits for netplugin's start.
+    on.run("node-1", "early", "contiv-net", "")?;
     on.lab.await_node("node-1")?;
     on.ping("node-1", "web", "db")?;
     on.run("node-1", "more", "contiv-net", "")?;

@@ -26,7 +26,7 @@ pub enum Signal {
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The processes of a lab by name: `nats`, `netmaster-1`, `netplugin@node-1`, `dockerd@node-1`,
-/// `resolver@ctl`.
+/// `docker-sockets@node-1`, `resolver@ctl`.
 impl Lab {
     /// Starts a recorded process with its command line and environment.
     pub fn start(&mut self, name: &str) -> Result<()> {

@@ -28,6 +28,9 @@ impl Lab {
             self.start_netmasters(spec.netmasters)?;
         }
         if spec.daemons == Daemons::All {
+            for node in self.nodes().iter().filter(|_| spec.docker) {
+                self.start_docker_sockets(node)?;
+            }
             for node in self.nodes() {
                 self.start_netplugin(&node, &node, "eth0", spec.docker)?;
             }
@@ -141,6 +144,13 @@ impl Lab {
             self.launch(&name, host, argv.into(), BTreeMap::new())?;
         }
         (1..=number).try_for_each(|i| self.await_netmaster(&format!("netmaster-{i}")))
+    }
+
+    /// Starts the process that holds the engine's plugin sockets: `docker-sockets@NODE`.
+    fn start_docker_sockets(&mut self, node: &str) -> Result<()> {
+        let argv = [tools::binary("netplugin")?, "docker-sockets".to_owned()];
+        let name = format!("docker-sockets@{node}");
+        self.launch(&name, node, argv.into(), BTreeMap::new())
     }
 
     /// Starts a netplugin on `host` as node `node`, with its VTEP on the interface `underlay`. The

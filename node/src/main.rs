@@ -9,6 +9,7 @@ use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::daemon::{self, DaemonConfig, Ended, StartError};
+use node::docker::sockets;
 use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
 use node::local::client::{ClientError, ask};
@@ -47,6 +48,9 @@ enum Command {
     Leave(Where),
     /// Print the daemon's status as JSON
     Status(Where),
+    /// Hold the Docker Engine's plugin sockets for the netplugin of this node, as a service of its own:
+    /// calls wait while netplugin restarts, and are refused at once while it is away
+    DockerSockets(DockerSockets),
     /// Create and enable the engine's plugin contiv-swarm:latest, for networks of a swarm's services;
     /// once on each node of the swarm
     SwarmPlugin(SwarmPlugin),
@@ -140,6 +144,18 @@ struct SwarmPlugin {
 }
 
 #[derive(Debug, Args)]
+struct DockerSockets {
+    #[command(flatten)]
+    at: Where,
+    /// The engine's folder of plugin sockets
+    #[arg(long, default_value = "/run/docker/plugins")]
+    plugin_dir: PathBuf,
+    /// Format of the log
+    #[arg(long, value_enum, default_value = "text", env = "CONTIV_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
 struct AttachArgs {
     #[command(flatten)]
     at: Where,
@@ -193,6 +209,7 @@ fn main() -> ExitCode {
             client(&args.at, "POST", "/v1/detach", Some(&body))
         }
         Command::Leave(at) => leave(&at),
+        Command::DockerSockets(args) => in_runtime(docker_sockets(args)),
         Command::SwarmPlugin(args) => in_runtime(swarm_plugin(args)),
         Command::Status(at) => client::<Detach>(&at, "GET", "/v1/status", None),
     }
@@ -258,6 +275,14 @@ async fn check(run: Run) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => fail(USAGE, &error.to_string()),
+    }
+}
+
+async fn docker_sockets(args: DockerSockets) -> ExitCode {
+    runtime::log::init(args.log_format, "info");
+    match sockets::hold(&args.plugin_dir, &args.at.run_dir).await {
+        Ok(()) => fail(1, "a plugin socket failed"),
+        Err(error) => fail(1, &error.to_string()),
     }
 }
 

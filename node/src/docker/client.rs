@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::models::{
-    EventMessage, Ipam, IpamConfig, LocalNodeState, Network, NetworkCreateRequest,
+    ContainerInspectResponse, EventMessage, Ipam, IpamConfig, LocalNodeState, Network,
+    NetworkCreateRequest,
 };
 use bollard::query_parameters::{
     CreatePluginOptionsBuilder, EnablePluginOptionsBuilder, EventsOptionsBuilder,
+    ListContainersOptionsBuilder,
 };
 use bollard::{Docker, body_full};
 use futures::{Stream, StreamExt};
@@ -29,6 +31,8 @@ use crate::local::client::HttpResponse;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Limits the inspection of a container, which blocks until the container's start has finished.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limits a container's start, which calls our own plugin several times.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Limits enabling the plugin: the engine itself waits twelve seconds for a plugin's socket.
 const ENABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -229,7 +233,10 @@ impl Client {
             ..NetworkCreateRequest::default()
         };
         let request = UniqueNetwork::new(network);
-        let create = move |socket: &Path| local::client::post(socket, "/networks/create", &request);
+        let create = move |socket: &Path| {
+            let body = serde_json::to_string(&request)?;
+            local::client::post(socket, "/networks/create", &body)
+        };
         let answer = self.exchange(create).await?;
         if answer.is_success() {
             return Ok(());
@@ -251,6 +258,42 @@ impl Client {
             }) => Ok(()),
             other => Ok(other?),
         }
+    }
+}
+
+/// Calls about containers.
+impl Client {
+    /// The containers that don't run.
+    pub(super) async fn idle_containers(&self) -> Result<Vec<String>, EngineError> {
+        let states = ["created", "exited"].map(str::to_owned).to_vec();
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&[("status".to_owned(), states)].into())
+            .build();
+        let listed = bounded(self.docker.list_containers(Some(options))).await?;
+        Ok(listed.into_iter().filter_map(|it| it.id).collect())
+    }
+
+    /// Inspects a container; `None` if it is gone.
+    pub(super) async fn inspect(
+        &self,
+        container: &str,
+    ) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        let inspect = self.docker.inspect_container(container, None);
+        let inspected = tokio::time::timeout(INSPECT_TIMEOUT, inspect).await;
+        match inspected.map_err(|_| EngineError::Silent)? {
+            Err(Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    }
+
+    /// Starts a container; one that runs is no error.
+    pub(super) async fn start(&self, container: &str) -> Result<(), EngineError> {
+        let start = self.docker.start_container(container, None);
+        let started = tokio::time::timeout(START_TIMEOUT, start).await;
+        Ok(started.map_err(|_| EngineError::Silent)??)
     }
 }
 

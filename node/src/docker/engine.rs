@@ -30,7 +30,7 @@ use super::client::{Client, EngineError, EngineEvent, Member};
 use super::driver::{Driver, endpoint_id};
 use super::endpoints::Endpoints;
 use super::plan::{DRIVER_NAME, EngineNetwork, WantedNetwork, is_contiv, plan};
-use super::{meaning, resolver, swarm};
+use super::{meaning, refused, resolver, swarm};
 use crate::cleanup::CleanupReply;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
@@ -109,6 +109,8 @@ impl<E: Endpoints> Engine<E> {
         session.tasks.spawn(swarm::revive(session.client.clone()));
         self.describe_all(&mut session, true).await?;
         self.sync_networks(&mut session).await?;
+        let client = session.client.clone();
+        session.tasks.spawn(refused::start_refused(client));
         self.report(|status| {
             status.answers = true;
             status.version.clone_from(&version);

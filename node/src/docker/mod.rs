@@ -1,13 +1,13 @@
 //! Docker: the network and IPAM drivers, and the engine's networks, which follow the log.
 //!
 //! ```text
-//! engine ── plugins' sockets ─▶ server ─▶ driver, ipam ──▶ endpoints
+//! engine ── plugins' sockets ─▶ sockets ─▶ server ─▶ driver, ipam ──▶ endpoints
 //!    ▲  └───── events, lists ─▶ client ─▶ engine ────────▶ (names, leftovers)
 //!    └──────── networks ◀────── plan ◀── projection
 //! ```
 //!
 //! The sockets answer before the engine and the bus are available, and no call of the engine waits
-//! for the engine. The daemon starts this; dropping the handle ends it.
+//! for the engine. `sockets` is a process of its own, which outlives netplugin. The daemon starts the rest; dropping the handle ends it.
 
 mod client;
 mod driver;
@@ -20,9 +20,11 @@ mod networks;
 mod plan;
 mod pool_id;
 mod protocol;
+mod refused;
 mod resolver;
 mod sandboxes;
 mod server;
+pub mod sockets;
 pub mod swarm;
 
 use std::collections::BTreeSet;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 
 use bus_schema::node::{Alarm, EngineStatus, LogState};
 use bus_schema::surroundings::EngineSubnet;
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -101,11 +104,10 @@ pub fn start<E: Endpoints>(
         _senders: (status.clone(), alarms.clone(), subnets.clone()),
         tasks: JoinSet::new(),
     };
-    let Some(socket) = config.engine else {
+    let Some(socket) = config.engine.clone() else {
         return Ok(handle);
     };
-    let local = server::listen(config.plugin_dir.join("contiv.sock"))?;
-    let swarm = server::listen(config.run_dir.join(swarm::SOCKET_NAME))?;
+    let sockets = listen(&config)?;
     let networks = Networks::open(config.state_dir.join("docker-networks.json"));
     let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
     let (cleanups, asked) = mpsc::channel(1);
@@ -124,9 +126,26 @@ pub fn start<E: Endpoints>(
         seen_networks: BTreeSet::new(),
         healings: config.healings,
     };
-    let serve = |listener, scope| server::serve(listener, Arc::clone(&driver), scope);
-    handle.tasks.spawn(serve(local, Scope::Local));
-    handle.tasks.spawn(serve(swarm, Scope::Swarm));
+    for (listener, scope) in sockets {
+        let serve = server::serve(listener, Arc::clone(&driver), scope);
+        handle.tasks.spawn(serve);
+    }
     handle.tasks.spawn(engine.run());
     Ok(handle)
+}
+
+/// netplugin's own sockets, and the engine's sockets unless a process holds them.
+fn listen(config: &DockerConfig) -> Result<Vec<(UnixListener, Scope)>, ServerError> {
+    let run_dir = &config.run_dir;
+    let local = server::listen(run_dir.join(sockets::LOCAL_NAME))?;
+    let swarm = server::listen(run_dir.join(sockets::SWARM_NAME))?;
+    let mut listeners = vec![(local, Scope::Local), (swarm, Scope::Swarm)];
+    for (path, scope) in [
+        (config.plugin_dir.join("contiv.sock"), Scope::Local),
+        (run_dir.join(swarm::SOCKET_NAME), Scope::Swarm),
+    ] {
+        let listener = sockets::listen_unless_held(path, run_dir)?;
+        listeners.extend(listener.map(|it| (it, scope)));
+    }
+    Ok(listeners)
 }

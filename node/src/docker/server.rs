@@ -34,6 +34,8 @@ const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.1+json";
 pub enum ServerError {
     #[error("another netplugin answers on {0}: stop it first")]
     InUse(PathBuf),
+    #[error("another `netplugin docker-sockets` holds {0}: stop it first")]
+    Held(PathBuf),
     #[error("can't listen on {path}: {reason}")]
     Bind {
         path: PathBuf,
@@ -50,16 +52,20 @@ pub(super) enum Scope {
     Swarm,
 }
 
-/// Listens on a socket. A dead netplugin's socket is replaced atomically, so that an engine always
-/// finds one.
+/// Listens on a socket that no other netplugin serves.
 pub(super) fn listen(path: PathBuf) -> Result<UnixListener, ServerError> {
-    let failed = |reason| ServerError::Bind {
-        path: path.clone(),
-        reason,
-    };
     if UnixStream::connect(&path).is_ok() {
         return Err(ServerError::InUse(path));
     }
+    bind(&path)
+}
+
+/// Replaces a socket atomically, so that an engine always finds one.
+pub(super) fn bind(path: &Path) -> Result<UnixListener, ServerError> {
+    let failed = |reason| ServerError::Bind {
+        path: path.to_owned(),
+        reason,
+    };
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed)?;
     let new = path.with_extension("new");
@@ -68,7 +74,7 @@ pub(super) fn listen(path: PathBuf) -> Result<UnixListener, ServerError> {
         _ => {}
     }
     let listener = UnixListener::bind(&new).map_err(failed)?;
-    std::fs::rename(&new, &path).map_err(failed)?;
+    std::fs::rename(&new, path).map_err(failed)?;
     Ok(listener)
 }
 
@@ -126,15 +132,14 @@ async fn answer<E: Endpoints>(
             (StatusCode::OK, failure(error))
         }
     };
-    (
-        status,
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        value.to_string(),
-    )
-        .into_response()
+    response(status, value.to_string())
 }
 
-fn failure(error: String) -> Value {
+pub(super) fn response(status: StatusCode, json: String) -> Response {
+    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], json).into_response()
+}
+
+pub(super) fn failure(error: String) -> Value {
     let err = error.clone();
     json!(DriverFailure { err, error })
 }
@@ -143,16 +148,53 @@ fn text(body: &Bytes) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(body)
 }
 
+/// The reply to a call that needs no state, and no netplugin: an engine that starts makes some before
+/// it answers anybody.
+pub(super) fn constant_reply(scope: Scope, call: &str) -> Option<Value> {
+    Some(match call {
+        "Plugin.Activate" => json!({"Implements": ["NetworkDriver", "IpamDriver"]}),
+        "NetworkDriver.GetCapabilities" => match scope {
+            Scope::Local => json!({"Scope": "local", "ConnectivityScope": "global"}),
+            // With `global` connectivity the engine would resolve the services' names itself, by
+            // gossip, to a virtual address that needs ipvs. With `local` it leaves them to our DNS.
+            Scope::Swarm => json!({"Scope": "global", "ConnectivityScope": "local"}),
+        },
+        // Engine 28 asks whether it may skip the gateway's address; it may not.
+        "NetworkDriver.GwAllocCheck" => json!({"SkipIPv4": false, "SkipIPv6": false}),
+        // The MAC address follows from the IP address. Assigned addresses are in the node's journal,
+        // so the engine need not replay them when it starts.
+        "IpamDriver.GetCapabilities" => {
+            json!({"RequiresMACAddress": false, "RequiresRequestReplay": false})
+        }
+        "IpamDriver.GetDefaultAddressSpaces" => {
+            let (local, global) = match scope {
+                Scope::Local => (AddressSpace::Engine, AddressSpace::Engine),
+                Scope::Swarm => (AddressSpace::Tasks, AddressSpace::Swarm),
+            };
+            json!({
+                "LocalDefaultAddressSpace": local.name(),
+                "GlobalDefaultAddressSpace": global.name(),
+            })
+        }
+        "NetworkDriver.RevokeExternalConnectivity"
+        | "NetworkDriver.DiscoverNew"
+        | "NetworkDriver.DiscoverDelete"
+        | "NetworkDriver.FreeNetwork"
+        | "IpamDriver.ReleasePool" => json!({}),
+        _ => return None,
+    })
+}
+
 async fn dispatch<E: Endpoints>(
     driver: &Driver<E>,
     scope: Scope,
     call: &str,
     body: &[u8],
 ) -> Result<Value, DriverError> {
-    match call {
-        "Plugin.Activate" => Ok(json!({"Implements": ["NetworkDriver", "IpamDriver"]})),
-        call if call.starts_with("IpamDriver.") => call_ipam(driver, scope, call, body).await,
-        call => call_network(driver, scope, call, body).await,
+    match constant_reply(scope, call) {
+        Some(reply) => Ok(reply),
+        None if call.starts_with("IpamDriver.") => call_ipam(driver, call, body).await,
+        None => call_network(driver, scope, call, body).await,
     }
 }
 
@@ -164,12 +206,6 @@ async fn call_network<E: Endpoints>(
 ) -> Result<Value, DriverError> {
     let done = json!({});
     Ok(match call {
-        "NetworkDriver.GetCapabilities" => match scope {
-            Scope::Local => json!({"Scope": "local", "ConnectivityScope": "global"}),
-            // With `global` connectivity the engine would resolve the services' names itself, by
-            // gossip, to a virtual address that needs ipvs. With `local` it leaves them to our DNS.
-            Scope::Swarm => json!({"Scope": "global", "ConnectivityScope": "local"}),
-        },
         "NetworkDriver.CreateNetwork" => {
             driver.create_network(&read(body)?)?;
             done
@@ -197,48 +233,25 @@ async fn call_network<E: Endpoints>(
             driver.program_external_connectivity(&read(body)?)?;
             done
         }
-        "NetworkDriver.RevokeExternalConnectivity"
-        | "NetworkDriver.DiscoverNew"
-        | "NetworkDriver.DiscoverDelete" => done,
         "NetworkDriver.AllocateNetwork" => match scope {
             Scope::Local => return Err(DriverError::Swarm),
             Scope::Swarm => json!({"Options": driver.allocate_network(&read(body)?)?}),
         },
-        "NetworkDriver.FreeNetwork" => done,
-        // Engine 28 asks whether it may skip the gateway's address; it may not.
-        "NetworkDriver.GwAllocCheck" => json!({"SkipIPv4": false, "SkipIPv6": false}),
         unknown => return Err(DriverError::UnknownCall(unknown.to_owned())),
     })
 }
 
 async fn call_ipam<E: Endpoints>(
     driver: &Driver<E>,
-    scope: Scope,
     call: &str,
     body: &[u8],
 ) -> Result<Value, DriverError> {
     let done = json!({});
     Ok(match call {
-        // The MAC address follows from the IP address. Assigned addresses are in the node's journal,
-        // so the engine need not replay them when it starts.
-        "IpamDriver.GetCapabilities" => {
-            json!({"RequiresMACAddress": false, "RequiresRequestReplay": false})
-        }
-        "IpamDriver.GetDefaultAddressSpaces" => {
-            let (local, global) = match scope {
-                Scope::Local => (AddressSpace::Engine, AddressSpace::Engine),
-                Scope::Swarm => (AddressSpace::Tasks, AddressSpace::Swarm),
-            };
-            json!({
-                "LocalDefaultAddressSpace": local.name(),
-                "GlobalDefaultAddressSpace": global.name(),
-            })
-        }
         "IpamDriver.RequestPool" => {
             let (id, subnet) = driver.request_pool(&read(body)?)?;
             json!({"PoolID": id.to_string(), "Pool": subnet, "Data": {}})
         }
-        "IpamDriver.ReleasePool" => done,
         "IpamDriver.RequestAddress" => {
             json!({"Address": driver.request_address(&read(body)?).await?, "Data": {}})
         }

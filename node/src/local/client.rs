@@ -80,9 +80,9 @@ pub fn get(socket: &Path, path: &str) -> io::Result<HttpResponse> {
     exchange(socket, "GET", path, "")
 }
 
-/// Sends a POST to another server's socket on this machine.
-pub fn post<T: Serialize>(socket: &Path, path: &str, body: &T) -> io::Result<HttpResponse> {
-    exchange(socket, "POST", path, &serde_json::to_string(body)?)
+/// Sends a POST with a body in JSON to another server's socket on this machine.
+pub fn post(socket: &Path, path: &str, body: &str) -> io::Result<HttpResponse> {
+    exchange(socket, "POST", path, body)
 }
 
 /// Sends a request in HTTP/1.0, so that the response has a plain body, which ends with the connection.

@@ -25,7 +25,12 @@ impl Host {
     /// Makes a bridge network. Without `CheckDuplicate` the engine makes it beside one of that name.
     fn make_stranger(&self, name: &str) {
         let stranger = json!({"Name": name, "Driver": "bridge"});
-        let made = post(&self.engine.socket(), "/networks/create", &stranger).expect("an answer");
+        let made = post(
+            &self.engine.socket(),
+            "/networks/create",
+            &stranger.to_string(),
+        )
+        .expect("an answer");
         assert!(made.is_success(), "{made:?}");
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bus_schema::node::LogState;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use node::docker::sockets::hold;
 use node::docker::{DockerConfig, DockerHandle, start};
 use node::healing::Healings;
 use node::surroundings::ResolverFiles;
@@ -22,6 +23,15 @@ pub(crate) struct Plugin {
     pub(crate) log: watch::Sender<LogState>,
     pub(crate) config: DockerConfig,
     handle: Option<DockerHandle>,
+    holder: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        if let Some(holder) = &self.holder {
+            holder.abort();
+        }
+    }
 }
 
 impl Plugin {
@@ -51,18 +61,32 @@ impl Plugin {
                 healings: Healings::default(),
             },
             handle: None,
+            holder: None,
         };
-        plugin.begin();
+        plugin.start_again();
         plugin
     }
 
     /// Restarts the driver, as a restarted netplugin: its files and endpoints stay.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
-        self.begin();
+        self.start_again();
     }
 
-    fn begin(&mut self) {
+    /// Starts the process that holds the engine's sockets, as a task.
+    pub(crate) async fn hold_sockets(&mut self) {
+        let (plugin_dir, run_dir) = (self.config.plugin_dir.clone(), self.config.run_dir.clone());
+        self.holder = Some(tokio::spawn(async move {
+            let ended = hold(&plugin_dir, &run_dir).await;
+            panic!("the sockets are held no more: {ended:?}");
+        }));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.send("Contiv.Holder", "").await.0 != 200 {
+            assert!(Instant::now() < deadline, "the sockets aren't held");
+        }
+    }
+
+    pub(crate) fn start_again(&mut self) {
         let started = start(
             self.config.clone(),
             self.endpoints.clone(),
@@ -75,10 +99,16 @@ impl Plugin {
     pub(crate) async fn stop(&mut self) {
         self.handle = None;
         let deadline = Instant::now() + Duration::from_secs(5);
-        for socket in [
-            self.config.plugin_dir.join("contiv.sock"),
-            self.config.run_dir.join("swarm.sock"),
-        ] {
+        let run_dir = &self.config.run_dir;
+        let mut own = vec![
+            run_dir.join("docker-local.sock"),
+            run_dir.join("docker-swarm.sock"),
+        ];
+        if self.holder.is_none() {
+            own.push(self.config.plugin_dir.join("contiv.sock"));
+            own.push(run_dir.join("swarm.sock"));
+        }
+        for socket in own {
             while UnixStream::connect(&socket).await.is_ok() {
                 assert!(Instant::now() < deadline, "its tasks didn't end");
                 tokio::task::yield_now().await;
@@ -97,24 +127,7 @@ impl Plugin {
     }
 
     pub(crate) async fn send_to(&self, socket: &Path, call: &str, body: &str) -> (u16, Value) {
-        let stream = UnixStream::connect(socket)
-            .await
-            .expect("the socket is there");
-        let io = TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
-            .await
-            .expect("it speaks HTTP");
-        tokio::spawn(connection);
-        let request = hyper::Request::post(format!("/{call}"))
-            .header("host", "plugin")
-            .header("accept", "application/vnd.docker.plugins.v1.2+json")
-            .body(Full::new(bytes::Bytes::from(body.to_owned())))
-            .expect("a request");
-        let response = sender.send_request(request).await.expect("an answer");
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.expect("a body");
-        let value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
-        (status, value)
+        send_to(socket, call, body).await
     }
 
     pub(crate) async fn call(&self, call: &str, body: Value) -> Value {
@@ -136,4 +149,26 @@ impl Plugin {
             None => panic!("{call} {body} was not refused: {answer}"),
         }
     }
+}
+
+/// Sends a call to a plugin's socket, as an engine does; the HTTP status and the answer.
+pub(crate) async fn send_to(socket: &Path, call: &str, body: &str) -> (u16, Value) {
+    let stream = UnixStream::connect(socket)
+        .await
+        .expect("the socket is there");
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+        .await
+        .expect("it speaks HTTP");
+    tokio::spawn(connection);
+    let request = hyper::Request::post(format!("/{call}"))
+        .header("host", "plugin")
+        .header("accept", "application/vnd.docker.plugins.v1.2+json")
+        .body(Full::new(bytes::Bytes::from(body.to_owned())))
+        .expect("a request");
+    let response = sender.send_request(request).await.expect("an answer");
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a body");
+    let value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
+    (status, value)
 }
