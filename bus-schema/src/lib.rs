@@ -33,7 +33,7 @@ pub use id::{
     ClusterId, CommandId, EndpointId, EventId, GroupId, GroupName, InvalidName, MachineId, Name,
     NetworkName, NodeName, PolicyName, Revision, RuleId, TenantName, Vni,
 };
-pub use net::{AddressRange, MacAddr, NetworkSpec, Pool, PoolKey};
+pub use net::{AddressRange, MacAddr, NetworkSpec, Pool, PoolKey, update_limit};
 pub use policy::{GroupSpec, Rule, RuleSpec};
 pub use query::Query;
 pub use rejection::Rejection;

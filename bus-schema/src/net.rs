@@ -139,6 +139,13 @@ impl fmt::Display for PoolKey {
     }
 }
 
+/// Changes a limit if another one is given; 0 takes it away, so that the default holds.
+pub fn update_limit(limit: &mut Option<u32>, given: Option<u32>) {
+    if let Some(given) = given {
+        *limit = Some(given).filter(|it| *it > 0);
+    }
+}
+
 /// A network, as in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
@@ -151,6 +158,9 @@ pub struct NetworkSpec {
     /// The name of the Docker network, when it isn't `NET` or `NET/TENANT` (`--nw-tag`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_name: Option<String>,
+    /// The connections that each endpoint may open; absent: its tenant's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
 }
 
 impl NetworkSpec {
@@ -268,6 +278,7 @@ mod tests {
                     v4: pool.clone(),
                     v6: None,
                     docker_name: docker_name.clone(),
+                    max_connections: None,
                 });
                 groups.push(GroupSpec {
                     tenant: crate::testing::name(tenant),

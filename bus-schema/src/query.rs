@@ -82,6 +82,9 @@ pub struct ClusterInfo {
 pub struct TenantInfo {
     pub tenant: TenantName,
     pub networks: Vec<NetworkName>,
+    /// The connections that each endpoint may open; absent: a quarter of its node's conntrack table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

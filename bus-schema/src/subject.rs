@@ -83,7 +83,9 @@ pub fn of_event(event: &Event) -> Option<String> {
 
         Event::TenantOpened(e) => intent(&e.tenant, "tenant", &e.tenant),
         Event::TenantClosed(e) => intent(&e.tenant, "tenant", &e.tenant),
+        Event::TenantUpdated(e) => intent(&e.tenant, "tenant", &e.tenant),
         Event::NetworkCreated(e) => intent(&e.network.tenant, "network", &e.network.name),
+        Event::NetworkUpdated(e) => intent(&e.tenant, "network", &e.network),
         Event::NetworkClosing(e) => intent(&e.tenant, "network", &e.network),
         Event::NetworkReopened(e) => intent(&e.tenant, "network", &e.network),
         Event::NetworkRemoved(e) => intent(&e.tenant, "network", &e.network),

@@ -188,6 +188,7 @@ async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(),
     );
     let id = CommandId::derive(cluster.0, "tenant default");
     let create = Command::TenantCreate(TenantCreate {
+        max_connections: None,
         tenant: TenantName::default_tenant(),
     });
     let request = Request::new(id, create, INIT_TIMEOUT, now());

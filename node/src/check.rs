@@ -54,6 +54,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
         vtep: IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
         underlay_mtu: 1500,
         resolvers: Default::default(),
+        max_connections: 65_536,
     };
     let (facts, locals) = trial(&params)?;
     let wanted = desired::desired(&facts, &locals, &params, &mut Programs::default());
@@ -139,6 +140,7 @@ impl TrialNames {
                 },
                 v6: None,
                 docker_name: None,
+                max_connections: None,
             },
             closing: false,
             blocks: blocks.into_iter().collect(),

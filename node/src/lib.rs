@@ -8,6 +8,7 @@ pub mod bus;
 pub mod check;
 pub mod cleanup;
 pub mod cni;
+pub mod connections;
 pub mod daemon;
 pub mod docker;
 pub mod doctor;

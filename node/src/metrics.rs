@@ -12,6 +12,8 @@ use node_core::resource::OuterDrop;
 /// Counter of dropped packets, by reason.
 const OUTER_DROPPED_METRIC: &str = "contiv_node_outer_dropped_total";
 
+const CONNECTIONS_REFUSED_METRIC: &str = "contiv_node_connections_refused_total";
+
 /// Describes the metrics for [`runtime::metrics::serve`].
 pub fn describe() {
     describe_gauge!(
@@ -52,6 +54,19 @@ pub fn describe() {
     for reason in OuterDrop::ALL {
         counter!(OUTER_DROPPED_METRIC, "reason" => reason.name()).increment(0);
     }
+    describe_gauge!(
+        "contiv_node_conntrack_entries",
+        "Entries of a tenant in conntrack's table; without a tenant: all of the host's table."
+    );
+    describe_gauge!(
+        "contiv_node_conntrack_max",
+        "The entries that conntrack's table can hold."
+    );
+    describe_counter!(
+        CONNECTIONS_REFUSED_METRIC,
+        "Packets that were dropped because their endpoint has as many connections as it may open."
+    );
+    counter!(CONNECTIONS_REFUSED_METRIC).increment(0);
     describe_histogram!(
         "contiv_docker_call_seconds",
         "The engine's calls to the driver."
@@ -98,4 +113,19 @@ pub fn outer_drops(drops: &Drops) {
     for (reason, packets) in drops {
         counter!(OUTER_DROPPED_METRIC, "reason" => reason.name()).increment(*packets);
     }
+}
+
+/// Sets the number of a tenant's conntrack entries; without a tenant: of the host's table.
+#[expect(clippy::cast_precision_loss, reason = "no table has 2^53 entries")]
+pub fn conntrack_entries(tenant: &str, entries: u64) {
+    gauge!("contiv_node_conntrack_entries", "tenant" => tenant.to_owned()).set(entries as f64);
+}
+
+pub fn conntrack_max(max: u32) {
+    gauge!("contiv_node_conntrack_max").set(f64::from(max));
+}
+
+/// Counts packets that were dropped since the last call.
+pub fn refused_connections(packets: u64) {
+    counter!(CONNECTIONS_REFUSED_METRIC).increment(packets);
 }

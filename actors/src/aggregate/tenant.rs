@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bus_schema::command::{
-    GroupCreate, GroupRemove, GroupUpdate, NetworkCreate, NetworkRemove, PolicyApply, PolicyCreate,
-    PolicyRemove, Removal, RuleAdd, RuleRemove, TenantCreate, TenantRemove,
+    GroupCreate, GroupRemove, GroupUpdate, NetworkCreate, NetworkRemove, NetworkUpdate,
+    PolicyApply, PolicyCreate, PolicyRemove, Removal, RuleAdd, RuleRemove, TenantCreate,
+    TenantRemove, TenantUpdate,
 };
 use bus_schema::event::{
     LeasesClosed, LeasesClosing, LeasesOpened, LeasesReopened, NetworkClosing, NetworkCreated,
@@ -16,7 +17,7 @@ use bus_schema::policy::Peer;
 use bus_schema::rejection::BlockUse;
 use bus_schema::{
     Event, GroupId, GroupName, NetworkName, NetworkSpec, NodeName, PolicyName, PoolKey, Rejection,
-    TenantName,
+    TenantName, update_limit,
 };
 
 use super::{Aggregate, Cluster, Leases};
@@ -25,6 +26,7 @@ mod group;
 mod policy;
 mod pool;
 mod subnet;
+mod update;
 
 pub use group::GroupIntent;
 pub use policy::PolicyIntent;
@@ -33,6 +35,8 @@ pub use policy::PolicyIntent;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tenant {
     pub open: bool,
+    /// The connections that each endpoint may open; absent: the nodes' default.
+    pub max_connections: Option<u32>,
     pub networks: BTreeMap<NetworkName, NetworkIntent>,
     pub groups: BTreeMap<GroupName, GroupIntent>,
     pub policies: BTreeMap<PolicyName, PolicyIntent>,
@@ -55,8 +59,10 @@ pub struct NetworkIntent {
 #[derive(Debug, Clone)]
 pub enum TenantCommand {
     Create(TenantCreate),
+    Update(TenantUpdate),
     Remove(TenantRemove),
     NetworkCreate(NetworkCreate),
+    NetworkUpdate(NetworkUpdate),
     NetworkRemove(NetworkRemove),
     GroupCreate(GroupCreate),
     GroupUpdate(GroupUpdate),
@@ -118,13 +124,14 @@ impl Tenant {
         if self.open {
             return vec![];
         }
-        let tenant = c.tenant.clone();
-        vec![
-            Event::TenantCreated(TenantCreated {
-                tenant: tenant.clone(),
-            }),
-            Event::TenantOpened(TenantOpened { tenant }),
-        ]
+        let tenant = || c.tenant.clone();
+        let created = [
+            Event::TenantCreated(TenantCreated { tenant: tenant() }),
+            Event::TenantOpened(TenantOpened { tenant: tenant() }),
+        ];
+        let limit = c.max_connections.filter(|it| *it > 0);
+        let limited = limit.map(|max| update::tenant_updated(tenant(), Some(max)));
+        created.into_iter().chain(limited).collect()
     }
 
     fn remove(&self, c: &TenantRemove) -> Result<Vec<Event>, Rejection> {
@@ -170,6 +177,7 @@ impl Tenant {
             v4: pool.clone(),
             v6: None,
             docker_name: c.docker_name.clone(),
+            max_connections: c.max_connections.filter(|it| *it > 0),
         };
         self.must_not_share_docker_name(&spec.tenant, &spec.docker_network(), "--nw-tag")?;
         let (tenant, network) = (c.tenant.clone(), c.network.clone());
@@ -385,8 +393,10 @@ impl Aggregate for Tenant {
     ) -> Result<Vec<Event>, Rejection> {
         match command {
             TenantCommand::Create(c) => Ok(self.create(c)),
+            TenantCommand::Update(c) => self.update(c),
             TenantCommand::Remove(c) => self.remove(c),
             TenantCommand::NetworkCreate(c) => self.network_create(c, facts),
+            TenantCommand::NetworkUpdate(c) => self.network_update(c),
             TenantCommand::NetworkRemove(c) => self.network_remove(c, facts),
             TenantCommand::GroupCreate(c) => self.group_create(c, facts),
             TenantCommand::GroupUpdate(c) => self.group_update(c),
@@ -402,6 +412,7 @@ impl Aggregate for Tenant {
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::TenantOpened(_) => self.open = true,
+            Event::TenantUpdated(e) => update_limit(&mut self.max_connections, e.max_connections),
             // Numbers and ids outlive the tenant: nodes keep them by its name.
             Event::TenantClosed(_) => {
                 *self = Self {
@@ -417,6 +428,11 @@ impl Aggregate for Tenant {
                     closing: false,
                 };
                 self.networks.insert(e.network.name.clone(), intent);
+            }
+            Event::NetworkUpdated(e) => {
+                if let Some(network) = self.networks.get_mut(&e.network) {
+                    update_limit(&mut network.spec.max_connections, e.max_connections);
+                }
             }
             Event::NetworkClosing(e) => self.set_closing(&e.network, true),
             Event::NetworkReopened(e) => self.set_closing(&e.network, false),

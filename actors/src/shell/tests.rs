@@ -67,12 +67,14 @@ fn id() -> CommandId {
 
 fn tenant(name: &str) -> Command {
     Command::TenantCreate(TenantCreate {
+        max_connections: None,
         tenant: testing::name(name),
     })
 }
 
 fn network(name: &str, subnet: &str) -> Command {
     Command::NetworkCreate(NetworkCreate {
+        max_connections: None,
         tenant: testing::name("blue"),
         network: testing::name(name),
         subnet: testing::subnet(subnet),

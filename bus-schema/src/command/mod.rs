@@ -98,9 +98,11 @@ pub(crate) use verbs;
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Command {
     TenantCreate(TenantCreate),
+    TenantUpdate(TenantUpdate),
     TenantRemove(TenantRemove),
 
     NetworkCreate(NetworkCreate),
+    NetworkUpdate(NetworkUpdate),
     NetworkRemove(NetworkRemove),
 
     GroupCreate(GroupCreate),
@@ -131,8 +133,10 @@ pub enum Command {
 verbs! {
     Command:
     TenantCreate => ("tenant", "create"),
+    TenantUpdate => ("tenant", "update"),
     TenantRemove => ("tenant", "rm"),
     NetworkCreate => ("net", "create"),
+    NetworkUpdate => ("net", "update"),
     NetworkRemove => ("net", "rm"),
     GroupCreate => ("group", "create"),
     GroupUpdate => ("group", "update"),
@@ -159,8 +163,10 @@ impl Command {
     pub fn tenant(&self) -> Option<&TenantName> {
         match self {
             Self::TenantCreate(c) => Some(&c.tenant),
+            Self::TenantUpdate(c) => Some(&c.tenant),
             Self::TenantRemove(c) => Some(&c.tenant),
             Self::NetworkCreate(c) => Some(&c.tenant),
+            Self::NetworkUpdate(c) => Some(&c.tenant),
             Self::NetworkRemove(c) => Some(&c.tenant),
             Self::GroupCreate(c) => Some(&c.tenant),
             Self::GroupUpdate(c) => Some(&c.tenant),

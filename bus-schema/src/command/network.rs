@@ -26,6 +26,19 @@ pub struct NetworkCreate {
     pub vni: Option<Vni>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_name: Option<String>,
+    /// The connections that each endpoint may open; absent: its tenant's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+/// Changes the settings that are given, and no others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUpdate {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    /// 0: its tenant's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,18 @@ use crate::TenantName;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantCreate {
     pub tenant: TenantName,
+    /// The connections that each endpoint may open; absent: a quarter of its node's conntrack table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+/// Changes the settings that are given, and no others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantUpdate {
+    pub tenant: TenantName,
+    /// 0: a quarter of each node's conntrack table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
 }
 
 /// Refused while the tenant has networks.

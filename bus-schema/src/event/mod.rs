@@ -36,6 +36,7 @@ pub enum Event {
     TenantRemoved(TenantRemoved),
     TenantOpened(TenantOpened),
     TenantClosed(TenantClosed),
+    TenantUpdated(TenantUpdated),
 
     NodeJoined(NodeJoined),
     NodeRemoved(NodeRemoved),
@@ -47,6 +48,7 @@ pub enum Event {
     VniReleased(VniReleased),
 
     NetworkCreated(NetworkCreated),
+    NetworkUpdated(NetworkUpdated),
     NetworkClosing(NetworkClosing),
     NetworkReopened(NetworkReopened),
     NetworkRemoved(NetworkRemoved),
@@ -123,7 +125,9 @@ impl Event {
 
             Self::TenantOpened(e) => Tenant(e.tenant.clone()),
             Self::TenantClosed(e) => Tenant(e.tenant.clone()),
+            Self::TenantUpdated(e) => Tenant(e.tenant.clone()),
             Self::NetworkCreated(e) => Tenant(e.network.tenant.clone()),
+            Self::NetworkUpdated(e) => Tenant(e.tenant.clone()),
             Self::NetworkClosing(e) => Tenant(e.tenant.clone()),
             Self::NetworkReopened(e) => Tenant(e.tenant.clone()),
             Self::NetworkRemoved(e) => Tenant(e.tenant.clone()),
@@ -202,6 +206,7 @@ kinds! {
     TenantRemoved => "tenant-removed",
     TenantOpened => "tenant-opened",
     TenantClosed => "tenant-closed",
+    TenantUpdated => "tenant-updated",
     NodeJoined => "node-joined",
     NodeRemoved => "node-removed",
     NodeDrained => "node-drained",
@@ -210,6 +215,7 @@ kinds! {
     VniAssigned => "vni-assigned",
     VniReleased => "vni-released",
     NetworkCreated => "network-created",
+    NetworkUpdated => "network-updated",
     NetworkClosing => "network-closing",
     NetworkReopened => "network-reopened",
     NetworkRemoved => "network-removed",

@@ -8,6 +8,16 @@ pub struct NetworkCreated {
     pub network: NetworkSpec,
 }
 
+/// The settings that are given changed, no others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkUpdated {
+    pub tenant: TenantName,
+    pub network: NetworkName,
+    /// The connections that each endpoint may open; 0: its tenant's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
 /// No more attaches; in one batch with [`super::LeasesClosing`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkClosing {

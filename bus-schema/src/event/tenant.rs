@@ -20,6 +20,15 @@ pub struct TenantOpened {
     pub tenant: TenantName,
 }
 
+/// The settings that are given changed, no others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantUpdated {
+    pub tenant: TenantName,
+    /// The connections that each endpoint may open; 0: a quarter of its node's conntrack table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
 /// The tenant takes no intent any more; in one batch with [`TenantRemoved`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantClosed {

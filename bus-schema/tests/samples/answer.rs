@@ -29,6 +29,7 @@ fn of_networks() -> Vec<Answer> {
             tenants: vec![TenantInfo {
                 tenant: tenant(),
                 networks: vec![network()],
+                max_connections: None,
             }],
         },
         Answer::Networks {

@@ -2,8 +2,8 @@
 
 use bus_schema::command::{
     BlockCede, BlockLease, BlockReturn, BlockRevoke, LogAccept, NetworkCreate, NetworkRemove,
-    NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon, Removal, Request, TenantCreate,
-    TenantRemove,
+    NetworkUpdate, NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon, Removal, Request,
+    TenantCreate, TenantRemove, TenantUpdate,
 };
 use bus_schema::{Command, MachineId, Vni};
 
@@ -16,7 +16,14 @@ pub(crate) fn commands() -> Vec<Request<Command>> {
 
 fn of_networks() -> Vec<Command> {
     vec![
-        Command::TenantCreate(TenantCreate { tenant: tenant() }),
+        Command::TenantCreate(TenantCreate {
+            tenant: tenant(),
+            max_connections: None,
+        }),
+        Command::TenantUpdate(TenantUpdate {
+            tenant: tenant(),
+            max_connections: Some(20_000),
+        }),
         Command::TenantRemove(TenantRemove { tenant: tenant() }),
         Command::NetworkCreate(NetworkCreate {
             tenant: tenant(),
@@ -28,6 +35,12 @@ fn of_networks() -> Vec<Command> {
             gateway6: Some(ip("fd00:20::fe")),
             vni: Some(Vni(1001)),
             docker_name: Some("front".to_owned()),
+            max_connections: None,
+        }),
+        Command::NetworkUpdate(NetworkUpdate {
+            tenant: tenant(),
+            network: network(),
+            max_connections: Some(10_000),
         }),
         Command::NetworkRemove(NetworkRemove {
             tenant: tenant(),

@@ -12,7 +12,23 @@ use super::{MACHINE, id, ip, network, node, policy, spec, subnet, tenant, v4, v6
 pub(crate) fn events() -> Vec<Event> {
     let mut all = first_events();
     all.extend(policy::events());
+    all.extend(updates());
     all
+}
+
+/// The events that change settings.
+fn updates() -> Vec<Event> {
+    vec![
+        Event::TenantUpdated(event::TenantUpdated {
+            tenant: tenant(),
+            max_connections: Some(20_000),
+        }),
+        Event::NetworkUpdated(event::NetworkUpdated {
+            tenant: tenant(),
+            network: network(),
+            max_connections: Some(0),
+        }),
+    ]
 }
 
 /// The events of schema 1.

@@ -87,6 +87,7 @@ fn spec() -> NetworkSpec {
         v4: v4(),
         v6: Some(v6()),
         docker_name: Some("front".to_owned()),
+        max_connections: None,
     }
 }
 

@@ -45,8 +45,11 @@ pub(crate) fn measure() -> anyhow::Result<()> {
 async fn networks(lab: &Lab, servers: u8) -> anyhow::Result<()> {
     let bus = Bus::connect(&lab.nats_url()).await?;
     let tenant = TenantName::new("bench")?;
-    bus.command(Command::TenantCreate(TenantCreate { tenant }))
-        .await?;
+    bus.command(Command::TenantCreate(TenantCreate {
+        tenant,
+        max_connections: None,
+    }))
+    .await?;
     let mut log = OwnLog::create(lab, usize::from(servers)).await?;
     let mut next = 0..;
     let mut rates = [Vec::new(), Vec::new(), Vec::new()];
@@ -101,6 +104,7 @@ fn network(number: u32) -> anyhow::Result<Command> {
         gateway6: None,
         vni: None,
         docker_name: None,
+        max_connections: None,
     }))
 }
 

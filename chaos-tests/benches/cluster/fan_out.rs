@@ -129,7 +129,10 @@ async fn one_event(
     feeds: usize,
     arrivals: &mut mpsc::UnboundedReceiver<Revision>,
 ) -> anyhow::Result<Duration> {
-    let asked = bus.command(Command::TenantCreate(TenantCreate { tenant }));
+    let asked = bus.command(Command::TenantCreate(TenantCreate {
+        tenant,
+        max_connections: None,
+    }));
     let revision = asked.await?;
     let start = Instant::now();
     let mut left = feeds;

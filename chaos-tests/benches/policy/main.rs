@@ -64,6 +64,7 @@ async fn intent(bus: &Bus) -> anyhow::Result<()> {
         gateway6: None,
         vni: None,
         docker_name: None,
+        max_connections: None,
     }))
     .await?;
     let peers = (0..PEER_GROUP_COUNT).map(|number| GroupName::new(format!("peer-{number}")));

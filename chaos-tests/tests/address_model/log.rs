@@ -109,6 +109,7 @@ impl Log {
                     v4: pool.clone(),
                     v6: None,
                     docker_name: None,
+                    max_connections: None,
                 },
             }),
             opened(&key(Place::Network), pool.clone()),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bus_schema::command::{NetworkCreate, NetworkRemove};
+use bus_schema::command::{NetworkCreate, NetworkRemove, NetworkUpdate};
 use bus_schema::query::NetworkInfo;
 use bus_schema::{Answer, Command, Endpoint, NetworkName, Query, Rejection, TenantName, Vni};
 use clap::{Args, Subcommand, ValueEnum};
@@ -25,6 +25,11 @@ pub(crate) enum NetworkVerb {
         after_help = "It warns when the subnet covers the underlay, an address or a resolver of a node, or a network of\nits engine: the tenant's containers don't reach what has that address.\n\nExamples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001"
     )]
     Create(Box<NetworkCreateOptions>),
+    /// Change a network's settings; those that aren't given stay
+    #[command(
+        after_help = "Examples:\n  netctl net update contiv-net --max-connections 20000\n  netctl net update contiv-net --max-connections 0   # the tenant's number again"
+    )]
+    Update(NetworkUpdateOptions),
     /// Remove a network that no endpoint uses
     #[command(
         visible_alias = "delete",
@@ -75,6 +80,8 @@ pub(crate) struct NetworkCreateOptions {
     /// The Docker network's name (-tag)
     #[arg(long, alias = "tag", value_name = "NAME")]
     nw_tag: Option<String>,
+    #[command(flatten)]
+    settings: NetworkSettings,
     #[arg(long, short, value_enum, default_value_t = NwType::Data)]
     nw_type: NwType,
     #[arg(long, short, value_enum, default_value_t = Encap::Vxlan)]
@@ -83,6 +90,35 @@ pub(crate) struct NetworkCreateOptions {
     wait: WaitFlag,
     #[command(flatten)]
     id: IdFlag,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkUpdateOptions {
+    network: NetworkName,
+    #[command(flatten)]
+    of: TenantFlag,
+    #[command(flatten)]
+    given: GivenNetworkSettings,
+    #[command(flatten)]
+    wait: WaitFlag,
+    #[command(flatten)]
+    id: IdFlag,
+}
+
+/// At least one setting.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct GivenNetworkSettings {
+    #[command(flatten)]
+    settings: NetworkSettings,
+}
+
+#[derive(Debug, Args)]
+struct NetworkSettings {
+    /// The connections that each endpoint may open on a node at a time; a new one beyond them is
+    /// refused. 0: as many as --max-connections of the tenant [default: 0]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,6 +147,7 @@ pub(crate) struct NetworkRemoveOptions {
 pub(crate) async fn run(session: &mut Session, verb: NetworkVerb) -> Result<(), Failure> {
     match verb {
         NetworkVerb::Create(create) => self::create(session, *create).await,
+        NetworkVerb::Update(update) => self::update(session, update).await,
         NetworkVerb::Rm(remove) => self::remove(session, remove).await,
         NetworkVerb::Ls { of, flags } => {
             let networks = list(session, of.tenant(), None).await?;
@@ -146,10 +183,22 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
         gateway6: create.gatewayv6.map(IpAddr::V6),
         vni: create.pkt_tag.filter(|tag| *tag != 0).map(Vni),
         docker_name: create.nw_tag.filter(|name| !name.is_empty()),
+        max_connections: create.settings.max_connections,
     });
     change::send_and_wait(session, command, &create.id, create.wait).await?;
     covered::warn(session, &subnets).await;
     Ok(())
+}
+
+async fn update(session: &mut Session, update: NetworkUpdateOptions) -> Result<(), Failure> {
+    let (tenant, network) = (update.of.tenant, update.network);
+    output::print(&format!("Updating network {tenant}:{network}\n"))?;
+    let command = Command::NetworkUpdate(NetworkUpdate {
+        tenant,
+        network,
+        max_connections: update.given.settings.max_connections,
+    });
+    change::send_and_wait(session, command, &update.id, update.wait).await
 }
 
 fn unsupported(create: &NetworkCreateOptions) -> Result<(), Failure> {
@@ -262,6 +311,7 @@ fn config(info: &NetworkInfo) -> Value {
         "ipv6Subnet": v6.map(pool::show).unwrap_or_default(),
         "ipv6Gateway": v6.map(|p| p.gateway.to_string()).unwrap_or_default(),
         "cfgdTag": spec.docker_name.as_deref().unwrap_or_default(),
+        "maxConnections": spec.max_connections.unwrap_or_default(),
     })
 }
 
@@ -326,6 +376,7 @@ pub(super) mod tests {
                 },
                 v6: None,
                 docker_name: None,
+                max_connections: None,
             },
             created: Revision(4),
             closing: false,

@@ -1,13 +1,14 @@
 //! `netctl tenant`.
 
-use bus_schema::command::{TenantCreate, TenantRemove};
+use bus_schema::command::{TenantCreate, TenantRemove, TenantUpdate};
 use bus_schema::query::{NetworkInfo, TenantInfo};
 use bus_schema::{Answer, Command, Endpoint, Query, Rejection, TenantName};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::flags::{IdFlag, InspectFlags, ListFlags};
 use super::usage::Usage;
+use super::wait::WaitFlag;
 use super::{change, endpoint, group, network, policy};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
@@ -19,6 +20,19 @@ pub(crate) enum TenantVerb {
     #[command(after_help = "Example:\n  netctl tenant create blue")]
     Create {
         tenant: TenantName,
+        #[command(flatten)]
+        settings: TenantSettings,
+        #[command(flatten)]
+        id: IdFlag,
+    },
+    /// Change a tenant's settings; those that aren't given stay
+    #[command(after_help = "Example:\n  netctl tenant update blue --max-connections 20000")]
+    Update {
+        tenant: TenantName,
+        #[command(flatten)]
+        given: GivenTenantSettings,
+        #[command(flatten)]
+        wait: WaitFlag,
         #[command(flatten)]
         id: IdFlag,
     },
@@ -47,12 +61,48 @@ pub(crate) enum TenantVerb {
     },
 }
 
+/// At least one setting.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct GivenTenantSettings {
+    #[command(flatten)]
+    settings: TenantSettings,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantSettings {
+    /// The connections that each endpoint may open on a node at a time, if its network has no number of
+    /// its own. 0: a quarter of the node's conntrack table [default: 0]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<u32>,
+}
+
 pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), Failure> {
     match verb {
-        TenantVerb::Create { tenant, id } => {
+        TenantVerb::Create {
+            tenant,
+            settings: TenantSettings { max_connections },
+            id,
+        } => {
             output::print(&format!("Creating tenant: {tenant}\n"))?;
-            let command = Command::TenantCreate(TenantCreate { tenant });
+            let command = Command::TenantCreate(TenantCreate {
+                tenant,
+                max_connections,
+            });
             change::send(session, command, &id).await.map(drop)
+        }
+        TenantVerb::Update {
+            tenant,
+            given,
+            wait,
+            id,
+        } => {
+            output::print(&format!("Updating tenant: {tenant}\n"))?;
+            let command = Command::TenantUpdate(TenantUpdate {
+                tenant,
+                max_connections: given.settings.max_connections,
+            });
+            change::send_and_wait(session, command, &id, wait).await
         }
         TenantVerb::Rm { tenant, id } => {
             output::print(&format!("Deleting tenant: {tenant}\n"))?;
@@ -124,7 +174,11 @@ fn counted(networks: &[NetworkInfo], endpoints: &[Endpoint]) -> Usage {
 
 fn inspected(info: &TenantInfo) -> Value {
     json!({
-        "Config": { "key": info.tenant, "tenantName": info.tenant },
+        "Config": {
+            "key": info.tenant,
+            "tenantName": info.tenant,
+            "maxConnections": info.max_connections.unwrap_or_default(),
+        },
         "Oper": { "totalNetworks": info.networks.len(), "networks": info.networks },
     })
 }

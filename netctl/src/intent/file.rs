@@ -37,6 +37,8 @@ struct WholeFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TenantItem {
     tenant_name: TenantName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_connections: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     networks: Vec<NetworkItem>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -61,6 +63,8 @@ struct NetworkItem {
     ipv6_gateway: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cfgd_tag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_connections: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -172,7 +176,10 @@ fn insert_once<K: Ord, V>(
 
 fn tenant(item: TenantItem) -> Result<Tenant, InvalidFile> {
     let of = item.tenant_name;
-    let mut tenant = Tenant::default();
+    let mut tenant = Tenant {
+        max_connections: item.max_connections,
+        ..Tenant::default()
+    };
     for item in item.networks {
         let name = item.network_name.clone();
         let at = format!("network {of}:{name}");
@@ -217,6 +224,7 @@ fn network(item: NetworkItem, at: &str) -> Result<Network, InvalidFile> {
         gateway6: item.ipv6_gateway,
         vni: item.pkt_tag.filter(|tag| *tag != 0).map(Vni),
         docker_name: item.cfgd_tag.filter(|name| !name.is_empty()),
+        max_connections: item.max_connections,
     })
 }
 
@@ -267,6 +275,7 @@ fn rule(item: &RuleItem, at: &str) -> Result<RuleSpec, InvalidFile> {
 pub(crate) fn write(intent: &Intent) -> Result<String, Failure> {
     let tenants = intent.tenants.iter().map(|(name, tenant)| TenantItem {
         tenant_name: name.clone(),
+        max_connections: tenant.max_connections,
         networks: tenant.networks.iter().map(network_item).collect(),
         policies: tenant
             .policies
@@ -300,6 +309,7 @@ fn network_item((name, network): (&NetworkName, &Network)) -> NetworkItem {
         },
         ipv6_gateway: network.gateway6,
         cfgd_tag: network.docker_name.clone(),
+        max_connections: network.max_connections,
     }
 }
 

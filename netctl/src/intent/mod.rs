@@ -24,6 +24,8 @@ pub(crate) struct Intent {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tenant {
+    /// Absent: it stays as it is; 0 stands for the default.
+    pub(crate) max_connections: Option<u32>,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) policies: BTreeMap<PolicyName, BTreeMap<RuleId, RuleSpec>>,
     pub(crate) groups: BTreeMap<GroupName, Group>,
@@ -39,6 +41,8 @@ pub(crate) struct Network {
     pub(crate) gateway6: Option<IpAddr>,
     pub(crate) vni: Option<Vni>,
     pub(crate) docker_name: Option<String>,
+    /// 0 stands for the default.
+    pub(crate) max_connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +64,8 @@ impl Intent {
     ) -> Self {
         let mut intent = Self::default();
         for info in tenants {
-            intent.tenants.entry(info.tenant.clone()).or_default();
+            let tenant = intent.tenants.entry(info.tenant.clone()).or_default();
+            tenant.max_connections = info.max_connections;
         }
         for info in networks {
             let (spec, v6) = (&info.spec, info.spec.v6.as_ref());
@@ -72,6 +77,7 @@ impl Intent {
                 gateway6: v6.map(|pool| pool.gateway),
                 vni: Some(spec.vni),
                 docker_name: spec.docker_name.clone(),
+                max_connections: spec.max_connections,
             };
             let tenant = intent.tenants.entry(spec.tenant.clone()).or_default();
             tenant.networks.insert(spec.name.clone(), network);

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use bus_schema::command::{
-    GroupCreate, GroupRemove, GroupUpdate, NetworkCreate, NetworkRemove, PolicyCreate,
-    PolicyRemove, Removal, RuleAdd, RuleRemove, TenantCreate, TenantRemove,
+    GroupCreate, GroupRemove, GroupUpdate, NetworkCreate, NetworkRemove, NetworkUpdate,
+    PolicyCreate, PolicyRemove, Removal, RuleAdd, RuleRemove, TenantCreate, TenantRemove,
+    TenantUpdate,
 };
 use bus_schema::policy::Peer;
 use bus_schema::{Command, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName};
@@ -38,8 +39,13 @@ pub(crate) fn plan(
         let have = current.tenants.get(name);
         if have.is_none() {
             let tenant = name.clone();
-            let command = Command::TenantCreate(TenantCreate { tenant });
+            let command = Command::TenantCreate(TenantCreate {
+                tenant,
+                max_connections: want.max_connections,
+            });
             plan.add(Phase::Tenants, command, format!("+ tenant {name}"));
+        } else {
+            plan.update_tenant(name, have, want);
         }
         plan.tenant(name, have.unwrap_or(&nothing), want, prune);
     }
@@ -115,6 +121,17 @@ impl Plan {
         }
     }
 
+    fn update_tenant(&mut self, name: &TenantName, have: Option<&Tenant>, want: &Tenant) {
+        let is = have.and_then(|it| it.max_connections);
+        if let Some((max, change)) = changed_limit(is, want.max_connections) {
+            let command = Command::TenantUpdate(TenantUpdate {
+                tenant: name.clone(),
+                max_connections: Some(max),
+            });
+            self.add(Phase::Tenants, command, format!("~ tenant {name} {change}"));
+        }
+    }
+
     fn create_network(&mut self, of: &TenantName, name: &NetworkName, network: &Network) {
         let command = Command::NetworkCreate(NetworkCreate {
             tenant: of.clone(),
@@ -126,6 +143,7 @@ impl Plan {
             gateway6: network.gateway6,
             vni: network.vni,
             docker_name: network.docker_name.clone(),
+            max_connections: network.max_connections,
         });
         let text = format!("+ network {of}:{name} {}", network.subnet);
         self.add(Phase::Networks, command, text);
@@ -162,8 +180,16 @@ impl Plan {
             is.gateway6.as_ref(),
             want.gateway6.as_ref(),
         );
-        let (is, want) = (is.docker_name.as_ref(), want.docker_name.as_ref());
-        self.unchangeable_if_given(&what, "cfgdTag", is, want);
+        let names = (is.docker_name.as_ref(), want.docker_name.as_ref());
+        self.unchangeable_if_given(&what, "cfgdTag", names.0, names.1);
+        if let Some((max, change)) = changed_limit(is.max_connections, want.max_connections) {
+            let command = Command::NetworkUpdate(NetworkUpdate {
+                tenant: of.clone(),
+                network: name.clone(),
+                max_connections: Some(max),
+            });
+            self.add(Phase::Networks, command, format!("~ {what} {change}"));
+        }
     }
 
     fn unchangeable<T: PartialEq + Display>(&mut self, what: &str, key: &str, is: &T, want: &T) {
@@ -325,6 +351,13 @@ impl Plan {
         let command = Command::TenantRemove(TenantRemove { tenant });
         self.add(Phase::TenantRemovals, command, format!("- tenant {name}"));
     }
+}
+
+/// The limit that is wanted and differs, and the difference as text. An absent one is 0, the default.
+fn changed_limit(is: Option<u32>, want: Option<u32>) -> Option<(u32, String)> {
+    let is = is.unwrap_or_default();
+    let max = want.filter(|it| *it != is)?;
+    Some((max, format!("maxConnections {max} (was {is})")))
 }
 
 fn policies(group: &Group) -> String {

@@ -122,6 +122,32 @@ fn steps_from_nothing_find_what_they_need() {
 }
 
 #[test]
+fn limit_of_connections_is_created_changed_and_kept_where_it_is_absent() {
+    let with = |limits: [&str; 2]| {
+        let [tenant, network] = limits;
+        let text = format!(
+            "tenants: [{{tenantName: blue, {tenant} networks: [{{networkName: n, subnet: 10.1.1.0/24, {network}}}]}}]"
+        );
+        read(&text).unwrap()
+    };
+    let limited = with(["maxConnections: 7,", "maxConnections: 9"]);
+    assert_eq!(led(&Intent::default(), &limited, false), limited);
+    let absent = with(["", ""]);
+    assert!(plan(&limited, &absent, true).unwrap().is_empty());
+    let changed = with(["maxConnections: 8,", "maxConnections: 0"]);
+    assert_eq!(
+        texts(&plan(&limited, &changed, false).unwrap()),
+        [
+            "~ tenant blue maxConnections 8 (was 7)",
+            "~ network blue:n maxConnections 0 (was 9)"
+        ]
+    );
+    assert_eq!(led(&limited, &changed, false), changed);
+    let default = with(["maxConnections: 0,", "maxConnections: 0"]);
+    assert!(plan(&absent, &default, true).unwrap().is_empty());
+}
+
+#[test]
 fn prune_removes_all_in_the_opposite_order() {
     let full = read(QUICK_START).unwrap();
     let named = read("tenants: [{tenantName: default}]").unwrap();

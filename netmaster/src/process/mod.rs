@@ -116,6 +116,7 @@ mod tests {
                     },
                     v6: None,
                     docker_name: None,
+                    max_connections: None,
                 },
             }),
         ]

@@ -66,6 +66,7 @@ impl View {
             .map(|(tenant, view)| TenantInfo {
                 tenant: tenant.clone(),
                 networks: view.networks.keys().cloned().collect(),
+                max_connections: view.max_connections,
             })
             .collect()
     }

@@ -17,6 +17,7 @@ use bus_schema::node::{ALIVE_MS, NodeStatus};
 use bus_schema::{
     ClusterId, Endpoint, EndpointEvent, EndpointId, Event, GroupName, GroupSpec, MachineId,
     NetworkName, NetworkSpec, NodeName, PolicyName, Revision, Rule, RuleId, TenantName,
+    update_limit,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -41,6 +42,8 @@ pub(crate) struct View {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct TenantView {
+    /// The connections that each endpoint may open; absent: the nodes' default.
+    pub(crate) max_connections: Option<u32>,
     pub(crate) networks: BTreeMap<NetworkName, NetworkView>,
     pub(crate) groups: BTreeMap<GroupName, GroupView>,
     pub(crate) policies: BTreeMap<PolicyName, PolicyView>,
@@ -121,6 +124,10 @@ impl View {
             Event::TenantCreated(e) => {
                 self.tenants.entry(e.tenant.clone()).or_default();
             }
+            Event::TenantUpdated(e) => {
+                let tenant = self.tenants.entry(e.tenant.clone()).or_default();
+                update_limit(&mut tenant.max_connections, e.max_connections);
+            }
             Event::TenantRemoved(e) => {
                 self.tenants.remove(&e.tenant);
             }
@@ -151,6 +158,9 @@ impl View {
                     tenant.networks.remove(&e.network);
                 }
             }
+            Event::NetworkUpdated(e) => self.change(&e.tenant, &e.network, |n| {
+                update_limit(&mut n.spec.max_connections, e.max_connections);
+            }),
             Event::NetworkClosing(e) => {
                 self.change(&e.tenant, &e.network, |n| n.closing = Some(revision));
             }

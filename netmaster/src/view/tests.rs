@@ -52,6 +52,7 @@ fn events() -> Vec<Event> {
                 },
                 v6: None,
                 docker_name: None,
+                max_connections: None,
             },
         }),
         Event::BlockLeased(BlockLeased {

@@ -468,6 +468,7 @@ pub(crate) fn network(name: &str) -> NetworkName {
 
 pub(crate) fn create_tenant(name: &str) -> Command {
     Command::TenantCreate(TenantCreate {
+        max_connections: None,
         tenant: tenant(name),
     })
 }
@@ -490,6 +491,7 @@ pub(crate) fn create(of: &str, name: &str, subnet: &str, tag: Option<u32>) -> Co
         subnet6: None,
         gateway6: None,
         vni: tag.map(Vni),
+        max_connections: None,
         docker_name: None,
     })
 }

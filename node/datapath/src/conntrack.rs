@@ -4,6 +4,7 @@
 //! `linux/netfilter/nfnetlink_conntrack.h`. Kernels before 6.9 can't delete by a part of a tuple,
 //! so we dump all entries, and delete each by its tuple and its zone.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +14,9 @@ use rtnetlink::sys::Socket;
 
 use super::netfilter::{self, Netfilter, get};
 use super::netns::Namespace;
-use super::wire::{ACK, Buffer, DUMP, GeneralHeader, NESTED, REQUEST, attributes, find_number};
+use super::wire::{
+    ACK, Buffer, DUMP, GeneralHeader, NESTED, REQUEST, attributes, find, find_number,
+};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
@@ -36,8 +39,9 @@ const IP_DESTINATION: u16 = 2;
 const PROTO_NUMBER: u16 = 1;
 const PROTO_SOURCE_PORT: u16 = 2;
 const PROTO_PORT: u16 = 3;
-/// `CTA_STATS_GLOBAL_ENTRIES`
+/// `CTA_STATS_GLOBAL_ENTRIES` and, since Linux 4.18, `_MAX_ENTRIES`
 const STATS_ENTRIES: u16 = 1;
+const STATS_MAX_ENTRIES: u16 = 2;
 
 /// A connection of a domain, by the addresses and ports of its first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,14 @@ pub struct Connection {
     /// The low 16 bits of the revision whose rules let it pass; 0 where another node decided.
     pub revision: u16,
     entry: Entry,
+}
+
+/// How full a conntrack table is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConntrackUsage {
+    pub entries: u32,
+    /// `net.netfilter.nf_conntrack_max`
+    pub max: u32,
 }
 
 /// One socket to the conntrack of one namespace. Cheap to clone; a clone is the same socket.
@@ -69,9 +81,26 @@ impl Conntrack {
         Ok(Self { netfilter })
     }
 
+    pub(super) async fn usage(&self) -> io::Result<ConntrackUsage> {
+        self.netfilter.run(usage).await
+    }
+
+    /// The number of entries in each zone.
+    pub(super) async fn zones(&self) -> io::Result<BTreeMap<u16, u64>> {
+        let count = |socket: &Socket| {
+            let mut zones = BTreeMap::new();
+            dump(socket, |body| {
+                let zone = find(body, ZONE).and_then(|it| it.try_into().ok());
+                *zones.entry(zone.map_or(0, u16::from_be_bytes)).or_default() += 1;
+            })?;
+            Ok(zones)
+        };
+        self.netfilter.run(count).await
+    }
+
     /// Lists the connections in a zone.
     pub(super) async fn list(&self, zone: u16) -> io::Result<Vec<Connection>> {
-        let entries = self.netfilter.run(dump).await?;
+        let entries = self.netfilter.run(entries).await?;
         let of_zone = entries.into_iter().filter(|entry| entry.zone == zone);
         Ok(of_zone.filter_map(Connection::of).collect())
     }
@@ -93,7 +122,7 @@ impl Conntrack {
     pub(super) async fn forget(&self, gone: Vec<(u16, IpAddr)>) -> io::Result<usize> {
         self.netfilter
             .run(move |socket| {
-                let entries = dump(socket)?;
+                let entries = entries(socket)?;
                 let concerned = entries
                     .iter()
                     .filter(|entry| gone.iter().any(|(zone, it)| entry.is_of(*zone, *it)));
@@ -178,17 +207,31 @@ impl Entry {
     }
 }
 
-/// A dump walks through the buckets of all namespaces' entries, 5 ms of them.
-fn dump(socket: &Socket) -> io::Result<Vec<Entry>> {
+fn usage(socket: &Socket) -> io::Result<ConntrackUsage> {
     let mut request = Buffer::default();
     request.message((STATS, REQUEST, 0), GENERAL_HEADER, |_| {});
-    if get(socket, &request, |body| find_number(body, STATS_ENTRIES))? == Some(0) {
-        return Ok(Vec::new());
+    let usage = get(socket, &request, |body| {
+        Some(ConntrackUsage {
+            entries: find_number(body, STATS_ENTRIES)?,
+            max: find_number(body, STATS_MAX_ENTRIES).unwrap_or_default(),
+        })
+    });
+    usage.map(Option::unwrap_or_default)
+}
+
+/// A dump walks through the buckets of all namespaces' entries, 5 ms of them.
+fn dump(socket: &Socket, each: impl FnMut(&[u8])) -> io::Result<()> {
+    if usage(socket)?.entries == 0 {
+        return Ok(());
     }
     let mut request = Buffer::default();
     request.message((GET, REQUEST | DUMP, 0), GENERAL_HEADER, |_| {});
+    netfilter::dump(socket, &request, each)
+}
+
+fn entries(socket: &Socket) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    netfilter::dump(socket, &request, |body| entries.push(Entry::parse(body)))?;
+    dump(socket, |body| entries.push(Entry::parse(body)))?;
     Ok(entries)
 }
 

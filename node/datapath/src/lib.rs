@@ -45,13 +45,14 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus_schema::node::{Counter, DomainKind};
 use tokio::sync::Mutex;
 
-pub use self::conntrack::Connection;
+pub use self::conntrack::{Connection, ConntrackUsage};
 use self::error::failure;
 pub use self::error::{BatchError, DatapathError, Failure};
 use self::execute::Execution;
@@ -69,7 +70,7 @@ use self::observe::Part;
 pub use self::peer::{PeerSetup, PeerState};
 pub use self::scratch::Scratch;
 use node_core::reconcile::Op;
-use node_core::resource::{OuterDrop, Place, Ruleset, State};
+use node_core::resource::{OuterDrop, Place, REFUSED_CONNECTIONS, Ruleset, State};
 use runtime::lock;
 
 /// Where and how to work.
@@ -88,6 +89,15 @@ pub struct Options {
 pub enum Scope {
     All,
     Of(Place),
+}
+
+/// The connections that were refused in one place because their openers have too many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RefusedConnections {
+    /// The packets since the table was made.
+    pub packets: u64,
+    /// The zones and addresses of the openers in the last minute, with the packets of each.
+    pub lately: Vec<(u16, IpAddr, u64)>,
 }
 
 /// The handle by which the daemon reads and changes the kernel. A clone is cheap, and works with the
@@ -205,6 +215,41 @@ impl Datapath {
             Scope::All => state,
             Scope::Of(place) => state.of(place),
         })
+    }
+
+    /// Reads how full the conntrack table is that the place's packets use.
+    pub async fn conntrack_usage(&self, place: &Place) -> Result<ConntrackUsage, DatapathError> {
+        let usage = async { self.conntrack(&place.netfilter()).await?.usage().await };
+        usage
+            .await
+            .map_err(failure("read the size of conntrack's table", place))
+    }
+
+    /// Counts the entries of each zone in the conntrack table that the place's packets use.
+    pub async fn conntrack_zones(
+        &self,
+        place: &Place,
+    ) -> Result<BTreeMap<u16, u64>, DatapathError> {
+        let count = async { self.conntrack(&place.netfilter()).await?.zones().await };
+        count.await.map_err(failure("count connections", place))
+    }
+
+    /// Reads which endpoints have had connections refused because they have too many.
+    pub async fn refused_connections(
+        &self,
+        place: &Place,
+    ) -> Result<RefusedConnections, DatapathError> {
+        let read = async {
+            let nftables = self.nftables(&place.netfilter()).await?;
+            let counters = nftables.counters().await?;
+            let packets = counters.get(REFUSED_CONNECTIONS).copied();
+            io::Result::Ok(RefusedConnections {
+                packets: packets.unwrap_or_default(),
+                lately: nftables.refused().await?,
+            })
+        };
+        read.await
+            .map_err(failure("read refused connections", place))
     }
 
     /// Lists the connections of a domain, whose conntrack zone is `zone`.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bus_schema::node::Counter;
@@ -10,7 +11,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use rtnetlink::sys::Socket;
 
-use super::codec::elements::hit;
+use super::codec::elements::{hit, refused};
 use super::codec::entry::Entry;
 use super::codec::objects::{
     self, COUNTER, GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_OBJECT, GET_RULE, GET_SET,
@@ -119,6 +120,19 @@ impl Nftables {
         self.reader.run(work).await
     }
 
+    /// The endpoints that were refused a connection in the last minute: zone, address, and the packets.
+    pub(super) async fn refused(&self) -> io::Result<Vec<(u16, IpAddr, u64)>> {
+        let work = |socket: &Socket| {
+            let mut all = Vec::new();
+            let read = |element: &[u8]| all.extend(Entry::read(element).as_ref().and_then(refused));
+            match read_elements(socket, "refused", read) {
+                Err(error) if is(&error, nix::Error::ENOENT) => Ok(Vec::new()),
+                result => result.map(|()| all),
+            }
+        };
+        self.reader.run(work).await
+    }
+
     /// The packets that each named counter of our table has seen; none where there is no table.
     pub(super) async fn counters(&self) -> io::Result<BTreeMap<String, u64>> {
         let work = |socket: &Socket| {
@@ -192,6 +206,9 @@ fn read_table(socket: &Socket, bodies: &Bodies) -> io::Result<Option<Listing>> {
             reading.anonymous(&set, elements);
         } else {
             reading.set(&set);
+            if set.is_dynamic() {
+                continue;
+            }
             read_elements(socket, &set.name, |element| reading.element(&set, element))?;
         }
     }

@@ -19,6 +19,7 @@ use crate::surroundings::{self, ResolverFiles};
 use crate::underlay::Change;
 use node_core::desired::{self, Params};
 use node_core::projection::{EndpointsView, Projection};
+use node_core::resource::Place;
 use node_datapath::{Datapath, DatapathError, Options};
 
 /// The opened state of the node, and the channels that several tasks use.
@@ -36,6 +37,8 @@ pub(super) struct Node {
     pub published: watch::Sender<Published>,
     pub address: watch::Sender<Change>,
     pub surroundings: watch::Sender<Surroundings>,
+    /// The alarms of conntrack's tables.
+    pub connection_alarms: watch::Sender<Vec<Alarm>>,
     pub healings: Healings,
     pub leave: Leave,
     /// Alarms of damaged files.
@@ -64,6 +67,7 @@ impl Node {
             vtep: config.vtep,
             underlay_mtu: underlay_mtu(&datapath, config.vtep).await?,
             resolvers: Default::default(),
+            max_connections: max_connections(&datapath).await?,
         };
         let journal = config.state_dir.join("endpoints.journal");
         let (disk, mut projection, mut alarms) = state::load(config)?;
@@ -105,6 +109,7 @@ impl Node {
             published: watch::Sender::default(),
             address: watch::Sender::new(Change::None),
             surroundings: watch::Sender::new(surroundings::read(&ResolverFiles::default(), &[])),
+            connection_alarms: watch::Sender::default(),
             healings: Healings::default(),
             leave: Leave::default(),
             alarms,
@@ -129,6 +134,12 @@ async fn check_journal(
         }
         JournalState::Empty | JournalState::Whole => Ok(None),
     }
+}
+
+/// A quarter of the host's conntrack table.
+async fn max_connections(datapath: &Datapath) -> Result<u32, StartError> {
+    let usage = datapath.conntrack_usage(&Place::Host).await?;
+    Ok((usage.max / 4).max(1))
 }
 
 /// Reads the fixed rules back as the kernel stores them. Without it a resync still finds rules that are

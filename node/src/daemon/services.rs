@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use bus_schema::node::NodeStatus;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
@@ -6,6 +8,7 @@ use super::node::Node;
 use super::{DaemonConfig, StartError};
 use crate::cleanup::{Cleaner, CleanupReply};
 use crate::cni::Cni;
+use crate::connections::ConnectionWatch;
 use crate::docker::{self, DockerHandle};
 use crate::inquiry::Inquiry;
 use crate::local::{self, Api, Leaving};
@@ -70,6 +73,16 @@ impl Services {
         }
     }
 
+    pub(super) fn connections(&self, node: &Node) -> ConnectionWatch {
+        ConnectionWatch {
+            params: node.params.clone(),
+            datapath: node.datapath.clone(),
+            facts: node.facts.subscribe(),
+            snapshots: node.endpoints.snapshots(),
+            refused: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn status_sources(&self, node: &Node) -> StatusSources {
         StatusSources {
             dns: self.dns.clone(),
@@ -87,6 +100,7 @@ impl Services {
             surroundings: node.surroundings.subscribe(),
             engine: self.docker.status.clone(),
             engine_alarms: self.docker.alarms.clone(),
+            connection_alarms: node.connection_alarms.subscribe(),
             alarms: node.alarms.clone(),
         }
     }

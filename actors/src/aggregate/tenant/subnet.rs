@@ -77,6 +77,11 @@ pub(super) fn same_again(
         (spec.v4.gateway != pool.gateway, "gateway"),
         (c.vni.is_some_and(|vni| vni != spec.vni), "packet tag"),
         (c.docker_name != spec.docker_name, "Docker name"),
+        (
+            c.max_connections
+                .is_some_and(|max| max != spec.max_connections.unwrap_or_default()),
+            "limit of connections",
+        ),
     ];
     match differences.iter().find(|(differs, _)| *differs) {
         None => Ok(()),

@@ -1,4 +1,5 @@
 mod removal;
+mod update;
 
 use bus_schema::testing;
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ fn ask(network: &str, subnet: &str) -> NetworkCreate {
         gateway6: None,
         vni: None,
         docker_name: None,
+        max_connections: None,
     }
 }
 
@@ -65,6 +67,7 @@ fn created(network: &str, subnet: &str, gateway: &str, vni: u32) -> [Event; 3] {
         v4: pool.clone(),
         v6: None,
         docker_name: None,
+        max_connections: None,
     };
     [
         Event::NetworkCreated(NetworkCreated { network: spec }),
@@ -140,7 +143,12 @@ fn held_by(node: &str) -> TenantFacts {
 
 #[test]
 fn a_tenant_is_created_once() {
-    let create = || TenantCommand::Create(TenantCreate { tenant: tenant() });
+    let create = || {
+        TenantCommand::Create(TenantCreate {
+            tenant: tenant(),
+            max_connections: None,
+        })
+    };
     given::<Tenant>([])
         .when(create(), no_facts())
         .then([
@@ -373,6 +381,7 @@ fn other_settings_are_refused_and_what_differs_is_named() {
         (
             NetworkCreate {
                 docker_name: Some("front".to_owned()),
+                max_connections: None,
                 ..base()
             },
             "Docker name",
@@ -434,6 +443,7 @@ fn a_docker_name_is_valid_and_unique() {
     let tagged = |network: &str, subnet: &str, docker: &str| {
         TenantCommand::NetworkCreate(NetworkCreate {
             docker_name: Some(docker.to_owned()),
+            max_connections: None,
             ..ask(network, subnet)
         })
     };

@@ -52,6 +52,10 @@ pub(super) fn of_event(event: &Event) -> String {
             let name = format!("{}:{}", spec.tenant, spec.name);
             format!("{name} {} packet tag {}", pools.join(" "), spec.vni)
         }
+        Event::NetworkUpdated(e) => {
+            format!("{}:{}{}", e.tenant, e.network, limit_of(e.max_connections))
+        }
+        Event::TenantUpdated(e) => format!("{}{}", e.tenant, limit_of(e.max_connections)),
         Event::NetworkClosing(e) => format!("{}:{}", e.tenant, e.network),
         Event::NetworkReopened(e) => format!("{}:{}", e.tenant, e.network),
         Event::NetworkRemoved(e) if e.forced => format!("{}:{} by force", e.tenant, e.network),
@@ -95,6 +99,14 @@ pub(super) fn of_event(event: &Event) -> String {
         Event::BlockRevoked(e) => {
             format!("{}:{} {} from {}", e.tenant, e.network, e.block, e.node)
         }
+    }
+}
+
+fn limit_of(connections: Option<u32>) -> String {
+    match connections {
+        None => String::new(),
+        Some(0) => " default number of connections".to_owned(),
+        Some(max) => format!(" at most {max} connections"),
     }
 }
 

@@ -15,8 +15,9 @@ type Outcome = Result<(), String>;
 
 pub(super) fn carry_out(intent: &mut Intent, command: &Command) -> Outcome {
     let name = command.tenant().ok_or("a command without a tenant")?;
-    if let Command::TenantCreate(_) = command {
-        intent.tenants.entry(name.clone()).or_default();
+    if let Command::TenantCreate(it) = command {
+        let tenant = intent.tenants.entry(name.clone()).or_default();
+        tenant.max_connections = it.max_connections;
         return Ok(());
     }
     let tenant = intent.tenants.get_mut(name);
@@ -27,7 +28,17 @@ pub(super) fn carry_out(intent: &mut Intent, command: &Command) -> Outcome {
             intent.tenants.remove(name);
             outcome
         }
+        Command::TenantUpdate(it) => {
+            tenant.max_connections = it.max_connections;
+            Ok(())
+        }
         Command::NetworkCreate(it) => tenant.create_network(it),
+        Command::NetworkUpdate(it) => {
+            let network = tenant.networks.get_mut(&it.network).ok_or("the network");
+            network
+                .map(|network| network.max_connections = it.max_connections)
+                .map_err(str::to_owned)
+        }
         Command::NetworkRemove(it) => tenant.remove_network(&it),
         Command::PolicyCreate(it) => {
             tenant.policies.insert(it.policy, BTreeMap::new());
@@ -65,6 +76,7 @@ impl Tenant {
             gateway6: create.gateway6,
             vni: create.vni,
             docker_name: create.docker_name,
+            max_connections: create.max_connections,
         };
         self.networks.insert(create.network, network);
         Ok(())

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::closed::open_addresses;
 use super::memo::Built;
 use super::names::{self, domain_name, vxlan_name, zone};
-use super::{Params, domain_rules};
+use super::{Params, connections, domain_rules};
 use crate::endpoint::{LocalEndpoint, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
@@ -164,6 +164,11 @@ impl<'a> DomainBuilder<'a> {
         for address in self.params.resolvers.within(&spec.tenant, subnet) {
             self.element(Element::Resolver { zone, address });
         }
+        let of_tenant = self.fact.and_then(|it| it.max_connections);
+        let max = spec.max_connections.or(of_tenant);
+        let max = max.unwrap_or(self.params.max_connections);
+        let limit = connections::limit(&self.place, zone, subnet, max);
+        self.members.extend(limit.map(|it| (it.key(), it)));
         for (block, node) in &network.blocks {
             let elsewhere = *node != self.params.node && block.addr().is_ipv4();
             if let Some(fact) = self.facts.nodes.get(node).filter(|_| elsewhere) {

@@ -75,6 +75,7 @@ impl Facts {
             },
             v6: None,
             docker_name: None,
+            max_connections: None,
         };
         let fact = NetworkFact {
             spec: spec.clone(),
@@ -156,6 +157,7 @@ impl Facts {
 
 pub fn params(kind: DomainKind) -> Params {
     Params {
+        max_connections: 65_536,
         node: node("n1"),
         kind,
         vtep: ip("198.18.0.1"),

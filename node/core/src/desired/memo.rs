@@ -41,6 +41,7 @@ struct Inputs {
     networks: OrdMap<NetworkName, NetworkFact>,
     groups: OrdMap<GroupName, GroupFact>,
     closed: BTreeSet<GroupId>,
+    max_connections: Option<u32>,
     zone: u16,
 }
 
@@ -50,7 +51,7 @@ pub(super) struct Built {
     pub(super) place: Place,
     pub(super) zone: u16,
     pub(super) state: State,
-    /// The local endpoints' addresses.
+    /// The local endpoints' addresses, and the limits of their connections.
     pub(super) members: Resources,
     /// The groups with local members, and the number of their addresses.
     pub(super) here: BTreeMap<GroupId, usize>,
@@ -91,6 +92,7 @@ impl Inputs {
             networks: fact.map(|it| it.networks.clone()).unwrap_or_default(),
             groups: fact.map(|it| it.groups.clone()).unwrap_or_default(),
             closed: fact.map(TenantFact::closed_groups).unwrap_or_default(),
+            max_connections: fact.and_then(|it| it.max_connections),
             zone: zone(facts, tenant, params.kind),
         }
     }
@@ -102,6 +104,7 @@ impl Inputs {
             && self.networks.ptr_eq(&other.networks)
             && self.groups.ptr_eq(&other.groups)
             && self.closed == other.closed
+            && self.max_connections == other.max_connections
     }
 }
 

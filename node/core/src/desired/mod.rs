@@ -6,6 +6,7 @@
 
 mod chains;
 mod closed;
+mod connections;
 mod domain;
 #[cfg(any(test, feature = "testing"))]
 pub mod fixture;
@@ -47,6 +48,9 @@ pub struct Params {
     /// The size of an IP packet on the underlay, in bytes.
     pub underlay_mtu: u32,
     pub resolvers: Resolvers,
+    /// The connections that an endpoint may open if neither its network nor its tenant says another
+    /// number: a quarter of the node's conntrack table.
+    pub max_connections: u32,
 }
 
 impl Params {

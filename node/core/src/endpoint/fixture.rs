@@ -46,6 +46,7 @@ pub fn network(blocks: &[(&str, &str)]) -> NetworkFact {
             },
             v6: None,
             docker_name: None,
+            max_connections: None,
         },
         closing: false,
         pools: Default::default(),

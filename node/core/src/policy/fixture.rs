@@ -138,6 +138,7 @@ fn network_fact(number: u64, subnet: &str) -> NetworkFact {
         },
         v6: None,
         docker_name: None,
+        max_connections: None,
     };
     NetworkFact {
         spec,

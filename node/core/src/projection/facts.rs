@@ -56,6 +56,9 @@ pub struct TenantFact {
     /// Its conntrack zone on nodes that have VRFs; never 0, which is the host's. It is assigned when
     /// the tenant is created and doesn't change when other tenants are created or removed.
     pub zone: u16,
+    /// The connections that each endpoint may open; absent: the node's default.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
 }
 
 /// An endpoint group.

@@ -22,7 +22,7 @@ use bus_schema::event::Settings;
 use bus_schema::subject::Concerned;
 use bus_schema::{
     ClusterId, Event, EventId, GroupName, GroupSpec, NetworkName, NetworkSpec, NodeName,
-    PolicyName, Revision, TenantName, subject,
+    PolicyName, Revision, TenantName, subject, update_limit,
 };
 use imbl::OrdMap;
 use ipnet::IpNet;
@@ -104,6 +104,12 @@ impl Projection {
                 self.open(&e.tenant);
                 Touched::tenant(&e.tenant)
             }
+            Event::TenantUpdated(e) => {
+                let tenant = self.open(&e.tenant);
+                update_limit(&mut tenant.max_connections, e.max_connections);
+                tenant.changed = revision;
+                Touched::tenant(&e.tenant)
+            }
             Event::TenantRemoved(e) => {
                 self.tenants.remove(&e.tenant);
                 Touched::tenant(&e.tenant)
@@ -142,6 +148,9 @@ impl Projection {
             }),
             Event::RuleRemoved(e) => self.change_policy(&e.tenant, &e.policy, |policy| {
                 policy.rules.remove(&e.rule);
+            }),
+            Event::NetworkUpdated(e) => self.change_network(&e.tenant, &e.network, |n| {
+                update_limit(&mut n.spec.max_connections, e.max_connections);
             }),
             Event::NetworkClosing(e) => {
                 self.change_network(&e.tenant, &e.network, |n| n.closing = true)

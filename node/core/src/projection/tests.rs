@@ -42,6 +42,7 @@ fn spec(of: &str, name: &str, vni: u32) -> NetworkSpec {
         },
         v6: None,
         docker_name: None,
+        max_connections: None,
     }
 }
 

@@ -134,7 +134,7 @@ impl Ruleset {
                 "meta priority set none",
                 "meta priority set ct zone . meta mark map @known",
                 "meta priority none counter drop",
-                r#"oifname "cx*" ct mark set meta mark meta priority set none accept"#,
+                r#"oifname "cx*" goto sending_on"#,
                 &none,
                 "ct zone . meta mark vmap @programs_out",
                 &hit,
@@ -146,6 +146,7 @@ impl Ruleset {
                 "ct zone . meta mark vmap @programs_in",
                 &hit,
                 &denied,
+                "jump limited",
                 "ct mark set 0",
                 "ct mark set ct zone . meta priority map @openers",
                 "ct mark 0 counter drop",
@@ -153,6 +154,14 @@ impl Ruleset {
                 &revised,
                 &nobody,
                 "meta priority set none",
+            ],
+        );
+        // The receiver's node decides.
+        self.chain(
+            "sending_on",
+            &[
+                "jump limited",
+                "ct mark set meta mark meta priority set none accept",
             ],
         );
     }
@@ -237,6 +246,8 @@ impl Ruleset {
             &[
                 "ct state invalid counter drop",
                 "ct state established,related accept",
+                "jump limited",
+                "ct mark set 0",
                 &format!(
                     "ip daddr {DNS_ADDRESS} meta l4proto {{ tcp, udp }} th dport {port} accept"
                 ),

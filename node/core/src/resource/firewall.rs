@@ -36,8 +36,12 @@ pub fn zone_of(name: &str) -> Option<u16> {
     let (kind, rest) = name.split_at_checked(1)?;
     let (zone, _) = rest.split_once('_')?;
     let digits = zone.bytes().all(|it| it.is_ascii_digit());
-    (digits && matches!(kind, "p" | "l" | "g" | "n" | "m" | "v" | "r" | "c" | "a"))
-        .then(|| zone.parse().ok())?
+    (digits
+        && matches!(
+            kind,
+            "p" | "l" | "g" | "n" | "m" | "v" | "r" | "k" | "c" | "a"
+        ))
+    .then(|| zone.parse().ok())?
 }
 
 /// An element of one of our sets or maps, with an example of its nft text. `zone` is the domain's
@@ -65,6 +69,12 @@ pub enum Element {
     /// Addresses of the tenant, among which an endpoint may query a DNS server of its own:
     /// `subnets { 7 . 20.1.1.0/24 }`.
     Subnet { zone: u16, subnet: IpNet },
+    /// The chain that limits the connections of these addresses: `limits { 7 . 20.1.1.0/24 : jump k7_100 }`.
+    ConnectionLimit {
+        zone: u16,
+        subnet: IpNet,
+        chain: String,
+    },
     /// The conntrack zone of a device's packets: `zones { "cv…" : 7 }`.
     Zone { interface: String, zone: u16 },
     /// A group whose members may open connections; packets of other groups open none:
@@ -116,6 +126,7 @@ impl Element {
             Self::Gateway { zone, .. }
             | Self::Resolver { zone, .. }
             | Self::Subnet { zone, .. }
+            | Self::ConnectionLimit { zone, .. }
             | Self::Zone { zone, .. }
             | Self::AllowedSource { zone, .. }
             | Self::Member { zone, .. }
@@ -143,6 +154,7 @@ impl Element {
             Self::Gateway { .. } => "gateways",
             Self::Resolver { .. } => "resolvers",
             Self::Subnet { .. } => "subnets",
+            Self::ConnectionLimit { .. } => "limits",
             Self::Zone { .. } => "zones",
             Self::AllowedSource { .. } => "known",
             Self::Member { .. } => "members",
@@ -178,7 +190,9 @@ impl Element {
             Self::Gateway { zone, address } | Self::Resolver { zone, address } => {
                 format!("{zone} . {address}")
             }
-            Self::Subnet { zone, subnet, .. } => format!("{zone} . {subnet}"),
+            Self::Subnet { zone, subnet, .. } | Self::ConnectionLimit { zone, subnet, .. } => {
+                format!("{zone} . {subnet}")
+            }
             Self::Zone { interface, .. } => format!("\"{interface}\""),
             Self::Member { zone, address, .. } => format!("{zone} . {address}"),
             Self::AllowedSource { zone, group, .. } | Self::Program { zone, group, .. } => {
@@ -210,7 +224,9 @@ impl Element {
             Self::Zone { zone, .. } => format!(" : {zone}"),
             Self::AllowedSource { group, .. } => format!(" : 0:{:x}", group.0),
             Self::VmapEntry { to, .. } => format!(" : {to}"),
-            Self::Program { chain, .. } | Self::RevisionChain { chain, .. } => {
+            Self::Program { chain, .. }
+            | Self::RevisionChain { chain, .. }
+            | Self::ConnectionLimit { chain, .. } => {
                 format!(" : jump {chain}")
             }
             Self::Peer { .. }
@@ -232,6 +248,7 @@ impl Element {
             Self::AllowedSource { .. }
                 | Self::Member { .. }
                 | Self::Program { .. }
+                | Self::ConnectionLimit { .. }
                 | Self::VmapEntry { .. }
                 | Self::RuleCounter { .. }
                 | Self::CtMarkTemplate { .. }

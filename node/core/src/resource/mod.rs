@@ -4,6 +4,7 @@
 //! words of `ip`, `bridge`, `sysctl` and `nft`. `desired` and `datapath` make states, `reconcile`
 //! compares them.
 
+mod connections;
 mod docker_user;
 mod domain_rules;
 mod firewall;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use bus_schema::node::DomainKind;
 
+pub use connections::{BucketLimit, REFUSED_CONNECTIONS};
 pub use docker_user::DockerUserRule;
 pub use firewall::{Element, RuleMap, halves, zone_of};
 pub use kernel::{

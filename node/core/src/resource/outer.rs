@@ -19,7 +19,7 @@ use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
 
-use super::{Ruleset, Unseen};
+use super::Ruleset;
 
 /// This node's end of the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,9 @@ impl Ruleset {
     pub(super) fn outer(&mut self, outer: Outer, domain: Option<DomainKind>) {
         self.set("peers", "set", "type ipv4_addr");
         self.set("peers6", "set", "type ipv6_addr");
-        self.counters = Unseen(Some(OuterDrop::ALL.map(OuterDrop::counter).to_vec()));
+        for reason in OuterDrop::ALL {
+            self.counter(reason.counter());
+        }
         let vrf = domain == Some(DomainKind::Vrf);
         self.outer_in(outer);
         self.outer_through(outer.port, vrf);

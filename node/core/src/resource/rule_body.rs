@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use super::BucketLimit;
 use super::ruleset::CT_MARK_GROUP;
 
 /// A field of a packet that a statement reads.
@@ -106,6 +107,9 @@ pub enum Statement {
     CtMarkFromMark,
     /// `ct mark set ct mark & 0xffff | 0x70000`: keeps the bits of [`CT_MARK_GROUP`].
     SetCtMark(u32),
+    /// `update @connections { ct zone . ip saddr . ct mark & 0x3ff ct count over 88 }`: the rule goes on
+    /// if the sender's bucket holds more connections.
+    CountConnections(BucketLimit),
     /// `goto m7_98`
     Verdict(Target),
     /// `th dport vmap { 0-1023 : goto l7_… }`: an anonymous map from the field, masked, to verdicts;
@@ -139,6 +143,11 @@ impl fmt::Display for Statement {
             Self::SetCtMark(mark) => {
                 write!(f, "ct mark set ct mark & {CT_MARK_GROUP:#x} | {mark:#x}")
             }
+            Self::CountConnections(BucketLimit { mask, connections }) => write!(
+                f,
+                "update @connections {{ ct zone . ip saddr . ct mark & {mask:#x} \
+                 ct count over {connections} }}"
+            ),
             Self::Verdict(target) => target.fmt(f),
             Self::Vmap(field, mask, to) => {
                 write!(f, "{}{} vmap {{ ", field.words(), Mask(*field, *mask))?;

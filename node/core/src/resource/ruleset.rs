@@ -119,9 +119,9 @@ pub struct Ruleset {
     /// The name and the declaration of each set and map.
     pub sets: Vec<(String, Unseen<String>)>,
     pub chains: Vec<Chain>,
-    /// The names of counters that rules share. A counter is in the kernel as long as a rule uses it,
-    /// so only the rules are compared.
-    pub counters: Unseen<Vec<&'static str>>,
+    /// The declarations of counters and time-outs that rules share. Such an object is in the kernel as
+    /// long as a rule uses it, so only the rules are compared.
+    pub objects: Unseen<Vec<String>>,
 }
 
 impl Ruleset {
@@ -137,6 +137,7 @@ impl Ruleset {
             if kind == DomainKind::Vrf {
                 rules.no_foreign_nat();
             }
+            rules.connection_limits();
             rules.opening();
             rules.passing(kind);
         }
@@ -160,6 +161,16 @@ impl Ruleset {
     pub(super) fn set(&mut self, name: &str, keyword: &str, body: &str) {
         let text = format!("{keyword} {name} {{ {body}; }}");
         self.sets.push((name.to_owned(), Unseen(Some(text))));
+    }
+
+    /// Declares a counter that rules share.
+    pub(super) fn counter(&mut self, name: &str) {
+        self.object(format!("counter {name} {{}}"));
+    }
+
+    /// Declares an object that rules share; the declaration of one that exists changes nothing.
+    pub(super) fn object(&mut self, declaration: String) {
+        self.objects.0.get_or_insert_default().push(declaration);
     }
 
     pub(super) fn base(
@@ -196,8 +207,8 @@ impl Ruleset {
         for (_, Unseen(text)) in &self.sets {
             script += &format!("\t{}\n", text.as_deref().unwrap_or_default());
         }
-        for counter in self.counters.0.iter().flatten() {
-            script += &format!("\tcounter {counter} {{}}\n");
+        for object in self.objects.0.iter().flatten() {
+            script += &format!("\t{object}\n");
         }
         for chain in &self.chains {
             script += &format!("\tchain {} {{\n", chain.name);

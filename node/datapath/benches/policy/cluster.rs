@@ -97,6 +97,7 @@ impl Cluster {
                 },
                 v6: None,
                 docker_name: None,
+                max_connections: None,
             },
         }));
         for number in 0..NODES {

@@ -48,6 +48,7 @@ impl Node {
                 vtep: cluster::vtep(0),
                 underlay_mtu: 1_500,
                 resolvers: Default::default(),
+                max_connections: 65_536,
             },
             programs: Programs::default(),
         }

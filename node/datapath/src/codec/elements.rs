@@ -17,71 +17,87 @@ use node_core::resource::{Element, Field, RuleMap, Target, halves, zone_of};
 
 /// The entry of an element; without its data if it is to be deleted.
 pub(crate) fn entry(element: &Element, with_data: bool) -> Entry<'_> {
-    let (key, data) = key_and_data(element);
-    let mut entry = Entry::new(key, if with_data { data } else { Data::Nothing });
-    if let Element::Subnet { zone, subnet, .. } = element {
-        let end = [zone_in_ranges(*zone), octets(subnet.broadcast())].concat();
-        entry.end = Some(Cow::Owned(end));
-    }
+    let data = if with_data {
+        data(element)
+    } else {
+        Data::Nothing
+    };
+    let mut entry = Entry::new(key(element), data);
+    entry.end = last_key(element).map(Cow::Owned);
     entry
 }
 
-fn key_and_data(element: &Element) -> (Vec<u8>, Data<'_>) {
+fn key(element: &Element) -> Vec<u8> {
     let mark = |number: u32| number.to_ne_bytes().to_vec();
     let group = |group: &GroupId| mark(group.0.into());
-    let value = |bytes: Vec<u8>| Data::Value(Cow::Owned(bytes));
     let zoned = |of: &u16, rest: Vec<u8>| [zone(*of), rest].concat();
+    let ranged = |of: &u16, first: IpAddr| [zone_in_ranges(*of), octets(first)].concat();
     match element {
-        Element::Peer { vtep } => (octets(*vtep), Data::Nothing),
+        Element::Peer { vtep } => octets(*vtep),
         Element::Stamp {
-            interface,
-            address,
-            stamp,
-            ..
-        } => (on(interface, *address), value(group(stamp))),
-        Element::Endpoint {
             interface, address, ..
-        } => (on(interface, *address), Data::Nothing),
-        Element::Gateway { zone, address } | Element::Resolver { zone, address } => {
-            (zoned(zone, octets(*address)), Data::Nothing)
         }
-        Element::Subnet { zone, subnet, .. } => (
-            [zone_in_ranges(*zone), octets(subnet.network())].concat(),
-            Data::Nothing,
-        ),
-        Element::Zone {
-            interface, zone, ..
-        } => (name(interface), value(zone.to_ne_bytes().to_vec())),
+        | Element::Endpoint {
+            interface, address, ..
+        } => on(interface, *address),
+        Element::Gateway { zone, address }
+        | Element::Resolver { zone, address }
+        | Element::Member { zone, address, .. } => zoned(zone, octets(*address)),
+        Element::Subnet { zone, subnet, .. } | Element::ConnectionLimit { zone, subnet, .. } => {
+            ranged(zone, subnet.network())
+        }
+        Element::Zone { interface, .. } => name(interface),
         Element::AllowedSource { zone, group: it }
-        | Element::CtMarkTemplate { zone, group: it } => (zoned(zone, group(it)), value(group(it))),
-        Element::Member {
-            zone,
-            address,
-            group: it,
-            ..
-        } => (zoned(zone, octets(*address)), value(group(it))),
-        Element::Program {
-            zone,
-            group: it,
-            chain,
-            ..
-        } => (zoned(zone, group(it)), jump(chain)),
-        Element::VmapEntry { map, key, to } => (
-            super::value(map.field, *key),
-            Data::Target(Cow::Borrowed(to)),
-        ),
-        Element::RuleCounter { zone, rule, .. } => (zoned(zone, mark(*rule)), Data::Nothing),
+        | Element::CtMarkTemplate { zone, group: it }
+        | Element::Program {
+            zone, group: it, ..
+        } => zoned(zone, group(it)),
+        Element::VmapEntry { map, key, .. } => super::value(map.field, *key),
+        Element::RuleCounter { zone, rule, .. } => zoned(zone, mark(*rule)),
         Element::EstablishedPair {
             zone, group: it, ..
-        } => (zoned(zone, [group(it), group(it)].concat()), Data::Nothing),
-        Element::Revision { zone, revision, .. } => {
-            (zoned(zone, mark(u32::from(*revision) << 16)), Data::Nothing)
-        }
+        } => zoned(zone, [group(it), group(it)].concat()),
+        Element::Revision { zone, revision, .. } => zoned(zone, mark(u32::from(*revision) << 16)),
         Element::Applied { zone, revision, .. } => {
             let [high, low] = halves(*revision).map(mark);
-            (zoned(zone, [high, low].concat()), Data::Nothing)
+            zoned(zone, [high, low].concat())
         }
-        Element::RevisionChain { zone, chain, .. } => (zone.to_ne_bytes().to_vec(), jump(chain)),
+        Element::RevisionChain { zone, .. } => zone.to_ne_bytes().to_vec(),
+    }
+}
+
+/// The last key of an element with a range of them.
+fn last_key(element: &Element) -> Option<Vec<u8>> {
+    let (zone, last) = match element {
+        Element::Subnet { zone, subnet, .. } | Element::ConnectionLimit { zone, subnet, .. } => {
+            (zone, subnet.broadcast())
+        }
+        _ => return None,
+    };
+    Some([zone_in_ranges(*zone), octets(last)].concat())
+}
+
+fn data(element: &Element) -> Data<'_> {
+    let value = |bytes: Vec<u8>| Data::Value(Cow::Owned(bytes));
+    match element {
+        Element::Stamp { stamp: group, .. }
+        | Element::AllowedSource { group, .. }
+        | Element::CtMarkTemplate { group, .. }
+        | Element::Member { group, .. } => value(u32::from(group.0).to_ne_bytes().to_vec()),
+        Element::Zone { zone, .. } => value(zone.to_ne_bytes().to_vec()),
+        Element::Program { chain, .. }
+        | Element::RevisionChain { chain, .. }
+        | Element::ConnectionLimit { chain, .. } => jump(chain),
+        Element::VmapEntry { to, .. } => Data::Target(Cow::Borrowed(to)),
+        Element::Peer { .. }
+        | Element::Endpoint { .. }
+        | Element::Gateway { .. }
+        | Element::Resolver { .. }
+        | Element::Subnet { .. }
+        | Element::RuleCounter { .. }
+        | Element::EstablishedPair { .. }
+        | Element::Revision { .. }
+        | Element::Applied { .. } => Data::Nothing,
     }
 }
 
@@ -126,11 +142,17 @@ pub(crate) fn read(set: &str, entry: &Entry<'_>) -> Option<Element> {
     let key = &mut Key(&entry.key);
     let element = match set {
         "subnets" => {
-            let zone = u16::from_be_bytes(key.take(4)?[..2].try_into().ok()?);
-            let first = key.address()?;
-            let last = Key(entry.end.as_ref()?.get(4..)?).address()?;
-            let subnet = subnet(first, last)?;
+            let (zone, subnet) = key.zone_and_subnet(entry)?;
             Element::Subnet { zone, subnet }
+        }
+        "limits" => {
+            let (zone, subnet) = key.zone_and_subnet(entry)?;
+            let chain = jumped_to(&entry.data)?;
+            Element::ConnectionLimit {
+                zone,
+                subnet,
+                chain,
+            }
         }
         "revised" => Element::RevisionChain {
             zone: u16::from_ne_bytes(key.take(2)?.try_into().ok()?),
@@ -246,6 +268,12 @@ pub(crate) fn hit(entry: &Entry<'_>) -> Option<(u16, u32, Counter)> {
     Some((key.zone()?, key.number()?, entry.counter?))
 }
 
+/// Zone and address of an endpoint, and the packets of its connections that were refused.
+pub(crate) fn refused(entry: &Entry<'_>) -> Option<(u16, IpAddr, u64)> {
+    let key = &mut Key(&entry.key);
+    Some((key.zone()?, key.address()?, entry.counter?.packets))
+}
+
 fn jumped_to(data: &Data<'_>) -> Option<String> {
     match data {
         Data::Target(to) => match &**to {
@@ -291,6 +319,14 @@ impl<'a> Key<'a> {
     fn zone(&mut self) -> Option<u16> {
         let zone = self.take(4)?;
         Some(u16::from_ne_bytes(zone[..2].try_into().ok()?))
+    }
+
+    /// The key of an entry of a set with ranges.
+    fn zone_and_subnet(&mut self, entry: &Entry<'_>) -> Option<(u16, IpNet)> {
+        let zone = u16::from_be_bytes(self.take(4)?[..2].try_into().ok()?);
+        let first = self.address()?;
+        let last = Key(entry.end.as_ref()?.get(4..)?).address()?;
+        Some((zone, subnet(first, last)?))
     }
 
     fn number(&mut self) -> Option<u32> {

@@ -15,6 +15,8 @@ const REG_VERDICT: u32 = 0;
 /// `NFT_REG_1`, and `NFT_REG32_01` right behind its first four bytes.
 pub(super) const REG: u32 = 1;
 pub(super) const REG_NEXT: u32 = 9;
+/// `NFT_REG32_02`, right behind that.
+pub(super) const REG_THIRD: u32 = 10;
 
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
@@ -56,6 +58,22 @@ const BYTEORDER_OP: u16 = 3;
 const BYTEORDER_LEN: u16 = 4;
 const BYTEORDER_SIZE: u16 = 5;
 const HTON: u32 = 1;
+const DYNSET_SET: u16 = 1;
+const DYNSET_OP: u16 = 3;
+const DYNSET_KEY_SREG: u16 = 4;
+/// 0: the set's own.
+const DYNSET_TIMEOUT: u16 = 6;
+const DYNSET_EXPRESSION: u16 = 7;
+const DYNSET_PAD: u16 = 8;
+/// `NFT_DYNSET_OP_UPDATE`
+const UPDATE: u32 = 1;
+/// 0, unless the set is one of several expressions.
+const DYNSET_FLAGS: u16 = 9;
+const CONNLIMIT: &str = "connlimit";
+const CONNLIMIT_COUNT: u16 = 1;
+const CONNLIMIT_FLAGS: u16 = 2;
+/// `NFT_CONNLIMIT_F_INV`: true above the limit.
+const ABOVE: u32 = 1;
 const LOOKUP_SET: u16 = 1;
 const LOOKUP_SREG: u16 = 2;
 const LOOKUP_DREG: u16 = 3;
@@ -86,6 +104,7 @@ pub(super) enum Expression {
     Bitwise {
         mask: Vec<u8>,
         xor: Vec<u8>,
+        register: u32,
     },
     /// Four bytes from this machine's order to the wire's.
     ToWireOrder,
@@ -93,6 +112,9 @@ pub(super) enum Expression {
     Map(SetReference),
     /// Looks up a key, and does its verdict.
     VerdictMap(SetReference),
+    /// Adds a key to this set, with a `connlimit` of so many connections: the rule goes on if there are
+    /// more.
+    CountInto(String, u32),
 }
 
 /// The set or map of a look-up.
@@ -123,6 +145,7 @@ impl Expression {
             Self::Bitwise { .. } => "bitwise",
             Self::ToWireOrder => "byteorder",
             Self::Map(_) | Self::VerdictMap(_) => "lookup",
+            Self::CountInto(..) => "dynset",
         }
     }
 
@@ -168,9 +191,13 @@ impl Expression {
                 it.number(CMP_OP, *op);
                 it.nest(CMP_DATA, |it| it.attribute(DATA_VALUE, data));
             }
-            Self::Bitwise { mask, xor } => {
-                it.number(BITWISE_SREG, REG);
-                it.number(BITWISE_DREG, REG);
+            Self::Bitwise {
+                mask,
+                xor,
+                register,
+            } => {
+                it.number(BITWISE_SREG, *register);
+                it.number(BITWISE_DREG, *register);
                 it.number(BITWISE_LEN, mask.len() as u32);
                 it.nest(BITWISE_MASK, |it| it.attribute(DATA_VALUE, mask));
                 it.nest(BITWISE_XOR, |it| it.attribute(DATA_VALUE, xor));
@@ -184,6 +211,18 @@ impl Expression {
             }
             Self::Map(set) => set.write(it, REG),
             Self::VerdictMap(set) => set.write(it, REG_VERDICT),
+            Self::CountInto(set, limit) => {
+                it.text(DYNSET_SET, set);
+                it.number(DYNSET_OP, UPDATE);
+                it.number(DYNSET_KEY_SREG, REG);
+                it.nest(DYNSET_EXPRESSION, |it| {
+                    it.text(EXPR_NAME, CONNLIMIT);
+                    it.nest(EXPR_DATA, |it| {
+                        it.number(CONNLIMIT_COUNT, *limit);
+                        it.number(CONNLIMIT_FLAGS, ABOVE);
+                    });
+                });
+            }
         }
     }
 
@@ -238,6 +277,7 @@ impl Expression {
                 Some(Self::ToWireOrder)
             }
             "lookup" => read_lookup(data),
+            "dynset" => read_dynset(data),
             _ => None,
         }
     }
@@ -277,12 +317,13 @@ fn read_bitwise(data: &[u8]) -> Option<Expression> {
         BITWISE_OP,
     ];
     only(data, &known)?;
-    is(data, BITWISE_SREG, REG)?;
-    is(data, BITWISE_DREG, REG)?;
+    let register = find_number(data, BITWISE_SREG)?;
+    is(data, BITWISE_DREG, register)?;
     let mask_and_xor = find_number(data, BITWISE_OP).unwrap_or_default() == 0;
     mask_and_xor.then_some(Expression::Bitwise {
         mask: read_data(data, BITWISE_MASK)?,
         xor: read_data(data, BITWISE_XOR)?,
+        register,
     })
 }
 
@@ -308,6 +349,33 @@ fn read_lookup(data: &[u8]) -> Option<Expression> {
         REG_VERDICT => Some(Expression::VerdictMap(set)),
         _ => None,
     }
+}
+
+fn read_dynset(data: &[u8]) -> Option<Expression> {
+    let known = [
+        DYNSET_SET,
+        DYNSET_OP,
+        DYNSET_KEY_SREG,
+        DYNSET_TIMEOUT,
+        DYNSET_EXPRESSION,
+        DYNSET_PAD,
+        DYNSET_FLAGS,
+    ];
+    only(data, &known)?;
+    is(data, DYNSET_OP, UPDATE)?;
+    is(data, DYNSET_KEY_SREG, REG)?;
+    let timeout = find(data, DYNSET_TIMEOUT).unwrap_or_default();
+    let is_plain = timeout.iter().all(|byte| *byte == 0);
+    if !is_plain || find_number(data, DYNSET_FLAGS).unwrap_or_default() != 0 {
+        return None;
+    }
+    let (name, limit) = name_and_data(find(data, DYNSET_EXPRESSION)?)?;
+    is(limit, CONNLIMIT_FLAGS, ABOVE)?;
+    let set = find_text(data, DYNSET_SET)?.to_owned();
+    (name == CONNLIMIT).then_some(Expression::CountInto(
+        set,
+        find_number(limit, CONNLIMIT_COUNT)?,
+    ))
 }
 
 fn name_and_data(bytes: &[u8]) -> Option<(&str, &[u8])> {

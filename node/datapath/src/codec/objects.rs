@@ -56,6 +56,8 @@ pub(crate) const ANONYMOUS: u32 = 1;
 pub(crate) const CONSTANT: u32 = 2;
 pub(crate) const INTERVAL: u32 = 4;
 pub(crate) const MAP: u32 = 8;
+/// `NFT_SET_EVAL`
+const DYNAMIC: u32 = 0x20;
 pub(crate) const LIST_ELEMENTS: u16 = 3;
 pub(crate) const LIST_SET_ID: u16 = 4;
 const GENERATION_ID: u16 = 1;
@@ -194,6 +196,11 @@ impl Set {
 
     pub(crate) fn is_anonymous(&self) -> bool {
         self.flags & ANONYMOUS != 0
+    }
+
+    /// Whether packets add its elements, which so aren't ours.
+    pub(crate) fn is_dynamic(&self) -> bool {
+        self.flags & DYNAMIC != 0
     }
 
     pub(crate) fn field(&self) -> Field {

@@ -8,18 +8,20 @@ use std::borrow::Cow;
 use super::entry::{self, Data, Entry};
 use super::expressions::{
     CT_MARK, CT_ZONE, EQ, Expression, GT, GTE, LTE, META_L4PROTO, META_MARK, META_NFPROTO,
-    META_PRIORITY, NETWORK_HEADER, REG, REG_NEXT, SetReference, TRANSPORT_HEADER,
+    META_PRIORITY, NETWORK_HEADER, REG, REG_NEXT, REG_THIRD, SetReference, TRANSPORT_HEADER,
 };
 use super::objects::Anonymous;
 use super::{read_value, value};
 use crate::wire::{Buffer, attributes};
-use node_core::resource::{CT_MARK_GROUP, Field, RuleBody, Span, Statement, Target};
+use node_core::resource::{BucketLimit, CT_MARK_GROUP, Field, RuleBody, Span, Statement, Target};
 
 /// `NFPROTO_IPV4`
 const IPV4: u8 = 2;
 
 /// The map of destinations and their groups.
 const MEMBERS: &str = "members";
+/// The set of the endpoints' connections.
+const CONNECTIONS: &str = "connections";
 
 /// The kernel puts a number for `%d`; the id tells which one is meant.
 pub(crate) const ANONYMOUS_MAP: &str = "__map%d";
@@ -76,7 +78,7 @@ pub(crate) fn write(to: &mut Buffer, body: &RuleBody, first: u32) {
 
 fn of_statement(statement: &Statement, ids: &mut impl Iterator<Item = u32>) -> Vec<Expression> {
     use Expression::{
-        Bitwise, Cmp, CtSet, Immediate, Map, MetaLoad, MetaSet, ToWireOrder, Verdict, VerdictMap,
+        Cmp, CtSet, Immediate, Map, MetaLoad, MetaSet, ToWireOrder, Verdict, VerdictMap,
     };
     let mut anonymous = || SetReference {
         name: ANONYMOUS_MAP.to_owned(),
@@ -104,19 +106,10 @@ fn of_statement(statement: &Statement, ids: &mut impl Iterator<Item = u32>) -> V
             let map = [Map(anonymous()), MetaSet(META_MARK)];
             then(load(*field, Statement::FULL_MASK), map)
         }
-        Statement::SetMarkByMember => {
-            let key = [load_ct(CT_ZONE), payload(Field::Destination, REG_NEXT)];
-            let map = [Map(named(MEMBERS)), MetaSet(META_MARK)];
-            then(then(ipv4_only().into(), key), map)
-        }
+        Statement::SetMarkByMember => set_mark_by_member(),
         Statement::CtMarkFromMark => vec![MetaLoad(META_MARK), CtSet(CT_MARK)],
-        Statement::SetCtMark(mark) => {
-            let (mask, xor) = (
-                CT_MARK_GROUP.to_ne_bytes().into(),
-                mark.to_ne_bytes().into(),
-            );
-            vec![load_ct(CT_MARK), Bitwise { mask, xor }, CtSet(CT_MARK)]
-        }
+        Statement::SetCtMark(mark) => set_ct_mark(*mark),
+        Statement::CountConnections(limit) => count_connections(*limit),
         Statement::Verdict(target) => vec![Verdict(target.clone())],
         Statement::Vmap(field, mask, _) => then(load(*field, *mask), [VerdictMap(anonymous())]),
         Statement::NamedVmap(field, mask, map) => {
@@ -137,6 +130,33 @@ fn named(name: &str) -> SetReference {
     }
 }
 
+fn set_mark_by_member() -> Vec<Expression> {
+    let [family, is_ipv4] = ipv4_only();
+    vec![
+        family,
+        is_ipv4,
+        load_ct(CT_ZONE),
+        payload(Field::Destination, REG_NEXT),
+        Expression::Map(named(MEMBERS)),
+        Expression::MetaSet(META_MARK),
+    ]
+}
+
+/// Keeps the bits of the group.
+fn set_ct_mark(mark: u32) -> Vec<Expression> {
+    let bits = Expression::Bitwise {
+        mask: CT_MARK_GROUP.to_ne_bytes().into(),
+        xor: mark.to_ne_bytes().into(),
+        register: REG,
+    };
+    vec![load_ct(CT_MARK), bits, Expression::CtSet(CT_MARK)]
+}
+
+fn count_connections(BucketLimit { mask, connections }: BucketLimit) -> Vec<Expression> {
+    let count = Expression::CountInto(CONNECTIONS.to_owned(), connections);
+    then(sender_and_bucket(mask).into(), [count])
+}
+
 fn load_ct(key: u32) -> Expression {
     Expression::CtLoad { key, register: REG }
 }
@@ -155,9 +175,35 @@ fn load(field: Field, mask: u32) -> Vec<Expression> {
     if mask != Statement::FULL_MASK {
         let mask = value(field, mask);
         let xor = vec![0; mask.len()];
-        all.push(Expression::Bitwise { mask, xor });
+        let register = REG;
+        all.push(Expression::Bitwise {
+            mask,
+            xor,
+            register,
+        });
     }
     all
+}
+
+/// Loads `ct zone . ip saddr . ct mark & mask`.
+fn sender_and_bucket(mask: u32) -> [Expression; 6] {
+    let [family, is_ipv4] = ipv4_only();
+    let register = REG_THIRD;
+    [
+        family,
+        is_ipv4,
+        load_ct(CT_ZONE),
+        payload(Field::Source, REG_NEXT),
+        Expression::CtLoad {
+            key: CT_MARK,
+            register,
+        },
+        Expression::Bitwise {
+            mask: mask.to_ne_bytes().into(),
+            xor: vec![0; 4],
+            register,
+        },
+    ]
 }
 
 fn ipv4_only() -> [Expression; 2] {
@@ -205,7 +251,8 @@ pub(crate) fn read<'a>(
 /// Reads a statement that looks at no field.
 fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[Expression])> {
     use Expression::{
-        Bitwise, Cmp, CtLoad, CtSet, Immediate, Map, MetaLoad, MetaSet, ToWireOrder, Verdict,
+        Bitwise, Cmp, CountInto, CtLoad, CtSet, Immediate, Map, MetaLoad, MetaSet, ToWireOrder,
+        Verdict,
     };
     const LOAD_MARK: Expression = CtLoad {
         key: CT_MARK,
@@ -222,6 +269,16 @@ fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[E
     {
         return Some((Statement::SetMarkByMember, rest));
     }
+    if let [.., Bitwise { mask, .. }] = expressions.get(..6).unwrap_or_default()
+        && let Some(mask) = read_value(Field::Mark, mask)
+        && let Some([CountInto(set, connections), rest @ ..]) =
+            expressions.strip_prefix(&sender_and_bucket(mask))
+        && set == CONNECTIONS
+    {
+        let connections = *connections;
+        let limit = BucketLimit { mask, connections };
+        return Some((Statement::CountConnections(limit), rest));
+    }
     match expressions {
         [Verdict(target), rest @ ..] => Some((Statement::Verdict(target.clone()), rest)),
         [Immediate(mark), MetaSet(META_MARK), rest @ ..] => {
@@ -232,9 +289,16 @@ fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[E
             let mark = u32::from_be_bytes(mark.as_slice().try_into().ok()?);
             Some((Statement::CtMarkAbove(mark), rest))
         }
-        [LOAD_MARK, Bitwise { mask, xor }, CtSet(CT_MARK), rest @ ..]
-            if read_value(Field::Mark, mask)? == CT_MARK_GROUP =>
-        {
+        [
+            LOAD_MARK,
+            Bitwise {
+                mask,
+                xor,
+                register: REG,
+            },
+            CtSet(CT_MARK),
+            rest @ ..,
+        ] if read_value(Field::Mark, mask)? == CT_MARK_GROUP => {
             Some((Statement::SetCtMark(read_value(Field::Mark, xor)?), rest))
         }
         _ => None,
@@ -273,9 +337,15 @@ fn statement_on_a_field<'a, 'b>(
             verdict_map(field, Statement::FULL_MASK, set, anonymous)?,
             rest,
         )),
-        [Bitwise { mask, xor }, VerdictMap(set), rest @ ..]
-            if xor.iter().all(|byte| *byte == 0) =>
-        {
+        [
+            Bitwise {
+                mask,
+                xor,
+                register: REG,
+            },
+            VerdictMap(set),
+            rest @ ..,
+        ] if xor.iter().all(|byte| *byte == 0) => {
             Some((verdict_map(field, number(mask)?, set, anonymous)?, rest))
         }
         _ => None,

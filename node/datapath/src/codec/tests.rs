@@ -16,7 +16,9 @@ use super::objects::{
 };
 use super::rules::{self, OwnMap};
 use crate::wire::{Buffer, attributes};
-use node_core::resource::{Element, Field, RuleBody, RuleMap, Span, Statement, TABLE, Target};
+use node_core::resource::{
+    BucketLimit, Element, Field, RuleBody, RuleMap, Span, Statement, TABLE, Target,
+};
 
 fn field() -> impl Strategy<Value = Field> {
     prop_oneof![
@@ -88,6 +90,9 @@ fn statement() -> impl Strategy<Value = Statement> {
         Just(Statement::SetMarkByMember),
         Just(Statement::CtMarkFromMark),
         any::<u32>().prop_map(Statement::SetCtMark),
+        (any::<u32>(), any::<u32>()).prop_map(|(mask, connections)| {
+            Statement::CountConnections(BucketLimit { mask, connections })
+        }),
         target().prop_map(Statement::Verdict),
         field()
             .prop_flat_map(|field| (Just(field), mask(field), spans(field, target())))
@@ -132,6 +137,11 @@ fn element() -> impl Strategy<Value = Element> {
         (zone(), address()).prop_map(|(zone, address)| Element::Gateway { zone, address }),
         (zone(), address()).prop_map(|(zone, address)| Element::Resolver { zone, address }),
         (zone(), subnet()).prop_map(|(zone, subnet)| Element::Subnet { zone, subnet }),
+        (zone(), subnet(), name()).prop_map(|(zone, subnet, chain)| Element::ConnectionLimit {
+            zone,
+            subnet,
+            chain,
+        }),
         (name(), zone()).prop_map(|(interface, zone)| Element::Zone { interface, zone }),
         (zone(), address(), group()).prop_map(|(zone, address, group)| Element::Member {
             zone,
@@ -213,10 +223,11 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_rule_and_no_element(bytes in vec(any::<u8>(), 0..64), set in 0..16_usize) {
-        const SETS: [&str; 16] = [
+    fn garbage_is_no_rule_and_no_element(bytes in vec(any::<u8>(), 0..64), set in 0..17_usize) {
+        const SETS: [&str; 17] = [
             "peers", "peers6", "stamps", "endpoints", "gateways", "subnets", "zones", "known",
             "members", "programs_in", "hits", "openers", "same", "revisions", "revised", "applied",
+            "limits",
         ];
         let read = rules::read(&bytes, &|_| None);
         prop_assert!(read.is_none_or(|it| it.0.is_empty()));

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod closed;
+mod connections;
 mod dns;
 mod figures;
 mod forged;

@@ -135,6 +135,7 @@ impl World {
             vtep: vtep(host),
             underlay_mtu: 1500,
             resolvers: Default::default(),
+            max_connections: 65_536,
         };
         for rules in desired::fixed_rules(&self.facts, &params) {
             datapath.learn(&rules).await.expect("learned");
@@ -175,6 +176,7 @@ impl World {
             },
             v6: None,
             docker_name: None,
+            max_connections: None,
         };
         let blocks = [("20.1.1.0/25", 0), ("20.1.1.128/25", 1)];
         let blocks = blocks.map(|(block, host)| (net(block), node_name(host)));

@@ -289,6 +289,7 @@ pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
         },
         v6: None,
         docker_name: None,
+        max_connections: None,
     }
 }
 

@@ -49,6 +49,7 @@ fn network_created(name: &str, docker_name: Option<&str>) -> Event {
             },
             v6: None,
             docker_name: docker_name.map(str::to_owned),
+            max_connections: None,
         },
     })
 }
@@ -227,6 +228,7 @@ fn a_network_and_a_group_never_share_a_name() {
         gateway6: None,
         vni: None,
         docker_name: None,
+        max_connections: None,
     });
     with_web()
         .when(network, no_facts())

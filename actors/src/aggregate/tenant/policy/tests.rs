@@ -50,6 +50,7 @@ fn events() -> Vec<Event> {
         },
         v6: None,
         docker_name: None,
+        max_connections: None,
     };
     let web = GroupSpec {
         tenant: tenant(),
