@@ -147,6 +147,64 @@ fn tasks_and_plain_containers_find_each_other_across_hosts() -> Outcome {
     Ok(())
 }
 
+/// A stack of one service of two tasks, which are healthy once /tmp/ok exists and ignore SIGTERM.
+const STACK: &str = r#"
+version: "3.8"
+services:
+  web:
+    image: contiv/busybox
+    command: sleep 1000000
+    stop_grace_period: 5m
+    healthcheck: {test: ["CMD", "test", "-e", "/tmp/ok"], interval: 1s, retries: 1000}
+    deploy: {replicas: 2, placement: {max_replicas_per_node: 1}}
+    networks: {net: {aliases: [frontend]}}
+networks:
+  net:
+    driver: contiv-swarm:latest
+    driver_opts: {contiv.network: contiv-net, contiv.group: jobs}
+    ipam: {driver: "contiv-swarm:latest", config: [{subnet: 20.1.1.0/24}]}
+"#;
+
+#[test]
+fn stacks_service_has_its_names_while_its_tasks_are_healthy() -> Outcome {
+    let lab = swarm("20.1.1.0/24")?;
+    lab.netctl_ok(&["group", "create", "contiv-net", "jobs"])?;
+    plain(&lab, "node-1", "here")?;
+    plain(&lab, "node-2", "there")?;
+    let deploy = format!("docker stack deploy --resolve-image never -c - st <<'EOF'{STACK}EOF");
+    lab.run("node-1", &["sh", "-c", &deploy])?;
+    wait_until("both tasks have endpoints", 3 * WAIT_TIMEOUT, || {
+        endpoints(&lab, "st_web") == 2
+    })?;
+    let names = |name: &str| told(&lab, "node-2", "there", name);
+    // One task after the other gets healthy.
+    for (healthy, node) in (1..).zip(["node-1", "node-2"]) {
+        let touch =
+            "docker exec $(docker ps -q -f label=com.docker.stack.namespace=st) touch /tmp/ok";
+        wait_until("the task runs", WAIT_TIMEOUT, || sh(&lab, node, touch))?;
+        wait_until(&format!("{healthy} are named"), WAIT_TIMEOUT, || {
+            let web = names("web");
+            assert!(web.len() <= healthy, "{web:?} before they are healthy");
+            web.len() == healthy
+        })?;
+    }
+    let web = names("web");
+    for name in ["st_web", "frontend"] {
+        assert_eq!(names(name), web, "{name}");
+        assert_eq!(told(&lab, "node-1", "here", name), web, "{name}");
+    }
+    assert_eq!(told(&lab, "node-1", "here", "jobs"), web, "their group");
+    for name in ["tasks.web", "tasks.st_web"] {
+        assert!(reaches(&lab, "node-2", "there", name), "{name}");
+    }
+    done(&lab, "node-1", "service scale -d st_web=0")?;
+    wait_until("they are named no more", WAIT_TIMEOUT, || {
+        names("web").is_empty()
+    })?;
+    assert_eq!(endpoints(&lab, "st_web"), 2, "they still run");
+    Ok(())
+}
+
 /// Starts more tasks than the network has addresses, one after another. In such a small network a block is
 /// one address.
 #[test]

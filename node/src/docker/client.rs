@@ -39,8 +39,18 @@ const ENABLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Limits a swarm's lists, which a manager has in memory.
 const SWARM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A container's label with the name of the swarm's service of which it is a task.
-const SERVICE_LABEL: &str = "com.docker.swarm.service.name";
+/// The events that netplugin follows; `health_status` stands for all of its results.
+const EVENT_NAMES: [&str; 9] = [
+    "create",
+    "destroy",
+    "connect",
+    "disconnect",
+    "rename",
+    "health_status",
+    "kill",
+    "start",
+    "die",
+];
 
 /// A failed call to the engine.
 #[derive(Debug, thiserror::Error)]
@@ -83,20 +93,32 @@ pub(super) struct Member {
     pub(super) address: Option<IpAddr>,
 }
 
-/// A container, as the engine reports it to an inspection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Details {
-    pub(super) aliases: Vec<String>,
-    /// The path of the container's network namespace; empty if it doesn't run.
-    pub(super) sandbox: String,
-}
-
 /// An event of the engine, in our terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum EngineEvent {
     NetworkChanged,
-    Connected { network: String, container: String },
-    Renamed { container: String },
+    Connected {
+        network: String,
+        container: String,
+    },
+    Renamed {
+        container: String,
+    },
+    /// The health check's result is another.
+    HealthChanged {
+        container: String,
+    },
+    /// The container was sent a signal.
+    Killed {
+        container: String,
+        signal: i32,
+    },
+    Started {
+        container: String,
+    },
+    Ended {
+        container: String,
+    },
     Other,
 }
 
@@ -129,12 +151,7 @@ impl Client {
                 "type".to_owned(),
                 vec!["network".to_owned(), "container".to_owned()],
             ),
-            (
-                "event".to_owned(),
-                ["create", "destroy", "connect", "disconnect", "rename"]
-                    .map(str::to_owned)
-                    .to_vec(),
-            ),
+            ("event".to_owned(), EVENT_NAMES.map(str::to_owned).to_vec()),
         ];
         let options = EventsOptionsBuilder::default()
             .filters(&filters.into_iter().collect())
@@ -172,38 +189,6 @@ impl Client {
                 })
                 .collect(),
         ))
-    }
-
-    /// Details of a container, and its aliases in the network of this endpoint. A swarm's task also has
-    /// its service's name, as in a swarm's own networks.
-    pub(super) async fn details(
-        &self,
-        container: &str,
-        endpoint: &str,
-    ) -> Result<Details, EngineError> {
-        let inspect = self.docker.inspect_container(container, None);
-        let inspected = tokio::time::timeout(INSPECT_TIMEOUT, inspect)
-            .await
-            .map_err(|_| EngineError::Silent)??;
-        let labels = inspected.config.and_then(|config| config.labels);
-        let service = labels.and_then(|mut labels| labels.remove(SERVICE_LABEL));
-        let network = inspected.network_settings.unwrap_or_default();
-        let mut aliases = network
-            .networks
-            .into_iter()
-            .flatten()
-            .find(|(_, settings)| settings.endpoint_id.as_deref() == Some(endpoint))
-            .and_then(|(_, settings)| settings.aliases)
-            .unwrap_or_default();
-        aliases.extend(
-            service
-                .into_iter()
-                .flat_map(|it| [format!("tasks.{it}"), it]),
-        );
-        aliases.sort();
-        aliases.dedup();
-        let sandbox = network.sandbox_key.unwrap_or_default();
-        Ok(Details { aliases, sandbox })
     }
 
     /// Creates a network; the engine refuses a name that one of its networks has.
@@ -422,13 +407,27 @@ fn parse_event(event: EventMessage) -> EngineEvent {
     let actor = event.actor.unwrap_or_default();
     let id = actor.id.unwrap_or_default();
     let mut attributes = actor.attributes.unwrap_or_default();
-    match (is_network, event.action.as_deref()) {
-        (true, Some("connect")) => EngineEvent::Connected {
+    let action = event.action.as_deref().unwrap_or_default();
+    match (is_network, action) {
+        (true, "connect") => EngineEvent::Connected {
             network: id,
             container: attributes.remove("container").unwrap_or_default(),
         },
-        (true, Some("create" | "destroy" | "disconnect")) => EngineEvent::NetworkChanged,
-        (false, Some("rename")) => EngineEvent::Renamed { container: id },
+        (true, "create" | "destroy" | "disconnect") => EngineEvent::NetworkChanged,
+        (false, "rename") => EngineEvent::Renamed { container: id },
+        (false, "kill") => EngineEvent::Killed {
+            container: id,
+            signal: attributes
+                .remove("signal")
+                .and_then(|it| it.parse().ok())
+                .unwrap_or_default(),
+        },
+        (false, "start") => EngineEvent::Started { container: id },
+        (false, "die") => EngineEvent::Ended { container: id },
+        // With the result behind a colon.
+        (false, action) if action.starts_with("health_status") => {
+            EngineEvent::HealthChanged { container: id }
+        }
         _ => EngineEvent::Other,
     }
 }

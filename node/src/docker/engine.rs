@@ -11,12 +11,13 @@
 //! A session ends when the connection to the engine does; then the next one begins, for ever. No
 //! driver call waits for a session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bollard::models::ContainerInspectResponse;
 use bus_schema::Revision;
 use bus_schema::healing::Cleanup;
 use bus_schema::node::{Alarm, EngineStatus, Grade, LogState};
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::client::{Client, EngineError, EngineEvent, Member};
+use super::details::{self, Details};
 use super::driver::{Driver, endpoint_id};
 use super::endpoints::Endpoints;
 use super::plan::{DRIVER_NAME, EngineNetwork, WantedNetwork, is_contiv, plan};
@@ -36,6 +38,7 @@ use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
 use crate::surroundings::ResolverFiles;
 use node_core::projection::Projection;
+use runtime::lock;
 
 /// Pause between two attempts to connect. An engine takes about a second to start; an attempt costs
 /// one `connect`.
@@ -70,7 +73,24 @@ pub(super) struct EngineSession {
     /// They end with the session.
     tasks: JoinSet<()>,
     inspections: Arc<Semaphore>,
+    /// The signals that running containers were sent.
+    signals: Arc<Signals>,
 }
+
+impl EngineSession {
+    fn new(client: Client, found: Vec<EngineNetwork>) -> Self {
+        Self {
+            client,
+            found,
+            tasks: JoinSet::new(),
+            inspections: Arc::new(Semaphore::new(MAX_INSPECTIONS)),
+            signals: Arc::default(),
+        }
+    }
+}
+
+/// Signals by the container's id, since its start.
+type Signals = Mutex<BTreeMap<String, BTreeSet<i32>>>;
 
 impl<E: Endpoints> Engine<E> {
     pub(super) async fn run(mut self) {
@@ -99,18 +119,15 @@ impl<E: Endpoints> Engine<E> {
         *last_error = None;
         // Subscribe before the first list, so that no change is missed between the two.
         let mut events = std::pin::pin!(client.events());
-        let mut session = EngineSession {
-            found: client.networks().await?,
-            client,
-            tasks: JoinSet::new(),
-            inspections: Arc::new(Semaphore::new(MAX_INSPECTIONS)),
-        };
+        let found = client.networks().await?;
+        let mut session = EngineSession::new(client, found);
         self.learn_meanings(&session.found);
         session.tasks.spawn(swarm::revive(session.client.clone()));
         self.describe_all(&mut session, true).await?;
         self.sync_networks(&mut session).await?;
-        let client = session.client.clone();
-        session.tasks.spawn(refused::start_refused(client));
+        session
+            .tasks
+            .spawn(refused::start_refused(session.client.clone()));
         self.report(|status| {
             status.answers = true;
             status.version.clone_from(&version);
@@ -170,15 +187,17 @@ impl<E: Endpoints> Engine<E> {
             EngineEvent::Connected { network, container } => {
                 self.describe_container(session, network, container);
             }
-            EngineEvent::Renamed { container } => {
-                for endpoint in self.driver.endpoints.list() {
-                    if let (true, Owner::Docker { network_id }) = (
-                        endpoint.container.as_ref() == Some(&container),
-                        endpoint.owner,
-                    ) {
-                        self.describe_container(session, network_id, container.clone());
-                    }
-                }
+            EngineEvent::Renamed { container } | EngineEvent::HealthChanged { container } => {
+                self.describe_again(session, &container);
+            }
+            EngineEvent::Killed { container, signal } => {
+                let mut signals = lock(&session.signals);
+                signals.entry(container.clone()).or_default().insert(signal);
+                drop(signals);
+                self.describe_again(session, &container);
+            }
+            EngineEvent::Started { container } | EngineEvent::Ended { container } => {
+                lock(&session.signals).remove(&container);
             }
             EngineEvent::NetworkChanged => {
                 session.found = session.client.networks().await?;
@@ -187,6 +206,18 @@ impl<E: Endpoints> Engine<E> {
             EngineEvent::Other => {}
         }
         Ok(())
+    }
+
+    /// Describes the container's endpoints.
+    fn describe_again(&self, session: &mut EngineSession, container: &String) {
+        for endpoint in self.driver.endpoints.list() {
+            if let (true, Owner::Docker { network_id }) = (
+                endpoint.container.as_ref() == Some(container),
+                endpoint.owner,
+            ) {
+                self.describe_container(session, network_id, container.clone());
+            }
+        }
     }
 
     /// Adds networks to the map on disk that it lost, or that were created without netplugin.
@@ -289,8 +320,7 @@ impl<E: Endpoints> Engine<E> {
     }
 
     fn describe_container(&self, session: &mut EngineSession, network: String, container: String) {
-        let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
-        let inspections = Arc::clone(&session.inspections);
+        let (client, describing) = (session.client.clone(), self.describing(session));
         session.tasks.spawn(async move {
             let member = match client.members(&network).await {
                 Ok(members) => members
@@ -303,17 +333,25 @@ impl<E: Endpoints> Engine<E> {
                 }
             };
             if let Some(member) = member {
-                describe(&client, &driver, &inspections, member).await;
+                describing.describe(member).await;
             }
         });
     }
 
+    fn describing(&self, session: &EngineSession) -> Describing<E> {
+        Describing {
+            client: session.client.clone(),
+            driver: Arc::clone(&self.driver),
+            inspections: Arc::clone(&session.inspections),
+            signals: Arc::clone(&session.signals),
+        }
+    }
+
     pub(super) fn describe(&self, session: &mut EngineSession, member: Member) {
-        let (client, driver) = (session.client.clone(), Arc::clone(&self.driver));
-        let inspections = Arc::clone(&session.inspections);
+        let describing = self.describing(session);
         session
             .tasks
-            .spawn(async move { describe(&client, &driver, &inspections, member).await });
+            .spawn(async move { describing.describe(member).await });
     }
 
     fn report(&self, change: impl FnOnce(&mut EngineStatus)) {
@@ -334,42 +372,69 @@ pub(super) fn differs(endpoint: &LocalEndpoint, member: &Member) -> bool {
         || endpoint.container.as_ref() != Some(&member.container)
 }
 
-/// The name at once, since peers wait for it; aliases when the container's start has finished.
-async fn describe<E: Endpoints>(
-    client: &Client,
-    driver: &Driver<E>,
-    inspections: &Semaphore,
-    member: Member,
-) {
-    let Ok(id) = endpoint_id(&member.endpoint) else {
-        return;
-    };
-    let mut description = Description {
-        name: member.name,
-        aliases: None,
-        container: member.container,
-    };
-    let publish = |description: Description| driver.endpoints.describe(id.clone(), description);
-    if let Err(error) = publish(description.clone()).await {
-        tracing::debug!(%id, %error, "the endpoint is gone: its name is ignored");
-        return;
-    }
-    let Ok(_permit) = inspections.acquire().await else {
-        return;
-    };
-    match client
-        .details(&description.container, &member.endpoint)
-        .await
-    {
-        Ok(details) => {
-            driver.sandboxes.note(&id, &details.sandbox);
-            description.aliases = Some(details.aliases);
-            if let Err(error) = publish(description).await {
-                tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
-            }
+/// Publishes the names of containers.
+struct Describing<E> {
+    client: Client,
+    driver: Arc<Driver<E>>,
+    inspections: Arc<Semaphore>,
+    signals: Arc<Signals>,
+}
+
+impl<E: Endpoints> Describing<E> {
+    /// The name at once, since peers wait for it; aliases when the container's start has finished.
+    async fn describe(&self, member: Member) {
+        let Ok(id) = endpoint_id(&member.endpoint) else {
+            return;
+        };
+        let mut description = Description {
+            name: member.name,
+            aliases: None,
+            container: member.container,
+        };
+        let publish = |description| self.driver.endpoints.describe(id.clone(), description);
+        if let Err(error) = publish(description.clone()).await {
+            tracing::debug!(%id, %error, "the endpoint is gone: its name is ignored");
+            return;
         }
-        Err(error) => tracing::debug!(%id, %error, "can't read a container's aliases"),
+        match self.details(&description.container, &member.endpoint).await {
+            Ok(Some(details)) => {
+                self.driver.sandboxes.note(&id, &details.sandbox);
+                description.aliases = Some(details.aliases);
+                if let Err(error) = publish(description).await {
+                    tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%id, %error, "can't read a container's aliases"),
+        }
     }
+
+    async fn details(
+        &self,
+        container: &str,
+        endpoint: &str,
+    ) -> Result<Option<Details>, EngineError> {
+        // A container that was sent a signal has started: its inspection waits for nothing.
+        let waits = !lock(&self.signals).contains_key(container);
+        let _permit = match waits {
+            true => self.inspections.acquire().await.ok(),
+            false => None,
+        };
+        let Some(inspected) = self.client.inspect(container).await? else {
+            return Ok(None);
+        };
+        let stored = stored(&inspected);
+        let signals = lock(&self.signals).get(container).cloned();
+        let signals = signals.unwrap_or_default();
+        let details = details::details(&inspected, endpoint, stored.as_deref(), &signals);
+        Ok(Some(details))
+    }
+}
+
+/// The engine's own file about a container; `None` if it can't be read.
+fn stored(inspected: &ContainerInspectResponse) -> Option<String> {
+    let beside = Path::new(inspected.hosts_path.as_ref()?);
+    std::fs::read_to_string(beside.with_file_name("config.v2.json")).ok()
 }
 
 /// The subnets of networks that aren't Contiv's.

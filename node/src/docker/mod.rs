@@ -10,6 +10,7 @@
 //! for the engine. `sockets` is a process of its own, which outlives netplugin. The daemon starts the rest; dropping the handle ends it.
 
 mod client;
+mod details;
 mod driver;
 mod endpoints;
 mod engine;

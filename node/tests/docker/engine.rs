@@ -234,8 +234,8 @@ async fn container_has_one_group_in_a_network() {
         }
     };
     refused(&host);
+    host.plugin.endpoints.state().described.clear();
     host.plugin.restart().await;
-    host.wait_for_name("20.1.1.9", "one");
     host.engine.until("the container is inspected", || {
         let state = host.plugin.endpoints.state();
         let whole = |it: &Description| it.aliases.is_some();
