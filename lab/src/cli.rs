@@ -183,11 +183,17 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
             print::line(&format!("{workload}\t{}\t{node}", it.address));
         }
         Verb::Rm { workload } => open()?.remove_workload(&workload)?,
-        Verb::Start { process } => with(open()?, &process, Lab::start)?,
+        Verb::Start { process } => with(open()?, &process, |lab, it| {
+            lab.start(it)?;
+            lab.await_start(it)
+        })?,
         Verb::Stop { process } => with(open()?, &process, |lab, it| lab.stop(it, Signal::Term))?,
         Verb::Kill { process } => with(open()?, &process, Lab::kill)?,
         Verb::Restart { process } => {
-            with(open()?, &process, |lab, it| lab.restart(it, Signal::Term))?;
+            with(open()?, &process, |lab, it| {
+                lab.restart(it, Signal::Term)?;
+                lab.await_start(it)
+            })?;
         }
         Verb::Pause { process } => with(open()?, &process, |lab, it| lab.pause(it))?,
         Verb::Resume { process } => with(open()?, &process, |lab, it| lab.resume(it))?,

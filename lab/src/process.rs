@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal;
 use nix::unistd;
@@ -24,6 +24,9 @@ pub enum Signal {
 }
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const REAP_TIMEOUT: Duration = Duration::from_secs(2);
+/// A process that ends within this time has failed to start.
+const START_WATCH: Duration = Duration::from_millis(300);
 
 /// The processes of a lab by name: `nats`, `netmaster-1`, `netplugin@node-1`, `dockerd@node-1`,
 /// `docker-sockets@node-1`, `resolver@ctl`.
@@ -48,6 +51,17 @@ impl Lab {
         self.state.save()
     }
 
+    /// Waits until a started process seems to stay; an engine, until it answers.
+    pub fn await_start(&self, name: &str) -> Result<()> {
+        if let Some(node) = name.strip_prefix("dockerd@") {
+            return self.await_engine(node);
+        }
+        let started = Instant::now();
+        self.await_process(name, "it stays", 2 * START_WATCH, || {
+            started.elapsed() > START_WATCH
+        })
+    }
+
     /// Stops a process and waits until it is gone.
     pub fn stop(&mut self, name: &str, how: Signal) -> Result<()> {
         let Some(pid) = self.process(name)?.pid else {
@@ -65,6 +79,9 @@ impl Lab {
         if let Some(child) = self.children.remove(name) {
             reap(child);
         }
+        // An engine takes a zombie in its pid file for a running engine. The keeper reaps an orphan in
+        // a moment; a process that is another one's child may stay.
+        wait::wait_until("it is reaped", REAP_TIMEOUT, || !pid.exists()).ok();
         if let Some(process) = self.state.processes.get_mut(name) {
             process.pid = None;
         }

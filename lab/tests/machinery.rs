@@ -129,6 +129,34 @@ fn process_is_killed_started_again_and_logged() -> Outcome {
 }
 
 #[test]
+fn process_that_is_killed_and_started_finds_no_zombie_and_a_failed_start_is_reported() -> Outcome {
+    let mut lab = empty(1)?;
+    let name = lab.name().to_owned();
+    let command = |verb: &str, process: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        let output = command.args([verb, "--lab", &name, process]).output();
+        output.expect("lab runs")
+    };
+    let argv = |line: &str| line.split(' ').map(str::to_owned).collect();
+    for (process, line) in [("sleeper", "sleep 1000"), ("short", "false")] {
+        lab.launch(process, "node-1", argv(line), BTreeMap::new())?;
+        lab.kill(process)?;
+    }
+    for _ in 0..3 {
+        assert!(command("start", "sleeper").status.success());
+        let pid = Lab::open(&name)?.pid("sleeper")?.expect("it runs");
+        assert!(command("kill", "sleeper").status.success());
+        let proc = format!("/proc/{pid}");
+        assert!(!Path::new(&proc).exists(), "a zombie is left");
+    }
+    let failed = command("start", "short");
+    assert!(!failed.status.success(), "{failed:?}");
+    let text = String::from_utf8_lossy(&failed.stderr);
+    assert!(text.contains("ended at its start"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn bus_keeps_its_data_over_a_kill_and_loses_it_when_wiped() -> Outcome {
     let mut lab = Lab::up(&Spec::test(0).daemons(Daemons::Bus))?;
     lab.run(CTL, &["touch", "/var/lib/nats/jetstream/witness"])?;

@@ -54,7 +54,7 @@ pub(super) enum DriverError {
     #[error("contiv networks can't be created with --internal: leave it out")]
     Internal,
     #[error(
-        "contiv needs its own addresses: add `--ipam-driver contiv --ipam-opt contiv.network=NET` to `docker network create` (in a swarm `--ipam-driver contiv-swarm:latest`)"
+        "contiv needs its own addresses: add `--ipam-driver contiv --ipam-opt contiv.network=NET` to `docker network create` (in a swarm `--ipam-driver contiv-swarm:latest`); in a compose file `ipam: {{driver: contiv, config: [{{subnet: CIDR}}]}}`, with the subnet of NET (in a stack `driver: contiv-swarm:latest`)"
     )]
     ForeignIpam,
     #[error(

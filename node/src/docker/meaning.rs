@@ -143,15 +143,15 @@ pub(super) enum Unresolved {
         network: NetworkName,
     },
     #[error(
-        "no contiv network has the subnet {0}: see `netctl net ls -a`, or name the network with `-o contiv.network=NET --ipam-opt contiv.network=NET`"
+        "no contiv network has the subnet {0}: see `netctl net ls -a`, or name the network with `-o contiv.network=NET --ipam-opt contiv.network=NET` (in a compose file only its subnet names it)"
     )]
     NoSubnet(IpNet),
     #[error(
-        "several tenants have a network with the subnet {subnet} ({candidates}): select one with `-o contiv.tenant=T -o contiv.network=NET --ipam-opt contiv.tenant=T --ipam-opt contiv.network=NET`"
+        "several tenants have a network with the subnet {subnet} ({candidates}): select one with `-o contiv.tenant=T -o contiv.network=NET --ipam-opt contiv.tenant=T --ipam-opt contiv.network=NET`; in a compose file use the Docker network that netplugin made, with `external: true`"
     )]
     Ambiguous { subnet: IpNet, candidates: String },
     #[error(
-        "a contiv network must be named: `docker network create -d contiv --ipam-driver contiv -o contiv.network=NET --ipam-opt contiv.network=NET NAME` (and contiv.tenant=T for another tenant than default)"
+        "a contiv network must be named: `docker network create -d contiv --ipam-driver contiv -o contiv.network=NET --ipam-opt contiv.network=NET NAME` (and contiv.tenant=T for another tenant than default); in a compose file with `driver_opts: {{contiv.network: NET}}` and `ipam: {{driver: contiv, config: [{{subnet: CIDR}}]}}`"
     )]
     Nothing,
     #[error(

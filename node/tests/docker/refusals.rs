@@ -118,11 +118,28 @@ async fn bad_pool_requests_are_refused_with_the_command_to_type() {
 }
 
 #[tokio::test]
+async fn bad_pool_requests_are_refused_with_the_lines_of_a_compose_file() {
+    let (_folder, plugin) = plugin();
+    // A compose file can send no options of its pool.
+    for (subnet, works) in [
+        ("", "`ipam: {driver: contiv, config: [{subnet: CIDR}]}`"),
+        ("20.9.0.0/16", "in a compose file only its subnet names it"),
+        ("20.1.1.0/24", "with `external: true`"),
+    ] {
+        let request = json!({"AddressSpace": "contiv", "Pool": subnet, "SubPool": ""});
+        let error = plugin.refused("IpamDriver.RequestPool", request).await;
+        assert!(error.contains(works), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn bad_network_and_endpoint_requests_are_refused_with_the_command_to_type() {
     let (_folder, plugin) = plugin();
     let foreign = creation(&options("default", "contiv-net"), "172.18.0.0/16");
     let error = plugin.refused("NetworkDriver.CreateNetwork", foreign).await;
-    assert!(error.contains("--ipam-driver contiv"), "{error}");
+    for works in ["--ipam-driver contiv", "`ipam: {driver: contiv, "] {
+        assert!(error.contains(works), "{error}");
+    }
     let mut internal = creation(&options("default", "contiv-net"), "20.1.1.0/24");
     internal["Options"]["com.docker.network.internal"] = json!(true);
     let error = plugin
