@@ -12,6 +12,7 @@ pub mod envelope;
 pub mod event;
 pub mod healing;
 pub mod id;
+pub mod limits;
 pub mod lookup;
 pub mod net;
 pub mod node;

@@ -25,6 +25,8 @@ pub enum Rejection {
     /// Permissions on the bus are by subject, so a request counts only on its own.
     #[error("this request belongs on {subject}")]
     WrongSubject { subject: String },
+    #[error("the request is {bytes} bytes long, and netmaster takes {max}: split it")]
+    RequestTooLong { bytes: u64, max: u64 },
     #[error("netmaster can't decide about this command: that is a defect, please report it")]
     Defect,
     #[error("the cluster isn't initialised: run `netmaster init`")]
@@ -155,6 +157,12 @@ pub enum Rejection {
     #[error("packet tag {vni} is out of range: it must be 1 to {max}", max = Vni::MAX)]
     VniOutOfRange { vni: Vni },
     #[error(
+        "packet tag {vni} is outside of the cluster's range {first}-{last}: choose one in it, leave it out to be given a free one, or change the range with `netctl global set --vxlan-range`"
+    )]
+    VniOutsideRange { vni: Vni, first: Vni, last: Vni },
+    #[error("{first}-{last} is no range of packet tags: write FIRST-LAST, from 1 to {max}", max = Vni::MAX)]
+    VniRangeInvalid { first: Vni, last: Vni },
+    #[error(
         "packet tag {vni} is in use by network {network} of tenant {tenant}: leave it out to be given a free one"
     )]
     VniInUse {
@@ -162,7 +170,9 @@ pub enum Rejection {
         tenant: TenantName,
         network: NetworkName,
     },
-    #[error("no packet tag of {first} to {last} is free: name one with --pkt-tag")]
+    #[error(
+        "no packet tag of {first} to {last} is free: remove networks, or enlarge the range with `netctl global set --vxlan-range`"
+    )]
     VniExhausted { first: Vni, last: Vni },
 
     #[error(
@@ -437,6 +447,7 @@ impl Rejection {
             self,
             Self::Malformed { .. }
                 | Self::WrongSubject { .. }
+                | Self::RequestTooLong { .. }
                 | Self::Defect
                 | Self::NotInitialised
                 | Self::DeadlinePassed

@@ -149,11 +149,18 @@ pub(crate) async fn log(bus: &Client) -> Result<Log, String> {
     ))
 }
 
-/// The errors of the streams other than the log, each with its remedy.
-pub(crate) async fn stream_errors(bus: &Client) -> Vec<String> {
+/// The configurations of the streams other than the log, or the error of each with its remedy.
+pub(crate) async fn other_streams(bus: &Client) -> Vec<Result<Value, String>> {
     let beside = [subject::ENDPOINTS, subject::HISTORY];
     let asked = join_all(beside.map(|name| stream(bus, name))).await;
-    asked.into_iter().filter_map(Result::err).collect()
+    let infos = asked.into_iter();
+    infos.map(|it| Ok(it?["config"].clone())).collect()
+}
+
+/// The errors of the streams other than the log, each with its remedy.
+pub(crate) async fn stream_errors(bus: &Client) -> Vec<String> {
+    let asked = other_streams(bus).await.into_iter();
+    asked.filter_map(Result::err).collect()
 }
 
 /// JetStream's information about a stream.

@@ -18,7 +18,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::{Client, jetstream::stream::Stream};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::node::NodeStatus;
-use bus_schema::{EndpointEvent, Revision, subject};
+use bus_schema::{EndpointEvent, Revision, limits, subject};
 use futures::StreamExt;
 use runtime::{now, pause};
 use tokio::sync::watch;
@@ -350,7 +350,7 @@ async fn pull_endpoints(context: &jetstream::Context, shared: &Shared) -> Result
     let mut messages = pull(&consumer).await?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(trouble)?;
-        let event = match codec::from_bytes::<EndpointEvent>(&message.payload) {
+        let event = match decode_endpoint(&message.payload) {
             Ok(event) => event,
             // An empty message marks an expiry.
             Err(_) if message.payload.is_empty() => EndpointEvent::Unknown,
@@ -371,6 +371,19 @@ async fn pull_endpoints(context: &jetstream::Context, shared: &Shared) -> Result
         pending = pending.saturating_sub(1);
     }
     Ok(())
+}
+
+/// Decodes a message about an endpoint, without what exceeds the limits; nodes raise the alarm.
+fn decode_endpoint(payload: &[u8]) -> Result<EndpointEvent, String> {
+    let (length, max) = (payload.len(), limits::MAX_ENDPOINT_BYTES);
+    if length > max {
+        return Err(format!("ignored {length} bytes: at most {max} are read"));
+    }
+    let mut event = codec::from_bytes(payload).map_err(|e| e.to_string())?;
+    if let EndpointEvent::Up { endpoint, .. } = &mut event {
+        endpoint.limit_names();
+    }
+    Ok(event)
 }
 
 /// Follows the statuses that nodes publish.

@@ -102,7 +102,7 @@ async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), Init
     let found = match context.get_stream(&name).await {
         Ok(stream) => {
             let found = stream.cached_info().config.clone();
-            raise(context, &wanted, &found).await;
+            set_limits(context, &wanted, &found).await;
             found
         }
         Err(e) => match e.kind() {
@@ -128,18 +128,25 @@ async fn ensure(context: &jetstream::Context, wanted: Config) -> Result<(), Init
     }
 }
 
-/// Raises the limit of readers of an older stream; not every server allows it.
-async fn raise(context: &jetstream::Context, wanted: &Config, found: &Config) {
-    if found.max_consumers >= wanted.max_consumers {
-        return;
-    }
-    let raised = Config {
-        max_consumers: wanted.max_consumers,
+/// Sets the limits of an older stream: more readers, and no longer messages. Not every server allows
+/// it.
+async fn set_limits(context: &jetstream::Context, wanted: &Config, found: &Config) {
+    let max_consumers = found.max_consumers.max(wanted.max_consumers);
+    let max_message_size = wanted.max_message_size;
+    let limited = Config {
+        max_consumers,
+        max_message_size,
         ..found.clone()
     };
-    if let Err(error) = context.update_stream(raised).await {
-        let (name, most) = (&found.name, found.max_consumers);
-        tracing::warn!(%error, name, most, "nats-server may refuse nodes beyond so many on this stream");
+    let same = (found.max_consumers, found.max_message_size.max(0))
+        == (max_consumers, max_message_size.max(0));
+    if same {
+        return;
+    }
+    if let Err(error) = context.update_stream(limited).await {
+        let (name, readers) = (&found.name, found.max_consumers);
+        let bytes = found.max_message_size;
+        tracing::warn!(%error, name, readers, bytes, "nats-server keeps the old limits of readers and of a message's size of this stream");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, Source, StorageType};
-use bus_schema::subject;
+use bus_schema::{limits, subject};
 
 /// How long HISTORY keeps the events of endpoints.
 const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -11,6 +11,10 @@ const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The limit of consumers: every node and every netmaster reads with one of its own. nats-server 2.15
 /// allows 1,000 on a stream without a limit (`default_max_consumers`), and takes -1 for no limit.
 const MAX_CONSUMERS: i32 = 1 << 16;
+
+fn message_size(bytes: usize) -> i32 {
+    i32::try_from(bytes).unwrap_or(i32::MAX)
+}
 
 /// The log: append-only, never edited, republished once committed.
 pub(crate) fn log(replicas: usize) -> Config {
@@ -23,6 +27,7 @@ pub(crate) fn log(replicas: usize) -> Config {
         storage: StorageType::File,
         num_replicas: replicas,
         max_consumers: MAX_CONSUMERS,
+        max_message_size: message_size(limits::MAX_EVENT_BYTES),
         discard: DiscardPolicy::New,
         allow_direct: false,
         deny_delete: true,
@@ -47,6 +52,7 @@ pub(crate) fn endpoints(replicas: usize) -> Config {
         num_replicas: replicas,
         max_consumers: MAX_CONSUMERS,
         max_messages_per_subject: 1,
+        max_message_size: message_size(limits::MAX_ENDPOINT_BYTES),
         allow_message_ttl: true,
         republish: Some(Republish {
             source: subject::ENDPOINT_ALL.to_owned(),

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::reconciler::Progress;
 use crate::store::Saved;
 use crate::underlay::Change;
-use node_core::projection::Projection;
+use node_core::projection::{EndpointsView, Projection};
 use node_dns::DnsHandle;
 use runtime::pause;
 
@@ -31,6 +31,7 @@ pub struct StatusSources {
     pub facts: watch::Receiver<Projection>,
     /// The state of the facts on disk.
     pub saved: watch::Receiver<Saved>,
+    pub view: watch::Receiver<EndpointsView>,
     pub snapshots: watch::Receiver<Snapshot>,
     pub kernel: watch::Receiver<Kernel>,
     pub published: watch::Receiver<Published>,
@@ -66,6 +67,7 @@ impl StatusSources {
         alarms.extend(moved(&self.address.borrow(), self.me.vtep));
         alarms.extend(newer(&facts));
         alarms.extend(published.trouble.as_deref().map(unpublished));
+        alarms.extend(excess(&self.view.borrow()));
         let dns = self.dns.troubles().into_iter();
         alarms.extend(dns.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
         alarms.extend(self.alarms.iter().cloned());
@@ -171,6 +173,20 @@ fn unpublished(trouble: &str) -> Alarm {
             "this node exchanges no endpoints with other nodes, so names are missing or old: {trouble}"
         ),
     )
+}
+
+/// The alarm of messages about endpoints of other nodes, parts of which were ignored.
+fn excess(view: &EndpointsView) -> Option<Alarm> {
+    let mut all = view.excess();
+    let (subject, why) = all.next()?;
+    let others = match all.count() {
+        0 => String::new(),
+        count => format!("; and {count} more"),
+    };
+    let text = format!(
+        "what exceeds a limit in other nodes' messages about endpoints is ignored: {subject}: {why}{others}; see `netctl endpoint ls -a`"
+    );
+    Some(Alarm::new(Grade::Warning, "limit", text))
 }
 
 fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {

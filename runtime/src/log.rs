@@ -57,6 +57,21 @@ where
     }
 }
 
+/// The longest text of a caller in a line of the log, in characters.
+const MAX_EXCERPT: usize = 1_000;
+
+/// The start of a caller's text, for the log: neither its length nor its control characters make more
+/// than a part of one line.
+pub fn excerpt(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut letters = text.chars().map(shown);
+    let mut start: String = letters.by_ref().take(MAX_EXCERPT).collect();
+    if letters.next().is_some() {
+        start.push('…');
+    }
+    start
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -103,6 +118,13 @@ mod tests {
             assert_eq!(line.lines().count(), 1, "{line:?}");
             assert!(line.contains("the bus is away"), "{line:?}");
         }
+    }
+
+    #[test]
+    fn excerpt_is_a_part_of_one_line() {
+        assert_eq!(excerpt("a call"), "a call");
+        assert_eq!(excerpt("a\nb\u{1b}[2J"), "a\u{fffd}b\u{fffd}[2J");
+        assert_eq!(excerpt(&"x".repeat(1_000_000)).chars().count(), 1_001);
     }
 
     #[test]

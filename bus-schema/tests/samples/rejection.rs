@@ -19,8 +19,27 @@ pub(crate) fn rejections() -> Vec<Rejection> {
         of_pools(),
         of_typed_refusals(),
         of_logs(),
+        of_limits(),
     ]
     .concat()
+}
+
+fn of_limits() -> Vec<Rejection> {
+    vec![
+        Rejection::RequestTooLong {
+            bytes: 200_000,
+            max: 131_072,
+        },
+        Rejection::VniOutsideRange {
+            vni: Vni(10_001),
+            first: Vni(1),
+            last: Vni(10_000),
+        },
+        Rejection::VniRangeInvalid {
+            first: Vni(2),
+            last: Vni(1),
+        },
+    ]
 }
 
 fn of_logs() -> Vec<Rejection> {

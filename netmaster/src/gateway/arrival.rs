@@ -15,6 +15,9 @@ pub(super) const TICK_MS: u64 = 250;
 /// arrived during it.
 const STANDSTILL_MS: u64 = 1_000;
 
+/// No request keeps its place longer.
+const MAX_WAIT_MS: u64 = 60_000;
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrivals {
     ticked: u64,
@@ -51,6 +54,12 @@ impl Arrivals {
     }
 }
 
+/// The deadline of a request that is read at `now`, both in milliseconds since 1970: at most
+/// [`MAX_WAIT_MS`] away, however long its asker waits.
+pub(super) fn bounded(deadline: u64, now: u64) -> u64 {
+    deadline.min(now.saturating_add(MAX_WAIT_MS))
+}
+
 /// `CLOCK_BOOTTIME`; 0 where it can't be read, which Linux has since 2.6.39.
 pub(super) fn since_boot() -> u64 {
     let read = clock_gettime(ClockId::CLOCK_BOOTTIME);
@@ -61,6 +70,13 @@ pub(super) fn since_boot() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_deadline_is_longer_than_a_minute() {
+        assert_eq!(bounded(3_600_000, 1_000), 61_000);
+        assert_eq!(bounded(u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(bounded(2_000, 1_000), 2_000);
+    }
 
     #[test]
     fn a_request_read_after_a_standstill_counts_from_its_begin() {

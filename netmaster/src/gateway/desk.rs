@@ -13,17 +13,13 @@ use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::{Command, NodeName, Reply, Revision, codec, subject};
 use bytes::Bytes;
 use runtime::{now, pause};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::arrival::{Arrivals, TICK_MS, since_boot};
+use super::arrival::{Arrivals, TICK_MS, bounded, since_boot};
+use super::places::Places;
 use super::removals::Removals;
 use super::searches::Searches;
 use crate::feed::Shared;
-
-/// Requests in work at a time; more are answered "busy" at once. Each waits for the log, so this
-/// is some seconds of the log's work.
-pub(super) const MAX_IN_WORK: u32 = 4_096;
 
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -32,7 +28,7 @@ pub(crate) struct Desk {
     pub(super) shared: Shared,
     /// When this netmaster began to listen to nodes, in milliseconds since 1970.
     pub(super) since: u64,
-    pub(super) in_work: Semaphore,
+    pub(super) places: Places,
     arrivals: Cell<Arrivals>,
     pub(super) searches: Searches,
     pub(super) removals: Removals,
@@ -45,7 +41,7 @@ impl Desk {
             registry,
             shared,
             since,
-            in_work: Semaphore::new(usize::try_from(MAX_IN_WORK).unwrap_or(usize::MAX)),
+            places: Places::default(),
             arrivals: Cell::new(Arrivals::new(since_boot())),
             searches: Searches::default(),
             removals: Removals::default(),
@@ -102,10 +98,12 @@ impl Desk {
         self.shared.read(|view| view.applied)
     }
 
-    /// Sets the request's deadline by this machine's clock.
+    /// Sets the request's deadline by this machine's clock, at most a minute from now.
     pub(super) fn arrived<T>(&self, request: Request<T>) -> Request<T> {
         let waited = self.arrivals.get().waited(since_boot());
-        request.arrived(now().saturating_sub(waited))
+        let mut request = request.arrived(now().saturating_sub(waited));
+        request.deadline = bounded(request.deadline, now());
+        request
     }
 
     pub(super) async fn watch_for_standstills(self: Rc<Self>) {

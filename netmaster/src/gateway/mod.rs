@@ -8,6 +8,7 @@ mod command;
 mod desk;
 mod lease;
 mod node;
+mod places;
 mod query;
 mod removal;
 mod removals;
@@ -31,8 +32,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::desk::MAX_IN_WORK;
-use self::request::RequestKind;
+use self::places::RequestKind;
 
 /// How long requests in work may take when the process ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,8 +76,10 @@ pub(crate) async fn serve(desk: Rc<Desk>, name: String) -> Result<Gateway, Error
     let group = service.group(subject::API);
     let mut endpoints = JoinSet::new();
     endpoints.spawn_local(Rc::clone(&desk).watch_for_standstills());
-    let commands = Command::VERBS.iter().map(|it| (it, RequestKind::Command));
-    let queries = Query::VERBS.iter().map(|it| (it, RequestKind::Query));
+    let commands = Command::VERBS.iter();
+    let commands = commands.map(|it| (it, RequestKind::of_command(*it)));
+    let queries = Query::VERBS.iter();
+    let queries = queries.map(|it| (it, RequestKind::of_query(*it)));
     for ((noun, verb), kind) in commands.chain(queries) {
         let endpoint = group
             .endpoint_builder()
@@ -99,7 +101,7 @@ impl Gateway {
         if let Err(e) = self.service.stop().await {
             tracing::warn!("leaving the service: {e}");
         }
-        let finished = self.desk.in_work.acquire_many(MAX_IN_WORK);
+        let finished = self.desk.places.all_free();
         if timeout(DRAIN_TIMEOUT, finished).await.is_err() {
             tracing::warn!("requests were still in work after {DRAIN_TIMEOUT:?}");
         }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::service::Request as Incoming;
 use bus_schema::command::Request;
-use bus_schema::{Answer, Command, CommandId, Query, Rejection, Reply, Revision, codec, subject};
+use bus_schema::{
+    Answer, Command, CommandId, Query, Rejection, Reply, Revision, codec, limits, subject,
+};
 use bytes::Bytes;
 use runtime::now;
 use tokio::time::timeout;
@@ -16,28 +18,39 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::desk::Desk;
+use super::places::RequestKind;
 use super::{command, query};
 use crate::metrics;
 
 /// How much later than its deadline a command may be answered; askers wait for a second longer.
 const MAX_DELAY: Duration = Duration::from_millis(300);
 
-/// The kind of requests that an endpoint takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum RequestKind {
-    Command,
-    Query,
-}
-
 /// Answers one request, or answers "busy".
 pub(super) async fn answer(desk: &Rc<Desk>, incoming: &Incoming, kind: RequestKind) {
-    let Ok(_permit) = desk.in_work.try_acquire() else {
+    let Some(_place) = desk.places.take(kind) else {
         return respond(desk, incoming, busy(incoming, kind)).await;
     };
-    match kind {
-        RequestKind::Command => Box::pin(answer_command(desk, incoming)).await,
-        RequestKind::Query => answer_query(desk, incoming).await,
+    if let Some(refused) = too_long(&incoming.message.payload) {
+        let revision = desk.revision();
+        let answer = match kind.is_command() {
+            true => codec::to_bytes(&Reply::rejected(refused, revision)),
+            false => codec::to_bytes(&Answer::rejected(refused, revision)),
+        };
+        return respond(desk, incoming, answer).await;
     }
+    match kind.is_command() {
+        true => Box::pin(answer_command(desk, incoming)).await,
+        false => answer_query(desk, incoming).await,
+    }
+}
+
+fn too_long(payload: &[u8]) -> Option<Rejection> {
+    let number = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let max = limits::MAX_REQUEST_BYTES;
+    (payload.len() > max).then(|| Rejection::RequestTooLong {
+        bytes: number(payload.len()),
+        max: number(max),
+    })
 }
 
 async fn answer_command(desk: &Rc<Desk>, incoming: &Incoming) {
@@ -102,9 +115,13 @@ fn report(reply: &Reply, took: Duration) {
             revision,
             ..
         } => {
-            tracing::info!(%revision, ?took, reason = %rejection, "rejected");
+            let reason = runtime::log::excerpt(&rejection.to_string());
+            tracing::info!(%revision, ?took, reason, "rejected");
         }
-        Reply::Unknown { reason, .. } => tracing::warn!(?took, reason, "outcome unknown"),
+        Reply::Unknown { reason, .. } => {
+            let reason = runtime::log::excerpt(reason);
+            tracing::warn!(?took, reason, "outcome unknown");
+        }
     }
 }
 
@@ -138,13 +155,13 @@ fn wrong_subject(subject: String) -> Rejection {
 
 fn busy(incoming: &Incoming, kind: RequestKind) -> Vec<u8> {
     let reason = "netmaster is busy: try again".to_owned();
-    match kind {
-        RequestKind::Command => {
+    match kind.is_command() {
+        true => {
             let request = codec::from_bytes::<Request<Command>>(&incoming.message.payload);
             let id = request.map_or(CommandId(Uuid::nil()), |request| request.id);
             codec::to_bytes(&Reply::Unknown { id, reason })
         }
-        RequestKind::Query => codec::to_bytes(&Answer::Behind {
+        false => codec::to_bytes(&Answer::Behind {
             revision: Revision(0),
             reason,
         }),

@@ -6,6 +6,7 @@ mod damaged;
 mod groups;
 mod init;
 mod journal;
+mod limits;
 mod masters;
 mod metrics;
 mod node_removal;

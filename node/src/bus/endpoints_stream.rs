@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::AckPolicy, consumer::DeliverPolicy, consumer::pull};
-use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, codec, subject};
+use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, codec, limits, subject};
 use futures::StreamExt;
 use tokio::sync::{oneshot, watch};
 
@@ -66,8 +66,13 @@ async fn follow(
         if own.is_some() {
             pending = message.info().map_err(SessionError::endpoints)?.pending;
         }
-        let Some(event) = decode(&message.subject, &message.payload) else {
-            continue;
+        let (event, excess) = match decode(&message.subject, &message.payload) {
+            Ok(decoded) => decoded,
+            Err(Undecoded::TooLong(why)) => {
+                view.send_modify(|view| view.note_excess(&message.subject, Some(why)));
+                continue;
+            }
+            Err(Undecoded::Skipped) => continue,
         };
         if node_of(&event) == Some(me) {
             store(&mut stored, event);
@@ -78,7 +83,10 @@ async fn follow(
         {
             seen.insert(endpoint.id.clone());
         }
-        view.send_modify(|view| view.hear(event));
+        view.send_modify(|view| {
+            view.note_excess(&message.subject, excess);
+            view.hear(event);
+        });
     }
 }
 
@@ -102,14 +110,29 @@ async fn open(
     consumer.await.map_err(SessionError::endpoints)
 }
 
-/// Decodes a message; `None`: garbage, or an event whose subject isn't the message's. A node may only
-/// write to its own subjects.
-fn decode(of: &str, payload: &[u8]) -> Option<EndpointEvent> {
-    let event: EndpointEvent = match codec::from_bytes(payload) {
+/// The reason why a message isn't decoded.
+#[derive(Debug, PartialEq, Eq)]
+enum Undecoded {
+    /// Garbage, or an event whose subject isn't the message's. A node may only write to its own
+    /// subjects.
+    Skipped,
+    /// It is longer than the limit, with the text of an alarm.
+    TooLong(String),
+}
+
+/// Decodes a message, without what exceeds the limits, and the excess.
+fn decode(of: &str, payload: &[u8]) -> Result<(EndpointEvent, Option<String>), Undecoded> {
+    let (length, max) = (payload.len(), limits::MAX_ENDPOINT_BYTES);
+    if length > max {
+        return Err(Undecoded::TooLong(format!(
+            "a message of {length} bytes: at most {max} are read"
+        )));
+    }
+    let mut event: EndpointEvent = match codec::from_bytes(payload) {
         Ok(event) => event,
         Err(error) => {
             tracing::warn!(subject = of, %error, "skipped a message that is no endpoint");
-            return None;
+            return Err(Undecoded::Skipped);
         }
     };
     let expected = match &event {
@@ -118,16 +141,20 @@ fn decode(of: &str, payload: &[u8]) -> Option<EndpointEvent> {
             tenant, node, id, ..
         } => subject::endpoint_of(tenant, node, id),
         EndpointEvent::Healed { node, .. } => subject::healed_by(node),
-        EndpointEvent::Unknown => return None,
+        EndpointEvent::Unknown => return Err(Undecoded::Skipped),
     };
     if expected != of {
         tracing::warn!(
             subject = of,
             "skipped an endpoint on another endpoint's subject"
         );
-        return None;
+        return Err(Undecoded::Skipped);
     }
-    Some(event)
+    let excess = match &mut event {
+        EndpointEvent::Up { endpoint, .. } => endpoint.limit_names(),
+        EndpointEvent::Down { .. } | EndpointEvent::Healed { .. } | EndpointEvent::Unknown => None,
+    };
+    Ok((event, excess.map(|it| it.to_string())))
 }
 
 fn node_of(event: &EndpointEvent) -> Option<&NodeName> {

@@ -300,7 +300,7 @@ impl Cni {
             | AttachError::Left(_)
             | AttachError::Removed(_)
             | AttachError::Incomplete => Failure::try_again(details),
-            AttachError::Rejected(_) => Failure::config(details),
+            AttachError::Rejected(_) | AttachError::Names(_) => Failure::config(details),
             AttachError::AddressInUse(..)
             | AttachError::AddressPromised(_)
             | AttachError::NotCeded { .. } => Failure::new(

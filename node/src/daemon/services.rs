@@ -93,6 +93,7 @@ impl Services {
             progress: node.progress.subscribe(),
             facts: node.facts.subscribe(),
             saved: node.facts.saved(),
+            view: node.view.subscribe(),
             snapshots: node.endpoints.snapshots(),
             kernel: node.endpoints.kernel(),
             published: node.published.subscribe(),

@@ -23,6 +23,7 @@ use super::endpoints::Endpoints;
 use super::pool_id::AddressSpace;
 use super::protocol::DriverFailure;
 use crate::endpoint::REQUEST_TIMEOUT;
+use runtime::log::excerpt;
 
 /// Limits a call. It is longer than the endpoints' own deadline, whose error has more details.
 const CALL_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_add(Duration::from_secs(1));
@@ -111,11 +112,18 @@ async fn answer<E: Endpoints>(
     }
     let (status, value) = match result {
         Ok(Ok(value)) => {
-            tracing::debug!(call, request = %text(&body), answer = %value, ?took, "engine call");
+            tracing::debug!(call, request = text(&body), answer = %value, ?took, "engine call");
             (StatusCode::OK, value)
         }
         Ok(Err(error)) => {
-            tracing::info!(call, request = %text(&body), %error, ?took, "engine call refused");
+            let (call, why) = (excerpt(&call), excerpt(&error.to_string()));
+            tracing::info!(
+                call,
+                request = text(&body),
+                error = why,
+                ?took,
+                "engine call refused"
+            );
             let status = match error {
                 // On 404 the engine assumes that the driver doesn't have this call.
                 DriverError::UnknownCall(_) => StatusCode::NOT_FOUND,
@@ -124,7 +132,7 @@ async fn answer<E: Endpoints>(
             (status, failure(error.to_string()))
         }
         Err(_) => {
-            tracing::warn!(call, request = %text(&body), ?took, "engine call timed out");
+            tracing::warn!(call, request = text(&body), ?took, "engine call timed out");
             let error = format!(
                 "netplugin didn't finish {call} within {} s: see `netplugin status` on this node",
                 CALL_TIMEOUT.as_secs()
@@ -144,8 +152,9 @@ pub(super) fn failure(error: String) -> Value {
     json!(DriverFailure { err, error })
 }
 
-fn text(body: &Bytes) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(body)
+/// The body of a call, for the log.
+fn text(body: &Bytes) -> String {
+    excerpt(&String::from_utf8_lossy(body))
 }
 
 /// The reply to a call that needs no state, and no netplugin: an engine that starts makes some before

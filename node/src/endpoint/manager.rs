@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, Rejection};
+use bus_schema::{EndpointId, GroupName, MacAddr, NodeName, Rejection, limits};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
@@ -182,6 +182,7 @@ impl Manager {
         if let Some(known) = self.ledger.endpoint(&ask.id) {
             return self.attach_again(known.clone(), ask);
         }
+        limits::check_names(ask.name.as_deref(), &ask.aliases)?;
         self.must_take_endpoints()?;
         let key = (ask.tenant.clone(), ask.network.clone());
         let network = self.open_network(&key)?;
@@ -256,6 +257,10 @@ impl Manager {
         endpoint.container = Some(description.container);
         if let Some(aliases) = description.aliases {
             endpoint.aliases = aliases;
+        }
+        // The engine has started the container: names can't be refused any more.
+        if let Some(excess) = limits::limit_names(&mut endpoint.name, &mut endpoint.aliases) {
+            tracing::warn!(%id, %excess, "ignored names of a container");
         }
         if *endpoint == *known {
             return Ok(());

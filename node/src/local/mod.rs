@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use crate::bus::LeaveError;
 use crate::cni::{Call, Cni, Failure};
 use crate::endpoint::{Attach, AttachError, Attachment, EndpointsHandle, LocalEndpoint};
+use runtime::log::excerpt;
 
 /// The socket's name in the run directory.
 pub const SOCKET_NAME: &str = "netplugin.sock";
@@ -122,7 +123,16 @@ async fn cni(
     match &answer {
         Ok(_) => tracing::debug!(?command, container, interface, ?took, "CNI call"),
         Err(error) => {
-            tracing::info!(?command, container, interface, %error, ?took, "CNI call refused");
+            let [container, interface, error] =
+                [container, interface, &error.to_string()].map(|it| excerpt(it));
+            tracing::info!(
+                ?command,
+                container,
+                interface,
+                error,
+                ?took,
+                "CNI call refused"
+            );
         }
     }
     Ok(Json(answer.map_err(|it| it.in_version(&call.config))?))
@@ -203,6 +213,7 @@ impl IntoResponse for ApiError {
 fn status_of(error: &AttachError) -> StatusCode {
     match error {
         AttachError::Rejected(_)
+        | AttachError::Names(_)
         | AttachError::AddressInUse(..)
         | AttachError::AddressPromised(_)
         | AttachError::EndpointDiffers(_)

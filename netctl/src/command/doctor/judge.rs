@@ -8,7 +8,7 @@ use bus_schema::query::NodeInfo;
 use super::check::{CheckResult, result};
 use super::copies::LogCopies;
 use super::monitor::SyncSetting;
-use super::{Observations, addresses};
+use super::{Observations, addresses, streams};
 use crate::clocks;
 use crate::survey::{self, Log};
 
@@ -26,7 +26,15 @@ pub(super) fn judge(observed: &Observations) -> Vec<CheckResult> {
         Err(why) => all.push(result(Grade::Wrong, "log", why)),
     }
     let wrong = |of: &'static str| move |why: &String| result(Grade::Wrong, of, why);
-    all.extend(observed.streams.iter().map(wrong("streams")));
+    let (configs, errors): (Vec<_>, Vec<_>) = observed.streams.iter().partition(|it| it.is_ok());
+    all.extend(
+        errors
+            .into_iter()
+            .filter_map(|it| it.as_ref().err())
+            .map(wrong("streams")),
+    );
+    let configs = configs.into_iter().filter_map(|it| it.as_ref().ok());
+    all.extend(configs.flat_map(streams::judge));
     all.extend(observed.health.iter().map(wrong("bus health")));
     all.push(netmasters(observed));
     all.extend(netmaster_errors(observed));
@@ -149,20 +157,7 @@ fn log(log: &Log) -> Vec<CheckResult> {
             format!("{servers} of {replicas} servers have the log"),
         )),
     }
-    for (key, wanted) in [
-        ("allow_direct", false),
-        ("deny_delete", true),
-        ("deny_purge", true),
-    ] {
-        let found = log.config[key].as_bool().unwrap_or(false);
-        if found != wanted {
-            all.push(result(
-                Grade::Wrong,
-                "log settings",
-                format!("{key} of the stream LOG was changed to {found}; it must be {wanted}, `nats stream edit LOG` sets it"),
-            ));
-        }
-    }
+    all.extend(streams::judge(&log.config));
     all
 }
 

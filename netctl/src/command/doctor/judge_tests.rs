@@ -41,7 +41,10 @@ fn sound() -> Observations {
             replicas: 3,
             servers: vec![server("a", true), server("b", false), server("c", false)],
             clock: Some(at(10_000)),
-            config: json!({"deny_delete": true, "deny_purge": true}),
+            config: json!({
+                "name": "LOG", "deny_delete": true, "deny_purge": true, "allow_atomic": true,
+                "max_msg_size": 262_144,
+            }),
         }),
         streams: Vec::new(),
         health: Vec::new(),
@@ -130,7 +133,7 @@ fn log_problem_comes_first_with_its_remedy() {
             "gone",
         ),
         (
-            worst(|it| it.streams = vec!["gone".into()]),
+            worst(|it| it.streams = vec![Err("gone".into())]),
             Wrong,
             "streams",
             "gone",
@@ -161,7 +164,7 @@ fn log_problem_comes_first_with_its_remedy() {
         ),
         (
             with_log(|it| {
-                it.config = json!({"allow_direct": true, "deny_delete": true, "deny_purge": true});
+                it.config["allow_direct"] = json!(true);
             }),
             Wrong,
             "log settings",

@@ -7,6 +7,7 @@ mod check;
 mod copies;
 mod judge;
 mod monitor;
+mod streams;
 
 use std::collections::BTreeMap;
 
@@ -49,8 +50,8 @@ struct Observations {
     syncs: SyncSetting,
     copies: LogCopies,
     log: Result<Log, String>,
-    /// The errors of the streams other than the log.
-    streams: Vec<String>,
+    /// The configurations of the streams other than the log, or their errors.
+    streams: Vec<Result<Value, String>>,
     /// The errors that the servers' health pages report.
     health: Vec<String>,
     netmasters: Vec<Netmaster>,
@@ -73,7 +74,7 @@ pub(crate) async fn run(
         copies: copies::copies(&url).await,
         server_version: info.version,
         log: survey::log(&bus).await,
-        streams: survey::stream_errors(&bus).await,
+        streams: survey::other_streams(&bus).await,
         health: monitor::health(&url).await,
         netmasters: survey::netmasters(&bus).await?,
         nodes: Ok(Vec::new()),

@@ -10,6 +10,7 @@ pub use ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 
 use std::net::IpAddr;
 
+use bus_schema::limits::NameExcess;
 use bus_schema::{EndpointId, GroupName, MacAddr, NetworkName, NodeName, Rejection, TenantName};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,8 @@ pub struct Attachment {
 pub enum AttachError {
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    #[error(transparent)]
+    Names(#[from] NameExcess),
     #[error("address {0} is in use by endpoint {1} of this node")]
     AddressInUse(IpAddr, String),
     #[error("address {0} is promised to a task of the swarm that this node manages")]

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::NodeFact;
 use crate::maps;
 
+/// The number of remembered messages that exceed a limit.
+const MAX_EXCESS: usize = 64;
+
 /// Endpoints by id, and in their tenant by name and by address.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointsView {
@@ -32,6 +35,8 @@ pub struct EndpointsView {
     /// Members whose status is missing.
     silent: OrdSet<NodeName>,
     completeness: Completeness,
+    /// What exceeds the limits in messages about endpoints of other nodes, by their subject.
+    excess: OrdMap<String, String>,
 }
 
 /// The names and addresses of one tenant.
@@ -160,6 +165,26 @@ impl EndpointsView {
 
     pub fn set_silent(&mut self, silent: OrdSet<NodeName>) {
         self.silent = silent;
+    }
+
+    /// What was ignored in the last message of each subject, since it exceeds a limit.
+    pub fn excess(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.excess.iter();
+        all.map(|(subject, why)| (subject.as_str(), why.as_str()))
+    }
+
+    /// Notes what exceeds a limit in the last message of a subject; absent: nothing. A bounded number
+    /// is remembered.
+    pub fn note_excess(&mut self, subject: &str, why: Option<String>) {
+        match why {
+            Some(why) if self.excess.len() < MAX_EXCESS || self.excess.contains_key(subject) => {
+                self.excess.insert(subject.to_owned(), why);
+            }
+            Some(_) => {}
+            None => {
+                self.excess.remove(subject);
+            }
+        }
     }
 
     /// Folds in an event of another node's endpoint.

@@ -1,0 +1,135 @@
+//! Judges the settings of the streams: as `netmaster init` makes them. No I/O.
+
+use bus_schema::node::Grade;
+use bus_schema::{limits, subject};
+use serde_json::{Value, json};
+
+use super::check::{CheckResult, result};
+
+/// Fewer consumers than this are fewer nodes than a cluster may have.
+const MIN_CONSUMERS: i64 = 1 << 16;
+/// HISTORY keeps messages for a week.
+const HISTORY_AGE_NS: u64 = 7 * 24 * 60 * 60 * 1_000_000_000;
+
+/// The settings that differ, each with its remedy.
+pub(super) fn judge(config: &Value) -> Vec<CheckResult> {
+    let name = config["name"].as_str().unwrap_or(subject::LOG);
+    let of = match name {
+        subject::LOG => "log settings".to_owned(),
+        name => format!("stream {name} settings"),
+    };
+    let wanted = wanted(name);
+    let differing = wanted
+        .iter()
+        .filter(|(key, wanted)| !same(config, key, wanted));
+    let differing = differing.map(|(key, wanted)| {
+        let found = &config[*key];
+        result(
+            Grade::Wrong,
+            of.clone(),
+            format!("{key} of the stream {name} was changed to {found}; it must be {wanted}, `nats stream edit {name}` sets it"),
+        )
+    });
+    let limits = limits(name, config).into_iter().map(|text| {
+        let text = format!("{text}: `netmaster init`, with the cluster's --replicas, sets it");
+        result(Grade::Warning, of.clone(), text)
+    });
+    differing.chain(limits).collect()
+}
+
+/// Settings without which the stream loses messages, or takes what nobody reads.
+fn wanted(name: &str) -> Vec<(&'static str, Value)> {
+    match name {
+        subject::LOG => vec![
+            ("allow_direct", json!(false)),
+            ("deny_delete", json!(true)),
+            ("deny_purge", json!(true)),
+            ("allow_atomic", json!(true)),
+            ("max_msgs", json!(-1)),
+            ("max_bytes", json!(-1)),
+            ("max_age", json!(0)),
+        ],
+        subject::ENDPOINTS => vec![
+            ("max_msgs_per_subject", json!(1)),
+            ("allow_msg_ttl", json!(true)),
+            ("max_msgs", json!(-1)),
+            ("max_bytes", json!(-1)),
+            ("max_age", json!(0)),
+        ],
+        subject::HISTORY => vec![
+            ("allow_msg_ttl", json!(true)),
+            ("max_age", json!(HISTORY_AGE_NS)),
+        ],
+        _ => vec![],
+    }
+}
+
+/// The server leaves out what is false; -1 and 0 are no limit.
+fn same(config: &Value, key: &str, wanted: &Value) -> bool {
+    match (wanted, &config[key]) {
+        (Value::Bool(wanted), found) => found.as_bool().unwrap_or(false) == *wanted,
+        (wanted, found) => {
+            let number = |it: &Value| it.as_i64().unwrap_or_default().max(0);
+            number(wanted) == number(found)
+        }
+    }
+}
+
+/// The limits that an older `init` didn't set, or that somebody changed.
+fn limits(name: &str, config: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    let bytes = match name {
+        subject::LOG => Some(limits::MAX_EVENT_BYTES),
+        subject::ENDPOINTS => Some(limits::MAX_ENDPOINT_BYTES),
+        _ => None,
+    };
+    let found = config["max_msg_size"].as_i64().unwrap_or(-1);
+    if let Some(bytes) = bytes
+        && i64::try_from(bytes).ok() != Some(found)
+    {
+        let found = match found {
+            ..=0 => "not limited".to_owned(),
+            found => format!("{found} bytes"),
+        };
+        all.push(format!(
+            "a message of the stream {name} should have at most {bytes} bytes, and its size is {found}"
+        ));
+    }
+    let consumers = config["max_consumers"].as_i64().unwrap_or(-1);
+    if (1..MIN_CONSUMERS).contains(&consumers) {
+        all.push(format!(
+            "the stream {name} takes {consumers} readers, fewer than a cluster may have nodes"
+        ));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_an_older_init_are_named() {
+        let log = json!({
+            "name": "LOG", "deny_delete": true, "deny_purge": true, "allow_atomic": true,
+            "max_msg_size": -1, "max_consumers": 1000,
+        });
+        let found = judge(&log);
+        let texts: Vec<&str> = found.iter().map(|it| it.text.as_str()).collect();
+        assert_eq!(found.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("at most 262144 bytes"), "{texts:?}");
+        assert!(texts[1].contains("1000 readers"), "{texts:?}");
+        assert!(found.iter().all(|it| it.grade == Grade::Warning));
+
+        let endpoints = json!({
+            "name": "ENDPOINTS", "allow_msg_ttl": true, "max_msgs_per_subject": 1,
+            "max_msg_size": 49152, "max_consumers": 65536, "max_age": 1000,
+        });
+        let found = judge(&endpoints);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].text.starts_with("max_age of the stream ENDPOINTS"),
+            "{found:?}"
+        );
+    }
+}
