@@ -361,3 +361,30 @@ fn network_over_the_hosts_resolver_takes_no_name_away() -> Outcome {
         ask(&scene.lab, "db") == db
     })
 }
+
+/// A container of a group's name gets none of the group's clients.
+#[test]
+fn group_takes_its_name_from_other_containers() -> Outcome {
+    let mut scene = Scene::open()?;
+    let created = scene.lab.netctl(&["group", "create", "contiv-net", "db"])?;
+    assert_eq!(created.status, 0, "{created:?}");
+    let warning = "container db on node-2 can't be any more";
+    assert!(created.stderr.contains(warning), "{created:?}");
+    let web = DnsClient::new(&scene.lab, "web")?;
+    let none = DnsAnswer::Addresses(Vec::new());
+    wait_until("the group has no member", WAIT_TIMEOUT, || {
+        web.ask("db") == none
+    })?;
+    wait_until("an alarm names the container", WAIT_TIMEOUT, || {
+        let shown = scene.lab.netctl_ok(&["node", "inspect", "node-2"]);
+        shown.is_ok_and(|it| it.contains("group-name") && it.contains("by `db`"))
+    })?;
+    let lab = &mut scene.lab;
+    let member = lab.run_workload_with("node-2", "contiv-net", "one", &["--group", "db"])?;
+    wait_until("its member answers to its name", WAIT_TIMEOUT, || {
+        web.addresses("db") == [address(&member)]
+    })?;
+    let pings = scene.lab.ping("web", &scene.db.address.to_string())?;
+    assert!(pings, "the other container runs on");
+    Ok(())
+}

@@ -1,14 +1,15 @@
 //! The node's status, collected from all parts.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bus_schema::NodeName;
 use bus_schema::healing::Healing;
 use bus_schema::node::{
     Alarm, DomainKind, EngineStatus, Grade, LogState, NodeStatus, STATUS_EVERY_MS,
 };
 use bus_schema::surroundings::Surroundings;
+use bus_schema::{NetworkName, NodeName};
 use tokio::sync::watch;
 
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, OwnEndpoints, Published, Snapshot};
@@ -17,7 +18,7 @@ use crate::metrics;
 use crate::reconciler::Progress;
 use crate::store::Saved;
 use crate::underlay::Change;
-use node_core::projection::{EndpointsView, Projection};
+use node_core::projection::{EndpointsView, Projection, full_name};
 use node_dns::DnsHandle;
 use runtime::pause;
 
@@ -61,6 +62,7 @@ impl StatusSources {
         let refused = saved.trouble.as_ref().or(saved.state.as_ref());
         alarms.extend(refused.map(|why| disk_alarm(why, &saved)));
         alarms.extend(stranded(&facts, &endpoints, &self.me.node));
+        alarms.extend(nameless(&facts, &endpoints));
         alarms.extend(progress.trouble.map(|it| wrong("datapath", it.to_string())));
         let foreign_drops = progress.foreign_drops.iter();
         alarms.extend(foreign_drops.map(|it| wrong("host-firewall", it.to_string())));
@@ -203,6 +205,39 @@ fn newer(facts: &Projection) -> impl Iterator<Item = Alarm> {
             "older-than-log",
             format!("{what} uses a feature that this netplugin doesn't have: upgrade it"),
         )
+    })
+}
+
+/// An alarm of the endpoints that a group took a name from.
+fn nameless(facts: &Projection, endpoints: &Locals) -> Option<Alarm> {
+    let specs = facts.tenants.values().flat_map(|it| it.groups.values());
+    let specs = specs.map(|it| &it.spec);
+    let full = |name: &str, network: &NetworkName| full_name(name, network.as_str());
+    let groups: BTreeMap<_, _> = specs
+        .map(|it| ((&it.tenant, full(it.name.as_str(), &it.network)), &it.name))
+        .collect();
+    if groups.is_empty() {
+        return None;
+    }
+    let taken = |endpoint: &LocalEndpoint| {
+        let names = endpoint.name.iter().chain(&endpoint.aliases);
+        let mut groups = names
+            .filter_map(|it| groups.get(&(&endpoint.tenant, full(it, &endpoint.network))))
+            .filter(|group| endpoint.group.as_ref() != Some(group));
+        let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
+        let (tenant, network) = (&endpoint.tenant, &endpoint.network);
+        Some(format!(
+            "{name} in {tenant}/{network} by `{}`",
+            groups.next()?
+        ))
+    };
+    let names: Vec<String> = endpoints.values().filter_map(|it| taken(it)).collect();
+    (!names.is_empty()).then(|| {
+        let text = format!(
+            "a group of their network has the name of these containers, so only its members are found by it: {}; attach them to the group or give them another name",
+            names.join(", ")
+        );
+        Alarm::new(Grade::Warning, "group-name", text)
     })
 }
 

@@ -52,6 +52,7 @@ pub async fn keep(viewer: Viewer) {
             if projection.cluster.is_none() {
                 view.is_of_no_log();
             }
+            view.follow_intent(&projection.tenants);
             view.advance(projection.applied, &projection.nodes);
             view.await_stream(reads || is_open);
             show(view, &me, &shown, &own);

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution};
 use bus_schema::node::{NodeReply, NodeRequest};
-use bus_schema::query::NodeInfo;
+use bus_schema::query::{GroupInfo, NodeInfo};
 use bus_schema::{Endpoint, NetworkName, NodeName};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::flags::{ListFlags, TenantFlag, TenantsFlags};
-use super::{endpoint, node};
+use super::{endpoint, group, node};
 use crate::client::{Session, node_refusal};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
@@ -78,10 +78,12 @@ struct NameEntry {
 pub(crate) async fn run(session: &mut Session, verb: DnsVerb) -> Result<(), Failure> {
     match verb {
         DnsVerb::Ls { network, of, flags } => {
-            let mut endpoints = endpoint::list(session, of.tenant()).await?;
+            let of_tenant = of.tenant();
+            let mut endpoints = endpoint::list(session, of_tenant.clone()).await?;
             endpoints.retain(|it| network.as_ref().is_none_or(|of| it.network == *of));
             let nodes = node::list(session, None).await?;
-            let names = names(&endpoints, &nodes);
+            let groups = group::list(session, of_tenant, None).await?;
+            let names = names(&endpoints, &nodes, &groups);
             let text = flags.show(
                 &names,
                 |it| format!("{}.{}", it.name, it.network),
@@ -94,8 +96,15 @@ pub(crate) async fn run(session: &mut Session, verb: DnsVerb) -> Result<(), Fail
     }
 }
 
-/// The names in order. Endpoints of removed nodes are left out.
-fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<NameEntry> {
+/// The names in order. Endpoints of removed nodes are left out, and names that are a group's.
+fn names(endpoints: &[Endpoint], nodes: &[NodeInfo], groups: &[GroupInfo]) -> Vec<NameEntry> {
+    let groups = groups.iter().map(|it| &it.spec);
+    let groups: BTreeSet<_> = groups
+        .map(|it| (&it.tenant, &it.network, it.name.as_str().to_lowercase()))
+        .collect();
+    let is_group = |it: &Endpoint, name: &str| {
+        groups.contains(&(&it.tenant, &it.network, name.to_lowercase()))
+    };
     let members: BTreeMap<&NodeName, bool> = nodes.iter().map(|it| (&it.node, it.alive)).collect();
     let mut names: BTreeMap<(String, String, String, &str), NameEntry> = BTreeMap::new();
     for it in endpoints {
@@ -105,7 +114,8 @@ fn names(endpoints: &[Endpoint], nodes: &[NodeInfo]) -> Vec<NameEntry> {
         let own = it.name.iter().map(|name| (name.as_str(), "container"));
         let aliases = it.aliases.iter().map(|name| (name.as_str(), "alias"));
         let group = it.group.iter().map(|name| (name.as_str(), "group"));
-        for (name, kind) in own.chain(aliases).chain(group) {
+        let free = own.chain(aliases).filter(|(name, _)| !is_group(it, name));
+        for (name, kind) in free.chain(group) {
             let (tenant, network) = (it.tenant.to_string(), it.network.to_string());
             let name = name.to_lowercase();
             let key = (tenant.clone(), network.clone(), name.clone(), kind);
@@ -315,7 +325,11 @@ mod tests {
             member("e2", "two", "n2", "20.1.1.2"),
             member("e3", "gone", "removed", "20.1.1.3"),
         ];
-        let names = names(&endpoints, &[node_info("n1", true), node_info("n2", false)]);
+        let names = names(
+            &endpoints,
+            &[node_info("n1", true), node_info("n2", false)],
+            &[],
+        );
         assert_eq!(
             table(&names)
                 .render(Format::Wide)
@@ -329,6 +343,26 @@ mod tests {
                 "default  net      two   container  20.1.1.2           n2     n2",
             ]
         );
+    }
+
+    #[test]
+    fn name_of_a_group_is_listed_for_its_members_only() {
+        let member = |id: &str, name: &str, group: Option<&str>| Endpoint {
+            group: group.map(|it| it.parse().unwrap()),
+            node: "n1".parse().unwrap(),
+            aliases: Vec::new(),
+            ..endpoint::tests::endpoint(id, name)
+        };
+        let endpoints = [
+            member("e1", "pool", None),
+            member("e2", "Pool", Some("pool")),
+            member("e3", "free", None),
+        ];
+        let nodes = [node_info("n1", true)];
+        let groups = [group::tests::of("net", "pool")];
+        let names = names(&endpoints, &nodes, &groups);
+        let names: Vec<_> = names.iter().map(|it| (&*it.name, it.kind)).collect();
+        assert_eq!(names, [("free", "container"), ("pool", "group")]);
     }
 
     #[test]

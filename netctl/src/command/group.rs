@@ -22,7 +22,7 @@ use crate::output::{self, Table};
 pub(crate) enum GroupVerb {
     /// Create a group in a network, and wait until the nodes have applied it
     #[command(
-        after_help = "On every node the group is the Docker network GROUP.NETWORK. Creating the same group again is fine;\nanother list of policies is refused: `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  netctl group create contiv-net db --ip-pool=20.1.1.16-20.1.1.63\n  docker run --net web.contiv-net IMAGE"
+        after_help = "On every node the group is the Docker network GROUP.NETWORK. In its network only its members are\nfound by the name GROUP; a warning names other containers that have it. Creating the same group again is fine;\nanother list of policies is refused: `update` changes it.\n\nExamples:\n  netctl group create contiv-net web --policy=prod_web\n  netctl group create front lb -t blue -p base -p lb\n  netctl group create contiv-net db --ip-pool=20.1.1.16-20.1.1.63\n  docker run --net web.contiv-net IMAGE"
     )]
     Create(Box<GroupCreateOptions>),
     /// Replace the policies of a group
@@ -130,17 +130,51 @@ pub(crate) async fn run(session: &mut Session, verb: GroupVerb) -> Result<(), Fa
 
 async fn create(session: &mut Session, create: GroupCreateOptions) -> Result<(), Failure> {
     unsupported(&create)?;
-    let (tenant, group) = (create.of.tenant, create.group);
+    let (tenant, network, group) = (create.of.tenant, create.network, create.group);
     output::print(&format!("Creating EndpointGroup {tenant}:{group}\n"))?;
     let command = Command::GroupCreate(GroupCreate {
-        tenant,
-        network: create.network,
-        group,
+        tenant: tenant.clone(),
+        network: network.clone(),
+        group: group.clone(),
         policies: create.policy,
         ip_pool: create.ip_pool,
         docker_name: create.epg_tag.filter(|name| !name.is_empty()),
     });
-    change::send_and_wait(session, command, &create.id, create.wait).await
+    change::send_and_wait(session, command, &create.id, create.wait).await?;
+    // The group is there, whether or not the endpoints can be listed.
+    if let Ok(endpoints) = endpoint::list(session, Some(tenant)).await {
+        warn_taken(&endpoints, &network, &group);
+    }
+    Ok(())
+}
+
+/// Warns about containers that lose their name to the group.
+fn warn_taken(endpoints: &[Endpoint], network: &NetworkName, group: &GroupName) {
+    let losing = losing(endpoints, network, group);
+    if !losing.is_empty() {
+        output::note(&format!(
+            "warning: in network {network} only members of group {group} are found by the name {group}: {} can't be any more; join the group or take another name",
+            losing.join(", ")
+        ));
+    }
+}
+
+/// The containers of the network that have the group's name, or an alias like it, and aren't members.
+fn losing(endpoints: &[Endpoint], network: &NetworkName, group: &GroupName) -> Vec<String> {
+    let is_group = |name: &String| name.eq_ignore_ascii_case(group.as_str());
+    let mut losing = Vec::new();
+    for it in endpoints {
+        if it.network != *network || it.group.as_ref() == Some(group) {
+            continue;
+        }
+        let name = it.name.as_deref().unwrap_or(it.id.as_str());
+        if it.name.as_ref().is_some_and(is_group) {
+            losing.push(format!("container {name} on {}", it.node));
+        } else if it.aliases.iter().any(is_group) {
+            losing.push(format!("container {name} on {} (its alias)", it.node));
+        }
+    }
+    losing
 }
 
 fn unsupported(create: &GroupCreateOptions) -> Result<(), Failure> {
@@ -322,7 +356,7 @@ fn inspected(info: &GroupInfo, network: Option<&NetworkInfo>, of_tenant: &[Endpo
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bus_schema::query::{AddressCount, BlockUsage};
     use bus_schema::{GroupId, Revision};
 
@@ -330,11 +364,15 @@ mod tests {
     use crate::output::Format;
 
     fn info() -> GroupInfo {
+        of("contiv-net", "web")
+    }
+
+    pub(in super::super) fn of(network: &str, group: &str) -> GroupInfo {
         GroupInfo {
             spec: GroupSpec {
                 tenant: TenantName::default_tenant(),
-                network: "contiv-net".parse().unwrap(),
-                name: "web".parse().unwrap(),
+                network: network.parse().unwrap(),
+                name: group.parse().unwrap(),
                 id: GroupId(2),
                 policies: vec!["base".parse().unwrap(), "prod_web".parse().unwrap()],
                 docker_name: None,
@@ -346,6 +384,36 @@ mod tests {
             addresses: None,
             usage: vec![],
         }
+    }
+
+    #[test]
+    fn containers_that_lose_their_name_to_a_group_are_named() {
+        let (network, group): (NetworkName, GroupName) =
+            ("net".parse().unwrap(), "web".parse().unwrap());
+        let plain = |id: &str, name: &str| endpoint::tests::endpoint(id, name);
+        let endpoints = [
+            plain("e1", "Web"),
+            Endpoint {
+                group: Some(group.clone()),
+                ..plain("e2", "web")
+            },
+            Endpoint {
+                aliases: vec!["web".to_owned()],
+                ..plain("e3", "front")
+            },
+            Endpoint {
+                network: "other".parse().unwrap(),
+                ..plain("e4", "web")
+            },
+        ];
+        let node = &endpoints[0].node;
+        assert_eq!(
+            losing(&endpoints, &network, &group),
+            [
+                format!("container Web on {node}"),
+                format!("container front on {node} (its alias)")
+            ]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bus_schema::Endpoint;
 use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution, Resolved};
 
-use super::zone::{self, Answer, NameQuery, Question};
+use super::zone::{self, Answer, Bearers, NameQuery, Question};
 use node_core::projection::EndpointsView;
 
 pub(super) fn resolution(
@@ -29,6 +29,14 @@ pub(super) fn resolution(
     };
     let at = |address: IpAddr| view.at(&lookup.tenant, address);
     let with_endpoint = |address: IpAddr| Some((address.to_string(), at(address)?));
+    if !zone::can_be_asked(&name) {
+        return Resolution {
+            outcome: Outcome::NotThere,
+            records: Vec::new(),
+            ttl,
+            because: vec![too_long(view, lookup, &name)],
+        };
+    }
     let answer = zone::answer(view, &query, question);
     let mut because = vec![client_networks(view, lookup)];
     because.extend(reasons(view, &query, &answer));
@@ -61,6 +69,24 @@ pub(super) fn resolution(
         ttl,
         because,
     }
+}
+
+/// The reason why no client can ask for a name, and the name to ask for instead.
+fn too_long(view: &EndpointsView, lookup: &Lookup, name: &str) -> String {
+    let named = |it: &&Endpoint| {
+        let own = it.name.as_deref();
+        it.tenant == lookup.tenant && own.is_some_and(|own| own.eq_ignore_ascii_case(name))
+    };
+    let container = view
+        .iter()
+        .find(named)
+        .and_then(|it| it.container.as_deref());
+    let instead = container.map(|id| format!("; ask for its short id {}", zone::short_id(id)));
+    format!(
+        "a query holds no empty label, none of more than {} characters, and 253 in all, so no client can ask for this name{}",
+        zone::MAX_LABEL_BYTES,
+        instead.unwrap_or_default()
+    )
 }
 
 /// The reasons for an answer.
@@ -97,7 +123,7 @@ fn client_networks(view: &EndpointsView, lookup: &Lookup) -> String {
 /// For each endpoint with the name: as its name, an alias, or its group.
 fn roles(view: &EndpointsView, query: &NameQuery<'_>) -> Vec<String> {
     let name = zone::without_suffix(query.name, query.suffix).unwrap_or(query.name);
-    let found = zone::bearers(view, query.tenant, query.client, name);
+    let Bearers { found, is_group } = zone::bearers(view, query.tenant, query.client, name);
     let is = |text: &str| {
         let text = text.to_ascii_lowercase();
         name.strip_prefix(text.as_str())
@@ -119,6 +145,11 @@ fn roles(view: &EndpointsView, query: &NameQuery<'_>) -> Vec<String> {
         .collect();
     lines.sort_unstable();
     lines.dedup();
+    if is_group && lines.is_empty() {
+        return vec![format!(
+            "{name} is a group without members, and no other container has its name"
+        )];
+    }
     if lines.is_empty() && zone::is_above(view, query.tenant, query.client, name) {
         lines.push(format!(
             "no endpoint has the name {name}, but there are names below it"
@@ -130,7 +161,7 @@ fn roles(view: &EndpointsView, query: &NameQuery<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zone::tests::view;
+    use crate::zone::tests::{view, with_groups};
 
     fn explained(
         view: &EndpointsView,
@@ -147,6 +178,15 @@ mod tests {
         let it = resolution(view, &lookup, zone::DEFAULT_SUFFIX, &resolvers, 5);
         let data: Vec<String> = it.records.into_iter().map(|it| it.data).collect();
         (it.outcome, data.join(" "), it.because.join("; "))
+    }
+
+    #[test]
+    fn group_without_members_is_named_as_the_reason() {
+        let view = view(&["default front web 20.1.1.3"]);
+        let view = with_groups(view, &["default front web"]);
+        let (outcome, data, why) = explained(&view, "web", RecordKind::A);
+        assert_eq!((outcome, &*data), (Outcome::Found, ""));
+        assert!(why.contains("web is a group without members"), "{why}");
     }
 
     #[test]
@@ -194,6 +234,10 @@ mod tests {
                 "no endpoint has the name front, but there are names below it"
             )
         );
+        let long = "x".repeat(64);
+        let (outcome, _, why) = explained(&view, &long, RecordKind::A);
+        assert_eq!(outcome, Outcome::NotThere);
+        assert!(why.contains("63 characters"), "{why}");
         let (outcome, ..) = explained(&view, "nobody.contiv.local", RecordKind::A);
         assert_eq!(outcome, Outcome::NotThere);
         let (outcome, _, why) = explained(&view, "example.org", RecordKind::A);

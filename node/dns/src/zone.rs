@@ -2,7 +2,8 @@
 //!
 //! A client is identified by its source address: that of one of its endpoints. `NAME` and `GROUP`
 //! are looked up in the client's networks. `NAME.NETWORK` and `GROUP.NETWORK` mean the same for each
-//! client of the tenant, and so does every name with [`DEFAULT_SUFFIX`] behind it. A lookup stays in
+//! client of the tenant, and so does every name with [`DEFAULT_SUFFIX`] behind it. The name of a group is
+//! its members' only, and exists without any, so that no container can take its place. A lookup stays in
 //! one tenant. Members on silent nodes are listed last. A closed endpoint keeps its names and has no
 //! address: it can't be reached there, and another endpoint may have that address by now.
 
@@ -14,6 +15,12 @@ use node_core::projection::{EndpointsView, full_name};
 
 /// Each of our names can be used with this suffix; other names that end with it don't exist.
 pub const DEFAULT_SUFFIX: &str = "contiv.local";
+/// RFC 1035 §2.3.4
+pub(super) const MAX_LABEL_BYTES: usize = 63;
+/// The limit of RFC 1035 §2.3.4, in its text form without the last dot.
+const MAX_NAME_BYTES: usize = 253;
+/// The length of Docker's short ids.
+const SHORT_ID_LENGTH: usize = 12;
 
 /// Parses a suffix, with or without dots around it.
 pub fn suffix(text: &str) -> Result<String, String> {
@@ -96,7 +103,7 @@ pub fn answer(view: &EndpointsView, asked: &NameQuery<'_>, question: Question) -
         return match (view.at(tenant, address), question) {
             (None, _) => unknown(Answer::Forward),
             (Some(endpoint), Question::Ptr | Question::Any) => {
-                Answer::Name(name_of(endpoint, suffix))
+                Answer::Name(name_of(view, endpoint, suffix))
             }
             (Some(_), _) => Answer::Addresses(NameAddresses::default()),
         };
@@ -106,9 +113,13 @@ pub fn answer(view: &EndpointsView, asked: &NameQuery<'_>, question: Question) -
         Some(name) => (name, true),
         None => (name, false),
     };
-    let mut bearers = bearers(view, tenant, client, name);
+    let Bearers {
+        found: mut bearers,
+        is_group,
+    } = bearers(view, tenant, client, name);
     if bearers.is_empty() {
         return match ours {
+            _ if is_group => unknown(Answer::Addresses(NameAddresses::default())),
             // NXDOMAIN would deny the names below it, too (RFC 8020 §2).
             true if is_above(view, tenant, client, name) => {
                 Answer::Addresses(NameAddresses::default())
@@ -167,6 +178,13 @@ fn networks<'a>(
     endpoints.map(|it| it.network.as_str())
 }
 
+/// The endpoints with a name, each with an address of it.
+pub(super) struct Bearers<'a> {
+    pub(super) found: Vec<(IpAddr, &'a Endpoint)>,
+    /// Whether it is a group's name, which exists without members.
+    pub(super) is_group: bool,
+}
+
 /// Finds the endpoints with a name: in the client's networks first, then as `NAME.NETWORK`, since
 /// containers' names may have dots. `name` is in lower case.
 pub(super) fn bearers<'a>(
@@ -174,17 +192,20 @@ pub(super) fn bearers<'a>(
     tenant: &TenantName,
     client: IpAddr,
     name: &str,
-) -> Vec<(IpAddr, &'a Endpoint)> {
-    let mut near = Vec::new();
+) -> Bearers<'a> {
+    let (mut found, mut is_group) = (Vec::new(), false);
     for network in networks(view, tenant, client) {
-        near.extend(view.resolve(tenant, &full_name(name, network)));
+        let full = full_name(name, network);
+        is_group |= view.is_group(tenant, &full);
+        found.extend(view.resolve(tenant, &full));
     }
-    if near.is_empty() {
-        near.extend(view.resolve(tenant, name));
+    if found.is_empty() && !is_group {
+        is_group = view.is_group(tenant, name);
+        found.extend(view.resolve(tenant, name));
     }
-    near.sort_by_key(|(address, _)| *address);
-    near.dedup_by_key(|(address, _)| *address);
-    near
+    found.sort_by_key(|(address, _)| *address);
+    found.dedup_by_key(|(address, _)| *address);
+    Bearers { found, is_group }
 }
 
 /// Parses a name of `in-addr.arpa` or `ip6.arpa` into its address.
@@ -206,10 +227,29 @@ pub(super) fn reverse_address(name: &str) -> Option<IpAddr> {
     Some(IpAddr::V6(bytes.into()))
 }
 
-/// An endpoint's full name.
-fn name_of(endpoint: &Endpoint, suffix: &str) -> String {
-    let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
-    format!("{name}.{}.{suffix}", endpoint.network)
+/// A full name of an endpoint that a client can ask for. If its own name is too long or a group's, it is
+/// named by the short id of its container, as Docker does, or of itself.
+fn name_of(view: &EndpointsView, endpoint: &Endpoint, suffix: &str) -> String {
+    let full = |name: &str| format!("{name}.{}.{suffix}", endpoint.network);
+    let named = view
+        .name_of(endpoint)
+        .map(full)
+        .filter(|it| can_be_asked(it));
+    named.unwrap_or_else(|| {
+        let id = endpoint.container.as_deref();
+        full(&short_id(id.unwrap_or(endpoint.id.as_str())))
+    })
+}
+
+pub(super) fn short_id(id: &str) -> String {
+    id.chars().take(SHORT_ID_LENGTH).collect()
+}
+
+/// Whether a name, without its last dot, fits into a query (RFC 1035 §2.3.4).
+pub(super) fn can_be_asked(name: &str) -> bool {
+    let fits = |label: &str| (1..=MAX_LABEL_BYTES).contains(&label.len());
+    let all_fit = || name.split('.').all(fits);
+    name.is_empty() || name.len() <= MAX_NAME_BYTES && all_fit()
 }
 
 #[cfg(test)]

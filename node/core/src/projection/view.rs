@@ -13,7 +13,7 @@ use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, Revision, Tenant
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use super::NodeFact;
+use super::{NodeFact, TenantFact};
 use crate::maps;
 
 /// The number of remembered messages that exceed a limit.
@@ -32,6 +32,10 @@ pub struct EndpointsView {
     recalled: Revision,
     /// The nodes whose endpoints are shown; absent: all.
     members: Option<OrdMap<NodeName, NodeFact>>,
+    /// The tenants' facts of the log.
+    intent: OrdMap<TenantName, TenantFact>,
+    /// The full name of each tenant's groups: only their members have these names.
+    groups: OrdMap<TenantName, OrdSet<String>>,
     /// Members whose status is missing.
     silent: OrdSet<NodeName>,
     completeness: Completeness,
@@ -73,15 +77,32 @@ enum Completeness {
 
 impl EndpointsView {
     /// The endpoints with a name, an alias or a group of a network, given as `NAME.NETWORK` in lower
-    /// case, and their addresses.
+    /// case, and their addresses. If it is the name of a group, only the group's members.
     pub fn resolve(
         &self,
         tenant: &TenantName,
         name: &str,
     ) -> impl Iterator<Item = (IpAddr, &Endpoint)> {
         let bearers = self.tenants.get(tenant).and_then(|it| it.names.get(name));
+        let is_group = self.is_group(tenant, name);
         let bearers = bearers.into_iter().flatten();
+        let bearers = bearers.filter(move |(_, it)| !is_group || is_member(it, name));
         bearers.map(|((address, _), endpoint)| (*address, endpoint.as_ref()))
+    }
+
+    /// Whether `NAME.NETWORK`, in lower case, is the name of a group.
+    pub fn is_group(&self, tenant: &TenantName, name: &str) -> bool {
+        let groups = self.groups.get(tenant);
+        groups.is_some_and(|it| it.contains(name))
+    }
+
+    /// The name of an endpoint by which it can be asked for: its own, unless a group without it has that
+    /// name.
+    pub fn name_of<'a>(&self, endpoint: &'a Endpoint) -> Option<&'a str> {
+        let name = endpoint.name.as_deref()?;
+        let full = full_name(name, endpoint.network.as_str());
+        let taken = self.is_group(&endpoint.tenant, &full) && !is_member(endpoint, &full);
+        (!taken).then_some(name)
     }
 
     /// Whether names end with `.` and this one, which is in lower case. Such a name exists, too
@@ -268,6 +289,25 @@ impl EndpointsView {
         }
     }
 
+    /// Follows the tenants' facts of the log.
+    pub fn follow_intent(&mut self, intent: &OrdMap<TenantName, TenantFact>) {
+        for (old, new) in maps::differing(&self.intent.clone(), intent) {
+            let groups = |it: Option<(_, &TenantFact)>| it.map(|(_, it)| it.groups.clone());
+            if groups(old).is_some_and(|old| groups(new).is_some_and(|new| old.ptr_eq(&new))) {
+                continue;
+            }
+            let Some((tenant, fact)) = new else {
+                self.groups
+                    .remove(old.map(|(tenant, _)| tenant).expect("one of both"));
+                continue;
+            };
+            let specs = fact.groups.values().map(|it| &it.spec);
+            let names = specs.map(|it| full_name(it.name.as_str(), it.network.as_str()));
+            self.groups.insert(tenant.clone(), names.collect());
+        }
+        self.intent = intent.clone();
+    }
+
     /// The endpoints of other nodes, to be saved over a restart.
     pub fn of_others(&self, me: &NodeName) -> Remembered {
         let shown = self.shown.values().map(|endpoint| (Revision(0), endpoint));
@@ -373,6 +413,15 @@ impl Index {
             }
         }
     }
+}
+
+/// Whether the endpoint is in the group with this full name. No group's name has a dot.
+fn is_member(endpoint: &Endpoint, name: &str) -> bool {
+    let group = endpoint.group.as_ref().map(|it| it.as_str());
+    group.is_some_and(|group| {
+        let own = name.split_once('.').map(|(own, _)| own);
+        own.is_some_and(|own| own.eq_ignore_ascii_case(group))
+    })
 }
 
 /// `b.c` and `c` of `a.b.c`.

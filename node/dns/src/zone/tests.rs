@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use bus_schema::MacAddr;
+use bus_schema::{GroupId, GroupSpec, MacAddr};
+use imbl::OrdMap;
+use node_core::projection::{GroupFact, TenantFact};
 
 use super::*;
 
@@ -48,6 +50,32 @@ pub(crate) fn view(lines: &[&str]) -> EndpointsView {
             vtep: "10.0.0.1".parse().unwrap(),
         }));
     }
+    view
+}
+
+/// Adds groups without policies, `TENANT NETWORK GROUP` each.
+pub(crate) fn with_groups(mut view: EndpointsView, lines: &[&str]) -> EndpointsView {
+    let mut intent = OrdMap::<TenantName, TenantFact>::new();
+    for (line, number) in lines.iter().zip(2..) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let spec = GroupSpec {
+            tenant: words[0].parse().unwrap(),
+            network: words[1].parse().unwrap(),
+            name: words[2].parse().unwrap(),
+            id: GroupId(number),
+            policies: Vec::new(),
+            docker_name: None,
+            pool: None,
+        };
+        let fact = GroupFact {
+            spec: spec.clone(),
+            closing: false,
+            newer: false,
+        };
+        let tenant = intent.entry(spec.tenant.clone()).or_default();
+        tenant.groups.insert(spec.name, fact);
+    }
+    view.follow_intent(&intent);
     view
 }
 
@@ -337,4 +365,74 @@ fn address_resolves_to_its_endpoint_in_the_tenant() {
         "web.front.contiv.local",
     );
     check(&view, "default/20.1.1.1", "web", ptr, "[]");
+}
+
+#[test]
+fn name_of_a_group_is_its_members_only() {
+    let lines = [
+        "default front web 20.1.1.1",
+        "default front/Web one 20.1.1.2",
+        "default back web 20.2.1.1",
+        "default front lb@c1 20.1.1.4",
+        "default back lb-back@c1 20.2.1.4",
+        "blue front web 20.1.1.1",
+    ];
+    let before = view(&lines);
+    let one = "default/20.1.1.2";
+    check(&before, one, "web", Question::A, "[20.1.1.1 20.1.1.2]");
+    let groups = [
+        "default front Web",
+        "default front empty-alias",
+        "green front web",
+    ];
+    let view = with_groups(before, &groups);
+    for name in ["web", "WEB.front", "web.front.contiv.local"] {
+        check(&view, one, name, Question::A, "[20.1.1.2]");
+    }
+    check(&view, one, "web.back", Question::A, "[20.2.1.1]");
+    check(&view, "blue/20.1.1.1", "web", Question::A, "[20.1.1.1]");
+    // The network without such a group goes on.
+    check(&view, "default/20.2.1.1", "web", Question::A, "[20.2.1.1]");
+    check(
+        &view,
+        "default/20.1.1.4",
+        "web",
+        Question::A,
+        "[20.1.1.2 20.2.1.1]",
+    );
+    // A group without members exists, and nothing takes its place.
+    for name in ["empty-alias", "empty-alias.front.contiv.local"] {
+        check(&view, one, name, Question::A, "[]");
+        check(&view, one, name, Question::Aaaa, "[]");
+    }
+    let ptr = |address: &str, name: &str| {
+        let octets: Vec<&str> = address.rsplit('.').collect();
+        let reverse = format!("{}.in-addr.arpa", octets.join("."));
+        check(&view, one, &reverse, Question::Ptr, name);
+    };
+    ptr("20.1.1.1", "e0.front.contiv.local");
+    ptr("20.1.1.2", "one.front.contiv.local");
+    ptr("20.2.1.1", "web.back.contiv.local");
+
+    let gone = with_groups(view.clone(), &[]);
+    check(&gone, one, "web", Question::A, "[20.1.1.1 20.1.1.2]");
+}
+
+#[test]
+fn name_that_no_query_can_hold_is_replaced_by_the_short_id() {
+    let (long, fits) = ("x".repeat(64), "y".repeat(63));
+    let view = view(&[
+        &format!("default front {long}@0123456789abcdef 20.1.1.1"),
+        &format!("default front {long} 20.1.1.2"),
+        &format!("default front {fits} 20.1.1.3"),
+    ]);
+    for (address, name) in [
+        ("1.1.1.20", "0123456789ab".to_owned()),
+        ("2.1.1.20", "e1".to_owned()),
+        ("3.1.1.20", fits),
+    ] {
+        let reverse = format!("{address}.in-addr.arpa");
+        let name = format!("{name}.front.contiv.local");
+        check(&view, "default/20.1.1.1", &reverse, Question::Ptr, &name);
+    }
 }
