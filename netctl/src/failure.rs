@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 pub(crate) const EXIT_REJECTED: u8 = 1;
 pub(crate) const EXIT_UNREACHABLE: u8 = 2;
 pub(crate) const EXIT_UNKNOWN: u8 = 3;
+/// `trace` can't compute a result: 1 would be a denial.
+pub(crate) const EXIT_UNDECIDED: u8 = 4;
 pub(crate) const EXIT_USAGE: u8 = 64;
 
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,9 @@ pub(crate) enum Failure {
     /// A refusal without a variant of [`Rejection`]: an unknown name, nodes that lag.
     #[error("{0}")]
     Refused(String),
+    /// The question has no answer: an end isn't known, or the node that decides doesn't answer.
+    #[error("{0}")]
+    Undecided(String),
     #[error("{0}")]
     Unreachable(String),
     /// The netmaster that answers hasn't read the log up to the wanted revision.
@@ -47,6 +52,7 @@ impl Failure {
             }
             Self::Unreachable(_) | Self::Behind(_) => EXIT_UNREACHABLE,
             Self::Unknown { .. } => EXIT_UNKNOWN,
+            Self::Undecided(_) => EXIT_UNDECIDED,
             Self::Usage(_) => EXIT_USAGE,
             Self::ClosedPipe => 0,
         }

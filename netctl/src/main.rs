@@ -2,7 +2,7 @@
 //!
 //! `cli` is the grammar, `argv` accepts Contiv's spellings, `command/<noun>` runs the verbs, `client`
 //! sends the requests, `output` prints. Exit codes: 0 done, 1 rejected, 2 unreachable, 3 outcome
-//! unknown, 64 usage.
+//! unknown, 4 undecided (`trace`), 64 usage.
 
 mod argv;
 mod bus_url;

@@ -16,7 +16,7 @@ use crate::output::{self, Format};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Computed from the configuration, by the code that also makes the firewall's rules; no packet is\nsent. Exit code 0: the connection is allowed, 1: it is denied.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue"
+    after_help = "Computed from the configuration, by the code that also makes the firewall's rules; no packet is\nsent. Exit code 0: the connection is allowed, 1: it is denied, 4: that can't be computed, because an\nend isn't known or its node doesn't answer.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue"
 )]
 pub(crate) struct TraceOptions {
     /// The source: a container's name, the start of an id, or an address
@@ -45,10 +45,11 @@ impl TraceOptions {
 
 pub(crate) async fn run(session: &mut Session, options: TraceOptions) -> Result<(), Failure> {
     let tenant = options.of.tenant;
-    let endpoints = endpoint::list(session, Some(tenant.clone())).await?;
-    let from = End::find(&endpoints, &options.from)?;
-    let to = End::find(&endpoints, &options.to)?;
-    let node = deciding_node(&from, &to)?;
+    let endpoints = endpoint::list(session, Some(tenant.clone())).await;
+    let endpoints = endpoints.map_err(undecided)?;
+    let from = End::find(&endpoints, &options.from).map_err(undecided)?;
+    let to = End::find(&endpoints, &options.to).map_err(undecided)?;
+    let node = deciding_node(&from, &to).map_err(undecided)?;
     let flow = Flow {
         tenant,
         from: from.address,
@@ -56,17 +57,21 @@ pub(crate) async fn run(session: &mut Session, options: TraceOptions) -> Result<
         protocol: options.protocol,
         port: options.port,
     };
-    let trace = match session
-        .node(&node, &NodeRequest::Trace(flow.clone()))
-        .await?
-    {
-        NodeReply::Traced(trace) => trace,
-        reply => return Err(node_refusal(&node, "can't trace", reply)),
+    let itself = from.is_same_container(&to);
+    let trace = match itself {
+        true => Trace {
+            allowed: true,
+            ends: Vec::new(),
+            closed: None,
+            route: Vec::new(),
+        },
+        false => traced(session, &node, &flow).await.map_err(undecided)?,
     };
     let text = match options.output {
+        Format::Table | Format::Wide if itself => to_itself(&flow, &from),
         Format::Table | Format::Wide => text(&flow, &from, &to, &node, &trace),
         format => {
-            let value = json!({ "flow": flow, "node": node, "trace": trace });
+            let value = json!({ "flow": flow, "node": node, "toItself": itself, "trace": trace });
             output::document(&value, format)?
         }
     };
@@ -74,6 +79,26 @@ pub(crate) async fn run(session: &mut Session, options: TraceOptions) -> Result<
     match trace.allowed {
         true => Ok(()),
         false => Err(Failure::Negative),
+    }
+}
+
+async fn traced(session: &Session, node: &NodeName, flow: &Flow) -> Result<Trace, Failure> {
+    match session
+        .node(node, &NodeRequest::Trace(flow.clone()))
+        .await?
+    {
+        NodeReply::Traced(trace) => Ok(trace),
+        reply => Err(node_refusal(node, "can't trace", reply)),
+    }
+}
+
+/// A typo or a silent node isn't a denial.
+fn undecided(failure: Failure) -> Failure {
+    match failure {
+        Failure::Rejected { .. } | Failure::Refused(_) | Failure::Unreachable(_) => {
+            Failure::Undecided(failure.to_string())
+        }
+        other => other,
     }
 }
 
@@ -95,9 +120,17 @@ struct End {
     address: IpAddr,
     name: Option<String>,
     node: Option<NodeName>,
+    container: Option<String>,
 }
 
 impl End {
+    /// Whether both are endpoints of one container, whose packets to its own addresses never leave it.
+    fn is_same_container(&self, other: &Self) -> bool {
+        let same_address = self.node.is_some() && self.address == other.address;
+        let same_container = self.container.is_some() && self.container == other.container;
+        same_address || same_container && self.node == other.node
+    }
+
     /// Finds an endpoint, or takes an address that needn't belong to one.
     fn find(endpoints: &[Endpoint], text: &str) -> Result<Self, Failure> {
         if let Ok(address) = text.parse::<IpAddr>() {
@@ -108,6 +141,7 @@ impl End {
                 address,
                 name: owner.and_then(|e| e.name.clone()),
                 node: owner.map(|e| e.node.clone()),
+                container: owner.and_then(|e| e.container.clone()),
             });
         }
         let found = endpoint::find(endpoints, text)?;
@@ -118,6 +152,7 @@ impl End {
             address,
             name: found.name.clone(),
             node: Some(found.node.clone()),
+            container: found.container.clone(),
         })
     }
 
@@ -139,6 +174,15 @@ fn deciding_node(from: &End, to: &End) -> Result<NodeName, Failure> {
             from.address, to.address
         ))
     })
+}
+
+fn to_itself(flow: &Flow, end: &End) -> String {
+    let port = flow.port.map(|p| format!(" port {p}")).unwrap_or_default();
+    format!(
+        "allowed: {}{port} from {} to itself\n  never filtered: a container's traffic to its own addresses doesn't leave it\n",
+        flow.protocol,
+        end.describe()
+    )
 }
 
 fn text(flow: &Flow, from: &End, to: &End, node: &NodeName, trace: &Trace) -> String {
@@ -229,16 +273,67 @@ mod tests {
     }
 
     #[test]
+    fn a_container_reaches_itself_and_no_rule_is_asked() {
+        let of = |id: &str, address: &str, container: Option<&str>| {
+            let mut it = endpoint::tests::endpoint(id, id);
+            it.v4 = Some(address.parse().unwrap());
+            it.container = container.map(str::to_owned);
+            it
+        };
+        let endpoints = [
+            of("web", "20.1.1.1", Some("c1")),
+            of("web-back", "20.2.1.1", Some("c1")),
+            of("db", "20.1.1.2", Some("c2")),
+            of("bare", "20.1.1.3", None),
+            of("bare-2", "20.1.1.4", None),
+        ];
+        let end = |text: &str| End::find(&endpoints, text).unwrap();
+        for (from, to, itself) in [
+            ("web", "20.1.1.1", true),
+            ("web", "web-back", true),
+            ("bare", "20.1.1.3", true),
+            ("web", "db", false),
+            ("bare", "bare-2", false),
+            ("8.8.8.8", "8.8.8.8", false),
+        ] {
+            assert_eq!(end(from).is_same_container(&end(to)), itself, "{from} {to}");
+        }
+        assert_eq!(
+            to_itself(&flow(Protocol::TCP, Some(80)), &end("web")),
+            "\
+allowed: tcp port 80 from web (20.1.1.1 on n1) to itself
+  never filtered: a container's traffic to its own addresses doesn't leave it
+"
+        );
+    }
+
+    #[test]
+    fn trace_without_an_answer_is_no_denial() {
+        let unknown = End::find(&[], "nobody").unwrap_err();
+        for failure in [
+            unknown,
+            Failure::Unreachable("node n1 doesn't answer".to_owned()),
+        ] {
+            let text = failure.to_string();
+            let failure = undecided(failure);
+            assert_eq!(failure.code(), crate::failure::EXIT_UNDECIDED);
+            assert_eq!(failure.to_string(), text);
+        }
+    }
+
+    #[test]
     fn denied_connection_names_the_rule_and_its_end() {
         let from = End {
             address: ip("20.1.1.9"),
             name: None,
             node: Some("n2".parse().unwrap()),
+            container: None,
         };
         let to = End {
             address: ip("20.1.1.1"),
             name: Some("web".to_owned()),
             node: Some("n1".parse().unwrap()),
+            container: None,
         };
         let trace = Trace {
             allowed: false,
