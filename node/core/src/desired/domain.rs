@@ -169,6 +169,16 @@ impl<'a> DomainBuilder<'a> {
         let max = max.unwrap_or(self.params.max_connections);
         let limit = connections::limit(&self.place, zone, subnet, max);
         self.members.extend(limit.map(|it| (it.key(), it)));
+        for (group, pool) in &network.pools {
+            let fact = self.fact.and_then(|it| it.groups.get(group));
+            let pool = fact.map(|it| Element::Pool {
+                zone,
+                range: *pool,
+                group: it.spec.id,
+            });
+            let pool = pool.map(|it| it.at(&self.place));
+            self.members.extend(pool.map(|it| (it.key(), it)));
+        }
         for (block, node) in &network.blocks {
             let elsewhere = *node != self.params.node && block.addr().is_ipv4();
             if let Some(fact) = self.facts.nodes.get(node).filter(|_| elsewhere) {

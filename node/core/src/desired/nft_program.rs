@@ -150,6 +150,7 @@ impl NftProgram {
                 )
             }
             PeerKey::Anybody => format!("l{head}_any"),
+            PeerKey::SomeGroup => format!("l{head}_some"),
         }
     }
 
@@ -158,6 +159,8 @@ impl NftProgram {
         match key {
             PeerKey::Group(id) => Some((self.by_group(), id.0.into())),
             PeerKey::Net(net) => Some((self.by_net(net.prefix_len()), net.network().to_bits())),
+            // The mark of an address whose group isn't known.
+            PeerKey::SomeGroup => Some((self.by_group(), 0)),
             PeerKey::Anybody => None,
         }
     }
@@ -210,6 +213,7 @@ impl NftProgram {
         if has_groups(program) {
             if self.scope.direction == Direction::Out {
                 rules.push(RuleBody(vec![Statement::SetMark(0)]));
+                rules.push(RuleBody(vec![Statement::SetMarkByPool]));
                 rules.push(RuleBody(vec![Statement::SetMarkByMember]));
             }
             let (field, map) = (self.group_field(), self.by_group().name);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use bus_schema::policy::{Direction, Peer, Protocol, Rule};
+use bus_schema::policy::{Action, Direction, Peer, Protocol, Rule};
 use bus_schema::{GroupId, PolicyName, RuleId};
 use imbl::{OrdMap, OrdSet};
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets};
@@ -34,6 +34,9 @@ pub enum PeerKey {
     Group(GroupId),
     Net(Ipv4Net),
     Anybody,
+    /// Some group, of an address whose group isn't known: the rules that allow connections to groups. The
+    /// sender's node looks it up, and denies only if the receiver's would, whatever the group is.
+    SomeGroup,
 }
 
 /// The rules about one peer, as the rules name it; without a peer a rule is about anybody.
@@ -103,6 +106,7 @@ impl Program {
     ) -> Option<Self> {
         let mut changing = ProgramChange {
             tenant,
+            direction,
             program: self.clone(),
             touched: BTreeSet::new(),
             changed: false,
@@ -131,17 +135,37 @@ impl Program {
         protocol: Protocol,
         port: u16,
     ) -> Option<Value> {
+        self.best_of(PeerKey::Group(group), address, (protocol, port))
+    }
+
+    fn best_of(
+        &self,
+        group: PeerKey,
+        address: Ipv4Addr,
+        (protocol, port): (Protocol, u16),
+    ) -> Option<Value> {
         let nets = self.lengths().filter_map(|length| {
             let net = Ipv4Net::new(address, length).ok()?;
             Some(PeerKey::Net(net.trunc()))
         });
-        let keys = [PeerKey::Group(group)].into_iter().chain(nets);
+        let keys = [group].into_iter().chain(nets);
         let tables = keys
             .chain([PeerKey::Anybody])
             .filter_map(|it| self.port_tables.get(&it));
         tables.fold(None, |best, table| {
             better(best, table.best_rule(protocol, port))
         })
+    }
+
+    /// The best rule for a connection to an address whose group isn't known, by a sender's node. If it
+    /// denies, the group's best rule denies, too, whichever group it is.
+    pub fn best_rule_of_any_group(
+        &self,
+        address: Ipv4Addr,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<Value> {
+        self.best_of(PeerKey::SomeGroup, address, (protocol, port))
     }
 
     /// The levels of its rules.
@@ -158,6 +182,7 @@ impl Program {
 /// A program while its rules change; port tables are rebuilt at the end.
 struct ProgramChange<'a> {
     tenant: &'a TenantFact,
+    direction: Direction,
     program: Program,
     touched: BTreeSet<PeerKey>,
     changed: bool,
@@ -215,20 +240,29 @@ impl ProgramChange<'_> {
     }
 
     fn unlink(&mut self, rule: &Arc<Ranked>, keys: &[PeerKey]) {
-        for key in keys {
-            if let Some(rules) = self.program.rules_of.get_mut(key) {
+        for key in self.keys_of(rule, keys) {
+            if let Some(rules) = self.program.rules_of.get_mut(&key) {
                 rules.remove(rule);
             }
-            self.touched.insert(*key);
+            self.touched.insert(key);
         }
     }
 
     fn link(&mut self, rule: &Arc<Ranked>, keys: &[PeerKey]) {
-        for key in keys {
-            let rules = self.program.rules_of.entry(*key).or_default();
+        for key in self.keys_of(rule, keys) {
+            let rules = self.program.rules_of.entry(key).or_default();
             rules.insert(Arc::clone(rule));
-            self.touched.insert(*key);
+            self.touched.insert(key);
         }
+    }
+
+    /// The keys of a rule, by those of its peer.
+    fn keys_of(&self, rule: &Ranked, of_peer: &[PeerKey]) -> Vec<PeerKey> {
+        let is_group = |key: &PeerKey| matches!(key, PeerKey::Group(_));
+        let allows = rule.value.action() == Action::Allow;
+        let some = self.direction == Direction::Out && allows && of_peer.iter().any(is_group);
+        let some = some.then_some(PeerKey::SomeGroup);
+        of_peer.iter().copied().chain(some).collect()
     }
 
     fn done(mut self) -> Program {

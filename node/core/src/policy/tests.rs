@@ -139,6 +139,44 @@ fn decides_as_the_model(
 }
 
 #[test]
+fn sender_denies_only_what_it_denies_to_every_group() {
+    let name = TenantName::default_tenant();
+    let denied = Cell::new(0);
+    let member = || option::weighted(0.8, (0..4_u64).prop_map(group));
+    let flows = collection::vec((flow(), member()), 20);
+    check(2_000, &(tenant(), flows), |(tenant, flows)| {
+        let mut cache = Cache::default();
+        let ids = tenant.groups.values().map(|it| it.spec.id);
+        let ids: Vec<GroupId> = ids.chain([GroupId::UNGROUPED]).collect();
+        for (flow, from) in flows {
+            let group = from.and_then(|it| tenant.groups.get(&it));
+            let policies = group.map(|it| it.spec.policies.clone()).unwrap_or_default();
+            let program = cache.program((&name, &tenant), &policies, Direction::Out);
+            let IpAddr::V4(to) = flow.to else { continue };
+            let port = flow.port.unwrap_or_default();
+            let of = |id: GroupId| program.best_rule((id, to), flow.protocol, port);
+            let any = program.best_rule_of_any_group(to, flow.protocol, port);
+            let is_denied = |it: Option<Value>| it.is_some_and(|it| it.action() == Action::Deny);
+            if is_denied(any) {
+                assert!(ids.iter().all(|id| is_denied(of(*id))), "{flow:?}");
+                denied.update(|count| count + 1);
+            }
+            let allows_a_group = policies.iter().any(|it| {
+                let rules = tenant.policies.get(it).map(|it| it.rules.clone());
+                let mut rules = rules.unwrap_or_default().into_iter().map(|(_, it)| it.spec);
+                rules.any(|it| {
+                    it.action == Action::Allow && matches!(it.peer, Some(Peer::Group { .. }))
+                })
+            });
+            if !allows_a_group {
+                assert_eq!(any, of(GroupId::UNGROUPED), "{flow:?}");
+            }
+        }
+    });
+    assert!(denied.get() > 500, "{denied:?}");
+}
+
+#[test]
 fn address_without_endpoint_opens_and_accepts_nothing() {
     check(100, &flow(), |flow| {
         let member = End::Endpoint(None);

@@ -109,7 +109,8 @@ impl Ruleset {
         self.base("nat_out", hook, &[&from[0], &from[1]]);
     }
 
-    /// Decides the first packet of a connection, at the receiver's node.
+    /// Decides the first packet of a connection, at the receiver's node, and at the sender's as far as the
+    /// sender's rules deny it to every group that the destination may be in.
     ///
     /// The map `known` copies the sender's id into the packet's priority; the mark is then free for
     /// the receiver's id and for the result of a look-up; the connection's mark holds the best result
@@ -156,19 +157,34 @@ impl Ruleset {
                 "meta priority set none",
             ],
         );
-        // The receiver's node decides.
+        // The receiver's node decides, and counts the rule. This node only drops what that one would
+        // drop, too, whatever group the destination is in: so a new deny holds although that node's
+        // netplugin is away.
         self.chain(
             "sending_on",
             &[
+                &none,
+                "ct zone . meta mark vmap @programs_out",
+                &format!("ct mark & {:#x} == 0 goto denied", Value::ALLOWS),
                 "jump limited",
-                "ct mark set meta mark meta priority set none accept",
+                "ct mark set 0",
+                "ct mark set ct zone . meta priority map @openers",
+                "ct mark 0 counter drop",
+                "meta mark set ct mark",
+                "meta priority set none accept",
             ],
         );
+        self.chain("denied", &[&hit, "counter drop"]);
     }
 
     fn opening_sets(&mut self) {
         self.set("known", "map", "typeof ct zone . meta mark : meta priority");
         self.set("members", "map", "typeof ct zone . ip daddr : meta mark");
+        self.set(
+            "pools",
+            "map",
+            "typeof ct zone . ip daddr : meta mark; flags interval",
+        );
         self.set("programs_in", "map", "typeof ct zone . meta mark : verdict");
         self.set(
             "programs_out",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use bus_schema::policy::Direction;
-use bus_schema::{GroupId, Revision};
+use bus_schema::{AddressRange, GroupId, Revision};
 use ipnet::IpNet;
 
 use super::{Chain, Field, Object, Place, Resource, RuleBody, Target};
@@ -86,6 +86,12 @@ pub enum Element {
         address: IpAddr,
         group: GroupId,
     },
+    /// A group's own addresses: `pools { 7 . 20.1.1.10-20.1.1.20 : 0x2 }`.
+    Pool {
+        zone: u16,
+        range: AddressRange,
+        group: GroupId,
+    },
     /// The chain that decides for a group: `programs_in { 7 . 0x2 : jump p7_… }`.
     Program {
         zone: u16,
@@ -130,6 +136,7 @@ impl Element {
             | Self::Zone { zone, .. }
             | Self::AllowedSource { zone, .. }
             | Self::Member { zone, .. }
+            | Self::Pool { zone, .. }
             | Self::Program { zone, .. }
             | Self::RuleCounter { zone, .. }
             | Self::CtMarkTemplate { zone, .. }
@@ -158,6 +165,7 @@ impl Element {
             Self::Zone { .. } => "zones",
             Self::AllowedSource { .. } => "known",
             Self::Member { .. } => "members",
+            Self::Pool { .. } => "pools",
             Self::Program {
                 direction: Direction::In,
                 ..
@@ -195,6 +203,7 @@ impl Element {
             }
             Self::Zone { interface, .. } => format!("\"{interface}\""),
             Self::Member { zone, address, .. } => format!("{zone} . {address}"),
+            Self::Pool { zone, range, .. } => format!("{zone} . {range}"),
             Self::AllowedSource { zone, group, .. } | Self::Program { zone, group, .. } => {
                 format!("{zone} . {:#x}", group.0)
             }
@@ -220,6 +229,7 @@ impl Element {
         match self {
             Self::Stamp { stamp: group, .. }
             | Self::Member { group, .. }
+            | Self::Pool { group, .. }
             | Self::CtMarkTemplate { group, .. } => format!(" : {:#x}", group.0),
             Self::Zone { zone, .. } => format!(" : {zone}"),
             Self::AllowedSource { group, .. } => format!(" : 0:{:x}", group.0),
@@ -247,6 +257,7 @@ impl Element {
             self,
             Self::AllowedSource { .. }
                 | Self::Member { .. }
+                | Self::Pool { .. }
                 | Self::Program { .. }
                 | Self::ConnectionLimit { .. }
                 | Self::VmapEntry { .. }

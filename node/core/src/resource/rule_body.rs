@@ -103,6 +103,9 @@ pub enum Statement {
     SetMarkByMap(Field, Vec<(Span, u32)>),
     /// `meta mark set ct zone . ip daddr map @members`: the mark becomes the destination's group.
     SetMarkByMember,
+    /// `meta mark set ct zone . ip daddr map @pools`: the mark becomes the group in whose pool the
+    /// destination is.
+    SetMarkByPool,
     /// `ct mark set meta mark`
     CtMarkFromMark,
     /// `ct mark set ct mark & 0xffff | 0x70000`: keeps the bits of [`CT_MARK_GROUP`].
@@ -139,6 +142,7 @@ impl fmt::Display for Statement {
                 )
             }
             Self::SetMarkByMember => f.write_str("meta mark set ct zone . ip daddr map @members"),
+            Self::SetMarkByPool => f.write_str("meta mark set ct zone . ip daddr map @pools"),
             Self::CtMarkFromMark => f.write_str("ct mark set meta mark"),
             Self::SetCtMark(mark) => {
                 write!(f, "ct mark set ct mark & {CT_MARK_GROUP:#x} | {mark:#x}")

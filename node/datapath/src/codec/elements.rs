@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use bus_schema::node::Counter;
 use bus_schema::policy::Direction;
-use bus_schema::{GroupId, Revision};
+use bus_schema::{AddressRange, GroupId, Revision};
 use ipnet::IpNet;
 
 use super::entry::{Data, Entry};
@@ -46,6 +46,7 @@ fn key(element: &Element) -> Vec<u8> {
         Element::Subnet { zone, subnet, .. } | Element::ConnectionLimit { zone, subnet, .. } => {
             ranged(zone, subnet.network())
         }
+        Element::Pool { zone, range, .. } => ranged(zone, range.first),
         Element::Zone { interface, .. } => name(interface),
         Element::AllowedSource { zone, group: it }
         | Element::CtMarkTemplate { zone, group: it }
@@ -72,6 +73,7 @@ fn last_key(element: &Element) -> Option<Vec<u8>> {
         Element::Subnet { zone, subnet, .. } | Element::ConnectionLimit { zone, subnet, .. } => {
             (zone, subnet.broadcast())
         }
+        Element::Pool { zone, range, .. } => (zone, range.last),
         _ => return None,
     };
     Some([zone_in_ranges(*zone), octets(last)].concat())
@@ -83,7 +85,8 @@ fn data(element: &Element) -> Data<'_> {
         Element::Stamp { stamp: group, .. }
         | Element::AllowedSource { group, .. }
         | Element::CtMarkTemplate { group, .. }
-        | Element::Member { group, .. } => value(u32::from(group.0).to_ne_bytes().to_vec()),
+        | Element::Member { group, .. }
+        | Element::Pool { group, .. } => value(u32::from(group.0).to_ne_bytes().to_vec()),
         Element::Zone { zone, .. } => value(zone.to_ne_bytes().to_vec()),
         Element::Program { chain, .. }
         | Element::RevisionChain { chain, .. }
@@ -144,6 +147,14 @@ pub(crate) fn read(set: &str, entry: &Entry<'_>) -> Option<Element> {
         "subnets" => {
             let (zone, subnet) = key.zone_and_subnet(entry)?;
             Element::Subnet { zone, subnet }
+        }
+        "pools" => {
+            let (zone, range) = key.zone_and_range(entry)?;
+            Element::Pool {
+                zone,
+                range,
+                group: group(number(&entry.data)?)?,
+            }
         }
         "limits" => {
             let (zone, subnet) = key.zone_and_subnet(entry)?;
@@ -322,10 +333,15 @@ impl<'a> Key<'a> {
     }
 
     /// The key of an entry of a set with ranges.
-    fn zone_and_subnet(&mut self, entry: &Entry<'_>) -> Option<(u16, IpNet)> {
+    fn zone_and_range(&mut self, entry: &Entry<'_>) -> Option<(u16, AddressRange)> {
         let zone = u16::from_be_bytes(self.take(4)?[..2].try_into().ok()?);
         let first = self.address()?;
         let last = Key(entry.end.as_ref()?.get(4..)?).address()?;
+        Some((zone, AddressRange { first, last }))
+    }
+
+    fn zone_and_subnet(&mut self, entry: &Entry<'_>) -> Option<(u16, IpNet)> {
+        let (zone, AddressRange { first, last }) = self.zone_and_range(entry)?;
         Some((zone, subnet(first, last)?))
     }
 

@@ -106,8 +106,8 @@ pub(super) enum Expression {
         xor: Vec<u8>,
         register: u32,
     },
-    /// Four bytes from this machine's order to the wire's.
-    ToWireOrder,
+    /// So many bytes, two or four, from this machine's order to the wire's.
+    ToWireOrder(u32),
     /// Looks up a key, and loads its data.
     Map(SetReference),
     /// Looks up a key, and does its verdict.
@@ -143,7 +143,7 @@ impl Expression {
             Self::Payload { .. } => "payload",
             Self::Cmp(..) => "cmp",
             Self::Bitwise { .. } => "bitwise",
-            Self::ToWireOrder => "byteorder",
+            Self::ToWireOrder(_) => "byteorder",
             Self::Map(_) | Self::VerdictMap(_) => "lookup",
             Self::CountInto(..) => "dynset",
         }
@@ -202,12 +202,12 @@ impl Expression {
                 it.nest(BITWISE_MASK, |it| it.attribute(DATA_VALUE, mask));
                 it.nest(BITWISE_XOR, |it| it.attribute(DATA_VALUE, xor));
             }
-            Self::ToWireOrder => {
+            Self::ToWireOrder(bytes) => {
                 it.number(BYTEORDER_SREG, REG);
                 it.number(BYTEORDER_DREG, REG);
                 it.number(BYTEORDER_OP, HTON);
-                it.number(BYTEORDER_LEN, 4);
-                it.number(BYTEORDER_SIZE, 4);
+                it.number(BYTEORDER_LEN, *bytes);
+                it.number(BYTEORDER_SIZE, *bytes);
             }
             Self::Map(set) => set.write(it, REG),
             Self::VerdictMap(set) => set.write(it, REG_VERDICT),
@@ -272,9 +272,9 @@ impl Expression {
                 is(data, BYTEORDER_SREG, REG)?;
                 is(data, BYTEORDER_DREG, REG)?;
                 is(data, BYTEORDER_OP, HTON)?;
-                is(data, BYTEORDER_LEN, 4)?;
-                is(data, BYTEORDER_SIZE, 4)?;
-                Some(Self::ToWireOrder)
+                let bytes = find_number(data, BYTEORDER_LEN)?;
+                is(data, BYTEORDER_SIZE, bytes)?;
+                Some(Self::ToWireOrder(bytes))
             }
             "lookup" => read_lookup(data),
             "dynset" => read_dynset(data),

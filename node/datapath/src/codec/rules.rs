@@ -20,6 +20,8 @@ const IPV4: u8 = 2;
 
 /// The map of destinations and their groups.
 const MEMBERS: &str = "members";
+/// The map of groups' own addresses and the groups.
+const POOLS: &str = "pools";
 /// The set of the endpoints' connections.
 const CONNECTIONS: &str = "connections";
 
@@ -98,7 +100,7 @@ fn of_statement(statement: &Statement, ids: &mut impl Iterator<Item = u32>) -> V
         }
         Statement::CtMarkAbove(mark) => vec![
             load_ct(CT_MARK),
-            ToWireOrder,
+            ToWireOrder(4),
             Cmp(GT, mark.to_be_bytes().into()),
         ],
         Statement::SetMark(mark) => vec![Immediate(mark.to_ne_bytes().into()), MetaSet(META_MARK)],
@@ -107,6 +109,7 @@ fn of_statement(statement: &Statement, ids: &mut impl Iterator<Item = u32>) -> V
             then(load(*field, Statement::FULL_MASK), map)
         }
         Statement::SetMarkByMember => set_mark_by_member(),
+        Statement::SetMarkByPool => set_mark_by_pool(),
         Statement::CtMarkFromMark => vec![MetaLoad(META_MARK), CtSet(CT_MARK)],
         Statement::SetCtMark(mark) => set_ct_mark(*mark),
         Statement::CountConnections(limit) => count_connections(*limit),
@@ -138,6 +141,20 @@ fn set_mark_by_member() -> Vec<Expression> {
         load_ct(CT_ZONE),
         payload(Field::Destination, REG_NEXT),
         Expression::Map(named(MEMBERS)),
+        Expression::MetaSet(META_MARK),
+    ]
+}
+
+/// Ranges are compared byte by byte, so the zone is looked up in the wire's order.
+fn set_mark_by_pool() -> Vec<Expression> {
+    let [family, is_ipv4] = ipv4_only();
+    vec![
+        family,
+        is_ipv4,
+        load_ct(CT_ZONE),
+        Expression::ToWireOrder(2),
+        payload(Field::Destination, REG_NEXT),
+        Expression::Map(named(POOLS)),
         Expression::MetaSet(META_MARK),
     ]
 }
@@ -240,24 +257,18 @@ pub(crate) fn read<'a>(
     let mut rest = all.as_slice();
     let mut body = Vec::new();
     while !rest.is_empty() {
-        let (statement, after) =
-            statement_without_field(rest).or_else(|| statement_on_a_field(rest, anonymous))?;
+        let (statement, after) = statement_without_field(rest)
+            .or_else(|| statement_of_zone(rest))
+            .or_else(|| statement_on_a_field(rest, anonymous))?;
         body.push(statement);
         rest = after;
     }
     Some(RuleBody(body))
 }
 
-/// Reads a statement that looks at no field.
-fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[Expression])> {
-    use Expression::{
-        Bitwise, Cmp, CountInto, CtLoad, CtSet, Immediate, Map, MetaLoad, MetaSet, ToWireOrder,
-        Verdict,
-    };
-    const LOAD_MARK: Expression = CtLoad {
-        key: CT_MARK,
-        register: REG,
-    };
+/// Reads a statement whose key begins with the zone and an address.
+fn statement_of_zone(expressions: &[Expression]) -> Option<(Statement, &[Expression])> {
+    use Expression::{Bitwise, CountInto, CtLoad, Map, MetaSet, ToWireOrder};
     const LOAD_ZONE: Expression = CtLoad {
         key: CT_ZONE,
         register: REG,
@@ -269,6 +280,21 @@ fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[E
     {
         return Some((Statement::SetMarkByMember, rest));
     }
+    if let Some(
+        [
+            LOAD_ZONE,
+            ToWireOrder(2),
+            to,
+            Map(set),
+            MetaSet(META_MARK),
+            rest @ ..,
+        ],
+    ) = expressions.strip_prefix(&ipv4_only())
+        && *to == payload(Field::Destination, REG_NEXT)
+        && set.name == POOLS
+    {
+        return Some((Statement::SetMarkByPool, rest));
+    }
     if let [.., Bitwise { mask, .. }] = expressions.get(..6).unwrap_or_default()
         && let Some(mask) = read_value(Field::Mark, mask)
         && let Some([CountInto(set, connections), rest @ ..]) =
@@ -279,13 +305,25 @@ fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[E
         let limit = BucketLimit { mask, connections };
         return Some((Statement::CountConnections(limit), rest));
     }
+    None
+}
+
+/// Reads a statement that looks at no field.
+fn statement_without_field(expressions: &[Expression]) -> Option<(Statement, &[Expression])> {
+    use Expression::{
+        Bitwise, Cmp, CtLoad, CtSet, Immediate, MetaLoad, MetaSet, ToWireOrder, Verdict,
+    };
+    const LOAD_MARK: Expression = CtLoad {
+        key: CT_MARK,
+        register: REG,
+    };
     match expressions {
         [Verdict(target), rest @ ..] => Some((Statement::Verdict(target.clone()), rest)),
         [Immediate(mark), MetaSet(META_MARK), rest @ ..] => {
             Some((Statement::SetMark(read_value(Field::Mark, mark)?), rest))
         }
         [MetaLoad(META_MARK), CtSet(CT_MARK), rest @ ..] => Some((Statement::CtMarkFromMark, rest)),
-        [LOAD_MARK, ToWireOrder, Cmp(GT, mark), rest @ ..] => {
+        [LOAD_MARK, ToWireOrder(4), Cmp(GT, mark), rest @ ..] => {
             let mark = u32::from_be_bytes(mark.as_slice().try_into().ok()?);
             Some((Statement::CtMarkAbove(mark), rest))
         }

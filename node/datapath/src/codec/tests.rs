@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bus_schema::policy::Direction;
-use bus_schema::{GroupId, Revision};
+use bus_schema::{AddressRange, GroupId, Revision};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -88,6 +88,7 @@ fn statement() -> impl Strategy<Value = Statement> {
             .prop_flat_map(|field| (Just(field), spans(field, any::<u32>())))
             .prop_map(|(field, of)| Statement::SetMarkByMap(field, of)),
         Just(Statement::SetMarkByMember),
+        Just(Statement::SetMarkByPool),
         Just(Statement::CtMarkFromMark),
         any::<u32>().prop_map(Statement::SetCtMark),
         (any::<u32>(), any::<u32>()).prop_map(|(mask, connections)| {
@@ -122,10 +123,10 @@ fn subnet() -> impl Strategy<Value = IpNet> {
     prop_oneof![v4, v6]
 }
 
-fn element() -> impl Strategy<Value = Element> {
+fn element_of_ports() -> impl Strategy<Value = Element> {
     let zone = any::<u16>;
     let group = || any::<u16>().prop_map(GroupId);
-    let of_ports = prop_oneof![
+    prop_oneof![
         address().prop_map(|vtep| Element::Peer { vtep }),
         (name(), address(), group()).prop_map(|(interface, address, stamp)| Element::Stamp {
             interface,
@@ -143,12 +144,22 @@ fn element() -> impl Strategy<Value = Element> {
             chain,
         }),
         (name(), zone()).prop_map(|(interface, zone)| Element::Zone { interface, zone }),
+        (zone(), any::<[u32; 2]>(), group()).prop_map(|(zone, ends, group)| {
+            let [first, last] = ends.map(|it| Ipv4Addr::from_bits(it).into());
+            let range = AddressRange { first, last };
+            Element::Pool { zone, range, group }
+        }),
         (zone(), address(), group()).prop_map(|(zone, address, group)| Element::Member {
             zone,
             address,
             group,
         }),
-    ];
+    ]
+}
+
+fn element() -> impl Strategy<Value = Element> {
+    let zone = any::<u16>;
+    let group = || any::<u16>().prop_map(GroupId);
     let of_groups = (zone(), group(), any::<u8>()).prop_map(|(zone, group, kind)| match kind % 3 {
         0 => Element::AllowedSource { zone, group },
         1 => Element::CtMarkTemplate { zone, group },
@@ -181,7 +192,7 @@ fn element() -> impl Strategy<Value = Element> {
             revision: Revision(revision),
         }),
     ];
-    prop_oneof![of_ports, of_groups, line, of_rules]
+    prop_oneof![element_of_ports(), of_groups, line, of_rules]
 }
 
 /// The map as the kernel lists it, with its elements in another order.
@@ -223,11 +234,11 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_rule_and_no_element(bytes in vec(any::<u8>(), 0..64), set in 0..17_usize) {
-        const SETS: [&str; 17] = [
+    fn garbage_is_no_rule_and_no_element(bytes in vec(any::<u8>(), 0..64), set in 0..18_usize) {
+        const SETS: [&str; 18] = [
             "peers", "peers6", "stamps", "endpoints", "gateways", "subnets", "zones", "known",
             "members", "programs_in", "hits", "openers", "same", "revisions", "revised", "applied",
-            "limits",
+            "limits", "pools",
         ];
         let read = rules::read(&bytes, &|_| None);
         prop_assert!(read.is_none_or(|it| it.0.is_empty()));

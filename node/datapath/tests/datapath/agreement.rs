@@ -234,9 +234,45 @@ async fn attach_members(world: &mut World) -> BTreeMap<&'static str, String> {
     namespaces
 }
 
+/// The rule by which the sender's host drops what leaves it: one that is about no group and denies,
+/// if no better rule allows it to some group.
+fn denied_by_sender(world: &World, probe: &Probe) -> Option<u32> {
+    let facts = &world.facts.tenants[&tenant("red")];
+    let group = &facts.groups[&GroupName::new(probe.from.group?).expect("valid")];
+    let policies = &group.spec.policies;
+    let name = tenant("red");
+    let program = Cache::default().program((&name, facts), policies, Direction::Out);
+    let IpAddr::V4(to) = probe.flow.to else {
+        return None;
+    };
+    let port = probe.flow.port.unwrap_or_default();
+    let best = program.best_rule_of_any_group(to, probe.flow.protocol, port)?;
+    let ungrouped = Member {
+        group: None,
+        ..*probe.to
+    };
+    let (action, priority) =
+        first_match(world, (Direction::Out, probe.from, &ungrouped), &probe.flow);
+    let allows = policies
+        .iter()
+        .flat_map(|it| facts.policies[it].rules.values());
+    let allows = allows.map(|it| &it.spec).any(|spec| {
+        let ports = |port: u16| spec.ports.iter().any(|it| it.contains(port));
+        spec.direction == Direction::Out
+            && spec.action == Action::Allow
+            && matches!(spec.peer, Some(Peer::Group { .. }))
+            && spec.protocol.is_none_or(|it| it == probe.flow.protocol)
+            && (spec.ports.is_empty() || probe.flow.port.is_some_and(ports))
+            && priority.is_none_or(|it| u8::from(spec.priority) > it)
+    });
+    let denies = action == Action::Deny && !allows;
+    assert_eq!(best.action() == Action::Deny, denies, "{:?}", probe.flow);
+    denies.then(|| best.number())
+}
+
 /// The answer of our trace, which must be that of the first matching rules. `counts` are what the
-/// rules count on the receiver's host.
-fn is_allowed(world: &World, probe: &Probe, counts: &mut BTreeMap<u32, u64>) -> bool {
+/// rules count on each host.
+fn is_allowed(world: &World, probe: &Probe, counts: &mut [BTreeMap<u32, u64>; 2]) -> bool {
     let trace = traced(world, probe);
     let ends = [
         first_match(world, (Direction::Out, probe.from, probe.to), &probe.flow),
@@ -248,6 +284,14 @@ fn is_allowed(world: &World, probe: &Probe, counts: &mut BTreeMap<u32, u64>) -> 
         let of = of.map(|(policy, id)| facts.policies[policy].rules[id].spec.priority.into());
         assert_eq!((end.action, of), expected, "{:?}", probe.flow);
     }
+    if probe.from.host != probe.to.host
+        && let Some(rule) = denied_by_sender(world, probe)
+    {
+        *counts[probe.from.host].entry(rule).or_default() += 1;
+        assert!(!trace.allowed, "{:?}", probe.flow);
+        return false;
+    }
+    let counts = &mut counts[probe.to.host];
     let number = |id: &RuleId| id.as_str().parse::<u32>().expect("a number");
     // The receiver's rules are evaluated if the sender's own rules let it out.
     for end in &trace.ends {
@@ -282,7 +326,7 @@ async fn trace_rule_text_and_kernel_agree() {
         let probes: Vec<_> = (0..FLOWS).map(|_| probe(dice)).collect();
         let mut expected = Vec::new();
         for it in &probes {
-            let allowed = is_allowed(&world, it, &mut counts[it.to.host]);
+            let allowed = is_allowed(&world, it, &mut counts);
             decided[usize::from(allowed)] += 1;
             expected.push(allowed);
         }

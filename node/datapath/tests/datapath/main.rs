@@ -14,6 +14,7 @@ mod policy;
 mod reach;
 mod replaced;
 mod rule_text;
+mod senders;
 mod shell;
 mod strangers;
 mod strangers_ipv6;
