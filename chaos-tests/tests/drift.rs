@@ -9,7 +9,7 @@ use lab::wait_until;
 const MAX_HEAL_TIME: Duration = Duration::from_secs(10);
 
 /// Each: a change on node-1, and a check that it is reverted.
-const DRIFTS: [(&str, &str); 10] = [
+const DRIFTS: [(&str, &str); 14] = [
     (
         "ip -n contiv-default route flush proto 201",
         "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
@@ -40,6 +40,27 @@ const DRIFTS: [(&str, &str); 10] = [
         // The kernel removes the container's end, too.
         "ip -n contiv-default link del $(ip -n contiv-default -o link | grep -o 'cv[0-9a-f]*')",
         "ip -n contiv-default -o link | grep 'cv[0-9a-f]*' | grep -q ,UP",
+    ),
+    (
+        // The kernel names no author of a change of a device's settings.
+        "ip -n contiv-default link set cx1 address 02:03:aa:bb:cc:dd mtu 1300",
+        "! ip -n contiv-default link show cx1 | grep -Eq '02:03:aa:bb:cc:dd|mtu 1300'",
+    ),
+    (
+        "ip -n contiv-default link set \
+         $(ip -n contiv-default -o link | grep -o 'cv[0-9a-f]*') address 02:03:aa:bb:cc:d0",
+        "ip -n contiv-default -o link | grep 'cv[0-9a-f]*' | grep -q 02:01:00:00:00:01",
+    ),
+    (
+        // Nor does it notify of settings.
+        "ip netns exec contiv-default sysctl -qw net.ipv4.ip_forward=0",
+        "test $(ip netns exec contiv-default sysctl -n net.ipv4.ip_forward) = 1",
+    ),
+    (
+        "ip netns exec contiv-default sysctl -qw net.ipv4.conf.all.rp_filter=1 \
+         net.ipv4.conf.all.accept_local=0",
+        "test $(ip netns exec contiv-default sysctl -n net.ipv4.conf.all.rp_filter)\
+         $(ip netns exec contiv-default sysctl -n net.ipv4.conf.all.accept_local) = 01",
     ),
     (
         "ip netns exec contiv-default nft flush set inet contiv endpoints",

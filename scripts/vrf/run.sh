@@ -15,7 +15,7 @@ cd "$(dirname "$0")/../.."
 # Tests of the differences of VRFs; floods and hammers take minutes under emulation.
 datapath=endpoints_reach,senders_stamp,outer_port,full_packets,observed_state,drift_is_reported
 datapath+=,connections_end,empty_desired,dns_to_any,quick_start_policy,sender_is
-datapath+=,next_owner,packets_from_vxlan,docker_firewall_passes,host_addresses,host_settings
+datapath+=,out_of_its_vrf,rule_of_vrfs,next_owner,packets_from_vxlan,docker_firewall_passes,host_addresses,host_settings
 suites=(
   "node-datapath/datapath:$datapath" chaos-tests/quick_start:tenants_with_the_same_subnet,other_names
   chaos-tests/restart:killed_netplugin chaos-tests/host_firewall:reload_by_an_engine

@@ -8,6 +8,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 
 pub(super) fn name(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|it| match it {
@@ -37,6 +38,20 @@ pub(super) fn master(link: &LinkMessage) -> Option<u32> {
         LinkAttribute::Controller(index) => Some(*index),
         _ => None,
     })
+}
+
+/// Whether a rule leads every packet of a VRF to the VRF's table.
+pub(super) fn is_vrf_rule(rule: &RuleMessage) -> bool {
+    use RuleAttribute::{L3MDev, Priority, Protocol, SuppressPrefixLen, Table};
+    let selects = |it: &RuleAttribute| {
+        !matches!(
+            it,
+            L3MDev(_) | Priority(_) | Protocol(_) | SuppressPrefixLen(_) | Table(_)
+        )
+    };
+    rule.attributes.contains(&L3MDev(true))
+        && (rule.header.src_len, rule.header.dst_len) == (0, 0)
+        && !rule.attributes.iter().any(selects)
 }
 
 fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {

@@ -18,7 +18,9 @@ use super::netlink::{Mode, Socket, apart, is_absence, is_presence};
 use super::netns::{Namespace, is_namespace};
 use super::observe::MAIN_TABLE;
 use super::peer::occupied;
-use super::{BatchError, Datapath, DatapathError, Failure, docker_user, nft, sysctl, unguarded};
+use super::{
+    BatchError, Datapath, DatapathError, Failure, attributes, docker_user, nft, sysctl, unguarded,
+};
 use node_core::reconcile::Op;
 use node_core::resource::{
     Domain, Neighbor, Object, Place, Resource, Route, Ruleset, TABLE, Up, Veth, Vxlan,
@@ -170,6 +172,13 @@ impl<'a> Execution<'a> {
         let place = &resource.place;
         match &resource.object {
             Object::Domain(it) => self.put_domain(place, it).await,
+            Object::VrfRule(_) => {
+                let message = Message::NewRule(messages::vrf_rule());
+                match self.change(place, message, Mode::Create).await {
+                    Err(error) if is_presence(&error) => Ok(()),
+                    result => result,
+                }
+            }
             Object::Table(it) => self.put_table(place, it).await,
             Object::Sysctl(it) => {
                 let setting = it.clone();
@@ -237,7 +246,7 @@ impl<'a> Execution<'a> {
                 let message = Message::DelRoute(self.route(place, it).await?);
                 self.change(place, message, Mode::Set).await
             }
-            Object::Sysctl(_) | Object::Element(_) => Ok(()),
+            Object::VrfRule(_) | Object::Sysctl(_) | Object::Element(_) => Ok(()),
             Object::Chain(_) | Object::Map(_) | Object::DockerUserRule(_) => Ok(()),
         }
     }
@@ -354,7 +363,8 @@ impl<'a> Execution<'a> {
         let Vxlan { vni, port, .. } = vxlan;
         let conflict =
             format!("another device of this host has VNI {vni} on port {port}: delete it");
-        self.settings(place, &vxlan.name, (vxlan.mac, vxlan.mtu), conflict)
+        let settings = (vxlan.mac, vxlan.mtu);
+        self.settings((place, home), &vxlan.name, settings, conflict)
             .await
     }
 
@@ -380,7 +390,8 @@ impl<'a> Execution<'a> {
             Some((it, _)) => occupied(&it.netns, &it.interface),
             None => format!("a device named {} is in the way: delete it", peer.name),
         };
-        self.settings(place, &veth.name, (veth.mac, veth.mtu), conflict)
+        let settings = (veth.mac, veth.mtu);
+        self.settings((place, home), &veth.name, settings, conflict)
             .await
     }
 
@@ -388,14 +399,14 @@ impl<'a> Execution<'a> {
     /// has its name or its VNI.
     async fn settings(
         &self,
-        place: &Place,
+        (place, home): (&Place, Home),
         device: &str,
-        (mac, mtu): (MacAddr, u32),
+        settings: (MacAddr, u32),
         conflict: String,
     ) -> io::Result<()> {
         let link = self.datapath.socket(place).await?.link(device).await?;
         let link = link.ok_or_else(|| io::Error::other(conflict))?;
-        let message = messages::link_settings(&link, mac, mtu);
+        let message = messages::link_settings(&link, settings, home.vrf());
         self.change(place, Message::SetLink(message), Mode::Set)
             .await
     }
@@ -442,7 +453,7 @@ impl<'a> Execution<'a> {
         }
         let socket = self.datapath.socket(place).await?;
         let link = socket.link(name).await?.ok_or(nix::Error::ENODEV)?;
-        let table = super::attributes::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
+        let table = attributes::vrf_table(&link).ok_or(nix::Error::ENODEV)?;
         self.tables.insert(place.clone(), table);
         Ok(table)
     }

@@ -8,8 +8,9 @@ use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkFlags;
 
 use super::netlink::Mode;
-use super::{Datapath, DatapathError, attributes, failure, messages};
-use node_core::resource::Place;
+use super::observe::device_object;
+use super::{Datapath, DatapathError, attributes, failure, messages, sysctl};
+use node_core::resource::{Key, Place, Resource, Sysctl};
 
 /// An address of the host, with its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,41 @@ impl Datapath {
         let read = async { self.socket(place).await?.link(device).await };
         let link = read.await.map_err(failure("read a device", place))?;
         Ok(link.map(|link| link.header.flags.contains(LinkFlags::Up)))
+    }
+
+    /// Whether a device of ours has the settings of `known`, and is in its VRF.
+    pub async fn is_as_known(&self, known: &Resource) -> Result<bool, DatapathError> {
+        let place = &known.place;
+        let read = async {
+            let socket = self.socket(place).await?;
+            let Some(link) = socket.link(&known.key().id).await? else {
+                return Ok(false);
+            };
+            let in_vrf = match place {
+                Place::Domain(vrf) if place.own_namespace().is_none() => {
+                    let vrf = socket.index(vrf).await?;
+                    vrf.is_some() && attributes::master(&link) == vrf
+                }
+                Place::Host | Place::Domain(_) => true,
+            };
+            Ok(in_vrf && device_object(&link).as_ref() == Some(&known.object))
+        };
+        read.await.map_err(failure("read a device", place))
+    }
+
+    /// Whether each of these settings has its value. They are read in one namespace, that of the first.
+    pub async fn has_settings(&self, settings: Vec<(Key, Sysctl)>) -> Result<bool, DatapathError> {
+        let Some((Key { place, .. }, _)) = settings.first() else {
+            return Ok(true);
+        };
+        let place = place.clone();
+        let read = async {
+            let namespace = self.namespace(&place).await?;
+            let is_set = |(_, wanted): (Key, Sysctl)| sysctl::read(wanted.clone()) == Some(wanted);
+            let read = move || Ok(settings.into_iter().all(is_set));
+            namespace.run(read).await
+        };
+        read.await.map_err(failure("read settings", &place))
     }
 
     /// Renames the device `now` to `name`, its former name; it is down then.

@@ -15,13 +15,16 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
     RouteVia,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{
     AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVrf, LinkVxlan,
     RouteMessageBuilder,
 };
 
 use super::attributes;
-use node_core::resource::{Fdb, Neighbor, Peer, ROUTE_PROTOCOL, Route, RouteTarget, Veth, Vxlan};
+use node_core::resource::{
+    Fdb, Neighbor, Peer, ROUTE_PROTOCOL, Route, RouteTarget, Veth, VrfRule, Vxlan,
+};
 
 /// The namespace or master of a device that is created.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +36,14 @@ pub(super) enum Home {
 }
 
 impl Home {
+    /// The index of the VRF device.
+    pub(super) fn vrf(self) -> Option<u32> {
+        match self {
+            Self::Namespace(_) => None,
+            Self::Master(index) => Some(index),
+        }
+    }
+
     fn attribute(self) -> LinkAttribute {
         match self {
             Self::Namespace(fd) => LinkAttribute::NetNsFd(fd),
@@ -85,10 +96,17 @@ pub(super) fn veth(
         .build()
 }
 
-/// Changes a device's MTU, and its address only if that differs: the kernel flushes a device's neighbors
-/// whenever its address is set (`neigh_changeaddr`).
-pub(super) fn link_settings(link: &LinkMessage, mac: MacAddr, mtu: u32) -> LinkMessage {
-    let settings = LinkUnspec::new_with_index(link.header.index).mtu(mtu);
+/// Changes a device's MTU, and its VRF and address only if they differ: the kernel flushes a device's
+/// neighbors whenever its address is set (`neigh_changeaddr`), and its routes when it enters a VRF.
+pub(super) fn link_settings(
+    link: &LinkMessage,
+    (mac, mtu): (MacAddr, u32),
+    vrf: Option<u32>,
+) -> LinkMessage {
+    let mut settings = LinkUnspec::new_with_index(link.header.index).mtu(mtu);
+    if let Some(vrf) = vrf.filter(|_| attributes::master(link) != vrf) {
+        settings = settings.controller(vrf);
+    }
     if attributes::mac(link) == mac {
         return settings.build();
     }
@@ -158,6 +176,19 @@ fn neighbor_message(
     message.attributes = vec![
         NeighbourAttribute::Destination(NeighbourAddress::from(to)),
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    message
+}
+
+/// The rule of VRFs, as the kernel adds it (`vrf_fib_rule`).
+pub(super) fn vrf_rule() -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::L3MDev(true),
+        RuleAttribute::Priority(VrfRule::PREFERENCE),
+        RuleAttribute::Protocol(RouteProtocol::Kernel),
     ];
     message
 }

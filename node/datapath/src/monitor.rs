@@ -3,7 +3,7 @@
 //! One listener in each of our namespaces joins the multicast groups of rtnetlink and nftables, and
 //! passes on the changes that others made and that may be about our objects. It decides nothing: the
 //! reconciler compares with what it last observed, and does a full resync if that differs. Settings in
-//! `/proc/sys` have no multicast group: the resync every `--resync` seconds finds those.
+//! `/proc/sys` have no multicast group: the reconciler polls those.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,10 +22,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::netlink::Socket;
 use super::netns::Namespace;
+use super::observe::device_object;
 use super::wire::{NETLINK_NETFILTER, attributes, messages};
 use super::{attributes, command};
 use node_core::desired::is_own_device;
-use node_core::resource::{Place, ROUTE_PROTOCOL, TABLE};
+use node_core::resource::{Object, Place, ROUTE_PROTOCOL, TABLE};
 
 /// Changes that wait for the reconciler; more of them are passed on as one [`KernelChange::Changed`].
 const MAX_WAITING_CHANGES: usize = 256;
@@ -33,8 +34,8 @@ const MAX_WAITING_CHANGES: usize = 256;
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 const NETLINK_ROUTE: isize = 0;
-/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE` of `linux/rtnetlink.h`.
-const ROUTE_GROUPS: [u32; 4] = [1, 3, 5, 7];
+/// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE` of `linux/rtnetlink.h`.
+const ROUTE_GROUPS: [u32; 5] = [1, 3, 5, 7, 8];
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 const NFT_GROUPS: [u32; 1] = [7];
 /// The subsystem of nftables; its messages name their table in their first attribute.
@@ -57,6 +58,8 @@ pub enum KernelChange {
     Gone(String),
     /// A device with one of our names was down.
     Down(String),
+    /// A device with one of our names got other settings, or another VRF.
+    Altered(String),
     /// A device of ours got another name.
     Renamed { from: String, to: String },
 }
@@ -170,7 +173,7 @@ impl Monitor {
         let nft = open(NETLINK_NETFILTER, &NFT_GROUPS).await?;
         let mut links = Links {
             ours: ours.route,
-            names: BTreeMap::new(),
+            known: BTreeMap::new(),
         };
         for link in socket.links().await? {
             links.learn(&link);
@@ -213,13 +216,28 @@ async fn listen(
 struct Links {
     ours: Vec<u32>,
     /// Devices of the namespace by their index.
-    names: BTreeMap<u32, String>,
+    known: BTreeMap<u32, Device>,
+}
+
+/// A device as its last notification described it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Device {
+    name: String,
+    /// Its MAC address, MTU and kind; absent: it is of a kind that we don't make.
+    object: Option<Object>,
+    /// The index of its VRF or bridge.
+    master: Option<u32>,
 }
 
 impl Links {
     fn learn(&mut self, link: &LinkMessage) {
         if let Some(name) = attributes::name(link) {
-            self.names.insert(link.header.index, name.to_owned());
+            let device = Device {
+                name: name.to_owned(),
+                object: device_object(link),
+                master: attributes::master(link),
+            };
+            self.known.insert(link.header.index, device);
         }
     }
 
@@ -242,18 +260,21 @@ impl Links {
     /// that, too.
     fn change(&mut self, message: &RouteNetlinkMessage, by_others: bool) -> Option<KernelChange> {
         use RouteNetlinkMessage::{
-            DelAddress, DelLink, DelNeighbour, DelRoute, NewAddress, NewLink, NewNeighbour,
-            NewRoute,
+            DelAddress, DelLink, DelNeighbour, DelRoute, DelRule, NewAddress, NewLink,
+            NewNeighbour, NewRoute, NewRule,
         };
         match message {
             DelLink(link) => {
-                let name = self.names.remove(&link.header.index)?;
+                let name = self.known.remove(&link.header.index)?.name;
                 is_own_device(&name).then_some(KernelChange::Gone(name))
             }
             NewLink(link) => self.link(link, by_others),
             NewRoute(route) | DelRoute(route) => {
                 let ours = route.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
                 (ours && by_others).then_some(KernelChange::Changed)
+            }
+            NewRule(rule) | DelRule(rule) => {
+                (by_others && attributes::is_vrf_rule(rule)).then_some(KernelChange::Changed)
             }
             // VXLAN never names the author of a deleted FDB entry; we delete one seldom, and then resync
             // once more.
@@ -273,26 +294,30 @@ impl Links {
     }
 
     fn link(&mut self, link: &LinkMessage, by_others: bool) -> Option<KernelChange> {
-        let before = self.names.get(&link.header.index).cloned();
+        let before = self.known.get(&link.header.index).cloned();
         self.learn(link);
-        let now = attributes::name(link)?;
-        if let Some(from) = before.filter(|it| it != now && is_own_device(it)) {
-            let to = now.to_owned();
-            return Some(KernelChange::Renamed { from, to });
-        }
-        if !is_own_device(now) {
-            return None;
+        let after = self.known.get(&link.header.index)?;
+        let now = &after.name;
+        match before {
+            Some(before) if before.name != *now && is_own_device(&before.name) => {
+                let (from, to) = (before.name, now.clone());
+                return Some(KernelChange::Renamed { from, to });
+            }
+            _ if !is_own_device(now) => return None,
+            // The kernel never names the author of such a change; the reconciler compares.
+            Some(before) if before != *after => return Some(KernelChange::Altered(now.clone())),
+            _ => {}
         }
         if !link.header.flags.contains(LinkFlags::Up) {
-            return Some(KernelChange::Down(now.to_owned()));
+            return Some(KernelChange::Down(now.clone()));
         }
         by_others.then_some(KernelChange::Changed)
     }
 
     /// Whether it is our device, the loopback device with addresses of ours, or an unknown one.
     fn bears_ours(&self, index: u32) -> bool {
-        let name = self.names.get(&index);
-        name.is_none_or(|name| is_own_device(name) || name == "lo")
+        let device = self.known.get(&index);
+        device.is_none_or(|it| is_own_device(&it.name) || it.name == "lo")
     }
 }
 

@@ -10,13 +10,14 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
 use rtnetlink::sys::AsyncSocket;
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -131,6 +132,13 @@ impl Socket {
         let _turn = self.dumping.lock().await;
         let which = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         collected(self.handle.route().get(which).execute().try_collect().await)
+    }
+
+    /// The routing rules for IPv4.
+    pub(crate) async fn rules(&self) -> io::Result<Vec<RuleMessage>> {
+        let _turn = self.dumping.lock().await;
+        let request = self.handle.rule().get(IpVersion::V4);
+        collected(request.execute().try_collect().await)
     }
 
     /// Neighbors (`Inet`) or FDB entries (`Bridge`).

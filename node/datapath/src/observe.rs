@@ -6,6 +6,7 @@
 //! | device | name `cx…` of kind vxlan, `cv…` of kind veth |
 //! | address | on a domain's own device; on the host's `lo` only the forwarder's |
 //! | route | protocol 201, in a domain's table |
+//! | routing rule of VRFs | any l3mdev rule without a condition |
 //! | neighbor, FDB entry | permanent, on a device of ours |
 //! | rules, maps, elements | table `inet contiv` |
 //! | rule of iptables | the same rule in `DOCKER-USER` |
@@ -28,7 +29,7 @@ use netlink_packet_route::route::{
 };
 
 use super::attributes::{
-    kind, mac, master, mtu, name, neighbor, route_ip, table, vrf_table, vxlan,
+    self, kind, mac, master, mtu, name, neighbor, route_ip, table, vrf_table, vxlan,
 };
 use super::listing::Bodies;
 use super::netlink::{Socket, is_absence};
@@ -37,7 +38,7 @@ use super::nftables::Nftables;
 use super::{Datapath, DatapathError, docker_user, failure, sysctl};
 use node_core::resource::{
     Address, DNS_ADDRESS, Domain, Fdb, Neighbor, Object, Place, ROUTE_PROTOCOL, Resource, Route,
-    RouteTarget, State, Sysctl, Unseen, Up, Veth, Vxlan,
+    RouteTarget, State, Sysctl, Unseen, Up, Veth, VrfRule, Vxlan,
 };
 
 /// The table of a namespace's routes.
@@ -135,6 +136,7 @@ impl View<'_> {
         self.neighbors(&owners, &mut state).await?;
         self.fdb(&owners, &mut state).await?;
         self.sysctls(&owners, &mut state).await?;
+        state.extend(self.vrf_rule().await?);
         self.table(&owners, &mut state).await?;
         state.extend(self.docker_user_rules().await?);
         Ok(state)
@@ -193,28 +195,17 @@ impl View<'_> {
             let device = name.clone();
             state.insert(Object::Up(Up { device }).at(place));
         }
-        let (mac, mtu) = (mac(link), mtu(link));
-        let object = match kind(link) {
-            Some(InfoKind::Veth) => Object::Veth(Veth {
-                name,
-                mac,
-                mtu,
-                peer: Unseen(None),
-            }),
-            Some(InfoKind::Vxlan) => {
-                let (vni, port, local) = vxlan(link);
-                Object::Vxlan(Vxlan {
-                    name,
-                    vni,
-                    port,
-                    local,
-                    mac,
-                    mtu,
-                })
-            }
-            _ => return,
-        };
-        state.insert(object.at(place));
+        state.extend(device_object(link).map(|object| object.at(place)));
+    }
+
+    /// The rule of VRFs, whoever added it.
+    async fn vrf_rule(&self) -> io::Result<Option<Resource>> {
+        if self.kind != DomainKind::Vrf || self.place != Place::Host {
+            return Ok(None);
+        }
+        let rules = self.socket.rules().await?;
+        let is_there = rules.iter().any(attributes::is_vrf_rule);
+        Ok(is_there.then(|| Object::VrfRule(VrfRule).at(&Place::Host)))
     }
 
     async fn addresses(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
@@ -331,6 +322,32 @@ impl View<'_> {
         };
         let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
         Ok(present.into_iter().map(at_host))
+    }
+}
+
+/// A veth or a VXLAN device with its settings.
+pub(super) fn device_object(link: &LinkMessage) -> Option<Object> {
+    let name = name(link)?.to_owned();
+    let (mac, mtu) = (mac(link), mtu(link));
+    match kind(link) {
+        Some(InfoKind::Veth) => Some(Object::Veth(Veth {
+            name,
+            mac,
+            mtu,
+            peer: Unseen(None),
+        })),
+        Some(InfoKind::Vxlan) => {
+            let (vni, port, local) = vxlan(link);
+            Some(Object::Vxlan(Vxlan {
+                name,
+                vni,
+                port,
+                local,
+                mac,
+                mtu,
+            }))
+        }
+        _ => None,
     }
 }
 

@@ -211,7 +211,7 @@ impl Placing {
         let link = socket.link(&setup.interface).await?;
         let link = link.ok_or_else(|| io::Error::from(nix::Error::ENODEV))?;
         if mtu(&link) != setup.mtu || mac(&link) != setup.mac {
-            let message = messages::link_settings(&link, setup.mac, setup.mtu);
+            let message = messages::link_settings(&link, (setup.mac, setup.mtu), None);
             socket.change(Message::SetLink(message), Mode::Set).await?;
         }
         Ok(link.header.index)

@@ -32,6 +32,7 @@ use cleanup::Cleaning;
 use host_firewall::HostFirewall;
 use node_core::desired::{Params, Resolvers};
 use node_core::projection::{EndpointsView, Projection};
+use node_core::resource::Key;
 use node_core::step::{Memory, RETRY_INTERVAL};
 use node_datapath::{Datapath, DatapathError, KernelChange};
 use node_dns::DnsHandle;
@@ -40,8 +41,8 @@ use servers::Servers;
 pub use enforcement::Enforcement;
 pub use reports::{Progress, Reports, Watching};
 
-/// From one poll to the next for changes that cause no notification, as a namespace that lost its
-/// name.
+/// From one poll to the next for changes that cause no notification: a namespace that lost its name, or
+/// a setting in `/proc/sys`.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The parts that the reconciler starts from.
@@ -71,6 +72,8 @@ pub struct Reconciler {
     surroundings: watch::Receiver<Surroundings>,
     /// The changes of this step in the kernel.
     work: Work,
+    /// The last setting in `/proc/sys` that was polled; absent: the first one is next.
+    last_setting: Option<Key>,
     /// A request for a resync that waits for its result.
     cleaning: Option<Cleaning>,
 }
@@ -99,6 +102,7 @@ impl Reconciler {
             watching: start.watching,
             surroundings: start.surroundings,
             work: Work::default(),
+            last_setting: None,
             cleaning: None,
         }
     }
@@ -201,6 +205,7 @@ impl Reconciler {
                         return true;
                     }
                     self.datapath.lost_a_domain().await
+                        || self.watching.listens && self.poll_settings().await
                 }
             };
             if drifted {

@@ -28,7 +28,8 @@ use bus_schema::{NodeName, TenantName};
 use crate::endpoint::Locals;
 use crate::projection::{NetworkFact, Projection};
 use crate::resource::{
-    Address, DNS_ADDRESS, DockerUserRule, Element, Object, Outer, Place, Ruleset, State, TableScope,
+    Address, DNS_ADDRESS, DockerUserRule, Element, Object, Outer, Place, Ruleset, State,
+    TableScope, VrfRule,
 };
 
 pub use closed::closed;
@@ -119,8 +120,8 @@ fn domain_rules(kind: DomainKind) -> Ruleset {
     })
 }
 
-/// The desired state outside of domains: the rules about the outer port, the forwarder's address, and
-/// the rules that accept VRFs' packets in Docker's firewall.
+/// The desired state outside of domains: the rules about the outer port, the forwarder's address, the
+/// routing rule of VRFs, and the rules that accept VRFs' packets in Docker's firewall.
 pub fn desired_host(facts: &Projection, params: &Params) -> State {
     let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
     let peers = peers.map(|(_, fact)| Object::Element(Element::Peer { vtep: fact.vtep }));
@@ -129,18 +130,21 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
         device: "lo".to_owned(),
         address: DNS_ADDRESS.into(),
     });
-    // A namespace has a netfilter of its own, without foreign rules.
-    let docker_user = (params.kind == DomainKind::Vrf).then_some(DockerUserRule::ALL);
+    // A namespace has a netfilter and routing rules of its own, without foreign ones.
+    let is_vrf = params.kind == DomainKind::Vrf;
+    let docker_user = is_vrf.then_some(DockerUserRule::ALL);
     let docker_user = docker_user
         .into_iter()
         .flatten()
         .map(Object::DockerUserRule);
+    let vrf_rule = is_vrf.then_some(Object::VrfRule(VrfRule));
     let applied = Object::Element(Element::Applied {
         zone: 0,
         revision: facts.changed,
     });
     let all = [table, forwarder, applied].into_iter().chain(peers);
     all.chain(docker_user)
+        .chain(vrf_rule)
         .map(|it| it.at(&Place::Host))
         .collect()
 }

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -18,7 +18,8 @@ use crate::resource::{Element, Key, Kind, Object, Place, Resource, Route, RouteT
 pub enum Op {
     /// Creates the resource, or sets it if it exists.
     Put(Resource),
-    /// Replaces `from`, which has the same key, without a gap where the kernel can.
+    /// Replaces `from`, which has the same key, without a gap where the kernel can. A device in a
+    /// wrong place has another key there.
     Change { from: Resource, to: Resource },
     /// Deletes the resource; it is no error if it doesn't exist.
     Delete(Resource),
@@ -89,12 +90,14 @@ impl fmt::Display for Op {
 /// Both must have the same scope: a resource that only `observed` has is deleted.
 pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     let (less, mut more) = observed.differences(desired);
+    let misplaced = misplaced_devices(&less, &more);
+    let moved: BTreeSet<Key> = misplaced.values().map(Resource::key).collect();
     let recreated = lost_with_device(observed, &less, desired);
     let again = recreated.iter().filter_map(|key| desired.get(key));
     more.extend(again.cloned());
     let mut ops = Vec::new();
     for (key, want) in more.iter() {
-        let have = observed.get(key);
+        let have = observed.get(key).or_else(|| misplaced.get(key));
         ops.extend(have.and_then(|have| flush_of(have, Some(want), observed)));
         match have.filter(|_| !recreated.contains(key)) {
             None => ops.push(Op::Put(want.clone())),
@@ -112,7 +115,7 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
     for (key, have) in less.iter() {
         if desired.get(key).is_none() {
             ops.extend(flush_of(have, None, observed));
-            if !recreated.contains(key) && is_undone(have) {
+            if !recreated.contains(key) && !moved.contains(key) && is_undone(have) {
                 ops.push(Op::Delete(have.clone()));
             }
         }
@@ -200,6 +203,24 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
     lost.map(|(key, _)| key.clone()).collect()
 }
 
+/// The devices that somebody took out of their VRF, or put into another one, by the keys that they
+/// should have. They are put back in place: a port that is created anew has lost its container.
+fn misplaced_devices(less: &State, more: &State) -> BTreeMap<Key, Resource> {
+    let mut misplaced = BTreeMap::new();
+    for (key, have) in less.iter().filter(|(key, _)| key.kind == Kind::Device) {
+        let elsewhere = more.find(Kind::Device, &key.id).filter(|want| {
+            want.place != have.place
+                && want.place.netfilter() == have.place.netfilter()
+                && less.get(&want.key()).is_none()
+                && !must_be_recreated(have, want)
+        });
+        if let Some(want) = elsewhere {
+            misplaced.insert(want.key(), have.clone());
+        }
+    }
+    misplaced
+}
+
 /// Whether the kernel can't change the settings of the device in place.
 fn must_be_recreated(have: &Resource, want: &Resource) -> bool {
     match (&have.object, &want.object) {
@@ -211,9 +232,10 @@ fn must_be_recreated(have: &Resource, want: &Resource) -> bool {
     }
 }
 
-/// Whether a resource that isn't desired is deleted: settings keep their value.
+/// Whether a resource that isn't desired is deleted: settings keep their value, and other VRFs need the
+/// rule, too.
 fn is_undone(resource: &Resource) -> bool {
-    !matches!(resource.object, Object::Sysctl(_))
+    !matches!(resource.object, Object::Sysctl(_) | Object::VrfRule(_))
 }
 
 /// The endpoint routes that vanished from the kernel, each with the conntrack flush that is due if its

@@ -7,7 +7,36 @@ use super::*;
 use crate::desired::fixture::{self, Facts};
 use crate::endpoint::LocalEndpoint;
 use crate::policy::fixture::{group, tenant};
-use crate::resource::{State, Target};
+use crate::resource::{State, Target, Unseen, Up, Veth};
+
+#[test]
+fn device_out_of_its_vrf_is_put_back_not_created_anew() {
+    let veth = |place: &str, mtu| {
+        let place = match place {
+            "host" => Place::Host,
+            vrf => Place::Domain(vrf.to_owned()),
+        };
+        let device = Object::Veth(Veth {
+            name: "cv1".to_owned(),
+            mac: Veth::HOST_MAC,
+            mtu,
+            peer: Unseen(None),
+        });
+        let up = Object::Up(Up {
+            device: "cv1".to_owned(),
+        });
+        State::from_iter([device.at(&place), up.at(&place)])
+    };
+    for elsewhere in ["host", "cd2"] {
+        let ops = diff(&veth(elsewhere, 1400), &veth("cd1", 1450));
+        let text = "~ link cv1 type veth address 02:01:00:00:00:01 mtu 1450 in cd1\n\
+                    + link cv1 up in cd1\n";
+        assert_eq!(lines(&ops), text, "{elsewhere}");
+    }
+    // A namespace's devices are others.
+    let ops = diff(&veth("contiv-red", 1450), &veth("cd1", 1450));
+    assert!(lines(&ops).starts_with("- link cv1 type veth"), "{ops:?}");
+}
 
 fn lines(ops: &[Op]) -> String {
     ops.iter().map(|op| format!("{op}\n")).collect()

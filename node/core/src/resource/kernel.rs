@@ -180,6 +180,22 @@ impl fmt::Display for Fdb {
     }
 }
 
+/// The rule by which routes are looked up in the VRFs' tables (`Documentation/networking/vrf.rst`). The
+/// kernel adds it with the first VRF device, and never again: without it no VRF routes a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VrfRule;
+
+impl VrfRule {
+    /// Its place among the rules, the kernel's own choice (`FIB_RULE_PREF` of `drivers/net/vrf.c`).
+    pub const PREFERENCE: u32 = 1_000;
+}
+
+impl fmt::Display for VrfRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule pref {} l3mdev", Self::PREFERENCE)
+    }
+}
+
 /// A device that is up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Up {

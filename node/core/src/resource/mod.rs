@@ -23,7 +23,8 @@ pub use connections::{BucketLimit, REFUSED_CONNECTIONS};
 pub use docker_user::DockerUserRule;
 pub use firewall::{Element, RuleMap, halves, zone_of};
 pub use kernel::{
-    Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, Vxlan,
+    Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, VrfRule,
+    Vxlan,
 };
 pub use outer::{Outer, OuterDrop};
 pub use rule_body::{Field, RuleBody, Span, Statement, Target};
@@ -86,6 +87,7 @@ pub struct Resource {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Object {
     Domain(Domain),
+    VrfRule(VrfRule),
     Table(Ruleset),
     Sysctl(Sysctl),
     Vxlan(Vxlan),
@@ -116,6 +118,7 @@ pub struct Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Domain,
+    VrfRule,
     Table,
     DomainSysctl,
     Device,
@@ -151,6 +154,7 @@ impl Object {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Domain(_) => Kind::Domain,
+            Self::VrfRule(_) => Kind::VrfRule,
             Self::Table(_) => Kind::Table,
             Self::Sysctl(it) if it.device.is_none() => Kind::DomainSysctl,
             Self::Sysctl(_) => Kind::DeviceSysctl,
@@ -185,7 +189,7 @@ impl Object {
             Self::Fdb(it) => Some(&it.device),
             Self::Up(it) => Some(&it.device),
             Self::Route(it) => it.target.device(),
-            Self::Domain(_) | Self::Vxlan(_) | Self::Veth(_) => None,
+            Self::Domain(_) | Self::VrfRule(_) | Self::Vxlan(_) | Self::Veth(_) => None,
             Self::Table(_) | Self::Map(_) | Self::Chain(_) | Self::Element(_) => None,
             Self::DockerUserRule(_) => None,
         }
@@ -194,7 +198,7 @@ impl Object {
     /// The object's name within its place and kind.
     fn id(&self) -> String {
         match self {
-            Self::Domain(_) | Self::Table(_) => String::new(),
+            Self::Domain(_) | Self::VrfRule(_) | Self::Table(_) => String::new(),
             Self::Sysctl(it) => it.path(),
             Self::Vxlan(it) => it.name.clone(),
             Self::Veth(it) => it.name.clone(),
@@ -231,6 +235,7 @@ impl fmt::Display for Resource {
                     DomainKind::Vrf => write!(f, "link {place} type vrf table {table}"),
                 };
             }
+            Object::VrfRule(it) => it,
             Object::Table(it) => return write!(f, "table inet {TABLE} ({it}) in {place}"),
             Object::Sysctl(it) => it,
             Object::Vxlan(it) => it,

@@ -2,7 +2,7 @@
 
 use imbl::OrdMap;
 
-use super::{Domain, Key, Object, Place, Resource};
+use super::{Domain, Key, Kind, Object, Place, Resource, Sysctl};
 use crate::maps;
 
 /// Our part of the kernel's configuration, desired or observed.
@@ -110,6 +110,42 @@ impl State {
             }
         }
         (one, two)
+    }
+
+    /// The resource of this kind and name, in whichever place it is.
+    pub fn find(&self, kind: Kind, id: &str) -> Option<&Resource> {
+        self.0.keys().find_map(|place| {
+            self.get(&Key {
+                place: place.clone(),
+                kind,
+                id: id.to_owned(),
+            })
+        })
+    }
+
+    /// At most `limit` settings whose keys are greater than `after`; absent: from the first one.
+    pub fn settings_after(&self, after: Option<&Key>, limit: usize) -> Vec<(Key, Sysctl)> {
+        let places = self.0.iter();
+        let places = places.filter(|(place, _)| after.is_none_or(|key| **place >= key.place));
+        let settings = places.flat_map(|(place, part)| {
+            let first = |kind| Key {
+                place: place.clone(),
+                kind,
+                id: String::new(),
+            };
+            let of_kind = |kind| {
+                let things = part.things.range(first(kind)..);
+                things.take_while(move |(key, _)| key.kind == kind)
+            };
+            of_kind(Kind::DomainSysctl).chain(of_kind(Kind::DeviceSysctl))
+        });
+        let settings = settings.filter_map(|(key, resource)| match &resource.object {
+            Object::Sysctl(setting) if after.is_none_or(|after| key > after) => {
+                Some((key.clone(), setting.clone()))
+            }
+            _ => None,
+        });
+        settings.take(limit).collect()
     }
 
     /// The domains in this state.

@@ -43,8 +43,10 @@ impl Memory {
         let have = self.known.clone();
         for op in ops {
             match op {
-                Op::Put(resource) | Op::Change { to: resource, .. } => {
-                    self.known.insert(resource.clone());
+                Op::Put(resource) => self.known.insert(resource.clone()),
+                Op::Change { from, to } => {
+                    self.known.remove(&from.key());
+                    self.known.insert(to.clone());
                 }
                 Op::Delete(resource) => {
                     let on_it = dependents(resource, &self.known);

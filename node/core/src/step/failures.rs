@@ -22,7 +22,10 @@ pub(super) fn take_back(known: &mut State, have: &State, failures: &[FailedOp]) 
     for op in failed() {
         match op {
             Op::Put(resource) => known.remove(&resource.key()),
-            Op::Change { from, .. } => known.insert(from.clone()),
+            Op::Change { from, to } => {
+                known.remove(&to.key());
+                known.insert(from.clone());
+            }
             Op::Delete(_) | Op::FlushConntrack { .. } => {}
         }
     }

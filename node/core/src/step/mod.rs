@@ -226,9 +226,8 @@ impl Memory {
     }
 
     /// A resource that is known under this name.
-    pub fn find(&self, kind: Kind, id: &str) -> Option<&Key> {
-        let mut keys = self.known.iter().map(|(key, _)| key);
-        keys.find(|key| key.kind == kind && key.id == id)
+    pub fn find(&self, kind: Kind, id: &str) -> Option<&Resource> {
+        self.known.find(kind, id)
     }
 
     /// Where a device of this name is desired. A device that was renamed may not be known any more:
@@ -236,9 +235,7 @@ impl Memory {
     pub fn place_of_desired(&mut self, device: &str, facts: &Projection) -> Option<Place> {
         let locals = &self.endpoints.locals;
         let want = desired(facts, locals, &self.params, &mut self.programs);
-        let mut keys = want.iter().map(|(key, _)| key);
-        let found = keys.find(|key| key.kind == Kind::Device && key.id == device);
-        found.map(|key| key.place.clone())
+        want.find(Kind::Device, device).map(|it| it.place.clone())
     }
 
     /// Begins a step.

@@ -39,6 +39,7 @@ fn counter_of(kind: Kind) -> &'static str {
         Kind::Fdb => "fdb",
         Kind::Route => "route",
         Kind::DockerUserRule => "passage",
+        Kind::VrfRule => "vrf-rule",
         // All that nft holds.
         _ => "rule",
     }

@@ -24,7 +24,8 @@ mod world;
 use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, NodeName};
 use node_core::desired::domain_name;
-use node_datapath::Scope;
+use node_datapath::{KernelChange, Scope};
+use std::time::Duration;
 use world::{World, exec, is_silent, pings, run};
 
 /// Counts what reaches a local endpoint with this mark, in the domain's forward hook.
@@ -240,6 +241,63 @@ async fn connections_end_with_the_address() {
         let output = world.in_domain(0, "red", "cat /proc/net/nf_conntrack");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
+/// Only in VRFs: the container keeps its interface.
+#[tokio::test(flavor = "multi_thread")]
+async fn device_out_of_its_vrf_is_put_back() {
+    let mut world = two_tenants().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    world.attach(1, "red", "net", "db", "20.1.1.129").await;
+    if world.hosts[0].params.kind == DomainKind::Netns {
+        return;
+    }
+    let (host, port) = {
+        let host = &world.hosts[0];
+        let local = host.locals.values().next().expect("attached");
+        (host.netns.clone(), local.host_interface.clone())
+    };
+    let index = run(&format!("ip -n {web} -o link show eth0"));
+    let blue = domain_name(DomainKind::Vrf, &world::tenant("blue"));
+    for master in ["nomaster".to_owned(), format!("master {blue}")] {
+        for device in [port.as_str(), "cx1001"] {
+            run(&format!("ip -n {host} link set {device} {master}"));
+            assert!(is_silent(&web, "20.1.1.129"), "{device} {master}");
+            world.sync(0).await;
+            assert_eq!(world.pending(0).await, [], "{device} {master}");
+            assert!(pings(&web, "20.1.1.129"), "{device} {master}");
+        }
+    }
+    assert_eq!(run(&format!("ip -n {web} -o link show eth0")), index);
+}
+
+/// Only in VRFs; systemd-networkd 255 deletes the rule when it restarts.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_of_vrfs_is_restored() {
+    let mut world = two_tenants().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    world.attach(1, "red", "net", "db", "20.1.1.129").await;
+    let host = world.hosts[0].netns.clone();
+    let rules = || run(&format!("ip -n {host} rule show pref 1000"));
+    let before = rules();
+    if world.hosts[0].params.kind == DomainKind::Netns {
+        assert_eq!(before, "", "a namespace needs none");
+        return;
+    }
+    let datapath = &world.hosts[0].datapath;
+    let mut changes = datapath.kernel_changes().await.expect("its receiver");
+    run(&format!("ip -n {host} rule del pref 1000"));
+    let heard = async { while changes.next().await != KernelChange::Changed {} };
+    let heard = tokio::time::timeout(Duration::from_secs(10), heard).await;
+    heard.expect("the kernel notifies of it");
+    assert!(is_silent(&web, "20.1.1.129"));
+    let lines = world.pending(0).await;
+    let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+    assert_eq!(lines, ["+ rule pref 1000 l3mdev in host"]);
+    world.sync(0).await;
+    assert_eq!(world.pending(0).await, []);
+    assert_eq!(rules(), before, "as the kernel's own");
+    assert!(pings(&web, "20.1.1.129"));
+}
+
     if !entries(&world).contains("dst=20.1.1.2 ") {
         // A kernel without CONFIG_NF_CONNTRACK_PROCFS doesn't show its entries.
         assert!(!std::path::Path::new("/proc/net/nf_conntrack").exists());

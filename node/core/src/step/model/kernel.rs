@@ -85,6 +85,11 @@ impl Kernel {
                 if !self.can_hold(it) {
                     return Err("nothing to put it on".to_owned());
                 }
+                if let Op::Change { from, .. } = op
+                    && from.key() != it.key()
+                {
+                    self.remove(&from.key());
+                }
                 self.resources.insert(it.key(), it.clone());
             }
             Op::Delete(it) => self.remove(&it.key()),
