@@ -116,6 +116,7 @@ fn main() -> ExitCode {
         }
     };
     runtime::log::init(cli.log_format, "info,async_nats=off");
+    runtime::raise_open_files();
     let system = actix::System::new();
     let result = system.block_on(async move {
         match cli.command {

@@ -229,6 +229,7 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 async fn start(run: Run) -> ExitCode {
     runtime::log::init(run.log_format, "info,async_nats=warn");
     let config = match config(run) {
+    runtime::raise_open_files();
         Ok(config) => config,
         Err(error) => return fail(USAGE, &format!("{error:#}")),
     };
