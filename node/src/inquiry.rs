@@ -91,8 +91,11 @@ impl Inquiry {
         let (params, datapath) = (self.params.clone(), self.datapath.clone());
         let facts = self.facts.borrow().clone();
         let drops = self.outer_drops.clone();
+        let view = self.view.borrow();
+        let endpoints = view.iter().filter(|it| it.node == params.node).count();
+        drop(view);
         running.spawn(async move {
-            let examination = doctor::examine(&params, &datapath, &facts, &drops).await;
+            let examination = doctor::examine(&params, &datapath, &facts, &drops, endpoints).await;
             let _ = answer.send(NodeReply::Examined(examination));
         });
     }

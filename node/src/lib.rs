@@ -19,6 +19,7 @@ pub mod identity;
 pub mod inquiry;
 pub mod local;
 pub mod metrics;
+pub mod neighbors;
 pub mod outer_drops;
 pub mod reconciler;
 pub mod requests;

@@ -14,9 +14,10 @@ use node::docker::swarm::{self, InstallError};
 use node::endpoint::{Attach, Owner};
 use node::local::client::{ClientError, ask};
 use node::local::{Detach, Left};
+use node::neighbors::low_limit;
 use node::reconciler::Watching;
 use node::{store, underlay};
-use node_datapath::DatapathError;
+use node_datapath::{DatapathError, NeighborTable};
 use node_dns as dns;
 use runtime::exit::{UNREACHABLE, USAGE};
 use runtime::log::LogFormat;
@@ -273,6 +274,9 @@ async fn check(run: Run) -> ExitCode {
             print_line(&format!(
                 "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were created and removed for the test"
             ));
+            if let Some(warning) = NeighborTable::read().await.as_ref().and_then(low_limit) {
+                print_line(&format!("warning: {warning}"));
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(USAGE, &error.to_string()),

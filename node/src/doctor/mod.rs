@@ -15,19 +15,21 @@ use tokio::task::JoinSet;
 
 use self::underlay::{PathMtu, measure};
 use crate::check::check;
+use crate::neighbors::may_overflow;
 use crate::outer_drops::OuterDrops;
 use crate::underlay::interface_of;
 use node_core::desired::Params;
 use node_core::projection::Projection;
-use node_datapath::{Datapath, Traffic};
+use node_datapath::{Datapath, NeighborTable, Traffic};
 use runtime::now;
 
-/// Runs all examinations. The findings are in no order.
+/// Runs all examinations; `endpoints` is the number of this node's. The findings are in no order.
 pub async fn examine(
     params: &Params,
     datapath: &Datapath,
     facts: &Projection,
     drops: &OuterDrops,
+    endpoints: usize,
 ) -> Examination {
     let peers = facts
         .nodes
@@ -42,6 +44,8 @@ pub async fn examine(
     findings.push(firewall(params, datapath, port).await);
     findings.extend(outer::findings(drops.recent().await, port));
     findings.push(resolver(&text("/etc/resolv.conf")));
+    let table = NeighborTable::read().await;
+    findings.extend(table.map(|table| neighbors(&table, endpoints)));
     Examination {
         at: now(),
         findings,
@@ -76,6 +80,17 @@ fn strict_rp_filter(kind: DomainKind, all: &str) -> Option<Finding> {
                     to 1 on the devices that need it";
         Finding::new(Grade::Warning, "settings", text)
     })
+}
+
+fn neighbors(table: &NeighborTable, endpoints: usize) -> Finding {
+    let about = "neighbors";
+    match may_overflow(table, endpoints) {
+        Some(text) => Finding::new(Grade::Warning, about, text),
+        None => {
+            let text = format!("the kernel's table holds {} neighbors", table.limit);
+            Finding::new(Grade::Fine, about, text)
+        }
+    }
 }
 
 async fn underlays(params: &Params, peers: BTreeMap<NodeName, IpAddr>) -> Vec<Finding> {
