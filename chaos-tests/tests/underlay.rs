@@ -1,6 +1,6 @@
 //! The underlay's address changes under a running node.
 
-use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT};
+use chaos_tests::{Outcome, Scene, WAIT_TIMEOUT, sh};
 use lab::wait_until;
 
 #[test]
@@ -35,5 +35,21 @@ fn node_reports_a_new_underlay_address_and_follows_it() -> Outcome {
     })?;
     wait_until("no alarm is left", WAIT_TIMEOUT, || {
         lab.netctl(&["status"]).is_ok_and(|it| it.success())
+    })?;
+    let smaller = "ip link set eth0 mtu 1400";
+    for node in ["node-1", "node-2"] {
+        lab.run(node, &["sh", "-c", smaller])?;
+    }
+    let follows = "ip -n contiv-default link show cx1 | grep -q 'mtu 1350'";
+    wait_until("the VTEPs have the new MTU", WAIT_TIMEOUT, || {
+        sh(lab, "node-1", follows) && sh(lab, "node-2", follows)
+    })?;
+    // A container keeps its MTU, at both ends of its veth.
+    let kept = "ip -n contiv-default -o link | grep 'cv[0-9a-f]*' | grep -q 'mtu 1450'";
+    assert!(sh(lab, "node-1", kept));
+    let full = format!("ping -c 1 -W 5 -M dont -s 1422 {}", scene.db.address);
+    wait_until("full packets pass", WAIT_TIMEOUT, || {
+        let ping = lab.exec_in("web", &full.split(' ').collect::<Vec<_>>());
+        ping.is_ok_and(|it| it.success())
     })
 }

@@ -207,6 +207,7 @@ impl TrialNames {
             name: None,
             aliases: Vec::new(),
             container: None,
+            mtu: None,
         })
     }
 }

@@ -45,7 +45,7 @@ use services::Services;
 pub enum Ended {
     /// It received a signal, or one of its tasks ended.
     Stopped,
-    /// The underlay has another address: the daemon has to start again.
+    /// The underlay has another address or MTU: the daemon has to start again.
     Moved,
 }
 
@@ -111,12 +111,18 @@ pub async fn run(
     // Type=notify the notification has no receiver.
     sd_notify::notify(&[NotifyState::Ready]).ok();
     let moved = underlay::watch(config.underlay, node.me.vtep, node.address.clone());
+    let mtu = node.params.underlay_mtu;
+    let resized = underlay::watch_mtu(node.datapath.clone(), node.me.vtep, mtu);
     let mut ended = Ended::Stopped;
     tokio::select! {
         () = shutdown => tracing::info!("stopping; forwarding continues"),
         () = moved => {
             ended = Ended::Moved;
             tracing::warn!("the underlay has another address: starting again with it");
+        }
+        () = resized => {
+            ended = Ended::Moved;
+            tracing::warn!(before = mtu, "the underlay has another MTU: starting again with it");
         }
         task = tasks.join_next() => {
             tracing::error!(?task, "a task of netplugin ended; stopping, forwarding continues");

@@ -229,8 +229,8 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 
 async fn start(run: Run) -> ExitCode {
     runtime::log::init(run.log_format, "info,async_nats=warn");
-    let config = match config(run) {
     runtime::raise_open_files();
+    let config = match config(run) {
         Ok(config) => config,
         Err(error) => return fail(USAGE, &format!("{error:#}")),
     };
@@ -255,7 +255,7 @@ fn restart() -> ExitCode {
     let error = command.arg0(name).args(arguments).exec();
     fail(
         1,
-        &format!("can't restart with the underlay's new address: {error}"),
+        &format!("can't restart with the underlay's new address or MTU: {error}"),
     )
 }
 

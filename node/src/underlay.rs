@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use tokio::sync::watch;
 
+use node_datapath::Datapath;
 use runtime::pause;
 
 /// Time between two checks of the machine's addresses.
@@ -38,13 +39,28 @@ fn list(addresses: &[(String, IpAddr)]) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-/// The address that matches `asked` on this machine. Of several on one interface (keepalived and
+/// The address that matches `asked` on this machine; the one that the log has for this node, if no
+/// interface has the name `asked` any more. Of several on one interface (keepalived and
 /// kube-vip add some) it is `logged`, the one that the log has for this node, else the first, which is
 /// the primary one: the kernel lists addresses in that order.
 pub fn resolve(asked: &str, logged: Option<IpAddr>) -> Result<IpAddr, UnderlayError> {
     let mut has = addresses().map_err(|error| UnderlayError::System(error.to_string()))?;
     has.retain(|(_, address)| !address.is_loopback() && !is_link_local(*address));
-    pick(asked, has, logged)
+    let address = pick(asked, has, logged)?;
+    let name = interface_of(address).unwrap_or_default();
+    if is_name(asked) && name != asked {
+        tracing::warn!(
+            asked,
+            name,
+            "the underlay's interface has another name now: change --underlay"
+        );
+    }
+    Ok(address)
+}
+
+/// Whether `--underlay` names an interface.
+fn is_name(asked: &str) -> bool {
+    asked.parse::<IpAddr>().is_err() && asked.parse::<IpNet>().is_err()
 }
 
 /// A change of this machine's outer address.
@@ -80,6 +96,20 @@ pub async fn watch(asked: String, vtep: IpAddr, current: watch::Sender<Change>) 
         if matches!(found, Change::To(_)) && since >= STEADY_CHECKS {
             return;
         }
+    }
+}
+
+/// Returns when the interface with the outer address has had another MTU than `mtu` for
+/// [`STEADY_CHECKS`]. An address that no interface has is a change of its own.
+pub async fn watch_mtu(datapath: Datapath, vtep: IpAddr, mtu: u32) {
+    let mut since = 0;
+    while since <= STEADY_CHECKS {
+        pause(CHECK_INTERVAL).await;
+        let now = datapath.link_mtu(vtep).await.ok().flatten();
+        since = match now.is_some_and(|now| now != mtu) {
+            true => since + 1,
+            false => 0,
+        };
     }
 }
 
@@ -127,10 +157,12 @@ fn pick(
     if found.iter().any(|(_, address)| address.is_ipv4()) {
         found.retain(|(_, address)| address.is_ipv4());
     }
-    let asked = asked.to_owned();
-    if let Some(logged) = logged.filter(|it| found.iter().any(|(_, address)| address == it)) {
+    let is_renamed = is_name(asked) && !has.iter().any(|(name, _)| name == asked);
+    let candidates = if is_renamed { &has } else { &found };
+    if let Some(logged) = logged.filter(|it| candidates.iter().any(|(_, address)| address == it)) {
         return Ok(logged);
     }
+    let asked = asked.to_owned();
     match found.as_slice() {
         [] => Err(UnderlayError::None { asked, has }),
         [(interface, address), others @ ..] if others.iter().all(|(it, _)| it == interface) => {
@@ -173,6 +205,20 @@ mod tests {
         }
         let error = pick("0.0.0.0/0", machine(), None).unwrap_err();
         assert!(matches!(error, UnderlayError::Several { .. }));
+    }
+
+    #[test]
+    fn interface_with_a_new_name_is_found_by_its_logged_address() {
+        let logged = "172.16.0.2".parse().ok();
+        for asked in ["eth9", "eth2"] {
+            let address = pick(asked, machine(), logged).unwrap();
+            assert_eq!(Some(address), logged, "{asked}");
+        }
+        for asked in ["10.9.0.0/16", "10.0.2.16"] {
+            pick(asked, machine(), logged).unwrap_err();
+        }
+        let elsewhere = "10.9.9.9".parse().ok();
+        pick("eth9", machine(), elsewhere).unwrap_err();
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl EndpointsHandle {
         let manager = Manager {
             leaving: leaving.clone(),
             me: config.me.clone(),
+            mtu: config.mtu,
             journal,
             ledger,
             facts: config.facts.clone(),
@@ -394,7 +395,7 @@ impl EndpointsHandle {
         drop(facts);
         Attachment {
             gateways,
-            mtu: self.mtu,
+            mtu: endpoint.mtu.unwrap_or(self.mtu),
             endpoint,
         }
     }

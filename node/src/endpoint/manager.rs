@@ -40,6 +40,8 @@ pub(super) struct Manager {
     /// The operator has ordered this node to leave; the log may not have the event yet.
     pub leaving: Arc<AtomicBool>,
     pub me: NodeName,
+    /// The MTU of new endpoints, in bytes.
+    pub mtu: u32,
     pub journal: Journal,
     pub ledger: Ledger,
     pub facts: watch::Receiver<Projection>,
@@ -208,7 +210,7 @@ impl Manager {
                 Attempt::OnlyRecent => return Ok(Attempt::OnlyRecent),
             }
         }
-        let endpoint = endpoint_of(ask, addresses);
+        let endpoint = endpoint_of(ask, addresses, self.mtu);
         let record = Record::Attached {
             endpoint: Box::new(endpoint.clone()),
         };
@@ -353,7 +355,7 @@ impl Manager {
     }
 }
 
-fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>) -> LocalEndpoint {
+fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>, mtu: u32) -> LocalEndpoint {
     let (host_interface, peer_interface) = interface_names(&ask.id);
     LocalEndpoint {
         id: ask.id.clone(),
@@ -368,5 +370,6 @@ fn endpoint_of(ask: &Attach, addresses: Vec<IpAddr>) -> LocalEndpoint {
         name: ask.name.clone(),
         aliases: ask.aliases.clone(),
         container: ask.container.clone(),
+        mtu: Some(mtu),
     }
 }

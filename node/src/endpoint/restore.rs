@@ -167,6 +167,7 @@ fn of_published(endpoint: &Endpoint) -> LocalEndpoint {
         name: endpoint.name.clone(),
         aliases: endpoint.aliases.clone(),
         container: endpoint.container.clone(),
+        mtu: None,
     }
 }
 
@@ -209,6 +210,7 @@ fn of_kernel(
         name: None,
         aliases: Vec::new(),
         container: None,
+        mtu: None,
     })
 }
 

@@ -46,6 +46,6 @@ fn peer_setup(endpoint: &LocalEndpoint, facts: &Projection, params: &Params) -> 
         gateways: pools().map(|pool| pool.gateway).collect(),
         subnets: pools().map(|pool| pool.subnet).collect(),
         mac: endpoint.mac,
-        mtu: params.mtu(),
+        mtu: endpoint.mtu.unwrap_or_else(|| params.mtu()),
     })
 }

@@ -214,7 +214,7 @@ impl<'a> DomainBuilder<'a> {
         self.put(Object::Veth(Veth {
             name: device.clone(),
             mac: Veth::HOST_MAC,
-            mtu: self.params.mtu(),
+            mtu: endpoint.mtu.unwrap_or_else(|| self.params.mtu()),
             peer: Unseen(Some(Peer {
                 name: endpoint.peer_interface.clone(),
                 mac: endpoint.mac,

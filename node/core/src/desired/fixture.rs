@@ -135,6 +135,7 @@ impl Facts {
             name: Some(name.to_owned()),
             aliases: Vec::new(),
             container: Some(container.to_owned()),
+            mtu: None,
         };
         self.locals.insert(id, endpoint.into());
         self

@@ -21,6 +21,31 @@ fn words(state: &State) -> Vec<String> {
 }
 
 #[test]
+fn endpoint_keeps_its_mtu_when_the_underlay_gets_another() {
+    for kind in kinds() {
+        let facts = Facts::two_nodes().endpoint("web", "20.1.1.1");
+        let mut smaller = params(kind);
+        smaller.underlay_mtu = 1_400;
+        let mut locals = facts.locals.clone();
+        let mtus = |locals: &Locals| -> Vec<u32> {
+            let programs = &mut Programs::default();
+            let state = desired(&facts.projection, locals, &smaller, programs);
+            let mtus = state.resources().filter_map(|it| match &it.object {
+                Object::Veth(it) => Some(it.mtu),
+                Object::Vxlan(it) => Some(it.mtu),
+                _ => None,
+            });
+            mtus.collect()
+        };
+        assert_eq!(mtus(&locals), [1_350, 1_350]);
+        for id in facts.locals.keys() {
+            Arc::make_mut(&mut locals[id]).mtu = Some(1_450);
+        }
+        assert_eq!(mtus(&locals), [1_450, 1_350]);
+    }
+}
+
+#[test]
 fn whole_state_is_the_host_and_the_domains() {
     for scenario in scenarios() {
         for kind in kinds() {

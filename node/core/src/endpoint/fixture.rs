@@ -102,5 +102,6 @@ pub fn endpoint(id: &str, address: &str) -> LocalEndpoint {
         name: None,
         aliases: Vec::new(),
         container: None,
+        mtu: None,
     }
 }

@@ -37,6 +37,10 @@ pub struct LocalEndpoint {
     pub aliases: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// The MTU of both ends of its veth, in bytes, whatever MTU the underlay gets later: a veth drops what
+    /// exceeds the MTU of its other end, without an ICMP error. Absent: an older build attached it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
 impl std::fmt::Display for LocalEndpoint {

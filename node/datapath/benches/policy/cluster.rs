@@ -234,6 +234,7 @@ fn local(endpoint: &Endpoint) -> LocalEndpoint {
         name: None,
         aliases: Vec::new(),
         container: None,
+        mtu: None,
     }
 }
 

@@ -25,6 +25,7 @@ use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, NodeName};
 use node_core::desired::domain_name;
 use node_datapath::{KernelChange, Scope};
+use std::sync::Arc;
 use std::time::Duration;
 use world::{World, exec, is_silent, pings, run};
 
@@ -158,6 +159,30 @@ async fn full_packets_pass_and_bigger_ones_get_the_limit() {
     );
 }
 
+/// Containers keep their MTU, and learn that of the path.
+#[tokio::test(flavor = "multi_thread")]
+async fn smaller_underlay_loses_no_full_packet() {
+    let mut world = two_tenants().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    world.attach(1, "red", "net", "db", "20.1.1.129").await;
+    for host in &mut world.hosts {
+        host.params.underlay_mtu = 1_400;
+        for id in host.locals.clone().keys() {
+            Arc::make_mut(&mut host.locals[id]).mtu = Some(1_450);
+        }
+    }
+    world.sync_all().await;
+    assert_eq!(world.pending(0).await, []);
+    let shown = run(&format!("ip -n {web} link show eth0"));
+    assert!(shown.contains("mtu 1450 "), "{shown}");
+    let output = exec(&web, "ping -c 1 -W 5 -M do -s 1422 20.1.1.129");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("mtu = 1350"), "{said}");
+    // Fragmented for the path.
+    let ping = exec(&web, "ping -c 1 -W 5 -M dont -s 1422 20.1.1.129");
+    assert!(ping.status.success(), "{ping:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn observed_state_is_the_desired_one_also_after_a_restart() {
     let mut world = two_tenants().await;
@@ -215,32 +240,6 @@ async fn drift_is_reported_exactly_and_reverted() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn endpoint_of_a_revoked_block_is_closed() {
-    let mut world = two_tenants().await;
-    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
-    let app = world.attach(0, "red", "net", "app", "20.1.1.2").await;
-    let red = world::tenant("red");
-    let network = &mut world.facts.tenants[&red].networks;
-    let name = bus_schema::NetworkName::new("net").expect("valid");
-    let fact = network.get_mut(&name).expect("its network");
-    let other = NodeName::new("n2").expect("valid");
-    fact.blocks.insert(world::net("20.1.1.0/25"), other);
-    world.sync(0).await;
-    assert!(is_silent(&web, "20.1.1.2") && is_silent(&app, "20.1.1.254"));
-    assert_eq!(world.pending(0).await, []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_end_with_the_address() {
-    let mut world = two_tenants().await;
-    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
-    world.attach(0, "red", "net", "app", "20.1.1.2").await;
-    assert!(pings(&web, "20.1.1.2"));
-    let entries = |world: &World| {
-        let output = world.in_domain(0, "red", "cat /proc/net/nf_conntrack");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
 /// Only in VRFs: the container keeps its interface.
 #[tokio::test(flavor = "multi_thread")]
 async fn device_out_of_its_vrf_is_put_back() {
@@ -298,6 +297,32 @@ async fn rule_of_vrfs_is_restored() {
     assert!(pings(&web, "20.1.1.129"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoint_of_a_revoked_block_is_closed() {
+    let mut world = two_tenants().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    let app = world.attach(0, "red", "net", "app", "20.1.1.2").await;
+    let red = world::tenant("red");
+    let network = &mut world.facts.tenants[&red].networks;
+    let name = bus_schema::NetworkName::new("net").expect("valid");
+    let fact = network.get_mut(&name).expect("its network");
+    let other = NodeName::new("n2").expect("valid");
+    fact.blocks.insert(world::net("20.1.1.0/25"), other);
+    world.sync(0).await;
+    assert!(is_silent(&web, "20.1.1.2") && is_silent(&app, "20.1.1.254"));
+    assert_eq!(world.pending(0).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_end_with_the_address() {
+    let mut world = two_tenants().await;
+    let web = world.attach(0, "red", "net", "web", "20.1.1.1").await;
+    world.attach(0, "red", "net", "app", "20.1.1.2").await;
+    assert!(pings(&web, "20.1.1.2"));
+    let entries = |world: &World| {
+        let output = world.in_domain(0, "red", "cat /proc/net/nf_conntrack");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
     if !entries(&world).contains("dst=20.1.1.2 ") {
         // A kernel without CONFIG_NF_CONNTRACK_PROCFS doesn't show its entries.
         assert!(!std::path::Path::new("/proc/net/nf_conntrack").exists());

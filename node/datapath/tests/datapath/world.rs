@@ -256,6 +256,7 @@ impl World {
             name: Some(name.to_owned()),
             aliases: Vec::new(),
             container: None,
+            mtu: None,
         };
         self.hosts[host].locals.insert(id, endpoint.clone().into());
         endpoint

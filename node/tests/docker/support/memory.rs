@@ -182,6 +182,7 @@ impl Endpoints for MemoryEndpoints {
             name: None,
             aliases: Vec::new(),
             container: None,
+            mtu: None,
         };
         let (host, peer, mac) = (
             &endpoint.host_interface,
