@@ -81,7 +81,7 @@ async fn follow(
         if let EndpointEvent::Up { endpoint, .. } = &event
             && own.is_some()
         {
-            seen.insert(endpoint.id.clone());
+            seen.insert((endpoint.id.clone(), endpoint.node.clone()));
         }
         view.send_modify(|view| {
             view.note_excess(&message.subject, excess);

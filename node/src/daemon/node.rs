@@ -71,6 +71,7 @@ impl Node {
         };
         let journal = config.state_dir.join("endpoints.journal");
         let (disk, mut projection, mut alarms) = state::load(config)?;
+        alarms.extend(state::set_aside_foreign(config, &journal, &datapath).await?);
         if projection.cluster.is_none() {
             // Else a node that lost its facts would follow any log.
             projection.cluster = endpoint::cluster_in(&journal);

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::DaemonConfig;
 use super::node::{Ends, Node};
 use super::services::Services;
-use super::state::remember_cluster;
+use super::state::{COPY_FILE, remember_cluster};
 use crate::bus::{self, BusConfig};
 use crate::docker::DockerHandle;
 use crate::endpoint::restore::{self, RestoreSources};
@@ -122,9 +122,6 @@ fn spawn_endpoints(config: &DaemonConfig, node: &Node, tasks: &mut JoinSet<()>) 
     ));
 }
 
-/// The file name of the copy of the journal's endpoints.
-const COPY_FILE: &str = "endpoints.copy";
-
 /// Spawns the tasks that write to the state folder, which save the last change after `stop`.
 pub(super) fn spawn_savers(
     config: &DaemonConfig,
@@ -149,6 +146,7 @@ pub(super) fn spawn_savers(
         stop.clone(),
     ));
     savers.spawn(remember_cluster(
+        node.me.clone(),
         node.endpoints.clone(),
         node.facts.subscribe(),
         stop.clone(),

@@ -9,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bus_schema::{ClusterId, codec};
+use bus_schema::{ClusterId, MachineId, NodeName, codec};
 
 use super::ledger::{Ledger, Record};
 use crate::frames::{self, Tail, replace};
@@ -123,7 +123,7 @@ impl Journal {
 
     /// Keeps the damaged file under another name and writes the recovered records to a new one.
     fn repair(&mut self, ledger: &Ledger) -> io::Result<Option<PathBuf>> {
-        let aside = free_name(&self.path);
+        let aside = free_name(&self.path, "damaged");
         fs::hard_link(&self.path, &aside)?;
         match self.rewrite(ledger) {
             Ok(()) => {
@@ -148,12 +148,12 @@ impl Journal {
     }
 }
 
-/// An unused file name beside `path`.
-fn free_name(path: &Path) -> PathBuf {
-    let mut name = path.with_extension("damaged");
+/// An unused file name beside `path`, with this extension or a number after it.
+fn free_name(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.with_extension(extension);
     let mut count = 1;
     while name.exists() {
-        name = path.with_extension(format!("damaged-{count}"));
+        name = path.with_extension(format!("{extension}-{count}"));
         count += 1;
     }
     name
@@ -176,6 +176,7 @@ fn must_be_on_disk(record: &Record, ledger: &Ledger) -> bool {
         | Record::Ceding { .. }
         | Record::CedeEnded { .. }
         | Record::Cluster { .. }
+        | Record::Writer { .. }
         | Record::Incomplete
         | Record::Complete
         | Record::Unknown => true,
@@ -189,6 +190,25 @@ pub fn cluster_in(path: &Path) -> Option<ClusterId> {
         Record::Cluster { cluster } => Some(cluster),
         _ => None,
     })
+}
+
+/// The node and the machine that wrote this journal; `None`: there is none, or an older build wrote it.
+pub fn writer_of(path: &Path) -> Option<(NodeName, MachineId)> {
+    let (records, _) = read_frames(&fs::read(path).ok()?);
+    records.into_iter().rev().find_map(|record| match record {
+        Record::Writer { node, machine } => Some((node, machine)),
+        _ => None,
+    })
+}
+
+/// Gives another node's journal a name beside its own, which it returns, and removes its `copy`.
+pub fn set_aside(path: &Path, copy: &Path, node: &NodeName) -> io::Result<PathBuf> {
+    let aside = free_name(path, &format!("of-{node}"));
+    fs::rename(path, &aside)?;
+    match fs::remove_file(copy) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(aside),
+    }
 }
 
 fn frame(record: &Record) -> Vec<u8> {

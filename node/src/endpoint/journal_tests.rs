@@ -279,6 +279,31 @@ fn cluster_is_read_from_a_damaged_or_compacted_journal() {
     assert_eq!(cluster_in(&path), Some(two));
 }
 
+#[test]
+fn another_nodes_journal_is_set_aside_under_a_name_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("journal"), folder.path().join("copy"));
+    assert_eq!(writer_of(&path), None);
+    let node: NodeName = "n1".parse().unwrap();
+    let machine = MachineId("machine-1".to_owned());
+    let writer = Record::Writer {
+        node: node.clone(),
+        machine: machine.clone(),
+    };
+    let all = [vec![writer], records(2)].concat();
+    for name in ["journal.of-n1", "journal.of-n1-1"] {
+        write(&path, &all);
+        let (mut journal, ledger, _) = open(&path);
+        journal.rewrite(&ledger).unwrap();
+        fs::write(&copy, "endpoints").unwrap();
+        assert_eq!(writer_of(&path), Some((node.clone(), machine.clone())));
+        let aside = set_aside(&path, &copy, &node).unwrap();
+        assert_eq!(aside, folder.path().join(name));
+        assert_eq!(open(&aside).1, fold(&all));
+        assert!(!path.exists() && !copy.exists());
+    }
+}
+
 /// Builds before these records read them as `Unknown` and skip them.
 #[test]
 fn older_builds_skip_unknown_records() {
@@ -295,6 +320,10 @@ fn older_builds_skip_unknown_records() {
     let read = |record: &Record| codec::from_bytes::<Old>(&codec::to_bytes(record)).unwrap();
     for record in [
         Record::Cluster { cluster },
+        Record::Writer {
+            node: "n1".parse().unwrap(),
+            machine: MachineId("machine-1".to_owned()),
+        },
         Record::Incomplete,
         Record::Complete,
     ] {

@@ -26,7 +26,7 @@ pub(crate) use message::CedeRequest;
 pub(crate) use own::to_published;
 
 pub use handle::{EndpointsConfig, EndpointsHandle, Kernel, REQUEST_TIMEOUT};
-pub use journal::{Damage, JournalState, cluster_in};
+pub use journal::{Damage, JournalState, cluster_in, set_aside, writer_of};
 pub use manager::Snapshot;
 pub use node_core::endpoint::{
     Attach, AttachError, Attachment, Claim, Description, Ledger, LocalEndpoint, Locals, NetworkKey,

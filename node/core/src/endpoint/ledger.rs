@@ -16,7 +16,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bus_schema::{ClusterId, CommandId, EndpointId, NetworkName, NodeName, TenantName};
+use bus_schema::{ClusterId, CommandId, EndpointId, MachineId, NetworkName, NodeName, TenantName};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,12 @@ pub enum Record {
     Cluster {
         cluster: ClusterId,
     },
+    /// The node that writes the journal, and its machine: a journal may come to another one with a clone
+    /// of the machine or with a backup.
+    Writer {
+        node: NodeName,
+        machine: MachineId,
+    },
     /// Records were lost: the kernel may hold endpoints that the ledger lacks.
     Incomplete,
     /// The ledger holds every endpoint of the kernel again.
@@ -114,6 +120,7 @@ pub struct Ledger {
     endpoints: Locals,
     networks: OrdMap<NetworkKey, Usage>,
     cluster: Option<ClusterId>,
+    writer: Option<(NodeName, MachineId)>,
     incomplete: bool,
 }
 
@@ -162,6 +169,11 @@ impl Ledger {
     /// The cluster that this node followed last.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
+    }
+
+    /// The node and the machine that write the journal; absent: an older build wrote it.
+    pub fn writer(&self) -> Option<&(NodeName, MachineId)> {
+        self.writer.as_ref()
     }
 
     /// Whether records were lost and endpoints may still be missing.
@@ -243,6 +255,9 @@ impl Ledger {
                 usage.commands.remove(&IpNet::from(*address));
             }),
             Record::Cluster { cluster } => self.cluster = Some(*cluster),
+            Record::Writer { node, machine } => {
+                self.writer = Some((node.clone(), machine.clone()));
+            }
             Record::Incomplete => self.incomplete = true,
             Record::Complete => self.incomplete = false,
             Record::Unknown => {}
@@ -255,7 +270,12 @@ impl Ledger {
             let taken = usage.reserved.len() + usage.promised.len();
             usage.freed.len() + taken + usage.returning.len() + usage.ceding.len()
         };
-        let marks = usize::from(self.cluster.is_some()) + usize::from(self.incomplete);
+        let marks = [
+            self.cluster.is_some(),
+            self.writer.is_some(),
+            self.incomplete,
+        ];
+        let marks: usize = marks.map(usize::from).iter().sum();
         marks + self.endpoints.len() + self.networks.values().map(of).sum::<usize>()
     }
 
@@ -263,6 +283,8 @@ impl Ledger {
     pub fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
         records.extend(self.cluster.map(|cluster| Record::Cluster { cluster }));
+        let writer = self.writer.clone();
+        records.extend(writer.map(|(node, machine)| Record::Writer { node, machine }));
         records.extend(self.incomplete.then_some(Record::Incomplete));
         for (key, usage) in &self.networks {
             let key = || key.clone();

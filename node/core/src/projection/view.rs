@@ -19,15 +19,19 @@ use crate::maps;
 /// The number of remembered messages that exceed a limit.
 const MAX_EXCESS: usize = 64;
 
-/// Endpoints by id, and in their tenant by name and by address.
+/// An endpoint by its id and its node: a machine that was cloned with its state folder may publish the
+/// ids of the original.
+type EndpointKey = (EndpointId, NodeName);
+
+/// Endpoints by id and node, and in their tenant by name and by address.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointsView {
     applied: Revision,
-    shown: OrdMap<EndpointId, Arc<Endpoint>>,
-    held: OrdMap<EndpointId, (Revision, Arc<Endpoint>)>,
+    shown: OrdMap<EndpointKey, Arc<Endpoint>>,
+    held: OrdMap<EndpointKey, (Revision, Arc<Endpoint>)>,
     tenants: OrdMap<TenantName, Index>,
     /// Endpoints of one container, which lives on one node.
-    containers: OrdMap<(NodeName, String), OrdSet<EndpointId>>,
+    containers: OrdMap<(NodeName, String), OrdSet<EndpointKey>>,
     /// The applied revision at which the recalled endpoints were saved.
     recalled: Revision,
     /// The nodes whose endpoints are shown; absent: all.
@@ -48,7 +52,7 @@ pub struct EndpointsView {
 struct Index {
     /// By `NAME.NETWORK` in lower case: DNS compares without case (RFC 4343). No network's name holds a
     /// dot, so that the key is unambiguous.
-    names: OrdMap<String, OrdMap<(IpAddr, EndpointId), Arc<Endpoint>>>,
+    names: OrdMap<String, OrdMap<(IpAddr, EndpointKey), Arc<Endpoint>>>,
     /// The number of names that end with `.` and the key.
     above: OrdMap<String, usize>,
     /// The owners of an address; closed endpoints come last: their address may be another's now.
@@ -129,12 +133,12 @@ impl EndpointsView {
     /// The endpoint itself and the others of its container.
     pub fn beside<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Endpoint> {
         let others = container_of(endpoint).and_then(|key| self.containers.get(&key));
-        let others = others.into_iter().flatten().filter_map(|id| self.get(id));
-        std::iter::once(endpoint).chain(others.filter(|other| other.id != endpoint.id))
-    }
-
-    pub fn get(&self, id: &EndpointId) -> Option<&Endpoint> {
-        self.shown.get(id).map(AsRef::as_ref)
+        let others = others
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.shown.get(key));
+        let others = others.filter(|other| other.id != endpoint.id);
+        std::iter::once(endpoint).chain(others.map(AsRef::as_ref))
     }
 
     /// The endpoints that differ: as they are here, and as they are in `later`.
@@ -226,8 +230,9 @@ impl EndpointsView {
 
     /// Shows an endpoint at once.
     pub fn show(&mut self, endpoint: Arc<Endpoint>) {
-        self.hide(&endpoint.id);
-        self.held.remove(&endpoint.id);
+        let key = key_of(&endpoint);
+        self.hide(&key);
+        self.held.remove(&key);
         let index = self.tenants.entry(endpoint.tenant.clone()).or_default();
         for name in names_of(&endpoint) {
             if !index.names.contains_key(&name) {
@@ -237,7 +242,7 @@ impl EndpointsView {
             }
             let bearers = index.names.entry(name).or_default();
             for address in endpoint.addresses() {
-                bearers.insert((address, endpoint.id.clone()), endpoint.clone());
+                bearers.insert((address, key.clone()), endpoint.clone());
             }
         }
         for address in endpoint.addresses() {
@@ -248,21 +253,18 @@ impl EndpointsView {
             };
             bearers.insert(place, endpoint.clone());
         }
-        if let Some(key) = container_of(&endpoint) {
-            let endpoints = self.containers.entry(key).or_default();
-            endpoints.insert(endpoint.id.clone());
+        if let Some(container) = container_of(&endpoint) {
+            let endpoints = self.containers.entry(container).or_default();
+            endpoints.insert(key.clone());
         }
-        self.shown.insert(endpoint.id.clone(), endpoint);
+        self.shown.insert(key, endpoint);
     }
 
-    /// Removes an endpoint if it is that node's.
+    /// Removes a node's endpoint.
     pub fn remove(&mut self, id: &EndpointId, node: &NodeName) {
-        if self.held.get(id).is_some_and(|(_, e)| e.node == *node) {
-            self.held.remove(id);
-        }
-        if self.shown.get(id).is_some_and(|e| e.node == *node) {
-            self.hide(id);
-        }
+        let key = (id.clone(), node.clone());
+        self.held.remove(&key);
+        self.hide(&key);
     }
 
     /// Advances to an applied revision with these members: shows endpoints that were held back for it,
@@ -277,7 +279,7 @@ impl EndpointsView {
             let all = self.shown.values();
             let gone = all.filter(|endpoint| !members.contains_key(&endpoint.node));
             for endpoint in gone.cloned().collect::<Vec<_>>() {
-                self.hide(&endpoint.id);
+                self.hide(&key_of(&endpoint));
                 self.hold(Revision(0), endpoint);
             }
         }
@@ -336,15 +338,10 @@ impl EndpointsView {
 
     /// Removes the endpoints that other nodes don't publish any more, after the stream was read from its
     /// start. The view is complete then.
-    pub fn prune(&mut self, heard: &BTreeSet<EndpointId>, me: &NodeName) {
-        let gone: Vec<(EndpointId, NodeName)> = self
-            .shown
-            .values()
-            .chain(self.held.values().map(|(_, endpoint)| endpoint))
-            .filter(|endpoint| endpoint.node != *me && !heard.contains(&endpoint.id))
-            .map(|endpoint| (endpoint.id.clone(), endpoint.node.clone()))
-            .collect();
-        for (id, node) in gone {
+    pub fn prune(&mut self, heard: &BTreeSet<(EndpointId, NodeName)>, me: &NodeName) {
+        let known = self.shown.keys().chain(self.held.keys());
+        let gone = known.filter(|key| key.1 != *me && !heard.contains(*key));
+        for (id, node) in gone.cloned().collect::<Vec<_>>() {
             self.remove(&id, &node);
         }
         self.completeness = Completeness::Read;
@@ -356,11 +353,11 @@ impl EndpointsView {
     }
 
     fn hold(&mut self, needs: Revision, endpoint: Arc<Endpoint>) {
-        self.held.insert(endpoint.id.clone(), (needs, endpoint));
+        self.held.insert(key_of(&endpoint), (needs, endpoint));
     }
 
-    fn hide(&mut self, id: &EndpointId) {
-        let Some(endpoint) = self.shown.remove(id) else {
+    fn hide(&mut self, key: &EndpointKey) {
+        let Some(endpoint) = self.shown.remove(key) else {
             return;
         };
         if let Some(index) = self.tenants.get_mut(&endpoint.tenant) {
@@ -369,12 +366,12 @@ impl EndpointsView {
                 self.tenants.remove(&endpoint.tenant);
             }
         }
-        if let Some(key) = container_of(&endpoint)
-            && let Some(endpoints) = self.containers.get_mut(&key)
+        if let Some(container) = container_of(&endpoint)
+            && let Some(endpoints) = self.containers.get_mut(&container)
         {
-            endpoints.remove(id);
+            endpoints.remove(key);
             if endpoints.is_empty() {
-                self.containers.remove(&key);
+                self.containers.remove(&container);
             }
         }
     }
@@ -391,12 +388,13 @@ impl Index {
     }
 
     fn remove(&mut self, endpoint: &Endpoint) {
+        let key = key_of(endpoint);
         for name in names_of(endpoint) {
             let Some(bearers) = self.names.get_mut(&name) else {
                 continue;
             };
             for address in endpoint.addresses() {
-                bearers.remove(&(address, endpoint.id.clone()));
+                bearers.remove(&(address, key.clone()));
             }
             if bearers.is_empty() {
                 self.names.remove(&name);
@@ -407,7 +405,7 @@ impl Index {
             let Some(bearers) = self.addresses.get_mut(&address) else {
                 continue;
             };
-            bearers.retain(|bearer| bearer.id != endpoint.id);
+            bearers.retain(|bearer| (&bearer.id, &bearer.node) != (&key.0, &key.1));
             if bearers.is_empty() {
                 self.addresses.remove(&address);
             }
@@ -429,6 +427,10 @@ fn all_above(name: &str) -> impl Iterator<Item = &str> {
     let mut names = std::iter::successors(Some(name), |it| Some(it.split_once('.')?.1));
     names.next();
     names
+}
+
+fn key_of(endpoint: &Endpoint) -> EndpointKey {
+    (endpoint.id.clone(), endpoint.node.clone())
 }
 
 fn container_of(endpoint: &Endpoint) -> Option<(NodeName, String)> {

@@ -57,6 +57,25 @@ fn members(names: &[&str]) -> OrdMap<NodeName, NodeFact> {
 }
 
 #[test]
+fn endpoint_of_a_cloned_machine_replaces_none_of_the_original() {
+    let mut view = EndpointsView::default();
+    let original = endpoint("e1", "db", "10.0.0.20", "a");
+    let of_clone = endpoint("e1", "db", "10.0.0.20", "b");
+    view.hear(up(original.clone(), 0));
+    view.hear(up(of_clone.clone(), 0));
+    assert_eq!(view.len(), 2);
+    // The clone finds that it has no such container.
+    view.hear(down(&of_clone));
+    assert_eq!(resolve(&view, "db"), ["10.0.0.20"]);
+    let at = view.at(&tenant("blue"), "10.0.0.20".parse().unwrap());
+    assert_eq!(at, Some(&original));
+    let heard = [(original.id.clone(), original.node.clone())].into();
+    view.hear(up(of_clone, 0));
+    view.prune(&heard, &node("c"));
+    assert_eq!(view.iter().collect::<Vec<_>>(), [&original]);
+}
+
+#[test]
 fn names_and_addresses_follow_the_endpoints() {
     let mut view = EndpointsView::default();
     let (db, db2) = (
@@ -110,7 +129,7 @@ fn endpoints_that_are_missing_in_the_stream_are_pruned_except_our_own() {
         view.hear(up(endpoint(id, id, "10.0.0.20", on), 0));
     }
     view.hear(up(endpoint("e4", "e4", "10.0.0.22", "b"), 7));
-    let heard = [EndpointId::new("e3").unwrap()].into();
+    let heard = [(EndpointId::new("e3").unwrap(), node("b"))].into();
     view.prune(&heard, &node("me"));
     view.advance(Revision(7), &members(&["me", "b"]));
     let left: Vec<_> = view.iter().map(|it| it.id.to_string()).collect();
@@ -151,7 +170,8 @@ fn endpoints_of_others_are_recalled_after_a_restart() {
     assert!(resolve(&view, "mine").is_empty() && resolve(&view, "ahead").is_empty());
     assert!(!view.is_complete());
     // Read from its start: an endpoint that isn't in the stream is gone, and the view is complete.
-    view.prune(&[EndpointId::new("e3").unwrap()].into(), &node("me"));
+    let heard = [(EndpointId::new("e3").unwrap(), node("b"))].into();
+    view.prune(&heard, &node("me"));
     view.await_stream(true);
     assert!(view.is_complete() && resolve(&view, "db").is_empty());
     view.advance(Revision(4), &nodes);
