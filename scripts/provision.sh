@@ -4,6 +4,7 @@
 #
 #   provision.sh --node NAME --underlay IF|CIDR|ADDR --bus nats://TOKEN@HOST:PORT [--serve ADDR] [--packages DIR]
 #
+# --bus-file FILE: instead of --bus, a file with that address, so that the token stands on no command line.
 # --serve ADDR: this machine also carries the bus, listening on ADDR, and a netmaster.
 set -euo pipefail
 
@@ -19,13 +20,14 @@ while [[ $# -gt 0 ]]; do
     --node) node=$2 ;;
     --underlay) underlay=$2 ;;
     --bus) bus=$2 ;;
+    --bus-file) bus=$(sed -e '/^\(#\|$\)/d' -e 's/^CONTIV_NATS_URL=//' -e q "$2") ;;
     --serve) serve=$2 ;;
     --packages) packages=$2 ;;
     *) usage "unknown: $1" ;;
   esac
   shift 2
 done
-[[ -n $node && -n $underlay && -n $bus ]] || usage "--node, --underlay and --bus are needed"
+[[ -n $node && -n $underlay && -n $bus ]] || usage "--node, --underlay and --bus (or --bus-file) are needed"
 [[ $EUID -eq 0 ]] || usage "run it as root"
 [[ $bus =~ ^nats://([A-Za-z][^@/]*)@([^@/]+):([0-9]+)$ ]] ||
   usage "--bus is nats://TOKEN@HOST:PORT, the token beginning with a letter"

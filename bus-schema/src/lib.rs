@@ -21,6 +21,7 @@ pub mod query;
 pub mod rejection;
 pub mod reply;
 pub mod subject;
+pub mod subnet;
 pub mod surroundings;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

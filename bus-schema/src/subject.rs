@@ -68,7 +68,9 @@ const CLUSTER: &str = "_cluster";
 /// The subject of an event; `None` for an unknown one.
 pub fn of_event(event: &Event) -> Option<String> {
     Some(match event {
-        Event::ClusterCreated(_) => format!("contiv.log.{CLUSTER}.cluster"),
+        Event::ClusterCreated(_) | Event::ClusterChanged(_) => {
+            format!("contiv.log.{CLUSTER}.cluster")
+        }
         Event::Barrier => BARRIER.to_owned(),
         Event::LogAccepted(_) => format!("contiv.log.{CLUSTER}.accepted"),
         Event::TenantCreated(e) => format!("contiv.log.{CLUSTER}.tenant.{}", e.tenant),

@@ -4,7 +4,9 @@
 //! All other words pass to clap unchanged.
 
 use bus_schema::CommandId;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, Command, ValueEnum};
+
+use crate::output::Format;
 
 /// The first word that is neither a flag nor a flag's value.
 pub(crate) fn noun_of(root: &Command, argv: &[String]) -> Option<String> {
@@ -50,6 +52,57 @@ pub(crate) fn normalize(root: &Command, argv: Vec<String>) -> Vec<String> {
     }
     out.extend(words);
     out
+}
+
+/// The format of the document that normalized arguments ask for, also where they are wrong. Absent: text
+/// for people, or the verb's default.
+pub(crate) fn document_format(root: &Command, argv: &[String]) -> Option<Format> {
+    let mut chosen = root;
+    let mut found = None;
+    let mut words = argv.iter().skip(1).take_while(|word| *word != "--");
+    while let Some(word) = words.next() {
+        if !word.starts_with('-') {
+            chosen = chosen.find_subcommand(word).unwrap_or(chosen);
+            continue;
+        }
+        // Where no verb is found, its flags are read as those of a list.
+        let listing = root.find_subcommand("version");
+        let verb = listing
+            .filter(|_| chosen.has_subcommands())
+            .unwrap_or(chosen);
+        let (flag, glued) = split_flag(verb, word);
+        let value = match takes_next(verb, word) {
+            true => words.next().map(String::as_str),
+            false => glued,
+        };
+        match flag.map(|it| it.get_id().as_str()) {
+            Some("json") => found = Some(Format::Json),
+            Some("output") => found = value.and_then(|it| Format::from_str(it, true).ok()),
+            _ => {}
+        }
+    }
+    found.filter(|it| !it.is_text())
+}
+
+/// The flag of a word and the value in it. Of several short flags in one word (`-aj`) it is the last,
+/// or the first with a value (`-ojson`).
+fn split_flag<'a, 'b>(command: &'a Command, word: &'b str) -> (Option<&'a Arg>, Option<&'b str>) {
+    if let Some(rest) = word.strip_prefix("--") {
+        let (name, value) = match rest.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (rest, None),
+        };
+        return (long(command, name), value);
+    }
+    let mut last = None;
+    for (index, letter) in word.char_indices().skip(1) {
+        last = short(command, Some(letter));
+        if last.is_some_and(takes_value) {
+            let rest = word.get(index + letter.len_utf8()..).unwrap_or_default();
+            return (last, Some(rest.strip_prefix('=').unwrap_or(rest)));
+        }
+    }
+    (last, None)
 }
 
 /// The command line that repeats the command with the same id.
@@ -119,7 +172,11 @@ fn takes_next(command: &Command, word: &str) -> bool {
             }
         }
     };
-    arg.is_some_and(|arg| matches!(arg.get_action(), ArgAction::Set | ArgAction::Append))
+    arg.is_some_and(takes_value)
+}
+
+fn takes_value(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
 }
 
 #[cfg(test)]
@@ -181,6 +238,32 @@ mod tests {
         );
         check("netctl net -t net ls", "netctl net -t net ls");
         check("netctl wait -converged", "netctl wait --converged");
+    }
+
+    #[test]
+    fn document_format_is_found_also_in_wrong_arguments() {
+        let mut command = Cli::command();
+        command.build();
+        for (typed, expected) in [
+            ("netctl net ls -o json", Some(Format::Json)),
+            ("netctl net ls --output=json --colour", Some(Format::Json)),
+            ("netctl net ls -ojson", Some(Format::Json)),
+            ("netctl net ls -aj", Some(Format::Json)),
+            ("netctl net ls -o=yaml", Some(Format::Yaml)),
+            ("netctl net create n -o json", Some(Format::Json)),
+            ("netctl policy rule-add p 1 -o json", None),
+            (
+                "netctl policy rule-add p 1 -j deny --json",
+                Some(Format::Json),
+            ),
+            ("netctl nat ls -o json", Some(Format::Json)),
+            ("netctl net ls -o table", None),
+            ("netctl net ls -t json", None),
+            ("netctl net inspect n", None),
+        ] {
+            let argv: Vec<String> = typed.split(' ').map(str::to_owned).collect();
+            assert_eq!(document_format(&command, &argv), expected, "{typed}");
+        }
     }
 
     #[test]

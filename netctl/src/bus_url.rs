@@ -6,9 +6,23 @@ use std::str::FromStr;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
+use crate::failure::Failure;
+
 const DEFAULT_PORT: u16 = 4222;
 
-#[derive(Debug, Clone)]
+/// The variable's value, if it is set.
+pub(crate) fn of_environment() -> Option<String> {
+    let set = std::env::var(bus_schema::url::VARIABLE).ok();
+    set.filter(|it| !it.is_empty())
+}
+
+/// Parses an address that `source` has. The error doesn't repeat it.
+pub(crate) fn parse(source: &str, text: &str) -> Result<BusUrl, Failure> {
+    let url = text.parse();
+    url.map_err(|error| Failure::Usage(format!("{source}: {error}")))
+}
+
+#[derive(Clone)]
 pub(crate) struct BusUrl {
     pub(crate) servers: Vec<ServerAddr>,
     user: Option<String>,
@@ -35,6 +49,13 @@ impl BusUrl {
             (Some(token), None) => ConnectOptions::with_token(token.clone()),
             (None, _) => ConnectOptions::new(),
         }
+    }
+}
+
+/// As it is displayed: without the token.
+impl std::fmt::Debug for BusUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,16 +1,18 @@
 //! The grammar of the command line. Nouns, verbs and flags are Contiv's where Contiv had them.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
-use crate::bus_url::BusUrl;
+use crate::bus_url::{self, BusUrl};
 use crate::command::{
-    apply, cluster, context, dns, doctor, endpoint, events, group, network, node, policy, status,
-    tenant, trace, version, wait,
+    apply, cluster, context, dns, doctor, endpoint, events, global, group, network, node, policy,
+    status, tenant, trace, version, wait,
 };
 use crate::contexts::Contexts;
 use crate::failure::Failure;
+use crate::input;
 
-const BUS_URL_VARIABLE: &str = "CONTIV_NATS_URL";
 const DEFAULT_BUS_URL: &str = "nats://127.0.0.1:4222";
 
 /// The command line of a contiv cluster.
@@ -46,6 +48,10 @@ pub(crate) struct Globals {
     /// $CONTIV_NATS_URL, then the current context, then nats://127.0.0.1:4222]
     #[arg(long, global = true, value_name = "URL")]
     netmaster: Option<BusUrl>,
+    /// A file with the address of the bus, so that its token stands on no command line; `-`: standard
+    /// input
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "netmaster")]
+    netmaster_file: Option<PathBuf>,
     /// Use the cluster of this context; see `netctl context`
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
@@ -65,6 +71,9 @@ impl Globals {
         if let Some(typed) = &self.netmaster {
             return Ok(typed.clone());
         }
+        if let Some(url) = self.url_in_file()? {
+            return bus_url::parse("--netmaster-file", &url);
+        }
         if let Some(name) = &self.context {
             return Contexts::load()?.url(name);
         }
@@ -72,21 +81,33 @@ impl Globals {
     }
 }
 
+impl Globals {
+    /// The address in the file of `--netmaster-file`, unchecked.
+    pub(crate) fn url_in_file(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.netmaster_file else {
+            return Ok(None);
+        };
+        let shown = path.display();
+        let text = input::read(path)
+            .map_err(|error| Failure::Usage(format!("can't read {shown}: {error}")))?;
+        let url = bus_schema::url::in_file(&text).ok_or_else(|| {
+            Failure::Usage(format!(
+                "{shown} has no address: write nats://TOKEN@HOST:PORT into it"
+            ))
+        })?;
+        Ok(Some(url.to_owned()))
+    }
+}
+
 /// The bus when no flag names one: of the variable, of the current context, or of this machine.
 pub(crate) fn default_bus() -> Result<BusUrl, Failure> {
-    let set = std::env::var(BUS_URL_VARIABLE)
-        .ok()
-        .filter(|it| !it.is_empty());
-    if let Some(set) = set {
-        let url = set.parse();
-        return url.map_err(|error| Failure::Usage(format!("{BUS_URL_VARIABLE}: {error}")));
+    if let Some(set) = bus_url::of_environment() {
+        return bus_url::parse(bus_schema::url::VARIABLE, &set);
     }
     let contexts = Contexts::load()?;
     match contexts.current() {
         Some(name) => contexts.url(name),
-        None => DEFAULT_BUS_URL
-            .parse()
-            .map_err(|error| Failure::Usage(format!("{DEFAULT_BUS_URL}: {error}"))),
+        None => bus_url::parse("the default", DEFAULT_BUS_URL),
     }
 }
 
@@ -113,6 +134,9 @@ pub(crate) enum Noun {
     /// Cluster: its settings and its log
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
+    /// Settings of the cluster, such as the range of packet tags
+    #[command(subcommand)]
+    Global(global::GlobalVerb),
     /// Commands: the progress of one command
     #[command(subcommand)]
     Command(events::journey::CommandVerb),
@@ -130,7 +154,7 @@ pub(crate) enum Noun {
     /// Show what `apply` would change
     Diff(apply::DiffOptions),
     /// Write the whole configuration as a file for `apply`
-    Export,
+    Export(apply::ExportOptions),
     /// Show whether the cluster has converged, and what lags behind
     Status(status::StatusOptions),
     /// Find problems, with their remedies
@@ -142,13 +166,12 @@ pub(crate) enum Noun {
     Context(context::ContextVerb),
     /// Write man pages
     #[command(hide = true)]
-    Man { folder: std::path::PathBuf },
+    Man { folder: PathBuf },
 }
 
 /// The answer to a noun of Contiv that this version lacks, so that it doesn't look like a typing error.
 pub(crate) fn unsupported_noun(noun: &str) -> Option<String> {
     let instead = match noun {
-        "global" => "see `netctl cluster info`",
         "netprofile" | "service" | "app-profile" | "app-profiles" | "external-contracts"
         | "bgp" => "this version has networks, groups, policies, tenants, nodes and endpoints",
         _ => return None,
@@ -202,10 +225,63 @@ mod tests {
             "netctl node uncordon n1",
             "netctl events --follow --since 10m -o json",
             "netctl wait --converged --timeout 5s",
+            "netctl --netmaster-file /etc/contiv/contiv.env net ls",
+            "netctl policy rule-add p 1 -d out -o net -j deny --json",
+            "netctl global info",
+            "netctl global set --vxlan-range 1-10000",
+            "netctl global set -x 5000-5999 -o json",
             "netctl --insecure --netmaster nats://t@h:4 cluster info",
         ] {
             if let Err(error) = Cli::try_parse_from(typed.split(' ')) {
                 panic!("{typed}: {error}");
+            }
+        }
+    }
+
+    /// The subcommands without subcommands of their own.
+    fn leaves(command: &clap::Command, path: &str, all: &mut Vec<(String, clap::Command)>) {
+        for verb in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+            let path = format!("{path} {}", verb.get_name());
+            match verb.has_subcommands() {
+                true => leaves(verb, &path, all),
+                false => all.push((path, verb.clone())),
+            }
+        }
+    }
+
+    #[test]
+    fn every_verb_has_an_output_format() {
+        let mut all = Vec::new();
+        leaves(&Cli::command(), "netctl", &mut all);
+        assert!(all.len() > 40, "{}", all.len());
+        for (path, verb) in all {
+            let output = verb.get_arguments().find(|it| it.get_id() == "output");
+            let output = output.unwrap_or_else(|| panic!("{path} has no --output"));
+            assert_eq!(output.get_long(), Some("output"), "{path}");
+            let short = (path != "netctl policy rule-add").then_some('o');
+            assert_eq!(output.get_short(), short, "{path}");
+        }
+    }
+
+    #[test]
+    fn help_lists_no_flag_that_is_always_refused() {
+        for (typed, refused) in [
+            (
+                "net create",
+                &["subnetv6", "gatewayv6", "infra", "vlan"][..],
+            ),
+            ("group create", &["networkprofile", "external-contract"]),
+        ] {
+            let mut command = Cli::command();
+            command.build();
+            let verb = typed
+                .split(' ')
+                .try_fold(&mut command, |it, word| it.find_subcommand_mut(word));
+            let help = verb.expect("a verb").render_long_help().to_string();
+            for flag in refused {
+                let words = help.split(|c: char| !(c.is_alphanumeric() || c == '-'));
+                let mut words = words.map(|word| word.trim_start_matches('-'));
+                assert!(!words.any(|it| it == *flag), "{typed} --help: {flag}");
             }
         }
     }
@@ -234,6 +310,10 @@ mod tests {
             "netctl policy apply p",
             "netctl trace --from web",
             "netctl wait",
+            "netctl global set",
+            "netctl global set --vxlan-range 10-1",
+            "netctl global set --vxlan-range 0-1",
+            "netctl global set --vxlan-range 1-16777216",
             "netctl wait --converged --revision 4",
             "netctl events --since never",
         ] {

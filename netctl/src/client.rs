@@ -13,6 +13,7 @@ use bus_schema::{
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::bus_url::BusUrl;
@@ -73,6 +74,17 @@ impl std::fmt::Display for Accepted {
                 self.revision, self.id
             ),
         }
+    }
+}
+
+impl Accepted {
+    /// The type of the outcome in JSON.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.unchanged { "unchanged" } else { "done" }
+    }
+
+    pub(crate) fn value(&self) -> Value {
+        json!({ "revision": self.revision, "commandId": self.id })
     }
 }
 
@@ -148,10 +160,7 @@ impl Session {
 
     /// The failure for a rejection that netctl itself decides on netmaster's answer.
     pub(crate) fn rejected(&self, rejection: &Rejection) -> Failure {
-        Failure::Rejected {
-            text: rejection.to_string(),
-            revision: Some(self.revision),
-        }
+        Failure::rejected(rejection, None, Some(self.revision))
     }
 
     /// Sends a command to netmaster, and returns its decision.
@@ -196,10 +205,7 @@ impl Session {
                     text,
                 }) => {
                     self.note_revision(revision);
-                    Err(Failure::Rejected {
-                        text: rejection.told(text),
-                        revision: Some(revision),
-                    })
+                    Err(Failure::rejected(&rejection, text, Some(revision)))
                 }
                 Ok(Reply::Unknown { id, reason }) => Err(Failure::Unknown { id, reason }),
                 Err(error) => Err(unknown(format!(
@@ -231,10 +237,7 @@ impl Session {
                     revision,
                     text,
                 } => {
-                    return Err(Failure::Rejected {
-                        text: rejection.told(text),
-                        revision: Some(revision),
-                    });
+                    return Err(Failure::rejected(&rejection, text, Some(revision)));
                 }
                 Answer::Behind { reason, .. } if Instant::now() + RETRY_PAUSE >= end => {
                     return Err(Failure::Behind(reason));

@@ -31,7 +31,7 @@ pub(crate) async fn connect_with(url: &BusUrl, options: ConnectOptions) -> Resul
         Err(_) => Err(failed("no answer")),
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(match error.kind() {
-            ConnectErrorKind::AuthorizationViolation => Failure::Unreachable(format!(
+            ConnectErrorKind::AuthorizationViolation => Failure::Unauthorized(format!(
                 "the bus at {url} refuses this token: nats.conf on its host has the right one, for CONTIV_NATS_URL=nats://TOKEN@HOST:PORT"
             )),
             _ => failed(&error_chain(&error)),

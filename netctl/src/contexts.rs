@@ -102,7 +102,7 @@ fn read(path: &Path) -> Result<ContextsFile, Failure> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ContextsFile::default()),
         text => text.map_err(|error| Failure::Local(format!("can't read {shown}: {error}")))?,
     };
-    serde_yaml_ng::from_str(&text)
+    serde_yaml_ng::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| Failure::Usage(format!("{shown}: {error}; correct the file or remove it")))
 }
 

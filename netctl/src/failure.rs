@@ -14,6 +14,8 @@ pub(crate) const EXIT_USAGE: u8 = 64;
 pub(crate) enum Failure {
     #[error("{text}")]
     Rejected {
+        /// The type of the [`Rejection`], such as `network-unknown`.
+        kind: String,
         text: String,
         /// The decision rests on the log up to this revision.
         revision: Option<Revision>,
@@ -26,6 +28,9 @@ pub(crate) enum Failure {
     Undecided(String),
     #[error("{0}")]
     Unreachable(String),
+    /// The bus refuses the token.
+    #[error("{0}")]
+    Unauthorized(String),
     /// The netmaster that answers hasn't read the log up to the wanted revision.
     #[error("netmaster hasn't caught up: {0}; try again")]
     Behind(String),
@@ -45,16 +50,56 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The failure for a rejection that came with `text` beside it.
+    pub(crate) fn rejected(
+        rejection: &Rejection,
+        text: Option<String>,
+        revision: Option<Revision>,
+    ) -> Self {
+        let tagged = serde_json::to_value(rejection).unwrap_or_default();
+        Self::Rejected {
+            kind: tagged["type"].as_str().unwrap_or("rejected").to_owned(),
+            text: rejection.told(text),
+            revision,
+        }
+    }
+
+    /// The type of the failure in JSON.
+    fn kind(&self) -> &str {
+        match self {
+            Self::Rejected { kind, .. } => kind,
+            Self::Refused(_) => "refused",
+            Self::Unreachable(_) => "unreachable",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Behind(_) => "behind",
+            Self::Undecided(_) => "undecided",
+            Self::Unknown { .. } => "outcome-unknown",
+            Self::Usage(_) => "usage",
+            Self::Local(_) => "local",
+            Self::Negative => "negative",
+            Self::ClosedPipe => "closed-pipe",
+        }
+    }
+
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Rejected { .. } | Self::Refused(_) | Self::Local(_) | Self::Negative => {
                 EXIT_REJECTED
             }
-            Self::Unreachable(_) | Self::Behind(_) => EXIT_UNREACHABLE,
+            Self::Unreachable(_) | Self::Unauthorized(_) | Self::Behind(_) => EXIT_UNREACHABLE,
             Self::Unknown { .. } => EXIT_UNKNOWN,
             Self::Undecided(_) => EXIT_UNDECIDED,
             Self::Usage(_) => EXIT_USAGE,
             Self::ClosedPipe => 0,
+        }
+    }
+
+    /// Whether the same request may succeed later: after a restart of the bus or of netmaster.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Behind(_) => true,
+            Self::Rejected { kind, .. } => kind == "not-initialised",
+            _ => false,
         }
     }
 
@@ -68,7 +113,14 @@ impl Failure {
 
     /// The error as JSON, for scripts.
     pub(crate) fn value(&self) -> Value {
-        let mut value = json!({ "error": self.to_string(), "exitCode": self.code() });
+        let text = self.to_string();
+        let mut value = json!({
+            "type": self.kind(),
+            "text": text,
+            // The name of the text in older versions.
+            "error": text,
+            "exitCode": self.code(),
+        });
         if let Some(revision) = self.revision() {
             value["revision"] = json!(revision);
         }
@@ -97,9 +149,6 @@ impl Failure {
 /// A rejection that netctl finds by itself.
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
-        Self::Rejected {
-            text: rejection.to_string(),
-            revision: None,
-        }
+        Self::rejected(&rejection, None, None)
     }
 }

@@ -14,15 +14,16 @@ mod completion;
 mod connection;
 mod contexts;
 mod failure;
+mod input;
 mod intent;
 mod output;
+mod people;
 mod seen;
 mod survey;
 
 use std::process::ExitCode;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{Command, CommandFactory, FromArgMatches};
 
 use crate::cli::Cli;
 use crate::failure::Failure;
@@ -34,70 +35,80 @@ fn main() -> ExitCode {
     let argv: Vec<String> = std::env::args_os()
         .map(|a| a.to_string_lossy().into_owned())
         .collect();
-    let (cli, json) = match parse(argv.clone()) {
-        Ok(parsed) => parsed,
-        Err(error) => return usage(&error),
+    let mut command = Cli::command();
+    command.build();
+    let typed = argv::normalize(&command, argv.clone());
+    let format = argv::document_format(&command, &typed);
+    let cli = match parse(&mut command, &argv, typed) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, format),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&Failure::Local(error.to_string()), &argv, json),
+        Err(error) => return failed(&Failure::Local(error.to_string()), &argv, format),
     };
     let outcome = runtime.block_on(command::run(cli));
     // A pending name lookup would keep the process alive for many seconds.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failed(&failure, &argv, json),
+        Err(failure) => failed(&failure, &argv, format),
     }
 }
 
-/// Parses the arguments; the flag is whether the output is JSON.
-fn parse(argv: Vec<String>) -> Result<(Cli, bool), clap::Error> {
-    let mut command = Cli::command();
-    command.build();
-    if let Some(noun) = argv::noun_of(&command, &argv)
+/// Parses the arguments: as they were typed, and normalized.
+fn parse(command: &mut Command, argv: &[String], typed: Vec<String>) -> Result<Cli, clap::Error> {
+    if let Some(noun) = argv::noun_of(command, argv)
         && let Some(instead) = cli::unsupported_noun(&noun)
     {
         return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, instead));
     }
-    let argv = argv::normalize(&command, argv);
-    let mut matches = command.try_get_matches_from_mut(argv)?;
-    let json = wants_json(&matches);
-    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut command))?;
-    Ok((cli, json))
+    let mut matches = command.try_get_matches_from_mut(typed)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(command))
 }
 
-/// Whether `-o json` or `--json` was typed.
-fn wants_json(matches: &ArgMatches) -> bool {
-    let mut leaf = matches;
-    while let Some((_, inner)) = leaf.subcommand() {
-        leaf = inner;
+/// Prints a usage error, or the text of `--help` and `--version`. `format`: see [`failed`].
+fn usage(error: &clap::Error, format: Option<Format>) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed pipe is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
     }
-    let flag = leaf.try_get_one::<bool>("json").ok().flatten();
-    let output = leaf.try_get_one::<Format>("output").ok().flatten();
-    flag == Some(&true)
-        || output == Some(&Format::Json)
-            && leaf.value_source("output") == Some(ValueSource::CommandLine)
+    let text = error.render().to_string();
+    if format.is_some() {
+        let first = text.lines().next().unwrap_or_default();
+        let first = first.trim_start_matches("error: ").to_owned();
+        print_failure(&Failure::Usage(first), format);
+    }
+    // clap repeats what was typed, and its colors are escape sequences, too.
+    match text.contains(|c: char| c.is_control() && c != '\n') {
+        true => output::note(text.trim_end()),
+        false => {
+            let _ = error.print();
+        }
+    }
+    ExitCode::from(failure::EXIT_USAGE)
 }
 
-fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is no failure.
-    let _ = error.print();
-    if error.use_stderr() {
-        ExitCode::from(failure::EXIT_USAGE)
-    } else {
-        ExitCode::SUCCESS
+/// Prints the object of a failure, unless something else is on stdout already.
+fn print_failure(failure: &Failure, format: Option<Format>) {
+    let Some(format) = format.filter(|_| !output::has_printed()) else {
+        return;
+    };
+    // The text on stderr and the exit code still tell of the failure if stdout is closed.
+    if let Ok(text) = output::document(&failure.value(), format) {
+        let _ = output::print(&text);
     }
 }
 
-fn failed(failure: &Failure, argv: &[String], json: bool) -> ExitCode {
-    match failure {
-        Failure::ClosedPipe | Failure::Negative => {}
-        _ if json => output::note(&failure.value().to_string()),
-        _ => output::note(&format!("netctl: {}", failure.lines().join("\n"))),
+/// `format`: of the document that a script asked for; absent: none.
+fn failed(failure: &Failure, argv: &[String], format: Option<Format>) -> ExitCode {
+    if !matches!(failure, Failure::ClosedPipe | Failure::Negative) {
+        print_failure(failure, format);
+        output::note(&format!("netctl: {}", failure.lines().join("\n")));
     }
     if let Some(id) = failure.id() {
         output::note(&format!(

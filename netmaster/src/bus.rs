@@ -8,6 +8,7 @@ use std::time::Duration;
 use actors::journal::check_server;
 use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
+use bus_schema::url::{self, Credentials};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How often the server must answer.
@@ -36,8 +37,11 @@ pub(crate) enum ConnectError {
 }
 
 fn options(name: &str, url: &str) -> ConnectOptions {
-    let options = match bus_schema::url::token(url) {
-        Some(token) => ConnectOptions::with_token(token.to_owned()),
+    let options = match url::credentials(url) {
+        Some(Credentials::Token(token)) => ConnectOptions::with_token(token.to_owned()),
+        Some(Credentials::Password { user, password }) => {
+            ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+        }
         None => ConnectOptions::new(),
     };
     options
@@ -52,27 +56,18 @@ fn options(name: &str, url: &str) -> ConnectOptions {
         .max_reconnects(None)
 }
 
-/// The servers in a comma-separated list of addresses.
+/// The servers in a comma-separated list of addresses, without credentials.
 fn servers(url: &str) -> Result<Vec<ServerAddr>, ConnectError> {
-    let invalid = || ConnectError::Address {
-        url: without_token(url),
-    };
+    let url = url::without_credentials(url);
+    let invalid = || ConnectError::Address { url: url.clone() };
     url.split(',')
-        .map(|one| one.trim().parse().map_err(|_| invalid()))
+        .map(|one| one.parse().map_err(|_| invalid()))
         .collect()
-}
-
-/// The address without its token, for messages.
-fn without_token(url: &str) -> String {
-    url.split(',')
-        .map(|one| one.rsplit('@').next().unwrap_or(one))
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 /// Connects, and refuses a server that can't carry the log.
 pub(crate) async fn connect_once(url: &str, name: &str) -> Result<Client, ConnectError> {
-    let at = without_token(url);
+    let at = url::without_credentials(url);
     let addresses = servers(url)?;
     let connecting = options(name, url).connect(addresses);
     let client = match timeout(CONNECT_TIMEOUT, connecting).await {

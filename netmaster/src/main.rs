@@ -19,9 +19,11 @@ mod soundness;
 mod stream;
 mod view;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use runtime::exit;
 use runtime::log::LogFormat;
@@ -61,9 +63,24 @@ struct BusArgs {
         long = "nats",
         env = "CONTIV_NATS_URL",
         value_name = "nats://TOKEN@HOST:PORT",
-        hide_env_values = true
+        hide_env_values = true,
+        required_unless_present = "nats_file"
     )]
-    nats: String,
+    nats: Option<String>,
+    /// A file with that address, or with a line CONTIV_NATS_URL=…: the token then stands on no command
+    /// line and in no environment
+    #[arg(long, env = "CONTIV_NATS_FILE", value_name = "FILE")]
+    nats_file: Option<PathBuf>,
+}
+
+impl BusArgs {
+    /// The address, of the file if one is named.
+    fn address(self) -> anyhow::Result<String> {
+        match self.nats_file {
+            Some(path) => read_address(&path),
+            None => Ok(self.nats.unwrap_or_default()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -108,12 +125,7 @@ fn replicas(text: &str) -> Result<usize, String> {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => {
-            let code = if e.use_stderr() { exit::USAGE } else { 0 };
-            // It fails when neither stdout nor stderr can be written.
-            let _ = e.print();
-            return ExitCode::from(code);
-        }
+        Err(e) => return ExitCode::from(exit::report(&e)),
     };
     runtime::log::init(cli.log_format, "info,async_nats=off");
     runtime::raise_open_files();
@@ -138,7 +150,7 @@ fn main() -> ExitCode {
 }
 
 async fn init(args: InitArgs) -> anyhow::Result<()> {
-    let client = bus::connect_once(&args.bus.nats, "netmaster init").await?;
+    let client = bus::connect_once(&args.bus.address()?, "netmaster init").await?;
     let cluster = init::init(&client, args.replicas).await?;
     announce(&cluster.to_string());
     Ok(())
@@ -157,10 +169,19 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         .name
         .unwrap_or_else(|| format!("netmaster-{}", std::process::id()));
     let config = daemon::Config {
-        nats: args.bus.nats,
+        nats: args.bus.address()?,
         name,
         metrics: args.metrics,
         pause_after_append: args.pause_after_append.map(Duration::from_millis),
     };
     Box::pin(daemon::run(config)).await
+}
+
+fn read_address(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))?;
+    let address = bus_schema::url::in_file(&text);
+    address
+        .map(str::to_owned)
+        .with_context(|| format!("{shown} has no address: write nats://TOKEN@HOST:PORT into it"))
 }

@@ -1,7 +1,7 @@
 //! `netplugin`: the daemon of each node, and the commands that call it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -76,6 +76,10 @@ struct Run {
         hide_env_values = true
     )]
     nats: String,
+    /// A file with that address, or with a line CONTIV_NATS_URL=…: the token then stands on no command
+    /// line and in no environment
+    #[arg(long, env = "CONTIV_NATS_FILE", value_name = "FILE")]
+    nats_file: Option<PathBuf>,
     #[arg(long, default_value = "/var/lib/contiv")]
     state_dir: PathBuf,
     #[arg(long, default_value = "/run/contiv")]
@@ -195,11 +199,7 @@ struct DetachArgs {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { USAGE } else { 0 };
-            error.print().ok();
-            return ExitCode::from(code);
-        }
+        Err(error) => return ExitCode::from(runtime::exit::report(&error)),
     };
     match cli.command {
         Command::Run(run) => in_runtime(Box::pin(start(run))),
@@ -314,6 +314,16 @@ fn code_of(error: &StartError) -> u8 {
     }
 }
 
+fn read_address(path: &Path) -> anyhow::Result<String> {
+    use anyhow::Context;
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))?;
+    let address = bus_schema::url::in_file(&text);
+    address
+        .map(str::to_owned)
+        .with_context(|| format!("{shown} has no address: write nats://TOKEN@HOST:PORT into it"))
+}
+
 fn config(run: Run) -> anyhow::Result<DaemonConfig> {
     use anyhow::Context;
     let machine = std::fs::read_to_string(&run.machine_id_file).with_context(|| {
@@ -328,6 +338,10 @@ fn config(run: Run) -> anyhow::Result<DaemonConfig> {
         "{} is empty: create it with systemd-machine-id-setup",
         run.machine_id_file.display()
     );
+    let nats = match &run.nats_file {
+        Some(path) => read_address(path)?,
+        None => run.nats,
+    };
     let logged = store::logged_vtep(&run.state_dir, &run.name);
     Ok(DaemonConfig {
         name: run.name,
@@ -339,7 +353,7 @@ fn config(run: Run) -> anyhow::Result<DaemonConfig> {
             Domain::Vrf => Some(DomainKind::Vrf),
             Domain::Netns => Some(DomainKind::Netns),
         },
-        nats: run.nats,
+        nats,
         state_dir: run.state_dir,
         run_dir: run.run_dir,
         netns_dir: run.netns_dir,

@@ -64,6 +64,21 @@ fn bad_configuration_is_a_usage_error() {
 }
 
 #[test]
+fn no_log_has_the_token_at_any_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("address");
+    std::fs::write(&file, "nats://s3cret@127.0.0.1:1\n").unwrap();
+    let arguments = format!(
+        "--name a --underlay lo --nats-file {} --metrics none",
+        file.display()
+    );
+    let output = run(folder.path(), "timeout 4 env CONTIV_LOG=trace", &arguments);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("attempting connection"), "{text}");
+    assert!(!text.contains("s3cret"), "the token is in the log");
+}
+
+#[test]
 fn check_succeeds_and_leaves_the_machine_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let output = netplugin("check", folder.path(), "", "--name a --underlay lo");

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use bus_schema::command::{LogAccept, NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon};
+use bus_schema::command::{
+    ClusterSet, LogAccept, NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon,
+};
 use bus_schema::event::{
-    LogAccepted, NodeDrained, NodeJoined, NodeLeft, NodeRemoved, NodeUncordoned, Settings,
+    ClusterChanged, LogAccepted, NodeDrained, NodeJoined, NodeLeft, NodeRemoved, NodeUncordoned,
+    Settings,
 };
 use bus_schema::{
     ClusterId, Event, MachineId, NetworkName, NodeName, Rejection, Revision, TenantName, Vni,
@@ -39,6 +42,7 @@ pub struct Member {
 
 #[derive(Debug, Clone)]
 pub enum ClusterCommand {
+    Set(ClusterSet),
     LogAccept(LogAccept),
     NodeJoin(NodeJoin),
     NodeRemove(NodeRemove),
@@ -65,11 +69,15 @@ pub struct ClusterFacts {
 }
 
 impl Cluster {
-    /// The tag that a network asks for, or the lowest free one.
+    /// The tag that a new network asks for, or the lowest free one.
     pub(super) fn free_vni(&self, asked: Option<Vni>) -> Result<Vni, Rejection> {
+        let (first, last) = self.settings.vni_range;
         if let Some(vni) = asked {
             if !vni.is_valid() {
                 return Err(Rejection::VniOutOfRange { vni });
+            }
+            if !(first..=last).contains(&vni) {
+                return Err(Rejection::VniOutsideRange { vni, first, last });
             }
             return match self.vnis.get(&vni) {
                 None => Ok(vni),
@@ -80,12 +88,27 @@ impl Cluster {
                 }),
             };
         }
-        let (first, last) = self.settings.vni_range;
         let mut taken = self.vnis.range(first..=last);
         (first.0..=last.0)
             .map(Vni)
             .find(|vni| taken.next().is_none_or(|(next, _)| next != vni))
             .ok_or(Rejection::VniExhausted { first, last })
+    }
+
+    fn set(&self, c: ClusterSet) -> Result<Vec<Event>, Rejection> {
+        let vni_range = c.vni_range.unwrap_or(self.settings.vni_range);
+        let (first, last) = vni_range;
+        if !first.is_valid() || !last.is_valid() || last < first {
+            return Err(Rejection::VniRangeInvalid { first, last });
+        }
+        let settings = Settings {
+            vni_range,
+            ..self.settings.clone()
+        };
+        Ok(match settings == self.settings {
+            true => vec![],
+            false => vec![Event::ClusterChanged(ClusterChanged { settings })],
+        })
     }
 
     fn join(&self, c: &NodeJoin) -> Result<Vec<Event>, Rejection> {
@@ -209,6 +232,7 @@ impl Aggregate for Cluster {
         facts: &ClusterFacts,
     ) -> Result<Vec<Event>, Rejection> {
         match command {
+            ClusterCommand::Set(c) => self.set(*c),
             ClusterCommand::LogAccept(LogAccept {}) => Ok(accept(facts)),
             ClusterCommand::NodeJoin(c) => self.join(c),
             ClusterCommand::NodeRemove(c) => self.remove(c, facts),
@@ -224,6 +248,7 @@ impl Aggregate for Cluster {
                 self.id = Some(e.cluster);
                 self.settings = e.settings.clone();
             }
+            Event::ClusterChanged(e) => self.settings = e.settings.clone(),
             Event::TenantCreated(e) => {
                 self.tenants.insert(e.tenant.clone());
             }

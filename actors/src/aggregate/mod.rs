@@ -45,6 +45,7 @@ pub enum Routed {
 pub fn route(command: Command) -> Routed {
     let of_tenant = |tenant: &TenantName, command| Routed::Tenant(tenant.clone(), command);
     match command {
+        Command::ClusterSet(c) => Routed::Cluster(ClusterCommand::Set(c)),
         Command::LogAccept(c) => Routed::Cluster(ClusterCommand::LogAccept(c)),
         Command::NodeJoin(c) => Routed::Cluster(ClusterCommand::NodeJoin(c)),
         Command::NodeRemove(c) => Routed::Cluster(ClusterCommand::NodeRemove(c)),

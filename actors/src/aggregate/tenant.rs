@@ -17,18 +17,19 @@ use bus_schema::policy::Peer;
 use bus_schema::rejection::BlockUse;
 use bus_schema::{
     Event, GroupId, GroupName, NetworkName, NetworkSpec, NodeName, PolicyName, PoolKey, Rejection,
-    TenantName, update_limit,
+    TenantName, subnet, update_limit,
 };
 
 use super::{Aggregate, Cluster, Leases};
 
 mod group;
+mod network;
 mod policy;
 mod pool;
-mod subnet;
 mod update;
 
 pub use group::GroupIntent;
+pub use network::NetworkIntent;
 pub use policy::PolicyIntent;
 
 /// The fold of `contiv.log.<tenant>.intent.>`.
@@ -47,13 +48,6 @@ pub struct Tenant {
     /// Ids of groups that were removed by force: a node that couldn't be asked may still mark packets
     /// with them, so no other group gets them.
     retired: BTreeSet<GroupId>,
-}
-
-/// A network as its tenant wants it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NetworkIntent {
-    pub spec: NetworkSpec,
-    pub closing: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -165,7 +159,7 @@ impl Tenant {
         self.must_be_open(&c.tenant)?;
         let pool = subnet::pool(c)?;
         if let Some(existing) = self.networks.get(&c.network) {
-            return subnet::same_again(existing, c, &pool).map(|()| vec![]);
+            return existing.same_again(c, &pool).map(|()| vec![]);
         }
         self.must_be_no_group(&c.tenant, &c.network)?;
         self.must_not_overlap(c, pool.subnet)?;

@@ -115,6 +115,7 @@ pub enum Command {
     RuleAdd(RuleAdd),
     RuleRemove(RuleRemove),
 
+    ClusterSet(ClusterSet),
     LogAccept(LogAccept),
 
     NodeJoin(NodeJoin),
@@ -146,6 +147,7 @@ verbs! {
     PolicyApply => ("policy", "apply"),
     RuleAdd => ("policy", "rule-add"),
     RuleRemove => ("policy", "rule-rm"),
+    ClusterSet => ("cluster", "set"),
     LogAccept => ("cluster", "accept-log"),
     NodeJoin => ("node", "join"),
     NodeRemove => ("node", "rm"),
@@ -176,7 +178,8 @@ impl Command {
             Self::PolicyApply(c) => Some(&c.tenant),
             Self::RuleAdd(c) => Some(&c.tenant),
             Self::RuleRemove(c) => Some(&c.tenant),
-            Self::LogAccept(_)
+            Self::ClusterSet(_)
+            | Self::LogAccept(_)
             | Self::NodeJoin(_)
             | Self::NodeRemove(_)
             | Self::NodeDrain(_)

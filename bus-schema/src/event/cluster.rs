@@ -11,12 +11,18 @@ pub struct ClusterCreated {
     pub settings: Settings,
 }
 
+/// The settings are others from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterChanged {
+    pub settings: Settings,
+}
+
 /// The settings of the whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The outer UDP port of VXLAN. It isn't 4789, which Docker's overlay uses.
     pub vxlan_port: u16,
-    /// VNIs given to networks that name none, first and last.
+    /// VNIs of new networks, first and last.
     pub vni_range: (Vni, Vni),
 }
 

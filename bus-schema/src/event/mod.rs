@@ -28,6 +28,7 @@ use crate::{GroupName, NetworkName, PoolKey, TenantName};
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
     ClusterCreated(ClusterCreated),
+    ClusterChanged(ClusterChanged),
     /// Nothing happened. Its acknowledgement proves to a netmaster how far the log reaches.
     Barrier,
     LogAccepted(LogAccepted),
@@ -112,6 +113,7 @@ impl Event {
         };
         Some(match self {
             Self::ClusterCreated(_)
+            | Self::ClusterChanged(_)
             | Self::LogAccepted(_)
             | Self::TenantCreated(_)
             | Self::TenantRemoved(_)
@@ -200,6 +202,7 @@ macro_rules! kinds {
 
 kinds! {
     ClusterCreated => "cluster-created",
+    ClusterChanged => "cluster-changed",
     Barrier => "barrier",
     LogAccepted => "log-accepted",
     TenantCreated => "tenant-created",

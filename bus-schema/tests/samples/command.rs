@@ -1,9 +1,9 @@
 //! One sample of every command.
 
 use bus_schema::command::{
-    BlockCede, BlockLease, BlockReturn, BlockRevoke, LogAccept, NetworkCreate, NetworkRemove,
-    NetworkUpdate, NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon, Removal, Request,
-    TenantCreate, TenantRemove, TenantUpdate,
+    BlockCede, BlockLease, BlockReturn, BlockRevoke, ClusterSet, LogAccept, NetworkCreate,
+    NetworkRemove, NetworkUpdate, NodeDrain, NodeJoin, NodeLeave, NodeRemove, NodeUncordon,
+    Removal, Request, TenantCreate, TenantRemove, TenantUpdate,
 };
 use bus_schema::{Command, MachineId, Vni};
 
@@ -52,6 +52,9 @@ fn of_networks() -> Vec<Command> {
 
 fn of_nodes() -> Vec<Command> {
     vec![
+        Command::ClusterSet(ClusterSet {
+            vni_range: Some((Vni(5_000), Vni(5_999))),
+        }),
         Command::LogAccept(LogAccept {}),
         Command::NodeJoin(NodeJoin {
             node: node("node1"),

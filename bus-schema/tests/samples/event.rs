@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bus_schema::event;
-use bus_schema::event::Settings;
+use bus_schema::event::{self, Settings};
 use bus_schema::{ClusterId, Event, MachineId, Revision, Vni};
 
 use super::policy::group;
@@ -27,6 +26,12 @@ fn updates() -> Vec<Event> {
             tenant: tenant(),
             network: network(),
             max_connections: Some(0),
+        }),
+        Event::ClusterChanged(event::ClusterChanged {
+            settings: Settings {
+                vni_range: (Vni(5_000), Vni(5_999)),
+                ..Settings::default()
+            },
         }),
     ]
 }

@@ -1,15 +1,16 @@
 //! `netctl cluster`.
 
 use bus_schema::command::LogAccept;
-use bus_schema::{Answer, Command, Query};
+use bus_schema::query::ClusterInfo;
+use bus_schema::{Answer, Command, Query, Revision};
 use clap::Subcommand;
 use serde_json::json;
 
 use super::change;
-use super::flags::{IdFlag, ListFlags};
+use super::flags::{ChangeFlags, ListFlags};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterVerb {
@@ -28,18 +29,18 @@ pub(crate) enum ClusterVerb {
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
 }
 
 pub(crate) async fn run(session: &mut Session, verb: ClusterVerb) -> Result<(), Failure> {
     match verb {
         ClusterVerb::Info { flags } => info(session, flags).await,
-        ClusterVerb::AcceptLog { yes, id } => accept_log(session, yes, id).await,
+        ClusterVerb::AcceptLog { yes, flags } => accept_log(session, yes, &flags).await,
     }
 }
 
-async fn accept_log(session: &mut Session, yes: bool, id: IdFlag) -> Result<(), Failure> {
+async fn accept_log(session: &mut Session, yes: bool, flags: &ChangeFlags) -> Result<(), Failure> {
     if !yes {
         return Err(Failure::Usage(
             "this loses the changes that nodes have applied and the log doesn't contain: add --yes if the log is right"
@@ -48,20 +49,25 @@ async fn accept_log(session: &mut Session, yes: bool, id: IdFlag) -> Result<(), 
     }
     session.accept_any_revision();
     let command = Command::LogAccept(LogAccept {});
-    change::send(session, command, &id).await.map(drop)
+    change::send(session, "", command, flags).await.map(drop)
 }
 
-async fn info(session: &mut Session, flags: ListFlags) -> Result<(), Failure> {
-    let (revision, info) = match session.ask(Query::ClusterInfo).await? {
-        Answer::Cluster { revision, cluster } => (revision, cluster),
-        answer => return Err(unexpected_answer(&answer)),
-    };
+/// The cluster's id, settings and revision.
+pub(super) async fn ask(session: &mut Session) -> Result<(Revision, ClusterInfo), Failure> {
+    match session.ask(Query::ClusterInfo).await? {
+        Answer::Cluster { revision, cluster } => Ok((revision, cluster)),
+        answer => Err(unexpected_answer(&answer)),
+    }
+}
+
+pub(super) async fn info(session: &mut Session, flags: ListFlags) -> Result<(), Failure> {
+    let (revision, info) = ask(session).await?;
     if flags.quiet {
         return output::print(&format!("{}\n", info.cluster));
     }
     let (first, last) = info.settings.vni_range;
     match flags.format() {
-        Format::Table | Format::Wide => output::print(&format!(
+        format if format.is_text() => output::print(&format!(
             "Cluster            {}\nRevision           {revision}\nNetmaster version  {}\nVXLAN port         {}\nPacket tags        {first}-{last}\n",
             info.cluster, info.version, info.settings.vxlan_port
         )),

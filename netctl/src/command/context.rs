@@ -4,8 +4,8 @@ use bus_schema::InvalidName;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::flags::ListFlags;
-use crate::bus_url::BusUrl;
+use super::flags::{ListFlags, OutputFlags};
+use crate::bus_url;
 use crate::contexts::Contexts;
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -13,18 +13,30 @@ use crate::output::{self, Table};
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextVerb {
     /// Add a named cluster; the first one becomes the current one
-    #[command(after_help = "Example:\n  netctl context add lab nats://TOKEN@10.0.0.1:4222")]
+    #[command(
+        after_help = "A token on a command line is visible to all users of the machine (ps): --netmaster-file takes the\naddress from a file, or from standard input.\n\nExamples:\n  netctl context add lab --netmaster-file /etc/contiv/contiv.env\n  netctl context add lab --netmaster-file - <<<nats://TOKEN@10.0.0.1:4222\n  netctl context add lab nats://TOKEN@10.0.0.1:4222"
+    )]
     Add {
         #[arg(value_parser = name)]
         context: String,
         /// nats://TOKEN@HOST:PORT, or several separated by commas
-        url: String,
+        #[arg(
+            required_unless_present = "netmaster_file",
+            conflicts_with = "netmaster_file"
+        )]
+        url: Option<String>,
+        #[command(flatten)]
+        output: OutputFlags,
     },
     /// Make a context the current one
     #[command(
         after_help = "--netmaster, --context and CONTIV_NATS_URL override the current context.\n\nExample:\n  netctl context use lab"
     )]
-    Use { context: String },
+    Use {
+        context: String,
+        #[command(flatten)]
+        output: OutputFlags,
+    },
     /// List contexts, without their tokens
     #[command(visible_alias = "list")]
     Ls {
@@ -33,28 +45,52 @@ pub(crate) enum ContextVerb {
     },
     /// Remove a context
     #[command(visible_alias = "delete")]
-    Rm { context: String },
+    Rm {
+        context: String,
+        #[command(flatten)]
+        output: OutputFlags,
+    },
 }
 
 fn name(text: &str) -> Result<String, InvalidName> {
     bus_schema::Name::new(text).map(Into::into)
 }
 
-pub(crate) fn run(verb: ContextVerb) -> Result<(), Failure> {
+/// `in_file`: the address of `--netmaster-file`.
+pub(crate) fn run(in_file: Option<String>, verb: ContextVerb) -> Result<(), Failure> {
     let mut contexts = Contexts::load()?;
-    match verb {
+    let flags = match verb {
         ContextVerb::Ls { flags } => return output::print(&listed(&contexts, &flags)?),
-        ContextVerb::Add { context, url } => {
-            let parsed = url.parse::<BusUrl>();
-            parsed.map_err(|error| Failure::Usage(format!("<URL>: {error}")))?;
+        ContextVerb::Add {
+            context,
+            url,
+            output,
+        } => {
+            let url = url.or(in_file).unwrap_or_default();
+            bus_url::parse("<URL>", &url)?;
             contexts.add(&context, &url);
+            output
         }
-        ContextVerb::Use { context } => contexts.choose(&context)?,
-        ContextVerb::Rm { context } => contexts.remove(&context)?,
-    }
+        ContextVerb::Use { context, output } => {
+            contexts.choose(&context)?;
+            output
+        }
+        ContextVerb::Rm { context, output } => {
+            contexts.remove(&context)?;
+            output
+        }
+    };
     contexts.save()?;
-    let current = contexts.current().unwrap_or("none");
-    output::print(&format!("current context: {current}\n"))
+    let current = contexts.current();
+    let text = format!("current context: {}", current.unwrap_or("none"));
+    flags.outcome("done", &text, &json!({ "current": current }))?;
+    if let (Some(current), Some(_)) = (current, bus_url::of_environment()) {
+        let variable = bus_schema::url::VARIABLE;
+        output::note(&format!(
+            "warning: {variable} is set and overrides the context: unset {variable}, or add --context {current} to each command"
+        ));
+    }
+    Ok(())
 }
 
 fn listed(contexts: &Contexts, flags: &ListFlags) -> Result<String, Failure> {

@@ -10,11 +10,11 @@ use bus_schema::{Endpoint, NetworkName, NodeName};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::flags::{ListFlags, TenantFlag, TenantsFlags};
+use super::flags::{ListFlags, OutputFlags, TenantFlag, TenantsFlags};
 use super::{endpoint, group, node};
 use crate::client::{Session, node_refusal};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DnsVerb {
@@ -51,8 +51,8 @@ pub(crate) struct DnsQueryOptions {
     kind: RecordFlag,
     #[command(flatten)]
     of: TenantFlag,
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -212,8 +212,8 @@ async fn query(session: &mut Session, options: DnsQueryOptions) -> Result<(), Fa
         NodeReply::Resolved(resolution) => resolution,
         reply => return Err(node_refusal(node, "can't resolve", reply)),
     };
-    let text = match options.output {
-        Format::Table | Format::Wide => text(&lookup, node, &resolution),
+    let text = match options.output.format() {
+        format if format.is_text() => text(&lookup, node, &resolution),
         format => {
             let value = json!({ "lookup": lookup, "node": node, "resolution": resolution });
             output::document(&value, format)?
@@ -332,7 +332,7 @@ mod tests {
         );
         assert_eq!(
             table(&names)
-                .render(Format::Wide)
+                .render(output::Format::Wide)
                 .lines()
                 .skip(2)
                 .collect::<Vec<_>>(),

@@ -3,7 +3,7 @@
 use bus_schema::TenantName;
 use bus_schema::command::Removal;
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
@@ -47,7 +47,7 @@ impl ListFlags {
             return Ok(all.iter().map(|it| format!("{}\n", name(it))).collect());
         }
         match self.format() {
-            format @ (Format::Table | Format::Wide) => Ok(table(all).render(format)),
+            format if format.is_text() => Ok(table(all).render(format)),
             format => {
                 let values = all.iter().map(value).collect();
                 output::document(&Value::Array(values), format)
@@ -60,20 +60,53 @@ impl ListFlags {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InspectFlags {
     /// Accepted for scripts: JSON is the default
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "output")]
     json: bool,
-    /// json or yaml
+    /// json, yaml, table (text without empty values), or wide (text with all values)
     #[arg(long, short, value_enum, default_value_t = Format::Json)]
     output: Format,
 }
 
 impl InspectFlags {
     pub(crate) fn format(&self) -> Format {
-        match self.output {
-            Format::Yaml if !self.json => Format::Yaml,
-            _ => Format::Json,
-        }
+        self.output
     }
+}
+
+/// The output format of a verb with one result.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputFlags {
+    /// The same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+impl OutputFlags {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+
+    /// Prints the outcome: a line, or a document of its type, the line and the object `more`.
+    pub(crate) fn outcome(&self, kind: &str, text: &str, more: &Value) -> Result<(), Failure> {
+        let format = self.format();
+        if format.is_text() {
+            return output::print(&format!("{text}\n"));
+        }
+        let mut value = json!({ "type": kind, "text": text });
+        output::extend(&mut value, more);
+        output::print(&output::document(&value, format)?)
+    }
+}
+
+/// The flags of every change.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChangeFlags {
+    #[command(flatten)]
+    pub(crate) id: IdFlag,
+    #[command(flatten)]
+    pub(crate) output: OutputFlags,
 }
 
 /// The id that makes a repeated command take effect at most once.

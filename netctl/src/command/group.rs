@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::flags::{IdFlag, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
+use super::flags::{ChangeFlags, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::usage::{self, Usage};
 use super::wait::WaitFlag;
 use super::{change, endpoint, network, pool};
@@ -74,14 +74,16 @@ pub(crate) struct GroupCreateOptions {
     /// The Docker network's name (-tag)
     #[arg(long, alias = "tag", value_name = "NAME")]
     epg_tag: Option<String>,
-    #[arg(long, short, value_name = "PROFILE")]
+    /// Always refused
+    #[arg(long, short, value_name = "PROFILE", hide = true)]
     networkprofile: Option<String>,
-    #[arg(long, short, value_name = "CONTRACT")]
+    /// Always refused
+    #[arg(long, short, value_name = "CONTRACT", hide = true)]
     external_contract: Vec<String>,
     #[command(flatten)]
     wait: WaitFlag,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 #[derive(Debug, Args)]
@@ -98,7 +100,7 @@ pub(crate) struct GroupUpdateOptions {
     #[command(flatten)]
     wait: WaitFlag,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 #[derive(Debug, Args)]
@@ -109,7 +111,7 @@ pub(crate) struct GroupRemoveOptions {
     #[command(flatten)]
     removal: RemovalFlags,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 pub(crate) async fn run(session: &mut Session, verb: GroupVerb) -> Result<(), Failure> {
@@ -131,7 +133,7 @@ pub(crate) async fn run(session: &mut Session, verb: GroupVerb) -> Result<(), Fa
 async fn create(session: &mut Session, create: GroupCreateOptions) -> Result<(), Failure> {
     unsupported(&create)?;
     let (tenant, network, group) = (create.of.tenant, create.network, create.group);
-    output::print(&format!("Creating EndpointGroup {tenant}:{group}\n"))?;
+    let announcement = format!("Creating EndpointGroup {tenant}:{group}");
     let command = Command::GroupCreate(GroupCreate {
         tenant: tenant.clone(),
         network: network.clone(),
@@ -140,7 +142,7 @@ async fn create(session: &mut Session, create: GroupCreateOptions) -> Result<(),
         ip_pool: create.ip_pool,
         docker_name: create.epg_tag.filter(|name| !name.is_empty()),
     });
-    change::send_and_wait(session, command, &create.id, create.wait).await?;
+    change::send_and_wait(session, &announcement, command, &create.flags, create.wait).await?;
     // The group is there, whether or not the endpoints can be listed.
     if let Ok(endpoints) = endpoint::list(session, Some(tenant)).await {
         warn_taken(&endpoints, &network, &group);
@@ -204,19 +206,21 @@ async fn update(session: &mut Session, update: GroupUpdateOptions) -> Result<(),
         group: update.group,
         policies: update.policy,
     });
-    change::send_and_wait(session, command, &update.id, update.wait).await
+    change::send_and_wait(session, "", command, &update.flags, update.wait).await
 }
 
 async fn remove(session: &mut Session, remove: GroupRemoveOptions) -> Result<(), Failure> {
     let (tenant, group) = (remove.of.tenant, remove.group);
     let verb = remove.removal.verb();
-    output::print(&format!("{verb} EndpointGroup {tenant}:{group}\n"))?;
+    let announcement = format!("{verb} EndpointGroup {tenant}:{group}");
     let command = Command::GroupRemove(GroupRemove {
         tenant,
         group,
         mode: remove.removal.mode(),
     });
-    change::send(session, command, &remove.id).await.map(drop)
+    change::send(session, &announcement, command, &remove.flags)
+        .await
+        .map(drop)
 }
 
 async fn inspect(

@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod events;
 mod flags;
+pub(crate) mod global;
 pub(crate) mod group;
 pub(crate) mod network;
 pub(crate) mod node;
@@ -36,7 +37,7 @@ use crate::output;
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let noun = match cli.noun {
         // These two need no bus.
-        Noun::Context(verb) => return context::run(verb),
+        Noun::Context(verb) => return context::run(cli.globals.url_in_file()?, verb),
         Noun::Man { folder } => return write_man_pages(&folder),
         noun => noun,
     };
@@ -62,12 +63,13 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Noun::Tenant(verb) => tenant::run(&mut open(url).await?, verb).await,
         Noun::Endpoint(verb) => endpoint::run(&mut open(url).await?, verb).await,
         Noun::Node(verb) => Box::pin(node::run(&mut open(url).await?, verb)).await,
+        Noun::Global(verb) => global::run(&mut open(url).await?, verb).await,
         Noun::Cluster(verb) => cluster::run(&mut open(url).await?, verb).await,
         Noun::Command(verb) => Box::pin(events::journey::run(&mut open(url).await?, verb)).await,
-        Noun::Wait(options) => wait::run(&mut open(url).await?, options).await,
+        Noun::Wait(options) => Box::pin(wait::run(&url, linearizable, options)).await,
         Noun::Apply(options) => Box::pin(apply::apply(&mut open(url).await?, options)).await,
         Noun::Diff(options) => Box::pin(apply::diff(&mut open(url).await?, options)).await,
-        Noun::Export => apply::export(&mut open(url).await?).await,
+        Noun::Export(options) => apply::export(&mut open(url).await?, options).await,
         Noun::Context(_) | Noun::Man { .. } => Ok(()),
     }
 }
@@ -85,6 +87,7 @@ impl Noun {
     fn check(&self) -> Result<(), Failure> {
         match self {
             Self::Policy(verb) => verb.check(),
+            Self::Global(verb) => verb.check(),
             Self::Trace(options) => options.check(),
             Self::Apply(options) => options.source.check(),
             Self::Diff(options) => options.source.check(),

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::{IpNet, Ipv6Net};
 use serde_json::{Value, json};
 
-use super::flags::{IdFlag, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
+use super::flags::{ChangeFlags, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::pool::{self, Subnet};
 use super::usage::{self, Usage};
 use super::wait::WaitFlag;
@@ -72,10 +72,10 @@ pub(crate) struct NetworkCreateOptions {
     #[arg(long, short, value_name = "VNI")]
     pkt_tag: Option<u32>,
     /// An IPv6 subnet in addition to the IPv4 one (-s6)
-    #[arg(long, alias = "s6", value_name = "SUBNET")]
+    #[arg(long, alias = "s6", value_name = "SUBNET", hide = true)]
     subnetv6: Option<Ipv6Net>,
     /// The IPv6 gateway (-g6)
-    #[arg(long, alias = "g6", value_name = "GATEWAY")]
+    #[arg(long, alias = "g6", value_name = "GATEWAY", hide = true)]
     gatewayv6: Option<Ipv6Addr>,
     /// The Docker network's name (-tag)
     #[arg(long, alias = "tag", value_name = "NAME")]
@@ -89,7 +89,7 @@ pub(crate) struct NetworkCreateOptions {
     #[command(flatten)]
     wait: WaitFlag,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 #[derive(Debug, Args)]
@@ -102,7 +102,7 @@ pub(crate) struct NetworkUpdateOptions {
     #[command(flatten)]
     wait: WaitFlag,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 /// At least one setting.
@@ -124,12 +124,16 @@ struct NetworkSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NwType {
     Data,
+    /// Always refused
+    #[value(hide = true)]
     Infra,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Encap {
     Vxlan,
+    /// Always refused
+    #[value(hide = true)]
     Vlan,
 }
 
@@ -141,7 +145,7 @@ pub(crate) struct NetworkRemoveOptions {
     #[command(flatten)]
     removal: RemovalFlags,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 pub(crate) async fn run(session: &mut Session, verb: NetworkVerb) -> Result<(), Failure> {
@@ -172,7 +176,7 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
     let (tenant, network) = (create.of.tenant, create.network);
     let subnet6 = create.subnetv6.map(IpNet::V6);
     let subnets: Vec<IpNet> = [create.subnet.net].into_iter().chain(subnet6).collect();
-    output::print(&format!("Creating network {tenant}:{network}\n"))?;
+    let announcement = format!("Creating network {tenant}:{network}");
     let command = Command::NetworkCreate(NetworkCreate {
         tenant,
         network,
@@ -185,20 +189,20 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
         docker_name: create.nw_tag.filter(|name| !name.is_empty()),
         max_connections: create.settings.max_connections,
     });
-    change::send_and_wait(session, command, &create.id, create.wait).await?;
+    change::send_and_wait(session, &announcement, command, &create.flags, create.wait).await?;
     covered::warn(session, &subnets).await;
     Ok(())
 }
 
 async fn update(session: &mut Session, update: NetworkUpdateOptions) -> Result<(), Failure> {
     let (tenant, network) = (update.of.tenant, update.network);
-    output::print(&format!("Updating network {tenant}:{network}\n"))?;
+    let announcement = format!("Updating network {tenant}:{network}");
     let command = Command::NetworkUpdate(NetworkUpdate {
         tenant,
         network,
         max_connections: update.given.settings.max_connections,
     });
-    change::send_and_wait(session, command, &update.id, update.wait).await
+    change::send_and_wait(session, &announcement, command, &update.flags, update.wait).await
 }
 
 fn unsupported(create: &NetworkCreateOptions) -> Result<(), Failure> {
@@ -225,13 +229,15 @@ async fn remove(session: &mut Session, remove: NetworkRemoveOptions) -> Result<(
     let (tenant, network) = (remove.of.tenant, remove.network);
     let mode = remove.removal.mode();
     let verb = remove.removal.verb();
-    output::print(&format!("{verb} network {tenant}:{network}\n"))?;
+    let announcement = format!("{verb} network {tenant}:{network}");
     let command = Command::NetworkRemove(NetworkRemove {
         tenant,
         network,
         mode,
     });
-    change::send(session, command, &remove.id).await.map(drop)
+    change::send(session, &announcement, command, &remove.flags)
+        .await
+        .map(drop)
 }
 
 pub(crate) async fn list(

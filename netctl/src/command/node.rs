@@ -10,11 +10,11 @@ use bus_schema::{Answer, Command, NodeName, Query};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::flags::{IdFlag, InspectFlags, ListFlags};
+use super::flags::{ChangeFlags, InspectFlags, ListFlags, OutputFlags};
 use super::{change, time, usage};
 use crate::client::{Session, node_refusal, unexpected_answer};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeVerb {
@@ -40,7 +40,7 @@ pub(crate) enum NodeVerb {
     Uncordon {
         node: NodeName,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// Remove a node from the cluster
     #[command(
@@ -53,7 +53,7 @@ pub(crate) enum NodeVerb {
         #[arg(long)]
         lost: bool,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// Remove leftovers of an earlier crash from a node now, and list them
     #[command(
@@ -73,6 +73,8 @@ pub(crate) enum NodeVerb {
         /// Confirm that endpoints are closed whose network isn't in this log
         #[arg(long)]
         yes: bool,
+        #[command(flatten)]
+        output: OutputFlags,
     },
 }
 
@@ -94,18 +96,20 @@ pub(crate) async fn run(session: &mut Session, verb: NodeVerb) -> Result<(), Fai
             value["Oper"]["blocks"] = info.usage.iter().map(block).collect();
             output::print(&output::document(&value, flags.format())?)
         }
-        NodeVerb::Rm { node, lost, id } => {
-            output::print(&format!("Deleting node: {node}\n"))?;
+        NodeVerb::Rm { node, lost, flags } => {
+            let announcement = format!("Deleting node: {node}");
             let command = Command::NodeRemove(NodeRemove { node, lost });
-            change::send(session, command, &id).await.map(drop)
+            change::send(session, &announcement, command, &flags)
+                .await
+                .map(drop)
         }
         NodeVerb::Drain(options) => drain::run(session, options).await,
-        NodeVerb::Uncordon { node, id } => {
+        NodeVerb::Uncordon { node, flags } => {
             let command = Command::NodeUncordon(NodeUncordon { node });
-            change::send(session, command, &id).await.map(drop)
+            change::send(session, "", command, &flags).await.map(drop)
         }
         NodeVerb::Cleanup { node, flags } => clean_up(session, &node, &flags).await,
-        NodeVerb::AcceptLog { node, yes } => accept_log(session, node, yes).await,
+        NodeVerb::AcceptLog { node, yes, output } => accept_log(session, node, yes, &output).await,
     }
 }
 
@@ -115,10 +119,10 @@ async fn clean_up(session: &Session, node: &NodeName, flags: &ListFlags) -> Resu
         reply => return Err(node_refusal(node, "can't clean up", reply)),
     };
     let text = match flags.format() {
-        Format::Table | Format::Wide if done.is_empty() && failed.is_empty() && !flags.quiet => {
+        format if format.is_text() && done.is_empty() && failed.is_empty() && !flags.quiet => {
             format!("no leftovers on node {node}\n")
         }
-        Format::Table | Format::Wide => {
+        format if format.is_text() => {
             let lines = done.iter().map(|it| output::printable(it) + "\n");
             lines.collect()
         }
@@ -134,7 +138,12 @@ async fn clean_up(session: &Session, node: &NodeName, flags: &ListFlags) -> Resu
     }
 }
 
-async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<(), Failure> {
+async fn accept_log(
+    session: &mut Session,
+    node: NodeName,
+    yes: bool,
+    flags: &OutputFlags,
+) -> Result<(), Failure> {
     if !yes {
         return Err(Failure::Usage(format!(
             "this removes everything from node {node} that isn't in this cluster's log: add --yes if the log is right"
@@ -148,7 +157,11 @@ async fn accept_log(session: &mut Session, node: NodeName, yes: bool) -> Result<
         .node(&node, &NodeRequest::AcceptLog { cluster })
         .await?
     {
-        NodeReply::Done => output::print(&format!("node {node} follows cluster {cluster}\n")),
+        NodeReply::Done => flags.outcome(
+            "done",
+            &format!("node {node} follows cluster {cluster}"),
+            &json!({ "node": node, "cluster": cluster }),
+        ),
         reply => Err(node_refusal(&node, "refuses", reply)),
     }
 }

@@ -7,12 +7,12 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::counters::CounterSum;
-use super::flags::{IdFlag, InspectFlags, ListFlags, TenantFlag, TenantsFlags};
+use super::flags::{ChangeFlags, InspectFlags, ListFlags, TenantFlag, TenantsFlags};
 use super::wait::WaitFlag;
 use super::{change, counters, rule};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
-use crate::output::{self, Format, Table};
+use crate::output::{self, Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyVerb {
@@ -25,7 +25,7 @@ pub(crate) enum PolicyVerb {
         #[command(flatten)]
         of: TenantFlag,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// Remove a policy that no group uses, with its rules
     #[command(visible_alias = "delete")]
@@ -34,7 +34,7 @@ pub(crate) enum PolicyVerb {
         #[command(flatten)]
         of: TenantFlag,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// List policies
     #[command(visible_alias = "list")]
@@ -73,7 +73,7 @@ pub(crate) enum PolicyVerb {
         #[command(flatten)]
         wait: WaitFlag,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// List a policy's rules
     RuleLs {
@@ -95,11 +95,13 @@ pub(crate) enum PolicyVerb {
         #[command(flatten)]
         wait: WaitFlag,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
 }
 
+// Contiv's `-o` of this verb is `--to-network`.
 #[derive(Debug, Args)]
+#[command(mut_arg("output", |output| output.short(None)))]
 pub(crate) struct RuleAddOptions {
     policy: PolicyName,
     #[arg(value_name = "ID")]
@@ -114,7 +116,7 @@ pub(crate) struct RuleAddOptions {
     #[command(flatten)]
     wait: WaitFlag,
     #[command(flatten)]
-    id: IdFlag,
+    flags: ChangeFlags,
 }
 
 impl PolicyVerb {
@@ -128,17 +130,21 @@ impl PolicyVerb {
 
 pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), Failure> {
     match verb {
-        PolicyVerb::Create { policy, of, id } => {
+        PolicyVerb::Create { policy, of, flags } => {
             let tenant = of.tenant;
-            output::print(&format!("Creating policy {tenant}:{policy}\n"))?;
+            let announcement = format!("Creating policy {tenant}:{policy}");
             let command = Command::PolicyCreate(PolicyCreate { tenant, policy });
-            change::send(session, command, &id).await.map(drop)
+            change::send(session, &announcement, command, &flags)
+                .await
+                .map(drop)
         }
-        PolicyVerb::Rm { policy, of, id } => {
+        PolicyVerb::Rm { policy, of, flags } => {
             let tenant = of.tenant;
-            output::print(&format!("Deleting policy {tenant}:{policy}\n"))?;
+            let announcement = format!("Deleting policy {tenant}:{policy}");
             let command = Command::PolicyRemove(PolicyRemove { tenant, policy });
-            change::send(session, command, &id).await.map(drop)
+            change::send(session, &announcement, command, &flags)
+                .await
+                .map(drop)
         }
         PolicyVerb::Ls { of, flags } => {
             let policies = list(session, of.tenant(), None).await?;
@@ -157,7 +163,7 @@ pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), F
             of,
             immediate,
             wait,
-            id,
+            flags,
         } => {
             let command = Command::RuleRemove(RuleRemove {
                 tenant: of.tenant,
@@ -165,7 +171,7 @@ pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), F
                 rule,
                 immediate,
             });
-            change::send_and_wait(session, command, &id, wait).await
+            change::send_and_wait(session, "", command, &flags, wait).await
         }
         PolicyVerb::RuleLs { policy, of, flags } => {
             let policies = match of.tenant() {
@@ -182,12 +188,12 @@ pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), F
             policy,
             of,
             wait,
-            id,
+            flags,
             ..
         } => {
             let tenant = of.tenant;
             let command = Command::PolicyApply(PolicyApply { tenant, policy });
-            change::send_and_wait(session, command, &id, wait).await
+            change::send_and_wait(session, "", command, &flags, wait).await
         }
     }
 }
@@ -200,7 +206,7 @@ async fn rule_add(session: &mut Session, add: RuleAddOptions) -> Result<(), Fail
         spec: add.spec.spec()?,
         immediate: add.immediate,
     });
-    change::send_and_wait(session, command, &add.id, add.wait).await
+    change::send_and_wait(session, "", command, &add.flags, add.wait).await
 }
 
 pub(crate) async fn list(
@@ -260,7 +266,7 @@ fn rules_listed(policies: &[PolicyInfo], flags: &ListFlags) -> Result<String, Fa
         return Ok(rules.map(|(_, rule)| format!("{}\n", rule.id)).collect());
     }
     match flags.format() {
-        Format::Table | Format::Wide => Ok(policies
+        format if format.is_text() => Ok(policies
             .iter()
             .map(|info| rule::tables(&info.rules))
             .collect()),

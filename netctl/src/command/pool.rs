@@ -21,7 +21,7 @@ pub(crate) enum InvalidSubnet {
     NoPrefix(String),
     #[error("the range is the wrong way round: write {last}-{first}")]
     Backwards { first: Ipv4Addr, last: Ipv4Addr },
-    #[error("give an IPv6 subnet with --subnetv6, in addition to an IPv4 one")]
+    #[error("networks have IPv4 subnets only: give one like 20.1.1.0/24")]
     V6,
 }
 
@@ -56,6 +56,15 @@ impl FromStr for Subnet {
             None => None,
         };
         Ok(Self { net, range })
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.range {
+            Some(range) => write!(f, "{range}/{}", self.net.prefix_len()),
+            None => self.net.fmt(f),
+        }
     }
 }
 

@@ -257,7 +257,7 @@ fn shown(status: &Status, lags: &[String], flags: &ListFlags) -> Result<String, 
         return Ok(lags.chain([alarms]).collect());
     }
     match flags.format() {
-        format @ (Format::Table | Format::Wide) => Ok(text(status, lags, format)),
+        format if format.is_text() => Ok(text(status, lags, format)),
         format => output::document(&value(status, lags), format),
     }
 }

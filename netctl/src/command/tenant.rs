@@ -6,7 +6,7 @@ use bus_schema::{Answer, Command, Endpoint, Query, Rejection, TenantName};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::flags::{IdFlag, InspectFlags, ListFlags};
+use super::flags::{ChangeFlags, InspectFlags, ListFlags};
 use super::usage::Usage;
 use super::wait::WaitFlag;
 use super::{change, endpoint, group, network, policy};
@@ -23,7 +23,7 @@ pub(crate) enum TenantVerb {
         #[command(flatten)]
         settings: TenantSettings,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// Change a tenant's settings; those that aren't given stay
     #[command(after_help = "Example:\n  netctl tenant update blue --max-connections 20000")]
@@ -34,14 +34,14 @@ pub(crate) enum TenantVerb {
         #[command(flatten)]
         wait: WaitFlag,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// Remove a tenant that has no networks
     #[command(visible_alias = "delete")]
     Rm {
         tenant: TenantName,
         #[command(flatten)]
-        id: IdFlag,
+        flags: ChangeFlags,
     },
     /// List tenants
     #[command(visible_alias = "list")]
@@ -82,32 +82,36 @@ pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), F
         TenantVerb::Create {
             tenant,
             settings: TenantSettings { max_connections },
-            id,
+            flags,
         } => {
-            output::print(&format!("Creating tenant: {tenant}\n"))?;
+            let announcement = format!("Creating tenant: {tenant}");
             let command = Command::TenantCreate(TenantCreate {
                 tenant,
                 max_connections,
             });
-            change::send(session, command, &id).await.map(drop)
+            change::send(session, &announcement, command, &flags)
+                .await
+                .map(drop)
         }
         TenantVerb::Update {
             tenant,
             given,
             wait,
-            id,
+            flags,
         } => {
-            output::print(&format!("Updating tenant: {tenant}\n"))?;
+            let announcement = format!("Updating tenant: {tenant}");
             let command = Command::TenantUpdate(TenantUpdate {
                 tenant,
                 max_connections: given.settings.max_connections,
             });
-            change::send_and_wait(session, command, &id, wait).await
+            change::send_and_wait(session, &announcement, command, &flags, wait).await
         }
-        TenantVerb::Rm { tenant, id } => {
-            output::print(&format!("Deleting tenant: {tenant}\n"))?;
+        TenantVerb::Rm { tenant, flags } => {
+            let announcement = format!("Deleting tenant: {tenant}");
             let command = Command::TenantRemove(TenantRemove { tenant });
-            change::send(session, command, &id).await.map(drop)
+            change::send(session, &announcement, command, &flags)
+                .await
+                .map(drop)
         }
         TenantVerb::Ls { flags, .. } => {
             let tenants = list(session).await?;

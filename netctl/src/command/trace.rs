@@ -9,10 +9,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::endpoint;
-use super::flags::TenantFlag;
+use super::flags::{OutputFlags, TenantFlag};
 use crate::client::{Session, node_refusal};
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output;
 
 #[derive(Debug, Args)]
 #[command(
@@ -33,8 +33,8 @@ pub(crate) struct TraceOptions {
     port: Option<u16>,
     #[command(flatten)]
     of: TenantFlag,
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 impl TraceOptions {
@@ -67,9 +67,9 @@ pub(crate) async fn run(session: &mut Session, options: TraceOptions) -> Result<
         },
         false => traced(session, &node, &flow).await.map_err(undecided)?,
     };
-    let text = match options.output {
-        Format::Table | Format::Wide if itself => to_itself(&flow, &from),
-        Format::Table | Format::Wide => text(&flow, &from, &to, &node, &trace),
+    let text = match options.output.format() {
+        format if format.is_text() && itself => to_itself(&flow, &from),
+        format if format.is_text() => text(&flow, &from, &to, &node, &trace),
         format => {
             let value = json!({ "flow": flow, "node": node, "toItself": itself, "trace": trace });
             output::document(&value, format)?

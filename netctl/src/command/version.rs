@@ -44,7 +44,7 @@ pub(crate) async fn run(url: &BusUrl, options: VersionOptions) -> Result<(), Fai
 fn shown(asked: Option<&(String, Vec<Netmaster>)>, format: Format) -> Result<String, Failure> {
     let netmasters = asked.map_or(&[][..], |(_, netmasters)| netmasters);
     match format {
-        format @ (Format::Table | Format::Wide) => {
+        format if format.is_text() => {
             let mut table = Table::new(&["Program", "Name", "Version"], &[]);
             let mut row = |program: &str, name: &str, version: &str| {
                 table.row([program, name, version].map(str::to_owned).into());

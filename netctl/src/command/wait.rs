@@ -1,18 +1,26 @@
 //! `netctl wait`, and the wait of other commands, until live nodes have applied a revision.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus_schema::query::Waited;
 use bus_schema::{Answer, Query, Revision};
 use clap::Args;
+use serde_json::json;
 
+use super::flags::OutputFlags;
 use super::time;
+use crate::bus_url::BusUrl;
 use crate::client::{Accepted, Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output;
 
 /// A wait that takes longer than this prints a note.
 const NOTE_DELAY: Duration = Duration::from_secs(1);
+/// One request waits for at most this time, so that netmaster's places aren't taken for long.
+const MAX_QUERY_WAIT: Duration = Duration::from_secs(20);
+/// The time after the timeout in which an answer may arrive.
+const ANSWER_DELAY: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Timeout of a change's wait for the nodes; the next line of a script relies on it.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,6 +39,8 @@ pub(crate) struct WaitOptions {
     /// The longest wait: 30s, 2m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
     timeout: Duration,
+    #[command(flatten)]
+    output: OutputFlags,
 }
 
 /// Whether a change waits for the nodes.
@@ -61,18 +71,72 @@ impl WaitFlag {
     }
 }
 
-pub(crate) async fn run(session: &mut Session, options: WaitOptions) -> Result<(), Failure> {
+/// Waits until the time-out, through restarts of the bus and of netmaster.
+pub(crate) async fn run(
+    url: &BusUrl,
+    linearizable: bool,
+    options: WaitOptions,
+) -> Result<(), Failure> {
     let revision = options.revision.map(Revision);
-    let waited = match wait(session, revision, options.timeout).await {
-        // netmaster answered the wait: the log ends before that revision.
-        Err(Failure::Behind(reason)) => return Err(Failure::Refused(reason)),
-        waited => waited?,
+    let end = Instant::now() + options.timeout;
+    let mut note = Note::default();
+    let waited = loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let ask = async {
+            let mut session = Session::open(url.clone(), linearizable).await?;
+            let within = left.min(MAX_QUERY_WAIT);
+            wait_with(&mut session, revision, within, &mut note).await
+        };
+        let outcome = tokio::time::timeout(left + ANSWER_DELAY, Box::pin(ask)).await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            let seconds = options.timeout.as_secs();
+            Err(Failure::Unreachable(format!(
+                "no answer within {seconds} s"
+            )))
+        });
+        let is_over = Instant::now() + RETRY_PAUSE >= end;
+        match outcome {
+            Ok(waited) if is_complete(&waited) || is_over => break waited,
+            // netmaster answered the wait: the log ends before that revision.
+            Err(Failure::Behind(reason)) if is_over => return Err(Failure::Refused(reason)),
+            Err(failure) if is_over || !failure.may_pass() => return Err(failure),
+            Err(failure) => note.print(&format!("waiting: {failure}")),
+            Ok(_) => {}
+        }
+        pause().await;
     };
     warn_silent(&waited);
     if is_complete(&waited) {
-        output::print(&format!("revision {} is applied\n", waited.until))
+        options.output.outcome(
+            "applied",
+            &format!("revision {} is applied", waited.until),
+            &json!({ "revision": waited.until, "silent": waited.silent }),
+        )
     } else {
         Err(Failure::Refused(lagging(&waited)))
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause before netmaster is asked again"
+)]
+async fn pause() {
+    tokio::time::sleep(RETRY_PAUSE).await;
+}
+
+/// Prints each note once in a row.
+#[derive(Debug, Default)]
+struct Note {
+    printed: String,
+}
+
+impl Note {
+    fn print(&mut self, text: &str) {
+        if self.printed != text {
+            output::note(text);
+            text.clone_into(&mut self.printed);
+        }
     }
 }
 
@@ -82,12 +146,21 @@ pub(crate) async fn wait(
     revision: Option<Revision>,
     within: Duration,
 ) -> Result<Waited, Failure> {
+    wait_with(session, revision, within, &mut Note::default()).await
+}
+
+async fn wait_with(
+    session: &mut Session,
+    revision: Option<Revision>,
+    within: Duration,
+    note: &mut Note,
+) -> Result<Waited, Failure> {
     let asking = session.ask_within(Query::Wait { revision }, within);
     let mut asking = Box::pin(asking);
     let answer = match tokio::time::timeout(NOTE_DELAY, &mut asking).await {
         Ok(answer) => answer?,
         Err(_) => {
-            output::note("waiting for the nodes to apply it …");
+            note.print("waiting for the nodes to apply it …");
             asking.await?
         }
     };

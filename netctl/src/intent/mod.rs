@@ -1,11 +1,15 @@
 //! The whole configuration (intent) as one value, which a file or netmaster's answers yield. No I/O.
 //!
-//! `file` reads and writes its YAML, `plan` finds the commands that lead from one intent to another.
+//! `file` reads and writes its YAML, `check` finds its contradictions, `plan` finds the commands that
+//! lead from one intent to another.
 
+pub(crate) mod check;
 pub(crate) mod file;
 pub(crate) mod plan;
+mod rule_keys;
 #[cfg(test)]
 mod tests;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

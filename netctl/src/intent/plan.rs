@@ -133,18 +133,7 @@ impl Plan {
     }
 
     fn create_network(&mut self, of: &TenantName, name: &NetworkName, network: &Network) {
-        let command = Command::NetworkCreate(NetworkCreate {
-            tenant: of.clone(),
-            network: name.clone(),
-            subnet: network.subnet,
-            range: network.range,
-            gateway: network.gateway,
-            subnet6: network.subnet6,
-            gateway6: network.gateway6,
-            vni: network.vni,
-            docker_name: network.docker_name.clone(),
-            max_connections: network.max_connections,
-        });
+        let command = Command::NetworkCreate(network_create(of, name, network));
         let text = format!("+ network {of}:{name} {}", network.subnet);
         self.add(Phase::Networks, command, text);
     }
@@ -358,6 +347,26 @@ fn changed_limit(is: Option<u32>, want: Option<u32>) -> Option<(u32, String)> {
     let is = is.unwrap_or_default();
     let max = want.filter(|it| *it != is)?;
     Some((max, format!("maxConnections {max} (was {is})")))
+}
+
+/// The command that creates a network of the file.
+pub(super) fn network_create(
+    of: &TenantName,
+    name: &NetworkName,
+    network: &Network,
+) -> NetworkCreate {
+    NetworkCreate {
+        tenant: of.clone(),
+        network: name.clone(),
+        subnet: network.subnet,
+        range: network.range,
+        gateway: network.gateway,
+        subnet6: network.subnet6,
+        gateway6: network.gateway6,
+        vni: network.vni,
+        docker_name: network.docker_name.clone(),
+        max_connections: network.max_connections,
+    }
 }
 
 fn policies(group: &Group) -> String {

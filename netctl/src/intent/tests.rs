@@ -3,7 +3,7 @@
 
 mod model;
 
-use bus_schema::{RuleId, TenantName};
+use bus_schema::{RuleId, TenantName, Vni};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::{collection, option};
@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use self::model::carry_out;
 use super::Intent;
+use super::check::check;
 use super::file::{read, write};
 use super::plan::{PlanStep, plan};
+use crate::output::Format;
 
 const QUICK_START: &str = r#"
 tenants:
@@ -64,42 +66,154 @@ fn empty() -> Intent {
 #[test]
 fn file_is_read_as_it_is_written() {
     let intent = read(QUICK_START).unwrap();
-    let written = write(&intent).unwrap();
+    let written = write(&intent, Format::Yaml).unwrap();
     assert_eq!(read(&written).unwrap(), intent, "{written}");
     assert!(written.contains("port: 443,8000-8100"), "{written}");
     assert!(written.contains("fromEndpointGroup: lb"), "{written}");
+    let json = write(&intent, Format::Json).unwrap();
+    let _: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(read(&json).unwrap(), intent, "{json}");
     assert_eq!(read("{tenants: []}").unwrap(), Intent::default());
+    assert_eq!(read("tenants:").unwrap(), Intent::default());
 }
 
 #[test]
-fn file_errors_name_their_place() {
+fn file_errors_name_keys_and_lines() {
     for (text, says) in [
-        ("tenants: [{tenantName: a b}]", "letters, digits"),
-        ("tenants: [{tenantName: a, netwrks: []}]", "netwrks"),
+        ("tenantName: a b", "tenants[0]: `a b` holds"),
+        ("tenantName: a\n  netwrks: []", "unknown key `netwrks`"),
+        ("tenantName: a\n- tenantName: a", "tenant a occurs twice"),
+        ("networks: []", "missing key `tenantName`"),
         (
-            "tenants: [{tenantName: a}, {tenantName: a}]",
-            "tenant a occurs twice",
+            "tenantName: a\n  networks: front",
+            "tenants[0].networks: found string",
         ),
         (
-            "tenants: [{tenantName: a, networks: [{networkName: n, subnet: 10.0.0.0}]}]",
-            "network a:n: the prefix length is missing",
+            "tenantName: a\n  networks: [front]",
+            "a network's keys and values",
         ),
         (
-            "tenants: [{tenantName: a, policies: [{policyName: p, rules: [{ruleId: 1, port: 80}]}]}]",
-            "rule 1 of policy a:p: --port needs a protocol",
+            "tenantName: a\n  networks:\n  - networkName: n\n    subnet: 10.0.0.0",
+            "tenants[0].networks[0].subnet: the prefix length is missing",
         ),
         (
-            "tenants: [{tenantName: a, policies: [{policyName: p, rules: [{ruleId: 1, protocol: no}]}]}]",
-            "rule 1 of policy a:p: ",
+            "tenantName: a\n  networks:\n  - {networkName: n, subnet: 10.0.0.0/8, pktTag: x}",
+            "pktTag: found string \"x\", expected a packet tag",
         ),
         (
-            "tenants: [{tenantName: a, groups: [{groupName: g, networkName: n, ipPool: x}]}]",
-            "group a:g: a range looks like",
+            "tenantName: a\n  policies:\n  - policyName: p\n    rules: [{ruleId: 1, port: 80}]",
+            "rule 1: port needs a protocol that has ports: add protocol: tcp",
+        ),
+        (
+            "tenantName: a\n  policies:\n  - policyName: p\n    rules: [{ruleId: 1, protocol: no}]",
+            "rule 1: protocol `no`: ",
+        ),
+        (
+            "tenantName: a\n  policies:\n  - policyName: p\n    rules: [{ruleId: 1, action: no}]",
+            "rule 1: action `no`: write one of allow, deny",
+        ),
+        (
+            "tenantName: a\n  policies:\n  - policyName: p\n    rules: [{ruleId: [1]}]",
+            "expected a text or a number",
+        ),
+        (
+            "tenantName: a\n  groups:\n  - {groupName: g, networkName: n, ipPool: x}",
+            "tenants[0].groups[0].ipPool: a range looks like",
         ),
     ] {
-        let error = read(text).unwrap_err().to_string();
+        let text = format!("tenants:\n- {text}\n");
+        let error = read(&text).unwrap_err().to_string();
         assert!(error.contains(says), "{text}: {error}");
+        assert!(error.contains("at line "), "{text}: {error}");
+        for rust in ["struct", "enum", "Item", "Keys", "u32", "unit value", "--"] {
+            assert!(!error.contains(rust), "{text}: {error}");
+        }
     }
+}
+
+/// Additions to the quick start, each with the problem that is found.
+const CONTRADICTIONS: [(&str, &str); 15] = [
+    (
+        "networks: [{networkName: n, subnet: 20.1.1.128/25}]",
+        "network default:n: subnet 20.1.1.128/25 overlaps 20.1.1.0/24",
+    ),
+    (
+        "networks: [{networkName: n, subnet: 10.1.0.0/16}, {networkName: o, subnet: 10.1.1.0/24}]",
+        "network default:o: subnet 10.1.1.0/24 overlaps 10.1.0.0/16 of network n",
+    ),
+    (
+        "networks: [{networkName: n, subnet: 127.1.0.0/16}]",
+        "network default:n: subnet 127.1.0.0/16 can't be used",
+    ),
+    (
+        "networks: [{networkName: n, subnet: 10.1.1.0/24, gateway: 10.1.2.1}]",
+        "network default:n: gateway 10.1.2.1",
+    ),
+    (
+        "networks: [{networkName: n, subnet: 10.1.1.0/24, pktTag: 1001}]",
+        "network default:n: packet tag 1001 is in use by network contiv-net",
+    ),
+    (
+        "networks: [{networkName: n, subnet: 10.1.1.0/24, pktTag: 10001}]",
+        "network default:n: packet tag 10001 is outside of the cluster's range 1-10000",
+    ),
+    (
+        "networks: [{networkName: n, subnet: 10.1.1.0/24, cfgdTag: contiv-net}]",
+        "network default:n: network contiv-net of tenant default is Docker network",
+    ),
+    (
+        "groups: [{groupName: g, networkName: nowhere}]",
+        "group default:g: it names the network nowhere",
+    ),
+    (
+        "groups: [{groupName: g, networkName: back, policies: [none]}]",
+        "group default:g: it names the policy none",
+    ),
+    (
+        "groups: [{groupName: back, networkName: back}]",
+        "group default:back: back can't be both",
+    ),
+    (
+        "groups: [{groupName: g, networkName: back, ipPool: 20.1.2.25-20.1.2.40}]",
+        "group default:g: pool 20.1.2.25-20.1.2.40 overlaps 20.1.2.20-20.1.2.30 of group lb",
+    ),
+    (
+        "groups: [{groupName: g, networkName: back, ipPool: 20.1.3.1-20.1.3.2}]",
+        "group default:g: pool 20.1.3.1-20.1.3.2 doesn't lie inside",
+    ),
+    (
+        "groups: [{groupName: g, networkName: contiv-net, ipPool: 20.1.1.250-20.1.1.254}]",
+        "group default:g: pool 20.1.1.250-20.1.1.254 holds 20.1.1.254",
+    ),
+    (
+        "policies: [{policyName: p, rules: [{ruleId: 1, fromEndpointGroup: nobody}]}]",
+        "rule 1 of policy default:p: it names the group nobody",
+    ),
+    (
+        "policies: [{policyName: p, rules: [{ruleId: 1, fromNetwork: nowhere}]}]",
+        "rule 1 of policy default:p: it names the network nowhere",
+    ),
+];
+
+/// The contradictions of a file for tenant `default`, in a cluster with the quick start.
+fn problems(of_default: &str, prune: bool) -> Vec<String> {
+    let current = read(QUICK_START).unwrap();
+    let file = format!("tenants: [{{tenantName: default, {of_default}}}]");
+    let wanted = read(&file).unwrap();
+    check(&current, &wanted, prune, (Vni(1), Vni(10_000)))
+}
+
+#[test]
+fn whole_file_is_checked_before_anything_is_done() {
+    for (file, says) in CONTRADICTIONS {
+        let found = problems(file, false);
+        assert_eq!(found.len(), 1, "{file}: {found:?}");
+        assert!(found[0].starts_with(says), "{file}: {found:?}");
+    }
+    let of_cluster = "groups: [{groupName: g, networkName: back, policies: [prod_web]}]";
+    assert_eq!(problems(of_cluster, false), [""; 0]);
+    let pruned = problems(of_cluster, true);
+    assert_eq!(pruned.len(), 2, "{pruned:?}");
 }
 
 #[test]

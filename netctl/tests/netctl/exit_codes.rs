@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Bus, netctl, netctl_at_home, nowhere};
+use crate::support::{Bus, netctl, netctl_at_home, netctl_with_input, nowhere};
 use bus_schema::command::Request;
 use bus_schema::event::Settings;
 use bus_schema::query::{ClusterInfo, Waited};
@@ -70,11 +70,7 @@ fn missing_bus_or_netmaster_exits_with_2_within_two_seconds() {
         (bus.url.clone(), "no netmaster answers"),
         (wrong_token, "refuses this token"),
     ] {
-        for typed in [
-            "net ls",
-            "net create n --subnet=10.1.1.0/24",
-            "wait --converged",
-        ] {
+        for typed in ["net ls", "net create n --subnet=10.1.1.0/24"] {
             let ran = netctl(&url, typed);
             assert_eq!(ran.code, 2, "{typed}: {ran:?}");
             assert!(ran.err.contains(says), "{typed}: {ran:?}");
@@ -224,4 +220,102 @@ async fn unknown_outcome_exits_with_3_and_the_id_to_retry() {
         let again = netctl(&bus.url, &format!("{typed} --command-id={id}"));
         assert!(again.err.contains(&id.to_string()), "{again:?}");
     }
+}
+
+/// The object of a refusal on stdout.
+#[track_caller]
+fn refusal(ran: &crate::support::Ran, kind: &str) -> serde_json::Value {
+    let value: serde_json::Value = serde_json::from_str(&ran.out).expect("one object on stdout");
+    assert_eq!(value["type"], kind, "{ran:?}");
+    assert_eq!(value["exitCode"], ran.code, "{ran:?}");
+    let text = value["text"].as_str().expect("a text");
+    assert!(ran.err.contains(text), "{ran:?}");
+    value
+}
+
+#[test]
+fn every_refusal_is_an_object_with_o_json() {
+    let nowhere = nowhere();
+    for typed in [
+        "net create n -s 10.1.1.0/24 -o json",
+        "net rm n -o json",
+        "group update g --no-policy -o json",
+        "policy rule-add p 1 --json",
+        "tenant ls -q -j",
+        "node accept-log n1 --yes -o json",
+        "wait --converged --timeout 1s -o json",
+        "status -o json",
+        "export -o json",
+    ] {
+        let ran = netctl(&nowhere, typed);
+        assert_eq!(ran.code, 2, "{typed}: {ran:?}");
+        refusal(&ran, "unreachable");
+    }
+    for typed in [
+        "net create n -s 10.1.1.0/33 -o json",
+        "net ls -o json --colour",
+        "nat ls -o json",
+        "context use nobody -o json",
+        "apply -f /nowhere.yaml -o json",
+    ] {
+        let ran = netctl(&nowhere, typed);
+        assert_eq!(ran.code, 64, "{typed}: {ran:?}");
+        refusal(&ran, "usage");
+    }
+}
+
+#[test]
+fn escape_sequences_are_never_printed_raw() {
+    let nowhere = nowhere();
+    let clear = "\u{1b}[2J\u{9b}1m\r\u{7}";
+    for typed in [
+        format!("net inspect {clear}"),
+        format!("net ls --{clear}"),
+        format!("{clear}"),
+        format!("context use {clear}"),
+        format!("apply -f {clear}"),
+        format!("--netmaster nats://{clear}:1 net ls"),
+        format!("net ls -o {clear}"),
+        format!("endpoint inspect {clear} -o json"),
+    ] {
+        let ran = netctl(&nowhere, &typed);
+        assert_ne!(ran.code, 0, "{typed:?}: {ran:?}");
+        for text in [&ran.out, &ran.err] {
+            let raw = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(raw, None, "{typed:?}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn bus_address_can_be_in_a_file_or_on_standard_input() {
+    let bus = Bus::start();
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("bus");
+    std::fs::write(&file, format!("# the bus\nCONTIV_NATS_URL={}\n", bus.url)).unwrap();
+    let nowhere = nowhere();
+    let typed = format!("--netmaster-file {} net ls", file.display());
+    let ran = netctl_at_home(home.path(), &nowhere, &typed);
+    assert!(ran.err.contains("no netmaster answers"), "{ran:?}");
+
+    let ran = netctl_with_input(home.path(), &nowhere, "--netmaster-file - net ls", &bus.url);
+    assert!(ran.err.contains("no netmaster answers"), "{ran:?}");
+    let ran = netctl_with_input(
+        home.path(),
+        &nowhere,
+        "context add lab --netmaster-file -",
+        &bus.url,
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("CONTIV_NATS_URL is set"), "{ran:?}");
+    let ran = netctl_at_home(home.path(), &nowhere, "--context lab net ls");
+    assert!(ran.err.contains("no netmaster answers"), "{ran:?}");
+
+    std::fs::write(&file, "# none\n").unwrap();
+    let ran = netctl_at_home(home.path(), &nowhere, &typed);
+    assert_eq!(ran.code, 64, "{ran:?}");
+    std::fs::write(&file, "nats://s3cret@:x\n").unwrap();
+    let ran = netctl_at_home(home.path(), &nowhere, &typed);
+    assert_eq!(ran.code, 64, "{ran:?}");
+    assert!(!ran.err.contains("s3cret"), "{ran:?}");
 }

@@ -213,12 +213,15 @@ async fn rejection_shows_the_revision_that_it_rests_on() {
     for typed in ["group ls -t blue -o json", "net inspect n -t blue --json"] {
         let ran = netctl(&bus.url, typed);
         assert_eq!(ran.code, 1, "{ran:?}");
-        let value: Value = serde_json::from_str(&ran.err).unwrap();
+        let value: Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!(
-            (&value["revision"], &value["exitCode"]),
-            (&17.into(), &1.into())
+            (&value["revision"], &value["exitCode"], &value["type"]),
+            (&17.into(), &1.into(), &"tenant-unknown".into())
         );
-        let error = value["error"].as_str().unwrap();
-        assert!(error.contains("netctl tenant create blue"), "{error}");
+        for text in [&value["error"], &value["text"]] {
+            let text = text.as_str().unwrap();
+            assert!(text.contains("netctl tenant create blue"), "{text}");
+        }
+        assert!(ran.err.ends_with("\nrevision: 17\n"), "{ran:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! A real nats-server, and the real `netctl` with a state folder of its own.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -116,6 +117,22 @@ pub(crate) fn netctl(url: &str, typed: &str) -> Ran {
 pub(crate) fn netctl_at_home(home: &Path, url: &str, typed: &str) -> Ran {
     let started = Instant::now();
     let output = command(home, url, typed).output().unwrap();
+    Ran::new(&output, started.elapsed())
+}
+
+/// As [`netctl_at_home`], with a text on standard input.
+pub(crate) fn netctl_with_input(home: &Path, url: &str, typed: &str, input: &str) -> Ran {
+    let started = Instant::now();
+    let mut command = command(home, url, typed);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    let mut stdin = running.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = running.wait_with_output().unwrap();
     Ran::new(&output, started.elapsed())
 }
 

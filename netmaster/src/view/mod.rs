@@ -121,6 +121,7 @@ impl View {
                 self.cluster = Some(e.cluster);
                 self.settings = e.settings.clone();
             }
+            Event::ClusterChanged(e) => self.settings = e.settings.clone(),
             Event::TenantCreated(e) => {
                 self.tenants.entry(e.tenant.clone()).or_default();
             }

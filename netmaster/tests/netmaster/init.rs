@@ -127,7 +127,7 @@ fn a_bus_that_is_down_is_named_without_its_token() {
     assert_eq!(refused.status.code(), Some(1));
     let said = said(&refused);
     assert!(
-        said.contains("no NATS server answers at 127.0.0.1"),
+        said.contains("no NATS server answers at nats://127.0.0.1"),
         "{said}"
     );
     assert!(!said.contains("secret"), "{said}");

@@ -12,4 +12,5 @@ mod metrics;
 mod node_removal;
 mod pools;
 mod removal;
+mod secrets;
 mod support;

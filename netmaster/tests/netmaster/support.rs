@@ -21,7 +21,7 @@ pub(crate) use runtime::now;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-const TOKEN: &str = "token-of-a-test";
+pub(crate) const TOKEN: &str = "token-of-a-test";
 /// How long anything may take before a test fails.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -30,7 +30,7 @@ pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(program: &std::ffi::OsStr, prepare: impl FnOnce(&mut Process)) -> Self {
+    pub(crate) fn start(program: &std::ffi::OsStr, prepare: impl FnOnce(&mut Process)) -> Self {
         let mut process = Process::new("setpriv");
         process.args(["--pdeathsig", "KILL"]).arg(program);
         prepare(&mut process);
@@ -56,7 +56,7 @@ impl Drop for Running {
     }
 }
 
-fn nats_server() -> PathBuf {
+pub(crate) fn nats_server() -> PathBuf {
     if let Some(path) = std::env::var_os("CONTIV_NATS_SERVER") {
         return path.into();
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use bus_schema::subject;
+use bus_schema::url::{self, Credentials};
 use runtime::pause;
 use tokio::sync::watch;
 
@@ -43,7 +44,7 @@ pub(super) async fn connect(url: &str, name: &str, link: &watch::Sender<Link>) -
             },
             Err(error) => format!(
                 "can't reach nats-server at {}: {error}; start it, or set CONTIV_NATS_URL",
-                without_token(url)
+                url::without_credentials(url)
             ),
         };
         down(link, reason);
@@ -57,11 +58,15 @@ async fn try_connect(
     link: &watch::Sender<Link>,
 ) -> Result<Client, async_nats::ConnectError> {
     let events = link.clone();
-    let options = match bus_schema::url::token(url) {
-        Some(token) => ConnectOptions::with_token(token.to_owned()),
+    let options = match url::credentials(url) {
+        Some(Credentials::Token(token)) => ConnectOptions::with_token(token.to_owned()),
+        Some(Credentials::Password { user, password }) => {
+            ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+        }
         None => ConnectOptions::new(),
     };
-    let servers: Vec<&str> = url.split(',').map(str::trim).collect();
+    let addresses = url::without_credentials(url);
+    let servers: Vec<&str> = addresses.split(',').collect();
     options
         .name(name)
         .connection_timeout(Duration::from_secs(2))
@@ -147,24 +152,5 @@ pub(super) async fn watchdog(client: Client, link: watch::Sender<Link>) {
                 tracing::warn!(%error, "can't reconnect to the bus");
             }
         }
-    }
-}
-
-/// The address without its token, which is before the `@`.
-fn without_token(url: &str) -> String {
-    match url.rsplit_once('@') {
-        Some((_, host)) => format!("nats://{host}"),
-        None => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn token_is_not_shown() {
-        assert_eq!(without_token("nats://s3cret@host:4222"), "nats://host:4222");
-        assert_eq!(without_token("nats://host:4222"), "nats://host:4222");
     }
 }

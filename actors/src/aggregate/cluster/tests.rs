@@ -53,6 +53,34 @@ fn a_log_that_nodes_are_ahead_of_is_accepted_once_for_them() {
 }
 
 #[test]
+fn range_of_packet_tags_is_changed_once() {
+    let set = |first, last| {
+        ClusterCommand::Set(ClusterSet {
+            vni_range: Some((Vni(first), Vni(last))),
+        })
+    };
+    let changed = Event::ClusterChanged(ClusterChanged {
+        settings: Settings {
+            vni_range: (Vni(5), Vni(9)),
+            ..Settings::default()
+        },
+    });
+    given::<Cluster>([])
+        .when(set(5, 9), nobody())
+        .then([changed])
+        .when(set(5, 9), nobody())
+        .then([]);
+    for (first, last) in [(0, 9), (9, 5), (5, Vni::MAX + 1)] {
+        let (first, last) = (Vni(first), Vni(last));
+        given::<Cluster>([])
+            .when(set(first.0, last.0), nobody())
+            .rejected(Rejection::VniRangeInvalid { first, last });
+    }
+    let nothing = ClusterCommand::Set(ClusterSet::default());
+    given::<Cluster>([]).when(nothing, nobody()).then([]);
+}
+
+#[test]
 fn a_node_joins_once() {
     given::<Cluster>([])
         .when(join("n1", "m1", "198.18.1.1"), nobody())

@@ -6,10 +6,10 @@ use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate, Removal};
 use bus_schema::event::{GroupClosing, GroupCreated, GroupRemoved, GroupReopened, GroupUpdated};
 use bus_schema::policy::Peer;
 use bus_schema::{
-    Event, GroupId, GroupName, GroupSpec, NetworkSpec, PolicyName, Rejection, TenantName,
+    Event, GroupId, GroupName, GroupSpec, NetworkSpec, PolicyName, Rejection, TenantName, subnet,
 };
 
-use super::{Tenant, TenantFacts, pool, subnet};
+use super::{Tenant, TenantFacts, pool};
 
 /// A group as its tenant wants it.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,14 +1,12 @@
 //! A group's own pool: a range of its network with leases of its own.
 
-use std::net::IpAddr;
-
 use bus_schema::event::{
     LeasesClosed, LeasesClosing, LeasesOpened, LeasesReopened, PoolReleased, PoolReserved,
 };
 use bus_schema::{
     AddressRange, Event, GroupName, GroupSpec, NetworkSpec, Pool, PoolKey, Rejection, TenantName,
+    subnet,
 };
-use ipnet::IpNet;
 
 use super::{Tenant, TenantFacts};
 
@@ -21,25 +19,7 @@ impl Tenant {
         network: &NetworkSpec,
         facts: &TenantFacts,
     ) -> Result<Pool, Rejection> {
-        let of_network = &network.v4;
-        let inside = of_network.span();
-        let fits = range.first <= range.last
-            && inside.contains(range.first)
-            && inside.contains(range.last);
-        if !fits {
-            return Err(Rejection::PoolOutside {
-                pool: range,
-                network: network.name.clone(),
-                inside,
-            });
-        }
-        if let Some(address) = reserved(range, of_network) {
-            return Err(Rejection::PoolHoldsReserved {
-                pool: range,
-                address,
-                network: network.name.clone(),
-            });
-        }
+        let pool = subnet::group_pool(range, &network.name, &network.v4)?;
         self.must_not_overlap_pools(range, network)?;
         let mut leased = facts.blocks(&PoolKey::of_network(&network.tenant, &network.name));
         leased.retain(|it| range.overlaps(&it.block.into()));
@@ -50,10 +30,7 @@ impl Tenant {
                 blocks: leased,
             });
         }
-        Ok(Pool {
-            range: Some(range),
-            ..of_network.clone()
-        })
+        Ok(pool)
     }
 
     fn must_not_overlap_pools(
@@ -83,17 +60,6 @@ impl Tenant {
         };
         vec![PoolKey::of_network(tenant, &own.network), own]
     }
-}
-
-/// The first address of the range that no endpoint can have.
-fn reserved(range: AddressRange, network: &Pool) -> Option<IpAddr> {
-    let edges = match network.subnet {
-        IpNet::V4(net) => vec![IpAddr::V4(net.network()), IpAddr::V4(net.broadcast())],
-        IpNet::V6(net) => vec![IpAddr::V6(net.network())],
-    };
-    let candidates = std::iter::once(network.gateway).chain(edges);
-    let mut reserved = candidates.filter(|it| range.contains(*it) && !network.is_assignable(*it));
-    reserved.next()
 }
 
 /// The group's own pool, from whose blocks its members get their addresses.

@@ -418,6 +418,11 @@ fn a_tag_is_the_lowest_free_one_or_the_one_asked_for() {
     for out in [0, Vni::MAX + 1] {
         asked(out).rejected(Rejection::VniOutOfRange { vni: Vni(out) });
     }
+    asked(10_001).rejected(Rejection::VniOutsideRange {
+        vni: Vni(10_001),
+        first: Vni(1),
+        last: Vni(10_000),
+    });
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::clocks::{self, Clock};
 use crate::command::flags::ListFlags;
 use crate::connection;
 use crate::failure::Failure;
-use crate::output::{self, Format, printable};
+use crate::output::{self, printable};
 use crate::survey::{self, Log, Netmaster};
 
 #[derive(Debug, Args)]
@@ -141,7 +141,7 @@ fn shown(results: &[CheckResult], flags: &ListFlags) -> Result<String, Failure> 
         .iter()
         .filter(|it| !flags.quiet || it.grade != Grade::Fine);
     match flags.format() {
-        Format::Table | Format::Wide => Ok(shown
+        format if format.is_text() => Ok(shown
             .map(|it| format!("{:8} {}: {}\n", it.grade, it.of, printable(&it.text)))
             .collect()),
         format => {

@@ -67,7 +67,7 @@ pub(crate) async fn run(session: &mut Session, verb: CommandVerb) -> Result<(), 
         .collect();
     let text = match flags.format() {
         _ if flags.quiet => revisions.iter().map(|it| format!("{it}\n")).collect(),
-        format @ (Format::Table | Format::Wide) => text(id, &events, &progress, format),
+        format if format.is_text() => text(id, &events, &progress, format),
         format => output::document(&document(id, &events, &progress), format)?,
     };
     output::print(&text)

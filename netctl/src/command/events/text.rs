@@ -19,6 +19,10 @@ fn pool_of(event: &Event) -> String {
 pub(super) fn of_event(event: &Event) -> String {
     match event {
         Event::ClusterCreated(e) => format!("cluster {}", e.cluster),
+        Event::ClusterChanged(e) => {
+            let (first, last) = e.settings.vni_range;
+            format!("packet tags {first}-{last}")
+        }
         Event::Barrier | Event::Unknown => String::new(),
         Event::LogAccepted(e) => {
             let ahead = e

@@ -9,11 +9,11 @@ use bus_schema::rejection::EndpointUse;
 use bus_schema::{Command, Endpoint, NodeName, Revision};
 use clap::Args;
 
-use super::super::{change, endpoint, time};
+use super::super::{endpoint, time};
 use crate::client::Session;
 use crate::command::flags::{IdFlag, ListFlags};
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output;
 
 /// The pause between two requests for the node's endpoints.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -43,11 +43,11 @@ pub(crate) struct DrainOptions {
 pub(crate) async fn run(session: &mut Session, options: DrainOptions) -> Result<(), Failure> {
     let DrainOptions { node, flags, .. } = options;
     let command = Command::NodeDrain(NodeDrain { node: node.clone() });
-    let is_text = matches!(flags.format(), Format::Table | Format::Wide) && !flags.quiet;
-    let done = match is_text {
-        true => change::send(session, command, &options.id).await?,
-        false => session.command(command, options.id.command_id).await?,
-    };
+    let is_text = flags.format().is_text() && !flags.quiet;
+    let done = session.command(command, options.id.command_id).await?;
+    if is_text {
+        output::print(&done.to_string())?;
+    }
     let found = NodeEndpoints::ask(session, &node, done.revision).await?;
     let notice = found.notice(&node);
     match is_text {
@@ -185,7 +185,14 @@ async fn wait_until_empty(
     let end = Instant::now() + within;
     let mut reported = Instant::now();
     loop {
-        let found = NodeEndpoints::ask(session, node, revision).await?;
+        let found = match NodeEndpoints::ask(session, node, revision).await {
+            // The bus or netmaster restarts.
+            Err(failure) if failure.may_pass() && Instant::now() < end => {
+                pause().await;
+                continue;
+            }
+            found => found?,
+        };
         if found.is_empty() {
             return Ok(());
         }

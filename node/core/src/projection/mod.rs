@@ -181,6 +181,8 @@ impl Projection {
             | Event::LeasesClosed(_)
             | Event::PoolReserved(_)
             | Event::PoolReleased(_) => Touched::default(),
+            // Nodes take packet tags from the networks, and the port can't change.
+            Event::ClusterChanged(_) => Touched::default(),
             Event::Barrier | Event::LogAccepted(_) | Event::Unknown => Touched::default(),
         }
     }

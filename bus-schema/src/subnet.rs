@@ -1,12 +1,12 @@
-//! Checks whether a subnet, its gateway and its range make a network.
+//! Checks whether a subnet, its gateway and its range make a network, and a range a group's pool. They
+//! need no state: netmaster decides by them, and netctl checks a file before it applies it. Pure.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use bus_schema::command::NetworkCreate;
-use bus_schema::{AddressRange, Pool, Rejection};
 use ipnet::{IpNet, Ipv4Net};
 
-use super::NetworkIntent;
+use crate::command::NetworkCreate;
+use crate::{AddressRange, NetworkName, Pool, Rejection};
 
 /// Address space that containers can't have, with the reasons.
 const RESERVED: [(Ipv4Addr, u8, &str); 5] = [
@@ -30,7 +30,7 @@ const RESERVED: [(Ipv4Addr, u8, &str); 5] = [
 ];
 
 /// The pool that the command asks for.
-pub(super) fn pool(c: &NetworkCreate) -> Result<Pool, Rejection> {
+pub fn pool(c: &NetworkCreate) -> Result<Pool, Rejection> {
     let net = match c.subnet.trunc() {
         IpNet::V4(net) => net,
         IpNet::V6(_) => return Err(no_v6()),
@@ -57,39 +57,6 @@ pub(super) fn pool(c: &NetworkCreate) -> Result<Pool, Rejection> {
         Ok(pool)
     } else {
         Err(Rejection::SubnetTooSmall { subnet })
-    }
-}
-
-/// Checks that an existing network is as the command asks; a rejection names the difference.
-pub(super) fn same_again(
-    existing: &NetworkIntent,
-    c: &NetworkCreate,
-    pool: &Pool,
-) -> Result<(), Rejection> {
-    let (tenant, network) = (c.tenant.clone(), c.network.clone());
-    if existing.closing {
-        return Err(Rejection::NetworkClosing { tenant, network });
-    }
-    let spec = &existing.spec;
-    let differences = [
-        (spec.v4.subnet != pool.subnet, "subnet"),
-        (spec.v4.range != pool.range, "range"),
-        (spec.v4.gateway != pool.gateway, "gateway"),
-        (c.vni.is_some_and(|vni| vni != spec.vni), "packet tag"),
-        (c.docker_name != spec.docker_name, "Docker name"),
-        (
-            c.max_connections
-                .is_some_and(|max| max != spec.max_connections.unwrap_or_default()),
-            "limit of connections",
-        ),
-    ];
-    match differences.iter().find(|(differs, _)| *differs) {
-        None => Ok(()),
-        Some((_, what)) => Err(Rejection::NetworkDiffers {
-            tenant,
-            network,
-            differs: (*what).to_owned(),
-        }),
     }
 }
 
@@ -160,7 +127,8 @@ fn has_address(pool: &Pool, net: Ipv4Net) -> bool {
         .any(|n| pool.is_assignable(IpAddr::V4(Ipv4Addr::from(n))))
 }
 
-pub(super) fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
+/// Checks a name that a user chose for a Docker network; absent: none.
+pub fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
     let Some(name) = name else { return Ok(()) };
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let edge = name
@@ -173,4 +141,44 @@ pub(super) fn docker_name(name: Option<&str>) -> Result<(), Rejection> {
     Err(Rejection::DockerNameInvalid {
         name: name.to_owned(),
     })
+}
+
+/// The pool of a group with the addresses `range`, in a network with the pool `of_network`.
+pub fn group_pool(
+    range: AddressRange,
+    network: &NetworkName,
+    of_network: &Pool,
+) -> Result<Pool, Rejection> {
+    let inside = of_network.span();
+    let fits =
+        range.first <= range.last && inside.contains(range.first) && inside.contains(range.last);
+    if !fits {
+        return Err(Rejection::PoolOutside {
+            pool: range,
+            network: network.clone(),
+            inside,
+        });
+    }
+    if let Some(address) = reserved(range, of_network) {
+        return Err(Rejection::PoolHoldsReserved {
+            pool: range,
+            address,
+            network: network.clone(),
+        });
+    }
+    Ok(Pool {
+        range: Some(range),
+        ..of_network.clone()
+    })
+}
+
+/// The first address of the range that no endpoint can have.
+fn reserved(range: AddressRange, network: &Pool) -> Option<IpAddr> {
+    let edges = match network.subnet {
+        IpNet::V4(net) => vec![IpAddr::V4(net.network()), IpAddr::V4(net.broadcast())],
+        IpNet::V6(net) => vec![IpAddr::V6(net.network())],
+    };
+    let candidates = std::iter::once(network.gateway).chain(edges);
+    let mut reserved = candidates.filter(|it| range.contains(*it) && !network.is_assignable(*it));
+    reserved.next()
 }
