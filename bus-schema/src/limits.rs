@@ -38,8 +38,8 @@ pub fn check_names(name: Option<&str>, aliases: &[String]) -> Result<(), NameExc
     if count > MAX_ALIASES {
         return Err(NameExcess::Aliases { count });
     }
-    let all = name.into_iter().chain(aliases.iter().map(String::as_str));
-    all.map(check_name).collect()
+    let mut all = name.into_iter().chain(aliases.iter().map(String::as_str));
+    all.try_for_each(check_name)
 }
 
 fn check_name(name: &str) -> Result<(), NameExcess> {

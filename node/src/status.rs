@@ -178,7 +178,7 @@ fn unpublished(trouble: &str) -> Alarm {
 }
 
 /// The alarm of messages about endpoints of other nodes, parts of which were ignored.
-fn excess(view: &EndpointsView) -> Option<Alarm> {
+pub(crate) fn excess(view: &EndpointsView) -> Option<Alarm> {
     let mut all = view.excess();
     let (subject, why) = all.next()?;
     let others = match all.count() {

@@ -20,6 +20,8 @@ const NOTE_DELAY: Duration = Duration::from_secs(1);
 const MAX_QUERY_WAIT: Duration = Duration::from_secs(20);
 /// The time after the timeout in which an answer may arrive.
 const ANSWER_DELAY: Duration = Duration::from_secs(1);
+/// An attempt with less time would fail although netmaster answers.
+const MIN_QUERY_WAIT: Duration = Duration::from_millis(500);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Timeout of a change's wait for the nodes; the next line of a script relies on it.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,7 +96,7 @@ pub(crate) async fn run(
                 "no answer within {seconds} s"
             )))
         });
-        let is_over = Instant::now() + RETRY_PAUSE >= end;
+        let is_over = Instant::now() + MIN_QUERY_WAIT >= end;
         match outcome {
             Ok(waited) if is_complete(&waited) || is_over => break waited,
             // netmaster answered the wait: the log ends before that revision.

@@ -271,7 +271,7 @@ fn escape_sequences_are_never_printed_raw() {
     for typed in [
         format!("net inspect {clear}"),
         format!("net ls --{clear}"),
-        format!("{clear}"),
+        clear.to_owned(),
         format!("context use {clear}"),
         format!("apply -f {clear}"),
         format!("--netmaster nats://{clear}:1 net ls"),

@@ -176,3 +176,75 @@ fn store(stored: &mut StoredEndpoints, event: EndpointEvent) {
         EndpointEvent::Healed { .. } | EndpointEvent::Unknown => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::{MacAddr, Revision};
+
+    use super::*;
+    use crate::status;
+
+    fn message(id: &str, aliases: usize) -> (String, Vec<u8>) {
+        let endpoint = Endpoint {
+            id: id.parse().expect("an id"),
+            tenant: "default".parse().expect("a name"),
+            network: "front".parse().expect("a name"),
+            group: None,
+            node: "n2".parse().expect("a name"),
+            v4: Some([20, 1, 1, 3].into()),
+            v6: None,
+            mac: MacAddr::of_endpoint([20, 1, 1, 3].into()),
+            name: Some("web".to_owned()),
+            aliases: (0..aliases).map(|it| format!("a{it}")).collect(),
+            container: None,
+            interface: "cv0".to_owned(),
+            closed: None,
+            vtep: [198, 18, 0, 2].into(),
+        };
+        let of = subject::of_endpoint(&endpoint);
+        let applied = Revision(0);
+        (
+            of,
+            codec::to_bytes(&EndpointEvent::Up { endpoint, applied }),
+        )
+    }
+
+    #[test]
+    fn excess_is_ignored_and_an_alarm_names_it() {
+        let mut view = EndpointsView::default();
+        let (of, payload) = message("e1", 65);
+        let (event, excess) = decode(&of, &payload).expect("it is read");
+        let EndpointEvent::Up { endpoint, .. } = &event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(endpoint.aliases.len(), 64);
+        view.note_excess(&of, excess);
+        let alarm = status::excess(&view).expect("an alarm");
+        assert_eq!(alarm.code, "limit");
+        assert!(
+            alarm.text.contains("65 aliases") && alarm.text.contains(&of),
+            "{alarm:?}"
+        );
+
+        // The next message of the endpoint is within the limits.
+        let (of, payload) = message("e1", 64);
+        let (_, excess) = decode(&of, &payload).expect("it is read");
+        view.note_excess(&of, excess);
+        assert_eq!(status::excess(&view), None);
+
+        let (of, payload) = message("e2", 900_000);
+        let Err(Undecoded::TooLong(why)) = decode(&of, &payload) else {
+            panic!("it is read");
+        };
+        assert!(why.contains("at most 49152"), "{why}");
+    }
+
+    #[test]
+    fn remembered_excess_is_bounded() {
+        let mut view = EndpointsView::default();
+        for subject in 0..1_000 {
+            view.note_excess(&subject.to_string(), Some("too long".to_owned()));
+        }
+        assert_eq!(view.excess().count(), 64);
+    }
+}

@@ -58,6 +58,35 @@ async fn address_of_a_live_endpoint_is_neither_reserved_nor_attached_again() {
 }
 
 #[tokio::test]
+async fn names_beyond_the_limits_are_refused_or_ignored() {
+    let bench = Bench::new(&BLOCK);
+    let many = Attach {
+        aliases: vec!["a".to_owned(); 65],
+        ..attach("e1", None)
+    };
+    let long = Attach {
+        name: Some("a".repeat(64)),
+        ..attach("e1", None)
+    };
+    for (ask, says) in [(many, "at most 64"), (long, "at most 63")] {
+        let refused = bench.handle.attach(ask).await.unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+    let id = attach("e1", None).id;
+    bench.handle.attach(attach("e1", None)).await.unwrap();
+    // A container that runs already isn't refused.
+    let description = Description {
+        name: "web".to_owned(),
+        aliases: Some((0..65).map(|it| format!("a{it}")).collect()),
+        container: "c1".to_owned(),
+    };
+    bench.handle.describe(&id, description).await.unwrap();
+    let known = bench.handle.list();
+    assert_eq!(known[0].aliases.len(), 64);
+    assert_eq!(known[0].name.as_deref(), Some("web"));
+}
+
+#[tokio::test]
 async fn refusals_have_their_reasons() {
     let bench = Bench::new(&BLOCK);
     let gateway = bench.handle.attach(attach("e1", Some("10.0.0.1"))).await;
