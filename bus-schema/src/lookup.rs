@@ -45,6 +45,10 @@ pub struct Resolution {
     pub ttl: u32,
     /// The reasons in words, one a line.
     pub because: Vec<String>,
+    /// A query that would be forwarded is answered REFUSED: the `out` rules of the container's group
+    /// deny a connection to the resolvers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 /// How the query ends.

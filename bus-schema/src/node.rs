@@ -87,6 +87,9 @@ pub struct DnsCounters {
     pub failed: u64,
     /// No DNS question; dropped.
     pub malformed: u64,
+    /// Refused: the asker's `out` rules deny a connection to the host's resolvers.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
 }
 
 impl NodeStatus {

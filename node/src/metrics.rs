@@ -92,6 +92,7 @@ pub fn status(status: &NodeStatus) {
         ("cached", dns.cached),
         ("failed", dns.failed),
         ("malformed", dns.malformed),
+        ("refused", dns.refused),
     ] {
         counter!("contiv_node_dns_messages_total", "outcome" => outcome).absolute(messages);
     }

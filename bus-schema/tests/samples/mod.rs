@@ -151,6 +151,7 @@ pub(crate) fn status() -> NodeStatus {
             cached: 5,
             failed: 1,
             malformed: 2,
+            refused: 0,
         }),
         healing: Some(Box::new(healing())),
         at: Some(1_790_000_000_500),
@@ -172,6 +173,10 @@ pub(crate) fn status_with_surroundings() -> NodeStatus {
     };
     NodeStatus {
         surroundings: Some(Box::new(around)),
+        dns: Some(DnsCounters {
+            refused: 3,
+            ..DnsCounters::default()
+        }),
         ..status()
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum DnsVerb {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The container's node computes the answer with the code of its name server; no packet is sent.\nExit code 0: there is an answer, or the query is forwarded to the host's resolvers, 1: the name\ndoesn't exist.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
+    after_help = "The container's node computes the answer with the code of its name server; no packet is sent.\nExit code 0: there is an answer, or the query is forwarded to the host's resolvers, 1: the name\ndoesn't exist, or the answer is REFUSED: the `out` rules of the container's group deny a connection to\nport 53 of the host's resolvers.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
 )]
 pub(crate) struct DnsQueryOptions {
     /// A name, or an address for a reverse lookup
@@ -222,6 +222,7 @@ async fn query(session: &mut Session, options: DnsQueryOptions) -> Result<(), Fa
     output::print(&text)?;
     match resolution.outcome {
         Outcome::NotThere | Outcome::Later => Err(Failure::Negative),
+        Outcome::Forwarded { .. } if resolution.refused => Err(Failure::Negative),
         Outcome::Found | Outcome::Forwarded { .. } => Ok(()),
     }
 }
@@ -259,6 +260,7 @@ fn text(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
         Outcome::Found if it.records.is_empty() => format!("exists, without {record} records"),
         Outcome::Found => format!("found, TTL {} s", it.ttl),
         Outcome::NotThere => format!("doesn't exist (NXDOMAIN, TTL {} s)", it.ttl),
+        Outcome::Forwarded { .. } if it.refused => "refused (REFUSED)".to_owned(),
         Outcome::Forwarded { resolvers } if resolvers.is_empty() => {
             "forwarded, but the node's host has no resolver".to_owned()
         }
@@ -383,6 +385,7 @@ mod tests {
             }],
             ttl: 5,
             because: vec!["20.1.1.9 is in net".to_owned()],
+            refused: false,
         };
         assert_eq!(
             text(&lookup, &"n1".parse().unwrap(), &resolution),

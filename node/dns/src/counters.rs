@@ -10,6 +10,7 @@ pub(super) struct Counters {
     pub(super) forwarded: AtomicU64,
     pub(super) cached: AtomicU64,
     pub(super) failed: AtomicU64,
+    pub(super) refused: AtomicU64,
     pub(super) malformed: AtomicU64,
 }
 
@@ -21,6 +22,7 @@ impl Counters {
             forwarded: read(&self.forwarded),
             cached: read(&self.cached),
             failed: read(&self.failed),
+            refused: read(&self.refused),
             malformed: read(&self.malformed),
         }
     }

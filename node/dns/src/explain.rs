@@ -4,8 +4,11 @@ use std::net::IpAddr;
 
 use bus_schema::Endpoint;
 use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution, Resolved};
+use bus_schema::policy::Protocol;
 
+use super::leaving::Asker;
 use super::zone::{self, Answer, Bearers, NameQuery, Question};
+use node_core::policy::Cache;
 use node_core::projection::EndpointsView;
 
 pub(super) fn resolution(
@@ -27,36 +30,24 @@ pub(super) fn resolution(
         RecordKind::Aaaa => Question::Aaaa,
         RecordKind::Ptr => Question::Ptr,
     };
-    let at = |address: IpAddr| view.at(&lookup.tenant, address);
-    let with_endpoint = |address: IpAddr| Some((address.to_string(), at(address)?));
     if !zone::can_be_asked(&name) {
         return Resolution {
             outcome: Outcome::NotThere,
             records: Vec::new(),
             ttl,
             because: vec![too_long(view, lookup, &name)],
+            refused: false,
         };
     }
     let answer = zone::answer(view, &query, question);
+    let allowed = allowed(view, lookup, resolvers);
+    let refused = answer == Answer::Forward && allowed.is_empty() && !resolvers.is_empty();
     let mut because = vec![client_networks(view, lookup)];
     because.extend(reasons(view, &query, &answer));
-    let (outcome, data) = match answer {
-        Answer::Addresses(found) => {
-            let all = found.live.into_iter().chain(found.silent);
-            (Outcome::Found, all.filter_map(with_endpoint).collect())
-        }
-        Answer::Name(name) => {
-            let endpoint = zone::reverse_address(query.name).and_then(at);
-            let named = endpoint.map(|it| (name, it));
-            (Outcome::Found, named.into_iter().collect())
-        }
-        Answer::NoSuchName => (Outcome::NotThere, Vec::new()),
-        Answer::Forward => {
-            let resolvers = resolvers.to_vec();
-            (Outcome::Forwarded { resolvers }, Vec::new())
-        }
-        Answer::NotYet => (Outcome::Later, Vec::new()),
-    };
+    if refused {
+        because.push("the `out` rules of its group deny a connection to port 53 of the host's resolvers, so the answer is REFUSED".to_owned());
+    }
+    let (outcome, data) = outcome(view, lookup, answer, allowed);
     let record = |(data, endpoint): (String, &Endpoint)| Resolved {
         data,
         endpoint: endpoint.id.clone(),
@@ -68,7 +59,48 @@ pub(super) fn resolution(
         records: data.into_iter().map(record).collect(),
         ttl,
         because,
+        refused,
     }
+}
+
+/// The outcome of an answer, and its data with the endpoints that they are of.
+fn outcome<'a>(
+    view: &'a EndpointsView,
+    lookup: &Lookup,
+    answer: Answer,
+    allowed: Vec<IpAddr>,
+) -> (Outcome, Vec<(String, &'a Endpoint)>) {
+    let at = |address: IpAddr| view.at(&lookup.tenant, address);
+    let with_endpoint = |address: IpAddr| Some((address.to_string(), at(address)?));
+    match answer {
+        Answer::Addresses(found) => {
+            let all = found.live.into_iter().chain(found.silent);
+            (Outcome::Found, all.filter_map(with_endpoint).collect())
+        }
+        Answer::Name(name) => {
+            let asked = lookup.name.trim_end_matches('.').to_ascii_lowercase();
+            let endpoint = zone::reverse_address(&asked).and_then(at);
+            let named = endpoint.map(|it| (name, it));
+            (Outcome::Found, named.into_iter().collect())
+        }
+        Answer::NoSuchName => (Outcome::NotThere, Vec::new()),
+        Answer::Forward => (Outcome::Forwarded { resolvers: allowed }, Vec::new()),
+        Answer::NotYet => (Outcome::Later, Vec::new()),
+    }
+}
+
+/// The resolvers that the container may ask, by UDP.
+fn allowed(view: &EndpointsView, lookup: &Lookup, resolvers: &[IpAddr]) -> Vec<IpAddr> {
+    let asker = Asker {
+        tenant: &lookup.tenant,
+        address: lookup.from,
+        protocol: Protocol::UDP,
+    };
+    let mut programs = Cache::default();
+    let resolvers = resolvers.iter().copied();
+    resolvers
+        .filter(|it| asker.may_ask(*it, view, &mut programs))
+        .collect()
 }
 
 /// The reason why no client can ask for a name, and the name to ask for instead.
@@ -161,6 +193,9 @@ fn roles(view: &EndpointsView, query: &NameQuery<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schema::policy::Action;
+
+    use crate::leaving::tests::with_rules;
     use crate::zone::tests::{view, with_groups};
 
     fn explained(
@@ -178,6 +213,25 @@ mod tests {
         let it = resolution(view, &lookup, zone::DEFAULT_SUFFIX, &resolvers, 5);
         let data: Vec<String> = it.records.into_iter().map(|it| it.data).collect();
         (it.outcome, data.join(" "), it.because.join("; "))
+    }
+
+    #[test]
+    fn denied_question_is_refused_and_own_names_are_answered() {
+        let deny = (1, Action::Deny, None, None);
+        let view = with_rules(&[deny]);
+        let lookup = |name: &str| Lookup {
+            tenant: "default".parse().unwrap(),
+            from: "20.1.1.1".parse().unwrap(),
+            name: name.to_owned(),
+            record: RecordKind::A,
+        };
+        let resolvers = ["10.0.0.2".parse().unwrap()];
+        let of = |name| resolution(&view, &lookup(name), zone::DEFAULT_SUFFIX, &resolvers, 5);
+        let outside = of("example.org");
+        assert!(outside.refused, "{outside:?}");
+        assert!(outside.because.join(" ").contains("REFUSED"), "{outside:?}");
+        let own = of("db");
+        assert!(!own.refused && own.outcome == Outcome::Found, "{own:?}");
     }
 
     #[test]

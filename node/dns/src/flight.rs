@@ -6,7 +6,6 @@ use std::sync::{Arc, Weak};
 
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::datagrams::Outbox;
 use super::front::{Front, Out};
@@ -14,6 +13,7 @@ use super::handler::Handler;
 use super::message::{HEADER_BYTES, room};
 use super::pool::QueryEvent;
 use super::relay::{self, ForwardedQuery};
+use super::shares::Share;
 use super::upstream::{FirstAttempt, FirstResult, Forward, is_helpful};
 
 /// A forwarded UDP query in flight.
@@ -27,7 +27,7 @@ struct Flight {
     question_end: usize,
     room: u16,
     first: FirstAttempt,
-    permit: OwnedSemaphorePermit,
+    share: Share,
 }
 
 /// Forwards a query; its reply goes to `out`. Returns both arguments if all resolvers are to be
@@ -36,10 +36,10 @@ pub(super) fn start<'a>(
     (handler, out): (&Arc<Handler>, &Arc<Outbox>),
     request: &Request,
     mut forward: Forward<'a>,
-    permit: OwnedSemaphorePermit,
-) -> Result<(), (Forward<'a>, OwnedSemaphorePermit)> {
+    share: Share,
+) -> Result<(), (Forward<'a>, Share)> {
     let Some(first) = forward.begin() else {
-        return Err((forward, permit));
+        return Err((forward, share));
     };
     let query = ForwardedQuery::new(request);
     first.launch(query, |first| {
@@ -51,7 +51,7 @@ pub(super) fn start<'a>(
             question_end: HEADER_BYTES + query.question.len(),
             room: room(request),
             first,
-            permit,
+            share,
         };
         Box::new(move |event| flight.on_event(event))
     });
@@ -87,10 +87,10 @@ impl Flight {
         self.out.upgrade()?;
         // It was parsed once when it arrived.
         let request = Request::from_bytes(self.query, self.client, Protocol::Udp).ok()?;
-        let (handler, out, first, permit) = (self.handler, self.out, self.first, self.permit);
+        let (handler, out, first, share) = (self.handler, self.out, self.first, self.share);
         tokio::spawn(async move {
             let reply = handler.continue_forward(&request, first, result).await;
-            drop(permit);
+            drop(share);
             if let Some(outbox) = out.upgrade() {
                 let front = Front::new(handler, Out::Socket(outbox.clone()));
                 front.send_reply(&request, reply).await;

@@ -134,18 +134,21 @@ impl RequestHandler for Front {
         let reply = match self.handler.try_answer(request) {
             Immediate::Reply(reply) => reply,
             Immediate::Wait(query) => self.handler.answer_when_complete(request, query).await,
-            Immediate::Forward(forward, permit) => {
+            Immediate::Follow(followed, share) => {
+                self.handler.follow(request, followed, share).await
+            }
+            Immediate::Forward(forward, share) => {
                 let left = match &self.out {
                     Out::Socket(outbox) => {
                         let to = (&self.handler, outbox);
-                        flight::start(to, request, forward, permit)
+                        flight::start(to, request, forward, share)
                     }
-                    Out::Connection(_) => Err((forward, permit)),
+                    Out::Connection(_) => Err((forward, share)),
                 };
                 match left {
                     Ok(()) => return empty_info(request),
-                    Err((forward, permit)) => {
-                        self.handler.forward_query(request, forward, permit).await
+                    Err((forward, share)) => {
+                        self.handler.forward_query(request, forward, share).await
                     }
                 }
             }

@@ -5,25 +5,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bus_schema::TenantName;
+use bus_schema::{TenantName, policy};
 use hickory_proto::op::{OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::counters::Counters;
+use super::leaving::Asker;
 use super::message::{self, Reply, Response};
 use super::recent::{RecentKey, RecentReplies};
 use super::relay::{self, ForwardedQuery};
+use super::shared_questions::{Followed, Lead};
+use super::shares::{Share, Shares};
 use super::upstream::{FirstAttempt, FirstResult, Forward, ForwardError, Upstream};
 use super::zone::{self, Answer, NameQuery, Question};
+use node_core::policy::Cache;
 use node_core::projection::EndpointsView;
 use runtime::lock;
 
-/// Limits the waiting queries of one domain; more get SERVFAIL, so that one tenant's flood takes
-/// neither memory nor sockets from the others.
-const MAX_PENDING_QUERIES: usize = 256;
 /// Limits a query's wait for a complete view, right after a start.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,9 @@ pub(super) struct Handler {
     tenant: Option<TenantName>,
     shared: Arc<Shared>,
     cached_view: Mutex<CachedView>,
-    in_flight: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    /// The compiled `out` rules of askers' groups, and the view of their last use.
+    programs: Mutex<(u64, Cache)>,
 }
 
 /// A domain's own copy of the view, so that domains don't wait for one another, and the view's
@@ -65,7 +69,9 @@ struct CachedView {
 pub(super) enum Immediate<'a> {
     Reply(Reply),
     /// Another resolver must be asked.
-    Forward(Forward<'a>, OwnedSemaphorePermit),
+    Forward(Forward<'a>, Share),
+    /// The same question is being asked.
+    Follow(Followed, Share),
     /// The view isn't complete yet.
     Wait(&'a Query),
 }
@@ -104,7 +110,8 @@ impl Handler {
                 view,
                 number,
             }),
-            in_flight: Arc::new(Semaphore::new(MAX_PENDING_QUERIES)),
+            shares: Arc::default(),
+            programs: Mutex::default(),
         }
     }
 
@@ -137,16 +144,13 @@ impl Handler {
         match self.zone_reply(request, query) {
             ZoneReply::Response(response) => Immediate::Reply(Reply::Built(response)),
             ZoneReply::NotYet => Immediate::Wait(query),
-            ZoneReply::Forward => match self.begin_forward(request) {
-                Ok((forward, permit)) => Immediate::Forward(forward, permit),
-                Err(reply) => Immediate::Reply(reply),
-            },
+            ZoneReply::Forward => self.begin_forward(request),
         }
     }
 
     /// Waits for a complete view, then answers.
     pub(super) async fn answer_when_complete(&self, request: &Request, query: &Query) -> Reply {
-        let Ok(permit) = self.in_flight.try_acquire() else {
+        let Some(share) = self.take_share(request) else {
             return self.failed(request);
         };
         let mut view = self.shared.view.clone();
@@ -154,12 +158,16 @@ impl Handler {
         if timeout(VIEW_TIMEOUT, complete).await.is_err() {
             return self.failed(request);
         }
-        drop(permit);
+        drop(share);
         match self.zone_reply(request, query) {
             ZoneReply::Response(response) => Reply::Built(response),
             ZoneReply::Forward | ZoneReply::NotYet => match self.begin_forward(request) {
-                Ok((forward, permit)) => self.forward_query(request, forward, permit).await,
-                Err(reply) => reply,
+                Immediate::Forward(forward, share) => {
+                    self.forward_query(request, forward, share).await
+                }
+                Immediate::Follow(followed, share) => self.follow(request, followed, share).await,
+                Immediate::Reply(reply) => reply,
+                Immediate::Wait(_) => self.failed(request),
             },
         }
     }
@@ -169,9 +177,30 @@ impl Handler {
         &self,
         request: &Request,
         forward: Forward<'_>,
-        _permit: OwnedSemaphorePermit,
+        _share: Share,
     ) -> Reply {
         self.finish_forward(request, forward.ask().await)
+    }
+
+    /// Waits for the answer to the same question of another asker.
+    pub(super) async fn follow(
+        &self,
+        request: &Request,
+        mut followed: Followed,
+        _share: Share,
+    ) -> Reply {
+        loop {
+            if let Some(reply) = followed.reply(ForwardedQuery::new(request)).await {
+                return self.finish_forward(request, reply);
+            }
+            // The other asker's server ended meanwhile.
+            let mut forward = self.shared.upstream.forward(ForwardedQuery::new(request));
+            self.drop_denied(request, &mut forward);
+            match forward.lead() {
+                Lead::Taken(forward) => return self.finish_forward(request, forward.ask().await),
+                Lead::Others(other) => followed = other,
+            }
+        }
     }
 
     /// Forwards the query after a first attempt, and waits for the answer.
@@ -192,19 +221,50 @@ impl Handler {
         self.counters().forwarded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Prepares forwarding. `Err` holds the reply if it is cached, or if too many queries wait.
-    fn begin_forward<'a>(
-        &'a self,
-        request: &'a Request,
-    ) -> Result<(Forward<'a>, OwnedSemaphorePermit), Reply> {
-        let forward = self.shared.upstream.forward(ForwardedQuery::new(request));
+    /// Prepares forwarding. It is a reply if that is cached, or if the asker's share is used up.
+    fn begin_forward<'a>(&'a self, request: &'a Request) -> Immediate<'a> {
+        let mut forward = self.shared.upstream.forward(ForwardedQuery::new(request));
+        self.drop_denied(request, &mut forward);
+        if forward.is_denied() {
+            let refused = Response::code_only(request, ResponseCode::Refused);
+            self.counters().refused.fetch_add(1, Ordering::Relaxed);
+            return Immediate::Reply(Reply::Built(refused));
+        }
         if let Some(reply) = forward.recall() {
             self.counters().cached.fetch_add(1, Ordering::Relaxed);
-            return Err(relay::relay(request, reply));
+            return Immediate::Reply(relay::relay(request, reply));
         }
-        let permit = self.in_flight.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| self.failed(request))?;
-        Ok((forward, permit))
+        let Some(share) = self.take_share(request) else {
+            return Immediate::Reply(self.failed(request));
+        };
+        match forward.lead() {
+            Lead::Taken(forward) => Immediate::Forward(forward, share),
+            Lead::Others(followed) => Immediate::Follow(followed, share),
+        }
+    }
+
+    /// Leaves out the resolvers to which the asker's `out` rules allow no connection.
+    fn drop_denied(&self, request: &Request, forward: &mut Forward<'_>) {
+        let Some(tenant) = &self.tenant else { return };
+        let asker = Asker {
+            tenant,
+            address: request.src().ip().to_canonical(),
+            protocol: match request.protocol() {
+                Protocol::Udp => policy::Protocol::UDP,
+                _ => policy::Protocol::TCP,
+            },
+        };
+        let mut cached = lock(&self.cached_view);
+        let CachedView { view, number, .. } = cached.refresh(&self.shared.views);
+        let mut programs = lock(&self.programs);
+        if std::mem::replace(&mut programs.0, *number) != *number {
+            programs.1.sweep(tenant);
+        }
+        forward.retain(|resolver| asker.may_ask(resolver, view, &mut programs.1));
+    }
+
+    fn take_share(&self, request: &Request) -> Option<Share> {
+        self.shares.take(request.src().ip().to_canonical())
     }
 
     fn finish_forward(&self, request: &Request, reply: Result<Vec<u8>, ForwardError>) -> Reply {

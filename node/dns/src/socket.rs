@@ -11,12 +11,17 @@ use std::path::PathBuf;
 
 use bus_schema::node::DomainKind;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::oneshot;
 
 use node_core::resource::{DNS_ADDRESS, dns_port};
 
 const MAX_BACKLOG_CONNECTIONS: i32 = 64;
+/// Room for the queries that arrive while the server's thread doesn't run. The kernel's default holds a
+/// few hundred, so that a burst of one asker drops the others' queries; this holds some thousand.
+const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 
 /// The namespace or device in which a server listens on [`DNS_ADDRESS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +134,9 @@ fn open_here(place: &SocketPlace) -> Result<(Socket, Socket), SocketError> {
 fn bound_socket(place: &SocketPlace, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
+    if kind == Type::DGRAM {
+        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER_BYTES)?;
+    }
     if kind == Type::STREAM {
         // Connections of the previous server may still be in TIME_WAIT.
         socket.set_reuse_address(true)?;

@@ -4,6 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use futures::FutureExt;
 use hickory_server::server::ResponseInfo;
@@ -13,6 +15,7 @@ use tokio::task::JoinSet;
 use super::datagrams::{Inbox, Outbox};
 use super::front::{Front, Out};
 use super::handler::Handler;
+use super::shares::Rates;
 
 /// Serves until the socket fails; returns why.
 pub(super) async fn serve(socket: UdpSocket, handler: Arc<Handler>) -> io::Error {
@@ -23,7 +26,7 @@ pub(super) async fn serve(socket: UdpSocket, handler: Arc<Handler>) -> io::Error
         outbox,
     };
     let mut waiting = JoinSet::new();
-    let mut inbox = Inbox::default();
+    let (mut inbox, mut rates) = (Inbox::default(), Rates::default());
     loop {
         match inbox.receive(&server.outbox.socket).await {
             Ok(()) => {}
@@ -31,9 +34,18 @@ pub(super) async fn serve(socket: UdpSocket, handler: Arc<Handler>) -> io::Error
             Err(error) => return error,
         }
         while waiting.try_join_next().is_some() {}
+        let now = Instant::now();
         for (query, client) in inbox.burst() {
+            let client = client.filter(|it| rates.admit(it.ip().to_canonical(), now));
+            if client.is_none() {
+                server
+                    .handler
+                    .counters()
+                    .failed
+                    .fetch_add(1, Ordering::Relaxed);
+            }
             if let Some(answer) = client.and_then(|client| server.answer(query, client)) {
-                // The handler's limit on pending queries limits these tasks.
+                // The askers' shares limit these tasks.
                 waiting.spawn(answer);
             }
         }

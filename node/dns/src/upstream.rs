@@ -1,13 +1,13 @@
 //! Forwards queries for other names to the host's resolvers, from the host's namespace.
 //!
-//! Each query ends within [`REPLY_TIMEOUT`]. A resolver that didn't answer is asked last for
-//! [`SILENCE_MEMORY`]; if none of them did, all are asked at once, for [`SILENT_REPLY_TIMEOUT`].
+//! Each query ends within [`REPLY_TIMEOUT`]. A resolver that is silent, for the question or for all, is
+//! asked last; if all are, they are asked at once, for [`SILENT_REPLY_TIMEOUT`].
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -19,10 +19,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::{Cache, CacheKey};
+use super::health::Health;
 use super::message::HEADER_BYTES;
 use super::pool::{self, OnEvent, Pool};
 use super::relay::{self, ForwardedQuery};
-use node_core::resource::DNS_ADDRESS;
+use super::resolv_conf::{FileStamp, file_stamp, parse};
+use super::shared_questions::{Lead, Leading, SharedQuestions};
 use runtime::lock;
 
 /// Limits the wait for any resolver's answer. Clients ask again after 5 s (resolv.conf(5)), Docker
@@ -32,15 +34,10 @@ const REPLY_TIMEOUT: Duration = Duration::from_millis(1_800);
 const SILENT_REPLY_TIMEOUT: Duration = Duration::from_millis(300);
 /// The next resolver, or the only one again, is also asked after this time without a reply.
 const NEXT_RESOLVER_DELAY: Duration = pool::LATE_AFTER;
-/// A resolver that didn't answer is asked last for this long.
-const SILENCE_MEMORY: Duration = Duration::from_secs(10);
-/// More resolvers are ignored, as in resolv.conf(5).
-const MAX_RESOLVERS: usize = 3;
 /// Resolvers are asked so many times for one query.
 const MAX_ATTEMPTS: usize = 3;
 /// resolv.conf(5) is checked for changes no more often than this.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-const DNS_PORT: u16 = 53;
 
 /// A query can fail for these reasons.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +72,7 @@ struct ResolvConf {
 struct Resolvers {
     all: Vec<Arc<Resolver>>,
     cache: Mutex<Cache>,
+    questions: Arc<SharedQuestions>,
 }
 
 /// A query for the host's resolvers.
@@ -83,14 +81,18 @@ pub(super) struct Forward<'a> {
     upstream: &'a Upstream,
     query: ForwardedQuery<'a>,
     key: Option<CacheKey>,
+    leading: Option<Leading>,
     resolvers: Arc<Resolvers>,
+    /// Those that the asker may ask.
+    allowed: Vec<Arc<Resolver>>,
 }
 
 /// A query that was sent to one resolver.
 #[derive(Debug)]
 pub(super) struct FirstAttempt {
     resolvers: Arc<Resolvers>,
-    key: Option<CacheKey>,
+    allowed: Vec<Arc<Resolver>>,
+    leading: Option<Leading>,
     resolver: Arc<Resolver>,
     since: Instant,
 }
@@ -110,16 +112,6 @@ struct Resolver {
     health: Mutex<Health>,
 }
 
-#[derive(Debug, Default)]
-struct Health {
-    answered: Option<Instant>,
-    silent_until: Option<Instant>,
-}
-
-/// Time of change, size and inode of a file. A file may be replaced within one tick of the file
-/// system's clock, so the time alone doesn't show a change.
-type FileStamp = (SystemTime, u64, u64);
-
 impl Upstream {
     pub(super) fn new(resolv_conf: PathBuf, ttl: u32) -> Self {
         Self {
@@ -130,11 +122,14 @@ impl Upstream {
     }
 
     pub(super) fn forward<'a>(&'a self, query: ForwardedQuery<'a>) -> Forward<'a> {
+        let resolvers = self.resolvers(Instant::now());
         Forward {
             upstream: self,
             query,
             key: CacheKey::of(query),
-            resolvers: self.resolvers(Instant::now()),
+            leading: None,
+            allowed: resolvers.all.clone(),
+            resolvers,
         }
     }
 
@@ -146,21 +141,22 @@ impl Upstream {
         result: FirstResult,
     ) -> Result<Vec<u8>, ForwardError> {
         let resolvers = first.resolvers.clone();
-        let key = first.key;
+        let (leading, allowed) = (first.leading, first.allowed);
         let first = StartedAttempt {
             resolver: first.resolver,
             since: first.since,
             result,
         };
-        let mut reply = race(&resolvers.all, query, Some(first)).await?;
-        resolvers.keep(key, query.question, &mut reply, self.ttl);
-        Ok(reply)
+        let reply = race(&allowed, query, Some(first)).await;
+        resolvers.finish(leading, query.question, reply, self.ttl)
     }
 
     /// Caches the answer to a first attempt and notes that its resolver answers.
     pub(super) fn record_reply(&self, first: FirstAttempt, question: &[u8], reply: &mut [u8]) {
-        first.resolver.answers();
-        first.resolvers.keep(first.key, question, reply, self.ttl);
+        first.resolver.answers(question);
+        first
+            .resolvers
+            .keep(first.leading, question, reply, self.ttl);
     }
 
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
@@ -183,6 +179,7 @@ impl Upstream {
             file.resolvers = Arc::new(Resolvers {
                 all: addresses.into_iter().map(Resolver::new).collect(),
                 cache: Mutex::default(),
+                questions: Arc::default(),
             });
             file.stamp = file_stamp;
         }
@@ -190,7 +187,31 @@ impl Upstream {
     }
 }
 
-impl Forward<'_> {
+impl<'a> Forward<'a> {
+    /// Keeps the resolvers that may be asked.
+    pub(super) fn retain(&mut self, mut may_ask: impl FnMut(IpAddr) -> bool) {
+        self.allowed.retain(|it| may_ask(it.address.ip()));
+    }
+
+    /// Whether there are resolvers, but none that may be asked.
+    pub(super) fn is_denied(&self) -> bool {
+        self.allowed.is_empty() && !self.resolvers.all.is_empty()
+    }
+
+    /// Asks for all who have this question, unless another query does.
+    pub(super) fn lead(mut self) -> Lead<'a> {
+        let Some(key) = self.key.clone() else {
+            return Lead::Taken(self);
+        };
+        match self.resolvers.questions.begin((key, self.query.protocol)) {
+            Ok(leading) => {
+                self.leading = Some(leading);
+                Lead::Taken(self)
+            }
+            Err(followed) => Lead::Others(followed),
+        }
+    }
+
     /// The cached reply.
     pub(super) fn recall(&self) -> Option<Vec<u8>> {
         let now = Instant::now().into_std();
@@ -200,42 +221,69 @@ impl Forward<'_> {
     /// Forwards the query, unchanged except for its id, and returns the first usable reply, which
     /// has at least a header.
     pub(super) async fn ask(self) -> Result<Vec<u8>, ForwardError> {
-        let resolvers = &self.resolvers.all;
+        let resolvers = &self.allowed;
         if resolvers.is_empty() {
             let path = self.upstream.resolv_conf.display().to_string();
             return Err(ForwardError::NoResolver(path));
         }
-        let mut reply = race(resolvers, self.query, None).await?;
+        let reply = race(resolvers, self.query, None).await;
         let (question, ttl) = (self.query.question, self.upstream.ttl);
-        self.resolvers.keep(self.key, question, &mut reply, ttl);
-        Ok(reply)
+        self.resolvers.finish(self.leading, question, reply, ttl)
     }
 
     /// Selects the resolver to ask first; `None` if all are to be asked at once, or there is none.
     pub(super) fn begin(&mut self) -> Option<FirstAttempt> {
         let since = Instant::now();
-        let mut all = self.resolvers.all.iter();
+        let mut all = self.allowed.iter();
         Some(FirstAttempt {
-            resolver: all.find(|it| !it.is_silent(since))?.clone(),
+            resolver: all
+                .find(|it| !it.is_silent(self.query.question, since))?
+                .clone(),
             resolvers: self.resolvers.clone(),
-            key: self.key.take(),
+            allowed: self.allowed.clone(),
+            leading: self.leading.take(),
             since,
         })
     }
 }
 
 impl Resolvers {
-    /// Caches a reply if it is cacheable, after it has limited a negative TTL to `ttl`.
-    fn keep(&self, key: Option<CacheKey>, question: &[u8], reply: &mut [u8], ttl: u32) {
+    /// Keeps a reply; without one those who wait for it get none.
+    fn finish(
+        &self,
+        leading: Option<Leading>,
+        question: &[u8],
+        reply: Result<Vec<u8>, ForwardError>,
+        ttl: u32,
+    ) -> Result<Vec<u8>, ForwardError> {
+        match reply {
+            Ok(mut reply) => {
+                self.keep(leading, question, &mut reply, ttl);
+                Ok(reply)
+            }
+            Err(error) => {
+                if let Some(leading) = leading {
+                    leading.answer(None);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Limits a reply's negative TTL to `ttl`, caches the reply if it is cacheable, and gives it to
+    /// those who wait for it.
+    fn keep(&self, leading: Option<Leading>, question: &[u8], reply: &mut [u8], ttl: u32) {
         // A reply that can't be parsed is passed on to the client as it is.
-        let Ok(mut records) = relay::records(reply) else {
-            return;
-        };
-        relay::cap_negative(reply, &mut records, ttl);
-        if let Some(key) = key {
-            let now = Instant::now().into_std();
+        let records = relay::records(reply).ok().map(|mut records| {
+            relay::cap_negative(reply, &mut records, ttl);
+            records
+        });
+        let Some(leading) = leading else { return };
+        if let Some(records) = records {
+            let (key, now) = (leading.key().clone(), Instant::now().into_std());
             lock(&self.cache).put(key, question, (reply, &records), now);
         }
+        leading.answer(Some(reply));
     }
 }
 
@@ -245,38 +293,6 @@ impl FirstAttempt {
         let (resolver, since) = (self.resolver.clone(), self.since);
         resolver.pool.launch(query, since, callback(self));
     }
-}
-
-fn file_stamp(path: &std::path::Path) -> Option<FileStamp> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-}
-
-/// The resolvers of a resolv.conf(5), without our own address: it would ask itself.
-fn parse(text: &str) -> Vec<SocketAddr> {
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == "nameserver").then_some(words.next()?)
-        })
-        .filter_map(address)
-        .filter(|resolver| resolver.ip() != IpAddr::V4(DNS_ADDRESS))
-        .take(MAX_RESOLVERS)
-        .collect()
-}
-
-/// Parses `10.0.0.1`, `fd00::1` or `fe80::1%eth0`.
-fn address(text: &str) -> Option<SocketAddr> {
-    let Some((address, zone)) = text.split_once('%') else {
-        return Some(SocketAddr::new(text.parse().ok()?, DNS_PORT));
-    };
-    let address: Ipv6Addr = address.parse().ok()?;
-    let scope = match zone.parse() {
-        Ok(index) => index,
-        Err(_) => nix::net::if_::if_nametoindex(zone).ok()?,
-    };
-    Some(SocketAddrV6::new(address, DNS_PORT, 0, scope).into())
 }
 
 /// The first attempt of a race, started before it.
@@ -298,8 +314,9 @@ async fn race(
         asked.is_some_and(|asked| std::ptr::eq(asked, it))
     };
     let mut order: Vec<&Resolver> = resolvers.iter().map(|it| &**it).collect();
-    order.sort_by_key(|resolver| (!was_asked(resolver), resolver.is_silent(begin)));
-    let all_silent = first.is_none() && order.iter().all(|resolver| resolver.is_silent(begin));
+    let is_silent = |it: &Resolver| it.is_silent(query.question, begin);
+    order.sort_by_key(|resolver| (!was_asked(resolver), is_silent(resolver)));
+    let all_silent = first.is_none() && order.iter().all(|it| is_silent(it));
     let (timeout, pause) = match all_silent {
         true => (SILENT_REPLY_TIMEOUT, Duration::ZERO),
         false => (REPLY_TIMEOUT, NEXT_RESOLVER_DELAY),
@@ -350,19 +367,16 @@ impl Resolver {
         })
     }
 
-    fn is_silent(&self, now: Instant) -> bool {
-        self.health().silent_until.is_some_and(|until| now < until)
+    fn is_silent(&self, question: &[u8], now: Instant) -> bool {
+        self.health().is_silent(question, now)
     }
 
     fn health(&self) -> std::sync::MutexGuard<'_, Health> {
         lock(&self.health)
     }
 
-    fn answers(&self) {
-        *self.health() = Health {
-            answered: Some(Instant::now()),
-            silent_until: None,
-        };
+    fn answers(&self, question: &[u8]) {
+        self.health().answer(question, Instant::now());
     }
 
     async fn ask(
@@ -374,6 +388,7 @@ impl Resolver {
         let since = first.as_ref().map_or_else(Instant::now, |it| it.since);
         let mut asked = Unanswered {
             resolver: self,
+            question: query.question,
             since: Some(since),
         };
         let reply = match (first.map(|it| it.result), query.protocol) {
@@ -385,15 +400,16 @@ impl Resolver {
         // "Connection refused" also arrives at once and delays nobody: it isn't silence.
         asked.since = None;
         if reply.is_ok() {
-            self.answers();
+            self.answers(query.question);
         }
         reply
     }
 }
 
-/// Marks a resolver as silent when its query is given up.
+/// Notes that a resolver didn't answer when its query is given up.
 struct Unanswered<'a> {
     resolver: &'a Resolver,
+    question: &'a [u8],
     since: Option<Instant>,
 }
 
@@ -402,11 +418,8 @@ impl Drop for Unanswered<'_> {
         let (now, Some(since)) = (Instant::now(), self.since) else {
             return;
         };
-        let mut health = self.resolver.health();
-        if now >= since + SILENT_REPLY_TIMEOUT
-            && health.answered.is_none_or(|answered| answered < since)
-        {
-            health.silent_until = Some(now + SILENCE_MEMORY);
+        if now >= since + SILENT_REPLY_TIMEOUT {
+            self.resolver.health().miss(self.question, since, now);
         }
     }
 }
@@ -430,17 +443,6 @@ async fn by_tcp(resolver: SocketAddr, query: ForwardedQuery<'_>) -> io::Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn resolv_conf_is_parsed_like_in_glibc() {
-        let text = "# nameserver 1.1.1.1\nsearch example.org\nnameserver 127.0.0.53\n\
-                    nameserver\t10.0.0.2 # two\nnameserver nonsense\nnameserver 169.254.53.53\n\
-                    nameserver fd00::1\nnameserver 10.0.0.4\noptions edns0\n";
-        let shown: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["127.0.0.53:53", "10.0.0.2:53", "[fd00::1]:53"]);
-        assert_eq!(parse("nameserver fe80::1%7\n").len(), 1);
-        assert!(parse("\u{0}\u{1}nameserver").is_empty());
-    }
 
     #[test]
     fn changed_resolv_conf_is_read_again() {

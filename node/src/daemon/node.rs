@@ -16,7 +16,7 @@ use crate::reconciler::{Progress, underlay_mtu};
 use crate::requests::{BusHandle, BusRequest};
 use crate::store::{Disk, peers};
 use crate::surroundings::{self, ResolverFiles};
-use crate::underlay::Change;
+use crate::underlay::{Change, interface_of};
 use node_core::desired::{self, Params};
 use node_core::projection::{EndpointsView, Projection};
 use node_core::resource::Place;
@@ -61,14 +61,7 @@ impl Node {
             kind: config.domain,
         })
         .await?;
-        let params = Params {
-            node: config.name.clone(),
-            kind: datapath.kind(),
-            vtep: config.vtep,
-            underlay_mtu: underlay_mtu(&datapath, config.vtep).await?,
-            resolvers: Default::default(),
-            max_connections: max_connections(&datapath).await?,
-        };
+        let params = params(config, &datapath).await?;
         let journal = config.state_dir.join("endpoints.journal");
         let (disk, mut projection, mut alarms) = state::load(config)?;
         alarms.extend(state::set_aside_foreign(config, &journal, &datapath).await?);
@@ -117,6 +110,18 @@ impl Node {
         };
         Ok((node, Ends { kernel, requests }))
     }
+}
+
+async fn params(config: &DaemonConfig, datapath: &Datapath) -> Result<Params, StartError> {
+    Ok(Params {
+        node: config.name.clone(),
+        kind: datapath.kind(),
+        vtep: config.vtep,
+        underlay_mtu: underlay_mtu(datapath, config.vtep).await?,
+        underlay_interface: interface_of(config.vtep).unwrap_or_default(),
+        resolvers: Default::default(),
+        max_connections: max_connections(datapath).await?,
+    })
 }
 
 /// The alarm of a damaged journal, or of a missing one while the kernel holds endpoints: then they are

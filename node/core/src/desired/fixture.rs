@@ -163,6 +163,7 @@ pub fn params(kind: DomainKind) -> Params {
         kind,
         vtep: ip("198.18.0.1"),
         underlay_mtu: 1500,
+        underlay_interface: "eth0".to_owned(),
         resolvers: Default::default(),
     }
 }

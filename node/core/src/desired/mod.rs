@@ -48,6 +48,8 @@ pub struct Params {
     pub vtep: IpAddr,
     /// The size of an IP packet on the underlay, in bytes.
     pub underlay_mtu: u32,
+    /// The interface with that address; empty if it isn't known.
+    pub underlay_interface: String,
     pub resolvers: Resolvers,
     /// The connections that an endpoint may open if neither its network nor its tenant says another
     /// number: a quarter of the node's conntrack table.
@@ -107,6 +109,7 @@ fn host_rules(facts: &Projection, params: &Params) -> Ruleset {
     Ruleset::new(TableScope {
         outer: Some(Outer {
             vtep: params.vtep,
+            interface: params.underlay_interface.clone(),
             port: facts.settings.vxlan_port,
         }),
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),

@@ -74,6 +74,29 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
     }
 }
 
+/// Whether the rules let a member of the group, or of none, send a connection to an address that no
+/// endpoint has: the `out` rules decide.
+pub fn may_leave(
+    tenant: &TenantFact,
+    group: Option<&GroupName>,
+    flow: &Flow,
+    cache: &mut Cache,
+) -> bool {
+    if id(tenant, group).is_none() || tenant.closed_by_newer(group).is_some() {
+        return false;
+    }
+    // Peers are IPv4 addresses: to an IPv6 address rules about any peer apply.
+    let to = match flow.to {
+        IpAddr::V4(to) => to,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    };
+    let side = (Direction::Out, group, (NO_GROUP, to));
+    decide_end(tenant, flow, side, cache).action == Action::Allow
+}
+
+/// The id that no group has.
+const NO_GROUP: GroupId = GroupId(0);
+
 fn id(tenant: &TenantFact, group: Option<&GroupName>) -> Option<GroupId> {
     match group {
         Some(name) => tenant.groups.get(name).map(|group| group.spec.id),

@@ -123,6 +123,11 @@ impl EndpointsView {
         bearers.first().map(AsRef::as_ref)
     }
 
+    /// The tenant's facts of the log.
+    pub fn intent_of(&self, tenant: &TenantName) -> Option<&TenantFact> {
+        self.intent.get(tenant)
+    }
+
     /// The tenants in which an endpoint has this address.
     pub fn tenants_at(&self, address: IpAddr) -> BTreeSet<TenantName> {
         let tenants = self.tenants.iter();

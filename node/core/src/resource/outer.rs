@@ -19,12 +19,14 @@ use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
 
-use super::Ruleset;
+use super::{DNS_ADDRESS, Ruleset};
 
 /// This node's end of the underlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outer {
     pub vtep: IpAddr,
+    /// The interface with that address; empty if it isn't known.
+    pub interface: String,
     /// UDP.
     pub port: u16,
 }
@@ -101,12 +103,28 @@ impl Ruleset {
             self.counter(reason.counter());
         }
         let vrf = domain == Some(DomainKind::Vrf);
-        self.outer_in(outer);
+        self.forwarder(&outer.interface, vrf);
         self.outer_through(outer.port, vrf);
         self.outer_out(outer.port, vrf);
+        self.outer_in(&outer);
     }
 
-    fn outer_in(&mut self, Outer { vtep, port }: Outer) {
+    /// Admits this host and its guests behind bridges to its name forwarder, and nobody else: Linux
+    /// accepts a packet to an address of any of its devices by every other one.
+    fn forwarder(&mut self, underlay: &str, vrf: bool) {
+        let to_underlay = format!(r#"iifname "{underlay}" counter drop"#);
+        let mut rules = vec![r#"iifname "lo" accept"#];
+        if vrf {
+            rules.extend([r#"iifname "cd*" accept"#, r#"iifname "cv*" accept"#]);
+        }
+        if !underlay.is_empty() {
+            rules.push(&to_underlay);
+        }
+        rules.extend([r#"meta iifkind "bridge" accept"#, "counter drop"]);
+        self.chain("forwarder", &rules);
+    }
+
+    fn outer_in(&mut self, Outer { vtep, port, .. }: &Outer) {
         let (family, peers) = match vtep {
             IpAddr::V4(_) => ("ip", "peers"),
             IpAddr::V6(_) => ("ip6", "peers6"),
@@ -122,7 +140,10 @@ impl Ruleset {
         self.base(
             "outer_local",
             ("filter", "input", -300),
-            &[&format!("udp dport {port} goto outer")],
+            &[
+                &format!("udp dport {port} goto outer"),
+                &format!("ip daddr {DNS_ADDRESS} goto forwarder"),
+            ],
         );
         // Nearly all packets match the first rule; the others count why the rest is dropped.
         self.chain(
@@ -196,7 +217,11 @@ mod tests {
     fn sets_keep_their_names_over_an_upgrade_which_so_leaves_their_elements() {
         let rules = |domain| {
             let vtep = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
-            let outer = Some(Outer { vtep, port: 14_789 });
+            let outer = Some(Outer {
+                vtep,
+                interface: "eth0".to_owned(),
+                port: 14_789,
+            });
             Ruleset::new(TableScope { outer, domain })
         };
         let sets = |rules: &Ruleset| {

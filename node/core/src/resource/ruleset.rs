@@ -27,7 +27,7 @@ pub const fn dns_port(kind: DomainKind) -> u16 {
 /// The part of a connection's mark that holds the id of the group that opened it.
 pub const CT_MARK_GROUP: u32 = 0xffff;
 /// The places whose rules a table holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableScope {
     /// The rules of the host, about VXLAN's outer packets.
     pub outer: Option<Outer>,

@@ -47,6 +47,7 @@ impl Node {
                 kind: DomainKind::Netns,
                 vtep: cluster::vtep(0),
                 underlay_mtu: 1_500,
+                underlay_interface: "eth0".to_owned(),
                 resolvers: Default::default(),
                 max_connections: 65_536,
             },

@@ -13,7 +13,7 @@ use node_core::projection::EndpointsView;
 use node_core::resource::dns_port;
 use socket2::{Domain, Socket, Type};
 
-use crate::world::{World, tenant};
+use crate::world::{World, run, tenant};
 
 /// A socket that was opened in a namespace stays there, whatever thread uses it.
 pub(crate) fn udp(netns: &Path, bind: &str, device: Option<&str>) -> UdpSocket {
@@ -114,4 +114,40 @@ async fn dns_to_a_resolver_inside_a_network_reaches_the_domains_server_unless_an
     world.sync_all().await;
     let own = udp(&named(&other), "20.1.1.200:53", None);
     ask_resolver(&own).expect("the endpoint with its address is asked itself");
+}
+
+/// The forwarder's address is reached by hosts beside this one, unless it is closed to them.
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarder_of_the_host_is_reached_by_this_host_and_its_bridges_only() {
+    let mut world = World::new().await;
+    world.sync_all().await;
+    let host = world.hosts[0].netns.clone();
+    let forwarder = udp(&named(&host), "169.254.53.53:53", None);
+    let short = Some(Duration::from_millis(500));
+    forwarder.set_read_timeout(short).expect("a socket");
+    let question = |netns: &str| {
+        let client = udp(&named(netns), "0.0.0.0:0", None);
+        ask(&client, "169.254.53.53:53", &forwarder)
+    };
+    question(&host).expect("the host itself is answered");
+
+    let guest = world.namespace("guest");
+    for line in [
+        format!("ip -n {host} link add br7 type bridge"),
+        format!("ip -n {host} addr add 172.31.7.1/24 dev br7"),
+        format!("ip -n {host} link add port7 type veth peer name eth0 netns {guest}"),
+        format!("ip -n {host} link set port7 master br7 up"),
+        format!("ip -n {host} link set br7 up"),
+        format!("ip -n {guest} addr add 172.31.7.2/24 dev eth0"),
+        format!("ip -n {guest} link set eth0 up"),
+        format!("ip -n {guest} route add default via 172.31.7.1"),
+    ] {
+        run(&line);
+    }
+    question(&guest).expect("a container on a bridge of this host is answered");
+
+    let stranger = world.stranger();
+    let route = "route add 169.254.53.53/32 via 198.18.7.1 dev eth0";
+    run(&format!("ip -n {stranger} {route}"));
+    question(&stranger).expect_err("another host isn't answered");
 }

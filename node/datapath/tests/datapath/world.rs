@@ -134,6 +134,7 @@ impl World {
             kind: datapath.kind(),
             vtep: vtep(host),
             underlay_mtu: 1500,
+            underlay_interface: "eth0".to_owned(),
             resolvers: Default::default(),
             max_connections: 65_536,
         };

@@ -55,6 +55,12 @@ pub(crate) fn view(lines: &[&str]) -> EndpointsView {
 
 /// Adds groups without policies, `TENANT NETWORK GROUP` each.
 pub(crate) fn with_groups(mut view: EndpointsView, lines: &[&str]) -> EndpointsView {
+    view.follow_intent(&intent(lines));
+    view
+}
+
+/// The facts of these groups.
+pub(crate) fn intent(lines: &[&str]) -> OrdMap<TenantName, TenantFact> {
     let mut intent = OrdMap::<TenantName, TenantFact>::new();
     for (line, number) in lines.iter().zip(2..) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -75,8 +81,7 @@ pub(crate) fn with_groups(mut view: EndpointsView, lines: &[&str]) -> EndpointsV
         let tenant = intent.entry(spec.tenant.clone()).or_default();
         tenant.groups.insert(spec.name, fact);
     }
-    view.follow_intent(&intent);
-    view
+    intent
 }
 
 #[track_caller]

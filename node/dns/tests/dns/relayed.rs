@@ -176,23 +176,33 @@ async fn resolver_is_asked_once_within_the_ttl() {
 }
 
 /// A resolver that the test controls query by query.
-struct ManualResolver(UdpSocket);
+pub(crate) struct ManualResolver(UdpSocket);
 
 impl ManualResolver {
-    fn new() -> (Self, Ipv4Addr) {
+    pub(crate) fn new() -> (Self, Ipv4Addr) {
         let address = unused_loopback();
         let socket = UdpSocket::bind((address, 53)).unwrap();
         socket.set_read_timeout(Some(REPLY_TIMEOUT)).unwrap();
         (Self(socket), address)
     }
 
-    fn query(&self) -> (Message, SocketAddr) {
+    /// A query that has arrived and wasn't read.
+    pub(crate) fn query_if_any(&self) -> Option<(Message, SocketAddr)> {
+        self.0.set_nonblocking(true).unwrap();
+        let mut query = [0; 4_096];
+        let received = self.0.recv_from(&mut query);
+        self.0.set_nonblocking(false).unwrap();
+        let (length, asker) = received.ok()?;
+        Some((Message::from_vec(&query[..length]).unwrap(), asker))
+    }
+
+    pub(crate) fn query(&self) -> (Message, SocketAddr) {
         let mut query = [0; 4_096];
         let (length, asker) = self.0.recv_from(&mut query).unwrap();
         (Message::from_vec(&query[..length]).unwrap(), asker)
     }
 
-    fn answers(&self, (query, asker): &(Message, SocketAddr), address: &str) {
+    pub(crate) fn answers(&self, (query, asker): &(Message, SocketAddr), address: &str) {
         let mut reply = reply_to(query);
         let owner = query.queries[0].name().clone();
         let told = RData::A(address.parse().unwrap());
@@ -207,7 +217,7 @@ impl ManualResolver {
     }
 }
 
-fn received_address(client: &Client) -> String {
+pub(crate) fn received_address(client: &Client) -> String {
     let reply = Message::from_vec(&client.receive().expect("an answer")).unwrap();
     assert_eq!(reply.metadata.id, 0xABCD);
     reply.answers[0].data.to_string()
