@@ -49,6 +49,23 @@ pub struct Resolution {
     /// deny a connection to the resolvers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
+    /// The answer that a container of an engine gets: Docker's own resolver is asked before the domain's
+    /// server. Absent: no engine's container, or the resolver can't be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineAnswer>,
+}
+
+/// The answer of Docker's own resolver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineAnswer {
+    /// The answer's code in the words of RFC 1035: `NOERROR`, `NXDOMAIN`, …
+    pub code: String,
+    /// Addresses or names, in the order of the answer.
+    pub records: Vec<String>,
+    /// Seconds that it may be cached; 0 without records.
+    pub ttl: u32,
+    /// Docker answered itself, with containers of its own engine only; else it asked the domain's server.
+    pub first: bool,
 }
 
 /// How the query ends.

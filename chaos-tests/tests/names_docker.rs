@@ -149,6 +149,43 @@ fn dns_settings_of_the_engine_behave_as_expected() -> Outcome {
     // The resolver of `--dns` gets the queries for other names.
     let outside = lab.docker("node-1", &["exec", "web", "nslookup", "machine.lab"])?;
     assert!(outside.stdout.contains("198.18."), "{outside:?}");
+    shared_name_is_shown_as_docker_answers_it(&lab)
+}
+
+/// Docker's resolver answers a name of its own engine before our server is asked, and `dns query` says so.
+fn shared_name_is_shown_as_docker_answers_it(lab: &Lab) -> Outcome {
+    let shared = "--net=contiv-net --network-alias=shared";
+    run(lab, "node-1", "here", shared)?;
+    run(lab, "node-2", "there", shared)?;
+    // A container without a search domain.
+    let asker = asker(lab, "node-1", "here")?;
+    wait_until("both have the alias", WAIT_TIMEOUT, || {
+        asker.addresses("shared").len() == 2
+    })?;
+    let (here, there) = (asker.addresses("here"), asker.addresses("there"));
+    let nslookup = |name: &str| {
+        let found = lab.docker("node-1", &["exec", "here", "nslookup", name])?;
+        let has = |address: &[String]| found.stdout.contains(&address[0]);
+        Ok::<_, Error>((has(&here), has(&there)))
+    };
+    assert_eq!(nslookup("shared")?, (true, false));
+    assert_eq!(nslookup("shared.contiv-net.contiv.local")?, (true, true));
+
+    let query = |name: &str| lab.netctl_ok(&["dns", "query", name, "--from", "here"]);
+    let shown = query("shared")?;
+    let told = format!("by Docker's resolver on node node-1: {}, TTL", here[0]);
+    for text in [told.as_str(), "Docker answers this one first", &there[0]] {
+        assert!(shown.contains(text), "no {text}: {shown}");
+    }
+    let whole = query("shared.contiv-net.contiv.local")?;
+    let first = whole.lines().next().unwrap_or_default();
+    assert!(
+        first.contains(&here[0]) && first.contains(&there[0]),
+        "{whole}"
+    );
+    assert!(!whole.contains("answers this one first"), "{whole}");
+    let doctor = lab.netctl(&["doctor"])?;
+    assert!(doctor.stdout.contains("shared.contiv-net"), "{doctor:?}");
     Ok(())
 }
 

@@ -1,19 +1,24 @@
 //! Answers requests to this node, which come by the bus: rule counters from the kernel, traces from the
 //! facts, DNS answers for its containers with their reasons, and the examination of its machine.
 
+use std::path::PathBuf;
+
 use bus_schema::TenantName;
+use bus_schema::lookup::{Lookup, Outcome, Resolution};
 use bus_schema::node::{Flow, NodeReply, NodeRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::cleanup::Cleaner;
+use crate::docker::sandbox_of;
 use crate::doctor;
+use crate::endpoint::{Owner, Snapshot};
 use crate::outer_drops::OuterDrops;
 use node_core::desired::{Params, domain_name, trace, zone};
 use node_core::projection::{EndpointsView, Projection};
 use node_core::resource::Place;
 use node_datapath::Datapath;
-use node_dns::DnsHandle;
+use node_dns::{DnsHandle, ask_engine};
 
 /// Limits the requests that wait; a caller beyond it waits to send.
 pub const MAX_WAITING_QUESTIONS: usize = 64;
@@ -47,12 +52,16 @@ pub struct Inquiry {
     pub dns: DnsHandle,
     pub cleaner: Cleaner,
     pub outer_drops: OuterDrops,
+    pub snapshots: watch::Receiver<Snapshot>,
+    /// The engine's socket.
+    pub engine: Option<PathBuf>,
 }
 
 impl Inquiry {
     /// Answers until all senders are gone.
     pub async fn run(self, mut questions: mpsc::Receiver<Question>) {
         let (mut examinations, mut cleanups) = (JoinSet::new(), JoinSet::new());
+        let mut resolutions = JoinSet::new();
         while let Some(Question { request, answer }) = questions.recv().await {
             let reply = match request {
                 NodeRequest::Examine => {
@@ -69,7 +78,16 @@ impl Inquiry {
                 }
                 NodeRequest::Counters { tenant } => self.counters(&tenant).await,
                 NodeRequest::Trace(flow) => self.trace(&flow),
-                NodeRequest::Resolve(lookup) => NodeReply::Resolved(self.dns.explain(&lookup)),
+                NodeRequest::Resolve(lookup) => {
+                    while resolutions.try_join_next().is_some() {}
+                    let resolution = self.dns.explain(&lookup);
+                    let docker = self.docker_container(&lookup);
+                    resolutions.spawn_blocking(move || {
+                        let resolution = with_engine(resolution, &lookup, docker);
+                        let _ = answer.send(NodeReply::Resolved(resolution));
+                    });
+                    continue;
+                }
                 other => NodeReply::Refused {
                     reason: format!("this node doesn't answer `{}`", other.verb()),
                 },
@@ -77,6 +95,19 @@ impl Inquiry {
             // The caller may be gone.
             let _ = answer.send(reply);
         }
+    }
+
+    /// The engine's socket and the container of the engine that asks, if it is one.
+    fn docker_container(&self, lookup: &Lookup) -> Option<(PathBuf, String)> {
+        let engine = self.engine.clone()?;
+        let snapshot = self.snapshots.borrow();
+        let mut endpoints = snapshot.endpoints.values();
+        let asker = endpoints.find(|it| {
+            it.tenant == lookup.tenant
+                && it.addresses.contains(&lookup.from)
+                && matches!(it.owner, Owner::Docker { .. })
+        })?;
+        Some((engine, asker.container.clone()?))
     }
 
     /// Examines the machine in a task, since it takes seconds. One runs at a time, since two would
@@ -91,11 +122,11 @@ impl Inquiry {
         let (params, datapath) = (self.params.clone(), self.datapath.clone());
         let facts = self.facts.borrow().clone();
         let drops = self.outer_drops.clone();
-        let view = self.view.borrow();
-        let endpoints = view.iter().filter(|it| it.node == params.node).count();
-        drop(view);
+        let view = self.view.borrow().clone();
+        let locals = self.snapshots.borrow().endpoints.clone();
         running.spawn(async move {
-            let examination = doctor::examine(&params, &datapath, &facts, &drops, endpoints).await;
+            let examination =
+                doctor::examine(&params, &datapath, (&facts, &view, &locals), &drops).await;
             let _ = answer.send(NodeReply::Examined(examination));
         });
     }
@@ -121,4 +152,27 @@ impl Inquiry {
             Err(reason) => NodeReply::Refused { reason },
         }
     }
+}
+
+/// Adds the answer of Docker's own resolver, which the container asks first. Blocks.
+fn with_engine(
+    mut resolution: Resolution,
+    lookup: &Lookup,
+    docker: Option<(PathBuf, String)>,
+) -> Resolution {
+    let Some((engine, container)) = docker else {
+        return resolution;
+    };
+    let answer = sandbox_of(&engine, &container).and_then(|it| ask_engine(&it, lookup));
+    match answer {
+        Ok(mut answer) => {
+            // About other names the host's resolvers don't set AA either.
+            answer.first &= resolution.outcome == Outcome::Found;
+            resolution.engine = Some(answer);
+        }
+        Err(error) => resolution.because.push(format!(
+            "Docker's own resolver, which the container asks first, can't be asked: {error}"
+        )),
+    }
+    resolution
 }

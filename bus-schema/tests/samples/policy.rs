@@ -286,6 +286,7 @@ pub(super) fn node_replies() -> [NodeReply; 3] {
             ttl: 5,
             because: vec!["nobody bears it".to_owned()],
             refused: false,
+            engine: None,
         }),
         NodeReply::Counters {
             rules: [(70_000, counter)].into(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution};
+use bus_schema::lookup::{EngineAnswer, Lookup, Outcome, RecordKind, Resolution};
 use bus_schema::node::{NodeReply, NodeRequest};
 use bus_schema::query::{GroupInfo, NodeInfo};
 use bus_schema::{Endpoint, NetworkName, NodeName};
@@ -38,7 +38,7 @@ pub(crate) enum DnsVerb {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The container's node computes the answer with the code of its name server; no packet is sent.\nExit code 0: there is an answer, or the query is forwarded to the host's resolvers, 1: the name\ndoesn't exist, or the answer is REFUSED: the `out` rules of the container's group deny a connection to\nport 53 of the host's resolvers.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
+    after_help = "The container's node computes the answer with the code of its name server, without a packet. A container\nof Docker asks Docker's own resolver first; the node asks it from inside the container, and the first line\nis its answer.\nExit code 0: there is an answer, or the query is forwarded to the host's resolvers, 1: the name\ndoesn't exist, or the answer is REFUSED: the `out` rules of the container's group deny a connection to\nport 53 of the host's resolvers.\n\nExamples:\n  netctl dns query db --from web\n  netctl dns query web.contiv-net --from 20.1.1.1 --type AAAA\n  netctl dns query 20.1.1.1 --from web"
 )]
 pub(crate) struct DnsQueryOptions {
     /// A name, or an address for a reverse lookup
@@ -220,6 +220,12 @@ async fn query(session: &mut Session, options: DnsQueryOptions) -> Result<(), Fa
         }
     };
     output::print(&text)?;
+    if let Some(answer) = &resolution.engine {
+        return match answer.code.as_str() {
+            "NOERROR" => Ok(()),
+            _ => Err(Failure::Negative),
+        };
+    }
     match resolution.outcome {
         Outcome::NotThere | Outcome::Later => Err(Failure::Negative),
         Outcome::Forwarded { .. } if resolution.refused => Err(Failure::Negative),
@@ -270,7 +276,11 @@ fn text(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
         }
         Outcome::Later => "not known yet".to_owned(),
     };
-    let mut text = format!(
+    let mut text = match &it.engine {
+        Some(answer) => told_by_engine(&name, lookup, node, answer),
+        None => String::new(),
+    };
+    text += &format!(
         "{name} {record}, answer of node {node} to {}: {what}\n",
         lookup.from
     );
@@ -288,6 +298,27 @@ fn text(lookup: &Lookup, node: &NodeName, it: &Resolution) -> String {
     }
     for line in &it.because {
         text += &format!("  because {}\n", output::printable(line));
+    }
+    text
+}
+
+/// The answer that a container of an engine is told.
+fn told_by_engine(name: &str, lookup: &Lookup, node: &NodeName, answer: &EngineAnswer) -> String {
+    let data: Vec<String> = answer
+        .records
+        .iter()
+        .map(|it| output::printable(it))
+        .collect();
+    let told = match data.is_empty() {
+        true => answer.code.clone(),
+        false => format!("{}, TTL {} s", data.join(", "), answer.ttl),
+    };
+    let mut text = format!(
+        "{name} {}, told to {} by Docker's resolver on node {node}: {told}\n",
+        lookup.record, lookup.from
+    );
+    if answer.first {
+        text += "  because Docker answers this one first, with the containers of its own engine only;\n  NAME.NETWORK.contiv.local gets the answer below\n";
     }
     text
 }
@@ -386,6 +417,7 @@ mod tests {
             ttl: 5,
             because: vec!["20.1.1.9 is in net".to_owned()],
             refused: false,
+            engine: None,
         };
         assert_eq!(
             text(&lookup, &"n1".parse().unwrap(), &resolution),
@@ -395,6 +427,21 @@ db A, answer of node n1 to 20.1.1.9: found, TTL 5 s
   because 20.1.1.9 is in net
 "
         );
+        let engine = EngineAnswer {
+            code: "NOERROR".to_owned(),
+            records: vec!["20.1.1.7".to_owned()],
+            ttl: 600,
+            first: true,
+        };
+        let with_engine = Resolution {
+            engine: Some(engine),
+            ..resolution
+        };
+        let shown = text(&lookup, &"n1".parse().unwrap(), &with_engine);
+        let told = "db A, told to 20.1.1.9 by Docker's resolver on node n1: 20.1.1.7, TTL 600 s\n";
+        assert!(shown.starts_with(told), "{shown}");
+        assert!(shown.contains("Docker answers this one first"), "{shown}");
+        assert!(shown.contains("20.1.1.1  endpoint e1"), "{shown}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use runtime::lock;
 const MAX_BURST_DATAGRAMS: usize = 32;
 /// Limits a received datagram. No query is longer, as a name has 255 bytes; longer replies come by
 /// TCP.
-const MAX_DATAGRAM_BYTES: usize = 4_096;
+pub(super) const MAX_DATAGRAM_BYTES: usize = 4_096;
 
 /// The burst that a socket received last.
 #[derive(Debug)]

@@ -37,6 +37,7 @@ pub(super) fn resolution(
             ttl,
             because: vec![too_long(view, lookup, &name)],
             refused: false,
+            engine: None,
         };
     }
     let answer = zone::answer(view, &query, question);
@@ -60,6 +61,7 @@ pub(super) fn resolution(
         ttl,
         because,
         refused,
+        engine: None,
     }
 }
 

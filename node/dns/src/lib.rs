@@ -13,6 +13,7 @@
 mod cache;
 mod counters;
 mod datagrams;
+mod engine;
 mod explain;
 mod flight;
 mod front;
@@ -47,6 +48,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::counters::Counters;
+pub use self::engine::ask_engine;
 use self::handler::{Handler, Shared};
 use self::socket::{PlaceIdentity, Sockets};
 pub use self::socket::{SocketError, SocketPlace};

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use bus_schema::node::NodeStatus;
 use tokio::net::UnixListener;
@@ -24,6 +25,7 @@ pub(super) struct Services {
     pub outer_drops: OuterDrops,
     listener: UnixListener,
     dns_suffix: String,
+    engine: Option<PathBuf>,
 }
 
 impl Services {
@@ -53,6 +55,7 @@ impl Services {
             outer_drops: OuterDrops::new(node.datapath.clone()),
             listener,
             dns_suffix: config.dns.suffix.clone(),
+            engine: config.engine.clone(),
         })
     }
 
@@ -70,6 +73,8 @@ impl Services {
                 core: cleanups,
             },
             outer_drops: self.outer_drops.clone(),
+            snapshots: node.endpoints.snapshots(),
+            engine: self.engine.clone(),
         }
     }
 

@@ -23,6 +23,7 @@ mod pool_id;
 mod protocol;
 mod refused;
 mod resolver;
+mod sandbox;
 mod sandboxes;
 mod server;
 pub mod sockets;
@@ -40,6 +41,7 @@ use tokio::task::JoinSet;
 
 pub use self::client::EngineError;
 pub use self::endpoints::Endpoints;
+pub use self::sandbox::sandbox_of;
 pub use self::server::ServerError;
 
 use self::driver::Driver;

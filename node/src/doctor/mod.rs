@@ -3,6 +3,7 @@
 //!
 //! It removes what it creates for a test. `inquiry` calls it.
 
+mod names;
 mod outer;
 mod underlay;
 
@@ -19,17 +20,17 @@ use crate::neighbors::may_overflow;
 use crate::outer_drops::OuterDrops;
 use crate::underlay::interface_of;
 use node_core::desired::Params;
-use node_core::projection::Projection;
+use node_core::endpoint::Locals;
+use node_core::projection::{EndpointsView, Projection};
 use node_datapath::{Datapath, NeighborTable, Traffic};
 use runtime::now;
 
-/// Runs all examinations; `endpoints` is the number of this node's. The findings are in no order.
+/// Runs all examinations. The findings are in no order.
 pub async fn examine(
     params: &Params,
     datapath: &Datapath,
-    facts: &Projection,
+    (facts, view, locals): (&Projection, &EndpointsView, &Locals),
     drops: &OuterDrops,
-    endpoints: usize,
 ) -> Examination {
     let peers = facts
         .nodes
@@ -45,7 +46,8 @@ pub async fn examine(
     findings.extend(outer::findings(drops.recent().await, port));
     findings.push(resolver(&text("/etc/resolv.conf")));
     let table = NeighborTable::read().await;
-    findings.extend(table.map(|table| neighbors(&table, endpoints)));
+    findings.extend(table.map(|table| neighbors(&table, locals.len())));
+    findings.extend(names::shared(view, &params.node, locals));
     Examination {
         at: now(),
         findings,
