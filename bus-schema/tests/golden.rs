@@ -251,6 +251,7 @@ fn node_messages() {
     );
     let types = check("node-request", samples::node_requests());
     assert_eq!(types, variants::<bus_schema::node::NodeRequest>());
+    check("node-reply-engine", vec![samples::engine_reply()]);
     let types = check("node-reply", samples::node_replies());
     assert_eq!(types, variants::<bus_schema::node::NodeReply>());
 }

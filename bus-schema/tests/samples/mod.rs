@@ -13,7 +13,7 @@ pub(crate) use event::events;
 use event::first_events;
 use node::healing;
 pub(crate) use node::{node_replies, node_requests};
-pub(crate) use policy::pooled_events;
+pub(crate) use policy::{engine_reply, pooled_events};
 pub(crate) use rejection::rejections;
 
 use std::net::IpAddr;

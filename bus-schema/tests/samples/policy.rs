@@ -4,7 +4,7 @@ use bus_schema::command::{
     GroupCreate, GroupRemove, GroupUpdate, PolicyApply, PolicyCreate, PolicyRemove, Removal,
     RuleAdd, RuleRemove,
 };
-use bus_schema::lookup::{Lookup, Outcome, RecordKind, Resolution, Resolved};
+use bus_schema::lookup::{EngineAnswer, Lookup, Outcome, RecordKind, Resolution, Resolved};
 use bus_schema::node::{Counter, Flow, NodeReply, NodeRequest, Trace, TraceEnd};
 use bus_schema::policy::{Action, Direction, Peer, PortRange, Priority, Protocol};
 use bus_schema::query::{GroupInfo, PolicyInfo};
@@ -265,6 +265,25 @@ pub(super) fn node_requests() -> [NodeRequest; 4] {
             port: Some(443),
         }),
     ]
+}
+
+/// The answer to a container of an engine, which its own resolver gives.
+pub(crate) fn engine_reply() -> NodeReply {
+    NodeReply::Resolved(Resolution {
+        outcome: Outcome::Forwarded {
+            resolvers: Vec::new(),
+        },
+        records: Vec::new(),
+        ttl: 5,
+        because: vec!["denied".to_owned()],
+        refused: true,
+        engine: Some(EngineAnswer {
+            code: "NOERROR".to_owned(),
+            records: vec!["20.1.1.18".to_owned()],
+            ttl: 600,
+            first: true,
+        }),
+    })
 }
 
 pub(super) fn node_replies() -> [NodeReply; 3] {
