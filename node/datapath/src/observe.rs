@@ -192,8 +192,7 @@ impl View<'_> {
         };
         let (place, name) = (&device.place, device.name.clone());
         if link.header.flags.contains(LinkFlags::Up) && !(*place == Place::Host && name == "lo") {
-            let device = name.clone();
-            state.insert(Object::Up(Up { device }).at(place));
+            state.insert(Object::Up(Up { device: name }).at(place));
         }
         state.extend(device_object(link).map(|object| object.at(place)));
     }

@@ -48,8 +48,8 @@ fn deny_out(world: &World, protocol: Option<Protocol>) {
         },
     );
     world.view.send_modify(|view| {
-        let id = "default-front-web".parse().unwrap();
-        let mut web = view.get(&id).unwrap().clone();
+        let web = view.iter().find(|it| it.id.as_str() == "default-front-web");
+        let mut web = web.unwrap().clone();
         web.group = Some(group.clone());
         view.show(web.into());
         view.follow_intent(&OrdMap::unit(tenant.clone(), fact.clone()));
