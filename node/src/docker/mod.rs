@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The sockets answer before the engine and the bus are available, and no call of the engine waits
-//! for the engine. `sockets` is a process of its own, which outlives netplugin. The daemon starts the rest; dropping the handle ends it.
+//! for the engine. `sockets` is a process of its own, which outlives netplugin. The daemon starts the
+//! rest; dropping the handle ends it.
 
 mod client;
 mod details;
@@ -66,6 +67,12 @@ pub struct DockerConfig {
     pub healings: Healings,
 }
 
+type Senders = (
+    watch::Sender<Option<EngineStatus>>,
+    watch::Sender<Vec<Alarm>>,
+    watch::Sender<Vec<EngineSubnet>>,
+);
+
 /// Docker's tasks; they end when this is dropped.
 #[derive(Debug)]
 pub struct DockerHandle {
@@ -77,11 +84,7 @@ pub struct DockerHandle {
     /// Requests to release leftovers at once; `None` if no engine is served.
     pub cleanups: Option<mpsc::Sender<CleanupReply>>,
     /// Kept for the case without an engine: a receiver without its sender fails.
-    _senders: (
-        watch::Sender<Option<EngineStatus>>,
-        watch::Sender<Vec<Alarm>>,
-        watch::Sender<Vec<EngineSubnet>>,
-    ),
+    _senders: Senders,
     tasks: JoinSet<()>,
 }
 
