@@ -62,11 +62,7 @@ pub(super) fn spawn(
     ));
     let (listener, api, docker) = services.local(node, status_rx.clone());
     tasks.spawn(local::serve(listener, api));
-    tasks.spawn(surroundings::watch(
-        ResolverFiles::default(),
-        docker.subnets.clone(),
-        node.surroundings.clone(),
-    ));
+    tasks.spawn(watch_surroundings(node, &docker));
     spawn_endpoints(config, node, tasks);
     tasks.spawn(bus::run(BusConfig {
         url: config.nats.clone(),
@@ -83,6 +79,14 @@ pub(super) fn spawn(
         published: node.published.clone(),
     }));
     docker
+}
+
+fn watch_surroundings(
+    node: &Node,
+    docker: &DockerHandle,
+) -> impl Future<Output = ()> + Send + 'static {
+    let subnets = docker.subnets.clone();
+    surroundings::watch(ResolverFiles::default(), subnets, node.surroundings.clone())
 }
 
 /// Spawns the tasks that show, restore, detach and give up endpoints and addresses.
