@@ -37,9 +37,9 @@ pub(super) fn start<'a>(
     request: &Request,
     mut forward: Forward<'a>,
     share: Share,
-) -> Result<(), (Forward<'a>, Share)> {
+) -> Option<(Forward<'a>, Share)> {
     let Some(first) = forward.begin() else {
-        return Err((forward, share));
+        return Some((forward, share));
     };
     let query = ForwardedQuery::new(request);
     first.launch(query, |first| {
@@ -55,7 +55,7 @@ pub(super) fn start<'a>(
         };
         Box::new(move |event| flight.on_event(event))
     });
-    Ok(())
+    None
 }
 
 impl Flight {

@@ -143,11 +143,11 @@ impl RequestHandler for Front {
                         let to = (&self.handler, outbox);
                         flight::start(to, request, forward, share)
                     }
-                    Out::Connection(_) => Err((forward, share)),
+                    Out::Connection(_) => Some((forward, share)),
                 };
                 match left {
-                    Ok(()) => return empty_info(request),
-                    Err((forward, share)) => {
+                    None => return empty_info(request),
+                    Some((forward, share)) => {
                         self.handler.forward_query(request, forward, share).await
                     }
                 }

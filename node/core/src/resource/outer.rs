@@ -96,7 +96,7 @@ const ACCEPT_TO_TENANTS: [&str; 3] = [
 impl Ruleset {
     /// Adds the rules. With VRFs as `domain`, tenants' inner packets pass these hooks, too, since VRFs
     /// share the host's table.
-    pub(super) fn outer(&mut self, outer: Outer, domain: Option<DomainKind>) {
+    pub(super) fn outer(&mut self, outer: &Outer, domain: Option<DomainKind>) {
         self.set("peers", "set", "type ipv4_addr");
         self.set("peers6", "set", "type ipv6_addr");
         for reason in OuterDrop::ALL {
@@ -106,7 +106,7 @@ impl Ruleset {
         self.forwarder(&outer.interface, vrf);
         self.outer_through(outer.port, vrf);
         self.outer_out(outer.port, vrf);
-        self.outer_in(&outer);
+        self.outer_in(outer);
     }
 
     /// Admits this host and its guests behind bridges to its name forwarder, and nobody else: Linux

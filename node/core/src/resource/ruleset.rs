@@ -129,7 +129,7 @@ impl Ruleset {
         let mut rules = Self::default();
         rules.set("applied", "set", "typeof ct zone . ct mark . meta mark");
         if let Some(outer) = scope.outer {
-            rules.outer(outer, scope.domain);
+            rules.outer(&outer, scope.domain);
         }
         if let Some(kind) = scope.domain {
             rules.ingress(kind);
