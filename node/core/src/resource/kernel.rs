@@ -221,14 +221,11 @@ impl Sysctl {
     /// The settings of a namespace of ours, before any device is in it.
     ///
     /// A domain has the same gateway address on every node and sends errors from it: without
-    /// `accept_local` the next node drops them as martians. With `arp_filter` the kernel answers and
-    /// learns a sender of ARP only if its route to that address leads back there, which is so for the
-    /// endpoint's own address alone; else a container fills the neighbor table of all namespaces.
+    /// `accept_local` the next node drops them as martians.
     pub const OF_NAMESPACE: &'static [(&'static str, u32)] = &[
         ("ipv4/ip_forward", 1),
         ("ipv4/fwmark_reflect", 1),
         ("ipv4/conf/all/accept_local", 1),
-        ("ipv4/conf/all/arp_filter", 1),
         ("ipv4/conf/all/rp_filter", 0),
         ("ipv4/conf/default/rp_filter", 0),
         ("ipv4/conf/all/send_redirects", 0),
@@ -242,7 +239,6 @@ impl Sysctl {
         ("ipv4/conf/{}/forwarding", 1),
         ("ipv4/conf/{}/rp_filter", 0),
         ("ipv4/conf/{}/accept_local", 1),
-        ("ipv4/conf/{}/arp_filter", 1),
         ("ipv4/conf/{}/send_redirects", 0),
         ("ipv6/conf/{}/disable_ipv6", 1),
     ];

@@ -26,7 +26,7 @@ const ALLOWED: u16 = 80;
 const DENIED: u16 = 81;
 
 /// Sends whole frames on the container's interface, past its own stack.
-pub(crate) fn send(netns: &str, frames: &[Vec<u8>]) {
+fn send(netns: &str, frames: &[Vec<u8>]) {
     within(netns, || {
         let mut all = getifaddrs().expect("a list");
         let link: LinkAddr = all
@@ -49,14 +49,6 @@ fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     let to = node_core::resource::Veth::HOST_MAC.0;
     let from = [2, 2, 9, 9, 9, 9];
     [&to[..], &from, &kind.to_be_bytes(), payload].concat()
-}
-
-/// A frame of ARP (RFC 826): operation 1 asks for `to`, 2 answers it.
-pub(crate) fn arp(operation: u8, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
-    let head = [0, 1, 8, 0, 6, 4, 0, operation];
-    let from = [&[2, 2, 9, 9, 9, 9], &from.octets()[..]].concat();
-    let to = [&[0; 6], &to.octets()[..]].concat();
-    ethernet(ARP, &[&head[..], &from, &to].concat())
 }
 
 fn tagged(vlan: u16, payload: &[u8]) -> Vec<u8> {

@@ -8,7 +8,6 @@ mod figures;
 mod forged;
 mod frames;
 mod host_firewall;
-mod neighbors;
 mod netlink;
 mod policy;
 mod reach;
