@@ -318,6 +318,8 @@ fn plugin_disabled_by_the_engine_is_enabled_again() -> Outcome {
     let mut lab = swarm("20.1.1.0/24")?;
     network(&lab, "web-net", "--subnet=20.1.1.0/24")?;
     lab.stop("netplugin@node-2", Signal::Term)?;
+    // While it holds the plugin's socket, the engine enables the plugin at its start.
+    lab.stop("docker-sockets@node-2", Signal::Term)?;
     lab.restart("dockerd@node-2", Signal::Term)?;
     lab.await_engine("node-2")?;
     let enabled = "docker plugin inspect -f {{.Enabled}} contiv-swarm:latest | grep -q true";
