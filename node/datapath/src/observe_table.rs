@@ -18,16 +18,19 @@ impl View<'_> {
         let compiled = |chain: &mut Chain| zone_of(&chain.name).is_some();
         let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
         state.insert(Object::Table(rules).at(&self.place));
-        let zones: BTreeMap<u16, Place> = listing
-            .elements
-            .iter()
-            .filter_map(|it| match it {
-                Element::Zone { interface, zone } => {
-                    Some((*zone, owners.place_of(interface)?.clone()))
-                }
-                _ => None,
-            })
-            .collect();
+        let zone_of_device = |it: &Element| match it {
+            Element::Zone { interface, zone } => {
+                let place = owners.place_of(interface)?.clone();
+                let is_own = matches!(&place, Place::Domain(name) if name.as_str() == interface);
+                Some((is_own, *zone, place))
+            }
+            _ => None,
+        };
+        let mut of_devices: Vec<_> = listing.elements.iter().filter_map(zone_of_device).collect();
+        // The VRF device decides: another one may be out of its VRF.
+        of_devices.sort_by_key(|(is_own, ..)| *is_own);
+        let zones = of_devices.into_iter().map(|(_, zone, place)| (zone, place));
+        let zones: BTreeMap<u16, Place> = zones.collect();
         for element in listing.elements {
             let place = match (&self.place, &element) {
                 (Place::Domain(_), _) => Some(&self.place),
