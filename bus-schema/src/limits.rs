@@ -5,16 +5,18 @@ use crate::Endpoint;
 
 /// An endpoint has at most so many names beside its own.
 pub const MAX_ALIASES: usize = 64;
-/// The longest name in characters, and the longest label of one (RFC 1035 §2.3.4: 255 octets with the
+/// The longest name in bytes of UTF-8, and the longest label of one (RFC 1035 §2.3.4: 255 octets with the
 /// lengths of the labels, 63 octets).
 pub const MAX_NAME_LENGTH: usize = 253;
 pub const MAX_LABEL_LENGTH: usize = 63;
 /// The longest request to netmaster in bytes. The events of a command are about as long as the command.
 pub const MAX_REQUEST_BYTES: usize = 128 << 10;
-/// The longest message of the stream `LOG` in bytes: two requests.
-pub const MAX_EVENT_BYTES: usize = 2 * MAX_REQUEST_BYTES;
+/// The longest message of the stream `LOG` in bytes. Most events are about as long as their command, but
+/// `log-accepted` lists the nodes that are ahead of a restored log: 90 bytes for each of up to 10,000. It
+/// is no more than nats-server takes by default (`max_payload`; 8 MB in `nats.conf`).
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
 /// The longest message of the stream `ENDPOINTS` in bytes: three times an endpoint with 64 aliases of 253
-/// characters.
+/// bytes.
 pub const MAX_ENDPOINT_BYTES: usize = 48 << 10;
 
 /// A name, or a number of names, beyond a limit.
@@ -22,12 +24,10 @@ pub const MAX_ENDPOINT_BYTES: usize = 48 << 10;
 pub enum NameExcess {
     #[error("{count} aliases: an endpoint has at most {MAX_ALIASES}")]
     Aliases { count: usize },
-    #[error(
-        "the name `{start}…` is {length} characters long: a name has at most {MAX_NAME_LENGTH}"
-    )]
+    #[error("the name `{start}…` is {length} bytes long: a name has at most {MAX_NAME_LENGTH}")]
     Name { start: String, length: usize },
     #[error(
-        "the name `{start}…` has a part of {length} characters: a part between dots has at most {MAX_LABEL_LENGTH}"
+        "the name `{start}…` has a part of {length} bytes: a part between dots has at most {MAX_LABEL_LENGTH}"
     )]
     Label { start: String, length: usize },
 }
@@ -45,12 +45,12 @@ pub fn check_names(name: Option<&str>, aliases: &[String]) -> Result<(), NameExc
 fn check_name(name: &str) -> Result<(), NameExcess> {
     // The start of a name that may have millions of characters.
     let start = |text: &str| text.chars().take(20).collect();
-    let length = name.chars().count();
+    let length = name.len();
     if length > MAX_NAME_LENGTH {
         let start = start(name);
         return Err(NameExcess::Name { start, length });
     }
-    let length = name.split('.').map(|label| label.chars().count()).max();
+    let length = name.split('.').map(str::len).max();
     let length = length.unwrap_or_default();
     match length > MAX_LABEL_LENGTH {
         true => Err(NameExcess::Label {
@@ -105,6 +105,8 @@ mod tests {
             (Some(format!("{name}a")), vec![], "at most 253"),
             (Some(format!("{label}a")), vec![], "at most 63"),
             (None, vec![format!("b.{label}a")], "at most 63"),
+            // 22 characters of three bytes.
+            (None, vec!["网".repeat(22)], "66 bytes"),
         ] {
             let excess = check_names(name.as_deref(), &aliases).expect_err(says);
             assert!(excess.to_string().contains(says), "{excess}");

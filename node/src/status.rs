@@ -69,6 +69,7 @@ impl StatusSources {
         alarms.extend(moved(&self.address.borrow(), self.me.vtep));
         alarms.extend(newer(&facts));
         alarms.extend(published.trouble.as_deref().map(unpublished));
+        alarms.extend(too_long(&published));
         alarms.extend(excess(&self.view.borrow()));
         let dns = self.dns.troubles().into_iter();
         alarms.extend(dns.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
@@ -175,6 +176,21 @@ fn unpublished(trouble: &str) -> Alarm {
             "this node exchanges no endpoints with other nodes, so names are missing or old: {trouble}"
         ),
     )
+}
+
+/// The alarm of endpoints of this node that the bus refuses for their length.
+pub(crate) fn too_long(published: &Published) -> Option<Alarm> {
+    let (id, why) = published.too_long.first_key_value()?;
+    let others = match published.too_long.len() {
+        1 => String::new(),
+        count => format!("; and {} more", count - 1),
+    };
+    Some(wrong(
+        "limit",
+        format!(
+            "the stream ENDPOINTS refuses an endpoint of this node for its length, so other nodes don't know it: {id}: {why}{others}; give it fewer or shorter names, or run `netmaster init`, which sets the stream's limit"
+        ),
+    ))
 }
 
 /// The alarm of messages about endpoints of other nodes, parts of which were ignored.

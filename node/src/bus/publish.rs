@@ -4,11 +4,12 @@
 //! those in the journal while connected, and again after a reconnect. So no queue is needed, and
 //! endpoints that an earlier process left in the stream are removed at the start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
-use async_nats::jetstream::{self};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::{self, ErrorCode};
 use bus_schema::node::LogState;
 use bus_schema::{Endpoint, EndpointEvent, EndpointId, Revision, codec, subject};
 use tokio::sync::watch;
@@ -62,6 +63,7 @@ impl Publisher<'_> {
         let in_sync = kernel.wait_for(|kernel| kernel.was_in_sync);
         in_sync.await.map_err(|_| stopping())?;
         let mut sent = OwnEndpoints::default();
+        let mut too_long = BTreeMap::new();
         // Endpoints that an earlier process left in the stream are compared at once.
         let mut due: BTreeSet<EndpointId> = stored.keys().cloned().collect();
         loop {
@@ -70,10 +72,13 @@ impl Publisher<'_> {
             let own = OwnEndpoints::of(&snapshots.borrow_and_update(), &kernel.borrow_and_update());
             let own = if left { OwnEndpoints::default() } else { own };
             due.extend(sent.changes(&own));
-            self.send_changes(std::mem::take(&mut due), &own, &mut stored)
-                .await?;
+            let due = std::mem::take(&mut due);
+            too_long.retain(|id, _| !due.contains(id));
+            too_long.append(&mut self.send_changes(due, &own, &mut stored).await?);
             sent = own.clone();
-            self.published.send_replace(Published::all(own, left));
+            let mut published = Published::all(own, left);
+            published.too_long.clone_from(&too_long);
+            self.published.send_replace(published);
             healed.borrow_and_update();
             if !removed {
                 self.send_healings().await?;
@@ -92,30 +97,41 @@ impl Publisher<'_> {
         }
     }
 
-    /// Sends the endpoints with these ids if their published form isn't the stored one.
+    /// Sends the endpoints with these ids if their published form isn't the stored one. Returns those
+    /// that the stream refuses for their length, with its reason.
     async fn send_changes(
         &self,
         ids: BTreeSet<EndpointId>,
         own: &OwnEndpoints,
         stored: &mut StoredEndpoints,
-    ) -> Result<(), SessionError> {
+    ) -> Result<BTreeMap<EndpointId, String>, SessionError> {
+        let mut too_long = BTreeMap::new();
         for id in ids {
             let now = own.published(&id, self.me);
             let before = stored.get(&id).cloned().flatten();
-            if now != before {
-                self.send_endpoint(now.as_ref(), before.as_ref()).await?;
-                stored.insert(id, now);
+            if now == before {
+                continue;
+            }
+            match self.send_endpoint(now.as_ref(), before.as_ref()).await? {
+                None => {
+                    stored.insert(id, now);
+                }
+                Some(why) => {
+                    tracing::error!(%id, why, "the stream ENDPOINTS refuses an endpoint");
+                    too_long.insert(id, why);
+                }
             }
         }
         stored.retain(|_, endpoint| endpoint.is_some());
-        Ok(())
+        Ok(too_long)
     }
 
+    /// Returns the server's reason if the message is too long.
     async fn send_endpoint(
         &self,
         now: Option<&Endpoint>,
         before: Option<&Endpoint>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Option<String>, SessionError> {
         let applied = self.applied();
         let mut headers = HeaderMap::new();
         let (to, event) = match (now, before) {
@@ -137,11 +153,19 @@ impl Publisher<'_> {
                 };
                 (subject::of_endpoint(gone), down)
             }
-            (None, None) => return Ok(()),
+            (None, None) => return Ok(None),
         };
         let payload = codec::to_bytes(&event).into();
         let sent = self.context.publish_with_headers(to, headers, payload);
-        acknowledged(sent.await.map_err(SessionError::endpoints)?).await
+        let acknowledged = match sent.await {
+            Ok(sent) => sent.await.map(drop),
+            Err(error) => Err(error),
+        };
+        match acknowledged {
+            Ok(()) => Ok(None),
+            Err(error) if is_too_long(&error) => Ok(Some(error.to_string())),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     /// Publishes the healings since the last publication; those of a time without the bus are one
@@ -159,7 +183,8 @@ impl Publisher<'_> {
         };
         let payload = codec::to_bytes(&event).into();
         let sent = self.context.publish(subject::healed_by(node), payload);
-        acknowledged(sent.await.map_err(SessionError::endpoints)?).await?;
+        let sent = sent.await.map_err(refused)?;
+        sent.await.map_err(refused)?;
         self.healings.set_reported(healing);
         Ok(())
     }
@@ -173,12 +198,20 @@ fn stopping() -> SessionError {
     SessionError::endpoints("netplugin is stopping")
 }
 
-async fn acknowledged(sent: PublishAckFuture) -> Result<(), SessionError> {
-    match sent.await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == PublishErrorKind::TimedOut => {
-            Err(SessionError::endpoints(subject::NOT_WRITTEN))
-        }
-        Err(error) => Err(SessionError::endpoints(error)),
+fn refused(error: PublishError) -> SessionError {
+    match error.kind() {
+        PublishErrorKind::TimedOut => SessionError::endpoints(subject::NOT_WRITTEN),
+        _ => SessionError::endpoints(error),
     }
+}
+
+/// Whether the stream, or the server, takes no message of this length. Only this endpoint suffers: the
+/// others must be published.
+fn is_too_long(error: &PublishError) -> bool {
+    let refusal = error
+        .source()
+        .and_then(|it| it.downcast_ref::<jetstream::Error>());
+    let code = refusal.map(jetstream::Error::error_code);
+    error.kind() == PublishErrorKind::MaxPayloadExceeded
+        || code == Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
 }

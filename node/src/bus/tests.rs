@@ -51,7 +51,11 @@ fn tenant(name: &str) -> Event {
 
 /// Attaches endpoint `new` with any address.
 async fn attach(node: &Node) {
-    let local = endpoint("new", "10.0.0.16");
+    attach_with(node, "new", Vec::new()).await;
+}
+
+async fn attach_with(node: &Node, id: &str, aliases: Vec<String>) {
+    let local = endpoint(id, "10.0.0.16");
     let ask = Attach {
         id: local.id,
         tenant: local.tenant,
@@ -60,7 +64,7 @@ async fn attach(node: &Node) {
         addresses: Vec::new(),
         owner: local.owner,
         name: Some("web".to_owned()),
-        aliases: Vec::new(),
+        aliases,
         container: None,
     };
     node.endpoints.attach(ask).await.unwrap();

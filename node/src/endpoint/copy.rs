@@ -6,6 +6,7 @@ use bus_schema::codec;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::journal::limit_names;
 use super::{LocalEndpoint, Snapshot};
 use crate::store::{Changes, checked};
 
@@ -13,7 +14,9 @@ use crate::store::{Changes, checked};
 pub fn load(path: &Path) -> Vec<LocalEndpoint> {
     let bytes = std::fs::read(path).unwrap_or_default();
     let copy = checked::body(&bytes).and_then(|body| codec::from_bytes(body).ok());
-    copy.unwrap_or_default()
+    let mut endpoints: Vec<LocalEndpoint> = copy.unwrap_or_default();
+    endpoints.iter_mut().for_each(limit_names);
+    endpoints
 }
 
 /// Saves the copy after changes, until it is stopped. While the journal lacks endpoints the copy stays

@@ -9,8 +9,9 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bus_schema::{ClusterId, MachineId, NodeName, codec};
+use bus_schema::{ClusterId, MachineId, NodeName, codec, limits};
 
+use super::LocalEndpoint;
 use super::ledger::{Ledger, Record};
 use crate::frames::{self, Tail, replace};
 
@@ -54,7 +55,12 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             read => read?,
         };
-        let (records, lost) = read_frames(&bytes);
+        let (mut records, lost) = read_frames(&bytes);
+        for record in &mut records {
+            if let Record::Attached { endpoint } = record {
+                limit_names(endpoint);
+            }
+        }
         let mut ledger = Ledger::default();
         for record in &records {
             ledger.apply(record);
@@ -208,6 +214,13 @@ pub fn set_aside(path: &Path, copy: &Path, node: &NodeName) -> io::Result<PathBu
     match fs::remove_file(copy) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(aside),
+    }
+}
+
+/// Removes names beyond the limits: an older build, which had none, may have attached the endpoint.
+pub(super) fn limit_names(endpoint: &mut LocalEndpoint) {
+    if let Some(excess) = limits::limit_names(&mut endpoint.name, &mut endpoint.aliases) {
+        tracing::warn!(id = %endpoint.id, %excess, "ignored names of an endpoint");
     }
 }
 

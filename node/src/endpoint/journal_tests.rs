@@ -56,6 +56,19 @@ fn appended_records_are_read_after_a_restart() {
 }
 
 #[test]
+fn names_beyond_the_limits_are_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut many = endpoint("e1", "10.0.0.2");
+    many.aliases = (0..1_000).map(|it| format!("a{it}")).collect();
+    let endpoint = Box::new(many.clone());
+    write(&path, &[Record::Attached { endpoint }]);
+    let (_, ledger, _) = open(&path);
+    let known = ledger.endpoint(&many.id).expect("it is attached");
+    assert_eq!(known.aliases, many.aliases[..limits::MAX_ALIASES]);
+}
+
+#[test]
 fn records_that_other_processes_depend_on_must_be_on_disk() {
     let all = records(1);
     let id = endpoint("e1", "10.0.0.2").id;

@@ -54,6 +54,8 @@ pub struct Published {
     left: bool,
     /// Why the bus refuses them, and what to do.
     pub trouble: Option<String>,
+    /// Endpoints whose message is longer than the stream takes, with the server's reason.
+    pub too_long: BTreeMap<EndpointId, String>,
 }
 
 impl Published {
@@ -61,7 +63,7 @@ impl Published {
         Self {
             own,
             left,
-            trouble: None,
+            ..Self::default()
         }
     }
 
@@ -77,7 +79,11 @@ impl Published {
     pub fn missing_count(&self, now: &OwnEndpoints) -> u64 {
         match self.left {
             true => 0,
-            false => self.own.changes(now).len() as u64,
+            false => {
+                let mut missing = self.own.changes(now);
+                missing.extend(self.too_long.keys().cloned());
+                missing.len() as u64
+            }
         }
     }
 }

@@ -23,7 +23,11 @@ pub(super) fn judge(config: &Value) -> Vec<CheckResult> {
         .iter()
         .filter(|(key, wanted)| !same(config, key, wanted));
     let differing = differing.map(|(key, wanted)| {
-        let found = &config[*key];
+        let found = match (&config[*key], wanted) {
+            (Value::Null, Value::Bool(_)) => &json!(false),
+            (Value::Null, _) => &json!(0),
+            (found, _) => found,
+        };
         result(
             Grade::Wrong,
             of.clone(),
@@ -117,7 +121,7 @@ mod tests {
         let found = judge(&log);
         let texts: Vec<&str> = found.iter().map(|it| it.text.as_str()).collect();
         assert_eq!(found.len(), 2, "{texts:?}");
-        assert!(texts[0].contains("at most 262144 bytes"), "{texts:?}");
+        assert!(texts[0].contains("at most 1048576 bytes"), "{texts:?}");
         assert!(texts[1].contains("1000 readers"), "{texts:?}");
         assert!(found.iter().all(|it| it.grade == Grade::Warning));
 
@@ -129,6 +133,21 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
             found[0].text.starts_with("max_age of the stream ENDPOINTS"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn setting_that_the_server_leaves_out_has_its_default() {
+        let log = json!({
+            "name": "LOG", "deny_delete": true, "deny_purge": true, "max_msg_size": 1_048_576,
+        });
+        let found = judge(&log);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0]
+                .text
+                .contains("allow_atomic of the stream LOG was changed to false"),
             "{found:?}"
         );
     }

@@ -2,6 +2,49 @@
 
 use super::*;
 
+/// Gives the node a network with a block.
+fn give_a_block(node: &Node) {
+    node.facts_handle.change(|facts| {
+        let fact = crate::endpoint::fixture::network(&[("10.0.0.16/28", "a")]);
+        facts.tenants = crate::endpoint::fixture::facts(fact).tenants;
+        node_core::projection::Touched::default()
+    });
+}
+
+#[tokio::test]
+async fn bus_gets_the_endpoints_after_one_that_is_too_long_for_its_stream() {
+    let store = tempfile::tempdir().unwrap();
+    let server = Server::start(None, store.path(), true).await;
+    let mut tasks = JoinSet::new();
+    let master = Master::init(&server, cluster(1)).await;
+    master.serve(None, &mut tasks).await;
+    let streams = &master.context;
+    let mut endpoints = streams.get_stream(subject::ENDPOINTS).await.unwrap();
+    let mut config = endpoints.info().await.unwrap().config.clone();
+    config.max_message_size = 1_000;
+    streams.update_stream(config).await.unwrap();
+    let node = Node::start(server.url(), Projection::default());
+    node.wait_until_in_sync().await;
+    give_a_block(&node);
+    let aliases = (0..64).map(|it| format!("{it:030}")).collect();
+    attach_with(&node, "long", aliases).await;
+    attach(&node).await;
+    wait_until("the bus has the second endpoint", async || {
+        matches!(
+            last_event(&master, "new").await,
+            Some(EndpointEvent::Up { .. })
+        )
+    })
+    .await;
+    let mut published = node.published.subscribe();
+    let both = published.wait_for(|it| it.too_long.len() == 1 && it.trouble.is_none());
+    let both = tokio::time::timeout(Duration::from_secs(10), both).await;
+    let alarm = crate::status::too_long(&both.expect("it is refused").unwrap()).unwrap();
+    assert_eq!(alarm.code, "limit");
+    assert!(alarm.text.contains("long: "), "{alarm:?}");
+    assert!(last_event(&master, "long").await.is_none());
+}
+
 #[tokio::test]
 async fn bus_gets_the_journals_endpoints_and_loses_all_others() {
     let store = tempfile::tempdir().unwrap();
@@ -22,11 +65,7 @@ async fn bus_gets_the_journals_endpoints_and_loses_all_others() {
     }
     let node = Node::start(server.url(), Projection::default());
     node.wait_until_in_sync().await;
-    node.facts_handle.change(|facts| {
-        let fact = crate::endpoint::fixture::network(&[("10.0.0.16/28", "a")]);
-        facts.tenants = crate::endpoint::fixture::facts(fact).tenants;
-        node_core::projection::Touched::default()
-    });
+    give_a_block(&node);
     attach(&node).await;
     wait_until("the bus has the journal's endpoints", async || {
         let old = last_event(&master, "old").await;
