@@ -81,6 +81,10 @@ pub enum Rejection {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         policies: Vec<PolicyName>,
     },
+    #[error(
+        "tenant {tenant} exists with another {differs}: `netctl tenant update {tenant}` changes it"
+    )]
+    TenantDiffers { tenant: TenantName, differs: String },
     #[error("tenant default can't be removed: it is always there")]
     TenantIsDefault,
 

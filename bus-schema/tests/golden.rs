@@ -109,6 +109,14 @@ fn events_of_groups_with_a_pool_need_a_reader_that_knows_of_them() {
 }
 
 #[test]
+fn limits_of_connections_keep_their_encoding() {
+    check("command-with-limit", samples::limited_commands());
+    let event = samples::enveloped(samples::limited_event());
+    check("event-with-limit", vec![event]);
+    check("answer-with-limit", vec![samples::limited_answer()]);
+}
+
+#[test]
 fn every_event_has_a_golden_file_named_by_its_kind() {
     let samples = samples::events();
     let mut sampled: BTreeSet<&str> = samples.iter().map(Event::kind).collect();

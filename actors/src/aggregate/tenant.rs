@@ -114,9 +114,9 @@ impl Tenant {
         }
     }
 
-    fn create(&self, c: &TenantCreate) -> Vec<Event> {
+    fn create(&self, c: &TenantCreate) -> Result<Vec<Event>, Rejection> {
         if self.open {
-            return vec![];
+            return self.same_again(c).map(|()| vec![]);
         }
         let tenant = || c.tenant.clone();
         let created = [
@@ -125,7 +125,7 @@ impl Tenant {
         ];
         let limit = c.max_connections.filter(|it| *it > 0);
         let limited = limit.map(|max| update::tenant_updated(tenant(), Some(max)));
-        created.into_iter().chain(limited).collect()
+        Ok(created.into_iter().chain(limited).collect())
     }
 
     fn remove(&self, c: &TenantRemove) -> Result<Vec<Event>, Rejection> {
@@ -386,7 +386,7 @@ impl Aggregate for Tenant {
         facts: &TenantFacts,
     ) -> Result<Vec<Event>, Rejection> {
         match command {
-            TenantCommand::Create(c) => Ok(self.create(c)),
+            TenantCommand::Create(c) => self.create(c),
             TenantCommand::Update(c) => self.update(c),
             TenantCommand::Remove(c) => self.remove(c),
             TenantCommand::NetworkCreate(c) => self.network_create(c, facts),

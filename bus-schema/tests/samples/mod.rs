@@ -3,6 +3,7 @@
 mod answer;
 mod command;
 mod event;
+mod limited;
 mod node;
 mod policy;
 mod rejection;
@@ -11,6 +12,7 @@ pub(crate) use answer::answers;
 pub(crate) use command::commands;
 pub(crate) use event::events;
 use event::first_events;
+pub(crate) use limited::{limited_answer, limited_commands, limited_event};
 use node::healing;
 pub(crate) use node::{node_replies, node_requests};
 pub(crate) use policy::{engine_reply, pooled_events};

@@ -196,6 +196,10 @@ fn of_networks() -> Vec<Rejection> {
             groups: vec![],
             policies: vec![],
         },
+        Rejection::TenantDiffers {
+            tenant: tenant(),
+            differs: "limit of connections".to_owned(),
+        },
         Rejection::TenantIsDefault,
         Rejection::NetworkUnknown {
             tenant: tenant(),

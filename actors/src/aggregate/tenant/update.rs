@@ -1,12 +1,24 @@
 //! Changes of a tenant's or a network's settings: those that a command gives, and no others.
 
-use bus_schema::command::{NetworkUpdate, TenantUpdate};
+use bus_schema::command::{NetworkUpdate, TenantCreate, TenantUpdate};
 use bus_schema::event::{NetworkUpdated, TenantUpdated};
 use bus_schema::{Event, Rejection, TenantName, update_limit};
 
 use super::Tenant;
 
 impl Tenant {
+    /// Accepts a second creation that asks for what there is.
+    pub(super) fn same_again(&self, c: &TenantCreate) -> Result<(), Rejection> {
+        let is = self.max_connections.unwrap_or_default();
+        match c.max_connections.is_some_and(|max| max != is) {
+            false => Ok(()),
+            true => Err(Rejection::TenantDiffers {
+                tenant: c.tenant.clone(),
+                differs: "limit of connections".to_owned(),
+            }),
+        }
+    }
+
     pub(super) fn update(&self, c: &TenantUpdate) -> Result<Vec<Event>, Rejection> {
         self.must_be_open(&c.tenant)?;
         let updated = tenant_updated(c.tenant.clone(), c.max_connections);

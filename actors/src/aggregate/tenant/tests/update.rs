@@ -66,24 +66,36 @@ fn a_tenant_is_created_with_a_limit_and_changes_it() {
             max_connections,
         })
     };
-    let create = TenantCommand::Create(TenantCreate {
-        tenant: tenant(),
-        max_connections: Some(7),
-    });
+    let create = |max_connections| {
+        TenantCommand::Create(TenantCreate {
+            tenant: tenant(),
+            max_connections,
+        })
+    };
     given::<Tenant>([])
         .when(update(Some(8)), no_facts())
         .rejected(Rejection::TenantUnknown { tenant: tenant() });
     given::<Tenant>([])
-        .when(create, no_facts())
+        .when(create(Some(7)), no_facts())
         .then([
             Event::TenantCreated(TenantCreated { tenant: tenant() }),
             opened(),
             updated(7),
         ])
+        .when(create(Some(7)), no_facts())
+        .then([])
+        .when(create(None), no_facts())
+        .then([])
         .when(update(Some(7)), no_facts())
         .then([])
         .when(update(Some(8)), no_facts())
         .then([updated(8)])
         .when(update(Some(0)), no_facts())
         .then([updated(0)]);
+    given::<Tenant>([opened(), updated(7)])
+        .when(create(Some(9)), no_facts())
+        .rejected(Rejection::TenantDiffers {
+            tenant: tenant(),
+            differs: "limit of connections".to_owned(),
+        });
 }
