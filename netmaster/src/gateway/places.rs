@@ -9,8 +9,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub(super) enum RequestKind {
     /// An operator's command.
     Command,
-    /// A node's command about a block of addresses.
+    /// A node asks for a block of addresses, which may wait until other nodes cede one.
     Lease,
+    /// A node gives a block back, or its block is revoked: leases wait for that.
+    Release,
     /// A node joins or leaves.
     Join,
     /// A query that is answered at once.
@@ -20,9 +22,10 @@ pub(super) enum RequestKind {
 }
 
 impl RequestKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Command,
         Self::Lease,
+        Self::Release,
         Self::Join,
         Self::Read,
         Self::Wait,
@@ -30,7 +33,8 @@ impl RequestKind {
 
     pub(super) fn of_command((noun, verb): (&str, &str)) -> Self {
         match (noun, verb) {
-            ("block", _) => Self::Lease,
+            ("block", "lease") => Self::Lease,
+            ("block", _) => Self::Release,
             ("node", "join" | "leave") => Self::Join,
             _ => Self::Command,
         }
@@ -45,7 +49,10 @@ impl RequestKind {
 
     /// Whether the request is a [`bus_schema::Command`].
     pub(super) fn is_command(self) -> bool {
-        matches!(self, Self::Command | Self::Lease | Self::Join)
+        matches!(
+            self,
+            Self::Command | Self::Lease | Self::Release | Self::Join
+        )
     }
 
     /// Requests of this kind in work at a time; more are answered "busy" at once. Each waits for the
@@ -53,7 +60,7 @@ impl RequestKind {
     /// few kilobytes.
     const fn places(self) -> u32 {
         match self {
-            Self::Command | Self::Lease => 1_024,
+            Self::Command | Self::Lease | Self::Release => 1_024,
             Self::Join => 512,
             Self::Read => 1_024,
             Self::Wait => 512,
@@ -73,10 +80,11 @@ impl Default for Places {
 
 impl Places {
     fn of(&self, kind: RequestKind) -> &Semaphore {
-        let [command, lease, join, read, wait] = &self.0;
+        let [command, lease, release, join, read, wait] = &self.0;
         match kind {
             RequestKind::Command => command,
             RequestKind::Lease => lease,
+            RequestKind::Release => release,
             RequestKind::Join => join,
             RequestKind::Read => read,
             RequestKind::Wait => wait,
@@ -125,10 +133,8 @@ mod tests {
     fn every_verb_has_its_kind() {
         let kinds = Command::VERBS.iter().map(|it| RequestKind::of_command(*it));
         let count = |wanted| kinds.clone().filter(|it| *it == wanted).count();
-        assert_eq!(
-            (count(RequestKind::Lease), count(RequestKind::Join)),
-            (4, 2)
-        );
+        let of_nodes = [RequestKind::Lease, RequestKind::Release, RequestKind::Join];
+        assert_eq!(of_nodes.map(count), [1, 3, 2]);
         let waits = Query::VERBS.iter().map(|it| RequestKind::of_query(*it));
         assert_eq!(waits.filter(|it| *it == RequestKind::Wait).count(), 1);
     }
