@@ -1,6 +1,8 @@
 //! The address of the bus in the daemons' arguments: `nats://TOKEN@HOST:PORT`, several joined by
 //! commas. async-nats takes the part before the `@` for a user; the token must be passed apart.
 
+use std::path::PathBuf;
+
 /// The proof of the right to use the bus.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credentials<'a> {
@@ -49,19 +51,56 @@ fn authority(one: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The address in a file: its first line that is neither empty nor a comment (`#`). A line of a file of
-/// variables for systemd, `CONTIV_NATS_URL=…`, is taken, too.
+/// The address in a file. In a file of variables, for systemd or a shell, it is the value of
+/// `CONTIV_NATS_URL`, wherever that stands; else it is the first line that is neither empty, nor a comment
+/// (`#`), nor another variable.
 pub fn in_file(text: &str) -> Option<&str> {
-    let mut lines = text.lines().map(str::trim);
-    let line = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;
-    let value = line
-        .strip_prefix(VARIABLE)
-        .and_then(|it| it.strip_prefix('='));
-    Some(value.map_or(line, |value| value.trim_matches(['"', '\''])))
+    let lines = || text.lines().map(str::trim);
+    let of_variable = lines().find_map(|line| {
+        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+        line.strip_prefix(VARIABLE)?.strip_prefix('=')
+    });
+    match of_variable {
+        Some(value) => Some(value.trim_matches(['"', '\''])),
+        None => lines().find(|it| !it.is_empty() && !it.starts_with('#') && !is_variable(it)),
+    }
+}
+
+/// Whether a line has the form `NAME=…`, with or without `export`.
+fn is_variable(line: &str) -> bool {
+    let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+    let name = line.split_once('=').map(|(name, _)| name);
+    let is_word = |it: char| it.is_ascii_alphanumeric() || it == '_';
+    name.is_some_and(|name| !name.is_empty() && name.chars().all(is_word))
 }
 
 /// The variable that holds the address.
 pub const VARIABLE: &str = "CONTIV_NATS_URL";
+/// The variable that names a file with the address.
+pub const FILE_VARIABLE: &str = "CONTIV_NATS_FILE";
+
+/// The place of a daemon's address of the bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressSource {
+    Url(String),
+    File(PathBuf),
+}
+
+/// Chooses the place of the address: a flag wins over a variable, and a file over an address.
+/// `variable` reads a variable; an empty one counts as absent. `None`: no place is named.
+pub fn address_source(
+    url: Option<String>,
+    file: Option<PathBuf>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<AddressSource> {
+    let set = |name: &str| variable(name).filter(|it| !it.is_empty());
+    let typed = file
+        .map(AddressSource::File)
+        .or(url.map(AddressSource::Url));
+    typed
+        .or_else(|| set(FILE_VARIABLE).map(|path| AddressSource::File(path.into())))
+        .or_else(|| set(VARIABLE).map(AddressSource::Url))
+}
 
 #[cfg(test)]
 mod tests {
@@ -110,9 +149,32 @@ mod tests {
                 "CONTIV_NATS_URL='nats://t@h:4222'\n",
                 Some("nats://t@h:4222"),
             ),
+            (
+                "RUST_LOG=info\nexport CONTIV_NATS_URL=\"nats://t@h:4222\"\n",
+                Some("nats://t@h:4222"),
+            ),
+            (
+                "CONTIV_NATS_HOST=h\nnats://t@h:4222\n",
+                Some("nats://t@h:4222"),
+            ),
             ("# none\n", None),
+            ("CONTIV_NATS_TOKEN=t\nexport A=b\n", None),
         ] {
             assert_eq!(in_file(text), address, "{text:?}");
         }
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_files_over_addresses() {
+        let url = |it: &str| Some(AddressSource::Url(it.to_owned()));
+        let file = |it: &str| Some(AddressSource::File(it.into()));
+        let both = |name: &str| Some(format!("/{name}"));
+        let typed = || Some("nats://h".to_owned());
+        assert_eq!(address_source(typed(), None, both), url("nats://h"));
+        assert_eq!(address_source(None, Some("/f".into()), both), file("/f"));
+        assert_eq!(address_source(None, None, both), file("/CONTIV_NATS_FILE"));
+        let empty = |name: &str| Some(if name == VARIABLE { "u" } else { "" }.to_owned());
+        assert_eq!(address_source(None, None, empty), url("u"));
+        assert_eq!(address_source(None, None, |_| None), None);
     }
 }

@@ -24,7 +24,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use bus_schema::url::{AddressSource, address_source};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use runtime::exit;
 use runtime::log::LogFormat;
 
@@ -56,29 +58,42 @@ enum Verb {
     Run(RunArgs),
 }
 
+impl Verb {
+    fn bus(&self) -> &BusArgs {
+        match self {
+            Self::Init(args) => &args.bus,
+            Self::Run(args) => &args.bus,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 struct BusArgs {
-    /// Where the bus is, comma-separated when it is several servers
-    #[arg(
-        long = "nats",
-        env = "CONTIV_NATS_URL",
-        value_name = "nats://TOKEN@HOST:PORT",
-        hide_env_values = true,
-        required_unless_present = "nats_file"
-    )]
+    /// Where the bus is, comma-separated when it is several servers [default: $CONTIV_NATS_FILE, then
+    /// $CONTIV_NATS_URL]
+    #[arg(long, value_name = "nats://TOKEN@HOST:PORT")]
     nats: Option<String>,
     /// A file with that address, or with a line CONTIV_NATS_URL=…: the token then stands on no command
-    /// line and in no environment
-    #[arg(long, env = "CONTIV_NATS_FILE", value_name = "FILE")]
+    /// line and in no environment [default: $CONTIV_NATS_FILE]
+    #[arg(long, value_name = "FILE", conflicts_with = "nats")]
     nats_file: Option<PathBuf>,
 }
 
 impl BusArgs {
-    /// The address, of the file if one is named.
-    fn address(self) -> anyhow::Result<String> {
-        match self.nats_file {
-            Some(path) => read_address(&path),
-            None => Ok(self.nats.unwrap_or_default()),
+    fn source(&self) -> Result<AddressSource, clap::Error> {
+        let variable = |name: &str| std::env::var(name).ok();
+        address_source(self.nats.clone(), self.nats_file.clone(), variable).ok_or_else(|| {
+            Cli::command().error(
+                ErrorKind::MissingRequiredArgument,
+                "nothing names the bus: give --nats nats://TOKEN@HOST:PORT or --nats-file FILE",
+            )
+        })
+    }
+
+    fn address(&self) -> anyhow::Result<String> {
+        match self.source()? {
+            AddressSource::File(path) => read_address(&path),
+            AddressSource::Url(url) => Ok(url),
         }
     }
 }
@@ -123,7 +138,8 @@ fn replicas(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = Cli::try_parse();
+    let cli = match parsed.and_then(|cli| cli.command.bus().source().map(|_| cli)) {
         Ok(cli) => cli,
         Err(e) => return ExitCode::from(exit::report(&e)),
     };

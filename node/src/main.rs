@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bus_schema::node::DomainKind;
+use bus_schema::url::{AddressSource, address_source};
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::daemon::{self, DaemonConfig, Ended, StartError};
@@ -21,6 +22,8 @@ use node_datapath::{DatapathError, NeighborTable};
 use node_dns as dns;
 use runtime::exit::{UNREACHABLE, USAGE};
 use runtime::log::LogFormat;
+
+const DEFAULT_BUS_URL: &str = "nats://127.0.0.1:4222";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -68,17 +71,13 @@ struct Run {
     /// How tenants are isolated; auto uses VRF devices if the kernel has them
     #[arg(long, value_enum, default_value = "auto")]
     domain: Domain,
-    /// The bus (NATS servers)
-    #[arg(
-        long,
-        env = "CONTIV_NATS_URL",
-        default_value = "nats://127.0.0.1:4222",
-        hide_env_values = true
-    )]
-    nats: String,
+    /// The bus (NATS servers) [default: $CONTIV_NATS_FILE, then $CONTIV_NATS_URL, then
+    /// nats://127.0.0.1:4222]
+    #[arg(long, value_name = "nats://TOKEN@HOST:PORT")]
+    nats: Option<String>,
     /// A file with that address, or with a line CONTIV_NATS_URL=…: the token then stands on no command
-    /// line and in no environment
-    #[arg(long, env = "CONTIV_NATS_FILE", value_name = "FILE")]
+    /// line and in no environment [default: $CONTIV_NATS_FILE]
+    #[arg(long, value_name = "FILE", conflicts_with = "nats")]
     nats_file: Option<PathBuf>,
     #[arg(long, default_value = "/var/lib/contiv")]
     state_dir: PathBuf,
@@ -338,9 +337,11 @@ fn config(run: Run) -> anyhow::Result<DaemonConfig> {
         "{} is empty: create it with systemd-machine-id-setup",
         run.machine_id_file.display()
     );
-    let nats = match &run.nats_file {
-        Some(path) => read_address(path)?,
-        None => run.nats,
+    let variable = |name: &str| std::env::var(name).ok();
+    let nats = match address_source(run.nats, run.nats_file, variable) {
+        Some(AddressSource::File(path)) => read_address(&path)?,
+        Some(AddressSource::Url(url)) => url,
+        None => DEFAULT_BUS_URL.to_owned(),
     };
     let logged = store::logged_vtep(&run.state_dir, &run.name);
     Ok(DaemonConfig {
