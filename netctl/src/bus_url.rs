@@ -22,6 +22,30 @@ pub(crate) fn parse(source: &str, text: &str) -> Result<BusUrl, Failure> {
     url.map_err(|error| Failure::Usage(format!("{source}: {error}")))
 }
 
+/// A text that may repeat typed addresses, without their tokens.
+pub(crate) fn without_tokens(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown += before;
+        shown += "://";
+        let end = after.find([',', '\'', '"']).unwrap_or(after.len());
+        let end = after
+            .find(char::is_whitespace)
+            .map_or(end, |it| it.min(end));
+        let (address, then) = after.split_at(end);
+        match address.rsplit_once('@') {
+            Some((_, host)) => {
+                shown += "***@";
+                shown += host;
+            }
+            None => shown += address,
+        }
+        rest = then;
+    }
+    shown + rest
+}
+
 #[derive(Clone)]
 pub(crate) struct BusUrl {
     pub(crate) servers: Vec<ServerAddr>,
@@ -78,6 +102,10 @@ impl FromStr for BusUrl {
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
             let (scheme, rest) = part.split_once("://").unwrap_or(("nats", part));
             if !matches!(scheme, "nats" | "tls") {
+                // It may be a part of a token.
+                if !scheme.bytes().all(|it| it.is_ascii_lowercase()) {
+                    return Err(InvalidBusUrl::Malformed);
+                }
                 return Err(InvalidBusUrl::Scheme(scheme.to_owned()));
             }
             let (credentials, host) = match rest.rsplit_once('@') {
@@ -139,5 +167,18 @@ mod tests {
         for bad in ["", ",", "nats://", "nats://t@", "nats://h:x"] {
             assert!(bad.parse::<BusUrl>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn refusal_does_not_repeat_the_token() {
+        for bad in ["nats://s3cret@:x", "s3cret@nats://h", "s3cret@h:x"] {
+            let Err(error) = parse("--netmaster", bad) else {
+                panic!("{bad} is an address");
+            };
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+        let typed = "unexpected argument 'nats://s3cret@h:1,tls://t@b' found, nats://h";
+        let shown = "unexpected argument 'nats://***@h:1,tls://***@b' found, nats://h";
+        assert_eq!(without_tokens(typed), shown);
     }
 }

@@ -47,10 +47,10 @@ pub(crate) struct Globals {
     /// Address of the bus: nats://TOKEN@HOST:PORT, or several separated by commas [default:
     /// $CONTIV_NATS_URL, then the current context, then nats://127.0.0.1:4222]
     #[arg(long, global = true, value_name = "URL")]
-    netmaster: Option<BusUrl>,
+    netmaster: Option<String>,
     /// A file with the address of the bus, so that its token stands on no command line; `-`: standard
     /// input
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "netmaster")]
+    #[arg(long, global = true, value_name = "FILE")]
     netmaster_file: Option<PathBuf>,
     /// Use the cluster of this context; see `netctl context`
     #[arg(long, global = true, value_name = "NAME")]
@@ -65,11 +65,17 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    /// The address of the bus. clap doesn't read the variable, since its value would appear in error
-    /// texts as if it had been typed.
+    /// The address of the bus. clap doesn't parse it, and reads no variable, since its errors repeat the
+    /// value, which has the token. It compares flags of one level only, so that `--netmaster` before a
+    /// noun and `--netmaster-file` behind it are compared here.
     pub(crate) fn bus(&self) -> Result<BusUrl, Failure> {
-        if let Some(typed) = &self.netmaster {
-            return Ok(typed.clone());
+        match (&self.netmaster, &self.netmaster_file) {
+            (Some(_), Some(_)) => {
+                let text = "--netmaster and --netmaster-file name the bus twice: leave one out";
+                return Err(Failure::Usage(text.to_owned()));
+            }
+            (Some(typed), None) => return bus_url::parse("--netmaster", typed),
+            (None, _) => {}
         }
         if let Some(url) = self.url_in_file()? {
             return bus_url::parse("--netmaster-file", &url);
@@ -82,6 +88,10 @@ impl Globals {
 }
 
 impl Globals {
+    pub(crate) fn read_stdin(&self) -> bool {
+        self.netmaster_file.as_deref().is_some_and(input::is_stdin)
+    }
+
     /// The address in the file of `--netmaster-file`, unchecked.
     pub(crate) fn url_in_file(&self) -> Result<Option<String>, Failure> {
         let Some(path) = &self.netmaster_file else {

@@ -77,20 +77,27 @@ fn usage(error: &clap::Error, format: Option<Format>) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.render().to_string();
+    let rendered = error.render().to_string();
+    let text = bus_url::without_tokens(&rendered);
     if format.is_some() {
-        let first = text.lines().next().unwrap_or_default();
-        let first = first.trim_start_matches("error: ").to_owned();
-        print_failure(&Failure::Usage(first), format);
+        print_failure(&Failure::Usage(in_short(&text)), format);
     }
     // clap repeats what was typed, and its colors are escape sequences, too.
-    match text.contains(|c: char| c.is_control() && c != '\n') {
+    match text != rendered || text.contains(|c: char| c.is_control() && c != '\n') {
         true => output::note(text.trim_end()),
         false => {
             let _ = error.print();
         }
     }
     ExitCode::from(failure::EXIT_USAGE)
+}
+
+/// The text of a usage error without the grammar and the hint behind it.
+fn in_short(text: &str) -> String {
+    let ends = ["\n\nUsage:", "\n\nFor more "];
+    let end = ends.iter().filter_map(|it| text.find(it)).min();
+    let text = text.get(..end.unwrap_or(text.len())).unwrap_or(text);
+    text.trim_start_matches("error: ").trim_end().to_owned()
 }
 
 /// Prints the object of a failure, unless something else is on stdout already.
@@ -110,7 +117,9 @@ fn failed(failure: &Failure, argv: &[String], format: Option<Format>) -> ExitCod
         print_failure(failure, format);
         output::note(&format!("netctl: {}", failure.lines().join("\n")));
     }
-    if let Some(id) = failure.id() {
+    // `apply` sends several commands, and takes no id: the next one continues.
+    let is_apply = argv::noun_of(&Cli::command(), argv).as_deref() == Some("apply");
+    if let Some(id) = failure.id().filter(|_| !is_apply) {
         output::note(&format!(
             "to repeat the command, keep its id, so that it takes effect at most once: {}",
             argv::retry(argv, id)

@@ -20,10 +20,6 @@ pub(crate) enum ContextVerb {
         #[arg(value_parser = name)]
         context: String,
         /// nats://TOKEN@HOST:PORT, or several separated by commas
-        #[arg(
-            required_unless_present = "netmaster_file",
-            conflicts_with = "netmaster_file"
-        )]
         url: Option<String>,
         #[command(flatten)]
         output: OutputFlags,
@@ -66,7 +62,17 @@ pub(crate) fn run(in_file: Option<String>, verb: ContextVerb) -> Result<(), Fail
             url,
             output,
         } => {
-            let url = url.or(in_file).unwrap_or_default();
+            // clap doesn't see `--netmaster-file` before the noun.
+            let url = match (url, in_file) {
+                (Some(_), Some(_)) => {
+                    Err("<URL> and --netmaster-file name the bus twice: leave one out")
+                }
+                (None, None) => {
+                    Err("the address is missing: write <URL>, or --netmaster-file FILE")
+                }
+                (url, in_file) => Ok(url.or(in_file).unwrap_or_default()),
+            };
+            let url = url.map_err(|text| Failure::Usage(text.to_owned()))?;
             bus_url::parse("<URL>", &url)?;
             contexts.add(&context, &url);
             output

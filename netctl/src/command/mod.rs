@@ -41,6 +41,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Noun::Man { folder } => return write_man_pages(&folder),
         noun => noun,
     };
+    if cli.globals.read_stdin() && noun.reads_stdin() {
+        let text = "--netmaster-file and --file can't both be standard input: name a file";
+        return Err(Failure::Usage(text.to_owned()));
+    }
     let url = cli.globals.bus()?;
     let linearizable = cli.globals.linearizable;
     if cli.globals.insecure {
@@ -83,6 +87,14 @@ fn write_man_pages(folder: &std::path::Path) -> Result<(), Failure> {
 }
 
 impl Noun {
+    fn reads_stdin(&self) -> bool {
+        match self {
+            Self::Apply(options) => options.source.is_stdin(),
+            Self::Diff(options) => options.source.is_stdin(),
+            _ => false,
+        }
+    }
+
     /// Checks that clap can't express, so that a usage error needs no bus.
     fn check(&self) -> Result<(), Failure> {
         match self {

@@ -288,6 +288,51 @@ fn escape_sequences_are_never_printed_raw() {
 }
 
 #[test]
+fn usage_error_repeats_no_token_and_is_whole() {
+    let nowhere = nowhere();
+    for typed in [
+        "--netmaster nats://s3cret@:x net ls -o json",
+        "context add lab nats://h nats://s3cret@h:1 -o json",
+    ] {
+        let ran = netctl(&nowhere, typed);
+        assert_eq!(ran.code, 64, "{typed}: {ran:?}");
+        refusal(&ran, "usage");
+        assert!(
+            !ran.err.contains("s3cret") && !ran.out.contains("s3cret"),
+            "{ran:?}"
+        );
+    }
+    let ran = netctl(&nowhere, "net create n -o json");
+    let text = refusal(&ran, "usage")["text"].to_string();
+    assert!(
+        text.contains("--subnet") && !text.contains("Usage"),
+        "{text}"
+    );
+}
+
+#[test]
+fn bus_is_named_once_and_standard_input_is_read_once() {
+    let nowhere = nowhere();
+    let home = tempfile::tempdir().unwrap();
+    for (typed, says) in [
+        ("--netmaster h net ls --netmaster-file /f", "the bus twice"),
+        ("--netmaster-file - apply -f -", "standard input"),
+        (
+            "context add lab nats://h --netmaster-file -",
+            "the bus twice",
+        ),
+        ("context add lab", "the address is missing"),
+    ] {
+        let ran = netctl_with_input(home.path(), &nowhere, typed, "nats://h:1\n");
+        assert_eq!(ran.code, 64, "{typed}: {ran:?}");
+        assert!(ran.err.contains(says), "{typed}: {ran:?}");
+    }
+    let typed = "--netmaster-file - context add lab";
+    let ran = netctl_with_input(home.path(), &nowhere, typed, "nats://h:1\n");
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
 fn bus_address_can_be_in_a_file_or_on_standard_input() {
     let bus = Bus::start();
     let home = tempfile::tempdir().unwrap();
