@@ -78,6 +78,15 @@ impl std::fmt::Display for Accepted {
 }
 
 impl Accepted {
+    #[cfg(test)]
+    pub(crate) fn of(id: CommandId, revision: Revision) -> Self {
+        Self {
+            id,
+            revision,
+            unchanged: false,
+        }
+    }
+
     /// The type of the outcome in JSON.
     pub(crate) fn kind(&self) -> &'static str {
         if self.unchanged { "unchanged" } else { "done" }

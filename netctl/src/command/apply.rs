@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use bus_schema::Command;
+use bus_schema::{Command, Endpoint};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::flags::OutputFlags;
 use super::wait::WaitFlag;
-use super::{cluster, group, network, policy, tenant};
+use super::{cluster, covered, endpoint, group, network, policy, tenant};
 use crate::client::{Accepted, Session};
 use crate::failure::Failure;
 use crate::input;
-use crate::intent::check::check;
+use crate::intent::check::{check, too_long};
 use crate::intent::plan::{PlanStep, plan};
 use crate::intent::{Intent, file};
 use crate::output::{self, Format};
@@ -29,7 +29,7 @@ pub(crate) struct Source {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Objects that are already as in the file aren't touched. A policy gets exactly the rules of the\nfile; objects that the file doesn't name stay, unless --prune is given. Networks can't be changed,\nonly created and removed. If the file contradicts itself or the cluster, nothing is done. Otherwise\neach step is reported; after a refused step no other is tried, and the next `apply` continues.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
+    after_help = "Objects that are already as in the file aren't touched. A policy gets exactly the rules of the\nfile; objects that the file doesn't name stay, unless --prune is given. Of a network and a\ntenant only maxConnections can be changed. If the file contradicts itself or the cluster, nothing is\ndone. Otherwise each step is reported; after a step that isn't done no other is tried, and the next\n`apply` continues.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
 )]
 pub(crate) struct ApplyOptions {
     #[command(flatten)]
@@ -52,7 +52,9 @@ pub(crate) struct DiffOptions {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  netctl export > intent.yaml\n  netctl export -o json")]
+#[command(
+    after_help = "The file has tenants, networks, policies and groups, but no settings of the cluster, such as the range of\npacket tags: `netctl global info` shows them.\n\nExamples:\n  netctl export > intent.yaml\n  netctl export -o json"
+)]
 pub(crate) struct ExportOptions {
     /// The same as -o json
     #[arg(long, conflicts_with = "output")]
@@ -62,9 +64,13 @@ pub(crate) struct ExportOptions {
 }
 
 impl Source {
+    pub(crate) fn is_stdin(&self) -> bool {
+        input::is_stdin(&self.file)
+    }
+
     /// Reads the file once to find errors early; standard input can be read only once.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        match input::is_stdin(&self.file) {
+        match self.is_stdin() {
             true => Ok(()),
             false => self.read().map(drop),
         }
@@ -94,6 +100,7 @@ impl Source {
             problems.extend(impossible);
             Vec::new()
         });
+        problems.extend(too_long(&steps));
         match problems.is_empty() {
             true => Ok(changes(steps)),
             false => Err(Failure::Refused(format!(
@@ -130,7 +137,11 @@ fn changes(steps: Vec<PlanStep>) -> Vec<Change> {
 #[derive(Debug)]
 enum StepOutcome {
     Done(Accepted),
-    Refused,
+    NotDone,
+    /// Some of its commands were accepted.
+    PartlyDone,
+    /// netmaster may have accepted a command whose answer is missing.
+    Unknown,
     NotTried,
 }
 
@@ -139,7 +150,9 @@ impl StepOutcome {
         match self {
             Self::Done(accepted) if accepted.unchanged => "unchanged".to_owned(),
             Self::Done(accepted) => format!("done at revision {}", accepted.revision),
-            Self::Refused => "not done".to_owned(),
+            Self::NotDone => "not done".to_owned(),
+            Self::PartlyDone => "partly done".to_owned(),
+            Self::Unknown => "outcome unknown".to_owned(),
             Self::NotTried => "not tried".to_owned(),
         }
     }
@@ -147,7 +160,9 @@ impl StepOutcome {
     fn value(&self, text: &str) -> Value {
         let kind = match self {
             Self::Done(accepted) => accepted.kind(),
-            Self::Refused => "not-done",
+            Self::NotDone => "not-done",
+            Self::PartlyDone => "partly-done",
+            Self::Unknown => "outcome-unknown",
             Self::NotTried => "not-tried",
         };
         let mut value = json!({ "type": kind, "text": text });
@@ -158,23 +173,22 @@ impl StepOutcome {
     }
 }
 
-/// Runs the steps until one is refused, and reports each. The next `apply` continues.
+/// Runs the steps until one isn't done, and reports each. The next `apply` continues.
 pub(crate) async fn apply(session: &mut Session, apply: ApplyOptions) -> Result<(), Failure> {
     let is_text = apply.output.format().is_text();
     let changes = apply.source.changes(session).await?;
     let mut steps = Vec::new();
     let mut last: Option<Accepted> = None;
+    let mut created = Vec::new();
     let mut failure = None;
     for Change { text, commands } in changes {
         let outcome = match failure {
             Some(_) => StepOutcome::NotTried,
-            None => match run(session, commands).await {
-                Ok(accepted) => StepOutcome::Done(accepted),
-                Err(why) => {
-                    failure = Some(why);
-                    StepOutcome::Refused
-                }
-            },
+            None => {
+                let (outcome, why) = run(session, commands, &mut created).await;
+                failure = why;
+                outcome
+            }
         };
         if is_text {
             output::print(&format!("{text}: {}\n", outcome.describe()))?;
@@ -184,6 +198,7 @@ pub(crate) async fn apply(session: &mut Session, apply: ApplyOptions) -> Result<
             last = Some(accepted);
         }
     }
+    warn(session, &created).await;
     let more = json!({ "steps": steps });
     if let Some(failure) = failure {
         if !is_text {
@@ -204,13 +219,57 @@ pub(crate) async fn apply(session: &mut Session, apply: ApplyOptions) -> Result<
     Ok(())
 }
 
-/// Sends the commands of one step, and returns the last outcome.
-async fn run(session: &mut Session, commands: Vec<Command>) -> Result<Accepted, Failure> {
-    let mut last = None;
+/// Sends the commands of one step until one fails. Those that were accepted are added to `accepted`.
+async fn run(
+    session: &mut Session,
+    commands: Vec<Command>,
+    accepted: &mut Vec<Command>,
+) -> (StepOutcome, Option<Failure>) {
+    let mut last = StepOutcome::NotDone;
     for command in commands {
-        last = Some(session.command(command, None).await?);
+        match session.command(command.clone(), None).await {
+            Ok(done) => {
+                accepted.push(command);
+                last = StepOutcome::Done(done);
+            }
+            Err(why) => return (interrupted(&last, &why), Some(why)),
+        }
     }
-    last.ok_or_else(|| Failure::Local("a step has no command".to_owned()))
+    (last, None)
+}
+
+/// The outcome of a step of which a command failed after others that had the outcome `last`.
+fn interrupted(last: &StepOutcome, why: &Failure) -> StepOutcome {
+    match (why, last) {
+        (Failure::Unknown { .. }, _) => StepOutcome::Unknown,
+        (_, StepOutcome::Done(_)) => StepOutcome::PartlyDone,
+        _ => StepOutcome::NotDone,
+    }
+}
+
+/// Gives the warnings of `net create` and `group create` about these commands.
+async fn warn(session: &mut Session, created: &[Command]) {
+    let (mut subnets, mut groups) = (Vec::new(), Vec::new());
+    for command in created {
+        match command {
+            Command::NetworkCreate(create) => subnets.push(create.subnet),
+            Command::GroupCreate(create) => groups.push(create),
+            _ => {}
+        }
+    }
+    if !subnets.is_empty() {
+        covered::warn(session, &subnets).await;
+    }
+    if groups.is_empty() {
+        return;
+    }
+    if let Ok(endpoints) = endpoint::list(session, None).await {
+        for create in groups {
+            let of_tenant = endpoints.iter().filter(|it| it.tenant == create.tenant);
+            let of_tenant: Vec<Endpoint> = of_tenant.cloned().collect();
+            group::warn_taken(&of_tenant, &create.network, &create.group);
+        }
+    }
 }
 
 pub(crate) async fn diff(session: &mut Session, diff: DiffOptions) -> Result<(), Failure> {
@@ -248,4 +307,29 @@ async fn current(session: &mut Session) -> Result<Intent, Failure> {
     let policies = policy::list(session, None, None).await?;
     let groups = group::list(session, None, None).await?;
     Ok(Intent::of(&tenants, &networks, &policies, &groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::{CommandId, Revision};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn step_without_an_answer_is_not_called_not_done() {
+        let refused = Failure::Refused("no".to_owned());
+        let id = CommandId(Uuid::nil());
+        let reason = "no answer".to_owned();
+        let unknown = Failure::Unknown { id, reason };
+        let done = StepOutcome::Done(Accepted::of(id, Revision(7)));
+        for (last, why, expected) in [
+            (&StepOutcome::NotDone, &refused, "not done"),
+            (&StepOutcome::NotDone, &unknown, "outcome unknown"),
+            (&done, &refused, "partly done"),
+            (&done, &unknown, "outcome unknown"),
+        ] {
+            assert_eq!(interrupted(last, why).describe(), expected);
+        }
+    }
 }

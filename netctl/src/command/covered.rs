@@ -49,17 +49,18 @@ impl Kind {
 struct Node<'a> {
     name: &'a NodeName,
     vtep: IpAddr,
-    around: &'a Surroundings,
+    /// Absent: the node hasn't published them.
+    around: Option<&'a Surroundings>,
 }
 
 impl<'a> Node<'a> {
-    /// `None` if the node hasn't published them.
-    fn of(info: &'a NodeInfo) -> Option<Self> {
-        Some(Self {
+    fn of(info: &'a NodeInfo) -> Self {
+        let status = info.status.as_ref();
+        Self {
             name: &info.node,
             vtep: info.vtep,
-            around: info.status.as_ref()?.surroundings.as_ref()?,
-        })
+            around: status.and_then(|it| it.surroundings.as_deref()),
+        }
     }
 }
 
@@ -72,7 +73,7 @@ pub(crate) async fn warn(session: &mut Session, subnets: &[IpNet]) {
     let Ok(Answer::Nodes { nodes, .. }) = session.ask(Query::NodeList { node: None }).await else {
         return;
     };
-    let around: Vec<Node<'_>> = nodes.iter().filter_map(Node::of).collect();
+    let around: Vec<Node<'_>> = nodes.iter().map(Node::of).collect();
     for subnet in subnets {
         for text in warnings(*subnet, &around) {
             output::note(&format!("warning: {text}"));
@@ -109,10 +110,15 @@ fn shortened(items: &[String]) -> String {
 }
 
 fn add(covered: &mut Covered, subnet: IpNet, node: &Node<'_>) {
-    let around = node.around;
     let mut found = |kind, address: String| {
         let nodes = covered.entry((kind, address)).or_default();
         nodes.push(node.name.to_string());
+    };
+    let Some(around) = node.around else {
+        if subnet.contains(&node.vtep) {
+            found(Kind::Underlay, node.vtep.to_string());
+        }
+        return;
     };
     for it in &around.interfaces {
         let (address, interface) = (it.address.addr(), &it.interface);
@@ -175,7 +181,7 @@ mod tests {
         let nodes = nodes.each_ref().map(|(name, vtep, around)| Node {
             name,
             vtep: vtep.parse().unwrap(),
-            around,
+            around: Some(around),
         });
         warnings(subnet.parse().unwrap(), &nodes).join("\n")
     }
@@ -195,6 +201,20 @@ mod tests {
         assert_eq!(warned("172.16.0.0/12").lines().count(), 1, "once");
         // The underlay's other hosts have these addresses.
         assert!(warned("10.0.0.128/25").contains("the underlay"));
+    }
+
+    #[test]
+    fn node_that_published_nothing_has_its_outer_address() {
+        let name = "n1".parse().unwrap();
+        let node = Node {
+            name: &name,
+            vtep: "10.0.0.11".parse().unwrap(),
+            around: None,
+        };
+        let warned = |subnet: &str| warnings(subnet.parse().unwrap(), std::slice::from_ref(&node));
+        let text = warned("10.0.0.0/8").join("\n");
+        assert!(text.contains("the underlay: 10.0.0.11 of n1"), "{text}");
+        assert!(warned("20.0.0.0/8").is_empty());
     }
 
     #[test]

@@ -151,7 +151,7 @@ async fn create(session: &mut Session, create: GroupCreateOptions) -> Result<(),
 }
 
 /// Warns about containers that lose their name to the group.
-fn warn_taken(endpoints: &[Endpoint], network: &NetworkName, group: &GroupName) {
+pub(super) fn warn_taken(endpoints: &[Endpoint], network: &NetworkName, group: &GroupName) {
     let losing = losing(endpoints, network, group);
     if !losing.is_empty() {
         output::note(&format!(

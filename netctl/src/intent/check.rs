@@ -2,15 +2,21 @@
 //! cluster. netmaster decides by the same functions where they need no state. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use bus_schema::command::Request;
 use bus_schema::policy::Peer;
 use bus_schema::{
-    GroupId, GroupName, GroupSpec, NetworkName, NetworkSpec, PolicyName, Pool, Rejection, RuleSpec,
-    TenantName, Vni, subnet,
+    CommandId, GroupId, GroupName, GroupSpec, NetworkName, NetworkSpec, PolicyName, Pool,
+    Rejection, Revision, RuleSpec, TenantName, Vni, codec, limits, subnet,
 };
+use uuid::Uuid;
 
-use super::plan::network_create;
+use super::plan::{PlanStep, network_create};
 use super::{Group, Intent, Network, Tenant};
+
+/// A step's text may be as long as its rule.
+const MAX_STEP_SHOWN: usize = 80;
 
 /// The contradictions, each with its object; none: all steps find what they need. `vnis`: the packet
 /// tags that the cluster gives, first and last.
@@ -33,6 +39,31 @@ pub(crate) fn check(
         };
         check.run();
         problems.append(&mut check.problems);
+    }
+    problems
+}
+
+/// The steps whose request is longer than netmaster takes.
+pub(crate) fn too_long(steps: &[PlanStep]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut at = String::new();
+    for PlanStep { command, text } in steps {
+        if let Some(text) = text {
+            at = text.chars().take(MAX_STEP_SHOWN).collect();
+        }
+        let request = Request {
+            seen: Revision(u64::MAX),
+            ..Request::new(CommandId(Uuid::nil()), command, Duration::MAX, 0)
+        };
+        let bytes = codec::to_bytes(&request).len();
+        if bytes > limits::MAX_REQUEST_BYTES {
+            let number = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+            let (bytes, max) = (number(bytes), number(limits::MAX_REQUEST_BYTES));
+            problems.push(format!(
+                "{at}…: {}",
+                Rejection::RequestTooLong { bytes, max }
+            ));
+        }
     }
     problems
 }
@@ -111,6 +142,12 @@ impl<'a> TenantCheck<'a> {
                 continue;
             }
             let at = format!("network {}:{name}", self.tenant);
+            // A group of the file has the same problem of its own.
+            let same = |of: &Tenant| of.groups.keys().any(|it| it.as_str() == name.as_str());
+            if same(self.have) && !same(self.want) {
+                let (tenant, name) = (self.tenant.clone(), name.to_string());
+                self.note(&at, Rejection::NameTaken { tenant, name });
+            }
             let pool = match subnet::pool(&network_create(self.tenant, name, network)) {
                 Ok(pool) => pool,
                 Err(why) => {
@@ -147,6 +184,9 @@ impl<'a> TenantCheck<'a> {
             match network {
                 None => self.lacks(&at, "network", &group.network),
                 Some(network) if !self.have.groups.contains_key(name) => {
+                    if let Err(why) = subnet::docker_name(group.docker_name.as_deref()) {
+                        self.note(&at, why);
+                    }
                     self.group_pool(&at, name, group, network);
                 }
                 Some(_) => {}

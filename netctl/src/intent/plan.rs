@@ -1,7 +1,7 @@
 //! The commands that lead from the current intent to the wanted one. Their order gives each command the
 //! objects that it needs, and lets no packet pass in between that neither intent allows.
 //!
-//! First tenants, networks, policies, rules, groups, and rules that name new groups; then the policies
+//! First tenants, networks (those with a packet tag before the others), policies, rules, groups, and rules that name new groups; then the policies
 //! of existing groups; then removals in the opposite order. The new version of a rule is added under a
 //! spare id before the old one is removed, so that one of the two always exists.
 
@@ -68,6 +68,8 @@ pub(crate) fn plan(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Tenants,
+    /// Networks without a tag get the lowest free ones, which must not be theirs.
+    NetworksWithTags,
     Networks,
     Policies,
     Rules,
@@ -135,7 +137,11 @@ impl Plan {
     fn create_network(&mut self, of: &TenantName, name: &NetworkName, network: &Network) {
         let command = Command::NetworkCreate(network_create(of, name, network));
         let text = format!("+ network {of}:{name} {}", network.subnet);
-        self.add(Phase::Networks, command, text);
+        let phase = match network.vni {
+            Some(_) => Phase::NetworksWithTags,
+            None => Phase::Networks,
+        };
+        self.add(phase, command, text);
     }
 
     fn compare_network(

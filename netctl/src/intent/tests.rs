@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use self::model::carry_out;
 use super::Intent;
-use super::check::check;
+use super::check::{check, too_long};
 use super::file::{read, write};
 use super::plan::{PlanStep, plan};
 use crate::output::Format;
@@ -101,6 +101,14 @@ fn file_errors_name_keys_and_lines() {
             "pktTag: found string \"x\", expected a packet tag",
         ),
         (
+            "tenantName: a\n  maxConnections: many",
+            "tenants[0].maxConnections: found string \"many\", expected a number of connections",
+        ),
+        (
+            "tenantName: a\n  maxConnections: -1",
+            "tenants[0].maxConnections: found integer `-1`, expected a number of connections",
+        ),
+        (
             "tenantName: a\n  policies:\n  - policyName: p\n    rules: [{ruleId: 1, port: 80}]",
             "rule 1: port needs a protocol that has ports: add protocol: tcp",
         ),
@@ -132,7 +140,15 @@ fn file_errors_name_keys_and_lines() {
 }
 
 /// Additions to the quick start, each with the problem that is found.
-const CONTRADICTIONS: [(&str, &str); 15] = [
+const CONTRADICTIONS: [(&str, &str); 17] = [
+    (
+        "networks: [{networkName: web, subnet: 10.1.1.0/24}]",
+        "network default:web: web can't be both",
+    ),
+    (
+        "groups: [{groupName: g, networkName: back, cfgdTag: a b}]",
+        "group default:g: `a b` can't be the name of a Docker network",
+    ),
     (
         "networks: [{networkName: n, subnet: 20.1.1.128/25}]",
         "network default:n: subnet 20.1.1.128/25 overlaps 20.1.1.0/24",
@@ -233,6 +249,35 @@ fn steps_from_nothing_find_what_they_need() {
             "rule"
         ]
     );
+}
+
+#[test]
+fn networks_with_a_packet_tag_are_created_before_others_that_could_get_it() {
+    let text = "tenants: [{tenantName: a, networks: [{networkName: a, subnet: 10.1.1.0/24}]}, {tenantName: b, networks: [{networkName: b, subnet: 10.1.1.0/24, pktTag: 1}]}]";
+    let steps = plan(&empty(), &read(text).unwrap(), false).unwrap();
+    let expected = [
+        "+ tenant a",
+        "+ tenant b",
+        "+ network b:b 10.1.1.0/24",
+        "+ network a:a 10.1.1.0/24",
+    ];
+    assert_eq!(texts(&steps), expected);
+}
+
+#[test]
+fn step_whose_request_is_too_long_is_found_before_anything_is_done() {
+    let ports: Vec<String> = (1..=30_000).map(|it| (it * 2).to_string()).collect();
+    let text = format!(
+        "tenants: [{{tenantName: a, policies: [{{policyName: p, rules: [{{ruleId: 1, protocol: tcp, port: \"{}\"}}]}}]}}]",
+        ports.join(",")
+    );
+    let steps = plan(&empty(), &read(&text).unwrap(), false).unwrap();
+    let found = too_long(&steps);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("+ rule a:p:1: "), "{found:?}");
+    assert!(found[0].contains("131072"), "{found:?}");
+    let short = plan(&empty(), &read(QUICK_START).unwrap(), false).unwrap();
+    assert_eq!(too_long(&short), [""; 0]);
 }
 
 #[test]

@@ -20,10 +20,10 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 
 fn must_be_shallow(text: &str) -> Result<(), String> {
     let mut depth: usize = 0;
-    let mut quote = None;
-    let mut before = ' ';
     for (index, line) in text.lines().enumerate() {
         let mut letters = line.chars();
+        // A text in quotes ends in its line here, so that a quote within a word hides no other line.
+        let (mut quote, mut before, mut last) = (None, ' ', None);
         // `- - -` and `? ? ?` nest, too.
         let dashes = line
             .split(' ')
@@ -37,20 +37,33 @@ fn must_be_shallow(text: &str) -> Result<(), String> {
                 (Some(end), _) if letter == end => quote = None,
                 (Some(_), _) => {}
                 (None, '#') if before.is_whitespace() => break,
-                (None, '"' | '\'') if !before.is_alphanumeric() => quote = Some(letter),
+                (None, '"' | '\'') if begins_value(last, before) => quote = Some(letter),
                 (None, '[' | '{') => depth += 1,
                 (None, ']' | '}') => depth = depth.saturating_sub(1),
                 (None, _) => {}
             }
             before = letter;
+            if !letter.is_whitespace() {
+                last = Some(letter);
+            }
             if depth.max(dashes) > MAX_DEPTH {
                 let line = index + 1;
                 return Err(format!("line {line}: more than {MAX_DEPTH} lists in lists"));
             }
         }
-        before = ' ';
     }
     Ok(())
+}
+
+/// Whether a value begins behind the letter `before` and the `last` one that is no space. Elsewhere a
+/// quote is a letter of a word, as in `don't`.
+fn begins_value(last: Option<char>, before: char) -> bool {
+    match last {
+        None | Some('[' | '{' | ',') => true,
+        // A key in quotes may be followed by its value without a space, as in JSON.
+        Some(':' | '-' | '?') => before.is_whitespace() || before == ':',
+        Some(_) => false,
+    }
 }
 
 /// The parser's text without the words of its library.
@@ -182,13 +195,28 @@ pub(crate) struct Limit(pub(crate) u32);
 
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = Word::deserialize(deserializer)?;
-        let number = word.to_string().parse().map(Self);
-        number.map_err(|_| {
-            D::Error::custom(format!(
-                "`{word}`: write a number of connections, 0 for the default"
-            ))
-        })
+        struct Number;
+
+        // The parser adds the key and the line to an error that a visitor returns.
+        impl Visitor<'_> for Number {
+            type Value = Limit;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of connections, or 0 for the default")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Limit, E> {
+                let max = u32::try_from(number).map(Limit);
+                max.map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Limit, E> {
+                let max = text.parse().map(Limit);
+                max.map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Number)
     }
 }
 
@@ -248,6 +276,9 @@ mod tests {
             "{a: ".repeat(100_000),
             "- ".repeat(100_000),
             format!("tenants:\n- x: {}", "[\n".repeat(100_000)),
+            format!("a: it 's so\nb: {}", "[".repeat(100_000)),
+            format!("a: it 's so\nb: {}", "[\n".repeat(100_000)),
+            format!("[a 'b, {}", "[".repeat(100_000)),
         ] {
             let started = Instant::now();
             let error = read::<serde_json::Value>(&deep).expect_err("it is too deep");

@@ -224,18 +224,14 @@ fn apply_does_nothing_if_the_file_contradicts_itself() {
 fn apply_reports_each_step_also_of_a_refusal() {
     let cluster = Cluster::start();
     let file = cluster.home.path().join("intent.yaml");
-    // netmaster leases: the pool lies in a block only if a node has one, so the refusal here is of the
-    // length of the request.
-    let many: Vec<String> = (1..=9_000).map(|it| (it * 7).to_string()).collect();
-    let ports = many.join(",");
-    let wanted = format!(
-        "tenants:\n- tenantName: default\n  policies:\n  - policyName: p\n    rules:\n    - {{ruleId: 1, protocol: tcp, port: \"{ports}\"}}\n    - {{ruleId: 2, protocol: tcp}}\n"
-    );
+    // One packet tag is left for two networks.
+    cluster.done("global set -x 5-5");
+    let wanted = "tenants:\n- tenantName: default\n  networks:\n  - {networkName: a, subnet: 10.1.1.0/24}\n  - {networkName: b, subnet: 10.1.2.0/24}\n  policies:\n  - policyName: p\n";
     std::fs::write(&file, wanted).unwrap();
     let ran = cluster.run(&format!("apply -f {} -o json", file.display()));
     assert_eq!(ran.code, 1, "{ran:?}");
     let value: Value = serde_json::from_str(&ran.out).unwrap();
-    assert_eq!(value["type"], "request-too-long");
+    assert_eq!(value["type"], "vni-exhausted", "{value}");
     let kinds: Vec<&Value> = value["steps"]
         .as_array()
         .unwrap()
