@@ -194,11 +194,12 @@ impl Handler {
                 return self.finish_forward(request, reply);
             }
             // The other asker's server ended meanwhile.
-            let mut forward = self.shared.upstream.forward(ForwardedQuery::new(request));
-            self.drop_denied(request, &mut forward);
-            match forward.lead() {
-                Lead::Taken(forward) => return self.finish_forward(request, forward.ask().await),
-                Lead::Others(other) => followed = other,
+            match self.prepare(request).map(Forward::lead) {
+                Ok(Lead::Taken(forward)) => {
+                    return self.finish_forward(request, forward.ask().await);
+                }
+                Ok(Lead::Others(other)) => followed = other,
+                Err(reply) => return reply,
             }
         }
     }
@@ -221,25 +222,38 @@ impl Handler {
         self.counters().forwarded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Prepares forwarding. It is a reply if that is cached, or if the asker's share is used up.
+    /// Prepares forwarding. It is a reply if that is cached, if the asker's rules deny it, or if the
+    /// asker's share is used up.
     fn begin_forward<'a>(&'a self, request: &'a Request) -> Immediate<'a> {
-        let mut forward = self.shared.upstream.forward(ForwardedQuery::new(request));
-        self.drop_denied(request, &mut forward);
-        if forward.is_denied() {
-            let refused = Response::code_only(request, ResponseCode::Refused);
-            self.counters().refused.fetch_add(1, Ordering::Relaxed);
-            return Immediate::Reply(Reply::Built(refused));
-        }
-        if let Some(reply) = forward.recall() {
-            self.counters().cached.fetch_add(1, Ordering::Relaxed);
-            return Immediate::Reply(relay::relay(request, reply));
-        }
+        let forward = match self.prepare(request) {
+            Ok(forward) => forward,
+            Err(reply) => return Immediate::Reply(reply),
+        };
         let Some(share) = self.take_share(request) else {
             return Immediate::Reply(self.failed(request));
         };
         match forward.lead() {
             Lead::Taken(forward) => Immediate::Forward(forward, share),
             Lead::Others(followed) => Immediate::Follow(followed, share),
+        }
+    }
+
+    /// The query for the resolvers that the asker may ask; the error is a reply: cached, or REFUSED
+    /// because there is none.
+    fn prepare<'a>(&'a self, request: &'a Request) -> Result<Forward<'a>, Reply> {
+        let mut forward = self.shared.upstream.forward(ForwardedQuery::new(request));
+        self.drop_denied(request, &mut forward);
+        if forward.is_denied() {
+            self.counters().refused.fetch_add(1, Ordering::Relaxed);
+            let refused = Response::code_only(request, ResponseCode::Refused);
+            return Err(Reply::Built(refused));
+        }
+        match forward.recall() {
+            Some(reply) => {
+                self.counters().cached.fetch_add(1, Ordering::Relaxed);
+                Err(relay::relay(request, reply))
+            }
+            None => Ok(forward),
         }
     }
 

@@ -34,11 +34,11 @@ pub(super) struct SharedQuestions {
     asked: Mutex<HashMap<SharedKey, Vec<oneshot::Sender<SharedReply>>>>,
 }
 
-/// Who asks a question.
+/// The query that asks a question.
 pub(super) enum Lead<'a> {
-    /// This query does, and others may wait for its answer.
+    /// This query, and others may wait for its answer.
     Taken(Forward<'a>),
-    /// Another query does.
+    /// Another query.
     Others(Followed),
 }
 

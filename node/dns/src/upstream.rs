@@ -80,6 +80,7 @@ struct Resolvers {
 pub(super) struct Forward<'a> {
     upstream: &'a Upstream,
     query: ForwardedQuery<'a>,
+    /// Absent if the answer is neither cached nor shared.
     key: Option<CacheKey>,
     leading: Option<Leading>,
     resolvers: Arc<Resolvers>,
@@ -188,9 +189,13 @@ impl Upstream {
 }
 
 impl<'a> Forward<'a> {
-    /// Keeps the resolvers that may be asked.
+    /// Keeps the resolvers that may be asked. Only askers of all resolvers share and cache answers:
+    /// one of another resolver may differ, and would tell the others' questions.
     pub(super) fn retain(&mut self, mut may_ask: impl FnMut(IpAddr) -> bool) {
         self.allowed.retain(|it| may_ask(it.address.ip()));
+        if self.allowed.len() < self.resolvers.all.len() {
+            self.key = None;
+        }
     }
 
     /// Whether there are resolvers, but none that may be asked.

@@ -1,7 +1,9 @@
 //! Tests that a question counts as a connection of the asker to the host's resolver.
 
-use bus_schema::policy::{Action, Direction, Priority, Protocol, Rule, RuleSpec};
-use bus_schema::{GroupId, GroupName, GroupSpec, PolicyName, RuleId, TenantName};
+use std::net::Ipv4Addr;
+
+use bus_schema::policy::{Action, Direction, Peer, Priority, Protocol, Rule, RuleSpec};
+use bus_schema::{AddressRange, GroupId, GroupName, GroupSpec, PolicyName, RuleId, TenantName};
 use imbl::OrdMap;
 use node_core::projection::{GroupFact, PolicyFact, TenantFact};
 
@@ -9,6 +11,12 @@ use crate::world::{Resolver, World};
 
 /// Puts `web` of tenant `default` into a group whose members may open no TCP connection, or none at all.
 fn deny_out(world: &World, protocol: Option<Protocol>) {
+    deny_out_to(world, protocol, None);
+}
+
+/// Puts `web` of tenant `default` into a group whose members may open no connection, of this protocol
+/// and to this address if there is one.
+fn deny_out_to(world: &World, protocol: Option<Protocol>, to: Option<Ipv4Addr>) {
     let (tenant, policy) = (TenantName::default_tenant(), PolicyName::new("p").unwrap());
     let group = GroupName::new("shut").unwrap();
     let rule = Rule {
@@ -20,7 +28,12 @@ fn deny_out(world: &World, protocol: Option<Protocol>) {
             action: Action::Deny,
             protocol,
             ports: Vec::new(),
-            peer: None,
+            peer: to.map(|it| Peer::Addresses {
+                range: AddressRange {
+                    first: it.into(),
+                    last: it.into(),
+                },
+            }),
         },
     };
     let mut fact = TenantFact::default();
@@ -74,4 +87,19 @@ async fn question_is_refused_by_its_own_protocol_if_out_rules_deny_the_resolver(
         assert!(other.contains("192.0.2.7"), "another asker: {other}");
     }
     assert_eq!(world.dns.counters().refused, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_of_a_resolver_is_given_only_to_askers_who_may_ask_it() {
+    let (first, second) = (
+        Resolver::start_with("192.0.2.1").await,
+        Resolver::start_with("192.0.2.2").await,
+    );
+    let world = World::new(&[first.address, second.address]).await;
+    deny_out_to(&world, None, Some(first.address));
+    let ask = |asker: &str| world.default.short(asker, &["www.example.test"]);
+    for _ in 0..2 {
+        assert_eq!(ask("20.1.1.1"), "192.0.2.2", "the first resolver is denied");
+        assert_eq!(ask("20.1.1.2"), "192.0.2.1", "all are allowed");
+    }
 }

@@ -80,6 +80,11 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     pub(crate) async fn start() -> Self {
+        Self::start_with("192.0.2.7").await
+    }
+
+    /// Answers this address for the names in `example.test`.
+    pub(crate) async fn start_with(answer: &str) -> Self {
         let address = unused_loopback();
         let long = "x".repeat(250);
         let process = Command::new("dnsmasq")
@@ -95,7 +100,8 @@ impl Resolver {
                 "--user=root",
             ])
             .arg(format!("--listen-address={address}"))
-            .args(["--address=/example.test/192.0.2.7", "--local=/test/"])
+            .arg(format!("--address=/example.test/{answer}"))
+            .arg("--local=/test/")
             .args((0..12).map(|n| format!("--txt-record=big.test,{n}{long}")))
             .stdin(Stdio::null())
             .stderr(Stdio::null())
@@ -106,7 +112,7 @@ impl Resolver {
         until("dnsmasq answers", || {
             let words = [&at, "example.test", "+short", "+time=1", "+tries=1"];
             let output = Command::new("dig").args(words).output().unwrap();
-            output.stdout.starts_with(b"192.0.2.7")
+            output.stdout.starts_with(answer.as_bytes())
         })
         .await;
         resolver
