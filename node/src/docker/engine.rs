@@ -11,10 +11,10 @@
 //! A session ends when the connection to the engine does; then the next one begins, for ever. No
 //! driver call waits for a session.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
@@ -32,13 +32,13 @@ use super::details::{self, Details};
 use super::driver::{Driver, endpoint_id};
 use super::endpoints::Endpoints;
 use super::plan::{DRIVER_NAME, EngineNetwork, WantedNetwork, is_contiv, plan};
+use super::signals::Signals;
 use super::{meaning, refused, resolver, swarm};
 use crate::cleanup::CleanupReply;
 use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
 use crate::surroundings::ResolverFiles;
 use node_core::projection::Projection;
-use runtime::lock;
 
 /// Pause between two attempts to connect. An engine takes about a second to start; an attempt costs
 /// one `connect`.
@@ -63,6 +63,7 @@ pub(super) struct Engine<E> {
     /// Our networks that this engine had in this process: a missing one was removed by somebody else.
     pub seen_networks: BTreeSet<String>,
     pub healings: Healings,
+    pub signals: Arc<Signals>,
     pub cleanups: mpsc::Receiver<CleanupReply>,
 }
 
@@ -73,8 +74,6 @@ pub(super) struct EngineSession {
     /// They end with the session.
     tasks: JoinSet<()>,
     inspections: Arc<Semaphore>,
-    /// The signals that running containers were sent.
-    signals: Arc<Signals>,
 }
 
 impl EngineSession {
@@ -84,13 +83,9 @@ impl EngineSession {
             found,
             tasks: JoinSet::new(),
             inspections: Arc::new(Semaphore::new(MAX_INSPECTIONS)),
-            signals: Arc::default(),
         }
     }
 }
-
-/// Signals by the container's id, since its start.
-type Signals = Mutex<BTreeMap<String, BTreeSet<i32>>>;
 
 impl<E: Endpoints> Engine<E> {
     pub(super) async fn run(mut self) {
@@ -122,6 +117,7 @@ impl<E: Endpoints> Engine<E> {
         let found = client.networks().await?;
         let mut session = EngineSession::new(client, found);
         self.learn_meanings(&session.found);
+        self.signals.forget_unread();
         session.tasks.spawn(swarm::revive(session.client.clone()));
         self.describe_all(&mut session, true).await?;
         self.sync_networks(&mut session).await?;
@@ -191,13 +187,11 @@ impl<E: Endpoints> Engine<E> {
                 self.describe_again(session, &container);
             }
             EngineEvent::Killed { container, signal } => {
-                let mut signals = lock(&session.signals);
-                signals.entry(container.clone()).or_default().insert(signal);
-                drop(signals);
+                self.signals.note(&container, signal);
                 self.describe_again(session, &container);
             }
             EngineEvent::Started { container } | EngineEvent::Ended { container } => {
-                lock(&session.signals).remove(&container);
+                self.signals.forget(&container);
             }
             EngineEvent::NetworkChanged => {
                 session.found = session.client.networks().await?;
@@ -343,7 +337,7 @@ impl<E: Endpoints> Engine<E> {
             client: session.client.clone(),
             driver: Arc::clone(&self.driver),
             inspections: Arc::clone(&session.inspections),
-            signals: Arc::clone(&session.signals),
+            signals: Arc::clone(&self.signals),
         }
     }
 
@@ -398,10 +392,13 @@ impl<E: Endpoints> Describing<E> {
         }
         match self.details(&description.container, &member.endpoint).await {
             Ok(Some(details)) => {
-                self.driver.sandboxes.note(&id, &details.sandbox);
                 description.aliases = Some(details.aliases);
-                if let Err(error) = publish(description).await {
-                    tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
+                match publish(description).await {
+                    // An endpoint that is gone leaves no sandbox behind.
+                    Ok(()) => self.driver.sandboxes.note(&id, &details.sandbox),
+                    Err(error) => {
+                        tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
+                    }
                 }
             }
             Ok(None) => {}
@@ -415,7 +412,7 @@ impl<E: Endpoints> Describing<E> {
         endpoint: &str,
     ) -> Result<Option<Details>, EngineError> {
         // A container that was sent a signal has started: its inspection waits for nothing.
-        let waits = !lock(&self.signals).contains_key(container);
+        let waits = !self.signals.any(container);
         let _permit = match waits {
             true => self.inspections.acquire().await.ok(),
             false => None,
@@ -424,8 +421,13 @@ impl<E: Endpoints> Describing<E> {
             return Ok(None);
         };
         let stored = stored(&inspected);
-        let signals = lock(&self.signals).get(container).cloned();
-        let signals = signals.unwrap_or_default();
+        let started_at = inspected
+            .state
+            .as_ref()
+            .and_then(|it| it.started_at.as_deref());
+        let signals = self
+            .signals
+            .since(container, started_at.unwrap_or_default());
         let details = details::details(&inspected, endpoint, stored.as_deref(), &signals);
         Ok(Some(details))
     }

@@ -27,6 +27,7 @@ mod resolver;
 mod sandbox;
 mod sandboxes;
 mod server;
+mod signals;
 pub mod sockets;
 pub mod swarm;
 
@@ -131,6 +132,7 @@ pub fn start<E: Endpoints>(
         in_sync: false,
         seen_networks: BTreeSet::new(),
         healings: config.healings,
+        signals: Arc::default(),
     };
     for (listener, scope) in sockets {
         let serve = server::serve(listener, Arc::clone(&driver), scope);

@@ -37,6 +37,14 @@ pub enum ServerError {
     InUse(PathBuf),
     #[error("another `netplugin docker-sockets` holds {0}: stop it first")]
     Held(PathBuf),
+    #[error(
+        "`netplugin docker-sockets` (the service netplugin-docker) holds {socket} for a netplugin with --run-dir {held}, and this one has --run-dir {ours}: give both services the same --run-dir and --plugin-dir (NETPLUGIN_DIRECTORIES in /etc/default/netplugin), or stop netplugin-docker"
+    )]
+    HeldForAnother {
+        socket: PathBuf,
+        held: PathBuf,
+        ours: PathBuf,
+    },
     #[error("can't listen on {path}: {reason}")]
     Bind {
         path: PathBuf,

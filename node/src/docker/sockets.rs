@@ -4,7 +4,7 @@
 //! An engine that finds no server on a plugin's socket tries for 15 seconds, for each of its endpoints
 //! one after the other, before it answers anybody. So this process answers in netplugin's place: it
 //! hands each call to netplugin, holds calls during a restart of it, and refuses them at once while
-//! it is away. When netplugin is back, it starts the containers that were refused
+//! it is away. When netplugin is back, netplugin starts the containers that were refused
 //! ([`refused`](super::refused)).
 
 use std::io;
@@ -21,11 +21,12 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::server::{self, Scope, ServerError, constant_reply, failure, response};
 use super::swarm;
 use crate::local::client::{HttpResponse, post};
+use runtime::log::excerpt;
 use runtime::pause;
 
 /// netplugin's own sockets in its run directory, for this process: of `contiv` and of the swarm's
@@ -40,6 +41,14 @@ pub(super) const HOLDER_CALL: &str = "Contiv.Holder";
 /// Calls wait for a restart of netplugin for this long after its end. A restart takes one to three
 /// seconds; an engine that starts meanwhile must answer within ten.
 const RESTART_GRACE: Duration = Duration::from_secs(5);
+/// Limits a call from its arrival: netplugin's answer, which takes 15 seconds at most, and one restart.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// A call is sent so many times at most: if netplugin ends during each, the call may be the cause.
+const MAX_SENDS: usize = 3;
+/// netplugin runs well if it ran for this long.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+/// After so many ends in a row, each within [`STEADY_AFTER`] of its start, no call waits for the next start.
+const MAX_EARLY_ENDS: u32 = 3;
 /// The pause between two attempts to connect to netplugin. An attempt costs one `connect`.
 const CONNECT_DELAY: Duration = Duration::from_millis(100);
 
@@ -51,6 +60,10 @@ fn away() -> String {
     format!(
         "{AWAY}: start it with `systemctl start netplugin`; it then starts the containers that have a restart policy"
     )
+}
+
+fn silent(call: &str) -> String {
+    format!("netplugin is silent about {call}: see `netplugin status` on this node")
 }
 
 /// The presence of netplugin on its socket.
@@ -94,15 +107,43 @@ pub async fn hold(plugin_dir: &Path, run_dir: &Path) -> Result<(), ServerError> 
 
 /// Keeps a connection to netplugin, whose end is netplugin's end.
 async fn follow(socket: &Path, presence: &watch::Sender<Presence>) {
+    let mut ends = Ends::new(Instant::now());
     loop {
         if let Ok(mut stream) = UnixStream::connect(socket).await {
             tracing::info!("netplugin answers");
+            let began = Instant::now();
             presence.send_replace(Presence::Here);
             while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
-            presence.send_replace(Presence::AwaySince(Instant::now()));
+            let ended = ends.note(began, Instant::now());
+            presence.send_replace(Presence::AwaySince(ended));
             tracing::warn!("netplugin is away");
         }
         pause(CONNECT_DELAY).await;
+    }
+}
+
+/// The ends of netplugin. One that ends again and again soon after its start is away all the time.
+#[derive(Debug)]
+struct Ends {
+    /// The end from which calls wait for a restart.
+    last: Instant,
+    /// Ends soon after a start, in a row.
+    early: u32,
+}
+
+impl Ends {
+    fn new(last: Instant) -> Self {
+        Self { last, early: 0 }
+    }
+
+    /// The end from which calls wait, after netplugin ran from `began` to `now`.
+    fn note(&mut self, began: Instant, now: Instant) -> Instant {
+        let early = now.duration_since(began) < STEADY_AFTER;
+        self.early = if early { self.early + 1 } else { 0 };
+        if self.early < MAX_EARLY_ENDS {
+            self.last = now;
+        }
+        self.last
     }
 }
 
@@ -127,29 +168,48 @@ async fn answer(
     if let Some(reply) = constant_reply(held.scope, &call) {
         return response(StatusCode::OK, reply.to_string());
     }
-    let refusal = loop {
-        if !held.is_here().await {
-            break away();
+    let refusal = match timeout(CALL_TIMEOUT, held.hand_over(&call, &body)).await {
+        Ok(Ok(reply)) => {
+            let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
+            return response(status, reply.body);
         }
-        match held.forward(&call, &body).await {
-            Ok(reply) => {
-                let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
-                return response(status, reply.body);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                break format!(
-                    "netplugin is silent about {call}: see `netplugin status` on this node"
-                );
-            }
-            // It ended during the call, and is asked again: each call can be repeated.
-            Err(_) => pause(CONNECT_DELAY).await,
-        }
+        Ok(Err(refusal)) => refusal,
+        Err(_) => silent(&call),
     };
+    let call = excerpt(&call);
     tracing::warn!(call, refusal, "refused an engine's call");
     response(StatusCode::OK, failure(refusal).to_string())
 }
 
 impl Held {
+    /// Hands a call to netplugin, again if netplugin ends meanwhile: each call can be repeated. The error
+    /// is the refusal.
+    async fn hand_over(&mut self, call: &str, body: &Bytes) -> Result<HttpResponse, String> {
+        let mut sent = 0;
+        while sent < MAX_SENDS {
+            if !self.is_here().await {
+                return Err(away());
+            }
+            match self.forward(call, body).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Err(silent(call)),
+                    // Its socket is closed already.
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {}
+                    _ => {
+                        sent += 1;
+                        let call = excerpt(call);
+                        tracing::warn!(call, sent, %error, "netplugin ended during an engine's call");
+                    }
+                },
+            }
+            pause(CONNECT_DELAY).await;
+        }
+        Err(format!(
+            "netplugin ended {MAX_SENDS} times during {call}: see `journalctl -u netplugin` on this node"
+        ))
+    }
+
     /// Waits for netplugin until its restart can't be meant any more.
     async fn is_here(&mut self) -> bool {
         loop {
@@ -186,9 +246,34 @@ pub(super) fn listen_unless_held(
 ) -> Result<Option<UnixListener>, ServerError> {
     match holder_of(&socket) {
         Some(held) if held == run_dir => Ok(None),
-        _ => {
+        Some(held) => Err(ServerError::HeldForAnother {
+            socket,
+            held,
+            ours: run_dir.to_owned(),
+        }),
+        None => {
             tracing::info!(socket = %socket.display(), "no `netplugin docker-sockets` runs: serve the engine's calls on its socket, until this netplugin ends");
             server::listen(socket).map(Some)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netplugin_that_ends_soon_again_and_again_counts_as_away_from_its_second_end_on() {
+        let begin = Instant::now();
+        let second = |number: u64| begin + Duration::from_secs(number);
+        let mut ends = Ends::new(begin);
+        assert_eq!(ends.note(second(1), second(2)), second(2));
+        assert_eq!(ends.note(second(3), second(4)), second(4));
+        for number in [5, 15, 25] {
+            let ended = ends.note(second(number), second(number + 9));
+            assert_eq!(ended, second(4), "{number}");
+        }
+        assert_eq!(ends.note(second(40), second(51)), second(51), "it ran well");
+        assert_eq!(ends.note(second(52), second(53)), second(53));
     }
 }

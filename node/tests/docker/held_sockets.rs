@@ -1,8 +1,13 @@
 //! The process that holds the engine's plugin sockets while netplugin is away or restarts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixListener;
+use tokio::time::timeout;
 
 use crate::support::engine::{End, IMAGE_NAME};
 use crate::support::host::{Host, host};
@@ -12,6 +17,8 @@ use crate::support::requests::{options, plugin, reference};
 
 const AWAY: &str = "netplugin doesn't run on this node";
 const ENGINE_START_LIMIT: Duration = Duration::from_secs(10);
+/// A call is answered within this time whatever happens to netplugin.
+const CALL_LIMIT: Duration = Duration::from_secs(22);
 const REFUSAL_LIMIT: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,6 +65,53 @@ async fn call_is_refused_at_once_while_netplugin_is_away() {
     );
     plugin.start_again();
     plugin.call("NetworkDriver.DiscoverNew", json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn call_during_which_netplugin_ends_again_and_again_is_refused() {
+    let (_folder, mut plugin) = plugin();
+    plugin.hold_sockets().await;
+    plugin.stop().await;
+    let own = plugin.config.run_dir.join("docker-local.sock");
+    std::fs::remove_file(&own).expect("its socket stays when it ends");
+    let listener = UnixListener::bind(&own).expect("bound");
+    let sent = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&sent);
+    // Each connection ends with the first bytes of a call; the holder's own connection stays.
+    let netplugin = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let sent = Arc::clone(&counted);
+            tokio::spawn(async move {
+                if stream.read(&mut [0; 64]).await.is_ok_and(|it| it > 0) {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let call = "NetworkDriver.Leave";
+    let refused = timeout(CALL_LIMIT, plugin.refused(call, reference())).await;
+    let refused = refused.expect("an answer in time");
+    assert!(refused.contains("ended 3 times during"), "{refused}");
+    assert_eq!(sent.load(Ordering::Relaxed), 3);
+    netplugin.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_of_another_run_directory_are_refused_with_both_directories() {
+    let (_folder, mut plugin) = plugin();
+    plugin.hold_sockets().await;
+    let held = plugin.config.run_dir.clone();
+    let other = held.with_file_name("other");
+    plugin.stop().await;
+    plugin.config.run_dir = other.clone();
+    let error = plugin.try_start().expect_err("another run directory");
+    let error = error.to_string();
+    for part in ["netplugin-docker", "NETPLUGIN_DIRECTORIES"] {
+        assert!(error.contains(part), "{error}");
+    }
+    for folder in [held, other] {
+        assert!(error.contains(&*folder.to_string_lossy()), "{error}");
+    }
 }
 
 impl Host {

@@ -7,7 +7,7 @@ use bus_schema::node::LogState;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use node::docker::sockets::hold;
-use node::docker::{DockerConfig, DockerHandle, start};
+use node::docker::{DockerConfig, DockerHandle, ServerError, start};
 use node::healing::Healings;
 use node::surroundings::ResolverFiles;
 use node_core::projection::Projection;
@@ -87,13 +87,16 @@ impl Plugin {
     }
 
     pub(crate) fn start_again(&mut self) {
-        let started = start(
+        self.handle = Some(self.try_start().expect("the socket is free"));
+    }
+
+    pub(crate) fn try_start(&self) -> Result<DockerHandle, ServerError> {
+        start(
             self.config.clone(),
             self.endpoints.clone(),
             self.projection.subscribe(),
             self.log.subscribe(),
-        );
-        self.handle = Some(started.expect("the socket is free"));
+        )
     }
 
     pub(crate) async fn stop(&mut self) {
