@@ -1,12 +1,14 @@
 //! Answers requests to this node, which come by the bus: rule counters from the kernel, traces from the
 //! facts, DNS answers for its containers with their reasons, and the examination of its machine.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bus_schema::TenantName;
-use bus_schema::lookup::{Lookup, Outcome, Resolution};
+use bus_schema::lookup::{EngineAnswer, Lookup, Outcome, Resolution};
 use bus_schema::node::{Flow, NodeReply, NodeRequest};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::cleanup::Cleaner;
@@ -22,6 +24,10 @@ use node_dns::{DnsHandle, ask_engine};
 
 /// Limits the requests that wait; a caller beyond it waits to send.
 pub const MAX_WAITING_QUESTIONS: usize = 64;
+
+/// Limits the questions that an engine's resolver is asked at a time. An answer takes up to four seconds,
+/// and each holds one of the node's places for requests.
+const MAX_ENGINE_QUESTIONS: usize = 4;
 
 #[derive(Debug)]
 pub struct Question {
@@ -62,6 +68,7 @@ impl Inquiry {
     pub async fn run(self, mut questions: mpsc::Receiver<Question>) {
         let (mut examinations, mut cleanups) = (JoinSet::new(), JoinSet::new());
         let mut resolutions = JoinSet::new();
+        let places = Arc::new(Semaphore::new(MAX_ENGINE_QUESTIONS));
         while let Some(Question { request, answer }) = questions.recv().await {
             let reply = match request {
                 NodeRequest::Examine => {
@@ -81,7 +88,7 @@ impl Inquiry {
                 NodeRequest::Resolve(lookup) => {
                     while resolutions.try_join_next().is_some() {}
                     let resolution = self.dns.explain(&lookup);
-                    let docker = self.docker_container(&lookup);
+                    let docker = self.engine_question(&lookup, &places);
                     resolutions.spawn_blocking(move || {
                         let resolution = with_engine(resolution, &lookup, docker);
                         let _ = answer.send(NodeReply::Resolved(resolution));
@@ -97,8 +104,8 @@ impl Inquiry {
         }
     }
 
-    /// The engine's socket and the container of the engine that asks, if it is one.
-    fn docker_container(&self, lookup: &Lookup) -> Option<(PathBuf, String)> {
+    /// The question to the engine's resolver, if a container of the engine asks.
+    fn engine_question(&self, lookup: &Lookup, places: &Arc<Semaphore>) -> Option<EngineQuestion> {
         let engine = self.engine.clone()?;
         let snapshot = self.snapshots.borrow();
         let mut endpoints = snapshot.endpoints.values();
@@ -107,7 +114,11 @@ impl Inquiry {
                 && it.addresses.contains(&lookup.from)
                 && matches!(it.owner, Owner::Docker { .. })
         })?;
-        Some((engine, asker.container.clone()?))
+        Some(EngineQuestion {
+            engine,
+            container: asker.container.clone()?,
+            place: Arc::clone(places).try_acquire_owned().ok(),
+        })
     }
 
     /// Examines the machine in a task, since it takes seconds. One runs at a time, since two would
@@ -154,17 +165,39 @@ impl Inquiry {
     }
 }
 
+/// A question to the resolver of an engine.
+#[derive(Debug)]
+struct EngineQuestion {
+    /// The engine's socket.
+    engine: PathBuf,
+    /// The container that asks.
+    container: String,
+    /// Absent: as many as may be are asked already.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl EngineQuestion {
+    /// Blocks.
+    fn ask(&self, lookup: &Lookup) -> io::Result<EngineAnswer> {
+        if self.place.is_none() {
+            return Err(io::Error::other(format!(
+                "this node asks {MAX_ENGINE_QUESTIONS} such questions at a time; try again"
+            )));
+        }
+        ask_engine(&sandbox_of(&self.engine, &self.container)?, lookup)
+    }
+}
+
 /// Adds the answer of Docker's own resolver, which the container asks first. Blocks.
 fn with_engine(
     mut resolution: Resolution,
     lookup: &Lookup,
-    docker: Option<(PathBuf, String)>,
+    docker: Option<EngineQuestion>,
 ) -> Resolution {
-    let Some((engine, container)) = docker else {
+    let Some(question) = docker else {
         return resolution;
     };
-    let answer = sandbox_of(&engine, &container).and_then(|it| ask_engine(&it, lookup));
-    match answer {
+    match question.ask(lookup) {
         Ok(mut answer) => {
             // About other names the host's resolvers don't set AA either.
             answer.first &= resolution.outcome == Outcome::Found;
@@ -175,4 +208,44 @@ fn with_engine(
         )),
     }
     resolution
+}
+
+#[cfg(test)]
+mod tests {
+    use bus_schema::lookup::RecordKind;
+
+    use super::*;
+
+    #[test]
+    fn question_beyond_the_places_is_answered_without_the_engine() {
+        let places = Arc::new(Semaphore::new(1));
+        let lookup = Lookup {
+            tenant: TenantName::default_tenant(),
+            from: "20.1.1.1".parse().unwrap(),
+            name: "web".to_owned(),
+            record: RecordKind::A,
+        };
+        let ask = || {
+            let resolution = Resolution {
+                outcome: Outcome::Found,
+                records: Vec::new(),
+                ttl: 5,
+                because: Vec::new(),
+                refused: false,
+                engine: None,
+            };
+            let question = EngineQuestion {
+                engine: PathBuf::from("/nonexistent/docker.sock"),
+                container: "c1".to_owned(),
+                place: Arc::clone(&places).try_acquire_owned().ok(),
+            };
+            with_engine(resolution, &lookup, Some(question)).because
+        };
+        let held = Arc::clone(&places).try_acquire_owned();
+        assert!(ask()[0].ends_with("try again"), "{:?}", ask());
+        drop(held);
+        for _ in 0..2 {
+            assert!(ask()[0].contains("No such file"), "{:?}", ask());
+        }
+    }
 }
