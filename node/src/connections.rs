@@ -1,16 +1,18 @@
 //! Watches conntrack's tables: how full they are, and which endpoints have had connections refused
 //! because they have too many. For Prometheus, and as alarms.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bus_schema::TenantName;
 use bus_schema::node::{Alarm, DomainKind, Grade};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::endpoint::Snapshot;
 use crate::metrics;
+use crate::status::listed;
 use node_core::desired::{Params, domain_name, tenants, zone};
 use node_core::endpoint::Locals;
 use node_core::projection::Projection;
@@ -19,10 +21,11 @@ use node_datapath::{ConntrackUsage, Datapath, DatapathError, RefusedConnections}
 use runtime::pause;
 
 const READ_INTERVAL: Duration = Duration::from_secs(5);
+/// In VRFs the entries of each tenant are counted by a dump of the whole table, no more than so many
+/// entries a second.
+const COUNTED_ENTRIES_PER_SECOND: u32 = 10_000;
 /// From this part of a table on there is an alarm, in percent.
 const NEARLY_FULL_PERCENT: u64 = 80;
-/// The endpoints that one alarm names.
-const MAX_NAMED_ENDPOINTS: usize = 10;
 
 /// Reads the kernel's tables at intervals.
 #[derive(Debug)]
@@ -31,8 +34,49 @@ pub struct ConnectionWatch {
     pub datapath: Datapath,
     pub facts: watch::Receiver<Projection>,
     pub snapshots: watch::Receiver<Snapshot>,
-    /// The refused packets of each place at the last reading.
-    pub refused: BTreeMap<Place, u64>,
+    pub last: LastReading,
+}
+
+/// The state after a reading.
+#[derive(Debug, Default)]
+pub struct LastReading {
+    /// The refused packets of each place.
+    refused: BTreeMap<Place, u64>,
+    /// The tenants whose entries were counted.
+    counted: BTreeSet<TenantName>,
+    /// The time of the last dump of the whole table.
+    dumped_at: Option<Instant>,
+}
+
+impl LastReading {
+    /// Forgets the places of tenants that are gone, and returns those whose entries were counted.
+    fn forget_gone(&mut self, kind: DomainKind, tenants: &[TenantName]) -> Vec<TenantName> {
+        let places: Vec<Place> = tenants.iter().map(|it| place_of(kind, it)).collect();
+        self.refused.retain(|place, _| places.contains(place));
+        let gone = self.counted.iter().filter(|it| !tenants.contains(it));
+        let gone = gone.cloned().collect();
+        self.counted = tenants.iter().cloned().collect();
+        gone
+    }
+
+    /// Whether the whole table, with so many entries, is to be dumped now.
+    fn must_dump(&mut self, entries: u32, now: Instant) -> bool {
+        let seconds = u64::from(entries / COUNTED_ENTRIES_PER_SECOND);
+        let interval = READ_INTERVAL.max(Duration::from_secs(seconds));
+        let must = self.dumped_at.is_none_or(|at| now >= at + interval);
+        if must {
+            self.dumped_at = Some(now);
+        }
+        must
+    }
+}
+
+/// The place whose conntrack table has a tenant's entries.
+fn place_of(kind: DomainKind, tenant: &TenantName) -> Place {
+    match kind {
+        DomainKind::Vrf => Place::Host,
+        DomainKind::Netns => Place::Domain(domain_name(kind, tenant)),
+    }
 }
 
 /// The facts of one reading.
@@ -47,10 +91,7 @@ impl ConnectionWatch {
     /// Reads the tables every [`READ_INTERVAL`], for ever.
     pub async fn run(mut self, alarms: watch::Sender<Vec<Alarm>>) {
         loop {
-            let now = self.read().await.unwrap_or_else(|error| {
-                tracing::debug!(%error, "can't read conntrack's tables");
-                Vec::new()
-            });
+            let now = self.read().await;
             alarms.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;
@@ -60,7 +101,8 @@ impl ConnectionWatch {
         }
     }
 
-    async fn read(&mut self) -> Result<Vec<Alarm>, DatapathError> {
+    /// A table that can't be read, as that of a domain that isn't made yet, leaves out its own alarms.
+    async fn read(&mut self) -> Vec<Alarm> {
         let facts = self.facts.borrow().clone();
         let locals = self.snapshots.borrow().endpoints.clone();
         let reading = Reading {
@@ -69,30 +111,45 @@ impl ConnectionWatch {
             facts,
             locals,
         };
+        for tenant in self.last.forget_gone(reading.kind, &reading.tenants) {
+            metrics::conntrack_entries(tenant.as_str(), 0);
+        }
+        let mut alarms = or_none(self.read_host(&reading).await);
+        if reading.kind == DomainKind::Netns {
+            for tenant in &reading.tenants {
+                alarms.extend(or_none(self.read_domain(&reading, tenant).await));
+            }
+        }
+        alarms
+    }
+
+    async fn read_host(&mut self, reading: &Reading) -> Result<Vec<Alarm>, DatapathError> {
         let usage = self.datapath.conntrack_usage(&Place::Host).await?;
         metrics::conntrack_entries("", usage.entries.into());
         metrics::conntrack_max(usage.max);
         let mut alarms: Vec<Alarm> = nearly_full("this host", usage).into_iter().collect();
-        match reading.kind {
-            DomainKind::Vrf => {
-                self.count_zones(&reading).await?;
-                alarms.extend(
-                    self.refused(&reading, Place::Host, &reading.tenants)
-                        .await?,
-                );
-            }
-            DomainKind::Netns => {
-                for tenant in &reading.tenants {
-                    let place = Place::Domain(domain_name(reading.kind, tenant));
-                    let usage = self.datapath.conntrack_usage(&place).await?;
-                    metrics::conntrack_entries(tenant.as_str(), usage.entries.into());
-                    alarms.extend(nearly_full(&format!("tenant {tenant}"), usage));
-                    let of = std::slice::from_ref(tenant);
-                    alarms.extend(self.refused(&reading, place, of).await?);
-                }
+        if reading.kind == DomainKind::Vrf {
+            let of = &reading.tenants;
+            alarms.extend(or_none(self.refused(reading, Place::Host, of).await));
+            if self.last.must_dump(usage.entries, Instant::now()) {
+                self.count_zones(reading).await?;
             }
         }
         Ok(alarms)
+    }
+
+    async fn read_domain(
+        &mut self,
+        reading: &Reading,
+        tenant: &TenantName,
+    ) -> Result<Vec<Alarm>, DatapathError> {
+        let place = place_of(reading.kind, tenant);
+        let usage = self.datapath.conntrack_usage(&place).await?;
+        metrics::conntrack_entries(tenant.as_str(), usage.entries.into());
+        let full = nearly_full(&format!("tenant {tenant}"), usage);
+        let of = std::slice::from_ref(tenant);
+        let refused = or_none(self.refused(reading, place, of).await);
+        Ok(full.into_iter().chain(refused).collect())
     }
 
     async fn count_zones(&self, reading: &Reading) -> Result<(), DatapathError> {
@@ -113,7 +170,7 @@ impl ConnectionWatch {
     ) -> Result<Option<Alarm>, DatapathError> {
         let RefusedConnections { packets, lately } =
             self.datapath.refused_connections(&place).await?;
-        let before = self.refused.insert(place, packets);
+        let before = self.last.refused.insert(place, packets);
         // Packets before netplugin's start are of an unknown time.
         let new = before.map_or(0, |it| packets.checked_sub(it).unwrap_or(packets));
         metrics::refused_connections(new);
@@ -147,25 +204,27 @@ impl Reading {
     }
 }
 
+/// The result of one table; nothing if it can't be read.
+fn or_none<T: Default>(read: Result<T, DatapathError>) -> T {
+    read.unwrap_or_else(|error| {
+        tracing::debug!(%error, "can't read a conntrack table");
+        T::default()
+    })
+}
+
 fn nearly_full(owner: &str, usage: ConntrackUsage) -> Option<Alarm> {
     let ConntrackUsage { entries, max } = usage;
     let full = u64::from(entries) * 100 >= u64::from(max) * NEARLY_FULL_PERCENT;
     (full && max > 0).then(|| {
         let text = format!(
-            "the conntrack table of {owner} holds {entries} of {max} entries; a full one accepts no new connection: lower `netctl net update NETWORK --max-connections N`, or raise the sysctl net.netfilter.nf_conntrack_max"
+            "the conntrack table of {owner} holds {entries} of {max} entries; a full one accepts no new connection: lower `netctl net update NETWORK --max-connections N`, or raise the sysctl net.netfilter.nf_conntrack_max and restart netplugin, which reads it when it starts"
         );
         Alarm::new(Grade::Warning, "conntrack-full", text)
     })
 }
 
-fn too_many(mut names: Vec<String>) -> Option<Alarm> {
-    names.sort();
-    let more = names.len().saturating_sub(MAX_NAMED_ENDPOINTS);
-    names.truncate(MAX_NAMED_ENDPOINTS);
-    if more > 0 {
-        names.push(format!("{more} more"));
-    }
-    let names = (!names.is_empty()).then(|| names.join(", "))?;
+fn too_many(names: Vec<String>) -> Option<Alarm> {
+    let names = listed(names)?;
     let text = format!(
         "these endpoints have as many connections as they may open, and new ones were refused in the last minute: {names}; `netctl net update NETWORK --max-connections N` lets them open more"
     );
@@ -194,5 +253,31 @@ mod tests {
         let alarm = too_many(names).expect("an alarm");
         assert!(alarm.text.contains("e09, 2 more;"), "{alarm:?}");
         assert_eq!(too_many(Vec::new()), None);
+    }
+
+    #[test]
+    fn whole_table_is_dumped_the_less_often_the_larger_it_is() {
+        let (mut last, begin) = (LastReading::default(), Instant::now());
+        let mut dumps =
+            |entries, second| last.must_dump(entries, begin + Duration::from_secs(second));
+        assert!(dumps(100, 0), "the first time");
+        assert!(!dumps(100, 4) && dumps(100, 5));
+        assert!(!dumps(200_000, 24) && dumps(200_000, 25));
+    }
+
+    #[test]
+    fn tenants_that_are_gone_are_forgotten() {
+        let [red, blue] = ["red", "blue"].map(|it| TenantName::new(it).expect("a name"));
+        let kind = DomainKind::Netns;
+        let mut last = LastReading::default();
+        assert_eq!(last.forget_gone(kind, &[red.clone(), blue.clone()]), []);
+        for tenant in [&red, &blue] {
+            last.refused.insert(place_of(kind, tenant), 1);
+        }
+        let gone = last.forget_gone(kind, std::slice::from_ref(&red));
+        assert_eq!(gone, std::slice::from_ref(&blue));
+        let left: Vec<&Place> = last.refused.keys().collect();
+        assert_eq!(left, [&place_of(kind, &red)]);
+        assert_eq!(last.forget_gone(kind, &[red]), [], "told once");
     }
 }

@@ -22,6 +22,9 @@ use node_core::projection::{EndpointsView, Projection, full_name};
 use node_dns::DnsHandle;
 use runtime::pause;
 
+/// The names in the text of one alarm.
+const MAX_LISTED: usize = 10;
+
 /// The channels from which the status is collected.
 #[derive(Debug)]
 pub struct StatusSources {
@@ -247,18 +250,15 @@ fn nameless(facts: &Projection, endpoints: &Locals) -> Option<Alarm> {
             groups.next()?
         ))
     };
-    let names: Vec<String> = endpoints.values().filter_map(|it| taken(it)).collect();
-    (!names.is_empty()).then(|| {
-        let text = format!(
-            "a group of their network has the name of these containers, so only its members are found by it: {}; attach them to the group or give them another name",
-            names.join(", ")
-        );
-        Alarm::new(Grade::Warning, "group-name", text)
-    })
+    let names = listed(endpoints.values().filter_map(|it| taken(it)).collect())?;
+    let text = format!(
+        "a group of their network has the name of these containers, so only its members are found by it: {names}; attach them to the group or give them another name"
+    );
+    Some(Alarm::new(Grade::Warning, "group-name", text))
 }
 
 /// An alarm of the endpoints that are closed because this node doesn't hold their addresses any more.
-fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Vec<Alarm> {
+fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Option<Alarm> {
     let closed = |endpoint: &&LocalEndpoint| {
         let network = facts.network(&endpoint.tenant, &endpoint.network);
         let held = |network: &node_core::projection::NetworkFact| {
@@ -271,18 +271,22 @@ fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Vec<Alarm>
         let name = endpoint.name.as_deref().unwrap_or(endpoint.id.as_str());
         format!("{name} in {}/{}", endpoint.tenant, endpoint.network)
     };
-    let names: Vec<String> = endpoints
-        .values()
-        .map(|it| &**it)
-        .filter(closed)
-        .map(name)
-        .collect();
-    if names.is_empty() {
-        return Vec::new();
-    }
+    let all = endpoints.values().map(|it| &**it);
+    let names = listed(all.filter(closed).map(name).collect())?;
     let text = format!(
-        "the addresses of these endpoints were taken from this node, and they are cut off: {}; start their containers again",
-        names.join(", ")
+        "the addresses of these endpoints were taken from this node, and they are cut off: {names}; start their containers again"
     );
-    vec![wrong("block-revoked", text)]
+    Some(wrong("block-revoked", text))
+}
+
+/// A list for an alarm: the first [`MAX_LISTED`] of these names in their order, and the number of the
+/// others; `None` if there is none.
+pub(crate) fn listed(mut names: Vec<String>) -> Option<String> {
+    names.sort();
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    (!names.is_empty()).then(|| names.join(", "))
 }

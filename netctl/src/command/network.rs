@@ -116,7 +116,8 @@ struct GivenNetworkSettings {
 #[derive(Debug, Args)]
 struct NetworkSettings {
     /// The connections that each endpoint may open on a node at a time; a new one beyond them is
-    /// refused. 0: as many as --max-connections of the tenant [default: 0]
+    /// refused. From 128 on up to 11/8 of it may pass. 0: as many as --max-connections of the tenant
+    /// [default: 0]
     #[arg(long, value_name = "N")]
     max_connections: Option<u32>,
 }

@@ -72,7 +72,8 @@ pub(crate) struct GivenTenantSettings {
 #[derive(Debug, Args)]
 pub(crate) struct TenantSettings {
     /// The connections that each endpoint may open on a node at a time, if its network has no number of
-    /// its own. 0: a quarter of the node's conntrack table [default: 0]
+    /// its own. From 128 on up to 11/8 of it may pass. 0: a quarter of the node's conntrack table
+    /// [default: 0]
     #[arg(long, value_name = "N")]
     max_connections: Option<u32>,
 }

@@ -53,6 +53,7 @@ use std::sync::Arc;
 use bus_schema::node::{Counter, DomainKind};
 use tokio::sync::Mutex;
 
+use self::conntrack::Conntrack;
 pub use self::conntrack::{Connection, ConntrackUsage};
 use self::error::failure;
 pub use self::error::{BatchError, DatapathError, Failure};
@@ -114,6 +115,8 @@ struct Inner {
     kind: DomainKind,
     netns_dir: PathBuf,
     host: OpenNamespace,
+    /// A second socket to the host's conntrack: a dump of the table takes long, and must delay no change.
+    host_conntrack: Conntrack,
     /// The namespaces of domains in which something was done.
     domains: Mutex<BTreeMap<String, OpenNamespace>>,
     sender: ChangeSender,
@@ -142,6 +145,7 @@ impl Datapath {
             error,
         };
         let host = Namespace::open(&path).map_err(failed)?;
+        let host_conntrack = Conntrack::open(&host).await.map_err(failed)?;
         let (sender, changes) = monitor::channel();
         let host = OpenNamespace::open(Place::Host, host, &[], sender.clone()).await;
         Ok(Self {
@@ -149,6 +153,7 @@ impl Datapath {
                 kind,
                 netns_dir: options.netns_dir,
                 host: host.map_err(failed)?,
+                host_conntrack,
                 domains: Mutex::default(),
                 sender,
                 changes: Mutex::new(Some(changes)),
@@ -232,7 +237,8 @@ impl Datapath {
         &self,
         place: &Place,
     ) -> Result<BTreeMap<u16, u64>, DatapathError> {
-        let count = async { self.conntrack(&place.netfilter()).await?.zones().await };
+        let place_of_table = place.netfilter();
+        let count = async { self.conntrack_reader(&place_of_table).await?.zones().await };
         count.await.map_err(failure("count connections", place))
     }
 

@@ -163,6 +163,14 @@ impl Datapath {
         self.with_open(place, |it| it.conntrack.clone()).await
     }
 
+    /// A socket for long reads.
+    pub(super) async fn conntrack_reader(&self, place: &Place) -> io::Result<Conntrack> {
+        match place.own_namespace() {
+            Some(_) => self.conntrack(place).await,
+            None => Ok(self.inner.host_conntrack.clone()),
+        }
+    }
+
     /// Uses the sockets in a place's namespace; opens them again when the namespace was made again.
     async fn with_open<T>(
         &self,

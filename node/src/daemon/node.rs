@@ -145,7 +145,16 @@ async fn check_journal(
 /// A quarter of the host's conntrack table.
 async fn max_connections(datapath: &Datapath) -> Result<u32, StartError> {
     let usage = datapath.conntrack_usage(&Place::Host).await?;
-    Ok((usage.max / 4).max(1))
+    Ok(quarter(usage.max))
+}
+
+/// A quarter of a table's size, of which 0 means no limit (`nf_conntrack_max` in the kernel's
+/// nf_conntrack-sysctl.rst).
+fn quarter(table: u32) -> u32 {
+    match table {
+        0 => u32::MAX,
+        table => (table / 4).max(1),
+    }
 }
 
 /// Reads the fixed rules back as the kernel stores them. Without it a resync still finds rules that are
@@ -163,5 +172,17 @@ fn identity(config: &DaemonConfig) -> Identity {
         node: config.name.clone(),
         machine: config.machine.clone(),
         vtep: config.vtep,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quarter;
+
+    #[test]
+    fn table_without_a_limit_gives_endpoints_none() {
+        assert_eq!(quarter(262_144), 65_536);
+        assert_eq!(quarter(3), 1);
+        assert_eq!(quarter(0), u32::MAX);
     }
 }

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bus_schema::node::NodeStatus;
@@ -9,7 +8,7 @@ use super::node::Node;
 use super::{DaemonConfig, StartError};
 use crate::cleanup::{Cleaner, CleanupReply};
 use crate::cni::Cni;
-use crate::connections::ConnectionWatch;
+use crate::connections::{ConnectionWatch, LastReading};
 use crate::docker::{self, DockerHandle};
 use crate::inquiry::Inquiry;
 use crate::local::{self, Api, Leaving};
@@ -84,7 +83,7 @@ impl Services {
             datapath: node.datapath.clone(),
             facts: node.facts.subscribe(),
             snapshots: node.endpoints.snapshots(),
-            refused: BTreeMap::new(),
+            last: LastReading::default(),
         }
     }
 

@@ -20,9 +20,15 @@ const HASH_VALUES: u32 = 1 << 16;
 /// The time-outs of TCP connections in seconds.
 ///
 /// An established one that is idle ends after a day, as kube-proxy has it, instead of the kernel's
-/// five; RFC 5382 §5 asks for at least 2 h 4 min. A closed one ends soon, because `ct count` doesn't
-/// count it (`already_closed`), while it takes a place of the table.
-const TCP_TIMEOUTS: &str = "established: 86400, time_wait: 10, close: 5";
+/// five; RFC 5382 §5 asks for at least 2 h 4 min. A closed one ends after a second, because `ct count`
+/// doesn't count it (`already_closed`), while it takes a place of the table: an endpoint that opens and
+/// closes N connections a second holds N places beyond its limit. A lost last ACK of a connection is
+/// usually repeated within that second.
+const TCP_TIMEOUTS: &str = "established: 86400, time_wait: 1, close: 1";
+
+/// The name of these time-outs in the table. Others need another name: the kernel leaves those of an
+/// object that exists as they are.
+const TCP_TIMEOUT_OBJECT: &str = "tcp_ends";
 
 /// The limit of each bucket of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,13 +85,13 @@ impl Ruleset {
         );
         self.counter(REFUSED_CONNECTIONS);
         self.object(format!(
-            "ct timeout tcp_idle {{ protocol tcp; l3proto ip; policy = {{ {TCP_TIMEOUTS} }}; }}"
+            "ct timeout {TCP_TIMEOUT_OBJECT} {{ protocol tcp; l3proto ip; policy = {{ {TCP_TIMEOUTS} }}; }}"
         ));
         let hash = |of: &str| format!("ct mark set jhash ip daddr . {of} mod {HASH_VALUES}");
         self.chain(
             "limited",
             &[
-                r#"ct timeout set "tcp_idle""#,
+                &format!("ct timeout set \"{TCP_TIMEOUT_OBJECT}\""),
                 // The second rule ends where a packet has no ports.
                 &hash("meta l4proto"),
                 &hash("th sport . th dport"),

@@ -96,6 +96,48 @@ async fn connections_beyond_the_limit_are_refused_on_both_hosts_and_harm_nobody_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limit_of_several_buckets_lets_all_of_it_pass_and_at_most_three_eighths_more() {
+    const MAX: usize = 256;
+    let mut world = one_tenant().await;
+    limit(&mut world, 256).await;
+    let greedy = world.attach(0, "red", "net", "greedy", "20.1.1.1").await;
+    let _far = world.attach(1, "red", "net", "far", "20.1.1.129").await;
+    send_to_ports(&greedy, "20.1.1.129", 5_000..7_000);
+    for host in [0, 1] {
+        let open = count(&world, host, "20.1.1.1").await;
+        assert!(
+            (MAX..=MAX * 11 / 8).contains(&open),
+            "{open} on host {host}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_tcp_connections_leave_the_table_within_a_second() {
+    let mut world = one_tenant().await;
+    world.sync_all().await;
+    let client = world.attach(0, "red", "net", "client", "20.1.1.1").await;
+    let server = world.attach(1, "red", "net", "server", "20.1.1.129").await;
+    let listener = listen(&server, 80);
+    for _ in 0..5 {
+        let stream = opens(&client, "20.1.1.129", 80).expect("a connection");
+        assert!(carries(&listener, &stream));
+    }
+    for host in [0, 1] {
+        for state in ["TIME_WAIT", "CLOSE"] {
+            let list = format!("conntrack -L -p tcp --state {state}");
+            let listed = world.in_domain(host, "red", &list);
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let ours = listed.lines().filter(|it| it.contains("src=20.1.1.1"));
+            let seconds = ours.filter_map(|it| it.split_whitespace().nth(2));
+            for second in seconds {
+                assert!(["0", "1"].contains(&second), "{listed}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn queries_to_the_domain_itself_count_as_connections() {
     let mut world = one_tenant().await;
     limit(&mut world, 20).await;
