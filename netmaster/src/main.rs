@@ -75,7 +75,7 @@ struct BusArgs {
     nats: Option<String>,
     /// A file with that address, or with a line CONTIV_NATS_URL=…: the token then stands on no command
     /// line and in no environment [default: $CONTIV_NATS_FILE]
-    #[arg(long, value_name = "FILE", conflicts_with = "nats")]
+    #[arg(long, value_name = "FILE")]
     nats_file: Option<PathBuf>,
 }
 

@@ -77,7 +77,7 @@ struct Run {
     nats: Option<String>,
     /// A file with that address, or with a line CONTIV_NATS_URL=…: the token then stands on no command
     /// line and in no environment [default: $CONTIV_NATS_FILE]
-    #[arg(long, value_name = "FILE", conflicts_with = "nats")]
+    #[arg(long, value_name = "FILE")]
     nats_file: Option<PathBuf>,
     #[arg(long, default_value = "/var/lib/contiv")]
     state_dir: PathBuf,
