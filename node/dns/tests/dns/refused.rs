@@ -92,8 +92,8 @@ async fn question_is_refused_by_its_own_protocol_if_out_rules_deny_the_resolver(
 #[tokio::test(flavor = "multi_thread")]
 async fn answer_of_a_resolver_is_given_only_to_askers_who_may_ask_it() {
     let (first, second) = (
-        Resolver::start_with("192.0.2.1").await,
-        Resolver::start_with("192.0.2.2").await,
+        Resolver::start_with("192.0.2.1", 60).await,
+        Resolver::start_with("192.0.2.2", 60).await,
     );
     let world = World::new(&[first.address, second.address]).await;
     deny_out_to(&world, None, Some(first.address));

@@ -80,11 +80,11 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     pub(crate) async fn start() -> Self {
-        Self::start_with("192.0.2.7").await
+        Self::start_with("192.0.2.7", 0).await
     }
 
-    /// Answers this address for the names in `example.test`.
-    pub(crate) async fn start_with(answer: &str) -> Self {
+    /// Answers this address for the names in `example.test`, with a TTL in seconds; 0: no cache keeps it.
+    pub(crate) async fn start_with(answer: &str, ttl: u32) -> Self {
         let address = unused_loopback();
         let long = "x".repeat(250);
         let process = Command::new("dnsmasq")
@@ -101,6 +101,7 @@ impl Resolver {
             ])
             .arg(format!("--listen-address={address}"))
             .arg(format!("--address=/example.test/{answer}"))
+            .arg(format!("--local-ttl={ttl}"))
             .arg("--local=/test/")
             .args((0..12).map(|n| format!("--txt-record=big.test,{n}{long}")))
             .stdin(Stdio::null())
