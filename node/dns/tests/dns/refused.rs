@@ -97,7 +97,11 @@ async fn answer_of_a_resolver_is_given_only_to_askers_who_may_ask_it() {
     );
     let world = World::new(&[first.address, second.address]).await;
     deny_out_to(&world, None, Some(first.address));
-    let ask = |asker: &str| world.default.short(asker, &["www.example.test"]);
+    let ask = |asker: &str| {
+        world
+            .default
+            .short(asker, &["www.example.test", "+nocookie"])
+    };
     for _ in 0..2 {
         assert_eq!(ask("20.1.1.1"), "192.0.2.2", "the first resolver is denied");
         assert_eq!(ask("20.1.1.2"), "192.0.2.1", "all are allowed");
