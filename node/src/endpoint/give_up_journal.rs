@@ -151,6 +151,17 @@ impl Manager {
         self.journal_cede(key, address, to)
     }
 
+    /// Whether the record ends a return or a cede of which a task asks netmaster again. Netmaster may have
+    /// leased the block to this node since: without the record's command the task would give it up twice.
+    pub(super) fn ends_too_early(&self, record: &Record) -> bool {
+        let given_up = match record {
+            Record::ReturnEnded { key, block } => (key.clone(), *block),
+            Record::CedeEnded { key, address } => (key.clone(), IpNet::from(*address)),
+            _ => return false,
+        };
+        self.giving_up.count(&given_up) > 0
+    }
+
     /// Journals the address as ceded, once.
     fn journal_cede(
         &mut self,

@@ -90,7 +90,9 @@ impl Manager {
             ManagerMessage::CedeAny(pool, v6, to, count, result) => {
                 result.send(self.cede_any(&pool, v6, &to, count)).ok();
             }
-            ManagerMessage::Write(records, result) => {
+            ManagerMessage::Write(mut records, result) => {
+                // The end of the task's operation wakes `settle`, which ends it again.
+                records.retain(|record| !self.ends_too_early(record));
                 result.send(self.write(&records)).ok();
             }
             ManagerMessage::Restore(records, result) => {
