@@ -43,7 +43,7 @@ fn sound() -> Observations {
             clock: Some(at(10_000)),
             config: json!({
                 "name": "LOG", "deny_delete": true, "deny_purge": true, "allow_atomic": true,
-                "max_msg_size": 262_144,
+                "max_msg_size": bus_schema::limits::MAX_EVENT_BYTES,
             }),
         }),
         streams: Vec::new(),
