@@ -19,16 +19,15 @@ mod soundness;
 mod stream;
 mod view;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use bus_schema::url::{AddressSource, address_source};
+use bus_schema::url::AddressSource;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use runtime::exit;
 use runtime::log::LogFormat;
+use runtime::{bus_address, exit};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -81,8 +80,7 @@ struct BusArgs {
 
 impl BusArgs {
     fn source(&self) -> Result<AddressSource, clap::Error> {
-        let variable = |name: &str| std::env::var(name).ok();
-        address_source(self.nats.clone(), self.nats_file.clone(), variable).ok_or_else(|| {
+        bus_address::source(self.nats.clone(), self.nats_file.clone()).ok_or_else(|| {
             Cli::command().error(
                 ErrorKind::MissingRequiredArgument,
                 "nothing names the bus: give --nats nats://TOKEN@HOST:PORT or --nats-file FILE",
@@ -91,10 +89,7 @@ impl BusArgs {
     }
 
     fn address(&self) -> anyhow::Result<String> {
-        match self.source()? {
-            AddressSource::File(path) => read_address(&path),
-            AddressSource::Url(url) => Ok(url),
-        }
+        bus_address::read(self.source()?)
     }
 }
 
@@ -191,13 +186,4 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         pause_after_append: args.pause_after_append.map(Duration::from_millis),
     };
     Box::pin(daemon::run(config)).await
-}
-
-fn read_address(path: &Path) -> anyhow::Result<String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))?;
-    let address = bus_schema::url::in_file(&text);
-    address
-        .map(str::to_owned)
-        .with_context(|| format!("{shown} has no address: write nats://TOKEN@HOST:PORT into it"))
 }

@@ -18,7 +18,7 @@ use node_core::endpoint::Locals;
 use node_core::projection::Projection;
 use node_core::resource::Place;
 use node_datapath::{ConntrackUsage, Datapath, DatapathError, RefusedConnections};
-use runtime::pause;
+use runtime::{pause, send_if_changed};
 
 const READ_INTERVAL: Duration = Duration::from_secs(5);
 /// In VRFs the entries of each tenant are counted by a dump of the whole table, no more than so many
@@ -50,12 +50,15 @@ pub struct LastReading {
 
 impl LastReading {
     /// Forgets the places of tenants that are gone, and returns those whose entries were counted.
-    fn forget_gone(&mut self, kind: DomainKind, tenants: &[TenantName]) -> Vec<TenantName> {
-        let places: Vec<Place> = tenants.iter().map(|it| place_of(kind, it)).collect();
+    fn forget_gone(
+        &mut self,
+        kind: DomainKind,
+        tenants: &BTreeSet<TenantName>,
+    ) -> BTreeSet<TenantName> {
+        let places: BTreeSet<Place> = tenants.iter().map(|it| place_of(kind, it)).collect();
         self.refused.retain(|place, _| places.contains(place));
-        let gone = self.counted.iter().filter(|it| !tenants.contains(it));
-        let gone = gone.cloned().collect();
-        self.counted = tenants.iter().cloned().collect();
+        let gone = &self.counted - tenants;
+        self.counted.clone_from(tenants);
         gone
     }
 
@@ -84,7 +87,7 @@ struct Reading {
     facts: Projection,
     locals: Locals,
     kind: DomainKind,
-    tenants: Vec<TenantName>,
+    tenants: BTreeSet<TenantName>,
 }
 
 impl ConnectionWatch {
@@ -92,11 +95,7 @@ impl ConnectionWatch {
     pub async fn run(mut self, alarms: watch::Sender<Vec<Alarm>>) {
         loop {
             let now = self.read().await;
-            alarms.send_if_modified(|known| {
-                let changed = *known != now;
-                *known = now;
-                changed
-            });
+            send_if_changed(&alarms, now);
             pause(READ_INTERVAL).await;
         }
     }
@@ -106,7 +105,7 @@ impl ConnectionWatch {
         let facts = self.facts.borrow().clone();
         let locals = self.snapshots.borrow().endpoints.clone();
         let reading = Reading {
-            tenants: tenants(&facts, &locals, &self.params).into_iter().collect(),
+            tenants: tenants(&facts, &locals, &self.params),
             kind: self.params.kind,
             facts,
             locals,
@@ -147,8 +146,8 @@ impl ConnectionWatch {
         let usage = self.datapath.conntrack_usage(&place).await?;
         metrics::conntrack_entries(tenant.as_str(), usage.entries.into());
         let full = nearly_full(&format!("tenant {tenant}"), usage);
-        let of = std::slice::from_ref(tenant);
-        let refused = or_none(self.refused(reading, place, of).await);
+        let of = BTreeSet::from([tenant.clone()]);
+        let refused = or_none(self.refused(reading, place, &of).await);
         Ok(full.into_iter().chain(refused).collect())
     }
 
@@ -166,7 +165,7 @@ impl ConnectionWatch {
         &mut self,
         reading: &Reading,
         place: Place,
-        of: &[TenantName],
+        of: &BTreeSet<TenantName>,
     ) -> Result<Option<Alarm>, DatapathError> {
         let RefusedConnections { packets, lately } =
             self.datapath.refused_connections(&place).await?;
@@ -270,14 +269,15 @@ mod tests {
         let [red, blue] = ["red", "blue"].map(|it| TenantName::new(it).expect("a name"));
         let kind = DomainKind::Netns;
         let mut last = LastReading::default();
-        assert_eq!(last.forget_gone(kind, &[red.clone(), blue.clone()]), []);
+        let [none, of_red, of_blue] = [vec![], vec![&red], vec![&blue]]
+            .map(|it| it.into_iter().cloned().collect::<BTreeSet<_>>());
+        assert_eq!(last.forget_gone(kind, &(&of_red | &of_blue)), none);
         for tenant in [&red, &blue] {
             last.refused.insert(place_of(kind, tenant), 1);
         }
-        let gone = last.forget_gone(kind, std::slice::from_ref(&red));
-        assert_eq!(gone, std::slice::from_ref(&blue));
+        assert_eq!(last.forget_gone(kind, &of_red), of_blue);
         let left: Vec<&Place> = last.refused.keys().collect();
         assert_eq!(left, [&place_of(kind, &red)]);
-        assert_eq!(last.forget_gone(kind, &[red]), [], "told once");
+        assert_eq!(last.forget_gone(kind, &of_red), none, "told once");
     }
 }

@@ -1,12 +1,11 @@
 //! `netplugin`: the daemon of each node, and the commands that call it.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bus_schema::node::DomainKind;
-use bus_schema::url::{AddressSource, address_source};
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use node::daemon::{self, DaemonConfig, Ended, StartError};
@@ -20,6 +19,7 @@ use node::reconciler::Watching;
 use node::{store, underlay};
 use node_datapath::{DatapathError, NeighborTable};
 use node_dns as dns;
+use runtime::bus_address;
 use runtime::exit::{UNREACHABLE, USAGE};
 use runtime::log::LogFormat;
 
@@ -313,16 +313,6 @@ fn code_of(error: &StartError) -> u8 {
     }
 }
 
-fn read_address(path: &Path) -> anyhow::Result<String> {
-    use anyhow::Context;
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))?;
-    let address = bus_schema::url::in_file(&text);
-    address
-        .map(str::to_owned)
-        .with_context(|| format!("{shown} has no address: write nats://TOKEN@HOST:PORT into it"))
-}
-
 fn config(run: Run) -> anyhow::Result<DaemonConfig> {
     use anyhow::Context;
     let machine = std::fs::read_to_string(&run.machine_id_file).with_context(|| {
@@ -337,10 +327,8 @@ fn config(run: Run) -> anyhow::Result<DaemonConfig> {
         "{} is empty: create it with systemd-machine-id-setup",
         run.machine_id_file.display()
     );
-    let variable = |name: &str| std::env::var(name).ok();
-    let nats = match address_source(run.nats, run.nats_file, variable) {
-        Some(AddressSource::File(path)) => read_address(&path)?,
-        Some(AddressSource::Url(url)) => url,
+    let nats = match bus_address::source(run.nats, run.nats_file) {
+        Some(source) => bus_address::read(source)?,
         None => DEFAULT_BUS_URL.to_owned(),
     };
     let logged = store::logged_vtep(&run.state_dir, &run.name);

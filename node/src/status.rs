@@ -20,7 +20,7 @@ use crate::store::Saved;
 use crate::underlay::Change;
 use node_core::projection::{EndpointsView, Projection, full_name};
 use node_dns::DnsHandle;
-use runtime::pause;
+use runtime::{pause, send_if_changed};
 
 /// The names in the text of one alarm.
 const MAX_LISTED: usize = 10;
@@ -109,11 +109,7 @@ impl StatusSources {
         loop {
             let now = self.status();
             metrics::status(&now);
-            status.send_if_modified(|known| {
-                let changed = *known != now;
-                *known = now;
-                changed
-            });
+            send_if_changed(&status, now);
             let closed = tokio::select! {
                 changed = self.log.changed() => changed.is_err(),
                 changed = self.progress.changed() => changed.is_err(),
@@ -184,10 +180,7 @@ fn unpublished(trouble: &str) -> Alarm {
 /// The alarm of endpoints of this node that the bus refuses for their length.
 pub(crate) fn too_long(published: &Published) -> Option<Alarm> {
     let (id, why) = published.too_long.first_key_value()?;
-    let others = match published.too_long.len() {
-        1 => String::new(),
-        count => format!("; and {} more", count - 1),
-    };
+    let others = others(published.too_long.len() - 1);
     Some(wrong(
         "limit",
         format!(
@@ -200,10 +193,7 @@ pub(crate) fn too_long(published: &Published) -> Option<Alarm> {
 pub(crate) fn excess(view: &EndpointsView) -> Option<Alarm> {
     let mut all = view.excess();
     let (subject, why) = all.next()?;
-    let others = match all.count() {
-        0 => String::new(),
-        count => format!("; and {count} more"),
-    };
+    let others = others(all.count());
     let text = format!(
         "what exceeds a limit in other nodes' messages about endpoints is ignored: {subject}: {why}{others}; see `netctl endpoint ls -a`"
     );
@@ -277,6 +267,14 @@ fn stranded(facts: &Projection, endpoints: &Locals, me: &NodeName) -> Option<Ala
         "the addresses of these endpoints were taken from this node, and they are cut off: {names}; start their containers again"
     );
     Some(wrong("block-revoked", text))
+}
+
+/// The number of others beside the one that an alarm shows.
+fn others(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        _ => format!("; and {count} more"),
+    }
 }
 
 /// A list for an alarm: the first [`MAX_LISTED`] of these names in their order, and the number of the

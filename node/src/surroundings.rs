@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use tokio::sync::watch;
 
+use crate::underlay::{ip, is_routed};
 use node_core::desired::is_own_device;
-use runtime::pause;
+use runtime::{pause, send_if_changed};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Limits each list, as they are part of every status.
@@ -98,11 +99,7 @@ pub async fn watch(
 ) {
     while !current.is_closed() {
         let found = read(&files, &engine_subnets.borrow());
-        current.send_if_modified(|known| {
-            let changed = *known != found;
-            *known = found;
-            changed
-        });
+        send_if_changed(&current, found);
         pause(CHECK_INTERVAL).await;
     }
 }
@@ -114,7 +111,7 @@ pub fn read(files: &ResolverFiles, engine_subnets: &[EngineSubnet]) -> Surroundi
         .flatten()
         .filter(|it| !is_own_device(&it.interface_name))
         .filter_map(|it| {
-            let address = IpNet::with_netmask(ip(it.address?)?, ip(it.netmask?)?).ok()?;
+            let address = IpNet::with_netmask(ip(&it.address?)?, ip(&it.netmask?)?).ok()?;
             Some(InterfaceAddress {
                 interface: it.interface_name,
                 address,
@@ -128,19 +125,6 @@ pub fn read(files: &ResolverFiles, engine_subnets: &[EngineSubnet]) -> Surroundi
         resolvers: files.read().addresses(),
         engine_subnets: engine_subnets.iter().take(MAX_ENTRIES).cloned().collect(),
     }
-}
-
-fn ip(address: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-    v4.or_else(|| Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())))
-}
-
-fn is_routed(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !address.is_loopback() && !link_local
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use tokio::sync::watch;
 
 use node_datapath::Datapath;
@@ -45,7 +46,7 @@ fn list(addresses: &[(String, IpAddr)]) -> String {
 /// the primary one: the kernel lists addresses in that order.
 pub fn resolve(asked: &str, logged: Option<IpAddr>) -> Result<IpAddr, UnderlayError> {
     let mut has = addresses().map_err(|error| UnderlayError::System(error.to_string()))?;
-    has.retain(|(_, address)| !address.is_loopback() && !is_link_local(*address));
+    has.retain(|(_, address)| is_routed(*address));
     let address = pick(asked, has, logged)?;
     let name = interface_of(address).unwrap_or_default();
     if is_name(asked) && name != asked {
@@ -122,19 +123,24 @@ pub fn interface_of(address: IpAddr) -> Option<String> {
 
 fn addresses() -> nix::Result<Vec<(String, IpAddr)>> {
     let addresses = getifaddrs()?.filter_map(|interface| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-        let v6 = address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip()));
-        Some((interface.interface_name, v4.or(v6)?))
+        let address = ip(&interface.address?)?;
+        Some((interface.interface_name, address))
     });
     Ok(addresses.collect())
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
+pub(crate) fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+    v4.or_else(|| Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())))
+}
+
+/// Whether routers forward packets to the address.
+pub(crate) fn is_routed(address: IpAddr) -> bool {
+    let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
+    };
+    !address.is_loopback() && !link_local
 }
 
 /// Selects by address, by network, or by interface; IPv4 before IPv6.

@@ -39,6 +39,7 @@ use crate::endpoint::{Description, LocalEndpoint, Owner};
 use crate::healing::Healings;
 use crate::surroundings::ResolverFiles;
 use node_core::projection::Projection;
+use runtime::send_if_changed;
 
 /// Pause between two attempts to connect. An engine takes about a second to start; an attempt costs
 /// one `connect`.
@@ -256,16 +257,8 @@ impl<E: Endpoints> Engine<E> {
         }
         alarms.extend(resolver::alarm(&self.files.read()));
         let subnets = subnets_of_others(&session.found);
-        self.subnets.send_if_modified(|old| {
-            let differs = *old != subnets;
-            *old = subnets;
-            differs
-        });
-        self.alarms.send_if_modified(|old| {
-            let differs = *old != alarms;
-            *old = alarms;
-            differs
-        });
+        send_if_changed(&self.subnets, subnets);
+        send_if_changed(&self.alarms, alarms);
         if is_complete {
             self.report(|status| status.applied = applied);
         }
