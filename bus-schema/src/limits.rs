@@ -1,7 +1,8 @@
 //! The limits of names and messages. They bound the memory that one user, or one node, takes from every
 //! node. A writer is refused beyond them; a reader ignores the rest, and says so.
 
-use crate::Endpoint;
+use crate::EndpointEvent;
+use crate::codec::{self, Malformed};
 
 /// An endpoint has at most so many names beside its own.
 pub const MAX_ALIASES: usize = 64;
@@ -61,15 +62,36 @@ fn check_name(name: &str) -> Result<(), NameExcess> {
     }
 }
 
-impl Endpoint {
-    /// Removes names beyond the limits, and returns the first excess. The own name is only shortened to
-    /// nothing where it is longer than any name: people know the container by it.
-    pub fn limit_names(&mut self) -> Option<NameExcess> {
-        limit_names(&mut self.name, &mut self.aliases)
-    }
+/// The reason why a message of the stream `ENDPOINTS` isn't read.
+#[derive(Debug, thiserror::Error)]
+pub enum UnreadEndpoint {
+    #[error("a message of {length} bytes: at most {MAX_ENDPOINT_BYTES} are read")]
+    TooLong { length: usize },
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
 }
 
-/// As [`Endpoint::limit_names`].
+/// Decodes a message of the stream `ENDPOINTS` without the names that exceed the limits, and returns the
+/// first excess.
+pub fn read_endpoint(
+    payload: &[u8],
+) -> Result<(EndpointEvent, Option<NameExcess>), UnreadEndpoint> {
+    let length = payload.len();
+    if length > MAX_ENDPOINT_BYTES {
+        return Err(UnreadEndpoint::TooLong { length });
+    }
+    let mut event = codec::from_bytes(payload)?;
+    let excess = match &mut event {
+        EndpointEvent::Up { endpoint, .. } => {
+            limit_names(&mut endpoint.name, &mut endpoint.aliases)
+        }
+        EndpointEvent::Down { .. } | EndpointEvent::Healed { .. } | EndpointEvent::Unknown => None,
+    };
+    Ok((event, excess))
+}
+
+/// Removes an endpoint's names beyond the limits, and returns the first excess. The own name is only
+/// shortened to nothing where it is longer than any name: people know the container by it.
 pub fn limit_names(name: &mut Option<String>, aliases: &mut Vec<String>) -> Option<NameExcess> {
     let count = aliases.len();
     let mut excess = (count > MAX_ALIASES).then_some(NameExcess::Aliases { count });

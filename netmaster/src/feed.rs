@@ -350,8 +350,9 @@ async fn pull_endpoints(context: &jetstream::Context, shared: &Shared) -> Result
     let mut messages = pull(&consumer).await?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(trouble)?;
-        let event = match decode_endpoint(&message.payload) {
-            Ok(event) => event,
+        let event = match limits::read_endpoint(&message.payload) {
+            // Nodes raise the alarm of names that exceed the limits.
+            Ok((event, _)) => event,
             // An empty message marks an expiry.
             Err(_) if message.payload.is_empty() => EndpointEvent::Unknown,
             Err(e) => {
@@ -371,19 +372,6 @@ async fn pull_endpoints(context: &jetstream::Context, shared: &Shared) -> Result
         pending = pending.saturating_sub(1);
     }
     Ok(())
-}
-
-/// Decodes a message about an endpoint, without what exceeds the limits; nodes raise the alarm.
-fn decode_endpoint(payload: &[u8]) -> Result<EndpointEvent, String> {
-    let (length, max) = (payload.len(), limits::MAX_ENDPOINT_BYTES);
-    if length > max {
-        return Err(format!("ignored {length} bytes: at most {max} are read"));
-    }
-    let mut event = codec::from_bytes(payload).map_err(|e| e.to_string())?;
-    if let EndpointEvent::Up { endpoint, .. } = &mut event {
-        endpoint.limit_names();
-    }
-    Ok(event)
 }
 
 /// Follows the statuses that nodes publish.

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::AckPolicy, consumer::DeliverPolicy, consumer::pull};
-use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, codec, limits, subject};
+use bus_schema::limits::{self, UnreadEndpoint};
+use bus_schema::{Endpoint, EndpointEvent, EndpointId, NodeName, subject};
 use futures::StreamExt;
 use tokio::sync::{oneshot, watch};
 
@@ -122,15 +123,12 @@ enum Undecoded {
 
 /// Decodes a message, without what exceeds the limits, and the excess.
 fn decode(of: &str, payload: &[u8]) -> Result<(EndpointEvent, Option<String>), Undecoded> {
-    let (length, max) = (payload.len(), limits::MAX_ENDPOINT_BYTES);
-    if length > max {
-        return Err(Undecoded::TooLong(format!(
-            "a message of {length} bytes: at most {max} are read"
-        )));
-    }
-    let mut event: EndpointEvent = match codec::from_bytes(payload) {
-        Ok(event) => event,
-        Err(error) => {
+    let (event, excess) = match limits::read_endpoint(payload) {
+        Ok(read) => read,
+        Err(error @ UnreadEndpoint::TooLong { .. }) => {
+            return Err(Undecoded::TooLong(error.to_string()));
+        }
+        Err(error @ UnreadEndpoint::Malformed(_)) => {
             tracing::warn!(subject = of, %error, "skipped a message that is no endpoint");
             return Err(Undecoded::Skipped);
         }
@@ -150,10 +148,6 @@ fn decode(of: &str, payload: &[u8]) -> Result<(EndpointEvent, Option<String>), U
         );
         return Err(Undecoded::Skipped);
     }
-    let excess = match &mut event {
-        EndpointEvent::Up { endpoint, .. } => endpoint.limit_names(),
-        EndpointEvent::Down { .. } | EndpointEvent::Healed { .. } | EndpointEvent::Unknown => None,
-    };
     Ok((event, excess.map(|it| it.to_string())))
 }
 
@@ -179,7 +173,7 @@ fn store(stored: &mut StoredEndpoints, event: EndpointEvent) {
 
 #[cfg(test)]
 mod tests {
-    use bus_schema::{MacAddr, Revision};
+    use bus_schema::{MacAddr, Revision, codec};
 
     use super::*;
     use crate::status;

@@ -217,7 +217,8 @@ pub fn set_aside(path: &Path, copy: &Path, node: &NodeName) -> io::Result<PathBu
     }
 }
 
-/// Removes names beyond the limits: an older build, which had none, may have attached the endpoint.
+/// Removes names beyond the limits of an endpoint that can't be refused any more: the engine has started its
+/// container, or an older build, which had no limits, has attached it.
 pub(super) fn limit_names(endpoint: &mut LocalEndpoint) {
     if let Some(excess) = limits::limit_names(&mut endpoint.name, &mut endpoint.aliases) {
         tracing::warn!(id = %endpoint.id, %excess, "ignored names of an endpoint");

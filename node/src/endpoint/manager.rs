@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::allocate::{NamedAddress, check_pool};
 use super::give_up::returning;
 use super::in_progress::InProgress;
-use super::journal::Journal;
+use super::journal::{Journal, limit_names};
 use super::ledger::{Ledger, Locals, NetworkKey, Record, Usage};
 use super::message::{Attached, Attempt, ManagerMessage, RestPeriod};
 use super::{Attach, AttachError, Claim, Description, LocalEndpoint, Reserve, must_take_endpoints};
@@ -263,9 +263,7 @@ impl Manager {
             endpoint.aliases = aliases;
         }
         // The engine has started the container: names can't be refused any more.
-        if let Some(excess) = limits::limit_names(&mut endpoint.name, &mut endpoint.aliases) {
-            tracing::warn!(%id, %excess, "ignored names of a container");
-        }
+        limit_names(&mut endpoint);
         if *endpoint == *known {
             return Ok(());
         }
