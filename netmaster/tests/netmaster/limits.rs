@@ -4,16 +4,15 @@ use async_nats::jetstream::{self, stream};
 use bus_schema::command::RuleAdd;
 use bus_schema::policy::{Action, Direction, PortRange, Priority, Protocol};
 use bus_schema::{
-    Answer, Command, Endpoint, EndpointEvent, MacAddr, Query, Rejection, Revision, RuleSpec, codec,
-    limits, subject, testing,
+    Answer, Command, Endpoint, EndpointEvent, Query, Rejection, Revision, RuleSpec, codec, limits,
+    subject, testing,
 };
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use crate::support::{
-    Bus, create, create_tenant, network, node, request, request_within, tenant, until,
-};
+use crate::endpoints::endpoint;
+use crate::support::{Bus, create, create_tenant, request, request_within, tenant, until};
 
 /// More waits than netmaster has places.
 const WAITS: usize = 5_000;
@@ -79,22 +78,11 @@ async fn long_request_is_refused_and_the_log_stays_writable() {
     api.accepted(create_tenant("blue")).await;
 }
 
-fn endpoint(aliases: Vec<String>) -> (String, Bytes) {
+fn published(aliases: Vec<String>) -> (String, Bytes) {
     let endpoint = Endpoint {
-        id: testing::name("e1"),
-        tenant: tenant("default"),
-        network: network("front"),
-        group: None,
-        node: node("n1"),
-        v4: Some([20, 1, 1, 3].into()),
-        v6: None,
-        mac: MacAddr::of_endpoint([20, 1, 1, 3].into()),
         name: Some("web".to_owned()),
         aliases,
-        container: None,
-        interface: "cv1".to_owned(),
-        closed: None,
-        vtep: [198, 18, 0, 1].into(),
+        ..endpoint()
     };
     let to = subject::of_endpoint(&endpoint);
     let applied = Revision(1);
@@ -127,7 +115,7 @@ async fn init_limits_the_messages_of_an_existing_cluster() {
         };
         context.update_stream(older).await.expect("changed");
     }
-    let (to, long) = endpoint(aliases(10_000));
+    let (to, long) = published(aliases(10_000));
     let ack = context.publish(to.clone(), long.clone()).await;
     ack.expect("sent").await.expect("an older stream takes it");
 
@@ -154,7 +142,7 @@ async fn reader_ignores_names_beyond_the_limits() {
     api.join("n1", "198.18.0.1").await;
     api.accepted(create("default", "front", "20.1.1.0/24", None))
         .await;
-    let (to, many) = endpoint(aliases(1_000));
+    let (to, many) = published(aliases(1_000));
     let context = jetstream::new(api.client.clone());
     let ack = context.publish(to, many).await;
     ack.expect("sent").await.expect("stored");

@@ -3,6 +3,7 @@
 mod addresses;
 mod bus;
 mod damaged;
+mod endpoints;
 mod groups;
 mod init;
 mod journal;

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bus_schema::command::{NetworkRemove, Removal};
-use bus_schema::testing;
-use bus_schema::{Command, Endpoint, EndpointEvent, MacAddr, Revision, codec, subject};
+use bus_schema::{Command, EndpointEvent, Revision, codec, subject};
 use bytes::Bytes;
 
-use crate::support::{Bus, create, free_port, network, node, tenant, until};
+use crate::endpoints::endpoint;
+use crate::support::{Bus, create, free_port, network, tenant, until};
 
 /// The page at this port; empty: nobody serves it.
 fn page(port: u16) -> String {
@@ -36,25 +36,6 @@ fn addresses(port: u16) -> Vec<String> {
         .collect();
     values.sort();
     values
-}
-
-fn endpoint() -> Endpoint {
-    Endpoint {
-        id: testing::name("e1"),
-        tenant: tenant("default"),
-        network: network("front"),
-        group: None,
-        node: node("n1"),
-        v4: Some([20, 1, 1, 3].into()),
-        v6: None,
-        mac: MacAddr::of_endpoint([20, 1, 1, 3].into()),
-        name: None,
-        aliases: vec![],
-        container: None,
-        interface: "cv1".to_owned(),
-        closed: None,
-        vtep: [198, 18, 0, 1].into(),
-    }
 }
 
 #[tokio::test]

@@ -42,34 +42,16 @@ impl Resolvers {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bus_schema::node::DomainKind;
-    use bus_schema::{Endpoint, EndpointId, MacAddr, NetworkName, NodeName};
 
     use super::*;
     use crate::desired::fixture::{Facts, params, red};
     use crate::desired::{Programs, desired};
+    use crate::projection::fixture::endpoint;
 
     fn at(tenant: &TenantName, address: &str) -> EndpointsView {
-        let address: std::net::Ipv4Addr = address.parse().unwrap();
         let mut view = EndpointsView::default();
-        view.show(Arc::new(Endpoint {
-            id: EndpointId::new("other").unwrap(),
-            tenant: tenant.clone(),
-            network: NetworkName::new("net").unwrap(),
-            group: None,
-            name: None,
-            aliases: Vec::new(),
-            container: None,
-            v4: Some(address),
-            v6: None,
-            mac: MacAddr::of_endpoint(address.into()),
-            node: NodeName::new("n2").unwrap(),
-            interface: "cv1".to_owned(),
-            vtep: "198.18.0.2".parse().unwrap(),
-            closed: None,
-        }));
+        view.show(endpoint("other", tenant, "n2", address.parse().unwrap()).into());
         view
     }
 

@@ -11,6 +11,8 @@ mod touched;
 mod view;
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;
 
 pub use facts::{GroupFact, NetworkFact, NodeFact, PolicyFact, TenantFact};

@@ -105,32 +105,14 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use bus_schema::{Endpoint, NetworkName, NodeName};
-
     use super::*;
+    use crate::projection::fixture::endpoint;
 
     fn view(endpoints: &[(&str, &str)]) -> EndpointsView {
         let mut view = EndpointsView::default();
         for (id, address) in endpoints {
-            let address: std::net::Ipv4Addr = address.parse().unwrap();
-            view.show(Arc::new(Endpoint {
-                id: EndpointId::new(*id).unwrap(),
-                tenant: TenantName::default_tenant(),
-                network: NetworkName::new("net").unwrap(),
-                group: None,
-                name: None,
-                aliases: Vec::new(),
-                container: None,
-                v4: Some(address),
-                v6: None,
-                mac: bus_schema::MacAddr::of_endpoint(address.into()),
-                node: NodeName::new("n2").unwrap(),
-                interface: "cv1".to_owned(),
-                vtep: "198.18.0.2".parse().unwrap(),
-                closed: None,
-            }));
+            let tenant = TenantName::default_tenant();
+            view.show(endpoint(id, &tenant, "n2", address.parse().unwrap()).into());
         }
         view
     }

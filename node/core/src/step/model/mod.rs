@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus_schema::node::{DomainKind, LogState};
-use bus_schema::{ClusterId, Endpoint, EndpointId, MacAddr, NetworkName, NodeName, Revision};
+use bus_schema::{ClusterId, EndpointId, NodeName, Revision};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -20,6 +20,7 @@ use super::{FailedOp, Inputs, Memory, Mode, Observed, RETRY_INTERVAL, Trouble, p
 use crate::desired::fixture::{Facts, params, red};
 use crate::desired::{Programs, desired, domain_name};
 use crate::endpoint::Locals;
+use crate::projection::fixture::endpoint;
 use crate::projection::{EndpointsView, Projection, Touched};
 use crate::resource::{Key, Place, Resource, State};
 
@@ -192,22 +193,7 @@ impl Node {
         }
         self.others += 1;
         let id = format!("other-{}", self.others);
-        after.show(std::sync::Arc::new(Endpoint {
-            id: id.parse().expect("an endpoint's id"),
-            tenant: red(),
-            network: NetworkName::new("net").expect("valid"),
-            group: None,
-            name: None,
-            aliases: Vec::new(),
-            container: None,
-            v4: Some(address),
-            v6: None,
-            mac: MacAddr::of_endpoint(address.into()),
-            node,
-            interface: "cv1".to_owned(),
-            vtep: "198.18.0.2".parse().expect("an address"),
-            closed: None,
-        }));
+        after.show(endpoint(&id, &red(), node.as_str(), address).into());
         if self.memory.note_reuse(&self.view, &after, &self.facts) {
             self.checks.reused(self.domain(), address.into());
         }
