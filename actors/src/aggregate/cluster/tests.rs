@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::given;
+use bus_schema::event::{ClusterCreated, TenantCreated, TenantRemoved, VniAssigned, VniReleased};
 use bus_schema::testing;
 
 fn node(name: &str) -> NodeName {
@@ -76,6 +77,7 @@ fn range_of_packet_tags_is_changed_once() {
             .when(set(first.0, last.0), nobody())
             .rejected(Rejection::VniRangeInvalid { first, last });
     }
+    given::<Cluster>([]).when(set(7, 7), nobody()).accepted();
     let nothing = ClusterCommand::Set(ClusterSet::default());
     given::<Cluster>([]).when(nothing, nobody()).then([]);
 }
@@ -291,4 +293,36 @@ fn an_unknown_node_is_named() {
             .when(command, nobody())
             .rejected(Rejection::NodeUnknown { node: node("n1") });
     }
+}
+
+#[test]
+fn cluster_knows_its_settings_tenants_and_tags() {
+    let cluster = ClusterId(uuid::Uuid::from_u128(7));
+    let blue = || testing::name::<TenantName>("blue");
+    let web = || testing::name::<NetworkName>("web");
+    let settings = Settings {
+        vni_range: (Vni(7), Vni(8)),
+        ..Settings::default()
+    };
+    let events = [
+        Event::ClusterCreated(ClusterCreated { cluster, settings }),
+        Event::TenantCreated(TenantCreated { tenant: blue() }),
+        Event::VniAssigned(VniAssigned {
+            vni: Vni(7),
+            tenant: blue(),
+            network: web(),
+        }),
+    ];
+    let mut state = given::<Cluster>(events).state;
+    assert_eq!(state.id, Some(cluster));
+    assert_eq!(state.tenants, BTreeSet::from([blue()]));
+    assert_eq!(state.free_vni(None), Ok(Vni(8)));
+    state.evolve(&Event::VniReleased(VniReleased {
+        vni: Vni(7),
+        tenant: blue(),
+        network: web(),
+    }));
+    assert_eq!(state.free_vni(None), Ok(Vni(7)));
+    state.evolve(&Event::TenantRemoved(TenantRemoved { tenant: blue() }));
+    assert!(state.tenants.is_empty());
 }

@@ -265,6 +265,22 @@ fn reserved_addresses_are_not_leased() {
 }
 
 #[test]
+fn block_of_either_family_is_leased() {
+    let both_families = Event::LeasesOpened(LeasesOpened {
+        tenant: tenant(),
+        network: web(),
+        group: None,
+        v4: pool("20.1.1.0/24", "20.1.1.254"),
+        v6: Some(pool("fd00::/64", "fd00::1")),
+    });
+    given::<Leases>([both_families])
+        .when(lease("n1", Some("20.1.1.7")), both())
+        .then([leased("20.1.1.0/28", "n1")])
+        .when(lease("n1", Some("fd00::17")), both())
+        .then([leased("fd00::/122", "n1")]);
+}
+
+#[test]
 fn a_ceded_address_is_a_block_of_its_own() {
     given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
         .when(cede("20.1.1.7", "n1", "n2"), both())
@@ -362,13 +378,15 @@ fn block_of_one_address_that_is_ceded_is_no_longer_its_first_holders() {
 
 #[test]
 fn only_the_holder_cedes() {
-    given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
-        .when(cede("20.1.1.20", "n1", "n2"), both())
-        .rejected(Rejection::BlockNotHeld {
-            block: net("20.1.1.20/32"),
-            network: web(),
-            node: node("n1"),
-        });
+    for (address, by) in [("20.1.1.20", "n1"), ("20.1.1.7", "n3")] {
+        given::<Leases>([open(), leased("20.1.1.0/28", "n1")])
+            .when(cede(address, by, "n2"), both())
+            .rejected(Rejection::BlockNotHeld {
+                block: net(&format!("{address}/32")),
+                network: web(),
+                node: node(by),
+            });
+    }
 }
 
 #[test]

@@ -444,6 +444,14 @@ fn a_network_is_refused_when_no_tag_is_free() {
 }
 
 #[test]
+fn network_command_depends_on_the_networks_pool() {
+    let web = || [PoolKey::of_network(&tenant(), &name("web"))];
+    let state = blue().state;
+    assert_eq!(state.pools_of(&create("web", "20.1.1.0/24")), web());
+    assert_eq!(state.pools_of(&remove("web", Removal::Close)), web());
+}
+
+#[test]
 fn a_docker_name_is_valid_and_unique() {
     let tagged = |network: &str, subnet: &str, docker: &str| {
         TenantCommand::NetworkCreate(NetworkCreate {

@@ -217,3 +217,12 @@ fn a_pool_goes_with_its_group_when_its_blocks_are_back() {
             }),
         ]);
 }
+
+#[test]
+fn group_command_depends_on_the_pools_that_it_changes() {
+    let pools = || [PoolKey::of_network(&tenant(), &net("front")), key()];
+    let state = with_pool().state;
+    assert_eq!(state.pools_of(&pooled("web", pool())), pools());
+    assert_eq!(state.pools_of(&create("front", "db", &[])), []);
+    assert_eq!(state.pools_of(&remove("web", Removal::Close)), pools());
+}
