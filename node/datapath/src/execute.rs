@@ -213,9 +213,9 @@ impl<'a> Execution<'a> {
         let place = &resource.place;
         match &resource.object {
             Object::Domain(it) => self.delete_domain(place, it).await,
-            Object::Table(_) => {
+            Object::Table(Ruleset { family, .. }) => {
                 let namespace = self.datapath.namespace(place).await?;
-                let script = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n");
+                let script = format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n");
                 nft::apply(&namespace, script).await
             }
             Object::Vxlan(Vxlan { name, .. }) | Object::Veth(Veth { name, .. }) => {
@@ -328,10 +328,11 @@ impl<'a> Execution<'a> {
 
     async fn put_table(&mut self, place: &Place, rules: &Ruleset) -> io::Result<()> {
         let namespace = self.datapath.namespace(place).await?;
-        let present = self.datapath.table(place).await?.unwrap_or_default();
+        let present = self.datapath.table(place, rules.family).await?;
+        let present = present.unwrap_or_default();
         let mut script = rules.script(&present.rules);
         if present.flagged {
-            script.insert_str(0, &format!("delete table inet {TABLE}\n"));
+            script.insert_str(0, &format!("delete table {} {TABLE}\n", rules.family));
         }
         nft::apply(&namespace, script).await?;
         if let Err(error) = self.datapath.learn(rules).await {

@@ -73,7 +73,7 @@ use self::observe::Part;
 pub use self::peer::{PeerSetup, PeerState};
 pub use self::scratch::Scratch;
 use node_core::reconcile::Op;
-use node_core::resource::{OuterDrop, Place, REFUSED_CONNECTIONS, Ruleset, State};
+use node_core::resource::{Family, OuterDrop, Place, REFUSED_CONNECTIONS, Ruleset, State};
 use runtime::lock;
 
 /// Where and how to work.
@@ -185,7 +185,7 @@ impl Datapath {
             nft::apply(&namespace, rules.script(&Ruleset::default())).await?;
             Nftables::open(&namespace)
                 .await?
-                .table(Bodies::default())
+                .table(rules.family, Bodies::default())
                 .await
         };
         let learned = learn
@@ -200,9 +200,10 @@ impl Datapath {
         lock(&self.inner.bodies).clone()
     }
 
-    /// Our table in this place's netfilter; `None` when there is none.
-    async fn table(&self, place: &Place) -> io::Result<Option<Listing>> {
-        self.nftables(place).await?.table(self.bodies()).await
+    /// Our table of this family in this place's netfilter; `None` when there is none.
+    async fn table(&self, place: &Place, family: Family) -> io::Result<Option<Listing>> {
+        let nftables = self.nftables(place).await?;
+        nftables.table(family, self.bodies()).await
     }
 
     /// Reads our kernel objects.

@@ -1,4 +1,4 @@
-//! Our table as the kernel lists it: its rules, and the elements of its sets. No I/O.
+//! A table of ours as the kernel lists it: its rules, and the elements of its sets. No I/O.
 //!
 //! A rule counts as the one that its comment names only if it does the same. A compiled rule is
 //! decoded, and its digest compared with the comment. For a fixed rule, which `nft` wrote, the bytes
@@ -11,12 +11,12 @@ use super::codec::elements;
 use super::codec::entry::Entry;
 use super::codec::objects::{self, Anonymous, Set};
 use super::codec::{expressions, rules};
-use node_core::resource::{Chain, Element, Field, Rule, Ruleset, Unseen, zone_of};
+use node_core::resource::{Chain, Element, Family, Field, Rule, Ruleset, Unseen, zone_of};
 
 /// The bodies of fixed rules as bytes to compare, by the rules' comments.
 pub(super) type Bodies = Arc<BTreeMap<String, Vec<u8>>>;
 
-/// Our table.
+/// A table of ours.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// The rule that somebody replaced has no digest.
@@ -31,10 +31,16 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn flagged() -> Self {
+    pub(super) fn empty(family: Family) -> Self {
+        let mut listing = Self::default();
+        listing.rules.family = family;
+        listing
+    }
+
+    pub(super) fn flagged(family: Family) -> Self {
         Self {
             flagged: true,
-            ..Self::default()
+            ..Self::empty(family)
         }
     }
 }
@@ -50,9 +56,9 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// `right` are the bodies that rules should have.
-    pub(super) fn new(right: &'a Bodies) -> Self {
+    pub(super) fn new(family: Family, right: &'a Bodies) -> Self {
         Self {
-            listing: Listing::default(),
+            listing: Listing::empty(family),
             right,
             chains: BTreeMap::new(),
             anonymous: BTreeMap::new(),
@@ -83,7 +89,7 @@ impl<'a> Reading<'a> {
     }
 
     pub(super) fn chain(&mut self, body: &[u8]) {
-        let Some((name, base)) = objects::chain(body) else {
+        let Some((name, base)) = objects::chain(self.listing.rules.family, body) else {
             return;
         };
         let chains = &mut self.listing.rules.chains;

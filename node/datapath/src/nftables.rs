@@ -15,7 +15,7 @@ use super::codec::elements::{hit, refused};
 use super::codec::entry::Entry;
 use super::codec::objects::{
     self, COUNTER, GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_OBJECT, GET_RULE, GET_SET,
-    GET_TABLE, INET, IPV4, LIST_ELEMENTS, NAME, OBJECT_TYPE, OF_TABLE, Set,
+    GET_TABLE, IPV4, LIST_ELEMENTS, NAME, OBJECT_TYPE, OF_TABLE, Set, about,
 };
 use super::listing::{Bodies, Listing, Reading};
 use super::netfilter::{Netfilter, dump, get};
@@ -23,12 +23,7 @@ use super::netns::Namespace;
 use super::wire::{
     Buffer, DUMP, ERROR, GeneralHeader, Message, REQUEST, attributes, code, find, messages, subject,
 };
-use node_core::resource::TABLE;
-
-const GENERAL_HEADER: GeneralHeader = GeneralHeader {
-    family: INET,
-    resource: 0,
-};
+use node_core::resource::{Family, TABLE};
 
 /// Bytes for the kernel's errors, one for each message that it refuses.
 const ERROR_BUFFER_BYTES: usize = 8 << 20;
@@ -78,10 +73,15 @@ impl Nftables {
         self.writer.run(work).await
     }
 
-    /// Our table, all of one generation; `None` when there is none. A rule is checked against
-    /// `bodies`.
-    pub(super) async fn table(&self, bodies: Bodies) -> io::Result<Option<Listing>> {
-        let work = move |socket: &Socket| consistently(socket, || read_table(socket, &bodies));
+    /// Our table of this family, all of one generation; `None` when there is none. A rule is checked
+    /// against `bodies`.
+    pub(super) async fn table(
+        &self,
+        family: Family,
+        bodies: Bodies,
+    ) -> io::Result<Option<Listing>> {
+        let work =
+            move |socket: &Socket| consistently(socket, || read_table(socket, family, &bodies));
         self.reader.run(work).await
     }
 
@@ -89,12 +89,13 @@ impl Nftables {
     pub(super) async fn tables(&self) -> io::Result<Vec<(u8, String)>> {
         let work = |socket: &Socket| {
             let mut tables = Vec::new();
-            for family in [IPV4, INET] {
-                let about = GeneralHeader {
-                    family,
-                    resource: 0,
-                };
+            let ipv4 = GeneralHeader {
+                family: IPV4,
+                resource: 0,
+            };
+            for about in [ipv4, about(Family::Inet)] {
                 dump(socket, &request(GET_TABLE, about, |_| {}), |body| {
+                    let family = about.family;
                     let name = objects::table(body).map(|(name, _)| (family, name.to_owned()));
                     tables.extend(name);
                 })?;
@@ -111,7 +112,7 @@ impl Nftables {
                 let mut hits = Vec::new();
                 let read =
                     |element: &[u8]| hits.extend(Entry::read(element).as_ref().and_then(hit));
-                match read_elements(socket, "hits", read) {
+                match read_elements(socket, Family::Inet, "hits", read) {
                     Err(error) if is(&error, nix::Error::ENOENT) => Ok(Vec::new()),
                     result => result.map(|()| hits),
                 }
@@ -125,7 +126,7 @@ impl Nftables {
         let work = |socket: &Socket| {
             let mut all = Vec::new();
             let read = |element: &[u8]| all.extend(Entry::read(element).as_ref().and_then(refused));
-            match read_elements(socket, "refused", read) {
+            match read_elements(socket, Family::Inet, "refused", read) {
                 Err(error) if is(&error, nix::Error::ENOENT) => Ok(Vec::new()),
                 result => result.map(|()| all),
             }
@@ -137,7 +138,7 @@ impl Nftables {
     pub(super) async fn counters(&self) -> io::Result<BTreeMap<String, u64>> {
         let work = |socket: &Socket| {
             let mut counters = BTreeMap::new();
-            let request = request(GET_OBJECT, GENERAL_HEADER, |body| {
+            let request = request(GET_OBJECT, about(Family::Inet), |body| {
                 body.text(OF_TABLE, TABLE);
                 body.number(OBJECT_TYPE, COUNTER);
             });
@@ -179,13 +180,13 @@ fn consistently<T>(socket: &Socket, read: impl Fn() -> io::Result<T>) -> io::Res
 
 fn generation(socket: &Socket) -> io::Result<Option<u32>> {
     let mut request = Buffer::default();
-    request.message((GET_GENERATION, REQUEST, 0), GENERAL_HEADER, |_| {});
+    request.message((GET_GENERATION, REQUEST, 0), about(Family::Inet), |_| {});
     get(socket, &request, objects::generation)
 }
 
-fn read_table(socket: &Socket, bodies: &Bodies) -> io::Result<Option<Listing>> {
+fn read_table(socket: &Socket, family: Family, bodies: &Bodies) -> io::Result<Option<Listing>> {
     let mut request = Buffer::default();
-    request.message((GET_TABLE, REQUEST, 0), GENERAL_HEADER, |body| {
+    request.message((GET_TABLE, REQUEST, 0), about(family), |body| {
         body.text(OF_TABLE, TABLE);
     });
     let flags = get(socket, &request, |body| Some(objects::table(body)?.1));
@@ -194,32 +195,36 @@ fn read_table(socket: &Socket, bodies: &Bodies) -> io::Result<Option<Listing>> {
         flags => flags?,
     };
     if flags != Some(0) {
-        return Ok(Some(Listing::flagged()));
+        return Ok(Some(Listing::flagged(family)));
     }
-    let mut reading = Reading::new(bodies);
+    let mut reading = Reading::new(family, bodies);
     let mut sets = Vec::new();
-    ours(socket, GET_SET, |body| sets.extend(Set::read(body)))?;
+    ours(socket, family, GET_SET, |body| sets.extend(Set::read(body)))?;
     for set in sets {
         if set.is_anonymous() {
             let mut elements = Vec::new();
-            read_elements(socket, &set.name, |element| elements.push(element.to_vec()))?;
+            read_elements(socket, family, &set.name, |element| {
+                elements.push(element.to_vec());
+            })?;
             reading.anonymous(&set, elements);
         } else {
             reading.set(&set);
             if set.is_dynamic() {
                 continue;
             }
-            read_elements(socket, &set.name, |element| reading.element(&set, element))?;
+            read_elements(socket, family, &set.name, |element| {
+                reading.element(&set, element);
+            })?;
         }
     }
-    ours(socket, GET_CHAIN, |body| reading.chain(body))?;
-    ours(socket, GET_RULE, |body| reading.rule(body))?;
+    ours(socket, family, GET_CHAIN, |body| reading.chain(body))?;
+    ours(socket, family, GET_RULE, |body| reading.rule(body))?;
     Ok(Some(reading.end()))
 }
 
 /// Gives each object of our table; older kernels dump other tables', too.
-fn ours(socket: &Socket, kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let request = request(kind, GENERAL_HEADER, |body| body.text(OF_TABLE, TABLE));
+fn ours(socket: &Socket, family: Family, kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let request = request(kind, about(family), |body| body.text(OF_TABLE, TABLE));
     dump(socket, &request, |body| {
         if objects::is_of(body, TABLE) {
             each(body);
@@ -227,8 +232,13 @@ fn ours(socket: &Socket, kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<(
     })
 }
 
-fn read_elements(socket: &Socket, set: &str, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let request = request(GET_ELEMENTS, GENERAL_HEADER, |body| {
+fn read_elements(
+    socket: &Socket,
+    family: Family,
+    set: &str,
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let request = request(GET_ELEMENTS, about(family), |body| {
         body.text(OF_TABLE, TABLE);
         body.text(NAME, set);
     });

@@ -8,7 +8,7 @@
 //! | route | protocol 201, in a domain's table |
 //! | routing rule of VRFs | any l3mdev rule without a condition |
 //! | neighbor, FDB entry | permanent, on a device of ours |
-//! | rules, maps, elements | table `inet contiv` |
+//! | rules, maps, elements | tables `inet contiv` and `arp contiv` |
 //! | rule of iptables | the same rule in `DOCKER-USER` |
 //!
 //! A device or an element without a domain counts as the host's. The desired state doesn't have it there,
@@ -84,8 +84,8 @@ pub(super) enum Part {
 }
 
 impl Datapath {
-    /// Reads our table in this place's netfilter: rules, maps and elements, of every domain that shares
-    /// it.
+    /// Reads our tables in this place's netfilter: rules, maps and elements, of every domain that shares
+    /// them.
     pub async fn rules(&self, place: &Place) -> Result<State, DatapathError> {
         let place = place.netfilter();
         match self.observe_place(&place, Part::Rules).await {
@@ -120,7 +120,7 @@ impl View<'_> {
         let mut state = State::default();
         let links = self.socket.links().await?;
         let owners = self.owners(&links, &mut State::default());
-        self.table(&owners, &mut state).await?;
+        self.tables(&owners, &mut state).await?;
         Ok(state)
     }
 
@@ -137,7 +137,7 @@ impl View<'_> {
         self.fdb(&owners, &mut state).await?;
         self.sysctls(&owners, &mut state).await?;
         state.extend(self.vrf_rule().await?);
-        self.table(&owners, &mut state).await?;
+        self.tables(&owners, &mut state).await?;
         state.extend(self.docker_user_rules().await?);
         Ok(state)
     }

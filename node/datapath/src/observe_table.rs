@@ -1,19 +1,30 @@
-//! Our table of a namespace, as resources of the places that share it.
+//! Our tables of a namespace, as resources of the places that share it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use super::listing::Listing;
 use super::observe::{Owners, View};
-use node_core::resource::{Chain, Element, Object, Place, Rule, RuleMap, State, Unseen, zone_of};
+use node_core::resource::{
+    Chain, Element, Family, Object, Place, Rule, RuleMap, State, Unseen, zone_of,
+};
 
 impl View<'_> {
-    /// Reads our table. Where VRFs share it, an element, map or chain belongs to the domain of its
-    /// device or of its conntrack zone.
-    pub(super) async fn table(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
-        let Some(listing) = self.nftables.table(self.bodies.clone()).await? else {
-            return Ok(());
-        };
+    /// Reads our tables.
+    pub(super) async fn tables(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
+        for family in Family::ALL {
+            let listing = self.nftables.table(family, self.bodies.clone()).await?;
+            if let Some(listing) = listing {
+                self.table(listing, owners, state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where VRFs share the table, an element, map or chain belongs to the domain of its device or of its
+    /// conntrack zone.
+    fn table(&self, listing: Listing, owners: &Owners, state: &mut State) {
         let mut rules = listing.rules;
         let compiled = |chain: &mut Chain| zone_of(&chain.name).is_some();
         let compiled: Vec<Chain> = rules.chains.extract_if(.., compiled).collect();
@@ -38,7 +49,8 @@ impl View<'_> {
                     _,
                     Element::Stamp { interface, .. }
                     | Element::Endpoint { interface, .. }
-                    | Element::Zone { interface, .. },
+                    | Element::Zone { interface, .. }
+                    | Element::ArpAddress { interface, .. },
                 ) => owners.place_of(interface),
                 (_, of_zone) => of_zone.zone().and_then(|zone| zones.get(&zone)),
             };
@@ -66,6 +78,5 @@ impl View<'_> {
             let chain = Chain { name, base, rules };
             state.insert(Object::Chain(Arc::new(chain)).at(&place));
         }
-        Ok(())
     }
 }

@@ -8,24 +8,19 @@ use std::borrow::Cow;
 use super::codec::elements::entry;
 use super::codec::objects::{
     ANONYMOUS, CHAIN_NAME, CONSTANT, DELETE_CHAIN, DELETE_ELEMENTS, DELETE_RULE, DELETE_SET,
-    DESC_SIZE, INET, INTERVAL, LIST_ELEMENTS, LIST_SET_ID, MAP, NAME, NEW_CHAIN, NEW_ELEMENTS,
-    NEW_RULE, NEW_SET, OF_TABLE, RULE_EXPRESSIONS, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE,
-    SET_DESC, SET_FLAGS, SET_ID, SET_KEY_LEN, SET_KEY_TYPE, SET_USERDATA, SUBSYSTEM, TYPE_MARK,
+    DESC_SIZE, INTERVAL, LIST_ELEMENTS, LIST_SET_ID, MAP, NAME, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE,
+    NEW_SET, OF_TABLE, RULE_EXPRESSIONS, RULE_USERDATA, SET_DATA_LEN, SET_DATA_TYPE, SET_DESC,
+    SET_FLAGS, SET_ID, SET_KEY_LEN, SET_KEY_TYPE, SET_USERDATA, SUBSYSTEM, TYPE_MARK, about,
     comment, type_of,
 };
 use super::codec::rules::{self, ANONYMOUS_MAP, OwnMap};
 use super::codec::value;
 use super::wire::{APPEND, Buffer, CREATE, GeneralHeader, REQUEST};
 use node_core::reconcile::Op;
-use node_core::resource::{Chain, Element, Field, Object, RuleBody, RuleMap, TABLE};
+use node_core::resource::{Chain, Element, Family, Field, Object, RuleBody, RuleMap, TABLE};
 
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-
-const GENERAL_HEADER: GeneralHeader = GeneralHeader {
-    family: INET,
-    resource: 0,
-};
 
 /// `NFT_DATA_VERDICT`: the type of a map's data; the kernel leaves those below to us.
 const VERDICTS: u32 = 0xffff_ff00;
@@ -121,7 +116,7 @@ struct Batch {
 impl Batch {
     fn message(&mut self, kind: u16, flags: u16, number: u32, body: impl FnOnce(&mut Buffer)) {
         let head = (kind, REQUEST | flags, number);
-        self.buffer.message(head, GENERAL_HEADER, body);
+        self.buffer.message(head, about(Family::Inet), body);
     }
 
     fn chain(&mut self, kind: u16, number: u32, name: &str) {
@@ -252,7 +247,8 @@ impl Batch {
                 let [(number, first), ..] = some else {
                     continue;
                 };
-                self.message(kind, flags, *number, |it| {
+                let head = (kind, REQUEST | flags, *number);
+                self.buffer.message(head, about(first.family()), |it| {
                     it.text(OF_TABLE, TABLE);
                     it.text(NAME, first.set());
                     it.nest(LIST_ELEMENTS, |it| {

@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use super::attributes::name;
 use super::netlink::Mode;
 use super::{Datapath, messages};
-use node_core::resource::Place;
+use node_core::resource::{Family, Place};
 
 /// Takes a place's ports down if it has no rules. It does nothing if a table of before is in place: old
 /// rules are better than a domain without traffic.
@@ -28,7 +28,7 @@ pub(super) async fn close_ports_without_rules(datapath: &Datapath, place: &Place
 }
 
 async fn is_guarded(datapath: &Datapath, place: &Place) -> io::Result<bool> {
-    let Some(listing) = datapath.table(&place.netfilter()).await? else {
+    let Some(listing) = datapath.table(&place.netfilter(), Family::Inet).await? else {
         return Ok(false);
     };
     let has = |chain: &str| listing.rules.chains.iter().any(|it| it.name == chain);

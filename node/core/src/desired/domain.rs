@@ -10,12 +10,12 @@ use ipnet::IpNet;
 use super::closed::open_addresses;
 use super::memo::Built;
 use super::names::{self, domain_name, vxlan_name, zone};
-use super::{Params, connections, domain_rules};
+use super::{Params, connections, domain_tables};
 use crate::endpoint::{LocalEndpoint, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
-    Address, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Object, Peer, Place, Resources, Route,
-    RouteTarget, Sandbox, State, Sysctl, Unseen, Up, Veth, Vxlan,
+    Address, ArpField, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Object, Peer, Place, Resources,
+    Route, RouteTarget, Sandbox, State, Sysctl, Unseen, Up, Veth, Vxlan,
 };
 
 /// Collects one domain's resources.
@@ -99,7 +99,9 @@ impl<'a> DomainBuilder<'a> {
             for sysctl in Sysctl::of_namespace() {
                 self.put(Object::Sysctl(sysctl));
             }
-            self.put(Object::Table(domain_rules(kind)));
+            for table in domain_tables(kind) {
+                self.put(Object::Table(table));
+            }
         }
         let loopback = self.loopback.clone();
         self.device(&loopback);
@@ -226,10 +228,13 @@ impl<'a> DomainBuilder<'a> {
             return;
         };
         let open: Vec<_> = open_addresses(endpoint, network, self.params).collect();
-        if open.is_empty() {
+        let Some(first) = open.first() else {
             return;
-        }
+        };
         self.up(&device);
+        // A packet of ARP has one sender, so the first address stands for all of the interface.
+        self.arp(&device, ArpField::Sender, *first);
+        self.arp(&device, ArpField::Target, network.spec.v4.gateway);
         for address in open {
             self.endpoint_address(endpoint, group, network, address);
             for other in beside.iter().filter(|other| other.id != endpoint.id) {
@@ -270,6 +275,15 @@ impl<'a> DomainBuilder<'a> {
             destination: IpNet::from(address),
             target: RouteTarget::Device(device),
         }));
+    }
+
+    /// Sets a field of the interface's ARP to `address`.
+    fn arp(&mut self, interface: &str, field: ArpField, address: IpAddr) {
+        self.element(Element::ArpAddress {
+            interface: interface.to_owned(),
+            field,
+            address,
+        });
     }
 
     /// Marks packets from `address` on `interface` with the group of the address.

@@ -98,29 +98,34 @@ fn holds_block(network: &NetworkFact, params: &Params) -> bool {
 
 /// The fixed rules of each table that a node may have: the host's, and that of a domain of kind netns.
 pub fn fixed_rules(facts: &Projection, params: &Params) -> Vec<Ruleset> {
-    let of_netns = (params.kind == DomainKind::Netns).then(|| domain_rules(params.kind));
-    [host_rules(facts, params)]
-        .into_iter()
-        .chain(of_netns)
-        .collect()
+    let host = host_tables(facts, params).into_iter();
+    match params.kind {
+        DomainKind::Netns => host.chain(domain_tables(params.kind)).collect(),
+        DomainKind::Vrf => host.collect(),
+    }
 }
 
-fn host_rules(facts: &Projection, params: &Params) -> Ruleset {
-    Ruleset::new(TableScope {
+fn host_tables(facts: &Projection, params: &Params) -> Vec<Ruleset> {
+    let inet = Ruleset::new(TableScope {
         outer: Some(Outer {
             vtep: params.vtep,
             interface: params.underlay_interface.clone(),
             port: facts.settings.vxlan_port,
         }),
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
-    })
+    });
+    match params.kind {
+        DomainKind::Netns => vec![inet],
+        DomainKind::Vrf => vec![inet, Ruleset::arp()],
+    }
 }
 
-fn domain_rules(kind: DomainKind) -> Ruleset {
-    Ruleset::new(TableScope {
+fn domain_tables(kind: DomainKind) -> [Ruleset; 2] {
+    let inet = Ruleset::new(TableScope {
         outer: None,
         domain: Some(kind),
-    })
+    });
+    [inet, Ruleset::arp()]
 }
 
 /// The desired state outside of domains: the rules about the outer port, the forwarder's address, the
@@ -128,7 +133,7 @@ fn domain_rules(kind: DomainKind) -> Ruleset {
 pub fn desired_host(facts: &Projection, params: &Params) -> State {
     let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
     let peers = peers.map(|(_, fact)| Object::Element(Element::Peer { vtep: fact.vtep }));
-    let table = Object::Table(host_rules(facts, params));
+    let tables = host_tables(facts, params).into_iter().map(Object::Table);
     let forwarder = Object::Address(Address {
         device: "lo".to_owned(),
         address: DNS_ADDRESS.into(),
@@ -145,7 +150,7 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
         zone: 0,
         revision: facts.changed,
     });
-    let all = [table, forwarder, applied].into_iter().chain(peers);
+    let all = tables.chain([forwarder, applied]).chain(peers);
     all.chain(docker_user)
         .chain(vrf_rule)
         .map(|it| it.at(&Place::Host))

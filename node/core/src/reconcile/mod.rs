@@ -179,7 +179,7 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
                 devices.insert((&key.place, key.id.as_str()));
             }
             (Object::Table(have), Some(Object::Table(want))) if want.empties(have) => {
-                tables.insert(key.place.clone());
+                tables.insert((key.place.clone(), Some(want.family)));
             }
             (Object::Domain(_), _) if goes => {
                 domains.insert(&key.place);
@@ -188,12 +188,12 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
         }
         recreates |= want.is_some();
     }
-    let emptied = |key: &Key| {
+    let emptied = |key: &Key, resource: &Resource| {
         matches!(key.kind, Kind::Map | Kind::Chain | Kind::Element)
-            && tables.contains(&key.place.netfilter())
+            && tables.contains(&(key.place.netfilter(), resource.object.family()))
     };
     let lost = |key: &Key, resource: &Resource| {
-        emptied(key)
+        emptied(key, resource)
             || resource.object.device().is_some_and(|device| {
                 domains.contains(&key.place) || devices.contains(&(&key.place, device))
             })

@@ -7,7 +7,7 @@ use bus_schema::policy::Direction;
 use bus_schema::{AddressRange, GroupId, Revision};
 use ipnet::IpNet;
 
-use super::{Chain, Field, Object, Place, Resource, RuleBody, Target};
+use super::{Chain, Family, Field, Object, Place, Resource, RuleBody, Target};
 
 impl fmt::Display for Chain<RuleBody> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,9 +114,24 @@ pub enum Element {
     Revision { zone: u16, revision: u16 },
     /// The chain that writes that revision into a connection's mark: `revised { 7 : jump r7_ }`.
     RevisionChain { zone: u16, chain: String },
+    /// The address that ARP from an endpoint's interface has in a field: `arp_senders { "cv…" : 20.1.1.1 }`.
+    ArpAddress {
+        interface: String,
+        field: ArpField,
+        address: IpAddr,
+    },
     /// The last revision of the log that changed anything of this place. No rule looks it up; a
     /// restart reads by it how new the rules are: `applied { 7 . 0x0 . 0x63 }`.
     Applied { zone: u16, revision: Revision },
+}
+
+/// A field of an ARP packet (RFC 826).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArpField {
+    /// The endpoint's own address.
+    Sender,
+    /// The gateway of the endpoint's network.
+    Target,
 }
 
 impl Element {
@@ -124,10 +139,19 @@ impl Element {
         Object::Element(self).at(place)
     }
 
+    /// The family of the table that its set is in.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::ArpAddress { .. } => Family::Arp,
+            _ => Family::Inet,
+        }
+    }
+
     /// The zone of its domain, if its key or its map has one.
     pub fn zone(&self) -> Option<u16> {
         match self {
             Self::Peer { .. } | Self::Stamp { .. } | Self::Endpoint { .. } => None,
+            Self::ArpAddress { .. } => None,
             Self::VmapEntry { map, .. } => zone_of(&map.name),
             Self::Gateway { zone, .. }
             | Self::Resolver { zone, .. }
@@ -177,6 +201,14 @@ impl Element {
             Self::EstablishedPair { .. } => "same",
             Self::Revision { .. } => "revisions",
             Self::RevisionChain { .. } => "revised",
+            Self::ArpAddress {
+                field: ArpField::Sender,
+                ..
+            } => "arp_senders",
+            Self::ArpAddress {
+                field: ArpField::Target,
+                ..
+            } => "arp_targets",
             Self::Applied { .. } => "applied",
         }
     }
@@ -201,7 +233,9 @@ impl Element {
             Self::Subnet { zone, subnet, .. } | Self::ConnectionLimit { zone, subnet, .. } => {
                 format!("{zone} . {subnet}")
             }
-            Self::Zone { interface, .. } => format!("\"{interface}\""),
+            Self::Zone { interface, .. } | Self::ArpAddress { interface, .. } => {
+                format!("\"{interface}\"")
+            }
             Self::Member { zone, address, .. } => format!("{zone} . {address}"),
             Self::Pool { zone, range, .. } => format!("{zone} . {range}"),
             Self::AllowedSource { zone, group, .. } | Self::Program { zone, group, .. } => {
@@ -232,6 +266,7 @@ impl Element {
             | Self::Pool { group, .. }
             | Self::CtMarkTemplate { group, .. } => format!(" : {:#x}", group.0),
             Self::Zone { zone, .. } => format!(" : {zone}"),
+            Self::ArpAddress { address, .. } => format!(" : {address}"),
             Self::AllowedSource { group, .. } => format!(" : 0:{:x}", group.0),
             Self::VmapEntry { to, .. } => format!(" : {to}"),
             Self::Program { chain, .. }

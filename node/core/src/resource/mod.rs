@@ -4,6 +4,7 @@
 //! words of `ip`, `bridge`, `sysctl` and `nft`. `desired` and `datapath` make states, `reconcile`
 //! compares them.
 
+mod arp;
 mod connections;
 mod docker_user;
 mod domain_rules;
@@ -21,20 +22,22 @@ use bus_schema::node::DomainKind;
 
 pub use connections::{BucketLimit, REFUSED_CONNECTIONS};
 pub use docker_user::DockerUserRule;
-pub use firewall::{Element, RuleMap, halves, zone_of};
+pub use firewall::{ArpField, Element, RuleMap, halves, zone_of};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, VrfRule,
     Vxlan,
 };
 pub use outer::{Outer, OuterDrop};
 pub use rule_body::{Field, RuleBody, Span, Statement, Target};
-pub use ruleset::{CT_MARK_GROUP, Chain, DNS_ADDRESS, Rule, Ruleset, TableScope, Unseen, dns_port};
+pub use ruleset::{
+    CT_MARK_GROUP, Chain, DNS_ADDRESS, Family, Rule, Ruleset, TableScope, Unseen, dns_port,
+};
 pub use state::{Resources, State};
 
 /// The protocol number of our routes, which other programs' routes don't have.
 pub const ROUTE_PROTOCOL: u8 = 201;
 
-/// The name of our nft table, family `inet`.
+/// The name of our nft tables, of families `inet` and `arp`.
 pub const TABLE: &str = "contiv";
 
 /// The part of the kernel in which a resource is.
@@ -137,7 +140,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether resources of this kind are in our nft table.
+    /// Whether resources of this kind are in our nft tables.
     pub fn is_of_table(self) -> bool {
         matches!(self, Self::Table | Self::Map | Self::Chain | Self::Element)
     }
@@ -180,6 +183,16 @@ impl Object {
         }
     }
 
+    /// The family of the table that it is in, or that it is.
+    pub fn family(&self) -> Option<Family> {
+        match self {
+            Self::Table(it) => Some(it.family),
+            Self::Map(_) | Self::Chain(_) => Some(Family::Inet),
+            Self::Element(it) => Some(it.family()),
+            _ => None,
+        }
+    }
+
     /// The device, in the same place, on which the object depends.
     pub fn device(&self) -> Option<&str> {
         match self {
@@ -198,7 +211,8 @@ impl Object {
     /// The object's name within its place and kind.
     fn id(&self) -> String {
         match self {
-            Self::Domain(_) | Self::VrfRule(_) | Self::Table(_) => String::new(),
+            Self::Domain(_) | Self::VrfRule(_) => String::new(),
+            Self::Table(it) => it.family.to_string(),
             Self::Sysctl(it) => it.path(),
             Self::Vxlan(it) => it.name.clone(),
             Self::Veth(it) => it.name.clone(),
@@ -236,7 +250,10 @@ impl fmt::Display for Resource {
                 };
             }
             Object::VrfRule(it) => it,
-            Object::Table(it) => return write!(f, "table inet {TABLE} ({it}) in {place}"),
+            Object::Table(it) => {
+                let family = it.family;
+                return write!(f, "table {family} {TABLE} ({it}) in {place}");
+            }
             Object::Sysctl(it) => it,
             Object::Vxlan(it) => it,
             Object::Veth(it) => it,

@@ -1,4 +1,4 @@
-//! The fixed rules of our nft table, as text and by the digests that the kernel holds.
+//! The fixed rules of our nft tables, as text and by the digests that the kernel holds.
 //!
 //! Rules never name an endpoint, a peer or a network: those are elements of sets, so an attach
 //! adds elements and changes no rule. Each rule carries a digest of its own text as its comment; a
@@ -113,9 +113,31 @@ impl Chain<RuleBody> {
     }
 }
 
+/// The family of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    #[default]
+    Inet,
+    Arp,
+}
+
+impl Family {
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Arp];
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inet => "inet",
+            Self::Arp => "arp",
+        })
+    }
+}
+
 /// The rules of a table, without its elements; chains in the order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ruleset {
+    pub family: Family,
     /// The name and the declaration of each set and map.
     pub sets: Vec<(String, Unseen<String>)>,
     pub chains: Vec<Chain>,
@@ -192,18 +214,19 @@ impl Ruleset {
     /// The nft script that replaces the rules `present` by these in one transaction. It keeps the
     /// elements and the compiled rules, unless it [`empties`](Self::empties) the table.
     pub fn script(&self, present: &Self) -> String {
-        let mut script = format!("add table inet {TABLE}\n");
+        let family = self.family;
+        let mut script = format!("add table {family} {TABLE}\n");
         if self.empties(present) {
-            script += &format!("delete table inet {TABLE}\n");
+            script += &format!("delete table {family} {TABLE}\n");
         } else {
             for verb in ["flush", "delete"] {
                 let names = present.chains.iter().map(|chain| &chain.name);
                 for chain in names.filter(|it| zone_of(it).is_none()) {
-                    script += &format!("{verb} chain inet {TABLE} {chain}\n");
+                    script += &format!("{verb} chain {family} {TABLE} {chain}\n");
                 }
             }
         }
-        script += &format!("table inet {TABLE} {{\n");
+        script += &format!("table {family} {TABLE} {{\n");
         for (_, Unseen(text)) in &self.sets {
             script += &format!("\t{}\n", text.as_deref().unwrap_or_default());
         }

@@ -108,9 +108,9 @@ fn concerned(object: &Object) -> Concerned<'_> {
         Object::Map(_) | Object::Chain(_) => Concerned::Everyone,
         Object::Element(element) => match element {
             Element::Peer { .. } => Concerned::Nobody,
-            Element::Stamp { interface, .. } | Element::Zone { interface, .. } => {
-                Concerned::Device(interface)
-            }
+            Element::Stamp { interface, .. }
+            | Element::Zone { interface, .. }
+            | Element::ArpAddress { interface, .. } => Concerned::Device(interface),
             Element::Endpoint { address, .. } | Element::Member { address, .. } => {
                 Concerned::Address(*address)
             }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::entry::{Data, Entry};
 use super::read_value;
-use node_core::resource::{Element, Field, RuleMap, Target, halves, zone_of};
+use node_core::resource::{ArpField, Element, Field, RuleMap, Target, halves, zone_of};
 
 /// The entry of an element; without its data if it is to be deleted.
 pub(crate) fn entry(element: &Element, with_data: bool) -> Entry<'_> {
@@ -47,7 +47,7 @@ fn key(element: &Element) -> Vec<u8> {
             ranged(zone, subnet.network())
         }
         Element::Pool { zone, range, .. } => ranged(zone, range.first),
-        Element::Zone { interface, .. } => name(interface),
+        Element::Zone { interface, .. } | Element::ArpAddress { interface, .. } => name(interface),
         Element::AllowedSource { zone, group: it }
         | Element::CtMarkTemplate { zone, group: it }
         | Element::Program {
@@ -88,6 +88,7 @@ fn data(element: &Element) -> Data<'_> {
         | Element::Member { group, .. }
         | Element::Pool { group, .. } => value(u32::from(group.0).to_ne_bytes().to_vec()),
         Element::Zone { zone, .. } => value(zone.to_ne_bytes().to_vec()),
+        Element::ArpAddress { address, .. } => value(octets(*address)),
         Element::Program { chain, .. }
         | Element::RevisionChain { chain, .. }
         | Element::ConnectionLimit { chain, .. } => jump(chain),
@@ -172,7 +173,9 @@ pub(crate) fn read(set: &str, entry: &Entry<'_>) -> Option<Element> {
         "peers" | "peers6" => Element::Peer {
             vtep: key.address()?,
         },
-        "stamps" | "endpoints" | "zones" => of_device(set, key, &entry.data)?,
+        "stamps" | "endpoints" | "zones" | "arp_senders" | "arp_targets" => {
+            of_device(set, key, &entry.data)?
+        }
         _ => of_zone(set, key, &entry.data)?,
     };
     key.0.is_empty().then_some(element)
@@ -194,6 +197,15 @@ fn of_device(set: &str, key: &mut Key<'_>, data: &Data<'_>) -> Option<Element> {
         ("zones", Data::Value(zone)) => Element::Zone {
             interface,
             zone: u16::from_ne_bytes(zone.get(..2)?.try_into().ok()?),
+        },
+        (_, Data::Value(address)) => Element::ArpAddress {
+            interface,
+            field: match set {
+                "arp_senders" => ArpField::Sender,
+                "arp_targets" => ArpField::Target,
+                _ => return None,
+            },
+            address: Key(address).address()?,
         },
         _ => return None,
     })

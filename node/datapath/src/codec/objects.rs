@@ -1,8 +1,8 @@
 //! Tables, chains, rules and sets as nftables' netlink messages hold them. No I/O.
 
 use super::entry::{self, Data};
-use crate::wire::{Buffer, find, find_number, find_text};
-use node_core::resource::{Field, Span};
+use crate::wire::{Buffer, GeneralHeader, find, find_number, find_text};
+use node_core::resource::{Family, Field, Span};
 
 /// `NFNL_SUBSYS_NFTABLES`, and a message's type in it.
 pub(crate) const SUBSYSTEM: u16 = 10;
@@ -25,9 +25,21 @@ pub(crate) const DELETE_ELEMENTS: u16 = nft(14);
 pub(crate) const GET_GENERATION: u16 = nft(16);
 pub(crate) const GET_OBJECT: u16 = nft(19);
 
-/// `NFPROTO_INET`, and the family of iptables' tables, `NFPROTO_IPV4`.
-pub(crate) const INET: u8 = 1;
+/// `NFPROTO_INET`, `NFPROTO_ARP`, and the family of iptables' tables, `NFPROTO_IPV4`.
+const INET: u8 = 1;
+const ARP: u8 = 3;
 pub(crate) const IPV4: u8 = 2;
+
+/// The head of a message about a table of this family.
+pub(crate) fn about(family: Family) -> GeneralHeader {
+    GeneralHeader {
+        family: match family {
+            Family::Inet => INET,
+            Family::Arp => ARP,
+        },
+        resource: 0,
+    }
+}
 
 /// The first attribute of a table, a chain, a rule, a set, an object and a list of elements: the
 /// table's name. The second one names the rule's chain, the set and the object.
@@ -39,8 +51,9 @@ const CHAIN_HOOK: u16 = 4;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
-/// Of family inet, by their numbers.
+/// The hooks of families inet and arp, by their numbers.
 const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
+const ARP_HOOKS: [&str; 2] = ["input", "output"];
 pub(crate) const RULE_EXPRESSIONS: u16 = 4;
 pub(crate) const RULE_USERDATA: u16 = 7;
 pub(crate) const SET_FLAGS: u16 = 3;
@@ -139,12 +152,16 @@ pub(crate) fn counter(body: &[u8]) -> Option<(String, u64)> {
 /// Type, hook and priority of a base chain.
 pub(crate) type Base = (String, String, i32);
 
-/// Name and base of a chain.
-pub(crate) fn chain(body: &[u8]) -> Option<(String, Option<Base>)> {
+/// Name and base of a chain in a table of this family.
+pub(crate) fn chain(family: Family, body: &[u8]) -> Option<(String, Option<Base>)> {
     let name = find_text(body, CHAIN_NAME)?.to_owned();
     let base = find(body, CHAIN_HOOK).and_then(|hook| {
         let number = find_number(hook, HOOK_NUMBER)?;
-        let name = HOOKS
+        let hooks = match family {
+            Family::Inet => HOOKS.as_slice(),
+            Family::Arp => ARP_HOOKS.as_slice(),
+        };
+        let name = hooks
             .get(number as usize)
             .copied()
             .unwrap_or("another hook");

@@ -17,7 +17,7 @@ use super::objects::{
 use super::rules::{self, OwnMap};
 use crate::wire::{Buffer, attributes};
 use node_core::resource::{
-    BucketLimit, Element, Field, RuleBody, RuleMap, Span, Statement, TABLE, Target,
+    ArpField, BucketLimit, Element, Field, RuleBody, RuleMap, Span, Statement, TABLE, Target,
 };
 
 fn field() -> impl Strategy<Value = Field> {
@@ -123,6 +123,10 @@ fn subnet() -> impl Strategy<Value = IpNet> {
     prop_oneof![v4, v6]
 }
 
+fn arp_field() -> impl Strategy<Value = ArpField> {
+    prop_oneof![Just(ArpField::Sender), Just(ArpField::Target)]
+}
+
 fn element_of_ports() -> impl Strategy<Value = Element> {
     let zone = any::<u16>;
     let group = || any::<u16>().prop_map(GroupId);
@@ -144,6 +148,13 @@ fn element_of_ports() -> impl Strategy<Value = Element> {
             chain,
         }),
         (name(), zone()).prop_map(|(interface, zone)| Element::Zone { interface, zone }),
+        (name(), arp_field(), address()).prop_map(|(interface, field, address)| {
+            Element::ArpAddress {
+                interface,
+                field,
+                address,
+            }
+        }),
         (zone(), any::<[u32; 2]>(), group()).prop_map(|(zone, ends, group)| {
             let [first, last] = ends.map(|it| Ipv4Addr::from_bits(it).into());
             let range = AddressRange { first, last };
@@ -234,11 +245,11 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_rule_and_no_element(bytes in vec(any::<u8>(), 0..64), set in 0..18_usize) {
-        const SETS: [&str; 18] = [
+    fn garbage_is_no_rule_and_no_element(bytes in vec(any::<u8>(), 0..64), set in 0..20_usize) {
+        const SETS: [&str; 20] = [
             "peers", "peers6", "stamps", "endpoints", "gateways", "subnets", "zones", "known",
             "members", "programs_in", "hits", "openers", "same", "revisions", "revised", "applied",
-            "limits", "pools",
+            "limits", "pools", "arp_senders", "arp_targets",
         ];
         let read = rules::read(&bytes, &|_| None);
         prop_assert!(read.is_none_or(|it| it.0.is_empty()));

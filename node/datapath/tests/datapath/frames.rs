@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
@@ -26,15 +27,20 @@ const ALLOWED: u16 = 80;
 const DENIED: u16 = 81;
 
 /// Sends whole frames on the container's interface, past its own stack.
-fn send(netns: &str, frames: &[Vec<u8>]) {
+pub(crate) fn send(netns: &str, frames: &[Vec<u8>]) {
+    send_on(Path::new(netns), "eth0", frames);
+}
+
+/// Sends whole frames on an interface of the namespace at `netns`.
+pub(crate) fn send_on(netns: &Path, interface: &str, frames: &[Vec<u8>]) {
     within(netns, || {
         let mut all = getifaddrs().expect("a list");
         let link: LinkAddr = all
             .find_map(|it| {
                 let link = *it.address?.as_link_addr()?;
-                (it.interface_name == "eth0").then_some(link)
+                (it.interface_name == interface).then_some(link)
             })
-            .expect("eth0");
+            .expect("the interface");
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None);
         let socket = socket.expect("root");
@@ -49,6 +55,24 @@ fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     let to = node_core::resource::Veth::HOST_MAC.0;
     let from = [2, 2, 9, 9, 9, 9];
     [&to[..], &from, &kind.to_be_bytes(), payload].concat()
+}
+
+/// A frame of ARP (RFC 826) to `mac`: operation 1 asks for `to`, 2 answers it.
+pub(crate) fn arp(mac: [u8; 6], operation: u8, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let sender = [2, 2, 9, 9, 9, 9];
+    let head = [0, 1, 8, 0, 6, 4, 0, operation];
+    let kind = ARP.to_be_bytes();
+    let parts: [&[u8]; 8] = [
+        &mac,
+        &sender,
+        &kind,
+        &head,
+        &sender,
+        &from.octets(),
+        &[0; 6],
+        &to.octets(),
+    ];
+    parts.concat()
 }
 
 fn tagged(vlan: u16, payload: &[u8]) -> Vec<u8> {

@@ -8,6 +8,7 @@ mod figures;
 mod forged;
 mod frames;
 mod host_firewall;
+mod neighbors;
 mod netlink;
 mod policy;
 mod reach;
@@ -215,6 +216,14 @@ async fn drift_is_reported_exactly_and_reverted() {
         (
             "nft flush set inet contiv endpoints".to_owned(),
             "+ element endpoints",
+        ),
+        (
+            "nft flush map arp contiv arp_senders".to_owned(),
+            "+ element arp_senders",
+        ),
+        (
+            "nft flush chain arp contiv arriving".to_owned(),
+            "~ table arp contiv",
         ),
         (
             "ip neigh flush dev cx1001 nud permanent".to_owned(),

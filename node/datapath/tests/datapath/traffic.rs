@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,9 +18,10 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Runs something on a thread inside a namespace; sockets stay there.
-pub(crate) fn within<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn within<T: Send>(netns: impl AsRef<Path>, work: impl FnOnce() -> T + Send) -> T {
+    let path = Path::new("/run/netns").join(netns);
     let run = || {
-        let file = File::open(format!("/run/netns/{netns}")).expect("the namespace");
+        let file = File::open(path).expect("the namespace");
         setns(file, CloneFlags::CLONE_NEWNET).expect("entered");
         work()
     };

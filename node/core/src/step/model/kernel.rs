@@ -117,7 +117,10 @@ impl Kernel {
                 let stays = other.kind.is_of_table() && place.netfilter() == Place::Host;
                 other.place != *place || stays
             }
-            Kind::Table => !is_rule_of(other, place),
+            Kind::Table => {
+                let family = resource.object.family().map(|it| it.to_string());
+                !is_rule_of(other, place) || family.as_deref() != Some(id)
+            }
             Kind::Device => other.place != *place || resource.object.device() != Some(id),
             // A device that goes down loses its neighbors and routes.
             Kind::Up => {
@@ -145,10 +148,11 @@ impl Kernel {
         };
         let kind = resource.object.kind();
         let needs_table = kind.is_of_table() && kind != Kind::Table;
+        let family = resource.object.family();
         let table = Key {
             place: place.netfilter(),
             kind: Kind::Table,
-            id: String::new(),
+            id: family.map(|it| it.to_string()).unwrap_or_default(),
         };
         let is_of_host_table = kind.is_of_table() && place.netfilter() == Place::Host;
         let has_place = *place == Place::Host
