@@ -1,5 +1,6 @@
 //! Without an answer, netctl fails soon and with the right exit code.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chaos_tests::{Outcome, WAIT_TIMEOUT, create};
@@ -51,5 +52,19 @@ fn netmaster_may_fail_if_another_runs() -> Outcome {
             let networks = lab.netctl_ok(&["net", "ls"]).unwrap_or_default();
             networks.contains("first") && networks.contains("second")
         },
-    )
+    )?;
+    starting_netmaster_is_awaited_beside_another(&mut lab)
+}
+
+/// The lab waits for the netmaster that it is asked for, though another one answers.
+fn starting_netmaster_is_awaited_beside_another(lab: &mut Lab) -> Outcome {
+    lab.start("netmaster-2")?;
+    lab.pause("netmaster-2")?;
+    let pid = lab.pid("netmaster-2")?.expect("it was started");
+    let resume = format!("(sleep 2; kill -CONT {pid}) >/dev/null 2>&1 &");
+    let started = Command::new("sh").args(["-c", &resume]).status();
+    assert!(started.expect("sh runs").success());
+    lab.await_netmaster("netmaster-2")?;
+    assert_eq!(lab.answering_netmasters(), ["netmaster-1", "netmaster-2"]);
+    Ok(())
 }

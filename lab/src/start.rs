@@ -173,11 +173,24 @@ impl Lab {
         self.launch(&format!("netplugin@{host}"), host, argv, BTreeMap::new())
     }
 
-    /// Waits until some netmaster answers.
+    /// Waits until this netmaster answers, and any answers a query.
     pub fn await_netmaster(&self, name: &str) -> Result<()> {
+        let is_other = |it: &String| it.starts_with("netmaster-") && it != name;
+        let has_others = self.process_names().iter().any(is_other);
         self.await_process(name, "netmaster answers", START_TIMEOUT, || {
-            self.netctl(&["cluster", "info"]).is_ok_and(|o| o.success())
+            (!has_others || self.answering_netmasters().iter().any(|it| it == name))
+                && self.netctl(&["cluster", "info"]).is_ok_and(|o| o.success())
         })
+    }
+
+    /// The names of the netmasters that answer the bus.
+    pub fn answering_netmasters(&self) -> Vec<String> {
+        let version = self.netctl(&["version", "-o", "json"]);
+        let stdout = version.map(|it| it.stdout).unwrap_or_default();
+        let answer: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_default();
+        let netmasters = answer["netmasters"].as_array().into_iter().flatten();
+        let names = netmasters.filter_map(|it| it["name"].as_str());
+        names.map(str::to_owned).collect()
     }
 
     /// Waits until the node's netplugin follows the log and netmaster lists the node.
