@@ -20,6 +20,8 @@ pub enum BusError {
         rejection: Box<Rejection>,
         /// Netmaster decided by the log up to here.
         revision: Revision,
+        /// Whether each sending of the command was rejected: else one may still be accepted.
+        is_final: bool,
     },
     /// There was no answer, the request couldn't be sent, or netmaster couldn't decide
     /// ([`Rejection::is_undecided`]). The command may have happened.

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::world::{Place, group, key, network, tenant};
 
 /// The result of a command.
-type Outcome = Result<Revision, BusError>;
+pub(crate) type Outcome = Result<Revision, BusError>;
 
 /// The log and what is folded from it. Cheap to clone.
 #[derive(Clone)]
@@ -212,6 +212,7 @@ impl Log {
     fn rejected(&self, rejection: Rejection) -> BusError {
         BusError::Rejected {
             rejection: Box::new(rejection),
+            is_final: true,
             revision: lock(&self.state).end(),
         }
     }

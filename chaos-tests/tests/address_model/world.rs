@@ -25,11 +25,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::log::{Log, Reader, lock};
+use crate::log::{Log, Outcome, Reader, lock};
 
 /// The longest time that a kernel takes to follow the journal.
 const MAX_KERNEL_MS: u64 = 6;
-/// Out of so many commands, [`World::late`] arrive late, and their senders get no answer.
+/// Out of so many commands, [`World::late`] arrive late, or once more: their senders get no answer, or that
+/// to the first sending.
 const LATE_OUT_OF: u8 = 16;
 /// The longest delay of a late command: longer than a sender waits before it sends again.
 const MAX_LATE_MS: u64 = 2_500;
@@ -372,8 +373,11 @@ async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut requests: mpsc::Rece
                     answer,
                 } => {
                     if fastrand::u8(..LATE_OUT_OF) < late {
-                        let lost = BusError::Unreachable("no answer in time".to_owned());
-                        answer.send(Err(lost)).ok();
+                        let outcome = match fastrand::bool() {
+                            true => first_of_two(log.command(&reader, id, command.clone()).await),
+                            false => Err(BusError::Unreachable("no answer in time".to_owned())),
+                        };
+                        answer.send(outcome).ok();
                         pause(Duration::from_millis(fastrand::u64(..MAX_LATE_MS))).await;
                         log.command(&reader, id, command).await.ok();
                     } else {
@@ -388,6 +392,22 @@ async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut requests: mpsc::Rece
             }
         });
     }
+}
+
+/// The outcome of a command that was sent twice, and of which the second sending is late.
+fn first_of_two(outcome: Outcome) -> Outcome {
+    outcome.map_err(|error| match error {
+        BusError::Rejected {
+            rejection,
+            revision,
+            ..
+        } => BusError::Rejected {
+            rejection,
+            revision,
+            is_final: false,
+        },
+        unreachable @ BusError::Unreachable(_) => unreachable,
+    })
 }
 
 fn refuse(request: &NodeRequest) -> Result<NodeReply, BusError> {

@@ -116,11 +116,12 @@ pub(super) async fn request_command(
     let mut sent = FuturesUnordered::new();
     let mut again = tokio::time::interval(RESEND_INTERVAL);
     let mut why = format!("{to} didn't answer in time");
-    let mut rejected = None;
+    let (mut rejected, mut is_final) = (None, true);
     loop {
         tokio::select! {
             biased;
             Some(reply) = sent.next() => {
+                is_final &= is_rejection(&reply);
                 why = match reply {
                     Ok(Reply::Accepted { revision, .. }) => return Ok(revision),
                     Ok(Reply::Rejected { rejection, text, .. }) if rejection.is_undecided() => {
@@ -129,8 +130,7 @@ pub(super) async fn request_command(
                     // An earlier request may still be accepted.
                     Ok(Reply::Rejected { rejection, revision, .. }) => {
                         let why = rejection.to_string();
-                        let rejection = Box::new(rejection);
-                        rejected = Some(BusError::Rejected { rejection, revision });
+                        rejected = Some((Box::new(rejection), revision));
                         why
                     }
                     Ok(Reply::Unknown { reason, .. }) => reason,
@@ -142,9 +142,16 @@ pub(super) async fn request_command(
             _ = again.tick(), if rejected.is_none() && Instant::now() + 2 * RETRY_PAUSE < until => {
                 sent.push(send());
             }
-            else => return Err(rejected.unwrap_or(BusError::Unreachable(why))),
+            else => return Err(match rejected {
+                Some((rejection, revision)) => BusError::Rejected { rejection, revision, is_final },
+                None => BusError::Unreachable(why),
+            }),
         }
     }
+}
+
+fn is_rejection(reply: &Result<Reply, BusError>) -> bool {
+    matches!(reply, Ok(Reply::Rejected { rejection, .. }) if !rejection.is_undecided())
 }
 
 async fn request_node(

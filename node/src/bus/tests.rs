@@ -23,6 +23,7 @@ mod master;
 mod membership;
 mod node;
 mod publish;
+mod requests;
 mod server;
 mod session;
 mod streams;

@@ -11,5 +11,6 @@ pub(crate) fn rejected(rejection: Rejection) -> BusError {
     BusError::Rejected {
         rejection: Box::new(rejection),
         revision,
+        is_final: true,
     }
 }

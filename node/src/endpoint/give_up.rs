@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::allocate::requested_in;
+use super::due::BlockKey;
 use super::ledger::{NetworkKey, Record};
 use super::message::{BlockReturn, CedeRequest, GiveUp, ManagerMessage};
 use super::pool::{NodeAddresses, PoolSelector};
@@ -155,7 +156,7 @@ impl EndpointsHandle {
     }
 
     /// The id of the command that gives up the block, or its one address.
-    pub(super) fn command_id(&self, key: &NetworkKey, block: IpNet) -> CommandId {
+    fn command_id(&self, key: &NetworkKey, block: IpNet) -> CommandId {
         let snapshot = self.snapshot.borrow();
         let usage = snapshot.ledger.usage(key);
         let journaled = usage.and_then(|usage| usage.commands.get(&block).copied());
@@ -174,16 +175,18 @@ impl EndpointsHandle {
         self.wait_until_dropped(generation, KERNEL_DROP_TIMEOUT)
             .await?;
         let is_return = to.is_none();
-        let id = self.command_id(&key, block);
         let command = command(&self.facts.borrow(), &self.me, &key, block, to);
+        let held = (key, block);
         // Until the outcome is known no other task sends another command for the block.
-        let outcome = self.bus.command_as(id, command).await;
+        let outcome = self.send_give_up(&held, command).await;
         drop(guard);
+        let (key, block) = held;
         match outcome {
             Ok(revision) => Ok(revision),
             Err(BusError::Rejected {
                 rejection,
                 revision,
+                ..
             }) => {
                 self.wait_for_revision(revision).await;
                 // An earlier command may have been accepted, whose event the facts don't have yet.
@@ -200,6 +203,27 @@ impl EndpointsHandle {
             }
             Err(BusError::Unreachable(reason)) => Err(not_given_up(&key, block, &reason)),
         }
+    }
+
+    /// Sends netmaster the command that gives up the block, and records its decision.
+    pub(super) async fn send_give_up(
+        &self,
+        held: &BlockKey,
+        command: Command,
+    ) -> Result<Revision, BusError> {
+        let id = self.command_id(&held.0, held.1);
+        self.decisions.forget(held);
+        let outcome = self.bus.command_as(id, command).await;
+        match &outcome {
+            Ok(revision)
+            | Err(BusError::Rejected {
+                revision,
+                is_final: true,
+                ..
+            }) => self.decisions.record(held, *revision),
+            Err(_) => self.decisions.forget(held),
+        }
+        outcome
     }
 
     async fn wait_for_revision(&self, revision: Revision) {
@@ -277,13 +301,18 @@ pub(super) fn pool_around(facts: &Projection, key: &NetworkKey, block: IpNet) ->
 }
 
 /// Whether node `me` holds the block, by the log.
-fn holds(facts: &Projection, me: &NodeName, key: &NetworkKey, block: IpNet) -> bool {
+pub(super) fn holds(facts: &Projection, me: &NodeName, key: &NetworkKey, block: IpNet) -> bool {
     let network = facts.network(&key.0, &key.1);
     network.is_some_and(|it| it.blocks.get(&block) == Some(me))
 }
 
 /// Whether node `me` allocates the address, by the log.
-fn allocates(facts: &Projection, me: &NodeName, key: &NetworkKey, address: IpAddr) -> bool {
+pub(super) fn allocates(
+    facts: &Projection,
+    me: &NodeName,
+    key: &NetworkKey,
+    address: IpAddr,
+) -> bool {
     let network = facts.network(&key.0, &key.1);
     network.is_some_and(|it| it.is_held_by(address, me))
 }

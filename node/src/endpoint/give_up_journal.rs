@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::AttachError;
 use super::allocate::{NamedAddress, requested_in};
 use super::give_up::{
-    is_closing, network_of, not_given_up, nothing, returning, unknown_pool, whom,
+    allocates, holds, is_closing, network_of, not_given_up, nothing, returning, unknown_pool, whom,
 };
 use super::ledger::{NetworkKey, Record, Usage};
 use super::manager::Manager;
@@ -151,15 +151,24 @@ impl Manager {
         self.journal_cede(key, address, to)
     }
 
-    /// Whether the record ends a return or a cede of which a task asks netmaster again. Netmaster may have
-    /// leased the block to this node since: without the record's command the task would give it up twice.
+    /// Whether the record ends a return or a cede of which a task asks netmaster again: netmaster may have
+    /// leased the block to this node since, and without the record's command the task would give it up
+    /// twice. Or whether a task has asked since `settle` decided, and the facts don't have the outcome: the
+    /// block is still this node's by these facts, but perhaps not by the log.
     pub(super) fn ends_too_early(&self, record: &Record) -> bool {
-        let given_up = match record {
-            Record::ReturnEnded { key, block } => (key.clone(), *block),
-            Record::CedeEnded { key, address } => (key.clone(), IpNet::from(*address)),
+        let facts = self.facts.borrow();
+        let (given_up, is_ours) = match record {
+            Record::ReturnEnded { key, block } => {
+                ((key.clone(), *block), holds(&facts, &self.me, key, *block))
+            }
+            Record::CedeEnded { key, address } => (
+                (key.clone(), IpNet::from(*address)),
+                allocates(&facts, &self.me, key, *address),
+            ),
             _ => return false,
         };
         self.giving_up.count(&given_up) > 0
+            || is_ours && !self.decisions.is_in(&given_up, facts.applied)
     }
 
     /// Journals the address as ceded, once.

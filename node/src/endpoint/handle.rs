@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::allocate::requested_in;
+use super::decisions::SharedDecisions;
 use super::in_progress::InProgress;
 use super::journal::{Journal, JournalState};
 use super::ledger::{NetworkKey, Record, Usage};
@@ -84,6 +85,7 @@ pub struct EndpointsHandle {
     pub(super) requested: InProgress<(NetworkKey, IpAddr)>,
     /// Blocks whose command to netmaster is in progress.
     pub(super) giving_up: InProgress<(NetworkKey, IpNet)>,
+    pub(super) decisions: SharedDecisions,
     /// Notified when an operation in progress ends.
     pub(super) operation_ended: Arc<Notify>,
     pub(super) published: watch::Sender<Option<Vec<Endpoint>>>,
@@ -106,6 +108,7 @@ impl EndpointsHandle {
         let ended = Arc::new(Notify::new());
         let requested = InProgress::new(ended.clone());
         let giving_up = InProgress::new(ended.clone());
+        let decisions = SharedDecisions::default();
         let leaving = Arc::<AtomicBool>::default();
         let manager = Manager {
             leaving: leaving.clone(),
@@ -117,6 +120,7 @@ impl EndpointsHandle {
             snapshot: sender,
             requested: requested.clone(),
             giving_up: giving_up.clone(),
+            decisions: decisions.clone(),
         };
         std::thread::Builder::new()
             .name("endpoints".to_owned())
@@ -136,6 +140,7 @@ impl EndpointsHandle {
             leasing_ahead: Arc::default(),
             requested,
             giving_up,
+            decisions,
             operation_ended: ended,
             published: watch::Sender::default(),
         };

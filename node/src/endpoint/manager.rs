@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
 use super::allocate::{NamedAddress, check_pool};
+use super::decisions::SharedDecisions;
 use super::give_up::returning;
 use super::in_progress::InProgress;
 use super::journal::{Journal, limit_names};
@@ -50,6 +51,7 @@ pub(super) struct Manager {
     pub requested: InProgress<(NetworkKey, IpAddr)>,
     /// Blocks whose command to netmaster is in progress.
     pub giving_up: InProgress<(NetworkKey, IpNet)>,
+    pub decisions: SharedDecisions,
 }
 
 impl Manager {
@@ -91,7 +93,7 @@ impl Manager {
                 result.send(self.cede_any(&pool, v6, &to, count)).ok();
             }
             ManagerMessage::Write(mut records, result) => {
-                // The end of the task's operation wakes `settle`, which ends it again.
+                // The end of a task's operation and new facts wake `settle`, which ends it again.
                 records.retain(|record| !self.ends_too_early(record));
                 result.send(self.write(&records)).ok();
             }

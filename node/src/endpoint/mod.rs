@@ -3,6 +3,7 @@
 
 mod allocate;
 pub mod copy;
+mod decisions;
 mod due;
 #[cfg(test)]
 pub(crate) mod fixture;

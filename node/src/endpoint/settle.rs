@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::due::{BlockKey, Decisions, Due, DueInputs, IdleTimes, due};
+use super::due::{BlockKey, Due, DueInputs, IdleTimes, due};
 use super::give_up::{command, pool_around};
 use super::ledger::NetworkKey;
 use super::{EndpointsHandle, Snapshot};
@@ -45,11 +45,9 @@ impl Settler {
     /// Runs until a channel closes.
     pub async fn run(mut self) {
         let mut snapshots = self.endpoints.snapshots();
-        let (mut decisions, mut idle_times) = (Decisions::new(), IdleTimes::default());
+        let mut idle_times = IdleTimes::default();
         loop {
-            let (next_run, next_idle) = self
-                .work(&mut snapshots, &mut decisions, &mut idle_times)
-                .await;
+            let (next_run, next_idle) = self.work(&mut snapshots, &mut idle_times).await;
             if next_run == NextRun::Now {
                 continue;
             }
@@ -66,7 +64,6 @@ impl Settler {
     async fn work(
         &mut self,
         snapshots: &mut watch::Receiver<Snapshot>,
-        decisions: &mut Decisions,
         idle_times: &mut IdleTimes,
     ) -> (NextRun, Option<Instant>) {
         let ready = *self.log.borrow_and_update() == LogState::InSync;
@@ -81,7 +78,7 @@ impl Settler {
             leasing: &leasing,
             requested: &requested,
             ledger: &snapshot.ledger,
-            decisions,
+            decisions: &self.endpoints.decisions.all(),
             me: &self.me,
         });
         let (expired, next_idle) = idle_times.expired(&due.idle, Instant::now(), self.block_idle);
@@ -102,7 +99,7 @@ impl Settler {
             answers = run.netmaster_answers(key, *block).await;
         }
         due.unused.extend(expired.into_iter().filter(|_| answers));
-        let mut next_run = run.run(due, decisions).await;
+        let mut next_run = run.run(due).await;
         if !answers {
             next_run = next_run.max(NextRun::Later);
         }
@@ -167,7 +164,7 @@ impl Run<'_> {
         !matches!(outcome, Err(BusError::Unreachable(_)))
     }
 
-    async fn run(&self, due: Due, decisions: &mut Decisions) -> NextRun {
+    async fn run(&self, due: Due) -> NextRun {
         let endpoints = &self.settler.endpoints;
         let mut next_run = NextRun::AfterChange;
         if !due.ended.is_empty() && endpoints.write_records(due.ended).await.is_err() {
@@ -176,7 +173,7 @@ impl Run<'_> {
         let ceding = due.ceding.into_iter();
         let ceding = ceding.map(|(key, address, to)| ((key, IpNet::from(address)), Some(to)));
         let ceding: Vec<_> = ceding.collect();
-        decisions.retain(|held, _| {
+        endpoints.decisions.retain(|held| {
             due.returning.contains(held) || ceding.iter().any(|(ceded, _)| ceded == held)
         });
         let mut generation = self.generation;
@@ -204,29 +201,21 @@ impl Run<'_> {
             return NextRun::Later;
         }
         for (held, to) in given_up {
-            next_run = next_run.max(self.give_up(held, to, decisions).await);
+            next_run = next_run.max(self.give_up(held, to).await);
         }
         next_run
     }
 
     /// Asks netmaster, unless another task does.
-    async fn give_up(
-        &self,
-        held: BlockKey,
-        to: Option<NodeName>,
-        decisions: &mut Decisions,
-    ) -> NextRun {
-        let Settler {
-            endpoints, bus, me, ..
-        } = self.settler;
+    async fn give_up(&self, held: BlockKey, to: Option<NodeName>) -> NextRun {
+        let Settler { endpoints, me, .. } = self.settler;
         // The end of the other task's operation wakes `Settler::run`.
         let Some(_guard) = endpoints.giving_up.try_begin(held.clone()) else {
             return NextRun::AfterChange;
         };
         let (network, block) = (&held.0.1, held.1);
         let command = command(self.facts, me, &held.0, block, to);
-        let id = endpoints.command_id(&held.0, block);
-        let revision = match bus.command_as(id, command).await {
+        let revision = match endpoints.send_give_up(&held, command).await {
             Ok(revision) => {
                 tracing::info!(%network, %block, %revision, "given up");
                 revision
@@ -235,16 +224,20 @@ impl Run<'_> {
             Err(BusError::Rejected {
                 rejection,
                 revision,
+                is_final: true,
             }) => {
                 tracing::info!(%network, %block, %rejection, "not given up");
                 revision
+            }
+            Err(BusError::Rejected { rejection, .. }) => {
+                tracing::debug!(%network, %block, %rejection, "perhaps not given up");
+                return NextRun::Later;
             }
             Err(BusError::Unreachable(reason)) => {
                 tracing::debug!(%network, %block, reason, "not given up yet");
                 return NextRun::Later;
             }
         };
-        decisions.insert(held, revision);
         match revision <= self.facts.applied {
             true => NextRun::Now,
             false => NextRun::AfterChange,

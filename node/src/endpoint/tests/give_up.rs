@@ -1,5 +1,7 @@
 //! Blocks and addresses that this node gives up, by itself or because another node needs addresses.
 
+mod again;
+
 use bus_schema::command::BlockLease;
 use bus_schema::node::{LogState, Spare};
 use bus_schema::{CommandId, MachineId, PoolKey};
@@ -202,53 +204,6 @@ async fn address_is_not_given_up_while_the_kernel_keeps_its_endpoint() {
         "{error}"
     );
     assert!(bench.asks.try_recv().is_err());
-}
-
-/// Netmaster may have accepted the lost command, and leased the block to this node again: an endpoint
-/// would get an address that the same command, sent again under another id, takes away.
-#[tokio::test]
-async fn block_stays_given_up_while_netmaster_is_asked_again() {
-    let address = ip("10.0.0.16");
-    let block = BLOCK[0].0.parse().unwrap();
-    let ended = [
-        Record::ReturnEnded { key: key(), block },
-        Record::CedeEnded {
-            key: key(),
-            address,
-        },
-    ];
-    for (is_cede, ended) in [false, true].into_iter().zip(ended) {
-        let mut bench = Bench::new(&BLOCK);
-        let give_up = |handle: EndpointsHandle| async move {
-            match is_cede {
-                true => handle.cede(cede_request("10.0.0.16", "b", false)).await,
-                false => handle.return_block(pool(), false).await.map(drop),
-            }
-        };
-        let first = tokio::spawn(give_up(bench.handle.clone()));
-        let (lost, answer) = bench.identified().await;
-        let reason = "no answer in time".to_owned();
-        answer.send(Err(BusError::Unreachable(reason))).unwrap();
-        first.await.unwrap().unwrap_err();
-        bench.kernel.send_modify(|kernel| kernel.generation = 0);
-        let again = tokio::spawn(give_up(bench.handle.clone()));
-        while bench.handle.giving_up.all().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        // As `settle` does.
-        let settled = bench.handle.write_records(vec![ended.clone()]);
-        settled.await.unwrap();
-        bench
-            .kernel
-            .send_modify(|kernel| kernel.generation = u64::MAX);
-        let (id, answer) = bench.identified().await;
-        assert_eq!(id, lost, "cede: {is_cede}");
-        answer.send(Ok(Revision(7))).unwrap();
-        again.await.unwrap().unwrap();
-        bench.handle.write_records(vec![ended]).await.unwrap();
-        let ledger = bench.handle.snapshots().borrow().ledger.clone();
-        assert_eq!(ledger.usage(&key()), None);
-    }
 }
 
 #[tokio::test]
