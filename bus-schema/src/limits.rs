@@ -121,6 +121,7 @@ mod tests {
         assert_eq!(name.len(), 255);
         let name = &name[..253];
         let aliases = vec![label.clone(); 64];
+        let wide = "网".repeat(20);
         assert_eq!(check_names(Some(name), &aliases), Ok(()));
         for (name, aliases, says) in [
             (None, vec![label.clone(); 65], "at most 64"),
@@ -129,6 +130,8 @@ mod tests {
             (None, vec![format!("b.{label}a")], "at most 63"),
             // 22 characters of three bytes.
             (None, vec!["网".repeat(22)], "66 bytes"),
+            // 104 characters.
+            (Some([wide.as_str(); 5].join(".")), vec![], "304 bytes"),
         ] {
             let excess = check_names(name.as_deref(), &aliases).expect_err(says);
             assert!(excess.to_string().contains(says), "{excess}");
