@@ -14,6 +14,7 @@ pub mod healing;
 pub mod id;
 pub mod limits;
 pub mod lookup;
+pub mod mark_rule;
 pub mod net;
 pub mod node;
 pub mod policy;

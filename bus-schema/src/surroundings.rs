@@ -1,11 +1,13 @@
-//! The addresses outside of the cluster that a node uses or that its containers reach.
+//! The addresses outside of the cluster that a node uses or that its containers reach, and its routing rules.
 
 use std::net::IpAddr;
 
+use crate::mark_rule::MarkRule;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The addresses around a node. A network over one of them hides it from the tenant's containers.
+/// The addresses around a node, and its rules by the packet mark. A network over one of the addresses hides
+/// it from the tenant's containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Surroundings {
     /// The addresses of its interfaces, without loopback and link-local ones.
@@ -17,6 +19,9 @@ pub struct Surroundings {
     /// The engine's networks that aren't Contiv's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub engine_subnets: Vec<EngineSubnet>,
+    /// Its routing rules by the packet mark, which no new group's number should match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mark_rules: Vec<MarkRule>,
 }
 
 /// An address of an interface, with the length of its prefix.

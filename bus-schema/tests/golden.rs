@@ -257,6 +257,10 @@ fn node_messages() {
         "node-status-surroundings",
         vec![samples::status_with_surroundings()],
     );
+    check(
+        "node-status-mark-rules",
+        vec![samples::status_with_mark_rules()],
+    );
     let types = check("node-request", samples::node_requests());
     assert_eq!(types, variants::<bus_schema::node::NodeRequest>());
     check("node-reply-engine", vec![samples::engine_reply()]);

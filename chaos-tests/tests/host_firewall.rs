@@ -1,4 +1,5 @@
-//! Docker's firewall on a node with VRF domains: changes by its engine are reverted at once.
+//! The host's own firewall and routing rules: changes by an engine are reverted at once, and an alarm names
+//! the others' rules that concern our packets.
 
 use std::time::{Duration, Instant};
 
@@ -68,5 +69,34 @@ fn firewall_that_drops_our_packets_is_an_alarm_until_it_accepts_them() -> Outcom
         r#"nft 'insert rule ip fw f iifname "cd*" oifname { "cv*", "cx*" } accept'"#
     ));
     assert!(scene.pings_both_ways()?);
+    wait_until("the alarm is over", WAIT_TIMEOUT, || !alarm())
+}
+
+#[test]
+fn routing_rule_by_a_groups_number_is_an_alarm_and_new_groups_get_others() -> Outcome {
+    let scene = Scene::open()?;
+    let lab = &scene.lab;
+    let create = |group| lab.netctl_ok(&["group", "create", "contiv-net", group]);
+    let has_number = |group, number: u16| {
+        let shown = lab.netctl_ok(&["group", "inspect", group]);
+        shown.map(|it| it.contains(&format!(r#""groupId": {number}"#)))
+    };
+    create("web")?;
+    assert!(has_number("web", 2)?);
+    // Numbers 2 and 3.
+    let rule = "pref 2000 fwmark 0x2/0xfffe blackhole";
+    assert!(sh(lab, "node-1", &format!("ip rule add {rule}")));
+    let alarm = || {
+        lab.alarms("node-1")
+            .is_ok_and(|all| all.iter().any(|it| it == "fwmark"))
+    };
+    wait_until("the alarm is raised", WAIT_TIMEOUT, alarm)?;
+    let shown = lab.netctl(&["doctor"])?.stdout;
+    let named = "`ip rule 2000: from all fwmark 0x2/0xfffe blackhole`: group web of tenant default";
+    assert!(shown.contains(named), "{shown}");
+    create("db")?;
+    assert!(has_number("db", 4)?);
+    assert!(scene.pings_both_ways()?);
+    assert!(sh(lab, "node-1", &format!("ip rule del {rule}")));
     wait_until("the alarm is over", WAIT_TIMEOUT, || !alarm())
 }

@@ -56,6 +56,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
         underlay_interface: String::new(),
         resolvers: Default::default(),
         max_connections: 65_536,
+        outer_mark: None,
     };
     let (facts, locals) = trial(&params)?;
     let wanted = desired::desired(&facts, &locals, &params, &mut Programs::default());

@@ -57,6 +57,9 @@ pub struct DaemonConfig {
     pub vtep: IpAddr,
     /// The value of `--underlay`, from which `vtep` follows.
     pub underlay: String,
+    /// The mark of outer packets, 0: none. Absent: none, and they are routed by it only if a rule of the
+    /// host looks at marks.
+    pub outer_mark: Option<u32>,
     /// Absent: VRF when the kernel has it, else netns.
     pub domain: Option<DomainKind>,
     pub nats: String,

@@ -18,6 +18,7 @@ pub mod healing;
 pub mod identity;
 pub mod inquiry;
 pub mod local;
+pub mod mark_rules;
 pub mod metrics;
 pub mod neighbors;
 pub mod outer_drops;

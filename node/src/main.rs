@@ -16,8 +16,8 @@ use node::local::client::{ClientError, ask};
 use node::local::{Detach, Left};
 use node::neighbors::low_limit;
 use node::reconciler::Watching;
-use node::{store, underlay};
-use node_datapath::{DatapathError, NeighborTable};
+use node::{mark_rules, store, underlay};
+use node_datapath::{DatapathError, NeighborTable, mark_rules_here};
 use node_dns as dns;
 use runtime::bus_address;
 use runtime::exit::{UNREACHABLE, USAGE};
@@ -68,6 +68,10 @@ struct Run {
     /// The outer address of this node's packets, by interface, network or address
     #[arg(long, value_name = "IF|CIDR|ADDR")]
     underlay: String,
+    /// The mark of the packets between nodes, for the host's `ip rule fwmark N`, such as 51820 or 0xca6c
+    /// [default: no mark]
+    #[arg(long, value_name = "N", value_parser = mark)]
+    outer_mark: Option<u32>,
     /// How tenants are isolated; auto uses VRF devices if the kernel has them
     #[arg(long, value_enum, default_value = "auto")]
     domain: Domain,
@@ -195,6 +199,15 @@ struct DetachArgs {
     id: EndpointId,
 }
 
+/// Reads a mark as `ip rule` takes it: 51820 or 0xca6c.
+fn mark(text: &str) -> Result<u32, String> {
+    let mark = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    mark.map_err(|error| format!("a mark is a number such as 51820 or 0xca6c: {error}"))
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -276,6 +289,10 @@ async fn check(run: Run) -> ExitCode {
             if let Some(warning) = NeighborTable::read().await.as_ref().and_then(low_limit) {
                 print_line(&format!("warning: {warning}"));
             }
+            let rules = mark_rules_here().await.unwrap_or_default();
+            if let Some(warning) = mark_rules::warning(&rules) {
+                print_line(&format!("warning: {warning}"));
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(USAGE, &error.to_string()),
@@ -337,6 +354,7 @@ fn config(run: Run) -> anyhow::Result<DaemonConfig> {
         machine: MachineId(machine.to_owned()),
         vtep: underlay::resolve(&run.underlay, logged)?,
         underlay: run.underlay,
+        outer_mark: run.outer_mark,
         domain: match run.domain {
             Domain::Auto => None,
             Domain::Vrf => Some(DomainKind::Vrf),

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::endpoint::{Kernel, LocalEndpoint, Locals, OwnEndpoints, Published, Snapshot};
 use crate::identity::Identity;
+use crate::mark_rules;
 use crate::metrics;
 use crate::reconciler::Progress;
 use crate::store::Saved;
@@ -74,6 +75,8 @@ impl StatusSources {
         alarms.extend(published.trouble.as_deref().map(unpublished));
         alarms.extend(too_long(&published));
         alarms.extend(excess(&self.view.borrow()));
+        let marks = &self.surroundings.borrow().mark_rules;
+        alarms.extend(mark_rules::alarm(marks, &facts, self.domain));
         let dns = self.dns.troubles().into_iter();
         alarms.extend(dns.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
         alarms.extend(self.alarms.iter().cloned());

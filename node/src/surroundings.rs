@@ -1,9 +1,11 @@
-//! Follows the addresses around this node: of its interfaces, its resolvers and its engine's networks.
+//! Follows the addresses around this node, of its interfaces, its resolvers and its engine's networks, and
+//! its routing rules by the packet mark.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::surroundings::{EngineSubnet, InterfaceAddress, Surroundings};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
@@ -11,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::underlay::{ip, is_routed};
 use node_core::desired::is_own_device;
+use node_datapath::Datapath;
 use runtime::{pause, send_if_changed};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,17 +98,45 @@ pub fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {
 pub async fn watch(
     files: ResolverFiles,
     engine_subnets: watch::Receiver<Vec<EngineSubnet>>,
+    datapath: Datapath,
     current: watch::Sender<Surroundings>,
 ) {
     while !current.is_closed() {
-        let found = read(&files, &engine_subnets.borrow());
+        let subnets = engine_subnets.borrow().clone();
+        let mut found = read(&files, &subnets);
+        found.mark_rules = match read_mark_rules(&datapath).await {
+            Some(rules) => rules,
+            None => current.borrow().mark_rules.clone(),
+        };
         send_if_changed(&current, found);
         pause(CHECK_INTERVAL).await;
     }
 }
 
-/// Reads them once.
-pub fn read(files: &ResolverFiles, engine_subnets: &[EngineSubnet]) -> Surroundings {
+/// Reads the routing rules by the packet mark; absent if the kernel doesn't answer.
+async fn read_mark_rules(datapath: &Datapath) -> Option<Vec<MarkRule>> {
+    match datapath.mark_rules().await {
+        Ok(mut rules) => {
+            rules.truncate(MAX_ENTRIES);
+            Some(rules)
+        }
+        Err(error) => {
+            tracing::debug!(%error, "can't read the routing rules");
+            None
+        }
+    }
+}
+
+/// Reads all of them at the start, before anything is known about the engine's networks.
+pub async fn first(datapath: &Datapath) -> Surroundings {
+    Surroundings {
+        mark_rules: read_mark_rules(datapath).await.unwrap_or_default(),
+        ..read(&ResolverFiles::default(), &[])
+    }
+}
+
+/// Reads the addresses once.
+fn read(files: &ResolverFiles, engine_subnets: &[EngineSubnet]) -> Surroundings {
     let mut interfaces: Vec<InterfaceAddress> = getifaddrs()
         .into_iter()
         .flatten()
@@ -124,6 +155,7 @@ pub fn read(files: &ResolverFiles, engine_subnets: &[EngineSubnet]) -> Surroundi
         interfaces,
         resolvers: files.read().addresses(),
         engine_subnets: engine_subnets.iter().take(MAX_ENTRIES).cloned().collect(),
+        mark_rules: Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ use bus_schema::event::{
     NetworkRemoved, NetworkReopened, TenantClosed, TenantCreated, TenantOpened, TenantRemoved,
     VniAssigned, VniReleased,
 };
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::policy::Peer;
 use bus_schema::rejection::BlockUse;
 use bus_schema::{
@@ -78,6 +79,8 @@ pub struct TenantFacts {
     /// The leases on which the command depends: see [`Tenant::pools_of`].
     pub leases: BTreeMap<PoolKey, Arc<Leases>>,
     pub drained: Drained,
+    /// The nodes' routing rules by the packet mark, which no new group's number should match.
+    pub mark_rules: Vec<MarkRule>,
 }
 
 impl TenantFacts {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::{AggregateId, Event, PoolKey, Revision};
 
 use super::log::Log;
@@ -117,10 +118,11 @@ impl Gather for Cluster {
 }
 
 impl Gather for Tenant {
-    type External = Drained;
+    type External = (Drained, Vec<MarkRule>);
 
-    fn add_external(facts: &mut TenantFacts, external: &Drained) {
-        facts.drained = *external;
+    fn add_external(facts: &mut TenantFacts, (drained, mark_rules): &Self::External) {
+        facts.drained = *drained;
+        facts.mark_rules.clone_from(mark_rules);
     }
 
     fn sources(&self, command: &Self::Command) -> Vec<Source> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_schema::command::Request;
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::{
     AggregateId, Command, CommandId, PoolKey, Rejection, Reply, Revision, TenantName,
 };
@@ -30,6 +31,8 @@ const MAX_MAILBOX: usize = 256;
 pub struct External {
     pub cluster: ClusterFacts,
     pub drained: Drained,
+    /// The nodes' routing rules by the packet mark.
+    pub mark_rules: Vec<MarkRule>,
 }
 
 type Actor<A> = Supervised<Decider<A>>;
@@ -114,7 +117,7 @@ impl Registry {
                 answer(self.cluster(), ask).await
             }
             Routed::Tenant(tenant, command) => {
-                let ask = circumstances.execute(command, external.drained);
+                let ask = circumstances.execute(command, (external.drained, external.mark_rules));
                 answer(self.tenant(&tenant), ask).await
             }
             Routed::Leases(pool, command) => {

@@ -22,6 +22,7 @@ use std::net::IpAddr;
 
 use bus_schema::command::Request;
 use bus_schema::healing::{Cleanup, Healed, Healing, Step, Steps};
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::node::{
     Alarm, DnsCounters, DomainKind, EngineStatus, Examination, Finding, Grade, LogState, NodeReply,
     NodeRequest, NodeStatus, Spare,
@@ -172,6 +173,7 @@ pub(crate) fn status_with_surroundings() -> NodeStatus {
             network: "bridge".to_owned(),
             subnet: "172.17.0.0/16".parse().expect("a subnet"),
         }],
+        mark_rules: Vec::new(),
     };
     NodeStatus {
         surroundings: Some(Box::new(around)),
@@ -179,6 +181,28 @@ pub(crate) fn status_with_surroundings() -> NodeStatus {
             refused: 3,
             ..DnsCounters::default()
         }),
+        ..status()
+    }
+}
+
+pub(crate) fn status_with_mark_rules() -> NodeStatus {
+    let rule = |not, ipv6, action: &str| MarkRule {
+        preference: 100,
+        mark: 0xca6c,
+        mask: u32::MAX,
+        not,
+        ipv6,
+        action: action.to_owned(),
+    };
+    let around = Surroundings {
+        mark_rules: vec![
+            rule(true, false, "lookup 51820"),
+            rule(false, true, "blackhole"),
+        ],
+        ..Surroundings::default()
+    };
+    NodeStatus {
+        surroundings: Some(Box::new(around)),
         ..status()
     }
 }

@@ -172,6 +172,7 @@ mod tests {
                 network: "bridge".to_owned(),
                 subnet: "172.17.0.0/16".parse().unwrap(),
             }],
+            ..Surroundings::default()
         }
     }
 

@@ -12,6 +12,7 @@ use super::desk::Desk;
 use super::lease;
 use super::node;
 use super::removal::{self, Target};
+use crate::view::View;
 use runtime::now;
 
 /// How long an acceptance of the log may take to come back by the feed.
@@ -34,6 +35,13 @@ pub(super) async fn carry_out(desk: &Rc<Desk>, request: Request<Command>) -> Rep
         Command::NetworkRemove(c) if c.mode == Removal::Close => {
             let target = Target::Network(c.tenant.clone(), c.network.clone());
             removal::remove(desk, request, target).await
+        }
+        Command::GroupCreate(_) => {
+            let external = External {
+                mark_rules: desk.shared.read(View::mark_rules),
+                ..External::default()
+            };
+            desk.registry.execute(request, external).await
         }
         Command::GroupRemove(c) if c.mode == Removal::Close => {
             let target = Target::Group(c.tenant.clone(), c.group.clone());

@@ -10,9 +10,10 @@ pub(crate) mod log;
 
 pub(crate) use addresses::PoolCount;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schema::event::Settings;
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::node::{ALIVE_MS, NodeStatus};
 use bus_schema::{
     ClusterId, Endpoint, EndpointEvent, EndpointId, Event, GroupName, GroupSpec, MachineId,
@@ -335,6 +336,14 @@ impl View {
         self.log.hear(&status, now);
         let heard = Heard { status, at: now };
         self.statuses.insert(heard.status.node.clone(), heard);
+    }
+
+    /// The routing rules by the packet mark of all members, each once. A node that is away keeps its rules.
+    pub(crate) fn mark_rules(&self) -> Vec<MarkRule> {
+        let members = self.nodes.keys().filter_map(|it| self.statuses.get(it));
+        let around = members.filter_map(|it| it.status.surroundings.as_ref());
+        let rules: BTreeSet<_> = around.flat_map(|it| &it.mark_rules).collect();
+        rules.into_iter().cloned().collect()
     }
 
     /// Whether every member sent a status at least once.

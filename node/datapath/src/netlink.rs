@@ -134,10 +134,9 @@ impl Socket {
         collected(self.handle.route().get(which).execute().try_collect().await)
     }
 
-    /// The routing rules for IPv4.
-    pub(crate) async fn rules(&self) -> io::Result<Vec<RuleMessage>> {
+    pub(crate) async fn rules(&self, version: IpVersion) -> io::Result<Vec<RuleMessage>> {
         let _turn = self.dumping.lock().await;
-        let request = self.handle.rule().get(IpVersion::V4);
+        let request = self.handle.rule().get(version);
         collected(request.execute().try_collect().await)
     }
 

@@ -27,6 +27,7 @@ use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
+use rtnetlink::IpVersion;
 
 use super::attributes::{
     self, kind, mac, master, mtu, name, neighbor, route_ip, table, vrf_table, vxlan,
@@ -202,7 +203,7 @@ impl View<'_> {
         if self.kind != DomainKind::Vrf || self.place != Place::Host {
             return Ok(None);
         }
-        let rules = self.socket.rules().await?;
+        let rules = self.socket.rules(IpVersion::V4).await?;
         let is_there = rules.iter().any(attributes::is_vrf_rule);
         Ok(is_there.then(|| Object::VrfRule(VrfRule).at(&Place::Host)))
     }

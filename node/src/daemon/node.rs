@@ -15,7 +15,7 @@ use crate::identity::Identity;
 use crate::reconciler::{Progress, underlay_mtu};
 use crate::requests::{BusHandle, BusRequest};
 use crate::store::{Disk, peers};
-use crate::surroundings::{self, ResolverFiles};
+use crate::surroundings;
 use crate::underlay::{Change, interface_of};
 use node_core::desired::{self, Params};
 use node_core::projection::{EndpointsView, Projection};
@@ -89,6 +89,7 @@ impl Node {
         let mut view = EndpointsView::default();
         view.await_stream(true);
         view.recall(peers::load(&config.state_dir.join("neighbors")));
+        let around = surroundings::first(&datapath).await;
         let node = Self {
             me: identity(config),
             params,
@@ -102,7 +103,7 @@ impl Node {
             progress: watch::Sender::default(),
             published: watch::Sender::default(),
             address: watch::Sender::new(Change::None),
-            surroundings: watch::Sender::new(surroundings::read(&ResolverFiles::default(), &[])),
+            surroundings: watch::Sender::new(around),
             connection_alarms: watch::Sender::default(),
             healings: Healings::default(),
             leave: Leave::default(),
@@ -121,6 +122,7 @@ async fn params(config: &DaemonConfig, datapath: &Datapath) -> Result<Params, St
         underlay_interface: interface_of(config.vtep).unwrap_or_default(),
         resolvers: Default::default(),
         max_connections: max_connections(datapath).await?,
+        outer_mark: config.outer_mark,
     })
 }
 

@@ -86,7 +86,8 @@ fn watch_surroundings(
     docker: &DockerHandle,
 ) -> impl Future<Output = ()> + Send + 'static {
     let subnets = docker.subnets.clone();
-    surroundings::watch(ResolverFiles::default(), subnets, node.surroundings.clone())
+    let (datapath, current) = (node.datapath.clone(), node.surroundings.clone());
+    surroundings::watch(ResolverFiles::default(), subnets, datapath, current)
 }
 
 /// Spawns the tasks that show, restore, detach and give up endpoints and addresses.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bus_schema::command::{GroupCreate, GroupRemove, GroupUpdate, Removal};
 use bus_schema::event::{GroupClosing, GroupCreated, GroupRemoved, GroupReopened, GroupUpdated};
+use bus_schema::mark_rule::MarkRule;
 use bus_schema::policy::Peer;
 use bus_schema::{
     Event, GroupId, GroupName, GroupSpec, NetworkSpec, PolicyName, Rejection, TenantName, subnet,
@@ -78,7 +79,7 @@ impl Tenant {
             tenant: c.tenant.clone(),
             network: c.network.clone(),
             name: c.group.clone(),
-            id: self.free_id(&c.tenant)?,
+            id: self.free_id(&c.tenant, &facts.mark_rules)?,
             policies,
             docker_name: c.docker_name.clone(),
             pool: c.ip_pool,
@@ -183,16 +184,19 @@ impl Tenant {
     }
 
     /// An id that no group had, as long as there is one: a node without the bus still has the rules of an
-    /// id's former group, and must not apply them to another.
-    fn free_id(&self, tenant: &TenantName) -> Result<GroupId, Rejection> {
+    /// id's former group, and must not apply them to another. An id that a routing rule of a node matches
+    /// is taken only if there is no other.
+    fn free_id(&self, tenant: &TenantName, rules: &[MarkRule]) -> Result<GroupId, Rejection> {
         let used = self.groups.values().map(|group| group.spec.id);
         let taken: BTreeSet<GroupId> = used.chain(self.retired.iter().copied()).collect();
         let first = GroupId::FIRST.0;
         let fresh = (first..=u16::MAX).filter(|id| *id > self.last_group);
-        fresh
-            .chain(first..=self.last_group)
-            .map(GroupId)
-            .find(|id| !taken.contains(id))
+        let all = fresh.chain(first..=self.last_group).map(GroupId);
+        let mut free = all.filter(|id| !taken.contains(id));
+        let unmatched = |id: &GroupId| !rules.iter().any(|rule| rule.concerns(*id));
+        free.clone()
+            .find(unmatched)
+            .or_else(|| free.next())
             .ok_or_else(|| Rejection::GroupIdsExhausted {
                 tenant: tenant.clone(),
             })

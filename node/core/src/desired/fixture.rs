@@ -159,6 +159,7 @@ impl Facts {
 pub fn params(kind: DomainKind) -> Params {
     Params {
         max_connections: 65_536,
+        outer_mark: None,
         node: node("n1"),
         kind,
         vtep: ip("198.18.0.1"),

@@ -38,8 +38,8 @@ pub use names::{domain_name, interface_names, is_own_device, vxlan_name, zone};
 pub use resolvers::Resolvers;
 pub use trace::trace;
 
-/// Properties of a node's kernel, underlay and host. All but the resolvers are constant while netplugin
-/// runs.
+/// Properties of a node's kernel, underlay and host. All but the resolvers and the outer mark are
+/// constant while netplugin runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
     pub node: NodeName,
@@ -54,6 +54,9 @@ pub struct Params {
     /// The connections that an endpoint may open if neither its network nor its tenant says another
     /// number: a quarter of the node's conntrack table.
     pub max_connections: u32,
+    /// The mark by which outer packets are routed that this node sends, 0: none; absent: VXLAN's own
+    /// look-up decides, which sees the number of the sender's group.
+    pub outer_mark: Option<u32>,
 }
 
 impl Params {
@@ -111,6 +114,7 @@ fn host_tables(facts: &Projection, params: &Params) -> Vec<Ruleset> {
             vtep: params.vtep,
             interface: params.underlay_interface.clone(),
             port: facts.settings.vxlan_port,
+            mark: params.outer_mark,
         }),
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
     });

@@ -29,6 +29,8 @@ pub struct Outer {
     pub interface: String,
     /// UDP.
     pub port: u16,
+    /// The mark by which packets are routed that this host sends, 0: none; absent: a group's id.
+    pub mark: Option<u32>,
 }
 
 /// Why a packet to the outer port was dropped.
@@ -105,7 +107,7 @@ impl Ruleset {
         let vrf = domain == Some(DomainKind::Vrf);
         self.forwarder(&outer.interface, vrf);
         self.outer_through(outer.port, vrf);
-        self.outer_out(outer.port, vrf);
+        self.outer_out(outer, vrf);
         self.outer_in(outer);
     }
 
@@ -181,7 +183,7 @@ impl Ruleset {
         self.chain("outer_through", &rules);
     }
 
-    fn outer_out(&mut self, port: u16, vrf: bool) {
+    fn outer_out(&mut self, Outer { port, mark, .. }: &Outer, vrf: bool) {
         self.base(
             "outer_out",
             ("filter", "output", -300),
@@ -196,13 +198,24 @@ impl Ruleset {
         };
         let drop = OuterDrop::Process.drop();
         let drop = format!("meta skuid 0-4294967294 {by_tunnel}{drop}");
-        let mut rules = if vrf {
-            ACCEPT_TO_TENANTS.to_vec()
-        } else {
-            Vec::new()
+        let accept_inner: &[&str] = if vrf { &ACCEPT_TO_TENANTS } else { &[] };
+        let mut sent = [accept_inner, &[drop.as_str(), "notrack"]].concat();
+        let Some(mark) = *mark else {
+            return self.chain("outer_sent", &sent);
         };
-        rules.extend([drop.as_str(), "notrack"]);
-        self.chain("outer_sent", &rules);
+        // VXLAN routes by the inner packet's mark, a group's id, so a rule `ip rule fwmark` of the host's
+        // would send the packets of one group elsewhere. A chain of type `route` has a packet routed
+        // again if it changes the mark (`ip_route_me_harder`). Another mark is set before, because the
+        // mark of a packet from another namespace is 0 by then (`skb_scrub_packet`).
+        let other = format!("meta mark set {:#x}", mark ^ 1);
+        sent.push(&other);
+        self.chain("outer_sent", &sent);
+        let routed = format!("udp dport {port} meta mark set {mark:#x}");
+        self.base(
+            "outer_routed",
+            ("route", "output", -299),
+            &[accept_inner, &[routed.as_str()]].concat(),
+        );
     }
 }
 
@@ -221,6 +234,7 @@ mod tests {
                 vtep,
                 interface: "eth0".to_owned(),
                 port: 14_789,
+                mark: None,
             });
             Ruleset::new(TableScope { outer, domain })
         };

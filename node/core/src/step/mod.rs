@@ -206,6 +206,16 @@ impl Memory {
         changed
     }
 
+    /// Follows the mark by which outer packets are routed; whether it changed.
+    pub fn follow_outer_mark(&mut self, mark: Option<u32>) -> bool {
+        let changed = self.params.outer_mark != mark;
+        if changed {
+            self.params.outer_mark = mark;
+            self.pending.touched.merge(Touched::cluster());
+        }
+        changed
+    }
+
     /// Our table in this netfilter was changed.
     pub fn tear(&mut self, place: Place) {
         self.pending.torn.insert(place);

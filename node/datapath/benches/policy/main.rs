@@ -50,6 +50,7 @@ impl Node {
                 underlay_interface: "eth0".to_owned(),
                 resolvers: Default::default(),
                 max_connections: 65_536,
+                outer_mark: None,
             },
             programs: Programs::default(),
         }

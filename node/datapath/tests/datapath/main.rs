@@ -8,6 +8,7 @@ mod figures;
 mod forged;
 mod frames;
 mod host_firewall;
+mod marks;
 mod neighbors;
 mod netlink;
 mod policy;

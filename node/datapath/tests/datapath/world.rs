@@ -137,6 +137,7 @@ impl World {
             underlay_interface: "eth0".to_owned(),
             resolvers: Default::default(),
             max_connections: 65_536,
+            outer_mark: None,
         };
         for rules in desired::fixed_rules(&self.facts, &params) {
             datapath.learn(&rules).await.expect("learned");

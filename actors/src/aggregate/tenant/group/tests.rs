@@ -477,4 +477,5 @@ fn a_tenant_says_all_that_is_left_of_it() {
     );
 }
 
+mod numbers;
 mod pools;
