@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bus_schema::{Command, Endpoint};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::flags::OutputFlags;
@@ -59,8 +59,16 @@ pub(crate) struct ExportOptions {
     /// The same as -o json
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    #[arg(long, short, value_enum, default_value_t = Format::Yaml)]
-    output: Format,
+    /// A table could not be applied again
+    #[arg(long, short, value_enum, default_value_t = FileFormat::Yaml)]
+    output: FileFormat,
+}
+
+/// A format that `apply` reads.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FileFormat {
+    Yaml,
+    Json,
 }
 
 impl Source {
@@ -293,10 +301,9 @@ pub(crate) async fn diff(session: &mut Session, diff: DiffOptions) -> Result<(),
 }
 
 pub(crate) async fn export(session: &mut Session, options: ExportOptions) -> Result<(), Failure> {
-    let format = if options.json {
-        Format::Json
-    } else {
-        options.output
+    let format = match options.output {
+        FileFormat::Yaml if !options.json => Format::Yaml,
+        FileFormat::Yaml | FileFormat::Json => Format::Json,
     };
     output::print(&file::write(&current(session).await?, format)?)
 }

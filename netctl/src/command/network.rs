@@ -107,7 +107,7 @@ pub(crate) struct NetworkUpdateOptions {
 
 /// At least one setting.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[group(required = true, multiple = true, args = ["max_connections"])]
 struct GivenNetworkSettings {
     #[command(flatten)]
     settings: NetworkSettings,

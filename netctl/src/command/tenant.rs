@@ -63,7 +63,7 @@ pub(crate) enum TenantVerb {
 
 /// At least one setting.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[group(required = true, multiple = true, args = ["max_connections"])]
 pub(crate) struct GivenTenantSettings {
     #[command(flatten)]
     settings: TenantSettings,

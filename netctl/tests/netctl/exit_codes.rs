@@ -31,6 +31,10 @@ fn usage_errors_exit_with_64_and_need_no_bus() {
         "policy rule-add p 1 -protocol=tcp -port=80-70",
         "policy apply p",
         "trace --from web --to db",
+        "net update n",
+        "tenant update default",
+        "export -o table",
+        "export -o wide",
         "--netmaster=http://netmaster:9999 net ls",
     ] {
         let ran = netctl(&nowhere, typed);
@@ -70,7 +74,12 @@ fn missing_bus_or_netmaster_exits_with_2_within_two_seconds() {
         (bus.url.clone(), "no netmaster answers"),
         (wrong_token, "refuses this token"),
     ] {
-        for typed in ["net ls", "net create n --subnet=10.1.1.0/24"] {
+        for typed in [
+            "net ls",
+            "net create n --subnet=10.1.1.0/24",
+            "net update n --max-connections 5",
+            "tenant update default --max-connections 0",
+        ] {
             let ran = netctl(&url, typed);
             assert_eq!(ran.code, 2, "{typed}: {ran:?}");
             assert!(ran.err.contains(says), "{typed}: {ran:?}");
@@ -236,7 +245,7 @@ fn refusal(ran: &crate::support::Ran, kind: &str) -> serde_json::Value {
 #[test]
 fn every_refusal_is_an_object_with_o_json() {
     let nowhere = nowhere();
-    for typed in [
+    let unreachable = [
         "net create n -s 10.1.1.0/24 -o json",
         "net rm n -o json",
         "group update g --no-policy -o json",
@@ -246,21 +255,19 @@ fn every_refusal_is_an_object_with_o_json() {
         "wait --converged --timeout 1s -o json",
         "status -o json",
         "export -o json",
-    ] {
-        let ran = netctl(&nowhere, typed);
-        assert_eq!(ran.code, 2, "{typed}: {ran:?}");
-        refusal(&ran, "unreachable");
-    }
-    for typed in [
+    ];
+    let usage = [
         "net create n -s 10.1.1.0/33 -o json",
         "net ls -o json --colour",
         "nat ls -o json",
         "context use nobody -o json",
         "apply -f /nowhere.yaml -o json",
-    ] {
+    ];
+    let all = unreachable.map(|it| (it, 2, "unreachable"));
+    for (typed, code, kind) in all.into_iter().chain(usage.map(|it| (it, 64, "usage"))) {
         let ran = netctl(&nowhere, typed);
-        assert_eq!(ran.code, 64, "{typed}: {ran:?}");
-        refusal(&ran, "usage");
+        assert_eq!(ran.code, code, "{typed}: {ran:?}");
+        refusal(&ran, kind);
     }
 }
 
