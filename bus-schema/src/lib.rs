@@ -21,6 +21,7 @@ pub mod policy;
 pub mod query;
 pub mod rejection;
 pub mod reply;
+pub mod streams;
 pub mod subject;
 pub mod subnet;
 pub mod surroundings;

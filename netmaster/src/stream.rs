@@ -1,83 +1,68 @@
 //! The settings of the three streams, and how an existing stream differs from them.
 
-use std::time::Duration;
-
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, Source, StorageType};
-use bus_schema::{limits, subject};
+use bus_schema::streams::{self, MAX_CONSUMERS, StreamSettings};
+use bus_schema::subject;
 
-/// How long HISTORY keeps the events of endpoints.
-const HISTORY_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+fn config(settings: StreamSettings, replicas: usize) -> Config {
+    let size = settings.max_msg_size.map(i32::try_from);
+    Config {
+        name: settings.name.to_owned(),
+        storage: StorageType::File,
+        num_replicas: replicas,
+        max_consumers: MAX_CONSUMERS,
+        max_messages_per_subject: settings.max_msgs_per_subject,
+        max_message_size: size.map_or(0, |it| it.unwrap_or(i32::MAX)),
+        max_age: settings.max_age,
+        allow_direct: settings.is_on("allow_direct"),
+        deny_delete: settings.is_on("deny_delete"),
+        deny_purge: settings.is_on("deny_purge"),
+        allow_atomic_publish: settings.is_on("allow_atomic"),
+        allow_message_ttl: settings.is_on("allow_msg_ttl"),
+        ..Default::default()
+    }
+}
 
-/// The limit of consumers: every node and every netmaster reads with one of its own. nats-server 2.15
-/// allows 1,000 on a stream without a limit (`default_max_consumers`), and takes -1 for no limit.
-const MAX_CONSUMERS: i32 = 1 << 16;
-
-fn message_size(bytes: usize) -> i32 {
-    i32::try_from(bytes).unwrap_or(i32::MAX)
+fn republish(source: &str, destination: &str) -> Option<Republish> {
+    Some(Republish {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        headers_only: false,
+    })
 }
 
 /// The log: append-only, never edited, republished once committed.
 pub(crate) fn log(replicas: usize) -> Config {
     Config {
-        name: subject::LOG.to_owned(),
         description: Some(
             "Contiv: what happened, in order; nothing here is ever edited".to_owned(),
         ),
         subjects: vec![subject::LOG_ALL.to_owned()],
-        storage: StorageType::File,
-        num_replicas: replicas,
-        max_consumers: MAX_CONSUMERS,
-        max_message_size: message_size(limits::MAX_EVENT_BYTES),
         discard: DiscardPolicy::New,
-        allow_direct: false,
-        deny_delete: true,
-        deny_purge: true,
-        allow_atomic_publish: true,
-        republish: Some(Republish {
-            source: subject::LOG_ALL.to_owned(),
-            destination: subject::EVENTS_LOG.to_owned(),
-            headers_only: false,
-        }),
-        ..Default::default()
+        republish: republish(subject::LOG_ALL, subject::EVENTS_LOG),
+        ..config(streams::LOG, replicas)
     }
 }
 
 /// Endpoints, published by their nodes: the last message of each counts.
 pub(crate) fn endpoints(replicas: usize) -> Config {
     Config {
-        name: subject::ENDPOINTS.to_owned(),
         description: Some("Contiv: endpoints, the last word on each".to_owned()),
         subjects: vec![subject::ENDPOINT_ALL.to_owned()],
-        storage: StorageType::File,
-        num_replicas: replicas,
-        max_consumers: MAX_CONSUMERS,
-        max_messages_per_subject: 1,
-        max_message_size: message_size(limits::MAX_ENDPOINT_BYTES),
-        allow_message_ttl: true,
-        republish: Some(Republish {
-            source: subject::ENDPOINT_ALL.to_owned(),
-            destination: subject::EVENTS_ENDPOINT.to_owned(),
-            headers_only: false,
-        }),
-        ..Default::default()
+        republish: republish(subject::ENDPOINT_ALL, subject::EVENTS_ENDPOINT),
+        ..config(streams::ENDPOINTS, replicas)
     }
 }
 
 /// The events of endpoints, kept for a week.
 pub(crate) fn history(replicas: usize) -> Config {
     Config {
-        name: subject::HISTORY.to_owned(),
         description: Some("Contiv: what endpoints did, for a while".to_owned()),
-        storage: StorageType::File,
-        num_replicas: replicas,
-        max_consumers: MAX_CONSUMERS,
-        max_age: HISTORY_AGE,
-        allow_message_ttl: true,
         sources: Some(vec![Source {
             name: subject::ENDPOINTS.to_owned(),
             ..Default::default()
         }]),
-        ..Default::default()
+        ..config(streams::HISTORY, replicas)
     }
 }
 

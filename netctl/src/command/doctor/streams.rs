@@ -1,15 +1,11 @@
 //! Judges the settings of the streams: as `netmaster init` makes them. No I/O.
 
 use bus_schema::node::Grade;
-use bus_schema::{limits, subject};
+use bus_schema::streams::{MAX_CONSUMERS, SWITCHES, StreamSettings};
+use bus_schema::subject;
 use serde_json::{Value, json};
 
 use super::check::{CheckResult, result};
-
-/// Fewer consumers than this are fewer nodes than a cluster may have.
-const MIN_CONSUMERS: i64 = 1 << 16;
-/// HISTORY keeps messages for a week.
-const HISTORY_AGE_NS: u64 = 7 * 24 * 60 * 60 * 1_000_000_000;
 
 /// The settings that differ, each with its remedy.
 pub(super) fn judge(config: &Value) -> Vec<CheckResult> {
@@ -43,29 +39,18 @@ pub(super) fn judge(config: &Value) -> Vec<CheckResult> {
 
 /// Settings without which the stream loses messages, or takes what nobody reads.
 fn wanted(name: &str) -> Vec<(&'static str, Value)> {
-    match name {
-        subject::LOG => vec![
-            ("allow_direct", json!(false)),
-            ("deny_delete", json!(true)),
-            ("deny_purge", json!(true)),
-            ("allow_atomic", json!(true)),
-            ("max_msgs", json!(-1)),
-            ("max_bytes", json!(-1)),
-            ("max_age", json!(0)),
-        ],
-        subject::ENDPOINTS => vec![
-            ("max_msgs_per_subject", json!(1)),
-            ("allow_msg_ttl", json!(true)),
-            ("max_msgs", json!(-1)),
-            ("max_bytes", json!(-1)),
-            ("max_age", json!(0)),
-        ],
-        subject::HISTORY => vec![
-            ("allow_msg_ttl", json!(true)),
-            ("max_age", json!(HISTORY_AGE_NS)),
-        ],
-        _ => vec![],
-    }
+    let Some(settings) = StreamSettings::of(name) else {
+        return vec![];
+    };
+    let switches = SWITCHES.map(|it| (it, json!(settings.is_on(it))));
+    let age = u64::try_from(settings.max_age.as_nanos()).unwrap_or(u64::MAX);
+    let numbers = [
+        ("max_msgs_per_subject", json!(settings.max_msgs_per_subject)),
+        ("max_age", json!(age)),
+        ("max_msgs", json!(-1)),
+        ("max_bytes", json!(-1)),
+    ];
+    switches.into_iter().chain(numbers).collect()
 }
 
 /// The server leaves out what is false; -1 and 0 are no limit.
@@ -82,11 +67,7 @@ fn same(config: &Value, key: &str, wanted: &Value) -> bool {
 /// The limits that an older `init` didn't set, or that somebody changed.
 fn limits(name: &str, config: &Value) -> Vec<String> {
     let mut all = Vec::new();
-    let bytes = match name {
-        subject::LOG => Some(limits::MAX_EVENT_BYTES),
-        subject::ENDPOINTS => Some(limits::MAX_ENDPOINT_BYTES),
-        _ => None,
-    };
+    let bytes = StreamSettings::of(name).and_then(|it| it.max_msg_size);
     let found = config["max_msg_size"].as_i64().unwrap_or(-1);
     if let Some(bytes) = bytes
         && i64::try_from(bytes).ok() != Some(found)
@@ -100,7 +81,7 @@ fn limits(name: &str, config: &Value) -> Vec<String> {
         ));
     }
     let consumers = config["max_consumers"].as_i64().unwrap_or(-1);
-    if (1..MIN_CONSUMERS).contains(&consumers) {
+    if (1..i64::from(MAX_CONSUMERS)).contains(&consumers) {
         all.push(format!(
             "the stream {name} takes {consumers} readers, fewer than a cluster may have nodes"
         ));
