@@ -158,7 +158,9 @@ impl Program {
     }
 
     /// The best rule for a connection to an address whose group isn't known, by a sender's node. If it
-    /// denies, the group's best rule denies, too, whichever group it is.
+    /// denies, the group's best rule denies, too, whichever group it is. The kernel decides it; tests
+    /// compare.
+    #[cfg(any(test, feature = "testing"))]
     pub fn best_rule_of_any_group(
         &self,
         address: Ipv4Addr,
