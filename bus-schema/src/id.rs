@@ -247,6 +247,12 @@ impl GroupId {
     pub const UNGROUPED: Self = Self(1);
     /// The first that a group can have.
     pub const FIRST: Self = Self(2);
+    /// The last that a group can get. The ids behind it are kept for peers that are no groups.
+    pub const LAST: Self = Self(0xffef);
+    /// The host of an endpoint.
+    pub const HOST: Self = Self(0xfffd);
+    /// The senders outside of the tenant ([`crate::policy::Peer::World`]).
+    pub const WORLD: Self = Self(0xfffe);
 }
 
 #[cfg(test)]

@@ -37,11 +37,13 @@ pub use id::{
     ClusterId, CommandId, EndpointId, EventId, GroupId, GroupName, InvalidName, MachineId, Name,
     NetworkName, NodeName, PolicyName, Revision, RuleId, TenantName, Vni,
 };
-pub use net::{AddressRange, MacAddr, NetworkSpec, Pool, PoolKey, update_limit};
+pub use net::{
+    AddressRange, Egress, MacAddr, NetworkSpec, Pool, PoolKey, update_default_egress, update_limit,
+};
 pub use policy::{GroupSpec, Rule, RuleSpec};
 pub use query::Query;
 pub use rejection::Rejection;
 pub use reply::{Answer, Reply};
 
 /// The version of the schema that this build writes and reads in full.
-pub const SCHEMA: u16 = 3;
+pub const SCHEMA: u16 = 4;

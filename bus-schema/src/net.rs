@@ -146,6 +146,38 @@ pub fn update_limit(limit: &mut Option<u32>, given: Option<u32>) {
     }
 }
 
+/// The way out of a network's endpoints to addresses that aren't the tenant's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Egress {
+    /// A new connection out gets an ICMP error at once.
+    None,
+    /// The endpoint's node masquerades: an endpoint reaches what its node reaches.
+    Nat,
+}
+
+impl Egress {
+    /// The setting of a new network, if its tenant has no default of its own.
+    pub const OF_NEW_NETWORKS: Self = Self::Nat;
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+/// Changes the default of a tenant's new networks if another one is given;
+/// [`Egress::OF_NEW_NETWORKS`] takes it away.
+pub fn update_default_egress(default: &mut Option<Egress>, given: Option<Egress>) {
+    if let Some(given) = given {
+        *default = Some(given).filter(|it| *it != Egress::OF_NEW_NETWORKS);
+    }
+}
+
 /// A network, as in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
@@ -161,9 +193,20 @@ pub struct NetworkSpec {
     /// The connections that each endpoint may open; absent: its tenant's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    /// Absent in networks of older builds: their endpoints have no way out, also after an upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// With a way out, endpoints also reach the metadata services of clouds (169.254.0.0/16 and others).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_metadata: bool,
 }
 
 impl NetworkSpec {
+    /// The way out that holds.
+    pub fn egress(&self) -> Egress {
+        self.egress.unwrap_or(Egress::None)
+    }
+
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         std::iter::once(&self.v4).chain(&self.v6)
     }
@@ -279,6 +322,8 @@ mod tests {
                     v6: None,
                     docker_name: docker_name.clone(),
                     max_connections: None,
+                    egress: None,
+                    allow_metadata: false,
                 });
                 groups.push(GroupSpec {
                     tenant: crate::testing::name(tenant),

@@ -66,7 +66,14 @@ pub struct NodeStatus {
     /// The addresses that a new network should not cover. Absent: an older node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surroundings: Option<Box<Surroundings>>,
+    /// The settings of intent that this node carries out beyond those that every build does: [`EGRESS`].
+    /// A build that doesn't know a setting does without it, and closes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carries: Vec<String>,
 }
+
+/// In [`NodeStatus::carries`]: ways out of networks ([`crate::Egress`]).
+pub const EGRESS: &str = "egress";
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(count: &u64) -> bool {
@@ -93,6 +100,11 @@ pub struct DnsCounters {
 }
 
 impl NodeStatus {
+    /// Whether the node carries out a setting, by its name.
+    pub fn carries(&self, setting: &str) -> bool {
+        self.carries.iter().any(|it| it == setting)
+    }
+
     /// Whether the node has carried out `revision`: in the kernel and, when an engine answers, in its
     /// networks. A node that follows another log has applied nothing of
     /// this one, whatever its revision.

@@ -288,6 +288,8 @@ pub enum Peer {
     Addresses {
         range: AddressRange,
     },
+    /// Every address that lies in no subnet of the tenant and isn't the endpoint's host's.
+    World,
 }
 
 impl RuleId {

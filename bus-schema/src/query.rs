@@ -10,8 +10,8 @@ use crate::command::verbs;
 use crate::event::Settings;
 use crate::node::NodeStatus;
 use crate::{
-    ClusterId, GroupName, GroupSpec, MachineId, NetworkName, NetworkSpec, NodeName, PolicyName,
-    Revision, Rule, TenantName,
+    ClusterId, Egress, GroupName, GroupSpec, MachineId, NetworkName, NetworkSpec, NodeName,
+    PolicyName, Revision, Rule, TenantName,
 };
 
 /// A query to netmaster's view.
@@ -85,6 +85,16 @@ pub struct TenantInfo {
     /// The connections that each endpoint may open; absent: a quarter of its node's conntrack table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    /// The way out of its new networks; absent: [`Egress::OF_NEW_NETWORKS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+}
+
+impl TenantInfo {
+    /// The way out of its new networks.
+    pub fn egress(&self) -> Egress {
+        self.egress.unwrap_or(Egress::OF_NEW_NETWORKS)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

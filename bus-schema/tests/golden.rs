@@ -117,6 +117,29 @@ fn limits_of_connections_keep_their_encoding() {
 }
 
 #[test]
+fn ways_out_keep_their_encoding() {
+    check("command-with-way-out", samples::outside_commands());
+    let events = samples::outside_events().into_iter();
+    check(
+        "event-with-way-out",
+        events.map(samples::enveloped).collect(),
+    );
+    check("answer-with-way-out", samples::outside_answers());
+    check(
+        "node-status-with-way-out",
+        vec![samples::status_of_a_node_with_ways_out()],
+    );
+}
+
+/// A reader that knows no ways out has none, so it may read on; but it must not guess a rule's peer.
+#[test]
+fn only_rules_about_the_world_need_a_reader_that_knows_of_it() {
+    let readers = samples::outside_events();
+    let readers: Vec<u16> = readers.iter().map(Event::min_reader).collect();
+    assert_eq!(readers, [1, 1, 1, 4]);
+}
+
+#[test]
 fn every_event_has_a_golden_file_named_by_its_kind() {
     let samples = samples::events();
     let mut sampled: BTreeSet<&str> = samples.iter().map(Event::kind).collect();

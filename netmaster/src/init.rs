@@ -196,6 +196,7 @@ async fn default_tenant(log: Arc<dyn Journal>, cluster: ClusterId) -> Result<(),
     let id = CommandId::derive(cluster.0, "tenant default");
     let create = Command::TenantCreate(TenantCreate {
         max_connections: None,
+        egress: None,
         tenant: TenantName::default_tenant(),
     });
     let request = Request::new(id, create, INIT_TIMEOUT, now());

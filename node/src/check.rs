@@ -143,6 +143,8 @@ impl TrialNames {
                 v6: None,
                 docker_name: None,
                 max_connections: None,
+                egress: None,
+                allow_metadata: false,
             },
             closing: false,
             blocks: blocks.into_iter().collect(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus_schema::healing::Healing;
 use bus_schema::node::{
-    Alarm, DomainKind, EngineStatus, Grade, LogState, NodeStatus, STATUS_EVERY_MS,
+    Alarm, DomainKind, EGRESS, EngineStatus, Grade, LogState, NodeStatus, STATUS_EVERY_MS,
 };
 use bus_schema::surroundings::Surroundings;
 use bus_schema::{NetworkName, NodeName};
@@ -104,6 +104,7 @@ impl StatusSources {
             healing: Some(Box::new(self.healing.borrow().clone())),
             at: None,
             surroundings: Some(Box::new(self.surroundings.borrow().clone())),
+            carries: vec![EGRESS.to_owned()],
         }
     }
 

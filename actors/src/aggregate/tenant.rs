@@ -17,8 +17,8 @@ use bus_schema::mark_rule::MarkRule;
 use bus_schema::policy::Peer;
 use bus_schema::rejection::BlockUse;
 use bus_schema::{
-    Event, GroupId, GroupName, NetworkName, NetworkSpec, NodeName, PolicyName, PoolKey, Rejection,
-    TenantName, subnet, update_limit,
+    Egress, Event, GroupId, GroupName, NetworkName, NetworkSpec, NodeName, PolicyName, PoolKey,
+    Rejection, TenantName, subnet, update_default_egress, update_limit,
 };
 
 use super::{Aggregate, Cluster, Leases};
@@ -39,6 +39,8 @@ pub struct Tenant {
     pub open: bool,
     /// The connections that each endpoint may open; absent: the nodes' default.
     pub max_connections: Option<u32>,
+    /// The way out of new networks; absent: [`Egress::OF_NEW_NETWORKS`].
+    pub egress: Option<Egress>,
     pub networks: BTreeMap<NetworkName, NetworkIntent>,
     pub groups: BTreeMap<GroupName, GroupIntent>,
     pub policies: BTreeMap<PolicyName, PolicyIntent>,
@@ -126,9 +128,7 @@ impl Tenant {
             Event::TenantCreated(TenantCreated { tenant: tenant() }),
             Event::TenantOpened(TenantOpened { tenant: tenant() }),
         ];
-        let limit = c.max_connections.filter(|it| *it > 0);
-        let limited = limit.map(|max| update::tenant_updated(tenant(), Some(max)));
-        Ok(created.into_iter().chain(limited).collect())
+        Ok(created.into_iter().chain(update::settings(c)).collect())
     }
 
     fn remove(&self, c: &TenantRemove) -> Result<Vec<Event>, Rejection> {
@@ -175,6 +175,8 @@ impl Tenant {
             v6: None,
             docker_name: c.docker_name.clone(),
             max_connections: c.max_connections.filter(|it| *it > 0),
+            egress: c.egress.or(self.egress).or(Some(Egress::OF_NEW_NETWORKS)),
+            allow_metadata: c.allow_metadata.unwrap_or_default(),
         };
         self.must_not_share_docker_name(&spec.tenant, &spec.docker_network(), "--nw-tag")?;
         let (tenant, network) = (c.tenant.clone(), c.network.clone());
@@ -409,7 +411,10 @@ impl Aggregate for Tenant {
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::TenantOpened(_) => self.open = true,
-            Event::TenantUpdated(e) => update_limit(&mut self.max_connections, e.max_connections),
+            Event::TenantUpdated(e) => {
+                update_limit(&mut self.max_connections, e.max_connections);
+                update_default_egress(&mut self.egress, e.egress);
+            }
             // Numbers and ids outlive the tenant: nodes keep them by its name.
             Event::TenantClosed(_) => {
                 *self = Self {
@@ -428,7 +433,7 @@ impl Aggregate for Tenant {
             }
             Event::NetworkUpdated(e) => {
                 if let Some(network) = self.networks.get_mut(&e.network) {
-                    update_limit(&mut network.spec.max_connections, e.max_connections);
+                    e.apply(&mut network.spec);
                 }
             }
             Event::NetworkClosing(e) => self.set_closing(&e.network, true),

@@ -68,6 +68,7 @@ fn id() -> CommandId {
 fn tenant(name: &str) -> Command {
     Command::TenantCreate(TenantCreate {
         max_connections: None,
+        egress: None,
         tenant: testing::name(name),
     })
 }
@@ -75,6 +76,8 @@ fn tenant(name: &str) -> Command {
 fn network(name: &str, subnet: &str) -> Command {
     Command::NetworkCreate(NetworkCreate {
         max_connections: None,
+        egress: None,
+        allow_metadata: None,
         tenant: testing::name("blue"),
         network: testing::name(name),
         subnet: testing::subnet(subnet),

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{AddressRange, NetworkName, TenantName, Vni};
+use crate::{AddressRange, Egress, NetworkName, TenantName, Vni};
 
 /// The same network with the same settings again is accepted and changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,12 @@ pub struct NetworkCreate {
     /// The connections that each endpoint may open; absent: its tenant's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    /// Absent: the tenant's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// Absent: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_metadata: Option<bool>,
 }
 
 /// Changes the settings that are given, and no others.
@@ -39,6 +45,10 @@ pub struct NetworkUpdate {
     /// 0: its tenant's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_metadata: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

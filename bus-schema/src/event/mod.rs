@@ -21,6 +21,7 @@ pub use tenant::*;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Peer;
 use crate::{GroupName, NetworkName, PoolKey, TenantName};
 
 /// One event of the log.
@@ -162,9 +163,10 @@ impl Event {
 
     /// The oldest schema whose reader may act on the event or skip it: a node that skipped a
     /// group or a rule would allow connections that the rule denies, and one that didn't know a group's
-    /// pool would give its addresses to others.
+    /// pool would give its addresses to others. A way out isn't worth a refusal: a node that doesn't know it has none.
     pub fn min_reader(&self) -> u16 {
         match self {
+            Self::RuleAdded(e) if e.rule.spec.peer == Some(Peer::World) => 4,
             Self::GroupCreated(e) if e.group.pool.is_some() => 3,
             Self::PoolReserved(_) | Self::PoolReleased(_) => 3,
             _ if self.aggregate().is_some_and(|it| it.is_of_group()) => 3,

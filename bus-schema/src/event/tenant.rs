@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::TenantName;
+use crate::{Egress, TenantName};
 
 /// The cluster knows a new tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct TenantUpdated {
     /// The connections that each endpoint may open; 0: a quarter of its node's conntrack table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    /// The way out of its new networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 /// The tenant takes no intent any more; in one batch with [`TenantRemoved`].

@@ -30,6 +30,7 @@ fn of_networks() -> Vec<Answer> {
                 tenant: tenant(),
                 networks: vec![network()],
                 max_connections: None,
+                egress: None,
             }],
         },
         Answer::Networks {

@@ -19,10 +19,12 @@ fn of_networks() -> Vec<Command> {
         Command::TenantCreate(TenantCreate {
             tenant: tenant(),
             max_connections: None,
+            egress: None,
         }),
         Command::TenantUpdate(TenantUpdate {
             tenant: tenant(),
             max_connections: Some(20_000),
+            egress: None,
         }),
         Command::TenantRemove(TenantRemove { tenant: tenant() }),
         Command::NetworkCreate(NetworkCreate {
@@ -36,11 +38,15 @@ fn of_networks() -> Vec<Command> {
             vni: Some(Vni(1001)),
             docker_name: Some("front".to_owned()),
             max_connections: None,
+            egress: None,
+            allow_metadata: None,
         }),
         Command::NetworkUpdate(NetworkUpdate {
             tenant: tenant(),
             network: network(),
             max_connections: Some(10_000),
+            egress: None,
+            allow_metadata: None,
         }),
         Command::NetworkRemove(NetworkRemove {
             tenant: tenant(),

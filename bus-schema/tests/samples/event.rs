@@ -21,11 +21,14 @@ fn updates() -> Vec<Event> {
         Event::TenantUpdated(event::TenantUpdated {
             tenant: tenant(),
             max_connections: Some(20_000),
+            egress: None,
         }),
         Event::NetworkUpdated(event::NetworkUpdated {
             tenant: tenant(),
             network: network(),
             max_connections: Some(0),
+            egress: None,
+            allow_metadata: None,
         }),
         Event::ClusterChanged(event::ClusterChanged {
             settings: Settings {

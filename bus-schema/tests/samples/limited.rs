@@ -12,6 +12,7 @@ pub(crate) fn limited_commands() -> Vec<Command> {
         Command::TenantCreate(TenantCreate {
             tenant: tenant(),
             max_connections: Some(20_000),
+            egress: None,
         }),
         Command::NetworkCreate(NetworkCreate {
             tenant: tenant(),
@@ -24,6 +25,8 @@ pub(crate) fn limited_commands() -> Vec<Command> {
             vni: None,
             docker_name: None,
             max_connections: Some(10_000),
+            egress: None,
+            allow_metadata: None,
         }),
     ]
 }
@@ -44,6 +47,7 @@ pub(crate) fn limited_answer() -> Answer {
             tenant: tenant(),
             networks: vec![network()],
             max_connections: Some(20_000),
+            egress: None,
         }],
     }
 }

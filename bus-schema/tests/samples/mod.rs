@@ -5,6 +5,7 @@ mod command;
 mod event;
 mod limited;
 mod node;
+mod outside;
 mod policy;
 mod rejection;
 
@@ -15,6 +16,9 @@ use event::first_events;
 pub(crate) use limited::{limited_answer, limited_commands, limited_event};
 use node::healing;
 pub(crate) use node::{node_replies, node_requests};
+pub(crate) use outside::{
+    outside_answers, outside_commands, outside_events, status_of_a_node_with_ways_out,
+};
 pub(crate) use policy::{engine_reply, pooled_events};
 pub(crate) use rejection::rejections;
 
@@ -91,6 +95,8 @@ fn spec() -> NetworkSpec {
         v6: Some(v6()),
         docker_name: Some("front".to_owned()),
         max_connections: None,
+        egress: None,
+        allow_metadata: false,
     }
 }
 
@@ -159,6 +165,7 @@ pub(crate) fn status() -> NodeStatus {
         healing: Some(Box::new(healing())),
         at: Some(1_790_000_000_500),
         surroundings: None,
+        carries: vec![],
     }
 }
 

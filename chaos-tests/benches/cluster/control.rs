@@ -48,6 +48,7 @@ async fn networks(lab: &Lab, servers: u8) -> anyhow::Result<()> {
     bus.command(Command::TenantCreate(TenantCreate {
         tenant,
         max_connections: None,
+        egress: None,
     }))
     .await?;
     let mut log = OwnLog::create(lab, usize::from(servers)).await?;
@@ -105,6 +106,8 @@ fn network(number: u32) -> anyhow::Result<Command> {
         vni: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: None,
     }))
 }
 

@@ -132,6 +132,7 @@ async fn one_event(
     let asked = bus.command(Command::TenantCreate(TenantCreate {
         tenant,
         max_connections: None,
+        egress: None,
     }));
     let revision = asked.await?;
     let start = Instant::now();

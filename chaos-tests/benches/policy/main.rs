@@ -65,6 +65,8 @@ async fn intent(bus: &Bus) -> anyhow::Result<()> {
         vni: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: None,
     }))
     .await?;
     let peers = (0..PEER_GROUP_COUNT).map(|number| GroupName::new(format!("peer-{number}")));

@@ -110,6 +110,8 @@ impl Log {
                     v6: None,
                     docker_name: None,
                     max_connections: None,
+                    egress: None,
+                    allow_metadata: false,
                 },
             }),
             opened(&key(Place::Network), pool.clone()),

@@ -189,6 +189,8 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
         vni: create.pkt_tag.filter(|tag| *tag != 0).map(Vni),
         docker_name: create.nw_tag.filter(|name| !name.is_empty()),
         max_connections: create.settings.max_connections,
+        egress: None,
+        allow_metadata: None,
     });
     change::send_and_wait(session, &announcement, command, &create.flags, create.wait).await?;
     covered::warn(session, &subnets).await;
@@ -202,6 +204,8 @@ async fn update(session: &mut Session, update: NetworkUpdateOptions) -> Result<(
         tenant,
         network,
         max_connections: update.given.settings.max_connections,
+        egress: None,
+        allow_metadata: None,
     });
     change::send_and_wait(session, &announcement, command, &update.flags, update.wait).await
 }
@@ -384,6 +388,8 @@ pub(super) mod tests {
                 v6: None,
                 docker_name: None,
                 max_connections: None,
+                egress: None,
+                allow_metadata: false,
             },
             created: Revision(4),
             closing: false,

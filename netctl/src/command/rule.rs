@@ -208,6 +208,9 @@ impl RuleFlags {
     }
 }
 
+/// In place of addresses: all that aren't the tenant's.
+const WORLD: &str = "world";
+
 fn usage(text: &str) -> Failure {
     Failure::Usage(text.to_owned())
 }
@@ -261,6 +264,7 @@ pub(crate) fn line(spec: &RuleSpec) -> String {
         Some(Peer::Group { group }) => text += &format!(" {way} group {group}"),
         Some(Peer::Network { network }) => text += &format!(" {way} network {network}"),
         Some(Peer::Addresses { range }) => text += &format!(" {way} {}", show_addresses(*range)),
+        Some(Peer::World) => text += &format!(" {way} {WORLD}"),
     }
     text + &format!(", priority {}", spec.priority)
 }
@@ -273,6 +277,7 @@ fn peer_cells(spec: &RuleSpec) -> [String; 3] {
         Some(Peer::Group { group: name }) => group = name.to_string(),
         Some(Peer::Network { network: name }) => network = name.to_string(),
         Some(Peer::Addresses { range }) => addresses = show_addresses(*range),
+        Some(Peer::World) => WORLD.clone_into(&mut addresses),
     }
     [group, network, addresses]
 }

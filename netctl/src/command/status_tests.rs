@@ -31,6 +31,7 @@ fn node(applied: u64, log: LogState) -> NodeInfo {
             healing: None,
             at: None,
             surroundings: None,
+            carries: vec![],
         }),
         age: Some(100),
         alive: true,

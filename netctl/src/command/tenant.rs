@@ -89,6 +89,7 @@ pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), F
             let command = Command::TenantCreate(TenantCreate {
                 tenant,
                 max_connections,
+                egress: None,
             });
             change::send(session, &announcement, command, &flags)
                 .await
@@ -104,6 +105,7 @@ pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), F
             let command = Command::TenantUpdate(TenantUpdate {
                 tenant,
                 max_connections: given.settings.max_connections,
+                egress: None,
             });
             change::send_and_wait(session, &announcement, command, &flags, wait).await
         }

@@ -309,6 +309,8 @@ fn network_spec(tenant: &TenantName, name: &NetworkName, network: &Network) -> N
         v6: None,
         docker_name: network.docker_name.clone(),
         max_connections: None,
+        egress: None,
+        allow_metadata: false,
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn plan(
             let command = Command::TenantCreate(TenantCreate {
                 tenant,
                 max_connections: want.max_connections,
+                egress: None,
             });
             plan.add(Phase::Tenants, command, format!("+ tenant {name}"));
         } else {
@@ -129,6 +130,7 @@ impl Plan {
             let command = Command::TenantUpdate(TenantUpdate {
                 tenant: name.clone(),
                 max_connections: Some(max),
+                egress: None,
             });
             self.add(Phase::Tenants, command, format!("~ tenant {name} {change}"));
         }
@@ -182,6 +184,8 @@ impl Plan {
                 tenant: of.clone(),
                 network: name.clone(),
                 max_connections: Some(max),
+                egress: None,
+                allow_metadata: None,
             });
             self.add(Phase::Networks, command, format!("~ {what} {change}"));
         }
@@ -372,6 +376,8 @@ pub(super) fn network_create(
         vni: network.vni,
         docker_name: network.docker_name.clone(),
         max_connections: network.max_connections,
+        egress: None,
+        allow_metadata: None,
     }
 }
 

@@ -117,6 +117,8 @@ mod tests {
                     v6: None,
                     docker_name: None,
                     max_connections: None,
+                    egress: None,
+                    allow_metadata: false,
                 },
             }),
         ]

@@ -67,6 +67,7 @@ impl View {
                 tenant: tenant.clone(),
                 networks: view.networks.keys().cloned().collect(),
                 max_connections: view.max_connections,
+                egress: view.egress,
             })
             .collect()
     }

@@ -16,9 +16,9 @@ use bus_schema::event::Settings;
 use bus_schema::mark_rule::MarkRule;
 use bus_schema::node::{ALIVE_MS, NodeStatus};
 use bus_schema::{
-    ClusterId, Endpoint, EndpointEvent, EndpointId, Event, GroupName, GroupSpec, MachineId,
+    ClusterId, Egress, Endpoint, EndpointEvent, EndpointId, Event, GroupName, GroupSpec, MachineId,
     NetworkName, NetworkSpec, NodeName, PolicyName, Revision, Rule, RuleId, TenantName,
-    update_limit,
+    update_default_egress, update_limit,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -45,6 +45,8 @@ pub(crate) struct View {
 pub(crate) struct TenantView {
     /// The connections that each endpoint may open; absent: the nodes' default.
     pub(crate) max_connections: Option<u32>,
+    /// The way out of new networks; absent: [`Egress::OF_NEW_NETWORKS`].
+    pub(crate) egress: Option<Egress>,
     pub(crate) networks: BTreeMap<NetworkName, NetworkView>,
     pub(crate) groups: BTreeMap<GroupName, GroupView>,
     pub(crate) policies: BTreeMap<PolicyName, PolicyView>,
@@ -129,6 +131,7 @@ impl View {
             Event::TenantUpdated(e) => {
                 let tenant = self.tenants.entry(e.tenant.clone()).or_default();
                 update_limit(&mut tenant.max_connections, e.max_connections);
+                update_default_egress(&mut tenant.egress, e.egress);
             }
             Event::TenantRemoved(e) => {
                 self.tenants.remove(&e.tenant);
@@ -160,9 +163,9 @@ impl View {
                     tenant.networks.remove(&e.network);
                 }
             }
-            Event::NetworkUpdated(e) => self.change(&e.tenant, &e.network, |n| {
-                update_limit(&mut n.spec.max_connections, e.max_connections);
-            }),
+            Event::NetworkUpdated(e) => {
+                self.change(&e.tenant, &e.network, |n| e.apply(&mut n.spec));
+            }
             Event::NetworkClosing(e) => {
                 self.change(&e.tenant, &e.network, |n| n.closing = Some(revision));
             }

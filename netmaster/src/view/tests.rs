@@ -53,6 +53,8 @@ fn events() -> Vec<Event> {
                 v6: None,
                 docker_name: None,
                 max_connections: None,
+                egress: None,
+                allow_metadata: false,
             },
         }),
         Event::BlockLeased(BlockLeased {
@@ -101,6 +103,7 @@ pub(super) fn status(name: &str, applied: u64) -> NodeStatus {
         healing: None,
         at: None,
         surroundings: None,
+        carries: vec![],
     }
 }
 

@@ -446,6 +446,7 @@ impl Api {
             healing: None,
             at: None,
             surroundings: None,
+            carries: vec![],
         };
         let to = subject::of_status(&status.node);
         let bytes = Bytes::from(codec::to_bytes(&status));
@@ -469,6 +470,7 @@ pub(crate) fn network(name: &str) -> NetworkName {
 pub(crate) fn create_tenant(name: &str) -> Command {
     Command::TenantCreate(TenantCreate {
         max_connections: None,
+        egress: None,
         tenant: tenant(name),
     })
 }
@@ -492,6 +494,8 @@ pub(crate) fn create(of: &str, name: &str, subnet: &str, tag: Option<u32>) -> Co
         gateway6: None,
         vni: tag.map(Vni),
         max_connections: None,
+        egress: None,
+        allow_metadata: None,
         docker_name: None,
     })
 }

@@ -189,9 +189,11 @@ impl Tenant {
     fn free_id(&self, tenant: &TenantName, rules: &[MarkRule]) -> Result<GroupId, Rejection> {
         let used = self.groups.values().map(|group| group.spec.id);
         let taken: BTreeSet<GroupId> = used.chain(self.retired.iter().copied()).collect();
-        let first = GroupId::FIRST.0;
-        let fresh = (first..=u16::MAX).filter(|id| *id > self.last_group);
-        let all = fresh.chain(first..=self.last_group).map(GroupId);
+        let (first, last) = (GroupId::FIRST.0, GroupId::LAST.0);
+        let fresh = (first..=last).filter(|id| *id > self.last_group);
+        // In a log of an older build the last group may have an id that isn't given any more.
+        let older = first..=self.last_group.min(last);
+        let all = fresh.chain(older).map(GroupId);
         let mut free = all.filter(|id| !taken.contains(id));
         let unmatched = |id: &GroupId| !rules.iter().any(|rule| rule.concerns(*id));
         free.clone()

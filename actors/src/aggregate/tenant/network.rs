@@ -29,6 +29,11 @@ impl NetworkIntent {
                     .is_some_and(|max| max != spec.max_connections.unwrap_or_default()),
                 "limit of connections",
             ),
+            (c.egress.is_some_and(|it| it != spec.egress()), "way out"),
+            (
+                c.allow_metadata.is_some_and(|it| it != spec.allow_metadata),
+                "access to metadata services",
+            ),
         ];
         match differences.iter().find(|(differs, _)| *differs) {
             None => Ok(()),

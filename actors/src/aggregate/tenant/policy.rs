@@ -129,7 +129,7 @@ impl Tenant {
                     network: network.clone(),
                 }),
             },
-            Some(Peer::Addresses { .. }) | None => Ok(()),
+            Some(Peer::Addresses { .. } | Peer::World) | None => Ok(()),
         }
     }
 

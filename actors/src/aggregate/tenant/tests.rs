@@ -39,6 +39,8 @@ fn ask(network: &str, subnet: &str) -> NetworkCreate {
         vni: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: None,
     }
 }
 
@@ -68,6 +70,8 @@ fn created(network: &str, subnet: &str, gateway: &str, vni: u32) -> [Event; 3] {
         v6: None,
         docker_name: None,
         max_connections: None,
+        egress: Some(Egress::Nat),
+        allow_metadata: false,
     };
     [
         Event::NetworkCreated(NetworkCreated { network: spec }),
@@ -98,6 +102,14 @@ fn blue() -> Given<Tenant> {
 fn with_web() -> Given<Tenant> {
     let [network, ..] = created("web", "20.1.1.0/24", "20.1.1.1", 1);
     given([opened(), network])
+}
+
+/// The same of an older build, without a way out.
+fn with_older_web() -> Given<Tenant> {
+    let mut older = with_web();
+    let web = older.state.networks.get_mut(&name("web"));
+    web.expect("the network").spec.egress = None;
+    older
 }
 
 fn closing_web() -> Given<Tenant> {
@@ -147,6 +159,7 @@ fn a_tenant_is_created_once() {
         TenantCommand::Create(TenantCreate {
             tenant: tenant(),
             max_connections: None,
+            egress: None,
         })
     };
     given::<Tenant>([])
@@ -382,6 +395,8 @@ fn other_settings_are_refused_and_what_differs_is_named() {
             NetworkCreate {
                 docker_name: Some("front".to_owned()),
                 max_connections: None,
+                egress: None,
+                allow_metadata: None,
                 ..base()
             },
             "Docker name",
@@ -457,6 +472,8 @@ fn a_docker_name_is_valid_and_unique() {
         TenantCommand::NetworkCreate(NetworkCreate {
             docker_name: Some(docker.to_owned()),
             max_connections: None,
+            egress: None,
+            allow_metadata: None,
             ..ask(network, subnet)
         })
     };

@@ -2,26 +2,41 @@
 
 use bus_schema::command::{NetworkUpdate, TenantCreate, TenantUpdate};
 use bus_schema::event::{NetworkUpdated, TenantUpdated};
-use bus_schema::{Event, Rejection, TenantName, update_limit};
+use bus_schema::{Egress, Event, Rejection};
 
 use super::Tenant;
 
 impl Tenant {
     /// Accepts a second creation that asks for what there is.
     pub(super) fn same_again(&self, c: &TenantCreate) -> Result<(), Rejection> {
-        let is = self.max_connections.unwrap_or_default();
-        match c.max_connections.is_some_and(|max| max != is) {
-            false => Ok(()),
-            true => Err(Rejection::TenantDiffers {
+        let max = self.max_connections.unwrap_or_default();
+        let egress = self.egress.unwrap_or(Egress::OF_NEW_NETWORKS);
+        let differences = [
+            (
+                c.max_connections.is_some_and(|it| it != max),
+                "limit of connections",
+            ),
+            (
+                c.egress.is_some_and(|it| it != egress),
+                "way out of new networks",
+            ),
+        ];
+        match differences.iter().find(|(differs, _)| *differs) {
+            None => Ok(()),
+            Some((_, what)) => Err(Rejection::TenantDiffers {
                 tenant: c.tenant.clone(),
-                differs: "limit of connections".to_owned(),
+                differs: (*what).to_owned(),
             }),
         }
     }
 
     pub(super) fn update(&self, c: &TenantUpdate) -> Result<Vec<Event>, Rejection> {
         self.must_be_open(&c.tenant)?;
-        let updated = tenant_updated(c.tenant.clone(), c.max_connections);
+        let updated = Event::TenantUpdated(TenantUpdated {
+            tenant: c.tenant.clone(),
+            max_connections: c.max_connections,
+            egress: c.egress,
+        });
         let mut changed = self.clone();
         super::Aggregate::evolve(&mut changed, &updated);
         Ok(match changed == *self {
@@ -43,20 +58,27 @@ impl Tenant {
             tenant,
             network,
             max_connections: c.max_connections,
+            egress: c.egress,
+            allow_metadata: c.allow_metadata,
         };
-        let mut limit = intent.spec.max_connections;
-        update_limit(&mut limit, c.max_connections);
-        Ok(match limit == intent.spec.max_connections {
+        let mut changed = intent.spec.clone();
+        updated.apply(&mut changed);
+        Ok(match changed == intent.spec {
             true => vec![],
             false => vec![Event::NetworkUpdated(updated)],
         })
     }
 }
 
-/// The event that changes a tenant's settings.
-pub(super) fn tenant_updated(tenant: TenantName, max_connections: Option<u32>) -> Event {
-    Event::TenantUpdated(TenantUpdated {
-        tenant,
-        max_connections,
+/// The event with the settings of a new tenant, unless all are the defaults.
+pub(super) fn settings(c: &TenantCreate) -> Option<Event> {
+    let max_connections = c.max_connections.filter(|it| *it > 0);
+    let egress = c.egress.filter(|it| *it != Egress::OF_NEW_NETWORKS);
+    (max_connections.is_some() || egress.is_some()).then(|| {
+        Event::TenantUpdated(TenantUpdated {
+            tenant: c.tenant.clone(),
+            max_connections,
+            egress,
+        })
     })
 }

@@ -76,6 +76,8 @@ impl Facts {
             v6: None,
             docker_name: None,
             max_connections: None,
+            egress: None,
+            allow_metadata: false,
         };
         let fact = NetworkFact {
             spec: spec.clone(),

@@ -47,6 +47,8 @@ pub fn network(blocks: &[(&str, &str)]) -> NetworkFact {
             v6: None,
             docker_name: None,
             max_connections: None,
+            egress: None,
+            allow_metadata: false,
         },
         closing: false,
         pools: Default::default(),

@@ -64,6 +64,7 @@ fn resolve(tenant: &TenantFact, peer: Option<&Peer>) -> Arc<[PeerKey]> {
             });
             nets.collect()
         }
+        Some(Peer::World) => [PeerKey::Group(GroupId::WORLD)].into(),
         Some(Peer::Addresses { range }) => match (range.first, range.last) {
             (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST)) => {
                 [PeerKey::Anybody].into()

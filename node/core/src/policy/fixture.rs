@@ -139,6 +139,8 @@ fn network_fact(number: u64, subnet: &str) -> NetworkFact {
         v6: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: false,
     };
     NetworkFact {
         spec,

@@ -54,6 +54,8 @@ fn model(
                     .get(network)
                     .is_some_and(|it| it.spec.v4.subnet.contains(&other.1)),
                 Some(Peer::Addresses { range }) => range.contains(other.1),
+                // These flows are between endpoints.
+                Some(Peer::World) => false,
             }
     });
     match first {

@@ -152,7 +152,7 @@ impl Projection {
                 policy.rules.remove(&e.rule);
             }),
             Event::NetworkUpdated(e) => self.change_network(&e.tenant, &e.network, |n| {
-                update_limit(&mut n.spec.max_connections, e.max_connections);
+                e.apply(&mut n.spec);
             }),
             Event::NetworkClosing(e) => {
                 self.change_network(&e.tenant, &e.network, |n| n.closing = true)

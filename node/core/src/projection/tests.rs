@@ -43,6 +43,8 @@ fn spec(of: &str, name: &str, vni: u32) -> NetworkSpec {
         v6: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: false,
     }
 }
 

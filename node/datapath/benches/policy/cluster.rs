@@ -98,6 +98,8 @@ impl Cluster {
                 v6: None,
                 docker_name: None,
                 max_connections: None,
+                egress: None,
+                allow_metadata: false,
             },
         }));
         for number in 0..NODES {

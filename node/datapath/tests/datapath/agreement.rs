@@ -185,6 +185,7 @@ fn first_match(
                 // All of them are in the one that there is.
                 Some(Peer::Network { .. }) => true,
                 Some(Peer::Addresses { range }) => range.contains(address),
+                Some(Peer::World) => false,
             }
     });
     let of = |it: &Rule| (it.spec.action, Some(it.spec.priority.into()));

@@ -179,6 +179,8 @@ impl World {
             v6: None,
             docker_name: None,
             max_connections: None,
+            egress: None,
+            allow_metadata: false,
         };
         let blocks = [("20.1.1.0/25", 0), ("20.1.1.128/25", 1)];
         let blocks = blocks.map(|(block, host)| (net(block), node_name(host)));

@@ -46,6 +46,7 @@ fn status() -> NodeStatus {
         healing: None,
         at: None,
         surroundings: None,
+        carries: vec![],
     }
 }
 

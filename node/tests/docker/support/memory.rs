@@ -291,6 +291,8 @@ pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
         v6: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: false,
     }
 }
 

@@ -50,6 +50,8 @@ fn network_created(name: &str, docker_name: Option<&str>) -> Event {
             v6: None,
             docker_name: docker_name.map(str::to_owned),
             max_connections: None,
+            egress: None,
+            allow_metadata: false,
         },
     })
 }
@@ -229,6 +231,8 @@ fn a_network_and_a_group_never_share_a_name() {
         vni: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: None,
     });
     with_web()
         .when(network, no_facts())
@@ -331,6 +335,18 @@ fn ids_are_given_again_when_none_is_new() {
         .then([created("db", 3, &[])]);
 }
 
+/// Those behind [`GroupId::LAST`] stand for the host and for the world.
+#[test]
+fn ids_of_peers_that_are_no_groups_are_not_given() {
+    let mut all = blue();
+    all.state.evolve(&created("last", GroupId::LAST.0 - 1, &[]));
+    all.when(create("front", "web", &[]), no_facts())
+        .then([created("web", 0xffef, &[])])
+        .when(create("front", "db", &[]), no_facts())
+        .then([created("db", 2, &[])]);
+    assert!(GroupId::LAST < GroupId::HOST && GroupId::LAST < GroupId::WORLD);
+}
+
 /// A node that couldn't be asked may still stamp packets with the id.
 #[test]
 fn an_id_that_was_removed_by_force_is_not_given_again() {
@@ -345,7 +361,7 @@ fn an_id_that_was_removed_by_force_is_not_given_again() {
 #[test]
 fn a_group_is_refused_when_no_id_is_left() {
     let mut all = blue();
-    for id in GroupId::FIRST.0..=u16::MAX {
+    for id in GroupId::FIRST.0..=GroupId::LAST.0 {
         let name = format!("g{id}");
         all.state.evolve(&created(&name, id, &[]));
     }

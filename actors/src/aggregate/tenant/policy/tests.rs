@@ -51,6 +51,8 @@ fn events() -> Vec<Event> {
         v6: None,
         docker_name: None,
         max_connections: None,
+        egress: None,
+        allow_metadata: false,
     };
     let web = GroupSpec {
         tenant: tenant(),
