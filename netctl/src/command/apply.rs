@@ -29,7 +29,7 @@ pub(crate) struct Source {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Objects that are already as in the file aren't touched. A policy gets exactly the rules of the\nfile; objects that the file doesn't name stay, unless --prune is given. Of a network and a\ntenant only maxConnections can be changed. If the file contradicts itself or the cluster, nothing is\ndone. Otherwise each step is reported; after a step that isn't done no other is tried, and the next\n`apply` continues.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
+    after_help = "Objects that are already as in the file aren't touched. A policy gets exactly the rules of the\nfile; objects that the file doesn't name stay, unless --prune is given. Of a network only\nmaxConnections, egress and allowMetadata can be changed, of a tenant maxConnections and egress; one\nthat the file leaves out stays. If the file contradicts itself or the cluster, nothing is\ndone. Otherwise each step is reported; after a step that isn't done no other is tried, and the next\n`apply` continues.\n\nExamples:\n  netctl export > intent.yaml\n  netctl diff -f intent.yaml\n  netctl apply -f intent.yaml\n  netctl apply -f intent.yaml --prune"
 )]
 pub(crate) struct ApplyOptions {
     #[command(flatten)]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::flags::{ChangeFlags, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::usage::{self, Usage};
 use super::wait::WaitFlag;
-use super::{change, endpoint, network, pool};
+use super::{change, egress, endpoint, network, pool};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -144,9 +144,10 @@ async fn create(session: &mut Session, create: GroupCreateOptions) -> Result<(),
     });
     change::send_and_wait(session, &announcement, command, &create.flags, create.wait).await?;
     // The group is there, whether or not the endpoints can be listed.
-    if let Ok(endpoints) = endpoint::list(session, Some(tenant)).await {
+    if let Ok(endpoints) = endpoint::list(session, Some(tenant.clone())).await {
         warn_taken(&endpoints, &network, &group);
     }
+    egress::warn_of_group(session, tenant, &group).await;
     Ok(())
 }
 
@@ -201,12 +202,15 @@ fn unsupported(create: &GroupCreateOptions) -> Result<(), Failure> {
 }
 
 async fn update(session: &mut Session, update: GroupUpdateOptions) -> Result<(), Failure> {
+    let (tenant, group) = (update.of.tenant, update.group);
     let command = Command::GroupUpdate(GroupUpdate {
-        tenant: update.of.tenant,
-        group: update.group,
+        tenant: tenant.clone(),
+        group: group.clone(),
         policies: update.policy,
     });
-    change::send_and_wait(session, "", command, &update.flags, update.wait).await
+    change::send_and_wait(session, "", command, &update.flags, update.wait).await?;
+    egress::warn_of_group(session, tenant, &group).await;
+    Ok(())
 }
 
 async fn remove(session: &mut Session, remove: GroupRemoveOptions) -> Result<(), Failure> {

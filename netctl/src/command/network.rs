@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::flags::{ChangeFlags, InspectFlags, ListFlags, RemovalFlags, TenantFlag, TenantsFlags};
 use super::pool::{self, Subnet};
+use super::settings::NetworkSettings;
 use super::usage::{self, Usage};
 use super::wait::WaitFlag;
 use super::{change, covered, endpoint};
@@ -22,12 +23,18 @@ use crate::output::{self, Table};
 pub(crate) enum NetworkVerb {
     /// Create a network, and wait until the nodes have applied it
     #[command(
-        after_help = "It warns when the subnet covers the underlay, an address or a resolver of a node, or a network of\nits engine: the tenant's containers don't reach what has that address.\n\nExamples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001"
+        after_help = "It warns when the subnet covers the underlay, an address or a resolver of a node, or a network of\nits engine: the tenant's containers don't reach what has that address.\n\nExamples:\n  netctl net create contiv-net --subnet=20.1.1.0/24 --gateway=20.1.1.254\n  netctl net create front -t blue -s 10.1.1.10-10.1.1.99/24 -p 1001\n  netctl net create db -s 20.1.2.0/24 --egress=none   # its containers reach networks of the tenant only"
     )]
     Create(Box<NetworkCreateOptions>),
     /// Change a network's settings; those that aren't given stay
     #[command(
-        after_help = "Examples:\n  netctl net update contiv-net --max-connections 20000\n  netctl net update contiv-net --max-connections 0   # the tenant's number again"
+        group(
+            clap::ArgGroup::new("changed")
+                .required(true)
+                .multiple(true)
+                .args(["max_connections", "egress", "allow_metadata"]),
+        ),
+        after_help = "Examples:\n  netctl net update contiv-net --max-connections 20000\n  netctl net update contiv-net --max-connections 0   # the tenant's number again\n  netctl net update contiv-net --egress=nat"
     )]
     Update(NetworkUpdateOptions),
     /// Remove a network that no endpoint uses
@@ -98,28 +105,11 @@ pub(crate) struct NetworkUpdateOptions {
     #[command(flatten)]
     of: TenantFlag,
     #[command(flatten)]
-    given: GivenNetworkSettings,
+    settings: NetworkSettings,
     #[command(flatten)]
     wait: WaitFlag,
     #[command(flatten)]
     flags: ChangeFlags,
-}
-
-/// At least one setting.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true, args = ["max_connections"])]
-struct GivenNetworkSettings {
-    #[command(flatten)]
-    settings: NetworkSettings,
-}
-
-#[derive(Debug, Args)]
-struct NetworkSettings {
-    /// The connections that each endpoint may open on a node at a time; a new one beyond them is
-    /// refused. From 128 on up to 11/8 of it may pass. 0: as many as --max-connections of the tenant
-    /// [default: 0]
-    #[arg(long, value_name = "N")]
-    max_connections: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -189,8 +179,8 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
         vni: create.pkt_tag.filter(|tag| *tag != 0).map(Vni),
         docker_name: create.nw_tag.filter(|name| !name.is_empty()),
         max_connections: create.settings.max_connections,
-        egress: None,
-        allow_metadata: None,
+        egress: create.settings.egress.map(Into::into),
+        allow_metadata: create.settings.allow_metadata,
     });
     change::send_and_wait(session, &announcement, command, &create.flags, create.wait).await?;
     covered::warn(session, &subnets).await;
@@ -200,12 +190,13 @@ async fn create(session: &mut Session, create: NetworkCreateOptions) -> Result<(
 async fn update(session: &mut Session, update: NetworkUpdateOptions) -> Result<(), Failure> {
     let (tenant, network) = (update.of.tenant, update.network);
     let announcement = format!("Updating network {tenant}:{network}");
+    let settings = update.settings;
     let command = Command::NetworkUpdate(NetworkUpdate {
         tenant,
         network,
-        max_connections: update.given.settings.max_connections,
-        egress: None,
-        allow_metadata: None,
+        max_connections: settings.max_connections,
+        egress: settings.egress.map(Into::into),
+        allow_metadata: settings.allow_metadata,
     });
     change::send_and_wait(session, &announcement, command, &update.flags, update.wait).await
 }
@@ -280,7 +271,13 @@ fn table(networks: &[NetworkInfo]) -> Table {
             "Cfgd Tag",
             "State",
         ],
-        &["Endpoints", "Blocks", "Docker network", "Revision"],
+        &[
+            "Endpoints",
+            "Blocks",
+            "Docker network",
+            "Revision",
+            "Egress",
+        ],
     );
     for info in networks {
         let spec = &info.spec;
@@ -301,6 +298,7 @@ fn table(networks: &[NetworkInfo]) -> Table {
             info.blocks.len().to_string(),
             spec.docker_network(),
             info.created.to_string(),
+            spec.egress().to_string(),
         ]);
     }
     table
@@ -323,6 +321,8 @@ fn config(info: &NetworkInfo) -> Value {
         "ipv6Gateway": v6.map(|p| p.gateway.to_string()).unwrap_or_default(),
         "cfgdTag": spec.docker_name.as_deref().unwrap_or_default(),
         "maxConnections": spec.max_connections.unwrap_or_default(),
+        "egress": spec.egress(),
+        "allowMetadata": spec.allow_metadata,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `netctl policy`: policies and their rules.
 
 use bus_schema::command::{PolicyApply, PolicyCreate, PolicyRemove, RuleAdd, RuleRemove};
+use bus_schema::policy::Direction;
 use bus_schema::query::PolicyInfo;
 use bus_schema::{Answer, Command, PolicyName, Query, Rejection, RuleId, TenantName};
 use clap::{Args, Subcommand};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use super::counters::CounterSum;
 use super::flags::{ChangeFlags, InspectFlags, ListFlags, TenantFlag, TenantsFlags};
 use super::wait::WaitFlag;
-use super::{change, counters, rule};
+use super::{change, counters, egress, rule};
 use crate::client::{Session, unexpected_answer};
 use crate::failure::Failure;
 use crate::output::{self, Table};
@@ -57,7 +58,7 @@ pub(crate) enum PolicyVerb {
     },
     /// Add a rule, and wait until the nodes enforce it
     #[command(
-        after_help = "The matching rule with the highest priority wins; on a tie deny wins, then the lower id. If no rule\nmatches, the connection is allowed. Replies of an allowed connection are allowed. An established\nconnection survives a new deny, unless --immediate ends it.\n\nExamples:\n  netctl policy rule-add prod_web 1 -direction=in -protocol=tcp -action=deny\n  netctl policy rule-add prod_web 2 -protocol=tcp -port=80,8000-8100 -from-group=lb -priority=10\n  netctl policy rule-add prod_web 3 -direction=out -to-ip-address=10.1.1.1-20 -action=deny --immediate"
+        after_help = "The matching rule with the highest priority wins; on a tie deny wins, then the lower id. If no rule\nmatches, the connection is allowed. Replies of an allowed connection are allowed. An established\nconnection survives a new deny, unless --immediate ends it.\n\nExamples:\n  netctl policy rule-add prod_web 1 -direction=in -protocol=tcp -action=deny\n  netctl policy rule-add prod_web 2 -protocol=tcp -port=80,8000-8100 -from-group=lb -priority=10\n  netctl policy rule-add prod_web 3 -direction=out -to-ip-address=10.1.1.1-20 -action=deny --immediate\n  netctl policy rule-add prod_web 4 -direction=out -to-ip-address=world -action=deny"
     )]
     RuleAdd(Box<RuleAddOptions>),
     /// Remove a rule
@@ -199,14 +200,21 @@ pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), F
 }
 
 async fn rule_add(session: &mut Session, add: RuleAddOptions) -> Result<(), Failure> {
+    let (tenant, policy, rule) = (add.of.tenant, add.policy, add.rule);
+    let spec = add.spec.spec()?;
+    let direction = spec.direction;
     let command = Command::RuleAdd(RuleAdd {
-        tenant: add.of.tenant,
-        policy: add.policy,
-        rule: add.rule,
-        spec: add.spec.spec()?,
+        tenant: tenant.clone(),
+        policy: policy.clone(),
+        rule: rule.clone(),
+        spec,
         immediate: add.immediate,
     });
-    change::send_and_wait(session, "", command, &add.flags, add.wait).await
+    change::send_and_wait(session, "", command, &add.flags, add.wait).await?;
+    if direction == Direction::Out {
+        egress::warn_of_rule(session, tenant, &policy, &rule).await;
+    }
+    Ok(())
 }
 
 pub(crate) async fn list(

@@ -33,14 +33,18 @@ impl FromStr for Ports {
     }
 }
 
-/// The value of `--from-ip-address` and `--to-ip-address`: an address, a CIDR or a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Addresses(pub(crate) AddressRange);
+/// The value of `--from-ip-address` and `--to-ip-address`: an address, a CIDR, a range or `world`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses(pub(crate) Peer);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidAddresses {
-    #[error("write an address (10.1.1.1), a CIDR (10.1.0.0/16) or a range (10.1.1.1-20)")]
+    #[error(
+        "write an address (10.1.1.1), a CIDR (10.1.0.0/16), a range (10.1.1.1-20), or world for all that aren't the tenant's"
+    )]
     Malformed,
+    #[error("rules about the host don't exist yet: write world, or addresses")]
+    Host,
     #[error("the range is the wrong way round: write {last}-{first}")]
     Backwards { first: Ipv4Addr, last: Ipv4Addr },
     #[error("write IPv4 addresses: endpoints have no others")]
@@ -51,6 +55,12 @@ impl FromStr for Addresses {
     type Err = InvalidAddresses;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddresses> {
+        if text == WORLD {
+            return Ok(Self(Peer::World));
+        }
+        if text == "host" {
+            return Err(InvalidAddresses::Host);
+        }
         if text.contains(':') {
             return Err(InvalidAddresses::V6);
         }
@@ -78,10 +88,9 @@ impl FromStr for Addresses {
 }
 
 fn range(first: Ipv4Addr, last: Ipv4Addr) -> Addresses {
-    Addresses(AddressRange {
-        first: first.into(),
-        last: last.into(),
-    })
+    let (first, last) = (first.into(), last.into());
+    let range = AddressRange { first, last };
+    Addresses(Peer::Addresses { range })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -117,10 +126,12 @@ pub(crate) struct RuleFlags {
     /// Match connections to this network (outgoing rules)
     #[arg(long, short = 'o', value_name = "NETWORK")]
     to_network: Option<NetworkName>,
-    /// Match connections from an address, a CIDR, or a range such as 10.1.1.1-20 (incoming rules)
+    /// Match connections from an address, a CIDR, a range such as 10.1.1.1-20, or world: every address
+    /// that isn't the tenant's and isn't the host's (incoming rules)
     #[arg(long, short = 'i', value_name = "ADDRESSES")]
     from_ip_address: Option<Addresses>,
-    /// Match connections to an address, a CIDR, or a range such as 10.1.1.1-20 (outgoing rules)
+    /// Match connections to an address, a CIDR, a range such as 10.1.1.1-20, or world: every address
+    /// that isn't the tenant's and isn't the host's (outgoing rules)
     #[arg(long, short = 's', value_name = "ADDRESSES")]
     to_ip_address: Option<Addresses>,
     /// tcp, udp, icmp, sctp or a number [default: any]
@@ -173,12 +184,15 @@ impl RuleFlags {
         let from = [
             ("--from-group", self.from_group.clone().map(group)),
             ("--from-network", self.from_network.clone().map(network)),
-            ("--from-ip-address", self.from_ip_address.map(addresses)),
+            (
+                "--from-ip-address",
+                self.from_ip_address.clone().map(addresses),
+            ),
         ];
         let to = [
             ("--to-group", self.to_group.clone().map(group)),
             ("--to-network", self.to_network.clone().map(network)),
-            ("--to-ip-address", self.to_ip_address.map(addresses)),
+            ("--to-ip-address", self.to_ip_address.clone().map(addresses)),
         ];
         let (mine, other, why) = match self.direction {
             DirectionFlag::In => (
@@ -224,7 +238,7 @@ fn network(network: NetworkName) -> Peer {
 }
 
 fn addresses(addresses: Addresses) -> Peer {
-    Peer::Addresses { range: addresses.0 }
+    addresses.0
 }
 
 /// Shows a range in its shortest form: an address, a CIDR, or first to last.

@@ -3,15 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use bus_schema::Revision;
-use bus_schema::node::{Alarm, Grade, LogState, NodeReply, NodeRequest, NodeStatus};
-use bus_schema::query::NodeInfo;
+use bus_schema::node::{Alarm, EGRESS, Grade, LogState, NodeReply, NodeRequest, NodeStatus};
+use bus_schema::query::{NetworkInfo, NodeInfo};
+use bus_schema::{Egress, NodeName, Revision};
 use clap::Args;
 use futures::future::join;
 use serde_json::{Value, json};
 
 use super::flags::ListFlags;
-use super::node;
+use super::{network, node};
 use crate::bus_url::BusUrl;
 use crate::client::Session;
 use crate::clocks::{self, Clock};
@@ -42,6 +42,8 @@ struct Status {
     streams: Vec<String>,
     netmasters: Vec<Netmaster>,
     nodes: Vec<NodeInfo>,
+    /// The networks with a way out.
+    open_networks: Vec<String>,
     /// The clocks of the bus, the netmasters and the nodes.
     clocks: Vec<(String, Clock)>,
 }
@@ -64,6 +66,7 @@ pub(crate) async fn run(
         let sent = clocks::now();
         let mut nodes = node::list(&mut session, None).await?;
         let received = clocks::now();
+        let networks = network::list(&mut session, None, None).await?;
         let mut clocks = survey::reported_clocks(Some(&log), &netmasters);
         clocks.extend(refresh(&session, &mut nodes, log.revision, (sent, received)).await);
         let status = Status {
@@ -74,6 +77,7 @@ pub(crate) async fn run(
             streams,
             netmasters,
             nodes,
+            open_networks: open(&networks),
             clocks,
         };
         if is_sound(&status) || Instant::now() >= until {
@@ -148,6 +152,34 @@ fn skewed(status: &Status) -> Vec<(String, String)> {
     all.retain(|(_, skew)| skew.unsigned_abs() > clocks::MAX_SKEW_MS);
     let texts = all.into_iter();
     texts.map(|(of, skew)| (of, clocks::skewed(skew))).collect()
+}
+
+/// The networks with a way out, as `TENANT:NETWORK`.
+fn open(networks: &[NetworkInfo]) -> Vec<String> {
+    let specs = networks.iter().map(|it| &it.spec);
+    let open = specs.filter(|it| it.egress() != Egress::None);
+    open.map(|it| format!("{}:{}", it.tenant, it.name))
+        .collect()
+}
+
+/// The nodes on which networks have no way out although they should: their netplugin is older than that.
+fn without_ways_out(status: &Status) -> Vec<(&NodeName, String)> {
+    let Some((first, more)) = status.open_networks.split_first() else {
+        return vec![];
+    };
+    let more = match more.len() {
+        0 => String::new(),
+        1 => " and another network".to_owned(),
+        count => format!(" and {count} other networks"),
+    };
+    let text = format!(
+        "containers here have no way out of network {first}{more}, because its netplugin is older than that: upgrade it"
+    );
+    let older = status.nodes.iter().filter(|info| {
+        let status = info.status.as_ref();
+        status.is_some_and(|it| !it.carries(EGRESS))
+    });
+    older.map(|info| (&info.node, text.clone())).collect()
 }
 
 /// The parts that are behind the log's end, each with the reason; empty: converged.
@@ -273,6 +305,10 @@ fn text(status: &Status, lags: &[String], format: Format) -> String {
     );
     text.extend(lags.iter().map(|lag| format!("  {lag}\n")));
     text += &alarm_lines(status, |_| true);
+    let older = without_ways_out(status).into_iter();
+    text.extend(
+        older.map(|(node, why)| format!("{:8} node {node} egress: {why}\n", Grade::Warning)),
+    );
     let clocks = skewed(status).into_iter();
     text.extend(clocks.map(|(of, why)| format!("{:8} {of} clock: {why}\n", Grade::Warning)));
     let mut servers = Table::new(&["Server", "Log"], &[]);
@@ -332,6 +368,10 @@ fn value(status: &Status, lags: &[String]) -> Value {
         "servers": status.log.servers.iter().map(survey::Server::value).collect::<Vec<_>>(),
         "netmasters": status.netmasters.iter().map(Netmaster::value).collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
+        "withoutWaysOut": without_ways_out(status)
+            .iter()
+            .map(|(node, why)| json!({"node": node, "text": why}))
+            .collect::<Vec<_>>(),
         "clocks": skewed(status)
             .iter()
             .map(|(of, why)| json!({"of": of, "text": why}))

@@ -66,6 +66,7 @@ fn status(nodes: Vec<NodeInfo>) -> Status {
         }],
         streams: Vec::new(),
         nodes,
+        open_networks: Vec::new(),
         clocks: Vec::new(),
     }
 }
@@ -166,4 +167,23 @@ fn lagging_parts_are_named_with_their_reasons() {
     assert_eq!(lags(&all).len(), 3, "{:?}", lags(&all));
     all.netmasters.clear();
     assert!(lags(&all).contains(&"no netmaster answers".to_owned()));
+}
+
+#[test]
+fn node_that_knows_no_ways_out_is_named_while_a_network_has_one() {
+    let mut all = status(vec![node(9, LogState::InSync)]);
+    let named = |all: &Status| {
+        let text = text(all, &lags(all), Format::Table);
+        let mut lines = text.lines();
+        lines.find(|it| it.contains("way out")).map(str::to_owned)
+    };
+    assert_eq!(named(&all), None);
+    all.open_networks = vec!["default:front".to_owned(), "blue:web".to_owned()];
+    let line = "warning  node n1 egress: containers here have no way out of network default:front and another network, because its netplugin is older than that: upgrade it";
+    assert_eq!(named(&all).as_deref(), Some(line));
+    assert_eq!(value(&all, &[])["withoutWaysOut"][0]["node"], "n1");
+    assert!(is_sound(&all), "a warning");
+    let reported = all.nodes[0].status.as_mut().unwrap();
+    reported.carries = vec![EGRESS.to_owned()];
+    assert_eq!(named(&all), None);
 }

@@ -3,10 +3,11 @@
 use bus_schema::command::{TenantCreate, TenantRemove, TenantUpdate};
 use bus_schema::query::{NetworkInfo, TenantInfo};
 use bus_schema::{Answer, Command, Endpoint, Query, Rejection, TenantName};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::flags::{ChangeFlags, InspectFlags, ListFlags};
+use super::settings::TenantSettings;
 use super::usage::Usage;
 use super::wait::WaitFlag;
 use super::{change, endpoint, group, network, policy};
@@ -17,7 +18,9 @@ use crate::output::{self, Table};
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantVerb {
     /// Create a tenant
-    #[command(after_help = "Example:\n  netctl tenant create blue")]
+    #[command(
+        after_help = "Examples:\n  netctl tenant create blue\n  netctl tenant create blue --egress=none   # its new networks have no way out"
+    )]
     Create {
         tenant: TenantName,
         #[command(flatten)]
@@ -26,11 +29,19 @@ pub(crate) enum TenantVerb {
         flags: ChangeFlags,
     },
     /// Change a tenant's settings; those that aren't given stay
-    #[command(after_help = "Example:\n  netctl tenant update blue --max-connections 20000")]
+    #[command(
+        group(
+            clap::ArgGroup::new("changed")
+                .required(true)
+                .multiple(true)
+                .args(["max_connections", "egress"]),
+        ),
+        after_help = "Examples:\n  netctl tenant update blue --max-connections 20000\n  netctl tenant update blue --egress=none"
+    )]
     Update {
         tenant: TenantName,
         #[command(flatten)]
-        given: GivenTenantSettings,
+        settings: TenantSettings,
         #[command(flatten)]
         wait: WaitFlag,
         #[command(flatten)]
@@ -61,35 +72,18 @@ pub(crate) enum TenantVerb {
     },
 }
 
-/// At least one setting.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true, args = ["max_connections"])]
-pub(crate) struct GivenTenantSettings {
-    #[command(flatten)]
-    settings: TenantSettings,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TenantSettings {
-    /// The connections that each endpoint may open on a node at a time, if its network has no number of
-    /// its own. From 128 on up to 11/8 of it may pass. 0: a quarter of the node's conntrack table
-    /// [default: 0]
-    #[arg(long, value_name = "N")]
-    max_connections: Option<u32>,
-}
-
 pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), Failure> {
     match verb {
         TenantVerb::Create {
             tenant,
-            settings: TenantSettings { max_connections },
+            settings,
             flags,
         } => {
             let announcement = format!("Creating tenant: {tenant}");
             let command = Command::TenantCreate(TenantCreate {
                 tenant,
-                max_connections,
-                egress: None,
+                max_connections: settings.max_connections,
+                egress: settings.egress.map(Into::into),
             });
             change::send(session, &announcement, command, &flags)
                 .await
@@ -97,15 +91,15 @@ pub(crate) async fn run(session: &mut Session, verb: TenantVerb) -> Result<(), F
         }
         TenantVerb::Update {
             tenant,
-            given,
+            settings,
             wait,
             flags,
         } => {
             let announcement = format!("Updating tenant: {tenant}");
             let command = Command::TenantUpdate(TenantUpdate {
                 tenant,
-                max_connections: given.settings.max_connections,
-                egress: None,
+                max_connections: settings.max_connections,
+                egress: settings.egress.map(Into::into),
             });
             change::send_and_wait(session, &announcement, command, &flags, wait).await
         }
@@ -144,10 +138,14 @@ fn listed(tenants: &[TenantInfo], flags: &ListFlags) -> Result<String, Failure> 
 }
 
 fn table(tenants: &[TenantInfo]) -> Table {
-    let mut table = Table::new(&["Name", "Networks"], &[]);
+    let mut table = Table::new(&["Name", "Networks"], &["Egress"]);
     for info in tenants {
         let networks = info.networks.len().to_string();
-        table.row(vec![info.tenant.to_string(), networks]);
+        table.row(vec![
+            info.tenant.to_string(),
+            networks,
+            info.egress().to_string(),
+        ]);
     }
     table
 }
@@ -185,6 +183,7 @@ fn inspected(info: &TenantInfo) -> Value {
             "key": info.tenant,
             "tenantName": info.tenant,
             "maxConnections": info.max_connections.unwrap_or_default(),
+            "egress": info.egress(),
         },
         "Oper": { "totalNetworks": info.networks.len(), "networks": info.networks },
     })

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use bus_schema::{
-    AddressRange, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName, Vni,
+    AddressRange, Egress, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName, Vni,
 };
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ struct TenantItem {
     tenant_name: TenantName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_connections: Option<Limit>,
+    /// Of new networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    egress: Option<Egress>,
     #[serde(
         default,
         deserialize_with = "unique",
@@ -84,6 +87,10 @@ struct NetworkItem {
     cfgd_tag: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_connections: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    egress: Option<Egress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    allow_metadata: Option<bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -186,6 +193,7 @@ fn tenant(item: TenantItem) -> Tenant {
     let policies = item.policies.into_iter();
     Tenant {
         max_connections: item.max_connections.map(|it| it.0),
+        egress: item.egress,
         networks: item.networks.into_iter().map(network).collect(),
         policies: policies
             .map(|it| (it.policy_name, rules(it.rules)))
@@ -206,6 +214,8 @@ fn network(item: NetworkItem) -> (NetworkName, Network) {
         vni: item.pkt_tag.filter(|tag| tag.0 != 0).map(|tag| Vni(tag.0)),
         docker_name: item.cfgd_tag.filter(|name| !name.is_empty()),
         max_connections: item.max_connections.map(|it| it.0),
+        egress: item.egress,
+        allow_metadata: item.allow_metadata,
     };
     (item.network_name, network)
 }
@@ -228,6 +238,7 @@ pub(crate) fn write(intent: &Intent, format: Format) -> Result<String, Failure> 
     let tenants = intent.tenants.iter().map(|(name, tenant)| TenantItem {
         tenant_name: name.clone(),
         max_connections: tenant.max_connections.map(Limit),
+        egress: tenant.egress,
         networks: tenant.networks.iter().map(network_item).collect(),
         policies: tenant
             .policies
@@ -267,6 +278,8 @@ fn network_item((name, network): (&NetworkName, &Network)) -> NetworkItem {
         ipv6_gateway: network.gateway6,
         cfgd_tag: network.docker_name.clone(),
         max_connections: network.max_connections.map(Limit),
+        egress: network.egress,
+        allow_metadata: network.allow_metadata,
     }
 }
 

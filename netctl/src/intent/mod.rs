@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use bus_schema::query::{GroupInfo, NetworkInfo, PolicyInfo, TenantInfo};
 use bus_schema::{
-    AddressRange, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName, Vni,
+    AddressRange, Egress, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName, Vni,
 };
 use ipnet::IpNet;
 
@@ -28,8 +28,10 @@ pub(crate) struct Intent {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tenant {
-    /// Absent: it stays as it is; 0 stands for the default.
+    /// Absent, as the other settings: it stays as it is; 0 stands for the default.
     pub(crate) max_connections: Option<u32>,
+    /// Of new networks.
+    pub(crate) egress: Option<Egress>,
     pub(crate) networks: BTreeMap<NetworkName, Network>,
     pub(crate) policies: BTreeMap<PolicyName, BTreeMap<RuleId, RuleSpec>>,
     pub(crate) groups: BTreeMap<GroupName, Group>,
@@ -47,6 +49,8 @@ pub(crate) struct Network {
     pub(crate) docker_name: Option<String>,
     /// 0 stands for the default.
     pub(crate) max_connections: Option<u32>,
+    pub(crate) egress: Option<Egress>,
+    pub(crate) allow_metadata: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +74,7 @@ impl Intent {
         for info in tenants {
             let tenant = intent.tenants.entry(info.tenant.clone()).or_default();
             tenant.max_connections = info.max_connections;
+            tenant.egress = info.egress;
         }
         for info in networks {
             let (spec, v6) = (&info.spec, info.spec.v6.as_ref());
@@ -82,6 +87,8 @@ impl Intent {
                 vni: Some(spec.vni),
                 docker_name: spec.docker_name.clone(),
                 max_connections: spec.max_connections,
+                egress: Some(spec.egress()),
+                allow_metadata: spec.allow_metadata.then_some(true),
             };
             let tenant = intent.tenants.entry(spec.tenant.clone()).or_default();
             tenant.networks.insert(spec.name.clone(), network);

@@ -2,7 +2,7 @@
 //! objects that it needs, and lets no packet pass in between that neither intent allows.
 //!
 //! First tenants, networks (those with a packet tag before the others), policies, rules, groups, and rules that name new groups; then the policies
-//! of existing groups; then removals in the opposite order. The new version of a rule is added under a
+//! of existing groups; then the ways out that existing networks get; then removals in the opposite order. The new version of a rule is added under a
 //! spare id before the old one is removed, so that one of the two always exists.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,9 @@ use bus_schema::command::{
     TenantUpdate,
 };
 use bus_schema::policy::Peer;
-use bus_schema::{Command, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName};
+use bus_schema::{
+    Command, Egress, GroupName, NetworkName, PolicyName, RuleId, RuleSpec, TenantName,
+};
 
 use super::{Group, Intent, Network, Tenant};
 use crate::command::rule;
@@ -42,7 +44,7 @@ pub(crate) fn plan(
             let command = Command::TenantCreate(TenantCreate {
                 tenant,
                 max_connections: want.max_connections,
-                egress: None,
+                egress: want.egress,
             });
             plan.add(Phase::Tenants, command, format!("+ tenant {name}"));
         } else {
@@ -78,6 +80,8 @@ enum Phase {
     RulesOfNewGroups,
     GroupUpdates,
     RuleRemovals,
+    /// Behind the rules that are to hold for it.
+    WaysOut,
     GroupRemovals,
     PolicyRemovals,
     NetworkRemovals,
@@ -125,14 +129,18 @@ impl Plan {
     }
 
     fn update_tenant(&mut self, name: &TenantName, have: Option<&Tenant>, want: &Tenant) {
-        let is = have.and_then(|it| it.max_connections);
-        if let Some((max, change)) = changed_limit(is, want.max_connections) {
-            let command = Command::TenantUpdate(TenantUpdate {
-                tenant: name.clone(),
-                max_connections: Some(max),
-                egress: None,
-            });
-            self.add(Phase::Tenants, command, format!("~ tenant {name} {change}"));
+        let max = have.and_then(|it| it.max_connections).unwrap_or_default();
+        let egress = have.and_then(|it| it.egress);
+        let egress = egress.unwrap_or(Egress::OF_NEW_NETWORKS);
+        let mut changes = Vec::new();
+        let command = Command::TenantUpdate(TenantUpdate {
+            tenant: name.clone(),
+            max_connections: changed("maxConnections", max, want.max_connections, &mut changes),
+            egress: changed("egress", egress, want.egress, &mut changes),
+        });
+        if !changes.is_empty() {
+            let text = format!("~ tenant {name} {}", changes.join(", "));
+            self.add(Phase::Tenants, command, text);
         }
     }
 
@@ -179,16 +187,37 @@ impl Plan {
         );
         let names = (is.docker_name.as_ref(), want.docker_name.as_ref());
         self.unchangeable_if_given(&what, "cfgdTag", names.0, names.1);
-        if let Some((max, change)) = changed_limit(is.max_connections, want.max_connections) {
-            let command = Command::NetworkUpdate(NetworkUpdate {
-                tenant: of.clone(),
-                network: name.clone(),
-                max_connections: Some(max),
-                egress: None,
-                allow_metadata: None,
-            });
-            self.add(Phase::Networks, command, format!("~ {what} {change}"));
+        self.update_network(of, name, is, want);
+    }
+
+    fn update_network(
+        &mut self,
+        of: &TenantName,
+        name: &NetworkName,
+        is: &Network,
+        want: &Network,
+    ) {
+        let max = is.max_connections.unwrap_or_default();
+        let out = is.egress.unwrap_or(Egress::None);
+        let metadata = is.allow_metadata.unwrap_or_default();
+        let mut changes = Vec::new();
+        let update = NetworkUpdate {
+            tenant: of.clone(),
+            network: name.clone(),
+            max_connections: changed("maxConnections", max, want.max_connections, &mut changes),
+            egress: changed("egress", out, want.egress, &mut changes),
+            allow_metadata: changed("allowMetadata", metadata, want.allow_metadata, &mut changes),
+        };
+        if changes.is_empty() {
+            return;
         }
+        let opens = update.egress == Some(Egress::Nat) || update.allow_metadata == Some(true);
+        let phase = match opens {
+            true => Phase::WaysOut,
+            false => Phase::Networks,
+        };
+        let text = format!("~ network {of}:{name} {}", changes.join(", "));
+        self.add(phase, Command::NetworkUpdate(update), text);
     }
 
     fn unchangeable<T: PartialEq + Display>(&mut self, what: &str, key: &str, is: &T, want: &T) {
@@ -352,11 +381,16 @@ impl Plan {
     }
 }
 
-/// The limit that is wanted and differs, and the difference as text. An absent one is 0, the default.
-fn changed_limit(is: Option<u32>, want: Option<u32>) -> Option<(u32, String)> {
-    let is = is.unwrap_or_default();
-    let max = want.filter(|it| *it != is)?;
-    Some((max, format!("maxConnections {max} (was {is})")))
+/// The wanted value, if it differs; then the difference is added to `changes`.
+fn changed<T: PartialEq + Display>(
+    key: &str,
+    is: T,
+    want: Option<T>,
+    changes: &mut Vec<String>,
+) -> Option<T> {
+    let want = want.filter(|it| *it != is)?;
+    changes.push(format!("{key} {want} (was {is})"));
+    Some(want)
 }
 
 /// The command that creates a network of the file.
@@ -376,8 +410,8 @@ pub(super) fn network_create(
         vni: network.vni,
         docker_name: network.docker_name.clone(),
         max_connections: network.max_connections,
-        egress: None,
-        allow_metadata: None,
+        egress: network.egress,
+        allow_metadata: network.allow_metadata,
     }
 }
 

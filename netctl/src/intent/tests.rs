@@ -306,6 +306,61 @@ fn limit_of_connections_is_created_changed_and_kept_where_it_is_absent() {
     assert!(plan(&absent, &default, true).unwrap().is_empty());
 }
 
+/// A file of an older build has no key for the way out, and opens nothing.
+#[test]
+fn way_out_is_created_changed_and_kept_where_it_is_absent() {
+    let with = |settings: [&str; 2]| {
+        let [tenant, network] = settings;
+        let text = format!(
+            "tenants: [{{tenantName: blue, {tenant} networks: [{{networkName: n, subnet: 10.1.1.0/24, {network}}}]}}]"
+        );
+        read(&text).unwrap()
+    };
+    let closed = with(["egress: none,", "egress: none"]);
+    assert_eq!(led(&Intent::default(), &closed, false), closed);
+    assert_eq!(
+        read(&write(&closed, Format::Table).unwrap()).unwrap(),
+        closed
+    );
+    let absent = with(["", ""]);
+    assert!(plan(&closed, &absent, true).unwrap().is_empty());
+    let open = with(["egress: nat,", "egress: nat, allowMetadata: true"]);
+    assert_eq!(
+        texts(&plan(&closed, &open, false).unwrap()),
+        [
+            "~ tenant blue egress nat (was none)",
+            "~ network blue:n egress nat (was none), allowMetadata true (was false)"
+        ]
+    );
+    assert_eq!(led(&closed, &open, false), open);
+    let open_by_default = with(["", "egress: nat"]);
+    let stays = with(["egress: nat,", "egress: nat, allowMetadata: false"]);
+    assert!(plan(&open_by_default, &stays, true).unwrap().is_empty());
+}
+
+/// An existing network gets a way out when the rules about it hold, and loses it before they go.
+#[test]
+fn way_out_opens_behind_the_rules_about_it_and_closes_before_them() {
+    let without = "tenants: [{tenantName: blue, networks: [{networkName: n, subnet: 10.1.1.0/24, egress: none}]}]";
+    let with = "tenants: [{tenantName: blue, networks: [{networkName: n, subnet: 10.1.1.0/24, egress: nat}], policies: [{policyName: p, rules: [{ruleId: 1, direction: out, toIpAddress: world, action: deny}]}], groups: [{groupName: g, networkName: n, policies: [p]}]}]";
+    let (without, with) = (read(without).unwrap(), read(with).unwrap());
+    let opening = plan(&without, &with, false).unwrap();
+    assert_eq!(
+        texts(&opening),
+        [
+            "+ policy blue:p",
+            "+ rule blue:p:1: out deny to world, priority 1",
+            "+ group blue:g in n with p",
+            "~ network blue:n egress nat (was none)"
+        ]
+    );
+    let closing = plan(&with, &without, true).unwrap();
+    assert_eq!(
+        texts(&closing).first(),
+        Some(&"~ network blue:n egress none (was nat)")
+    );
+}
+
 #[test]
 fn prune_removes_all_in_the_opposite_order() {
     let full = read(QUICK_START).unwrap();

@@ -8,3 +8,4 @@ mod exit_codes;
 mod netmaster;
 mod requests;
 mod support;
+mod ways_out;

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use crate::support::{Bus, Ran, netctl_at_home};
 
-struct Cluster {
+pub(crate) struct Cluster {
     netmaster: Child,
     bus: Bus,
-    home: tempfile::TempDir,
+    pub(crate) home: tempfile::TempDir,
 }
 
 impl Cluster {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let bus = Bus::start();
         let init = netmaster(&bus).arg("init").output().unwrap();
         assert!(init.status.success(), "{init:?}");
@@ -35,20 +35,20 @@ impl Cluster {
         cluster
     }
 
-    fn run(&self, typed: &str) -> Ran {
+    pub(crate) fn run(&self, typed: &str) -> Ran {
         netctl_at_home(self.home.path(), &self.bus.url, typed)
     }
 
     /// Runs a command that must succeed, and returns its output.
     #[track_caller]
-    fn done(&self, typed: &str) -> String {
+    pub(crate) fn done(&self, typed: &str) -> String {
         let ran = self.run(typed);
         assert_eq!(ran.code, 0, "{typed}: {ran:?}");
         ran.out
     }
 
     #[track_caller]
-    fn rejected(&self, typed: &str, says: &str) {
+    pub(crate) fn rejected(&self, typed: &str, says: &str) {
         let ran = self.run(typed);
         assert_eq!(ran.code, 1, "{typed}: {ran:?}");
         assert!(ran.err.contains(says), "{typed}: {ran:?}");

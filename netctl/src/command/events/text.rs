@@ -1,6 +1,6 @@
 //! The text of an event in `netctl events`.
 
-use bus_schema::{AggregateId, EndpointEvent, Event, PolicyName};
+use bus_schema::{AggregateId, Egress, EndpointEvent, Event, PolicyName};
 
 use super::super::{pool, rule};
 
@@ -54,12 +54,18 @@ pub(super) fn of_event(event: &Event) -> String {
                 .map(|p| format!("subnet {} gateway {}", pool::show(p), p.gateway))
                 .collect();
             let name = format!("{}:{}", spec.tenant, spec.name);
-            format!("{name} {} packet tag {}", pools.join(" "), spec.vni)
+            let out = out(spec.egress, spec.allow_metadata.then_some(true));
+            format!("{name} {} packet tag {}{out}", pools.join(" "), spec.vni)
         }
         Event::NetworkUpdated(e) => {
-            format!("{}:{}{}", e.tenant, e.network, limit_of(e.max_connections))
+            let settings = limit_of(e.max_connections) + &out(e.egress, e.allow_metadata);
+            format!("{}:{}{settings}", e.tenant, e.network)
         }
-        Event::TenantUpdated(e) => format!("{}{}", e.tenant, limit_of(e.max_connections)),
+        Event::TenantUpdated(e) => {
+            let egress = e.egress.map(|it| format!(" new networks: egress {it}"));
+            let egress = egress.unwrap_or_default();
+            format!("{}{}{egress}", e.tenant, limit_of(e.max_connections))
+        }
         Event::NetworkClosing(e) => format!("{}:{}", e.tenant, e.network),
         Event::NetworkReopened(e) => format!("{}:{}", e.tenant, e.network),
         Event::NetworkRemoved(e) if e.forced => format!("{}:{} by force", e.tenant, e.network),
@@ -104,6 +110,17 @@ pub(super) fn of_event(event: &Event) -> String {
             format!("{}:{} {} from {}", e.tenant, e.network, e.block, e.node)
         }
     }
+}
+
+/// The way out, and the access to metadata services.
+fn out(egress: Option<Egress>, allow_metadata: Option<bool>) -> String {
+    let egress = egress.map(|it| format!(" egress {it}"));
+    let metadata = match allow_metadata {
+        None => "",
+        Some(true) => " with metadata services",
+        Some(false) => " without metadata services",
+    };
+    egress.unwrap_or_default() + metadata
 }
 
 fn limit_of(connections: Option<u32>) -> String {

@@ -113,6 +113,12 @@ fn contradictory_flags_are_refused_with_the_reason() {
         ("--from-ip-address=10.1.1.0/33", "10.1.1.1-20"),
         ("--from-ip-address=10.1.1.9-3", "10.1.1.3-10.1.1.9"),
         ("--from-ip-address=fd00::1", "IPv4"),
+        ("--from-ip-address=World", "or world"),
+        ("--from-ip-address=host", "don't exist yet"),
+        (
+            "--direction=out --to-ip-address=world --to-group=world",
+            "can't be used together",
+        ),
         ("--from-group=a.b", "letters, digits"),
     ] {
         let refused = spec(typed).expect_err(typed);
@@ -130,8 +136,10 @@ fn addresses_are_shown_in_their_shortest_form() {
         ("10.1.1.1-20", "10.1.1.1-10.1.1.20"),
         ("0.0.0.0/0", "0.0.0.0/0"),
     ] {
-        let addresses: Addresses = typed.parse().unwrap();
-        assert_eq!(show_addresses(addresses.0), shown);
+        let Addresses(Peer::Addresses { range }) = typed.parse().unwrap() else {
+            panic!("{typed}");
+        };
+        assert_eq!(show_addresses(range), shown);
     }
 }
 
@@ -191,4 +199,14 @@ fn json_of_a_rule_has_contivs_keys() {
         "action": "allow",
     });
     assert_eq!(value, expected);
+}
+
+#[test]
+fn world_is_a_word_in_place_of_addresses_and_no_group() {
+    let world = rule("4", "-d out --to-ip-address=world");
+    assert_eq!(world.spec.peer, Some(Peer::World));
+    assert_eq!(line(&world.spec), "out allow to world, priority 1");
+    assert_eq!(keys(&world.spec)["toIpAddress"], "world");
+    let group = spec("-d in -g world").unwrap();
+    assert!(matches!(group.peer, Some(Peer::Group { .. })));
 }

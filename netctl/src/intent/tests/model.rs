@@ -18,6 +18,7 @@ pub(super) fn carry_out(intent: &mut Intent, command: &Command) -> Outcome {
     if let Command::TenantCreate(it) = command {
         let tenant = intent.tenants.entry(name.clone()).or_default();
         tenant.max_connections = it.max_connections;
+        tenant.egress = it.egress;
         return Ok(());
     }
     let tenant = intent.tenants.get_mut(name);
@@ -29,14 +30,19 @@ pub(super) fn carry_out(intent: &mut Intent, command: &Command) -> Outcome {
             outcome
         }
         Command::TenantUpdate(it) => {
-            tenant.max_connections = it.max_connections;
+            tenant.max_connections = it.max_connections.or(tenant.max_connections);
+            tenant.egress = it.egress.or(tenant.egress);
             Ok(())
         }
         Command::NetworkCreate(it) => tenant.create_network(it),
         Command::NetworkUpdate(it) => {
             let network = tenant.networks.get_mut(&it.network).ok_or("the network");
             network
-                .map(|network| network.max_connections = it.max_connections)
+                .map(|network| {
+                    network.max_connections = it.max_connections.or(network.max_connections);
+                    network.egress = it.egress.or(network.egress);
+                    network.allow_metadata = it.allow_metadata.or(network.allow_metadata);
+                })
                 .map_err(str::to_owned)
         }
         Command::NetworkRemove(it) => tenant.remove_network(&it),
@@ -77,6 +83,8 @@ impl Tenant {
             vni: create.vni,
             docker_name: create.docker_name,
             max_connections: create.max_connections,
+            egress: create.egress,
+            allow_metadata: create.allow_metadata,
         };
         self.networks.insert(create.network, network);
         Ok(())
