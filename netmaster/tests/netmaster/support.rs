@@ -448,9 +448,11 @@ impl Api {
             surroundings: None,
             carries: vec![],
         };
-        let to = subject::of_status(&status.node);
-        let bytes = Bytes::from(codec::to_bytes(&status));
-        self.client.publish(to, bytes).await.expect("connected");
+        let (to, bytes) = (subject::of_status(&status.node), codec::to_bytes(&status));
+        self.client
+            .publish(to, bytes.into())
+            .await
+            .expect("connected");
         self.client.flush().await.expect("connected");
     }
 }

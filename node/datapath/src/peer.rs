@@ -17,6 +17,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, State as OperState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
 use super::attributes::{mac, mtu};
+use super::fallback_route;
 use super::messages;
 use super::netlink::{Mode, Socket, apart, is_presence};
 use super::netns::Namespace;
@@ -41,6 +42,8 @@ pub struct PeerSetup {
     pub gateways: Vec<IpAddr>,
     /// The network's subnets, with a route through this interface if the default route is another's.
     pub subnets: Vec<IpNet>,
+    /// The metric of the default route, if any other is to have precedence ([`fallback_metric`](super::fallback_metric)).
+    pub fallback_metric: Option<u32>,
     pub mac: MacAddr,
     pub mtu: u32,
 }
@@ -51,7 +54,7 @@ pub struct PeerState {
     pub mac: MacAddr,
     pub up: bool,
     pub addresses: Vec<IpNet>,
-    /// Unicast routes through it, with their gateways.
+    /// Unicast routes through it, with their gateways; without the fallback route.
     pub routes: Vec<(IpNet, Option<IpAddr>)>,
 }
 
@@ -117,7 +120,9 @@ async fn seen(socket: &Socket, interface: &str) -> io::Result<Option<PeerState>>
     let through = |it: &RouteAttribute| matches!(it, RouteAttribute::Oif(oif) if *oif == index);
     let routes = socket.routes().await?;
     let routes = routes.iter().filter(|route| {
-        route.header.kind == RouteType::Unicast && route.attributes.iter().any(through)
+        route.header.kind == RouteType::Unicast
+            && route.attributes.iter().any(through)
+            && !fallback_route::is_fallback(route)
     });
     Ok(Some(PeerState {
         mac: mac(&link),
@@ -233,13 +238,16 @@ async fn routes(setup: &PeerSetup, socket: &Socket, index: u32, gateway: IpAddr)
     let message = messages::on_link(IpNet::from(gateway), Some(index));
     add(socket, message).await?;
     let same_family = |net: &&IpNet| net.addr().is_ipv4() == gateway.is_ipv4();
-    let default = match gateway {
-        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
-        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    let gives_way = match setup.fallback_metric {
+        Some(metric) => {
+            fallback_route::add(socket, index, gateway, metric).await?;
+            true
+        }
+        None => gateway.is_ipv4() && default_is_elsewhere(socket, index).await?,
     };
-    let nets: Vec<IpNet> = match gateway.is_ipv4() && default_is_elsewhere(socket, index).await? {
+    let nets: Vec<IpNet> = match gives_way {
         true => setup.subnets.iter().filter(same_family).copied().collect(),
-        false => vec![default],
+        false => vec![fallback_route::default(gateway)],
     };
     for net in nets {
         add(socket, messages::via(net, gateway, Some(index))).await?;
@@ -261,7 +269,9 @@ async fn add(socket: &Socket, message: RouteMessage) -> io::Result<()> {
 async fn default_is_elsewhere(socket: &Socket, index: u32) -> io::Result<bool> {
     let routes = socket.routes().await?;
     let mut defaults = routes.iter().filter(|route| {
-        route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+        route.header.destination_prefix_length == 0
+            && route.header.kind == RouteType::Unicast
+            && !fallback_route::is_fallback(route)
     });
     let ours = |it: &RouteAttribute| matches!(it, RouteAttribute::Oif(oif) if *oif == index);
     Ok(defaults.any(|route| !route.attributes.iter().any(ours)))

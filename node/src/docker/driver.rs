@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use bus_schema::{EndpointId, MacAddr, NetworkName, TenantName};
+use bus_schema::{Egress, EndpointId, MacAddr, Pool};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+pub(super) use super::driver_error::DriverError;
 use super::endpoints::Endpoints;
 use super::meaning::{self, Meaning, Unresolved};
 use super::networks::Networks;
@@ -23,69 +24,13 @@ use super::protocol::{
 };
 use super::sandboxes::Sandboxes;
 use crate::endpoint::{Attach, AttachError, LocalEndpoint, Owner};
+use crate::surroundings::ResolverFiles;
 use node_core::projection::Projection;
 use runtime::lock;
 
 /// Times of calls are kept for this long, which is longer than any use of
 /// [`Driver::was_called_within`].
 const CALL_MEMORY: Duration = Duration::from_secs(60);
-
-/// A call's failure. The engine shows the message to the user who typed the command.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DriverError {
-    #[error("netplugin doesn't support the call {0}: this engine needs a newer netplugin")]
-    UnknownCall(String),
-    #[error("can't parse the engine's request: {0}")]
-    Malformed(#[from] serde_json::Error),
-    #[error("the engine sent `{text}` as {what}: {reason}")]
-    Value {
-        what: &'static str,
-        text: String,
-        reason: String,
-    },
-    #[error(transparent)]
-    Unresolved(#[from] Unresolved),
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    #[error(
-        "contiv doesn't publish ports yet: leave out -p and -P (`ports:` in a compose file); containers of the tenant reach {0} directly"
-    )]
-    PublishedPorts(String),
-    #[error("contiv networks can't be created with --internal: leave it out")]
-    Internal,
-    #[error(
-        "contiv needs its own addresses: add `--ipam-driver contiv --ipam-opt contiv.network=NET` to `docker network create` (in a swarm `--ipam-driver contiv-swarm:latest`); in a compose file `ipam: {{driver: contiv, config: [{{subnet: CIDR}}]}}`, with the subnet of NET (in a stack `driver: contiv-swarm:latest`)"
-    )]
-    ForeignIpam,
-    #[error(
-        "contiv gives an endpoint the MAC address {given}, after its IP address: leave --mac-address={asked} out"
-    )]
-    MacAddress { given: MacAddr, asked: String },
-    #[error(
-        "netplugin has no record of the Docker network {0}: `docker network rm` it, netplugin creates it again"
-    )]
-    UnknownNetwork(String),
-    #[error(
-        "contiv gives a container one address and one group in a network, and none in a second network with the same addresses: this container has {address} in network {network} of tenant {tenant} already; leave that Docker network first: `docker network disconnect {docker_network} CONTAINER`"
-    )]
-    InNetwork {
-        tenant: TenantName,
-        network: NetworkName,
-        address: IpAddr,
-        /// Its short id.
-        docker_network: String,
-    },
-    #[error("endpoint {0} is gone: start the container again")]
-    UnknownEndpoint(EndpointId),
-    #[error(
-        "networks of driver `contiv` are of scope `local`, which swarm services can't use: create one with `docker network create -d contiv-swarm:latest --ipam-driver contiv-swarm:latest`"
-    )]
-    Swarm,
-    #[error(
-        "can't save the map of Docker networks: {0}; free space on the disk of the state folder and try again"
-    )]
-    Save(#[from] std::io::Error),
-}
 
 /// The state of the calls; one for the process.
 #[derive(Debug)]
@@ -94,6 +39,7 @@ pub(super) struct Driver<E> {
     pub(super) projection: watch::Receiver<Projection>,
     pub(super) networks: Networks,
     pub(super) sandboxes: Sandboxes,
+    files: ResolverFiles,
     /// Time of the last call about each endpoint: an endpoint that the engine is creating isn't in its
     /// list yet.
     last_calls: Mutex<BTreeMap<EndpointId, Instant>>,
@@ -106,8 +52,10 @@ impl<E: Endpoints> Driver<E> {
         endpoints: E,
         projection: watch::Receiver<Projection>,
         networks: Networks,
+        files: ResolverFiles,
     ) -> Self {
         Self {
+            files,
             endpoints,
             projection,
             networks,
@@ -119,11 +67,16 @@ impl<E: Endpoints> Driver<E> {
 
     pub(super) fn create_network(&self, call: &CreateNetwork) -> Result<(), DriverError> {
         let options = call.options.as_ref();
-        if options.and_then(|options| options.get(INTERNAL_KEY)) == Some(&Value::Bool(true)) {
-            return Err(DriverError::Internal);
-        }
         let pools = call.ipv4.iter().chain(&call.ipv6).flatten();
         let meaning = self.resolve_options(&generic_options(options), pools)?;
+        if options.and_then(|options| options.get(INTERNAL_KEY)) == Some(&Value::Bool(true))
+            && meaning.spec(&self.projection.borrow())?.egress() != Egress::None
+        {
+            return Err(DriverError::Internal {
+                tenant: meaning.tenant,
+                network: meaning.network,
+            });
+        }
         self.networks.insert(&call.network_id, meaning)?;
         Ok(())
     }
@@ -232,15 +185,16 @@ impl<E: Endpoints> Driver<E> {
     ///
     /// The routes are the gateway on the link, and the network's subnet through it. The engine adds
     /// the default route to one of a container's networks only; the others are reached by their
-    /// subnet's route.
+    /// subnet's route. A network without a way out takes no part in that: its gateway isn't answered,
+    /// and a fallback route follows when the container has started. Until then the host's
+    /// resolvers are reached by routes of their own, since names are asked at once.
     pub(super) async fn join(&self, call: &EndpointRef) -> Result<Joined, DriverError> {
         let endpoint = self.endpoint(&call.endpoint_id)?;
         self.note_call(&endpoint.id);
         self.refuse_second_endpoint(&endpoint, &call.sandbox_key)?;
-        self.sandboxes.note(&endpoint.id, &call.sandbox_key);
-        self.endpoints
-            .wait_until_in_kernel(endpoint.id.clone())
-            .await?;
+        let id = endpoint.id.clone();
+        self.sandboxes.note(&id, &call.sandbox_key);
+        self.endpoints.wait_until_in_kernel(id.clone()).await?;
         let meaning = Meaning {
             tenant: endpoint.tenant,
             network: endpoint.network,
@@ -271,12 +225,30 @@ impl<E: Endpoints> Driver<E> {
                     next_hop: gateway.clone(),
                 },
             ]);
-            match pool.gateway {
-                IpAddr::V4(_) => joined.gateway = gateway,
-                IpAddr::V6(_) => joined.gateway_ipv6 = gateway,
+            match (spec.egress(), pool.gateway) {
+                (Egress::None, _) if self.sandboxes.others(&id, &call.sandbox_key).is_empty() => {
+                    joined.static_routes.extend(self.routes_to_resolvers(pool));
+                }
+                (Egress::None, _) => {}
+                (Egress::Nat, IpAddr::V4(_)) => joined.gateway = gateway,
+                (Egress::Nat, IpAddr::V6(_)) => joined.gateway_ipv6 = gateway,
             }
         }
         Ok(joined)
+    }
+
+    /// The routes through the pool's gateway to the resolvers outside of its subnet, which the domain's
+    /// own server answers for.
+    fn routes_to_resolvers(&self, pool: &Pool) -> Vec<StaticRoute> {
+        let resolvers = self.files.read().addresses().into_iter();
+        let of_family = |it: &IpAddr| it.is_ipv4() == pool.gateway.is_ipv4();
+        let routed = resolvers.filter(|it| of_family(it) && !pool.subnet.contains(it));
+        let route = |it| StaticRoute {
+            destination: IpNet::from(it).to_string(),
+            route_type: StaticRoute::NEXT_HOP,
+            next_hop: pool.gateway.to_string(),
+        };
+        routed.map(route).collect()
     }
 
     /// Refuses a container's second endpoint in a network: the engine would fail with a text about

@@ -388,7 +388,12 @@ impl<E: Endpoints> Describing<E> {
                 description.aliases = Some(details.aliases);
                 match publish(description).await {
                     // An endpoint that is gone leaves no sandbox behind.
-                    Ok(()) => self.driver.sandboxes.note(&id, &details.sandbox),
+                    Ok(()) => {
+                        self.driver.sandboxes.note(&id, &details.sandbox);
+                        self.driver
+                            .ensure_fallback_route(&id, &details.sandbox)
+                            .await;
+                    }
                     Err(error) => {
                         tracing::debug!(%id, %error, "the endpoint is gone: its aliases are ignored");
                     }

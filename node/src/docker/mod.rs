@@ -13,8 +13,10 @@
 mod client;
 mod details;
 mod driver;
+mod driver_error;
 mod endpoints;
 mod engine;
+mod fallback;
 mod ipam;
 mod leftovers;
 mod meaning;
@@ -116,7 +118,12 @@ pub fn start<E: Endpoints>(
     };
     let sockets = listen(&config)?;
     let networks = Networks::open(config.state_dir.join("docker-networks.json"));
-    let driver = Arc::new(Driver::new(endpoints, projection.clone(), networks));
+    let driver = Arc::new(Driver::new(
+        endpoints,
+        projection.clone(),
+        networks,
+        config.files.clone(),
+    ));
     let (cleanups, asked) = mpsc::channel(1);
     handle.cleanups = Some(cleanups);
     let engine = Engine {

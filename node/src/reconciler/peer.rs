@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use bus_schema::Egress;
+
 use super::Reconciler;
 use crate::endpoint::{LocalEndpoint, Owner};
 use node_core::desired::{Params, domain_name};
 use node_core::projection::Projection;
 use node_core::resource::Place;
-use node_datapath::PeerSetup;
+use node_datapath::{PeerSetup, fallback_metric};
 
 impl Reconciler {
     /// Sets up the container's end of endpoints that changed, and of those whose veth somebody had
@@ -45,6 +47,10 @@ fn peer_setup(endpoint: &LocalEndpoint, facts: &Projection, params: &Params) -> 
         addresses: endpoint.addresses.clone(),
         gateways: pools().map(|pool| pool.gateway).collect(),
         subnets: pools().map(|pool| pool.subnet).collect(),
+        fallback_metric: match network.spec.egress() {
+            Egress::None => Some(fallback_metric(network.spec.vni)),
+            Egress::Nat => None,
+        },
         mac: endpoint.mac,
         mtu: endpoint.mtu.unwrap_or_else(|| params.mtu()),
     })

@@ -7,3 +7,4 @@ mod protocol;
 mod refusals;
 mod support;
 mod swarm;
+mod ways_out;

@@ -145,7 +145,8 @@ async fn bad_network_and_endpoint_requests_are_refused_with_the_command_to_type(
     let error = plugin
         .refused("NetworkDriver.CreateNetwork", internal)
         .await;
-    assert!(error.contains("--internal"), "{error}");
+    let remedy = "`netctl net update contiv-net -t default --egress=none`";
+    assert!(error.contains(remedy), "{error}");
 
     let error = plugin
         .refused(

@@ -299,6 +299,7 @@ impl World {
             addresses: endpoint.addresses.clone(),
             gateways: vec![ip("20.1.1.254")],
             subnets: vec![net("20.1.1.0/24")],
+            fallback_metric: None,
             mac: endpoint.mac,
             mtu: self.hosts[host].params.mtu(),
         };

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bus_schema::{
-    EndpointId, GroupId, GroupName, GroupSpec, MacAddr, NetworkName, NetworkSpec, Pool, Rejection,
-    TenantName, Vni,
+    Egress, EndpointId, GroupId, GroupName, GroupSpec, MacAddr, NetworkName, NetworkSpec, Pool,
+    Rejection, TenantName, Vni,
 };
 use node::docker::Endpoints;
 use node::endpoint::{Attach, AttachError, Attachment, Claim, Description, LocalEndpoint, Reserve};
@@ -291,7 +291,7 @@ pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
         v6: None,
         docker_name: None,
         max_connections: None,
-        egress: None,
+        egress: Some(Egress::Nat),
         allow_metadata: false,
     }
 }
