@@ -164,7 +164,34 @@ fn calls_can_be_repeated() -> Outcome {
     again.config["prevResult"] = again.done("ADD")?;
     again.done("CHECK")?;
     assert_eq!(lab.status("node-1")?["endpoints"], 1);
-    Ok(())
+    default_route_gives_way(&lab)
+}
+
+/// In a network without a way out the default route has a metric, so that another plugin's has
+/// precedence, and the result doesn't name it.
+fn default_route_gives_way(lab: &Lab) -> Outcome {
+    let net = [
+        "net",
+        "create",
+        "closed",
+        "-s",
+        "20.1.2.0/24",
+        "--egress=none",
+    ];
+    lab.netctl_ok(&net)?;
+    let mut it = Container::new(lab, "c2")?;
+    it.config["name"] = json!("closed");
+    let added = it.done("ADD")?;
+    let routes = added["routes"].as_array().cloned().unwrap_or_default();
+    let mut to: Vec<_> = routes.iter().filter_map(|it| it["dst"].as_str()).collect();
+    to.sort_unstable();
+    assert_eq!(to, ["20.1.2.0/24", "20.1.2.1/32"], "{added}");
+    let shown = ["ip", "-n", "c2", "route", "show", "default"];
+    let default = lab.run("node-1", &shown)?.stdout;
+    assert!(default.contains(" metric 1073"), "{default}");
+    it.config["prevResult"] = added;
+    it.done("CHECK")?;
+    it.done("DEL").map(drop)
 }
 
 #[test]

@@ -95,6 +95,33 @@ fn container_on_two_networks_answers_on_both_addresses() -> Outcome {
     Ok(())
 }
 
+/// The network that is created later is reached by the fallback route, which the running container has
+/// since its start. The connection out is refused at once.
+#[test]
+fn container_without_a_way_out_reaches_networks_that_are_created_later() -> Outcome {
+    let lab = engines()?;
+    let net = ["net", "create", "closed", "-s", "20.1.2.0/24"];
+    let created = lab.netctl(&[&net[..], &["--egress=none"]].concat())?;
+    assert!(created.success(), "{created:?}");
+    done(
+        &lab,
+        "node-1",
+        &format!("run -itd --name=one --net=closed {IMAGE} /bin/sh"),
+    )?;
+    wait_until("the container has the fallback route", WAIT_TIMEOUT, || {
+        let routes = docker(&lab, "node-1", "exec one ip route");
+        routes.is_ok_and(|it| it.stdout.contains("default via 20.1.2.1 dev eth0  metric "))
+    })?;
+    create(&lab, "later", "20.1.3.0/24")?;
+    let line = format!("run -itd --name=two --net=later {IMAGE} /bin/sh");
+    done(&lab, "node-2", &line)?;
+    assert!(reaches(&lab, "node-1", "one", "two.later")?);
+    let out = docker(&lab, "node-1", "exec one ping -c 1 -W 3 203.0.113.1")?;
+    assert!(!out.success(), "{out:?}");
+    assert!(reaches(&lab, "node-2", "two", "one.closed")?);
+    Ok(())
+}
+
 #[test]
 fn restarted_engine_keeps_its_containers() -> Outcome {
     let mut lab = engines()?;

@@ -10,10 +10,9 @@ use async_nats::{Client, ConnectOptions};
 use bus_schema::codec::{self, Decoded};
 use bus_schema::command::{NetworkCreate, NodeJoin, Request, TenantCreate};
 use bus_schema::node::{DomainKind, LogState, NodeStatus};
-use bus_schema::testing;
 use bus_schema::{
     Answer, Command, CommandId, Envelope, Event, MachineId, NetworkName, NodeName, Query,
-    Rejection, Reply, Revision, TenantName, Vni, subject,
+    Rejection, Reply, Revision, TenantName, Vni, subject, testing,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -448,11 +447,9 @@ impl Api {
             surroundings: None,
             carries: vec![],
         };
-        let (to, bytes) = (subject::of_status(&status.node), codec::to_bytes(&status));
-        self.client
-            .publish(to, bytes.into())
-            .await
-            .expect("connected");
+        let to = subject::of_status(&status.node);
+        let bytes = Bytes::from(codec::to_bytes(&status));
+        self.client.publish(to, bytes).await.expect("connected");
         self.client.flush().await.expect("connected");
     }
 }
