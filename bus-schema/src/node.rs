@@ -467,6 +467,9 @@ pub struct Trace {
     pub closed: Option<String>,
     /// The devices and routes of the packet, in order, in words of `ip`.
     pub route: Vec<String>,
+    /// The translation of its addresses on its way out, if it leaves the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub translation: Option<String>,
 }
 
 /// The verdict of one end.

@@ -125,6 +125,7 @@ fn ways_out_keep_their_encoding() {
         events.map(samples::enveloped).collect(),
     );
     check("answer-with-way-out", samples::outside_answers());
+    check("node-reply-with-way-out", vec![samples::trace_outside()]);
     check(
         "node-status-with-way-out",
         vec![samples::status_of_a_node_with_ways_out()],

@@ -18,6 +18,7 @@ use node::healing;
 pub(crate) use node::{node_replies, node_requests};
 pub(crate) use outside::{
     outside_answers, outside_commands, outside_events, status_of_a_node_with_ways_out,
+    trace_outside,
 };
 pub(crate) use policy::{engine_reply, pooled_events};
 pub(crate) use rejection::rejections;

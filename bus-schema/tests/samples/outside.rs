@@ -2,7 +2,7 @@
 
 use bus_schema::command::{NetworkCreate, NetworkUpdate, RuleAdd, TenantCreate, TenantUpdate};
 use bus_schema::event::{NetworkCreated, NetworkUpdated, RuleAdded, TenantUpdated};
-use bus_schema::node::{EGRESS, NodeStatus};
+use bus_schema::node::{EGRESS, NodeReply, NodeStatus, Trace, TraceEnd};
 use bus_schema::policy::{Action, Direction, Peer, Priority};
 use bus_schema::query::TenantInfo;
 use bus_schema::{Answer, Command, Egress, Event, NetworkSpec, Revision, Rule, RuleSpec, testing};
@@ -106,6 +106,21 @@ pub(crate) fn outside_answers() -> Vec<Answer> {
             egress: Some(Egress::None),
         }],
     }]
+}
+
+pub(crate) fn trace_outside() -> NodeReply {
+    NodeReply::Traced(Trace {
+        allowed: true,
+        ends: vec![TraceEnd {
+            direction: Direction::Out,
+            group: None,
+            action: Action::Allow,
+            rule: None,
+        }],
+        closed: None,
+        route: vec!["node node1: from 20.1.1.17 iif cv0123456789 mark 0x1".to_owned()],
+        translation: Some("masquerade: 20.1.1.17 becomes an address of node node1".to_owned()),
+    })
 }
 
 pub(crate) fn status_of_a_node_with_ways_out() -> NodeStatus {

@@ -328,6 +328,7 @@ pub(super) fn node_replies() -> [NodeReply; 3] {
             ],
             closed: Some("its policy isn't in place".to_owned()),
             route: vec!["20.1.1.18 dev cv0123456789".to_owned()],
+            translation: None,
         }),
     ]
 }

@@ -16,13 +16,13 @@ use crate::output;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Computed from the configuration, by the code that also makes the firewall's rules; no packet is\nsent. Exit code 0: the connection is allowed, 1: it is denied, 4: that can't be computed, because an\nend isn't known or its node doesn't answer.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue"
+    after_help = "Computed from the configuration, by the code that also makes the firewall's rules; no packet is\nsent. Exit code 0: the connection is allowed, 1: it is denied, 4: that can't be computed, because an\nend isn't known or its node doesn't answer.\n\nExamples:\n  netctl trace --from web --to db --protocol tcp --port 5432\n  netctl trace --from 20.1.1.1 --to 20.1.1.9 --protocol icmp -t blue\n  netctl trace --from web --to 8.8.8.8 --protocol udp --port 53"
 )]
 pub(crate) struct TraceOptions {
     /// The source: a container's name, the start of an id, or an address
     #[arg(long, value_name = "CONTAINER|IP")]
     from: String,
-    /// The destination: a container's name, the start of an id, or an address
+    /// The destination: a container's name, the start of an id, or an address, also one outside
     #[arg(long, value_name = "CONTAINER|IP")]
     to: String,
     /// tcp, udp, icmp, sctp or a number
@@ -64,6 +64,7 @@ pub(crate) async fn run(session: &mut Session, options: TraceOptions) -> Result<
             ends: Vec::new(),
             closed: None,
             route: Vec::new(),
+            translation: None,
         },
         false => traced(session, &node, &flow).await.map_err(undecided)?,
     };
@@ -199,6 +200,9 @@ fn text(flow: &Flow, from: &End, to: &End, node: &NodeName, trace: &Trace) -> St
     }
     for end in &trace.ends {
         text += &format!("  {}\n", end_text(end));
+    }
+    if let Some(translation) = &trace.translation {
+        text += &format!("  {}\n", output::printable(translation));
     }
     if !trace.route.is_empty() {
         text += "  route:\n";
@@ -353,6 +357,7 @@ allowed: tcp port 80 from web (20.1.1.1 on n1) to itself
             ],
             closed: None,
             route: vec!["20.1.1.1 dev cv0123456789".to_owned()],
+            translation: None,
         };
         let node = "n1".parse().unwrap();
         assert_eq!(

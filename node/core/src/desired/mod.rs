@@ -18,6 +18,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod trace_outside;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use bus_schema::node::{DomainKind, Flow, Trace};
 use bus_schema::{Endpoint, GroupId, NodeName, TenantName};
 
-use super::{domain_name, vxlan_name};
+use super::{domain_name, trace_outside, vxlan_name};
 use crate::policy::{Cache, Deciding, End, decide};
 use crate::projection::{EndpointsView, Projection};
 
-/// Decides about a connection to an endpoint of `me`; an error names the reason why `me` can't.
+/// Decides about a connection to an endpoint of `me`, or of one of `me` to an address outside of the tenant; an error names the reason why `me` can't.
 pub fn trace(
     facts: &Projection,
     view: &EndpointsView,
@@ -20,7 +20,11 @@ pub fn trace(
         let found = view.at(&flow.tenant, address);
         found.ok_or_else(|| format!("no endpoint of tenant {} has {address}", flow.tenant))
     };
-    let (from, to) = (end(flow.from)?, end(flow.to)?);
+    let from = end(flow.from)?;
+    if trace_outside::leads_outside(facts, view, flow) {
+        return trace_outside::trace(facts, from, (me, kind), flow);
+    }
+    let to = end(flow.to)?;
     if to.node != *me {
         let node = &to.node;
         return Err(format!(
@@ -77,7 +81,7 @@ fn route(
     route
 }
 
-fn stamp(facts: &Projection, tenant: &TenantName, endpoint: &Endpoint) -> GroupId {
+pub(super) fn stamp(facts: &Projection, tenant: &TenantName, endpoint: &Endpoint) -> GroupId {
     let group = endpoint.group.as_ref();
     let fact = group.and_then(|group| facts.group_fact(tenant, group));
     fact.map_or(GroupId::UNGROUPED, |fact| fact.spec.id)

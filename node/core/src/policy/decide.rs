@@ -33,6 +33,7 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         ends: Vec::new(),
         closed: Some(reason),
         route: Vec::new(),
+        translation: None,
     };
     if let Some(reason) = of.tenant.closed_by_newer(None) {
         return closed(reason);
@@ -71,27 +72,44 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
         ends,
         closed: None,
         route: Vec::new(),
+        translation: None,
     }
 }
 
 /// Whether the rules let a member of the group, or of none, send a connection to an address that no
-/// endpoint has: the `out` rules decide.
+/// endpoint has.
 pub fn may_leave(
     tenant: &TenantFact,
     group: Option<&GroupName>,
     flow: &Flow,
     cache: &mut Cache,
 ) -> bool {
+    let end = decide_leaving(tenant, group, flow, cache);
+    end.is_some_and(|end| end.action == Action::Allow)
+}
+
+/// The verdict of the `out` rules on a connection of a member of the group, or of none, to an address that
+/// no endpoint has; `None` if the group may open none.
+pub fn decide_leaving(
+    tenant: &TenantFact,
+    group: Option<&GroupName>,
+    flow: &Flow,
+    cache: &mut Cache,
+) -> Option<TraceEnd> {
     if id(tenant, group).is_none() || tenant.closed_by_newer(group).is_some() {
-        return false;
+        return None;
     }
+    let peer = match tenant.has_subnet_around(flow.to) {
+        true => NO_GROUP,
+        false => GroupId::WORLD,
+    };
     // Peers are IPv4 addresses: to an IPv6 address rules about any peer apply.
     let to = match flow.to {
         IpAddr::V4(to) => to,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     };
-    let side = (Direction::Out, group, (NO_GROUP, to));
-    decide_end(tenant, flow, side, cache).action == Action::Allow
+    let side = (Direction::Out, group, (peer, to));
+    Some(decide_end(tenant, flow, side, cache))
 }
 
 /// The id that no group has.

@@ -50,7 +50,7 @@ mod tests;
 
 pub use cache::Cache;
 pub use compiled::{PeerKey, Program};
-pub use decide::{Deciding, End, decide, may_leave};
+pub use decide::{Deciding, End, decide, decide_leaving, may_leave};
 pub use ending::must_end;
 pub use port_table::{PORTED, PortTable};
 

@@ -145,6 +145,12 @@ impl TenantFact {
         group.spec.policies.iter().any(newer)
     }
 
+    /// Whether the address lies in a subnet of one of the tenant's networks.
+    pub fn has_subnet_around(&self, address: IpAddr) -> bool {
+        let mut pools = self.networks.values().flat_map(|it| it.spec.pools());
+        pools.any(|pool| pool.subnet.contains(&address))
+    }
+
     /// The group with this id.
     pub fn group_of(&self, id: GroupId) -> Option<&GroupFact> {
         self.groups.values().find(|group| group.spec.id == id)
