@@ -135,8 +135,8 @@ impl Plan {
         let mut changes = Vec::new();
         let command = Command::TenantUpdate(TenantUpdate {
             tenant: name.clone(),
-            max_connections: changed("maxConnections", max, want.max_connections, &mut changes),
-            egress: changed("egress", egress, want.egress, &mut changes),
+            max_connections: changed("maxConnections", &max, want.max_connections, &mut changes),
+            egress: changed("egress", &egress, want.egress, &mut changes),
         });
         if !changes.is_empty() {
             let text = format!("~ tenant {name} {}", changes.join(", "));
@@ -204,9 +204,14 @@ impl Plan {
         let update = NetworkUpdate {
             tenant: of.clone(),
             network: name.clone(),
-            max_connections: changed("maxConnections", max, want.max_connections, &mut changes),
-            egress: changed("egress", out, want.egress, &mut changes),
-            allow_metadata: changed("allowMetadata", metadata, want.allow_metadata, &mut changes),
+            max_connections: changed("maxConnections", &max, want.max_connections, &mut changes),
+            egress: changed("egress", &out, want.egress, &mut changes),
+            allow_metadata: changed(
+                "allowMetadata",
+                &metadata,
+                want.allow_metadata,
+                &mut changes,
+            ),
         };
         if changes.is_empty() {
             return;
@@ -384,11 +389,11 @@ impl Plan {
 /// The wanted value, if it differs; then the difference is added to `changes`.
 fn changed<T: PartialEq + Display>(
     key: &str,
-    is: T,
+    is: &T,
     want: Option<T>,
     changes: &mut Vec<String>,
 ) -> Option<T> {
-    let want = want.filter(|it| *it != is)?;
+    let want = want.filter(|it| it != is)?;
     changes.push(format!("{key} {want} (was {is})"));
     Some(want)
 }
