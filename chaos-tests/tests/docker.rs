@@ -45,6 +45,10 @@ fn containers_find_each_other_by_name_from_both_kinds_of_resolver() -> Outcome {
     start(&lab, "node-2", "db", "")?;
     assert!(reaches(&lab, "node-1", "web", "db")?);
     assert!(reaches(&lab, "node-2", "db", "web")?);
+    // A machine beside the nodes, by its name and through each container's own node.
+    for (node, name) in [("node-1", "web"), ("node-2", "db")] {
+        assert!(reaches(&lab, node, name, "machine.lab")?, "{name}");
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use lab::wait_until;
 const MAX_HEAL_TIME: Duration = Duration::from_secs(10);
 
 /// Each: a change on node-1, and a check that it is reverted.
-const DRIFTS: [(&str, &str); 14] = [
+const DRIFTS: [(&str, &str); 16] = [
     (
         "ip -n contiv-default route flush proto 201",
         "ip -n contiv-default route show proto 201 | grep -q 'dev cv' && \
@@ -17,7 +17,15 @@ const DRIFTS: [(&str, &str); 14] = [
     ),
     (
         "ip -n contiv-default neigh flush nud permanent",
-        "test $(ip -n contiv-default neigh show nud permanent | wc -l) = 2",
+        "test $(ip -n contiv-default neigh show nud permanent | wc -l) = 3",
+    ),
+    (
+        "ip link del $(ip -br link | awk -F@ '/^cu/ {print $1}')",
+        "ip -br link | grep -q '^cu.* UP ' && ip -n contiv-default route | grep -q 'default via .* dev cw'",
+    ),
+    (
+        "nft flush chain inet contiv to_host",
+        "nft list chain inet contiv to_host | grep -q drop",
     ),
     (
         "for m in $(bridge -n contiv-default fdb show dev cx1 | awk '/dst/ {print $1}'); do \

@@ -47,6 +47,17 @@ fn events_are_counted_by_the_daemon_concerned() -> Outcome {
         || on_node("contiv_node_applied_revision").is_ok_and(|it| it >= end),
     )?;
 
+    assert!(lab.ping("web", "machine.lab")?);
+    for direction in ["out", "in"] {
+        let labels = format!(r#"tenant="default",direction="{direction}""#);
+        wait_until("the packet is counted", WAIT_TIMEOUT, || {
+            let name = "contiv_node_uplink_packets_total";
+            let packets = metric(lab, "node-1", NETPLUGIN_PORT, name, &labels);
+            packets.is_ok_and(|it| it > 0.0)
+        })?;
+    }
+    assert_eq!(on_node("contiv_node_uplink_addresses_free")?, 131_070.0);
+
     let delete = "for n in /run/netns/contiv-*; do nsenter --net=$n ip route flush proto 201; done; \
                   ip route flush table all proto 201; true";
     lab.run("node-1", &["sh", "-c", delete])?;

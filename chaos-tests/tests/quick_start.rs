@@ -23,7 +23,9 @@ fn other_names_are_forwarded_to_the_hosts_resolver() -> Outcome {
             .lab
             .exec_in("web", &["getent", "ahostsv4", "machine.lab"]);
         answer.is_ok_and(|answer| answer.stdout.contains("198.18."))
-    })
+    })?;
+    assert!(scene.lab.ping("web", "machine.lab")?, "and reached");
+    invariant::converged(&scene.lab)
 }
 
 #[test]

@@ -13,8 +13,8 @@ use bus_schema::policy::{
     Action, Direction, GroupSpec, PortRange, Priority, Protocol, Rule, RuleSpec,
 };
 use bus_schema::{
-    EndpointId, GroupId, GroupName, InvalidName, MacAddr, MachineId, NetworkName, NetworkSpec,
-    NodeName, PolicyName, Pool, RuleId, TenantName, Vni,
+    Egress, EndpointId, GroupId, GroupName, InvalidName, MacAddr, MachineId, NetworkName,
+    NetworkSpec, NodeName, PolicyName, Pool, RuleId, TenantName, Vni,
 };
 use imbl::OrdMap;
 use ipnet::{IpNet, Ipv4Net};
@@ -23,6 +23,7 @@ use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use node_core::desired::{self, Params, Programs};
 use node_core::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projection};
 use node_core::reconcile::diff;
+use node_core::resource::Uplink;
 use node_datapath::{BatchError, DatapathError, Scope, Scratch};
 
 /// This machine can't be a node, for one of these reasons.
@@ -54,6 +55,7 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
         vtep: IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)),
         underlay_mtu: 1500,
         underlay_interface: String::new(),
+        uplink_pool: Uplink::DEFAULT_POOL,
         resolvers: Default::default(),
         max_connections: 65_536,
         outer_mark: None,
@@ -143,7 +145,7 @@ impl TrialNames {
                 v6: None,
                 docker_name: None,
                 max_connections: None,
-                egress: None,
+                egress: Some(Egress::Nat),
                 allow_metadata: false,
             },
             closing: false,

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use bus_schema::node::DomainKind;
 use bus_schema::{MachineId, NodeName};
+use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,8 @@ pub struct DaemonConfig {
     pub watching: Watching,
     /// A block in which this node uses no address for so long is returned.
     pub block_idle: Duration,
+    /// The addresses of the uplinks of this node's domains.
+    pub uplink_pool: Ipv4Net,
 }
 
 /// The reason why the daemon can't start.

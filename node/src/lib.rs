@@ -31,4 +31,5 @@ pub mod steps;
 pub mod store;
 pub mod surroundings;
 pub mod underlay;
+pub mod uplinks;
 pub mod viewer;

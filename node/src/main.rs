@@ -8,6 +8,7 @@ use std::time::Duration;
 use bus_schema::node::DomainKind;
 use bus_schema::{EndpointId, GroupName, MachineId, NetworkName, NodeName, TenantName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
 use node::daemon::{self, DaemonConfig, Ended, StartError};
 use node::docker::sockets;
 use node::docker::swarm::{self, InstallError};
@@ -16,8 +17,10 @@ use node::local::client::{ClientError, ask};
 use node::local::{Detach, Left};
 use node::neighbors::low_limit;
 use node::reconciler::Watching;
-use node::{mark_rules, store, underlay};
-use node_datapath::{DatapathError, NeighborTable, mark_rules_here};
+use node::surroundings::ResolverFiles;
+use node::{mark_rules, store, underlay, uplinks};
+use node_core::resource::Uplink;
+use node_datapath::{Datapath, DatapathError, NeighborTable, Options, mark_rules_here};
 use node_dns as dns;
 use runtime::bus_address;
 use runtime::exit::{UNREACHABLE, USAGE};
@@ -117,6 +120,10 @@ struct Run {
     /// nodes can lease it. The last block stays as long as no other node has one
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     block_idle: u64,
+    /// The addresses by which domains send out of this node, a network of at least 131,072 (/15) that is
+    /// used nowhere else: each node may have the same
+    #[arg(long, value_name = "CIDR", default_value_t = Uplink::DEFAULT_POOL, value_parser = uplink_pool)]
+    uplink_pool: Ipv4Net,
     /// Don't receive the kernel's notifications of changes: only resyncs find them then
     #[arg(long, hide = true)]
     no_monitor: bool,
@@ -127,6 +134,22 @@ type MetricsAt = Option<std::net::SocketAddr>;
 
 fn metrics_at(text: &str) -> Result<MetricsAt, String> {
     runtime::metrics::address(text, "127.0.0.1:9466")
+}
+
+fn uplink_pool(text: &str) -> Result<Ipv4Net, String> {
+    let pool: Ipv4Net = text.parse().map_err(|_| {
+        format!(
+            "{text} is no IPv4 network: write it as {}",
+            Uplink::DEFAULT_POOL
+        )
+    })?;
+    let longest = Uplink::MAX_POOL_PREFIX;
+    match pool.prefix_len() {
+        length if length > longest => Err(format!(
+            "{pool} is too small: it must hold two addresses for each tenant, so choose a network of /{longest} or larger"
+        )),
+        _ => Ok(pool.trunc()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -282,11 +305,15 @@ async fn check(run: Run) -> ExitCode {
     };
     match node::check::check(&folder, config.domain).await {
         Ok(kind) => {
+            let overlap = overlap(folder, &config).await;
             let DaemonConfig { name, vtep, .. } = config;
             print_line(&format!(
                 "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were created and removed for the test"
             ));
             if let Some(warning) = NeighborTable::read().await.as_ref().and_then(low_limit) {
+                print_line(&format!("warning: {warning}"));
+            }
+            if let Some(warning) = overlap {
                 print_line(&format!("warning: {warning}"));
             }
             let rules = mark_rules_here().await.unwrap_or_default();
@@ -297,6 +324,19 @@ async fn check(run: Run) -> ExitCode {
         }
         Err(error) => fail(USAGE, &error.to_string()),
     }
+}
+
+/// The warning about networks of this host that the pool of the uplinks overlaps, if they can be read.
+async fn overlap(netns_dir: PathBuf, config: &DaemonConfig) -> Option<String> {
+    let options = Options {
+        host: None,
+        netns_dir,
+        kind: config.domain,
+    };
+    let datapath = Datapath::open(options).await.ok()?;
+    let resolvers = ResolverFiles::default().read().addresses();
+    let alarm = uplinks::collision(&datapath, config.uplink_pool, &resolvers).await;
+    alarm.ok()?.map(|it| it.text)
 }
 
 async fn docker_sockets(args: DockerSockets) -> ExitCode {
@@ -377,6 +417,7 @@ fn config(run: Run) -> anyhow::Result<DaemonConfig> {
             resync: Duration::from_secs(run.resync),
         },
         block_idle: Duration::from_secs(run.block_idle),
+        uplink_pool: run.uplink_pool,
     })
 }
 

@@ -7,10 +7,16 @@ use bus_schema::node::{Grade, LogState, NodeStatus};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use crate::outer_drops::Drops;
-use node_core::resource::OuterDrop;
+use node_core::resource::{OuterDrop, UplinkDrop};
+use node_datapath::UplinkTraffic;
 
 /// Counter of dropped packets, by reason.
 const OUTER_DROPPED_METRIC: &str = "contiv_node_outer_dropped_total";
+
+const UPLINK_PACKETS_METRIC: &str = "contiv_node_uplink_packets_total";
+const UPLINK_BYTES_METRIC: &str = "contiv_node_uplink_bytes_total";
+/// Counter of dropped packets, by reason.
+const UPLINK_DROPPED_METRIC: &str = "contiv_node_uplink_dropped_total";
 
 const CONNECTIONS_REFUSED_METRIC: &str = "contiv_node_connections_refused_total";
 
@@ -67,11 +73,34 @@ pub fn describe() {
         "Packets that were dropped because their endpoint has as many connections as it may open."
     );
     counter!(CONNECTIONS_REFUSED_METRIC).increment(0);
+    describe_uplinks();
     describe_histogram!(
         "contiv_docker_call_seconds",
         "The engine's calls to the driver."
     );
     describe_histogram!("contiv_cni_call_seconds", "CNI runtimes' calls.");
+}
+
+fn describe_uplinks() {
+    describe_counter!(
+        UPLINK_PACKETS_METRIC,
+        "Packets that a tenant sent out of this node and got from outside, by direction."
+    );
+    describe_counter!(
+        UPLINK_BYTES_METRIC,
+        "Bytes that a tenant sent out of this node and got from outside, by direction."
+    );
+    describe_counter!(
+        UPLINK_DROPPED_METRIC,
+        "Packets to or from outside that were dropped or refused, by reason."
+    );
+    for reason in UplinkDrop::ALL {
+        counter!(UPLINK_DROPPED_METRIC, "reason" => reason.name()).increment(0);
+    }
+    describe_gauge!(
+        "contiv_node_uplink_addresses_free",
+        "Addresses of the uplinks' pool that no tenant's way out has."
+    );
 }
 
 /// Sets the gauges from the node's status on the bus.
@@ -129,4 +158,30 @@ pub fn conntrack_max(max: u32) {
 /// Counts packets that were dropped since the last call.
 pub fn refused_connections(packets: u64) {
     counter!(CONNECTIONS_REFUSED_METRIC).increment(packets);
+}
+
+/// Sets the number of free addresses of the uplinks' pool.
+#[expect(clippy::cast_precision_loss, reason = "no pool has 2^53 addresses")]
+pub fn uplinks(free_addresses: u64) {
+    gauge!("contiv_node_uplink_addresses_free").set(free_addresses as f64);
+}
+
+/// Counts the packets of a tenant that passed its uplink since the last call.
+pub fn uplink_traffic(tenant: &str, new: UplinkTraffic) {
+    for (direction, packets, bytes) in [
+        ("out", new.packets_out, new.bytes_out),
+        ("in", new.packets_in, new.bytes_in),
+    ] {
+        let labels = [
+            ("tenant", tenant.to_owned()),
+            ("direction", direction.to_owned()),
+        ];
+        counter!(UPLINK_PACKETS_METRIC, &labels).increment(packets);
+        counter!(UPLINK_BYTES_METRIC, &labels).increment(bytes);
+    }
+}
+
+/// Counts packets that were dropped since the last call.
+pub fn uplink_drops(reason: UplinkDrop, packets: u64) {
+    counter!(UPLINK_DROPPED_METRIC, "reason" => reason.name()).increment(packets);
 }

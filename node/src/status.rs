@@ -48,6 +48,7 @@ pub struct StatusSources {
     pub dns: DnsHandle,
     pub healing: watch::Receiver<Healing>,
     pub connection_alarms: watch::Receiver<Vec<Alarm>>,
+    pub uplink_alarms: watch::Receiver<Vec<Alarm>>,
     /// Alarms of the start: of damaged files.
     pub alarms: Vec<Alarm>,
 }
@@ -82,6 +83,7 @@ impl StatusSources {
         alarms.extend(self.alarms.iter().cloned());
         alarms.extend(self.engine_alarms.borrow().iter().cloned());
         alarms.extend(self.connection_alarms.borrow().iter().cloned());
+        alarms.extend(self.uplink_alarms.borrow().iter().cloned());
         alarms.sort_by_key(|it| it.grade);
         let member = facts.nodes.get(&self.me.node);
         NodeStatus {
@@ -127,6 +129,7 @@ impl StatusSources {
                 changed = self.healing.changed() => changed.is_err(),
                 changed = self.engine_alarms.changed() => changed.is_err(),
                 changed = self.connection_alarms.changed() => changed.is_err(),
+                changed = self.uplink_alarms.changed() => changed.is_err(),
                 // Name servers have no channel.
                 () = pause(Duration::from_millis(STATUS_EVERY_MS)) => false,
             };

@@ -6,8 +6,10 @@
 use std::io;
 
 use bus_schema::node::DomainKind;
+use netlink_packet_route::link::LinkMessage;
 
 use super::netns::Namespace;
+use super::observe::has_uplink;
 use super::{Datapath, DatapathError, command, failure};
 use node_core::resource::{DockerUserRule, Object, Place, State};
 
@@ -77,38 +79,54 @@ fn rules(listed: &[u8]) -> Vec<String> {
     rules.collect()
 }
 
-/// Whether a rule of ours is there, before a rule by which all packets return.
+/// The rule by which all packets return, at the end of the chain of older engines.
+const RETURN_ALL: &str = "-j RETURN";
+
+/// Whether a rule of ours is there, before a rule by which all packets return, and behind those that it
+/// needs.
 fn counts(rules: &[String], ours: DockerUserRule) -> bool {
-    let mut reached = rules.iter().take_while(|rule| *rule != "-j RETURN");
-    reached.any(|rule| rule == ours.rule())
+    let mut reached = rules.iter().take_while(|rule| *rule != RETURN_ALL);
+    let mut wanted = ours.rules().iter();
+    wanted.all(|wanted| reached.any(|rule| rule == wanted))
+}
+
+/// The rules that count as present in a host without Docker's chain: those that these devices need.
+pub(super) fn granted(kind: DomainKind, links: &[LinkMessage]) -> Vec<DockerUserRule> {
+    let of_vrfs = (kind == DomainKind::Vrf).then_some(DockerUserRule::OF_VRFS);
+    let of_uplinks = has_uplink(links).then_some(DockerUserRule::OF_UPLINKS);
+    of_vrfs.into_iter().chain(of_uplinks).flatten().collect()
 }
 
 impl Datapath {
     /// Reads our rules in `DOCKER-USER`, and nothing else.
     pub async fn docker_user_rules(&self) -> Result<State, DatapathError> {
-        let granted = self.kind() == DomainKind::Vrf;
-        let seen = observe(&self.inner.host.namespace, granted).await;
-        let seen = seen.map_err(failure("list rules of iptables", &Place::Host))?;
+        let host = &self.inner.host;
+        let seen = async {
+            let granted = granted(self.kind(), &host.socket.links().await?);
+            observe(&host.namespace, &granted).await
+        };
+        let seen = seen
+            .await
+            .map_err(failure("list rules of iptables", &Place::Host))?;
         let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
         Ok(seen.into_iter().map(at_host).collect())
     }
 }
 
-/// Reads the rules that are in every `DOCKER-USER` chain. `granted`: without such a chain, all count as
-/// present.
+/// Reads the rules that are in every `DOCKER-USER` chain; those that are `granted` without such a chain.
 pub(super) async fn observe(
     namespace: &Namespace,
-    granted: bool,
+    granted: &[DockerUserRule],
 ) -> io::Result<Vec<DockerUserRule>> {
     let chains = chains(namespace).await?;
     let has = |ours: &DockerUserRule| match chains.is_empty() {
-        true => granted,
+        true => granted.contains(ours),
         false => chains.iter().all(|(_, rules)| counts(rules, *ours)),
     };
     Ok(DockerUserRule::ALL.into_iter().filter(has).collect())
 }
 
-/// Inserts rules at the top of each chain that lacks them, and deletes others; one transaction a chain.
+/// Inserts rules into each chain that lacks them, and deletes others; one transaction a chain.
 pub(super) async fn change(
     namespace: &Namespace,
     put: &[DockerUserRule],
@@ -134,15 +152,23 @@ pub(super) async fn change(
 fn script(rules: &[String], put: &[DockerUserRule], gone: &[DockerUserRule]) -> String {
     let chain = DockerUserRule::CHAIN;
     let mut script = String::new();
-    let lacking = put.iter().filter(|it| !counts(rules, **it));
-    // A rule that doesn't count is behind a return of all packets.
-    for ours in lacking.clone().chain(gone) {
-        for _ in rules.iter().filter(|rule| *rule == ours.rule()) {
-            script += &format!("-D {chain} {}\n", ours.rule());
+    let mut rules = rules.to_vec();
+    let lacking: Vec<_> = put.iter().filter(|it| !counts(&rules, **it)).collect();
+    // A rule that doesn't count is behind a return of all packets, or in the wrong order.
+    let superfluous = lacking.iter().copied().chain(gone);
+    for ours in superfluous.flat_map(|it| it.rules()) {
+        for _ in rules.extract_if(.., |rule| rule == ours) {
+            script += &format!("-D {chain} {ours}\n");
         }
     }
     for ours in lacking {
-        script += &format!("-I {chain} {}\n", ours.rule());
+        let end = rules.iter().position(|rule| rule == RETURN_ALL);
+        let end = end.unwrap_or(rules.len());
+        let first = if ours.is_last() { end } else { 0 };
+        for (at, rule) in (first..).zip(ours.rules()) {
+            rules.insert(at, (*rule).to_owned());
+            script += &format!("-I {chain} {} {rule}\n", at + 1);
+        }
     }
     script
 }
@@ -153,8 +179,8 @@ mod tests {
 
     #[test]
     fn docker_user_rules_count_up_to_the_first_return() {
-        let ours = DockerUserRule::ALL;
-        let [endpoints, nodes] = ours.map(DockerUserRule::rule);
+        let ours = DockerUserRule::OF_VRFS;
+        let [endpoints, nodes] = ours.map(DockerUserRule::name);
         let listed = format!(
             "-N DOCKER-USER\n-A DOCKER-USER -i eth0 -j DROP\n-A DOCKER-USER {}\n\
              -A DOCKER-USER -j RETURN\n-A DOCKER-USER {nodes}\n",
@@ -163,9 +189,40 @@ mod tests {
         let rules = rules(listed.as_bytes());
         assert_eq!(ours.map(|it| counts(&rules, it)), [true, false]);
 
-        let anew = format!("-D DOCKER-USER {nodes}\n-I DOCKER-USER {nodes}\n");
+        let anew = format!("-D DOCKER-USER {nodes}\n-I DOCKER-USER 1 {nodes}\n");
         assert_eq!(script(&rules, &ours, &[]), anew);
         let gone = format!("-D DOCKER-USER {endpoints}\n-D DOCKER-USER {nodes}\n");
         assert_eq!(script(&rules, &[], &ours), gone);
+    }
+
+    #[test]
+    fn uplinks_rules_stand_behind_others_and_in_their_order() {
+        let ours = DockerUserRule::FromUplinks;
+        let drop = "-d 10.0.0.0/8 -j DROP".to_owned();
+        let mut chain = vec![drop.clone(), RETURN_ALL.to_owned()];
+        let lines = |script: &str| script.lines().map(str::to_owned).collect::<Vec<_>>();
+        let [docker, bridges, all] = ours.rules() else {
+            panic!("three rules");
+        };
+        let put = script(&chain, &[ours], &[]);
+        assert_eq!(
+            lines(&put),
+            [
+                format!("-I DOCKER-USER 2 {docker}"),
+                format!("-I DOCKER-USER 3 {bridges}"),
+                format!("-I DOCKER-USER 4 {all}"),
+            ]
+        );
+        // A broad accept before the returns opens what Docker's containers don't publish.
+        chain.splice(1..1, [*all, *docker, *bridges].map(str::to_owned));
+        assert!(!counts(&chain, ours));
+        let again = script(&chain, &[ours], &[]);
+        assert_eq!(lines(&again).len(), 6, "{again}");
+        chain.splice(1..4, [*docker, *bridges, *all].map(str::to_owned));
+        assert!(counts(&chain, ours));
+        assert_eq!(script(&chain, &[ours], &[]), "");
+        // An operator's rule that comes later is still decided first.
+        chain.insert(0, drop);
+        assert!(counts(&chain, ours));
     }
 }

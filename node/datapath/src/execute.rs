@@ -251,7 +251,12 @@ impl<'a> Execution<'a> {
         }
     }
 
-    async fn change(&self, place: &Place, message: Message, mode: Mode) -> io::Result<()> {
+    pub(super) async fn change(
+        &self,
+        place: &Place,
+        message: Message,
+        mode: Mode,
+    ) -> io::Result<()> {
         self.datapath
             .socket(place)
             .await?
@@ -259,7 +264,7 @@ impl<'a> Execution<'a> {
             .await
     }
 
-    async fn index(&self, place: &Place, device: &str) -> io::Result<u32> {
+    pub(super) async fn index(&self, place: &Place, device: &str) -> io::Result<u32> {
         let socket = self.datapath.socket(place).await?;
         let index = socket.index(device).await?;
         index.ok_or_else(|| nix::Error::ENODEV.into())
@@ -307,7 +312,7 @@ impl<'a> Execution<'a> {
 
     /// Deletes a device, and returns when it can't be seen any more. The kernel answers 10 to 20 ms later,
     /// after a grace period of RCU (`netdev_run_todo`).
-    async fn delete_link(&self, place: &Place, index: u32) -> io::Result<()> {
+    pub(super) async fn delete_link(&self, place: &Place, index: u32) -> io::Result<()> {
         let namespace = self.datapath.namespace(place).await?;
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -371,8 +376,9 @@ impl<'a> Execution<'a> {
 
     async fn put_veth(&mut self, place: &Place, veth: &Veth) -> io::Result<()> {
         let Some(peer) = &veth.peer.0 else {
-            return Ok(());
+            return self.put_host_end(place, veth).await;
         };
+        self.delete_lone_end(place, veth).await?;
         let (home, _held) = self.home(place).await?;
         // If its namespace is gone, the peer is made in the host's one.
         let sandbox = peer.sandbox.as_ref();

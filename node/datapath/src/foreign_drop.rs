@@ -1,5 +1,5 @@
 //! Finds drops in other firewalls: of packets that VRFs forward, of their questions to their name
-//! server, and of packets from other nodes.
+//! server, of packets that leave by an uplink, and of packets from other nodes.
 //!
 //! Our accept doesn't override another table's drop, so we can only report which rule is missing
 //! there. The first packet of a new connection is evaluated. Report a drop only if it is certain: skip
@@ -20,6 +20,7 @@ use super::docker_user::has_legacy;
 use super::netns::Namespace;
 use super::nft::Foreign;
 use super::nftables::Nftables;
+use super::observe::has_uplink;
 use super::{Datapath, DatapathError, command, failure, nft};
 use node_core::resource::{Place, dns_port};
 
@@ -51,6 +52,8 @@ pub enum Traffic {
     Forwarded,
     /// Packets of VRFs to their name servers.
     Asked,
+    /// Packets that came by an uplink, out of this host.
+    Outward,
     /// VXLAN of other nodes, by this interface to this port of UDP.
     Outer { interface: String, port: u16 },
 }
@@ -58,7 +61,7 @@ pub enum Traffic {
 impl Traffic {
     fn hook(&self) -> NfHook {
         match self {
-            Self::Forwarded => NfHook::Forward,
+            Self::Forwarded | Self::Outward => NfHook::Forward,
             Self::Asked | Self::Outer { .. } => NfHook::Input,
         }
     }
@@ -75,6 +78,11 @@ impl Traffic {
                 input: OF_VRF,
                 output: None,
                 port: Some(dns_port(DomainKind::Vrf)),
+            }],
+            Self::Outward => vec![Packet {
+                input: OF_UPLINK,
+                output: None,
+                port: None,
             }],
             Self::Outer { interface, port } => vec![Packet {
                 input: interface,
@@ -96,6 +104,7 @@ impl fmt::Display for ForeignDrop {
         f.write_str(match of {
             Traffic::Forwarded => "this host's firewall drops what containers send each other",
             Traffic::Asked => "this host's firewall drops what containers ask their name server",
+            Traffic::Outward => "this host's firewall drops what containers send out of it",
             Traffic::Outer { .. } => "this host's firewall drops what other nodes' containers send",
         })?;
         match table {
@@ -112,6 +121,7 @@ impl fmt::Display for ForeignDrop {
                 f,
                 "firewall-cmd --permanent --add-port={port}/udp; firewall-cmd --reload"
             ),
+            (manager, Traffic::Outward) => self.outward_command(*manager, f),
             (FirewallManager::Firewalld, _) => f.write_str(
                 "firewall-cmd --permanent --zone=trusted --add-interface=cd+; firewall-cmd --reload",
             ),
@@ -146,6 +156,33 @@ impl fmt::Display for ForeignDrop {
     }
 }
 
+impl ForeignDrop {
+    /// Writes the command that lets packets of uplinks pass.
+    fn outward_command(&self, of: FirewallManager, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, chain, .. } = self;
+        let (family, name) = match table {
+            Some((family, name)) => (family.as_str(), name.as_str()),
+            None => Default::default(),
+        };
+        match of {
+            FirewallManager::Firewalld => f.write_str(
+                "firewall-cmd --permanent --zone=trusted --add-interface=cu+; firewall-cmd --reload",
+            ),
+            FirewallManager::Ufw => {
+                f.write_str("ufw route allow in on cu+; ufw route allow out on cu+")
+            }
+            FirewallManager::Iptables => write!(
+                f,
+                "iptables -I {chain} -i cu+ -j ACCEPT; iptables -I {chain} -o cu+ -j ACCEPT"
+            ),
+            FirewallManager::Nft => write!(
+                f,
+                r#"nft insert rule {family} {name} {chain} iifname "cu*" accept; nft insert rule {family} {name} {chain} oifname "cu*" accept"#
+            ),
+        }
+    }
+}
+
 /// The chain in which ufw puts its users' rules about forwarding.
 const UFW_FORWARD: &str = "ufw-user-forward";
 
@@ -163,6 +200,8 @@ impl FirewallManager {
 
 /// The input interface of packets that a VRF received.
 const OF_VRF: &str = "cd?";
+/// The input interface of packets that came by an uplink.
+const OF_UPLINK: &str = "cu?";
 
 /// An IPv4 packet as a hook sees it; a name that ends with `?` is that of any such device of ours.
 struct Packet<'a> {
@@ -182,13 +221,20 @@ enum ChainVerdict {
 }
 
 impl Datapath {
-    /// Finds chains of other firewalls that drop our packets; a domain of kind netns has none.
+    /// Finds chains of other firewalls that drop our packets: those of VRFs, and those of uplinks.
     pub async fn foreign_drops(&self) -> Result<Vec<ForeignDrop>, DatapathError> {
-        if self.kind() == DomainKind::Netns {
-            return Ok(Vec::new());
+        let links = self.inner.host.socket.links().await;
+        let links = links.map_err(failure("list devices", &Place::Host))?;
+        let of_vrfs = match self.kind() {
+            DomainKind::Vrf => vec![Traffic::Forwarded, Traffic::Asked],
+            DomainKind::Netns => Vec::new(),
+        };
+        let of_uplinks = has_uplink(&links).then_some(Traffic::Outward);
+        let traffic: Vec<_> = of_vrfs.into_iter().chain(of_uplinks).collect();
+        match traffic.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.foreign_drops_of(&traffic).await,
         }
-        self.foreign_drops_of(&[Traffic::Forwarded, Traffic::Asked])
-            .await
     }
 
     /// Finds chains of other firewalls on this host that drop such traffic.
@@ -203,11 +249,8 @@ impl Datapath {
 
     /// Whether the host has rules of iptables-legacy, whose changes the kernel doesn't notify of.
     pub async fn has_legacy_firewall(&self) -> Result<bool, DatapathError> {
-        let legacy = self.kind() == DomainKind::Vrf && {
-            let seen = has_legacy(&self.inner.host.namespace).await;
-            seen.map_err(failure("list tables of iptables", &Place::Host))?
-        };
-        Ok(legacy)
+        let seen = has_legacy(&self.inner.host.namespace).await;
+        seen.map_err(failure("list tables of iptables", &Place::Host))
     }
 }
 
@@ -223,14 +266,22 @@ pub(super) async fn observe(
     let tables = nft::foreign(namespace, nftables).await?;
     let of_table = |table| traffic.iter().flat_map(move |of| of_table(table, of));
     let mut found: Vec<_> = tables.iter().flat_map(of_table).collect();
-    if traffic.contains(&Traffic::Forwarded) && has_legacy(namespace).await? {
+    let legacy = [(Traffic::Forwarded, "cd"), (Traffic::Outward, "cu")];
+    let legacy: Vec<_> = legacy
+        .into_iter()
+        .filter(|(it, _)| traffic.contains(it))
+        .collect();
+    if !legacy.is_empty() && has_legacy(namespace).await? {
         let args = ["-w", "-S"];
         let listed = command::run(namespace, "iptables-legacy", &args, String::new()).await;
         let listed = listed.map(|output| output.stdout).unwrap_or_default();
         let listed = String::from_utf8_lossy(&listed);
-        if legacy_drops(&listed) {
+        let dropped = legacy
+            .into_iter()
+            .filter(|(_, from)| legacy_drops(&listed, from));
+        for (of, _) in dropped {
             found.push(ForeignDrop {
-                of: Traffic::Forwarded,
+                of,
                 table: None,
                 chain: "FORWARD".to_owned(),
                 manager: match listed.contains(UFW_FORWARD) {
@@ -243,10 +294,11 @@ pub(super) async fn observe(
     Ok(found)
 }
 
-/// Whether the legacy tables drop forwarded packets. If they have Docker's chain, our rule is in it.
-fn legacy_drops(listed: &str) -> bool {
+/// Whether the legacy tables drop packets forwarded from devices with these first letters. If they have
+/// Docker's chain, our rule is in it.
+fn legacy_drops(listed: &str, from: &str) -> bool {
     let passes = |line: &str| {
-        let ours = |chain| line.starts_with(&format!("-A {chain} -i cd"));
+        let ours = |chain| line.starts_with(&format!("-A {chain} -i {from}"));
         ours("FORWARD") || ours(UFW_FORWARD) || line == "-A FORWARD -j DOCKER-USER"
     };
     listed.lines().any(|line| line == "-P FORWARD DROP") && !listed.lines().any(passes)

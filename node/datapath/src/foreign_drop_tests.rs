@@ -160,14 +160,17 @@ fn name_server_questions_must_pass_the_input_hook() {
 #[test]
 fn legacy_table_drops_by_its_policy() {
     assert!(legacy_drops(
-        "-P FORWARD DROP\n-A FORWARD -i eth0 -j ACCEPT\n"
+        "-P FORWARD DROP\n-A FORWARD -i eth0 -j ACCEPT\n",
+        "cd"
     ));
     assert!(!legacy_drops(
-        "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n"
+        "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n",
+        "cd"
     ));
-    assert!(!legacy_drops("-P FORWARD ACCEPT\n"));
+    assert!(!legacy_drops("-P FORWARD ACCEPT\n", "cd"));
     let by_ufw = "-P FORWARD DROP\n-A ufw-user-forward -i cd+ -o cv+ -j ACCEPT\n";
-    assert!(!legacy_drops(by_ufw));
+    assert!(!legacy_drops(by_ufw, "cd"));
+    assert!(legacy_drops(by_ufw, "cu"));
 }
 
 #[test]

@@ -44,6 +44,8 @@ mod scratch;
 mod sysctl;
 mod transaction;
 mod unguarded;
+mod uplink_ends;
+mod uplink_reading;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -76,6 +78,7 @@ use self::nftables::Nftables;
 use self::observe::Part;
 pub use self::peer::{PeerSetup, PeerState};
 pub use self::scratch::Scratch;
+pub use self::uplink_reading::UplinkTraffic;
 use node_core::reconcile::Op;
 use node_core::resource::{Family, OuterDrop, Place, REFUSED_CONNECTIONS, Ruleset, State};
 use runtime::lock;

@@ -204,7 +204,7 @@ pub(super) fn route(route: &Route, table: u32, index: Option<u32>) -> RouteMessa
             message
         }
         RouteTarget::Device(_) => on_link(route.destination, index),
-        RouteTarget::Via { vtep, .. } => via(route.destination, *vtep, index),
+        RouteTarget::Via { gateway, .. } => via(route.destination, *gateway, index),
     };
     ours(message, table)
 }

@@ -3,9 +3,9 @@
 //! | object | how we recognise ours |
 //! |---|---|
 //! | domain | namespace file `contiv-…`; VRF device `cd…` |
-//! | device | name `cx…` of kind vxlan, `cv…` of kind veth |
-//! | address | on a domain's own device; on the host's `lo` only the forwarder's |
-//! | route | protocol 201, in a domain's table |
+//! | device | name `cx…` of kind vxlan, `cv…`, `cu…` and `cw…` of kind veth |
+//! | address | on a domain's own device or an uplink; on the host's `lo` only the forwarder's |
+//! | route | protocol 201, in a domain's table, or to an uplink |
 //! | routing rule of VRFs | any l3mdev rule without a condition |
 //! | neighbor, FDB entry | permanent, on a device of ours |
 //! | rules, maps, elements | tables `inet contiv` and `arp contiv` |
@@ -37,9 +37,10 @@ use super::netlink::{Socket, is_absence};
 use super::netns::Namespace;
 use super::nftables::Nftables;
 use super::{Datapath, DatapathError, docker_user, failure, sysctl};
+use node_core::desired::is_own_device;
 use node_core::resource::{
     Address, DNS_ADDRESS, Domain, Fdb, Neighbor, Object, Place, ROUTE_PROTOCOL, Resource, Route,
-    RouteTarget, State, Sysctl, Unseen, Up, Veth, VrfRule, Vxlan,
+    RouteTarget, State, Sysctl, Unseen, Up, Uplink, Veth, VrfRule, Vxlan,
 };
 
 /// The table of a namespace's routes.
@@ -136,10 +137,10 @@ impl View<'_> {
         self.routes(&owners, &mut state).await?;
         self.neighbors(&owners, &mut state).await?;
         self.fdb(&owners, &mut state).await?;
-        self.sysctls(&owners, &mut state).await?;
+        self.sysctls(&links, &owners, &mut state).await?;
         state.extend(self.vrf_rule().await?);
         self.tables(&owners, &mut state).await?;
-        state.extend(self.docker_user_rules().await?);
+        state.extend(self.docker_user_rules(&links).await?);
         Ok(state)
     }
 
@@ -167,7 +168,8 @@ impl View<'_> {
         for link in links {
             let Some(name) = name(link) else { continue };
             let ours = matches!(kind(link), Some(InfoKind::Vxlan)) && name.starts_with("cx")
-                || matches!(kind(link), Some(InfoKind::Veth)) && name.starts_with("cv")
+                || matches!(kind(link), Some(InfoKind::Veth))
+                    && ["cv", "cu", "cw"].iter().any(|it| name.starts_with(it))
                 || name == "lo"
                 || vrfs.contains_key(&link.header.index);
             if !ours {
@@ -220,7 +222,8 @@ impl View<'_> {
             let Some(address) = local.filter(|address| !address.is_loopback()) else {
                 continue;
             };
-            if device.place != Place::Host || address == IpAddr::V4(DNS_ADDRESS) {
+            let is_own = device.place != Place::Host || is_own_device(&device.name);
+            if is_own || address == IpAddr::V4(DNS_ADDRESS) {
                 let address = Address {
                     device: device.name.clone(),
                     address,
@@ -236,10 +239,18 @@ impl View<'_> {
             if message.header.protocol != RouteProtocol::from(ROUTE_PROTOCOL) {
                 continue;
             }
-            let Some(place) = owners.tables.get(&table(&message)) else {
+            let table = table(&message);
+            let found = route(&message, owners);
+            // The host's own table has no other routes of ours.
+            let to_uplink = || {
+                let (_, target) = found.as_ref()?;
+                let uplink = target.device()?.starts_with(Uplink::HOST_PREFIX);
+                (uplink && table == MAIN_TABLE).then_some(&Place::Host)
+            };
+            let Some(place) = owners.tables.get(&table).or_else(to_uplink) else {
                 continue;
             };
-            if let Some((destination, target)) = route(&message, owners) {
+            if let Some((destination, target)) = found {
                 let route = Route {
                     destination,
                     target,
@@ -289,8 +300,13 @@ impl View<'_> {
         Ok(())
     }
 
-    async fn sysctls(&self, owners: &Owners, state: &mut State) -> io::Result<()> {
-        let mut wanted: Vec<(Place, Sysctl)> = Vec::new();
+    async fn sysctls(
+        &self,
+        links: &[LinkMessage],
+        owners: &Owners,
+        state: &mut State,
+    ) -> io::Result<()> {
+        let mut wanted = self.forwarding(links);
         match self.kind {
             DomainKind::Netns if self.place == Place::Host => {}
             DomainKind::Netns => {
@@ -311,18 +327,39 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Reads the rules that let VRFs' packets through Docker's firewall.
-    pub(super) async fn docker_user_rules(
+    /// The settings that uplinks need in the host's namespace; the underlay is any of the devices.
+    fn forwarding(&self, links: &[LinkMessage]) -> Vec<(Place, Sysctl)> {
+        if self.place != Place::Host || !has_uplink(links) {
+            return Vec::new();
+        }
+        let settings = links.iter().filter_map(name).flat_map(|device| {
+            let host_end = device.starts_with(Uplink::HOST_PREFIX);
+            let of_end = host_end.then(|| Sysctl::of_host_end(device));
+            let other = (!is_own_device(device)).then(|| Sysctl::forwarding(device));
+            of_end.into_iter().flatten().chain(other)
+        });
+        settings.map(|it| (Place::Host, it)).collect()
+    }
+
+    /// Reads the rules that let our packets through Docker's firewall.
+    async fn docker_user_rules(
         &self,
+        links: &[LinkMessage],
     ) -> io::Result<impl Iterator<Item = Resource> + use<>> {
-        let granted = self.kind == DomainKind::Vrf;
+        let granted = docker_user::granted(self.kind, links);
         let present = match self.place {
-            Place::Host => docker_user::observe(self.namespace, granted).await?,
+            Place::Host => docker_user::observe(self.namespace, &granted).await?,
             Place::Domain(_) => Vec::new(),
         };
         let at_host = |it| Object::DockerUserRule(it).at(&Place::Host);
         Ok(present.into_iter().map(at_host))
     }
+}
+
+/// Whether a host's end of an uplink is among these devices.
+pub(super) fn has_uplink(links: &[LinkMessage]) -> bool {
+    let mut names = links.iter().filter_map(name);
+    names.any(|name| name.starts_with(Uplink::HOST_PREFIX))
 }
 
 /// A veth or a VXLAN device with its settings.
@@ -367,7 +404,7 @@ fn route(message: &RouteMessage, owners: &Owners) -> Option<(IpNet, RouteTarget)
     let destination = IpNet::new(to, message.header.destination_prefix_length).ok()?;
     let target = match (message.header.kind, via, device) {
         (RouteType::Unreachable, ..) => RouteTarget::Unreachable,
-        (_, Some(vtep), Some(device)) => RouteTarget::Via { vtep, device },
+        (_, Some(gateway), Some(device)) => RouteTarget::Via { gateway, device },
         (_, None, Some(device)) => RouteTarget::Device(device),
         (_, _, None) => return None,
     };

@@ -49,6 +49,7 @@ impl View<'_> {
                     _,
                     Element::Stamp { interface, .. }
                     | Element::Endpoint { interface, .. }
+                    | Element::UplinkAddress { interface, .. }
                     | Element::Zone { interface, .. }
                     | Element::ArpAddress { interface, .. },
                 ) => owners.place_of(interface),

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use bus_schema::node::DomainKind;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use super::attributes::name;
@@ -32,6 +33,10 @@ async fn is_guarded(datapath: &Datapath, place: &Place) -> io::Result<bool> {
         return Ok(false);
     };
     let has = |chain: &str| listing.rules.chains.iter().any(|it| it.name == chain);
+    // A host that has no domains in its own namespace has the ends of their uplinks there.
+    if *place == Place::Host && datapath.kind() == DomainKind::Netns {
+        return Ok(has("uplink_forward"));
+    }
     // A packet passes these two first and last.
     Ok(has("ingress") && has("passing"))
 }
@@ -41,7 +46,7 @@ async fn take_ports_down(datapath: &Datapath, place: &Place) -> io::Result<usize
     let socket = datapath.socket(place).await?;
     let mut ports = 0;
     for link in socket.links().await? {
-        if name(&link).is_some_and(|it| it.starts_with("cv")) {
+        if name(&link).is_some_and(|it| it.starts_with("cv") || it.starts_with("cu")) {
             let message = messages::link_up(link.header.index, false);
             socket.change(Message::SetLink(message), Mode::Set).await?;
             ports += 1;

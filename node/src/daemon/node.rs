@@ -39,6 +39,7 @@ pub(super) struct Node {
     pub surroundings: watch::Sender<Surroundings>,
     /// The alarms of conntrack's tables.
     pub connection_alarms: watch::Sender<Vec<Alarm>>,
+    pub uplink_alarms: watch::Sender<Vec<Alarm>>,
     pub healings: Healings,
     pub leave: Leave,
     /// Alarms of damaged files.
@@ -105,6 +106,7 @@ impl Node {
             address: watch::Sender::new(Change::None),
             surroundings: watch::Sender::new(around),
             connection_alarms: watch::Sender::default(),
+            uplink_alarms: watch::Sender::default(),
             healings: Healings::default(),
             leave: Leave::default(),
             alarms,
@@ -120,6 +122,7 @@ async fn params(config: &DaemonConfig, datapath: &Datapath) -> Result<Params, St
         vtep: config.vtep,
         underlay_mtu: underlay_mtu(datapath, config.vtep).await?,
         underlay_interface: interface_of(config.vtep).unwrap_or_default(),
+        uplink_pool: config.uplink_pool,
         resolvers: Default::default(),
         max_connections: max_connections(datapath).await?,
         outer_mark: config.outer_mark,

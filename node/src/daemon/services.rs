@@ -15,6 +15,7 @@ use crate::local::{self, Api, Leaving};
 use crate::outer_drops::OuterDrops;
 use crate::status::StatusSources;
 use crate::surroundings::ResolverFiles;
+use crate::uplinks::{UplinkCounters, UplinkWatch};
 use node_dns::{self as dns, DnsHandle};
 
 /// The servers on this machine: Docker's plugin socket, DNS, the local socket.
@@ -87,6 +88,16 @@ impl Services {
         }
     }
 
+    pub(super) fn uplinks(&self, node: &Node) -> UplinkWatch {
+        UplinkWatch {
+            params: node.params.clone(),
+            datapath: node.datapath.clone(),
+            facts: node.facts.subscribe(),
+            surroundings: node.surroundings.subscribe(),
+            last: UplinkCounters::default(),
+        }
+    }
+
     pub(super) fn status_sources(&self, node: &Node) -> StatusSources {
         StatusSources {
             dns: self.dns.clone(),
@@ -106,6 +117,7 @@ impl Services {
             engine: self.docker.status.clone(),
             engine_alarms: self.docker.alarms.clone(),
             connection_alarms: node.connection_alarms.subscribe(),
+            uplink_alarms: node.uplink_alarms.subscribe(),
             alarms: node.alarms.clone(),
         }
     }

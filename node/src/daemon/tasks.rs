@@ -32,11 +32,9 @@ pub(super) fn spawn(
     let (questions, asked) = mpsc::channel(inquiry::MAX_WAITING_QUESTIONS);
     tasks.spawn(services.inquiry(node, cleanup).run(asked));
     tasks.spawn(services.outer_drops.clone().run());
-    tasks.spawn(
-        services
-            .connections(node)
-            .run(node.connection_alarms.clone()),
-    );
+    let connections = services.connections(node);
+    tasks.spawn(connections.run(node.connection_alarms.clone()));
+    tasks.spawn(services.uplinks(node).run(node.uplink_alarms.clone()));
     let sources = services.status_sources(node);
     let (status, status_rx) = watch::channel(sources.status());
     tasks.spawn(sources.keep(status));

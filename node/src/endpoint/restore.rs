@@ -17,7 +17,7 @@ use super::message::ManagerMessage;
 use super::{EndpointsHandle, LocalEndpoint, Owner};
 use node_core::desired::{domain_name, interface_names};
 use node_core::projection::Projection;
-use node_core::resource::{Element, Object, Place, State};
+use node_core::resource::{Element, Object, Place, State, Uplink};
 use node_datapath::{Datapath, DatapathError, Scope};
 use runtime::pause;
 
@@ -136,7 +136,9 @@ impl Restoring {
 /// The host's ends of the endpoints' veths, with their places.
 fn devices(observed: &State) -> BTreeMap<String, Place> {
     let devices = observed.resources().filter_map(|it| match &it.object {
-        Object::Veth(veth) => Some((veth.name.clone(), it.place.clone())),
+        Object::Veth(veth) if Uplink::other_end(&veth.name).is_none() => {
+            Some((veth.name.clone(), it.place.clone()))
+        }
         _ => None,
     });
     devices.collect()

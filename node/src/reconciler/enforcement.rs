@@ -111,10 +111,13 @@ impl Enforcement {
             let present = fact.ruled().0 as u16;
             let (unmarked, marked): (Vec<_>, Vec<_>) =
                 all.into_iter().partition(|it| it.opener == GroupId(0));
-            let receiver = self.receiver(name, locals);
-            let unmarked = unmarked
-                .into_iter()
-                .filter(|it| receiver(it.to.into()) != End::Unknown);
+            let receiver = self.receiver((name, fact), locals);
+            // A question to an address outside is the name server's, which nobody marks.
+            let is_question = |it: &Connection, to: &End| *to == End::World && it.port == 53;
+            let unmarked = unmarked.into_iter().filter(|it| {
+                let to = receiver(it.to.into());
+                to != End::Unknown && !is_question(it, &to)
+            });
             let mut these: Vec<_> = unmarked.collect();
             let policies: Vec<_> = fact.policies.keys().cloned().collect();
             let fresh = marked.into_iter().filter(|it| it.revision == present);
@@ -129,7 +132,11 @@ impl Enforcement {
     }
 
     /// The group of an address's endpoint, as far as this node knows.
-    fn receiver(&self, name: &TenantName, locals: &Locals) -> impl Fn(IpAddr) -> End {
+    fn receiver(
+        &self,
+        (name, fact): (&TenantName, &TenantFact),
+        locals: &Locals,
+    ) -> impl Fn(IpAddr) -> End {
         let view = self.view.borrow().clone();
         let own = locals.values().filter(|it| it.tenant == *name).cloned();
         let own = own.flat_map(|it| {
@@ -139,11 +146,12 @@ impl Enforcement {
                 .map(move |address| (address, it.group.clone()))
         });
         let own: BTreeMap<IpAddr, _> = own.collect();
-        let name = name.clone();
+        let (name, fact) = (name.clone(), fact.clone());
         move |address| match (own.get(&address), view.at(&name, address)) {
             (Some(group), _) => End::Endpoint(group.clone()),
             (None, Some(endpoint)) => End::Endpoint(endpoint.group.clone()),
-            (None, None) => End::Unknown,
+            (None, None) if fact.has_subnet_around(address) => End::Unknown,
+            (None, None) => End::World,
         }
     }
 
@@ -155,7 +163,7 @@ impl Enforcement {
         policies: &[PolicyName],
         mut all: Vec<Connection>,
     ) -> Vec<Connection> {
-        let receiver = self.receiver(name, locals);
+        let receiver = self.receiver((name, fact), locals);
         let mut cache = Cache::default();
         all.retain(|connection| {
             let flow = flow(name, connection);

@@ -17,6 +17,8 @@ pub(super) struct HostFirewall {
     datapath: Datapath,
     /// Since the last poll.
     changed: bool,
+    /// The number of our rules in it at the last poll: others come with the first uplink.
+    rules: usize,
     not_before: Instant,
     foreign_drops: Vec<ForeignDrop>,
 }
@@ -35,6 +37,7 @@ impl HostFirewall {
         Self {
             datapath,
             changed: true,
+            rules: 0,
             not_before: now,
             foreign_drops: Vec::new(),
         }
@@ -62,19 +65,18 @@ impl HostFirewall {
     }
 
     async fn read(&mut self, known: &State, now: Instant) -> Result<PollResult, DatapathError> {
-        let silent = self.datapath.has_legacy_firewall().await?;
+        let host = known.of(&Place::Host);
+        let ours = host.iter().map(|(key, _)| key);
+        let ours: Vec<_> = ours.filter(|it| it.kind == Kind::DockerUserRule).collect();
+        self.changed |= self.rules != ours.len();
+        self.rules = ours.len();
+        let silent = !ours.is_empty() && self.datapath.has_legacy_firewall().await?;
         if !self.changed && !silent {
             return Ok(PollResult::default());
         }
         let seen = self.datapath.docker_user_rules().await?;
-        let host = known.of(&Place::Host);
-        let lost = |key: &&Key| key.kind == Kind::DockerUserRule && seen.get(key).is_none();
-        let lost: Vec<_> = host
-            .iter()
-            .map(|(key, _)| key)
-            .filter(lost)
-            .cloned()
-            .collect();
+        let lost = ours.into_iter().filter(|key| seen.get(key).is_none());
+        let lost: Vec<_> = lost.cloned().collect();
         if !lost.is_empty() {
             let has_news = false;
             return Ok(PollResult { lost, has_news });

@@ -10,12 +10,12 @@ use ipnet::IpNet;
 use super::closed::open_addresses;
 use super::memo::Built;
 use super::names::{self, domain_name, vxlan_name, zone};
-use super::{Params, connections, domain_tables};
+use super::{Params, connections, domain_tables, uplinks};
 use crate::endpoint::{LocalEndpoint, Owner};
 use crate::projection::{NetworkFact, Projection, TenantFact};
 use crate::resource::{
     Address, ArpField, DNS_ADDRESS, Domain, Element, Fdb, Neighbor, Object, Peer, Place, Resources,
-    Route, RouteTarget, Sandbox, State, Sysctl, Unseen, Up, Veth, Vxlan,
+    Route, RouteTarget, Sandbox, State, Sysctl, Unseen, Up, Uplink, Veth, Vxlan,
 };
 
 /// Collects one domain's resources.
@@ -63,6 +63,11 @@ impl<'a> DomainBuilder<'a> {
 
     pub(super) fn build(mut self, locals: &[&LocalEndpoint]) -> Built {
         self.domain();
+        if let Some(fact) = self.fact
+            && let Some(uplink) = uplinks::uplink(fact, self.params)
+        {
+            self.uplink(fact, uplink);
+        }
         let networks = self.fact.map(|fact| &fact.networks);
         for network in networks.into_iter().flat_map(|networks| networks.values()) {
             self.network(network);
@@ -145,6 +150,54 @@ impl<'a> DomainBuilder<'a> {
         self.put(Object::Address(Address { device, address }));
     }
 
+    /// Adds the domain's end of its uplink, and the way out. An address of the tenant that no endpoint has
+    /// stays unreachable.
+    fn uplink(&mut self, fact: &TenantFact, uplink: Uplink) {
+        let (zone, device) = (self.zone, uplink.domain_device);
+        self.put(Object::Veth(Veth {
+            name: device.clone(),
+            mac: Uplink::DOMAIN_MAC,
+            mtu: self.params.underlay_mtu,
+            peer: Unseen(Some(Peer {
+                name: uplink.host_device,
+                mac: Uplink::HOST_MAC,
+                sandbox: None,
+            })),
+        }));
+        self.device(&device);
+        let neighbor = (uplink.host_address, Uplink::HOST_MAC);
+        for object in uplinks::end(device.clone(), uplink.domain_address, neighbor) {
+            self.put(object);
+        }
+        self.element(Element::UplinkAddress {
+            interface: device.clone(),
+            address: uplink.domain_address.into(),
+        });
+        let (destination, gateway) = (IpNet::default(), uplink.host_address.into());
+        self.put(Object::Route(Route {
+            destination,
+            target: RouteTarget::Via { gateway, device },
+        }));
+        for network in fact.networks.values() {
+            let subnet = network.spec.v4.subnet;
+            self.put(Object::Route(Route {
+                destination: subnet,
+                target: RouteTarget::Unreachable,
+            }));
+            if uplinks::has_way_out(network) {
+                self.element(Element::NatSource { zone, subnet });
+            }
+            if network.spec.allow_metadata {
+                self.element(Element::MetadataSource { zone, subnet });
+            }
+        }
+        let group = GroupId::WORLD;
+        for range in uplinks::world(fact) {
+            let pool = Element::Pool { zone, range, group }.at(&self.place);
+            self.members.insert(pool.key(), pool);
+        }
+    }
+
     /// Adds a network of the tenant: its gateway, its VXLAN device, and the blocks of other nodes.
     fn network(&mut self, network: &NetworkFact) {
         let spec = &network.spec;
@@ -204,7 +257,10 @@ impl<'a> DomainBuilder<'a> {
         }));
         self.put(Object::Route(Route {
             destination: block,
-            target: RouteTarget::Via { vtep, device },
+            target: RouteTarget::Via {
+                gateway: vtep,
+                device,
+            },
         }));
     }
 

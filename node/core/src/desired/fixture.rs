@@ -4,14 +4,15 @@ use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
 use bus_schema::{
-    EndpointId, MacAddr, MachineId, NetworkName, NetworkSpec, NodeName, Pool, TenantName, Vni,
+    Egress, EndpointId, MacAddr, MachineId, NetworkName, NetworkSpec, NodeName, Pool, TenantName,
+    Vni,
 };
 use ipnet::IpNet;
 
 use super::{Params, Programs, desired, interface_names};
 use crate::endpoint::{LocalEndpoint, Locals, Owner};
 use crate::projection::{NetworkFact, NodeFact, Projection};
-use crate::resource::State;
+use crate::resource::{State, Uplink};
 
 /// The facts of node `n1`, with the VTEP 198.18.0.1, and its own endpoints.
 #[derive(Debug, Clone, Default)]
@@ -100,6 +101,16 @@ impl Facts {
         self
     }
 
+    /// Gives a network a way out.
+    pub fn way_out(mut self, network: &str) -> Self {
+        let tenant = self.projection.open(&red());
+        let network = NetworkName::new(network).expect("valid");
+        if let Some(fact) = tenant.networks.get_mut(&network) {
+            fact.spec.egress = Some(Egress::Nat);
+        }
+        self
+    }
+
     pub fn without_network(mut self, name: &str) -> Self {
         let tenant = self.projection.open(&red());
         tenant
@@ -167,6 +178,7 @@ pub fn params(kind: DomainKind) -> Params {
         vtep: ip("198.18.0.1"),
         underlay_mtu: 1500,
         underlay_interface: "eth0".to_owned(),
+        uplink_pool: Uplink::DEFAULT_POOL,
         resolvers: Default::default(),
     }
 }
@@ -232,6 +244,7 @@ fn growing(base: &Facts, web: &Facts) -> Vec<Scenario> {
 }
 
 fn shrinking(base: &Facts, web: &Facts) -> Vec<Scenario> {
+    let out = || web.clone().way_out("net");
     let second = |facts: Facts| {
         facts
             .network("back", 1002, "20.1.2.0/24", "20.1.2.254")
@@ -255,6 +268,18 @@ fn shrinking(base: &Facts, web: &Facts) -> Vec<Scenario> {
             "the block of an endpoint is another node's now: the endpoint is closed",
             web,
             web.clone().block("net", "20.1.1.0/28", "n2"),
+        ),
+        scenario(
+            "way-out",
+            "a network gets a way out: an uplink, and the host's rules about it",
+            web,
+            out(),
+        ),
+        scenario(
+            "no-way-out",
+            "the way out goes, and the uplink with it",
+            &out(),
+            web.clone(),
         ),
         scenario(
             "vtep-moved",

@@ -19,12 +19,14 @@ mod rules;
 mod tests;
 mod trace;
 mod trace_outside;
+mod uplinks;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use bus_schema::node::DomainKind;
 use bus_schema::{NodeName, TenantName};
+use ipnet::Ipv4Net;
 
 use crate::endpoint::Locals;
 use crate::projection::{NetworkFact, Projection};
@@ -38,6 +40,7 @@ pub use memo::Programs;
 pub use names::{domain_name, interface_names, is_own_device, vxlan_name, zone};
 pub use resolvers::Resolvers;
 pub use trace::trace;
+pub use uplinks::{is_covered, uplink};
 
 /// Properties of a node's kernel, underlay and host. All but the resolvers and the outer mark are
 /// constant while netplugin runs.
@@ -51,6 +54,8 @@ pub struct Params {
     pub underlay_mtu: u32,
     /// The interface with that address; empty if it isn't known.
     pub underlay_interface: String,
+    /// The addresses of the uplinks, two for each tenant of the cluster.
+    pub uplink_pool: Ipv4Net,
     pub resolvers: Resolvers,
     /// The connections that an endpoint may open if neither its network nor its tenant says another
     /// number: a quarter of the node's conntrack table.
@@ -100,16 +105,17 @@ fn holds_block(network: &NetworkFact, params: &Params) -> bool {
     network.blocks.values().any(|node| *node == params.node)
 }
 
-/// The fixed rules of each table that a node may have: the host's, and that of a domain of kind netns.
+/// The fixed rules of each table that a node may have: the host's with uplinks, and that of a domain of
+/// kind netns.
 pub fn fixed_rules(facts: &Projection, params: &Params) -> Vec<Ruleset> {
-    let host = host_tables(facts, params).into_iter();
+    let host = host_tables(facts, params, true).into_iter();
     match params.kind {
         DomainKind::Netns => host.chain(domain_tables(params.kind)).collect(),
         DomainKind::Vrf => host.collect(),
     }
 }
 
-fn host_tables(facts: &Projection, params: &Params) -> Vec<Ruleset> {
+fn host_tables(facts: &Projection, params: &Params, has_uplinks: bool) -> Vec<Ruleset> {
     let inet = Ruleset::new(TableScope {
         outer: Some(Outer {
             vtep: params.vtep,
@@ -117,6 +123,7 @@ fn host_tables(facts: &Projection, params: &Params) -> Vec<Ruleset> {
             port: facts.settings.vxlan_port,
             mark: params.outer_mark,
         }),
+        uplinks: has_uplinks.then_some(params.uplink_pool),
         domain: (params.kind == DomainKind::Vrf).then_some(DomainKind::Vrf),
     });
     match params.kind {
@@ -128,24 +135,27 @@ fn host_tables(facts: &Projection, params: &Params) -> Vec<Ruleset> {
 fn domain_tables(kind: DomainKind) -> [Ruleset; 2] {
     let inet = Ruleset::new(TableScope {
         outer: None,
+        uplinks: None,
         domain: Some(kind),
     });
     [inet, Ruleset::arp()]
 }
 
 /// The desired state outside of domains: the rules about the outer port, the forwarder's address, the
-/// routing rule of VRFs, and the rules that accept VRFs' packets in Docker's firewall.
+/// routing rule of VRFs, the uplinks' ends, and the rules that accept our packets in Docker's firewall.
 pub fn desired_host(facts: &Projection, params: &Params) -> State {
     let peers = facts.nodes.iter().filter(|(name, _)| **name != params.node);
     let peers = peers.map(|(_, fact)| Object::Element(Element::Peer { vtep: fact.vtep }));
-    let tables = host_tables(facts, params).into_iter().map(Object::Table);
+    let uplinks = uplinks::host_ends(facts, params);
+    let tables = host_tables(facts, params, !uplinks.is_empty());
+    let tables = tables.into_iter().map(Object::Table);
     let forwarder = Object::Address(Address {
         device: "lo".to_owned(),
         address: DNS_ADDRESS.into(),
     });
     // A namespace has a netfilter and routing rules of its own, without foreign ones.
     let is_vrf = params.kind == DomainKind::Vrf;
-    let docker_user = is_vrf.then_some(DockerUserRule::ALL);
+    let docker_user = is_vrf.then_some(DockerUserRule::OF_VRFS);
     let docker_user = docker_user
         .into_iter()
         .flatten()
@@ -157,6 +167,7 @@ pub fn desired_host(facts: &Projection, params: &Params) -> State {
     });
     let all = tables.chain([forwarder, applied]).chain(peers);
     all.chain(docker_user)
+        .chain(uplinks)
         .chain(vrf_rule)
         .map(|it| it.at(&Place::Host))
         .collect()

@@ -23,9 +23,10 @@ pub fn interface_names(endpoint: &EndpointId) -> (String, String) {
     (format!("cv{hash}"), format!("cp{hash}"))
 }
 
-/// Whether a domain has a device of this name: its own, an endpoint's or a VXLAN device.
+/// Whether a device of this name is ours: a domain's own, an endpoint's, a VXLAN device or an end of an
+/// uplink.
 pub fn is_own_device(name: &str) -> bool {
-    ["cv", "cx", "cd"]
+    ["cv", "cx", "cd", "cu", "cw"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }

@@ -1,25 +1,17 @@
 //! Traces a connection out of a tenant: the obstacles on its way, the verdict of the sender's `out` rules,
 //! and the translation.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use bus_schema::node::{DomainKind, Flow, Trace};
 use bus_schema::policy::{Action, Protocol};
 use bus_schema::{Egress, Endpoint, NetworkSpec, NodeName, TenantName};
-use ipnet::Ipv4Net;
 
 use super::domain_name;
 use super::trace::stamp;
 use crate::policy::{Cache, decide_leaving};
 use crate::projection::{EndpointsView, Projection};
-
-/// The metadata services of clouds: link-local ones (RFC 3927; AWS, Google, Azure and others), Alibaba
-/// Cloud's and Azure's.
-const METADATA_NETS: [(Ipv4Addr, u8); 3] = [
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(100, 100, 100, 200), 32),
-    (Ipv4Addr::new(168, 63, 129, 16), 32),
-];
+use crate::resource::is_metadata;
 
 /// Whether the destination is no endpoint of the tenant and lies in none of its subnets.
 pub(super) fn leads_outside(facts: &Projection, view: &EndpointsView, flow: &Flow) -> bool {
@@ -89,10 +81,7 @@ fn obstacle(facts: &Projection, spec: &NetworkSpec, me: &NodeName, flow: &Flow) 
     if to.is_loopback() || to.is_multicast() || to.is_broadcast() || to.is_unspecified() {
         return Some(format!("{to} is no address of another machine"));
     }
-    let is_metadata = METADATA_NETS
-        .iter()
-        .any(|(net, length)| Ipv4Net::new(*net, *length).is_ok_and(|net| net.contains(&to)));
-    if is_metadata && !spec.allow_metadata {
+    if is_metadata(flow.to) && !spec.allow_metadata {
         return Some(format!(
             "{to} belongs to a cloud's metadata services: `netctl net update {of} --allow-metadata` allows them"
         ));
@@ -121,6 +110,7 @@ fn route(facts: &Projection, from: &Endpoint, kind: DomainKind, flow: &Flow) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     use bus_schema::policy::{Direction, Peer, Priority};

@@ -261,7 +261,10 @@ impl ProgramChange<'_> {
 
     /// The keys of a rule, by those of its peer.
     fn keys_of(&self, rule: &Ranked, of_peer: &[PeerKey]) -> Vec<PeerKey> {
-        let is_group = |key: &PeerKey| matches!(key, PeerKey::Group(_));
+        let is_group = |key: &PeerKey| match key {
+            PeerKey::Group(id) => *id != GroupId::WORLD,
+            _ => false,
+        };
         let allows = rule.value.action() == Action::Allow;
         let some = self.direction == Direction::Out && allows && of_peer.iter().any(is_group);
         let some = some.then_some(PeerKey::SomeGroup);

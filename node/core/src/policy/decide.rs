@@ -22,6 +22,8 @@ pub struct Deciding<'a> {
 pub enum End {
     /// An endpoint, perhaps in a group.
     Endpoint(Option<GroupName>),
+    /// An address in no subnet of the tenant: its endpoints reach it through their node.
+    World,
     /// No known endpoint.
     Unknown,
 }
@@ -38,34 +40,38 @@ pub fn decide(of: &Deciding<'_>, flow: &Flow, cache: &mut Cache) -> Trace {
     if let Some(reason) = of.tenant.closed_by_newer(None) {
         return closed(reason);
     }
-    let (End::Endpoint(sender), End::Endpoint(receiver)) = (of.from, of.to) else {
-        let nobodys = match of.from {
-            End::Unknown => flow.from,
-            End::Endpoint(_) => flow.to,
-        };
-        return closed(format!("no endpoint has the address {nobodys}"));
-    };
-    let (sender, receiver) = (sender.as_ref(), receiver.as_ref());
-    let (Some(from), Some(to)) = (id(of.tenant, sender), id(of.tenant, receiver)) else {
-        let gone = [sender, receiver].into_iter().flatten();
-        let mut gone = gone.filter(|group| !of.tenant.groups.contains_key(*group));
-        let name = gone.next().map(ToString::to_string).unwrap_or_default();
-        return closed(format!("group {name} doesn't exist any more"));
-    };
-    let mut groups = [sender, receiver].into_iter();
-    if let Some(reason) = groups.find_map(|group| of.tenant.closed_by_newer(group)) {
-        return closed(reason);
+    let both = [(of.from, flow.from), (of.to, flow.to)];
+    for (end, address) in both {
+        match end {
+            End::Unknown => return closed(format!("no endpoint has the address {address}")),
+            End::Endpoint(Some(group)) if !of.tenant.groups.contains_key(group) => {
+                return closed(format!("group {group} doesn't exist any more"));
+            }
+            End::Endpoint(group) => {
+                if let Some(reason) = of.tenant.closed_by_newer(group.as_ref()) {
+                    return closed(reason);
+                }
+            }
+            End::World => {}
+        }
     }
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (flow.from, flow.to) else {
         return closed("IPv6 isn't carried".to_owned());
     };
+    let id = |end: &End| match end {
+        End::Endpoint(group) => id(of.tenant, group.as_ref()).unwrap_or(NO_GROUP),
+        End::World => GroupId::WORLD,
+        End::Unknown => NO_GROUP,
+    };
     let mut ends = Vec::new();
-    for (direction, group, peer) in [
-        (Direction::Out, sender, (to, destination)),
-        (Direction::In, receiver, (from, source)),
+    for (direction, own, peer) in [
+        (Direction::Out, of.from, (id(of.to), destination)),
+        (Direction::In, of.to, (id(of.from), source)),
     ] {
-        let end = decide_end(of.tenant, flow, (direction, group, peer), cache);
-        ends.push(end);
+        if let End::Endpoint(group) = own {
+            let side = (direction, group.as_ref(), peer);
+            ends.push(decide_end(of.tenant, flow, side, cache));
+        }
     }
     Trace {
         allowed: ends.iter().all(|end| end.action == Action::Allow),

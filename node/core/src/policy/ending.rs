@@ -21,7 +21,7 @@ pub fn must_end(
             let fact = tenant.groups.get(group);
             fact.is_some_and(|fact| policies.iter().any(|it| fact.spec.policies.contains(it)))
         }
-        End::Endpoint(None) | End::Unknown => false,
+        End::Endpoint(None) | End::World | End::Unknown => false,
     };
     if to == End::Unknown || !uses(&from) && !uses(&to) {
         return false;

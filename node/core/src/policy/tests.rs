@@ -199,6 +199,65 @@ fn address_without_endpoint_opens_and_accepts_nothing() {
     });
 }
 
+/// A rule about the world decides before the translation, and none about groups does.
+#[test]
+fn only_rules_about_the_world_or_the_address_decide_about_addresses_outside() {
+    let name = || -> PolicyName { "out".parse().expect("valid") };
+    let world: IpAddr = [203, 0, 113, 5].into();
+    let range = AddressRange {
+        first: world,
+        last: world,
+    };
+    let about_group = Peer::Group { group: group(0) };
+    for (peer, decides) in [
+        (None, true),
+        (Some(Peer::World), true),
+        (Some(Peer::Addresses { range }), true),
+        (Some(about_group), false),
+    ] {
+        let mut tenant = TenantFact::default();
+        let rule = Rule {
+            id: "1".parse().expect("valid"),
+            number: 1,
+            spec: RuleSpec {
+                direction: Direction::Out,
+                priority: Priority::DEFAULT,
+                action: Action::Deny,
+                protocol: None,
+                ports: Vec::new(),
+                peer,
+            },
+        };
+        let mut policy = PolicyFact::default();
+        policy.rules.insert(rule.id.clone(), rule);
+        tenant.policies.insert(name(), policy);
+        let fact = group_fact(group(0), GroupId(2), vec![name()]);
+        tenant.groups.insert(fact.spec.name.clone(), fact);
+        let member = End::Endpoint(Some(group(0)));
+        let flow = Flow {
+            tenant: TenantName::default_tenant(),
+            from: [10, 0, 0, 1].into(),
+            to: world,
+            protocol: Protocol::TCP,
+            port: Some(80),
+        };
+        let deciding = Deciding {
+            tenant: &tenant,
+            from: &member,
+            to: &End::World,
+        };
+        let trace = decide(&deciding, &flow, &mut Cache::default());
+        assert_eq!((!trace.allowed, trace.ends.len()), (decides, 1));
+        let (own, ends) = ([name()], (member.clone(), End::World));
+        assert_eq!(
+            must_end(&tenant, &own, &flow, ends, &mut Cache::default()),
+            decides
+        );
+        let leaves = may_leave(&tenant, Some(&group(0)), &flow, &mut Cache::default());
+        assert_eq!(!leaves, decides);
+    }
+}
+
 /// Each range lies in the one before it.
 #[test]
 fn program_size_is_linear_however_ranges_nest() {

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::resource::{Element, Key, Kind, Object, Place, Resource, Route, RouteTarget, State};
+use crate::resource::{
+    Element, Key, Kind, Object, Place, Resource, Route, RouteTarget, State, Uplink,
+};
 
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,12 +129,13 @@ pub fn diff(observed: &State, desired: &State) -> Vec<Op> {
 /// Sorts ops; this order is the specification.
 ///
 /// 0. Deletions, from the outside in: routes before the neighbors they use, the port down, then
-///    devices, the domain last.
+///    devices, the unreachable routes that confine them, the domain last.
 /// 1. Creations, from the inside out: the domain, its table, its settings, devices, addresses.
 /// 2. The firewall of each place in one transaction: maps and chains are put before the elements that
 ///    lead to them, and deleted after those.
 /// 3. Conntrack flushes of addresses that are free again.
-/// 4. Openings: ports, routes after neighbors, and the rules in `DOCKER-USER`.
+/// 4. Openings: ports, routes after neighbors and after the unreachable ones that confine them, and the
+///    rules in `DOCKER-USER`.
 pub fn order(ops: &mut [Op]) {
     let at = |stage, rank, it: &Resource| (stage, None, rank, Some(it.key()));
     let in_transaction = |rank, it: &Resource| (2, Some(it.place.clone()), rank, Some(it.key()));
@@ -141,14 +144,18 @@ pub fn order(ops: &mut [Op]) {
             Kind::Map => in_transaction(5, it),
             Kind::Chain => in_transaction(4, it),
             Kind::Element => in_transaction(2, it),
+            // It confines the device's routes.
+            Kind::Route if is_unreachable(it) => at(0, reversed(Kind::DomainSysctl), it),
             kind => at(0, reversed(kind), it),
         },
         Op::Put(it) | Op::Change { to: it, .. } => match it.object.kind() {
             Kind::Map => in_transaction(0, it),
             Kind::Chain => in_transaction(1, it),
             Kind::Element => in_transaction(3, it),
-            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb | Kind::Route) => at(4, kind as i32, it),
-            kind @ Kind::DockerUserRule => at(4, kind as i32, it),
+            kind @ (Kind::Up | Kind::Neighbor | Kind::Fdb) => at(4, kind as i32, it),
+            kind @ Kind::Route if is_unreachable(it) => at(4, kind as i32, it),
+            kind @ Kind::Route => at(5, kind as i32, it),
+            kind @ Kind::DockerUserRule => at(5, kind as i32, it),
             kind => at(1, kind as i32, it),
         },
         Op::FlushConntrack { place, address, .. } => {
@@ -157,6 +164,13 @@ pub fn order(ops: &mut [Op]) {
             (3, None, 0, Some(Key { place, kind, id }))
         }
     });
+}
+
+fn is_unreachable(resource: &Resource) -> bool {
+    let Object::Route(route) = &resource.object else {
+        return false;
+    };
+    route.target == RouteTarget::Unreachable
 }
 
 fn reversed(kind: Kind) -> i32 {
@@ -176,7 +190,10 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
         let goes = want.is_none_or(|want| must_be_recreated(have, want));
         match (&have.object, want.map(|it| &it.object)) {
             (Object::Vxlan(_) | Object::Veth(_), _) if goes => {
-                devices.insert((&key.place, key.id.as_str()));
+                devices.insert((key.place.clone(), key.id.clone()));
+                if let Some(other) = Uplink::other_end(&key.id) {
+                    devices.insert((Place::Host, other));
+                }
             }
             (Object::Table(have), Some(Object::Table(want))) if want.empties(have) => {
                 tables.insert((key.place.clone(), Some(want.family)));
@@ -195,7 +212,8 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
     let lost = |key: &Key, resource: &Resource| {
         emptied(key, resource)
             || resource.object.device().is_some_and(|device| {
-                domains.contains(&key.place) || devices.contains(&(&key.place, device))
+                let on_device = || devices.contains(&(key.place.clone(), device.to_owned()));
+                domains.contains(&key.place) || on_device()
             })
     };
     let all = if recreates { observed } else { less };
@@ -242,7 +260,9 @@ fn is_undone(resource: &Resource) -> bool {
 /// endpoint isn't desired any more. If a veth vanished, the kernel removed its route, too, so [`diff`]
 /// finds nothing to delete.
 pub fn lost_routes(known: &State, observed: &State) -> Vec<(Resource, Op)> {
-    let routes = known.iter().filter(|(key, _)| key.kind == Kind::Route);
+    // The host's routes lead to uplinks: nobody else gets the address of one.
+    let is_endpoints = |key: &Key| key.kind == Kind::Route && key.place != Place::Host;
+    let routes = known.iter().filter(|(key, _)| is_endpoints(key));
     let gone = routes.filter(|(key, have)| observed.get(key) != Some(have));
     let lost = gone.filter_map(|(_, have)| Some((have.clone(), flush_of(have, None, known)?)));
     lost.collect()

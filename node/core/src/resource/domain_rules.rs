@@ -1,9 +1,13 @@
 //! The fixed rules of a domain: ingress, DNS, the decision about a connection, input and output.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use bus_schema::GroupId;
 use bus_schema::node::DomainKind;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::ruleset::{CT_MARK_GROUP, DNS_ADDRESS, Ruleset, dns_port};
+use super::uplink::UplinkDrop;
 use crate::policy::Value;
 
 /// The part that holds the low bits of the revision whose rules accepted it.
@@ -12,6 +16,24 @@ const CT_MARK_REVISION: u32 = !CT_MARK_GROUP;
 /// The priority of the DNS translation: before the host's own `dstnat`, which has -100, with room for
 /// one chain in between.
 const DNS_DNAT_PRIORITY: i32 = -102;
+
+/// The priority of our translation of sources: before the host's own `srcnat`, which has 100.
+pub(super) const NAT_PRIORITY: i32 = 99;
+
+/// The addresses at which clouds give their machines credentials and other secrets: AWS, Azure, Google
+/// and OpenStack in the link-local range, Alibaba Cloud, and Azure's second one.
+const METADATA: [Ipv4Net; 3] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 100, 100, 200), 32),
+    Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32),
+];
+
+/// Whether a cloud may have its metadata at the address.
+pub fn is_metadata(address: IpAddr) -> bool {
+    METADATA
+        .iter()
+        .any(|net| IpNet::V4(*net).contains(&address))
+}
 
 impl Ruleset {
     /// Sets zone and mark of a packet and drops forged source addresses, before conntrack.
@@ -36,6 +58,7 @@ impl Ruleset {
         rules.extend([
             r#"iifname "cv*" goto from_endpoint"#,
             r#"iifname "cx*" goto from_overlay"#,
+            r#"iifname "cw*" goto from_outside"#,
         ]);
         self.base("ingress", ("filter", "prerouting", -300), &rules);
 
@@ -64,6 +87,12 @@ impl Ruleset {
             "counter drop",
         ]);
         self.chain("from_overlay", &rules);
+
+        // The mark of a packet from outside is the operator's; as no group's, it opens no connection.
+        self.chain(
+            "from_outside",
+            &["meta nfproto ipv6 drop", "meta mark set 0 accept"],
+        );
     }
 
     /// Redirects DNS queries to the domain's DNS server: those to addresses outside the tenant's subnets,
@@ -95,18 +124,27 @@ impl Ruleset {
         );
     }
 
+    /// Translates what leaves by an uplink to the address of its end in the domain. Without an address the
+    /// packet leaves as it is, and the host drops it.
+    ///
     /// Keeps the host's NAT off VRFs' packets, whose addresses may be equal to its own: Docker
     /// masquerades its bridges' subnets, which may be a tenant's as well. The first chain of a hook
     /// that translates an address is final (`nf_nat_inet_fn`), so these translate it to itself.
-    pub(super) fn no_foreign_nat(&mut self) {
+    pub(super) fn translations(&mut self, kind: DomainKind) {
+        self.set("uplink_addresses", "map", "type ifname : ipv4_addr");
+        let out = r#"oifname "cw*" snat ip to oifname map @uplink_addresses"#;
+        let out_hook = ("nat", "postrouting", NAT_PRIORITY);
+        if kind == DomainKind::Netns {
+            self.base("nat_out", out_hook, &[out]);
+            return;
+        }
         let to = r#"iifname "c[vx]*" dnat ip to ip daddr"#;
         let from = r#"oifname "c[vx]*" snat ip to ip saddr"#;
         let both = |rule: &str| ["cv*", "cx*"].map(|it| rule.replace("c[vx]*", it));
         let [to, from] = [to, from].map(both);
         let hook = ("nat", "prerouting", DNS_DNAT_PRIORITY + 1);
         self.base("nat_in", hook, &[&to[0], &to[1]]);
-        let hook = ("nat", "postrouting", 99);
-        self.base("nat_out", hook, &[&from[0], &from[1]]);
+        self.base("nat_out", out_hook, &[&from[0], &from[1], out]);
     }
 
     /// Decides the first packet of a connection, at the receiver's node, and at the sender's as far as the
@@ -136,6 +174,7 @@ impl Ruleset {
                 "meta priority set ct zone . meta mark map @known",
                 "meta priority none counter drop",
                 r#"oifname "cx*" goto sending_on"#,
+                r#"oifname "cw*" goto going_out"#,
                 &none,
                 "ct zone . meta mark vmap @programs_out",
                 &hit,
@@ -177,6 +216,51 @@ impl Ruleset {
         self.chain("denied", &[&hit, "counter drop"]);
     }
 
+    /// Decides the first packet of a connection to an address in no subnet of the tenant. No other node
+    /// decides about it, so the `out` rules do so here as a receiver's node has it.
+    pub(super) fn going_out(&mut self) {
+        for set in ["nat_sources", "metadata_sources"] {
+            self.set(set, "set", "typeof ct zone . ip saddr; flags interval");
+        }
+        for reason in UplinkDrop::ALL.into_iter().filter(|it| it.is_of_domain()) {
+            self.counter(reason.counter());
+        }
+        let none = format!("ct mark set {:#x}", Value::NONE);
+        let hit = format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER);
+        let denies = format!("ct mark & {:#x} == 0", Value::ALLOWS);
+        let denied = format!("{denies} {} drop", UplinkDrop::Policy.counted());
+        let revised =
+            format!("ct zone . ct mark & {CT_MARK_REVISION:#x} != @revisions counter drop");
+        let metadata = METADATA.map(|net| net.to_string()).join(", ");
+        let metadata = format!("ip daddr {{ {metadata} }} ct zone . ip saddr != @metadata_sources");
+        // The sender learns it at once, also by UDP: this code is the one that ends its connection.
+        let refuse = |why: UplinkDrop| {
+            let counted = why.counted();
+            format!("{counted} reject with icmp type admin-prohibited")
+        };
+        self.chain("no_egress", &[&refuse(UplinkDrop::Egress)]);
+        self.chain("no_metadata", &[&refuse(UplinkDrop::Metadata)]);
+        self.chain(
+            "going_out",
+            &[
+                "ct zone . ip saddr != @nat_sources goto no_egress",
+                &format!("{metadata} goto no_metadata"),
+                &none,
+                "ct zone . meta mark vmap @programs_out",
+                &hit,
+                &denied,
+                "jump limited",
+                "ct mark set 0",
+                "ct mark set ct zone . meta priority map @openers",
+                "ct mark 0 counter drop",
+                "ct zone vmap @revised",
+                &revised,
+                "meta mark set 0",
+                "meta priority set none accept",
+            ],
+        );
+    }
+
     fn opening_sets(&mut self) {
         self.set("known", "map", "typeof ct zone . meta mark : meta priority");
         self.set("members", "map", "typeof ct zone . ip daddr : meta mark");
@@ -214,6 +298,7 @@ impl Ruleset {
             &[
                 r#"oifname "cv*" goto passing"#,
                 r#"oifname "cx*" goto leaving"#,
+                r#"oifname "cw*" goto passing"#,
             ],
         );
         // In a VRF the input interface is the VRF device, and its slave is the `sdif`.
@@ -252,10 +337,15 @@ impl Ruleset {
             r#"iifname "cv*" jump to_domain"#,
             r#"iifname "cx*" jump to_domain"#,
         ];
-        if kind == DomainKind::Vrf {
-            inputs.push(r#"iifname "cd*" jump to_domain"#);
+        match kind {
+            DomainKind::Netns => inputs.push(r#"iifname "cw*" goto answered"#),
+            DomainKind::Vrf => inputs.extend([
+                r#"meta sdifname "cw*" goto answered"#,
+                r#"iifname "cd*" jump to_domain"#,
+            ]),
         }
         self.base("input", ("filter", "input", 0), &inputs);
+        self.chain("answered", &["ct direction reply accept", "counter drop"]);
         let port = dns_port(kind);
         self.chain(
             "to_domain",

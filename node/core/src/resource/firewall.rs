@@ -120,6 +120,18 @@ pub enum Element {
         field: ArpField,
         address: IpAddr,
     },
+    /// An uplink's end on the host, and the only source of the packets that come by it:
+    /// `uplinks { "cu7" . 251.146.0.15 }`.
+    Uplink { interface: String, address: IpAddr },
+    /// The address to which the domain translates what leaves by its end of the uplink:
+    /// `uplink_addresses { "cw7" : 251.146.0.15 }`.
+    UplinkAddress { interface: String, address: IpAddr },
+    /// Addresses of a network whose endpoints may open connections out of the cluster:
+    /// `nat_sources { 7 . 20.1.1.0/24 }`.
+    NatSource { zone: u16, subnet: IpNet },
+    /// Addresses of a network whose endpoints may read the metadata of a cloud:
+    /// `metadata_sources { 7 . 20.1.1.0/24 }`.
+    MetadataSource { zone: u16, subnet: IpNet },
     /// The last revision of the log that changed anything of this place. No rule looks it up; a
     /// restart reads by it how new the rules are: `applied { 7 . 0x0 . 0x63 }`.
     Applied { zone: u16, revision: Revision },
@@ -150,12 +162,18 @@ impl Element {
     /// The zone of its domain, if its key or its map has one.
     pub fn zone(&self) -> Option<u16> {
         match self {
-            Self::Peer { .. } | Self::Stamp { .. } | Self::Endpoint { .. } => None,
-            Self::ArpAddress { .. } => None,
+            Self::Peer { .. }
+            | Self::Stamp { .. }
+            | Self::Endpoint { .. }
+            | Self::Uplink { .. }
+            | Self::UplinkAddress { .. }
+            | Self::ArpAddress { .. } => None,
             Self::VmapEntry { map, .. } => zone_of(&map.name),
             Self::Gateway { zone, .. }
             | Self::Resolver { zone, .. }
             | Self::Subnet { zone, .. }
+            | Self::NatSource { zone, .. }
+            | Self::MetadataSource { zone, .. }
             | Self::ConnectionLimit { zone, .. }
             | Self::Zone { zone, .. }
             | Self::AllowedSource { zone, .. }
@@ -185,6 +203,10 @@ impl Element {
             Self::Gateway { .. } => "gateways",
             Self::Resolver { .. } => "resolvers",
             Self::Subnet { .. } => "subnets",
+            Self::Uplink { .. } => "uplinks",
+            Self::UplinkAddress { .. } => "uplink_addresses",
+            Self::NatSource { .. } => "nat_sources",
+            Self::MetadataSource { .. } => "metadata_sources",
             Self::ConnectionLimit { .. } => "limits",
             Self::Zone { .. } => "zones",
             Self::AllowedSource { .. } => "known",
@@ -224,16 +246,20 @@ impl Element {
             Self::Stamp {
                 interface, address, ..
             }
-            | Self::Endpoint {
-                interface, address, ..
-            } => format!("\"{interface}\" . {address}"),
+            | Self::Endpoint { interface, address }
+            | Self::Uplink { interface, address } => format!("\"{interface}\" . {address}"),
             Self::Gateway { zone, address } | Self::Resolver { zone, address } => {
                 format!("{zone} . {address}")
             }
-            Self::Subnet { zone, subnet, .. } | Self::ConnectionLimit { zone, subnet, .. } => {
+            Self::Subnet { zone, subnet, .. }
+            | Self::NatSource { zone, subnet }
+            | Self::MetadataSource { zone, subnet }
+            | Self::ConnectionLimit { zone, subnet, .. } => {
                 format!("{zone} . {subnet}")
             }
-            Self::Zone { interface, .. } | Self::ArpAddress { interface, .. } => {
+            Self::Zone { interface, .. }
+            | Self::ArpAddress { interface, .. }
+            | Self::UplinkAddress { interface, .. } => {
                 format!("\"{interface}\"")
             }
             Self::Member { zone, address, .. } => format!("{zone} . {address}"),
@@ -266,7 +292,9 @@ impl Element {
             | Self::Pool { group, .. }
             | Self::CtMarkTemplate { group, .. } => format!(" : {:#x}", group.0),
             Self::Zone { zone, .. } => format!(" : {zone}"),
-            Self::ArpAddress { address, .. } => format!(" : {address}"),
+            Self::ArpAddress { address, .. } | Self::UplinkAddress { address, .. } => {
+                format!(" : {address}")
+            }
             Self::AllowedSource { group, .. } => format!(" : 0:{:x}", group.0),
             Self::VmapEntry { to, .. } => format!(" : {to}"),
             Self::Program { chain, .. }
@@ -279,6 +307,9 @@ impl Element {
             | Self::Gateway { .. }
             | Self::Resolver { .. }
             | Self::Subnet { .. }
+            | Self::Uplink { .. }
+            | Self::NatSource { .. }
+            | Self::MetadataSource { .. }
             | Self::RuleCounter { .. }
             | Self::EstablishedPair { .. }
             | Self::Revision { .. }

@@ -111,8 +111,18 @@ pub enum RouteTarget {
     Unreachable,
     /// To an endpoint, on its veth.
     Device(String),
-    /// To another node, over the network's VXLAN device.
-    Via { vtep: IpAddr, device: String },
+    /// To another node, over the network's VXLAN device, or by the host's end of an uplink.
+    Via { gateway: IpAddr, device: String },
+}
+
+impl Route {
+    /// Its name: a destination may have an unreachable route behind another one.
+    pub(super) fn id(&self) -> String {
+        match self.target {
+            RouteTarget::Unreachable => format!("unreachable {}", self.destination),
+            RouteTarget::Device(_) | RouteTarget::Via { .. } => self.destination.to_string(),
+        }
+    }
 }
 
 impl RouteTarget {
@@ -137,8 +147,11 @@ impl fmt::Display for Route {
                 RouteTarget::LAST_METRIC
             ),
             RouteTarget::Device(device) => write!(f, "route {to} dev {device} proto {proto}"),
-            RouteTarget::Via { vtep, device } => {
-                write!(f, "route {to} via {vtep} dev {device} onlink proto {proto}")
+            RouteTarget::Via { gateway, device } => {
+                write!(
+                    f,
+                    "route {to} via {gateway} dev {device} onlink proto {proto}"
+                )
             }
         }
     }
@@ -242,6 +255,34 @@ impl Sysctl {
         ("ipv4/conf/{}/send_redirects", 0),
         ("ipv6/conf/{}/disable_ipv6", 1),
     ];
+
+    /// The settings of an uplink's end in the host's namespace.
+    pub const OF_HOST_END: &'static [(&'static str, u32)] = &[
+        (Self::FORWARDING, 1),
+        ("ipv4/conf/{}/send_redirects", 0),
+        ("ipv6/conf/{}/disable_ipv6", 1),
+    ];
+
+    /// Whether the host forwards packets that it receives by a device: the device of the underlay gets the
+    /// answers from outside.
+    pub const FORWARDING: &'static str = "ipv4/conf/{}/forwarding";
+
+    pub fn of_host_end(device: &str) -> impl Iterator<Item = Self> {
+        Self::OF_HOST_END.iter().map(move |(name, value)| Self {
+            name,
+            device: Some(device.to_owned()),
+            value: *value,
+        })
+    }
+
+    /// Lets the host forward what it receives by a device.
+    pub fn forwarding(device: &str) -> Self {
+        Self {
+            name: Self::FORWARDING,
+            device: Some(device.to_owned()),
+            value: 1,
+        }
+    }
 
     pub fn of_namespace() -> impl Iterator<Item = Self> {
         Self::OF_NAMESPACE.iter().map(|(name, value)| Self {

@@ -14,6 +14,7 @@ mod outer;
 mod rule_body;
 mod ruleset;
 mod state;
+mod uplink;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use bus_schema::node::DomainKind;
 
 pub use connections::{BucketLimit, REFUSED_CONNECTIONS};
 pub use docker_user::DockerUserRule;
+pub use domain_rules::is_metadata;
 pub use firewall::{ArpField, Element, RuleMap, halves, zone_of};
 pub use kernel::{
     Address, Domain, Fdb, Neighbor, Peer, Route, RouteTarget, Sandbox, Sysctl, Up, Veth, VrfRule,
@@ -33,6 +35,7 @@ pub use ruleset::{
     CT_MARK_GROUP, Chain, DNS_ADDRESS, Family, Rule, Ruleset, TableScope, Unseen, dns_port,
 };
 pub use state::{Resources, State};
+pub use uplink::{Uplink, UplinkDrop};
 
 /// The protocol number of our routes, which other programs' routes don't have.
 pub const ROUTE_PROTOCOL: u8 = 201;
@@ -223,8 +226,8 @@ impl Object {
             Self::Chain(it) => it.name.clone(),
             Self::Element(it) => it.id(),
             Self::Up(it) => it.device.clone(),
-            Self::Route(it) => it.destination.to_string(),
-            Self::DockerUserRule(it) => it.rule().to_owned(),
+            Self::Route(it) => it.id(),
+            Self::DockerUserRule(it) => it.name().to_owned(),
         }
     }
 }

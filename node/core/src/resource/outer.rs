@@ -236,13 +236,21 @@ mod tests {
                 port: 14_789,
                 mark: None,
             });
-            Ruleset::new(TableScope { outer, domain })
+            let uplinks = None;
+            Ruleset::new(TableScope {
+                outer,
+                uplinks,
+                domain,
+            })
         };
         let sets = |rules: &Ruleset| {
             let names = rules.sets.iter().map(|(name, _)| name.clone());
             names.collect::<Vec<_>>()
         };
-        assert_eq!(sets(&rules(None)), ["applied", "peers", "peers6"]);
+        assert_eq!(
+            sets(&rules(None)),
+            ["applied", "peers", "peers6", "uplinks"]
+        );
         let vrf = rules(Some(DomainKind::Vrf));
         let before = [
             "endpoints",

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use bus_schema::node::DomainKind;
+use ipnet::Ipv4Net;
 
 use super::outer::Outer;
 use super::{RuleBody, TABLE, zone_of};
@@ -31,6 +32,8 @@ pub const CT_MARK_GROUP: u32 = 0xffff;
 pub struct TableScope {
     /// The rules of the host, about VXLAN's outer packets.
     pub outer: Option<Outer>,
+    /// The pool of the uplinks' addresses, if the host has any uplink.
+    pub uplinks: Option<Ipv4Net>,
     /// The rules of a domain; of all domains if they are VRFs.
     pub domain: Option<DomainKind>,
 }
@@ -152,15 +155,18 @@ impl Ruleset {
         rules.set("applied", "set", "typeof ct zone . ct mark . meta mark");
         if let Some(outer) = scope.outer {
             rules.outer(&outer, scope.domain);
+            rules.uplink_set();
+        }
+        if let Some(pool) = scope.uplinks {
+            rules.uplinks(pool, scope.domain);
         }
         if let Some(kind) = scope.domain {
             rules.ingress(kind);
             rules.dns(kind);
-            if kind == DomainKind::Vrf {
-                rules.no_foreign_nat();
-            }
+            rules.translations(kind);
             rules.connection_limits();
             rules.opening();
+            rules.going_out();
             rules.passing(kind);
         }
         rules.sort();

@@ -107,7 +107,11 @@ fn concerned(object: &Object) -> Concerned<'_> {
         Object::Domain(_) | Object::Table(_) => Concerned::Everyone,
         Object::Map(_) | Object::Chain(_) => Concerned::Everyone,
         Object::Element(element) => match element {
-            Element::Peer { .. } => Concerned::Nobody,
+            Element::Peer { .. }
+            | Element::Uplink { .. }
+            | Element::UplinkAddress { .. }
+            | Element::NatSource { .. }
+            | Element::MetadataSource { .. } => Concerned::Nobody,
             Element::Stamp { interface, .. }
             | Element::Zone { interface, .. }
             | Element::ArpAddress { interface, .. } => Concerned::Device(interface),

@@ -7,10 +7,10 @@ use bus_schema::TenantName;
 
 use super::allowed::Allowed;
 use super::{Inputs, Memory};
-use crate::desired::{closed, desired, desired_domain, desired_host, domain_name, tenants};
+use crate::desired::{closed, desired, desired_domain, desired_host, domain_name, tenants, uplink};
 use crate::projection::Projection;
 use crate::reconcile::{Op, diff, is_same_way, lost_routes, order};
-use crate::resource::{Place, State};
+use crate::resource::{Object, Place, State, Uplink};
 
 /// The part of the kernel's state that was read for a plan.
 #[derive(Debug)]
@@ -209,10 +209,28 @@ impl Memory {
             let all = tenants(inputs.facts, &self.endpoints.locals, &self.params);
             concerned.extend(all);
         }
+        let uplinks = || {
+            let mut tenants = concerned.iter();
+            tenants.any(|it| self.changes_uplink(it, inputs.facts))
+        };
         Scope {
-            host: everywhere || host,
+            host: everywhere || host || uplinks(),
             tenants: concerned,
         }
+    }
+
+    /// Whether the host's end of a tenant's uplink comes or goes.
+    fn changes_uplink(&self, tenant: &TenantName, facts: &Projection) -> bool {
+        let fact = facts.tenants.get(tenant);
+        let wanted = fact.and_then(|fact| uplink(fact, &self.params));
+        let wanted = wanted.map(|it| it.host_device);
+        let place = Place::Domain(domain_name(self.params.kind, tenant));
+        let known = self.known.of(&place);
+        let mut devices = known
+            .resources()
+            .filter(|it| matches!(it.object, Object::Veth(_)));
+        let known = devices.find_map(|it| Uplink::other_end(&it.key().id));
+        wanted != known
     }
 
     fn domains(&self, tenants: BTreeSet<TenantName>) -> BTreeMap<Place, TenantName> {

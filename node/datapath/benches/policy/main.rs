@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use bus_schema::node::DomainKind;
 use node_core::desired::{Params, Programs, desired_domain};
 use node_core::reconcile::diff;
-use node_core::resource::State;
+use node_core::resource::{State, Uplink};
 
 use cluster::{Cluster, LOCAL, MEMBERS, NODES, RULES, tenant};
 use world::World;
@@ -48,6 +48,7 @@ impl Node {
                 vtep: cluster::vtep(0),
                 underlay_mtu: 1_500,
                 underlay_interface: "eth0".to_owned(),
+                uplink_pool: Uplink::DEFAULT_POOL,
                 resolvers: Default::default(),
                 max_connections: 65_536,
                 outer_mark: None,

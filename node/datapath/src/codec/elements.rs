@@ -37,17 +37,19 @@ fn key(element: &Element) -> Vec<u8> {
         Element::Stamp {
             interface, address, ..
         }
-        | Element::Endpoint {
-            interface, address, ..
-        } => on(interface, *address),
+        | Element::Endpoint { interface, address }
+        | Element::Uplink { interface, address } => on(interface, *address),
         Element::Gateway { zone, address }
         | Element::Resolver { zone, address }
         | Element::Member { zone, address, .. } => zoned(zone, octets(*address)),
-        Element::Subnet { zone, subnet, .. } | Element::ConnectionLimit { zone, subnet, .. } => {
-            ranged(zone, subnet.network())
-        }
+        Element::Subnet { zone, subnet, .. }
+        | Element::NatSource { zone, subnet }
+        | Element::MetadataSource { zone, subnet }
+        | Element::ConnectionLimit { zone, subnet, .. } => ranged(zone, subnet.network()),
         Element::Pool { zone, range, .. } => ranged(zone, range.first),
-        Element::Zone { interface, .. } | Element::ArpAddress { interface, .. } => name(interface),
+        Element::Zone { interface, .. }
+        | Element::ArpAddress { interface, .. }
+        | Element::UplinkAddress { interface, .. } => name(interface),
         Element::AllowedSource { zone, group: it }
         | Element::CtMarkTemplate { zone, group: it }
         | Element::Program {
@@ -70,9 +72,10 @@ fn key(element: &Element) -> Vec<u8> {
 /// The last key of an element with a range of them.
 fn last_key(element: &Element) -> Option<Vec<u8>> {
     let (zone, last) = match element {
-        Element::Subnet { zone, subnet, .. } | Element::ConnectionLimit { zone, subnet, .. } => {
-            (zone, subnet.broadcast())
-        }
+        Element::Subnet { zone, subnet, .. }
+        | Element::NatSource { zone, subnet }
+        | Element::MetadataSource { zone, subnet }
+        | Element::ConnectionLimit { zone, subnet, .. } => (zone, subnet.broadcast()),
         Element::Pool { zone, range, .. } => (zone, range.last),
         _ => return None,
     };
@@ -88,7 +91,9 @@ fn data(element: &Element) -> Data<'_> {
         | Element::Member { group, .. }
         | Element::Pool { group, .. } => value(u32::from(group.0).to_ne_bytes().to_vec()),
         Element::Zone { zone, .. } => value(zone.to_ne_bytes().to_vec()),
-        Element::ArpAddress { address, .. } => value(octets(*address)),
+        Element::ArpAddress { address, .. } | Element::UplinkAddress { address, .. } => {
+            value(octets(*address))
+        }
         Element::Program { chain, .. }
         | Element::RevisionChain { chain, .. }
         | Element::ConnectionLimit { chain, .. } => jump(chain),
@@ -98,6 +103,9 @@ fn data(element: &Element) -> Data<'_> {
         | Element::Gateway { .. }
         | Element::Resolver { .. }
         | Element::Subnet { .. }
+        | Element::Uplink { .. }
+        | Element::NatSource { .. }
+        | Element::MetadataSource { .. }
         | Element::RuleCounter { .. }
         | Element::EstablishedPair { .. }
         | Element::Revision { .. }
@@ -145,9 +153,13 @@ fn octets(address: IpAddr) -> Vec<u8> {
 pub(crate) fn read(set: &str, entry: &Entry<'_>) -> Option<Element> {
     let key = &mut Key(&entry.key);
     let element = match set {
-        "subnets" => {
+        "subnets" | "nat_sources" | "metadata_sources" => {
             let (zone, subnet) = key.zone_and_subnet(entry)?;
-            Element::Subnet { zone, subnet }
+            match set {
+                "subnets" => Element::Subnet { zone, subnet },
+                "nat_sources" => Element::NatSource { zone, subnet },
+                _ => Element::MetadataSource { zone, subnet },
+            }
         }
         "pools" => {
             let (zone, range) = key.zone_and_range(entry)?;
@@ -173,9 +185,8 @@ pub(crate) fn read(set: &str, entry: &Entry<'_>) -> Option<Element> {
         "peers" | "peers6" => Element::Peer {
             vtep: key.address()?,
         },
-        "stamps" | "endpoints" | "zones" | "arp_senders" | "arp_targets" => {
-            of_device(set, key, &entry.data)?
-        }
+        "stamps" | "endpoints" | "zones" | "arp_senders" | "arp_targets" | "uplinks"
+        | "uplink_addresses" => of_device(set, key, &entry.data)?,
         _ => of_zone(set, key, &entry.data)?,
     };
     key.0.is_empty().then_some(element)
@@ -193,6 +204,14 @@ fn of_device(set: &str, key: &mut Key<'_>, data: &Data<'_>) -> Option<Element> {
         ("endpoints", _) => Element::Endpoint {
             interface,
             address: key.address()?,
+        },
+        ("uplinks", _) => Element::Uplink {
+            interface,
+            address: key.address()?,
+        },
+        ("uplink_addresses", Data::Value(address)) => Element::UplinkAddress {
+            interface,
+            address: Key(address).address()?,
         },
         ("zones", Data::Value(zone)) => Element::Zone {
             interface,

@@ -11,6 +11,8 @@ mod host_firewall;
 mod marks;
 mod neighbors;
 mod netlink;
+mod outside;
+mod outside_rules;
 mod policy;
 mod reach;
 mod replaced;

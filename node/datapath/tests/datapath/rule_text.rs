@@ -40,6 +40,7 @@ pub(crate) fn rule(text: &str) -> Rule {
                 let network = NetworkName::new(value()).expect("valid");
                 spec.peer = Some(Peer::Network { network });
             }
+            "world" => spec.peer = Some(Peer::World),
             "from" | "to" => {
                 let net: ipnet::Ipv4Net = value().parse().expect("a network");
                 let (first, last) = (net.network().into(), net.broadcast().into());

@@ -21,7 +21,7 @@ use node_core::desired::{self, Params, Programs};
 use node_core::endpoint::{LocalEndpoint, Locals, Owner};
 use node_core::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projection};
 use node_core::reconcile::{self, Op};
-use node_core::resource::{Place, State};
+use node_core::resource::{Place, State, Uplink};
 use node_datapath::{Datapath, Options, PeerSetup, Scope};
 
 use crate::rule_text::rule;
@@ -135,6 +135,7 @@ impl World {
             vtep: vtep(host),
             underlay_mtu: 1500,
             underlay_interface: "eth0".to_owned(),
+            uplink_pool: Uplink::DEFAULT_POOL,
             resolvers: Default::default(),
             max_connections: 65_536,
             outer_mark: None,
