@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::world::{Place, group, key, network, tenant};
 
 /// The result of a command.
-pub(crate) type Outcome = Result<Revision, BusError>;
+type Outcome = Result<Revision, BusError>;
 
 /// The log and what is folded from it. Cheap to clone.
 #[derive(Clone)]
@@ -207,14 +207,17 @@ impl Log {
             Command::BlockLease(lease) if lease.address.is_none() && !lease.ahead => {
                 self.lease(id, lease).await
             }
-            command => self.decide(id, &command).map_err(|it| self.rejected(it)),
+            command => self
+                .decide(id, &command)
+                .map_err(|it| self.rejected(it, true)),
         }
     }
 
-    fn rejected(&self, rejection: Rejection) -> BusError {
+    /// A rejection by the whole log. `is_final`: no sending of the command can be accepted any more.
+    pub(crate) fn rejected(&self, rejection: Rejection, is_final: bool) -> BusError {
         BusError::Rejected {
             rejection: Box::new(rejection),
-            is_final: true,
+            is_final,
             revision: lock(&self.state).end(),
         }
     }
@@ -229,14 +232,16 @@ impl Log {
             match self.decide(id, &command) {
                 Ok(revision) => return Ok(revision),
                 Err(Rejection::PoolExhausted { .. } | Rejection::GroupPoolExhausted { .. }) => {}
-                Err(other) => return Err(self.rejected(other)),
+                Err(other) => return Err(self.rejected(other, true)),
             }
             match self.search(&lease, &pool).await {
                 Found::Address(revision) => return Ok(revision),
                 Found::Block => {}
                 // A node that had already answered may have got a block or an address since.
                 Found::Nothing(_) if self.last_changed(&pool) != before => {}
-                Found::Nothing(holders) => return Err(self.rejected(exhausted(&pool, holders))),
+                Found::Nothing(holders) => {
+                    return Err(self.rejected(exhausted(&pool, holders), true));
+                }
             }
         }
     }

@@ -281,13 +281,14 @@ async fn subnet_24_serves_250_nodes_with_one_endpoint_each() {
     run.go(3, 24).await;
 }
 
-/// A command may arrive after its sender gave up, sent another one, and leased the same block again.
+/// A command may arrive after its sender gave up or was rejected, sent another one, and leased the same block
+/// again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_commands_take_no_address_from_its_owner() {
-    for seed in 60..63 {
+    for seed in 60..66 {
         let pool = pool("10.0.0.0/29", None);
         let mut run = Run::new(seed, 4, pool.clone(), None).await;
-        run.world = World::new(4, pool, None, IDLE_AT_ONCE, 4).await;
+        run.world = World::new(4, pool, None, IDLE_AT_ONCE, 10).await;
         for _ in 0..60 {
             run.detach_any().await;
             run.storm(4).await;

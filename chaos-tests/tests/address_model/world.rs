@@ -11,7 +11,7 @@ use bus_schema::command::{NodeDrain, NodeLeave, NodeUncordon};
 use bus_schema::node::{LogState, NodeReply, NodeRequest};
 use bus_schema::{
     AddressRange, Command, CommandId, EndpointId, GroupName, MachineId, NetworkName, NodeName,
-    Pool, PoolKey, TenantName,
+    Pool, PoolKey, Rejection, TenantName,
 };
 use ipnet::IpNet;
 use node::endpoint::{
@@ -25,12 +25,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::log::{Log, Outcome, Reader, lock};
+use crate::log::{Log, Reader, lock};
 
 /// The longest time that a kernel takes to follow the journal.
 const MAX_KERNEL_MS: u64 = 6;
-/// Out of so many commands, [`World::late`] arrive late, or once more: their senders get no answer, or that
-/// to the first sending.
+/// Out of so many commands, [`World::late`] arrive late: their senders get no answer, or a rejection of an
+/// earlier sending.
 const LATE_OUT_OF: u8 = 16;
 /// The longest delay of a late command: longer than a sender waits before it sends again.
 const MAX_LATE_MS: u64 = 2_500;
@@ -373,12 +373,15 @@ async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut requests: mpsc::Rece
                     answer,
                 } => {
                     if fastrand::u8(..LATE_OUT_OF) < late {
-                        let outcome = match fastrand::bool() {
-                            true => first_of_two(log.command(&reader, id, command.clone()).await),
-                            false => Err(BusError::Unreachable("no answer in time".to_owned())),
+                        let rejection = passing_rejection(&command).filter(|_| fastrand::bool());
+                        let outcome = match rejection {
+                            Some(rejection) => log.rejected(rejection, false),
+                            None => BusError::Unreachable("no answer in time".to_owned()),
                         };
-                        answer.send(outcome).ok();
-                        pause(Duration::from_millis(fastrand::u64(..MAX_LATE_MS))).await;
+                        answer.send(Err(outcome)).ok();
+                        // Short delays are the most likely ones, as on a bus.
+                        let delay = fastrand::u64(..MAX_LATE_MS) >> fastrand::u32(..10);
+                        pause(Duration::from_millis(delay)).await;
                         log.command(&reader, id, command).await.ok();
                     } else {
                         answer.send(log.command(&reader, id, command).await).ok();
@@ -394,20 +397,20 @@ async fn serve(log: Log, reader: Arc<Reader>, late: u8, mut requests: mpsc::Rece
     }
 }
 
-/// The outcome of a command that was sent twice, and of which the second sending is late.
-fn first_of_two(outcome: Outcome) -> Outcome {
-    outcome.map_err(|error| match error {
-        BusError::Rejected {
-            rejection,
-            revision,
-            ..
-        } => BusError::Rejected {
-            rejection,
-            revision,
-            is_final: false,
-        },
-        unreachable @ BusError::Unreachable(_) => unreachable,
-    })
+/// A rejection of a command that gives up a block. The same command is accepted when the node holds the
+/// block, or when the other node has joined again.
+fn passing_rejection(command: &Command) -> Option<Rejection> {
+    match command {
+        Command::BlockReturn(it) => Some(Rejection::BlockNotHeld {
+            block: it.block,
+            network: it.network.clone(),
+            node: it.node.clone(),
+        }),
+        Command::BlockCede(it) => Some(Rejection::NodeUnknown {
+            node: it.to.clone(),
+        }),
+        _ => None,
+    }
 }
 
 fn refuse(request: &NodeRequest) -> Result<NodeReply, BusError> {
