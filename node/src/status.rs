@@ -76,7 +76,8 @@ impl StatusSources {
         alarms.extend(published.trouble.as_deref().map(unpublished));
         alarms.extend(too_long(&published));
         alarms.extend(excess(&self.view.borrow()));
-        let marks = &self.surroundings.borrow().mark_rules;
+        let surroundings = self.surroundings.borrow().clone();
+        let marks = &surroundings.mark_rules;
         alarms.extend(mark_rules::alarm(marks, &facts, self.domain));
         let dns = self.dns.troubles().into_iter();
         alarms.extend(dns.map(|(of, why)| wrong("dns", format!("no name server for {of}: {why}"))));
@@ -105,7 +106,7 @@ impl StatusSources {
             dns: Some(self.dns.counters()),
             healing: Some(Box::new(self.healing.borrow().clone())),
             at: None,
-            surroundings: Some(Box::new(self.surroundings.borrow().clone())),
+            surroundings: Some(Box::new(surroundings)),
             carries: vec![EGRESS.to_owned()],
         }
     }

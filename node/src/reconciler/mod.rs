@@ -222,8 +222,7 @@ impl Reconciler {
     /// Follows the host's resolvers that networks cover, and the endpoints that have their addresses;
     /// whether they changed.
     fn follow_resolvers(&mut self, facts: &Projection, view: &EndpointsView) -> bool {
-        let resolvers = &self.surroundings.borrow().resolvers;
-        let covered = Resolvers::covered(resolvers, facts, view);
+        let covered = Resolvers::covered(&self.surroundings.borrow().resolvers, facts, view);
         self.memory.follow_resolvers(covered)
     }
 
