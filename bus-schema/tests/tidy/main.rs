@@ -1,6 +1,7 @@
 //! The rules of CONTRIBUTING.md and ARCHITECTURE.md, as tests over the sources of the whole workspace.
 
 mod circles;
+mod guards;
 mod names;
 mod purity;
 mod sizes;
