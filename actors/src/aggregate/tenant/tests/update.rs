@@ -255,3 +255,15 @@ fn a_tenant_is_created_with_a_default_of_the_way_out_and_changes_it() {
         .when(create(Some(Egress::Nat)), no_facts())
         .then([created(), opened()]);
 }
+
+#[test]
+fn a_network_is_created_with_a_limit_of_connections_or_its_tenants() {
+    for (asked, limit) in [(None, None), (Some(0), None), (Some(7), Some(7))] {
+        let create = TenantCommand::NetworkCreate(NetworkCreate {
+            max_connections: asked,
+            ..ask("web", "20.1.1.0/24")
+        });
+        let state = blue().when(create, no_facts()).accepted().state;
+        assert_eq!(state.networks[&name("web")].spec.max_connections, limit);
+    }
+}
