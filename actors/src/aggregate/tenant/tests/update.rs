@@ -202,6 +202,10 @@ fn a_tenant_is_created_with_a_limit_and_changes_it() {
         .then([updated(8)])
         .when(update(Some(0)), no_facts())
         .then([updated(0)]);
+    given::<Tenant>([]).when(create(Some(0)), no_facts()).then([
+        Event::TenantCreated(TenantCreated { tenant: tenant() }),
+        opened(),
+    ]);
     given::<Tenant>([opened(), updated(7)])
         .when(create(Some(9)), no_facts())
         .rejected(Rejection::TenantDiffers {
@@ -258,12 +262,24 @@ fn a_tenant_is_created_with_a_default_of_the_way_out_and_changes_it() {
 
 #[test]
 fn a_network_is_created_with_a_limit_of_connections_or_its_tenants() {
-    for (asked, limit) in [(None, None), (Some(0), None), (Some(7), Some(7))] {
-        let create = TenantCommand::NetworkCreate(NetworkCreate {
-            max_connections: asked,
+    let with_limit = |max_connections| {
+        TenantCommand::NetworkCreate(NetworkCreate {
+            max_connections,
             ..ask("web", "20.1.1.0/24")
-        });
-        let state = blue().when(create, no_facts()).accepted().state;
-        assert_eq!(state.networks[&name("web")].spec.max_connections, limit);
+        })
+    };
+    for (asked, limit) in [(None, None), (Some(0), None), (Some(7), Some(7))] {
+        let create = with_limit(asked);
+        let made = blue().when(create.clone(), no_facts()).accepted();
+        let spec = &made.state.networks[&name("web")].spec;
+        assert_eq!(spec.max_connections, limit);
+        made.when(create, no_facts())
+            .then([])
+            .when(with_limit(Some(8)), no_facts())
+            .rejected(Rejection::NetworkDiffers {
+                tenant: tenant(),
+                network: name("web"),
+                differs: "limit of connections".to_owned(),
+            });
     }
 }
