@@ -60,6 +60,11 @@ pub fn pool(c: &NetworkCreate) -> Result<Pool, Rejection> {
     }
 }
 
+/// Whether an address lies in both. Host bits are masked away.
+pub fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other.trunc()) || other.contains(&one.trunc())
+}
+
 fn no_v6() -> Rejection {
     Rejection::Unsupported {
         what: "an IPv6 subnet".to_owned(),
@@ -69,9 +74,8 @@ fn no_v6() -> Rejection {
 
 fn must_not_be_reserved(net: Ipv4Net) -> Result<(), Rejection> {
     for (address, prefix, reason) in RESERVED {
-        let inside =
-            Ipv4Net::new(address, prefix).is_ok_and(|r| r.contains(&net) || net.contains(&r));
-        if inside {
+        let reserved = Ipv4Net::new(address, prefix);
+        if reserved.is_ok_and(|it| overlap(it.into(), net.into())) {
             return Err(Rejection::SubnetReserved {
                 subnet: IpNet::V4(net),
                 reason: reason.to_owned(),

@@ -251,10 +251,8 @@ impl Tenant {
 
     /// A network being removed still counts: its addresses are in use until it is gone.
     fn must_not_overlap(&self, c: &NetworkCreate, subnet: ipnet::IpNet) -> Result<(), Rejection> {
-        let overlapping = self.networks.values().find(|other| {
-            let theirs = other.spec.v4.subnet;
-            theirs.contains(&subnet) || subnet.contains(&theirs)
-        });
+        let mut others = self.networks.values();
+        let overlapping = others.find(|it| subnet::overlap(it.spec.v4.subnet, subnet));
         match overlapping {
             None => Ok(()),
             Some(other) => Err(Rejection::SubnetOverlaps {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bus_schema::query::NodeInfo;
+use bus_schema::subnet::overlap;
 use bus_schema::surroundings::Surroundings;
 use bus_schema::{Answer, NodeName, Query};
 use ipnet::IpNet;
@@ -144,10 +145,6 @@ fn add(covered: &mut Covered, subnet: IpNet, node: &Node<'_>) {
             );
         }
     }
-}
-
-fn overlap(one: IpNet, other: IpNet) -> bool {
-    one.contains(&other.trunc()) || other.contains(&one.trunc())
 }
 
 #[cfg(test)]

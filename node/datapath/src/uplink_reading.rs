@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use bus_schema::subnet;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::RouteAttribute;
@@ -52,7 +53,7 @@ impl Datapath {
     ) -> Result<BTreeMap<UplinkDrop, u64>, DatapathError> {
         let read = async { self.nftables(&place.netfilter()).await?.counters().await };
         let counted = read.await.map_err(failure("read counters", place))?;
-        let of = |reason: UplinkDrop| Some((reason, *counted.get(reason.counter())?));
+        let of = |reason: UplinkDrop| Some((reason, *counted.get(&reason.counter())?));
         Ok(UplinkDrop::ALL.into_iter().filter_map(of).collect())
     }
 
@@ -80,9 +81,8 @@ impl Datapath {
             let to = to.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             IpNet::new(to, route.header.destination_prefix_length).ok()
         });
-        let pool = IpNet::V4(pool);
         let overlaps = |net: &IpNet| {
-            net.prefix_len() > MAX_DEFAULT_PREFIX && (net.contains(&pool) || pool.contains(net))
+            net.prefix_len() > MAX_DEFAULT_PREFIX && subnet::overlap(*net, pool.into())
         };
         Ok(nets.filter(overlaps).collect())
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use bus_schema::{Egress, EndpointId, MacAddr, Pool};
+use bus_schema::{Egress, EndpointId, MacAddr, Pool, subnet};
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -261,16 +261,16 @@ impl<E: Endpoints> Driver<E> {
         let others = self.sandboxes.others(&endpoint.id, sandbox).into_iter();
         let mut others = others.filter_map(|id| self.endpoints.endpoint(&id));
         let projection = self.projection.borrow();
-        let subnet = |it: &LocalEndpoint| {
+        let subnet_of = |it: &LocalEndpoint| {
             let fact = projection.network(&it.tenant, &it.network);
             fact.map(|fact| fact.spec.v4.subnet)
         };
-        let own = subnet(endpoint);
+        let own = subnet_of(endpoint);
         let network = (&endpoint.tenant, &endpoint.network);
         let overlaps = |it: &LocalEndpoint| {
-            let pair = own.zip(subnet(it));
+            let pair = own.zip(subnet_of(it));
             (&it.tenant, &it.network) == network
-                || pair.is_some_and(|(own, its)| own.contains(&its) || its.contains(&own))
+                || pair.is_some_and(|(own, its)| subnet::overlap(own, its))
         };
         let Some(other) = others.find(overlaps) else {
             return Ok(());

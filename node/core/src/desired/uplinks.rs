@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use bus_schema::{AddressRange, Egress};
+use bus_schema::{AddressRange, Egress, subnet};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Params, holds_block};
@@ -29,11 +29,7 @@ pub(super) fn has_way_out(network: &NetworkFact) -> bool {
 
 /// Whether a subnet of the tenant holds addresses of uplinks, which its containers could then forge.
 pub fn is_covered(fact: &TenantFact, params: &Params) -> bool {
-    subnets(fact).any(|subnet| overlaps(subnet, params.uplink_pool))
-}
-
-fn overlaps(one: Ipv4Net, other: Ipv4Net) -> bool {
-    one.contains(&other) || other.contains(&one)
+    subnets(fact).any(|it| subnet::overlap(it.into(), params.uplink_pool.into()))
 }
 
 fn subnets(fact: &TenantFact) -> impl Iterator<Item = Ipv4Net> {
