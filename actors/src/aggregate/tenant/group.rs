@@ -10,6 +10,7 @@ use bus_schema::{
     Event, GroupId, GroupName, GroupSpec, NetworkSpec, PolicyName, Rejection, TenantName, subnet,
 };
 
+use super::update::first_difference;
 use super::{Tenant, TenantFacts, pool};
 
 /// A group as its tenant wants it.
@@ -248,12 +249,12 @@ fn same_again(
         (spec.docker_name != c.docker_name, "Docker name"),
         (spec.pool != c.ip_pool, "pool"),
     ];
-    match differences.iter().find(|(differs, _)| *differs) {
+    match first_difference(&differences) {
         None => Ok(()),
-        Some((_, what)) => Err(Rejection::GroupDiffers {
+        Some(differs) => Err(Rejection::GroupDiffers {
             tenant,
             group,
-            differs: (*what).to_owned(),
+            differs,
         }),
     }
 }

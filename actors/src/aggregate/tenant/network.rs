@@ -3,6 +3,8 @@
 use bus_schema::command::NetworkCreate;
 use bus_schema::{NetworkSpec, Pool, Rejection};
 
+use super::update::first_difference;
+
 /// A network as its tenant wants it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkIntent {
@@ -35,12 +37,12 @@ impl NetworkIntent {
                 "access to metadata services",
             ),
         ];
-        match differences.iter().find(|(differs, _)| *differs) {
+        match first_difference(&differences) {
             None => Ok(()),
-            Some((_, what)) => Err(Rejection::NetworkDiffers {
+            Some(differs) => Err(Rejection::NetworkDiffers {
                 tenant,
                 network,
-                differs: (*what).to_owned(),
+                differs,
             }),
         }
     }

@@ -11,6 +11,7 @@ use bus_schema::{
 };
 
 use super::Tenant;
+use super::update::first_difference;
 
 /// A policy as its tenant wants it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -219,12 +220,12 @@ fn must_be_equal(c: &RuleAdd, existing: &RuleSpec, asked: &RuleSpec) -> Result<(
         (existing.ports != asked.ports, "list of ports"),
         (existing.peer != asked.peer, "peer"),
     ];
-    match differences.iter().find(|(differs, _)| *differs) {
+    match first_difference(&differences) {
         None => Ok(()),
-        Some((_, what)) => Err(Rejection::RuleDiffers {
+        Some(differs) => Err(Rejection::RuleDiffers {
             policy: c.policy.clone(),
             rule: c.rule.clone(),
-            differs: (*what).to_owned(),
+            differs,
         }),
     }
 }

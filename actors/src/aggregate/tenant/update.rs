@@ -21,11 +21,11 @@ impl Tenant {
                 "way out of new networks",
             ),
         ];
-        match differences.iter().find(|(differs, _)| *differs) {
+        match first_difference(&differences) {
             None => Ok(()),
-            Some((_, what)) => Err(Rejection::TenantDiffers {
+            Some(differs) => Err(Rejection::TenantDiffers {
                 tenant: c.tenant.clone(),
-                differs: (*what).to_owned(),
+                differs,
             }),
         }
     }
@@ -81,4 +81,11 @@ pub(super) fn settings(c: &TenantCreate) -> Option<Event> {
             egress,
         })
     })
+}
+
+/// The name of the first setting that differs.
+pub(super) fn first_difference(differences: &[(bool, &str)]) -> Option<String> {
+    let mut differences = differences.iter();
+    let (_, setting) = differences.find(|(differs, _)| *differs)?;
+    Some((*setting).to_owned())
 }
