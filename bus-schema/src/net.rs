@@ -202,6 +202,21 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
+    /// A network without settings of its own: as of an older build, with no way out.
+    pub fn new(tenant: TenantName, name: NetworkName, vni: Vni, v4: Pool) -> Self {
+        Self {
+            tenant,
+            name,
+            vni,
+            v4,
+            v6: None,
+            docker_name: None,
+            max_connections: None,
+            egress: None,
+            allow_metadata: false,
+        }
+    }
+
     /// The way out that holds.
     pub fn egress(&self) -> Egress {
         self.egress.unwrap_or(Egress::None)
@@ -209,6 +224,14 @@ impl NetworkSpec {
 
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         std::iter::once(&self.v4).chain(&self.v6)
+    }
+
+    /// Its name as arguments of netctl's verbs: `NET`, in other tenants than `default` `NET -t TENANT`.
+    pub fn arguments(&self) -> String {
+        match self.tenant == TenantName::default_tenant() {
+            true => self.name.to_string(),
+            false => format!("{} -t {}", self.name, self.tenant),
+        }
     }
 
     /// The name of this network's Docker network: `NET`, in other tenants than `default`
@@ -315,15 +338,13 @@ mod tests {
         for tenant in ["default", "blue", "a-blue", "web"] {
             for docker_name in [None, Some("web/blue".to_owned()), Some("lb.web".to_owned())] {
                 networks.push(NetworkSpec {
-                    tenant: crate::testing::name(tenant),
-                    name: crate::testing::name("web"),
-                    vni: Vni(1),
-                    v4: pool.clone(),
-                    v6: None,
                     docker_name: docker_name.clone(),
-                    max_connections: None,
-                    egress: None,
-                    allow_metadata: false,
+                    ..NetworkSpec::new(
+                        crate::testing::name(tenant),
+                        crate::testing::name("web"),
+                        Vni(1),
+                        pool.clone(),
+                    )
                 });
                 groups.push(GroupSpec {
                     tenant: crate::testing::name(tenant),

@@ -102,17 +102,7 @@ impl Log {
             }),
             Event::TenantCreated(TenantCreated { tenant: tenant() }),
             Event::NetworkCreated(NetworkCreated {
-                network: NetworkSpec {
-                    tenant: tenant(),
-                    name: network(),
-                    vni: Vni(1),
-                    v4: pool.clone(),
-                    v6: None,
-                    docker_name: None,
-                    max_connections: None,
-                    egress: None,
-                    allow_metadata: false,
-                },
+                network: NetworkSpec::new(tenant(), network(), Vni(1), pool.clone()),
             }),
             opened(&key(Place::Network), pool.clone()),
         ];

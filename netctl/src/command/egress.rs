@@ -70,18 +70,15 @@ fn warnings(
         let Some(network) = networks.iter().find(is_closed).map(|it| &it.spec) else {
             continue;
         };
-        let of = match network.tenant == TenantName::default_tenant() {
-            true => String::new(),
-            false => format!(" -t {}", network.tenant),
-        };
+        let of = network.arguments();
         let used = policies
             .iter()
             .filter(|it| group.policies.contains(&it.policy));
         let rules = used.flat_map(|it| it.rules.iter().map(move |rule| (&it.policy, rule)));
         for (policy, rule) in rules.filter(|(_, it)| leads_outside(&it.spec, networks)) {
             warnings.push(format!(
-                "rule {} of policy {policy} has no effect on group {}: network {} has no way out; `netctl net update {}{of} --egress=nat` gives it one",
-                rule.id, group.name, network.name, network.name
+                "rule {} of policy {policy} has no effect on group {}: network {} has no way out; `netctl net update {of} --egress=nat` gives it one",
+                rule.id, group.name, network.name
             ));
         }
     }
@@ -95,20 +92,23 @@ fn warnings(
     warnings
 }
 
-/// Whether the rule is about connections to addresses of which none is in a subnet of the tenant.
+/// Whether the rule is about connections to addresses, which may be outside of the tenant.
+pub(super) fn may_lead_outside(spec: &RuleSpec) -> bool {
+    let is_of_addresses = matches!(spec.peer, Some(Peer::Addresses { .. } | Peer::World));
+    spec.direction == Direction::Out && is_of_addresses
+}
+
+/// Whether none of these addresses is in a subnet of the tenant.
 fn leads_outside(spec: &RuleSpec, networks: &[NetworkInfo]) -> bool {
-    if spec.direction != Direction::Out {
-        return false;
-    }
     let inside = |range: &AddressRange| {
         let mut pools = networks.iter().flat_map(|it| it.spec.pools());
         pools.any(|pool| AddressRange::from(pool.subnet).overlaps(range))
     };
-    match &spec.peer {
-        Some(Peer::World) => true,
-        Some(Peer::Addresses { range }) => !inside(range),
-        Some(Peer::Group { .. } | Peer::Network { .. }) | None => false,
-    }
+    may_lead_outside(spec)
+        && match &spec.peer {
+            Some(Peer::Addresses { range }) => !inside(range),
+            _ => true,
+        }
 }
 
 #[cfg(test)]

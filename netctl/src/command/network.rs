@@ -376,21 +376,16 @@ pub(super) mod tests {
 
     pub(in super::super) fn info() -> NetworkInfo {
         NetworkInfo {
-            spec: NetworkSpec {
-                tenant: TenantName::default_tenant(),
-                name: "contiv-net".parse().unwrap(),
-                vni: Vni(1001),
-                v4: Pool {
+            spec: NetworkSpec::new(
+                TenantName::default_tenant(),
+                "contiv-net".parse().unwrap(),
+                Vni(1001),
+                Pool {
                     subnet: "20.1.1.0/24".parse().unwrap(),
                     gateway: "20.1.1.254".parse().unwrap(),
                     range: None,
                 },
-                v6: None,
-                docker_name: None,
-                max_connections: None,
-                egress: None,
-                allow_metadata: false,
-            },
+            ),
             created: Revision(4),
             closing: false,
             blocks: BTreeMap::from([("20.1.1.0/28".parse().unwrap(), "n1".parse().unwrap())]),

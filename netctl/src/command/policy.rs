@@ -1,7 +1,6 @@
 //! `netctl policy`: policies and their rules.
 
 use bus_schema::command::{PolicyApply, PolicyCreate, PolicyRemove, RuleAdd, RuleRemove};
-use bus_schema::policy::Direction;
 use bus_schema::query::PolicyInfo;
 use bus_schema::{Answer, Command, PolicyName, Query, Rejection, RuleId, TenantName};
 use clap::{Args, Subcommand};
@@ -202,7 +201,7 @@ pub(crate) async fn run(session: &mut Session, verb: PolicyVerb) -> Result<(), F
 async fn rule_add(session: &mut Session, add: RuleAddOptions) -> Result<(), Failure> {
     let (tenant, policy, rule) = (add.of.tenant, add.policy, add.rule);
     let spec = add.spec.spec()?;
-    let direction = spec.direction;
+    let may_lead_outside = egress::may_lead_outside(&spec);
     let command = Command::RuleAdd(RuleAdd {
         tenant: tenant.clone(),
         policy: policy.clone(),
@@ -211,7 +210,7 @@ async fn rule_add(session: &mut Session, add: RuleAddOptions) -> Result<(), Fail
         immediate: add.immediate,
     });
     change::send_and_wait(session, "", command, &add.flags, add.wait).await?;
-    if direction == Direction::Out {
+    if may_lead_outside {
         egress::warn_of_rule(session, tenant, &policy, &rule).await;
     }
     Ok(())

@@ -42,7 +42,7 @@ struct Status {
     streams: Vec<String>,
     netmasters: Vec<Netmaster>,
     nodes: Vec<NodeInfo>,
-    /// The networks with a way out.
+    /// The networks with a way out; none if every node knows ways out.
     open_networks: Vec<String>,
     /// The clocks of the bus, the netmasters and the nodes.
     clocks: Vec<(String, Clock)>,
@@ -66,9 +66,12 @@ pub(crate) async fn run(
         let sent = clocks::now();
         let mut nodes = node::list(&mut session, None).await?;
         let received = clocks::now();
-        let networks = network::list(&mut session, None, None).await?;
         let mut clocks = survey::reported_clocks(Some(&log), &netmasters);
         clocks.extend(refresh(&session, &mut nodes, log.revision, (sent, received)).await);
+        let networks = match nodes.iter().any(knows_no_ways_out) {
+            true => network::list(&mut session, None, None).await?,
+            false => vec![],
+        };
         let status = Status {
             cluster: session
                 .cluster()
@@ -162,6 +165,12 @@ fn open(networks: &[NetworkInfo]) -> Vec<String> {
         .collect()
 }
 
+/// Whether the node's netplugin is older than ways out.
+fn knows_no_ways_out(node: &NodeInfo) -> bool {
+    let status = node.status.as_ref();
+    status.is_some_and(|it| !it.carries(EGRESS))
+}
+
 /// The nodes on which networks have no way out although they should: their netplugin is older than that.
 fn without_ways_out(status: &Status) -> Vec<(&NodeName, String)> {
     let Some((first, more)) = status.open_networks.split_first() else {
@@ -175,10 +184,7 @@ fn without_ways_out(status: &Status) -> Vec<(&NodeName, String)> {
     let text = format!(
         "containers here have no way out of network {first}{more}, because its netplugin is older than that: upgrade it"
     );
-    let older = status.nodes.iter().filter(|info| {
-        let status = info.status.as_ref();
-        status.is_some_and(|it| !it.carries(EGRESS))
-    });
+    let older = status.nodes.iter().filter(|it| knows_no_ways_out(it));
     older.map(|info| (&info.node, text.clone())).collect()
 }
 

@@ -155,9 +155,8 @@ impl<'a> TenantCheck<'a> {
                     continue;
                 }
             };
-            let overlaps = |(_, other): &&(&NetworkName, Pool)| {
-                other.subnet.contains(&pool.subnet) || pool.subnet.contains(&other.subnet)
-            };
+            let overlaps =
+                |(_, other): &&(&NetworkName, Pool)| subnet::overlap(other.subnet, pool.subnet);
             if let Some((network, other)) = known.iter().find(overlaps) {
                 let why = Rejection::SubnetOverlaps {
                     subnet: pool.subnet,
@@ -298,19 +297,17 @@ fn pool(tenant: &TenantName, name: &NetworkName, network: &Network) -> Option<Po
 
 fn network_spec(tenant: &TenantName, name: &NetworkName, network: &Network) -> NetworkSpec {
     NetworkSpec {
-        tenant: tenant.clone(),
-        name: name.clone(),
-        vni: Vni(0),
-        v4: Pool {
-            subnet: network.subnet,
-            gateway: network.subnet.network(),
-            range: None,
-        },
-        v6: None,
         docker_name: network.docker_name.clone(),
-        max_connections: None,
-        egress: None,
-        allow_metadata: false,
+        ..NetworkSpec::new(
+            tenant.clone(),
+            name.clone(),
+            Vni(0),
+            Pool {
+                subnet: network.subnet,
+                gateway: network.subnet.network(),
+                range: None,
+            },
+        )
     }
 }
 

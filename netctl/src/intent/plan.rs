@@ -1,9 +1,10 @@
 //! The commands that lead from the current intent to the wanted one. Their order gives each command the
 //! objects that it needs, and lets no packet pass in between that neither intent allows.
 //!
-//! First tenants, networks (those with a packet tag before the others), policies, rules, groups, and rules that name new groups; then the policies
-//! of existing groups; then the ways out that existing networks get; then removals in the opposite order. The new version of a rule is added under a
-//! spare id before the old one is removed, so that one of the two always exists.
+//! First tenants, networks (those with a packet tag before the others), policies, rules, groups, and rules
+//! that name new groups; then the policies of existing groups; then the ways out that existing networks get;
+//! then removals in the opposite order. The new version of a rule is added under a spare id before the old
+//! one is removed, so that one of the two always exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;

@@ -105,21 +105,16 @@ mod tests {
                 vtep: ip("198.18.0.1"),
             }),
             Event::NetworkCreated(NetworkCreated {
-                network: NetworkSpec {
-                    tenant: tenant(),
-                    name: testing::name("web"),
-                    vni: Vni(1),
-                    v4: Pool {
+                network: NetworkSpec::new(
+                    tenant(),
+                    testing::name("web"),
+                    Vni(1),
+                    Pool {
                         subnet: testing::subnet("20.1.1.0/24"),
                         gateway: ip("20.1.1.1"),
                         range: None,
                     },
-                    v6: None,
-                    docker_name: None,
-                    max_connections: None,
-                    egress: None,
-                    allow_metadata: false,
-                },
+                ),
             }),
         ]
     }

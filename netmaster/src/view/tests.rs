@@ -41,21 +41,16 @@ fn events() -> Vec<Event> {
         joined("n1", "198.18.0.1"),
         joined("n2", "198.18.0.2"),
         Event::NetworkCreated(NetworkCreated {
-            network: NetworkSpec {
-                tenant: tenant(),
-                name: web(),
-                vni: Vni(1001),
-                v4: Pool {
+            network: NetworkSpec::new(
+                tenant(),
+                web(),
+                Vni(1001),
+                Pool {
                     subnet: net("20.1.1.0/24"),
                     gateway: ip("20.1.1.254"),
                     range: None,
                 },
-                v6: None,
-                docker_name: None,
-                max_connections: None,
-                egress: None,
-                allow_metadata: false,
-            },
+            ),
         }),
         Event::BlockLeased(BlockLeased {
             tenant: tenant(),

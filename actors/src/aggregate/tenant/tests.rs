@@ -63,15 +63,8 @@ fn created(network: &str, subnet: &str, gateway: &str, vni: u32) -> [Event; 3] {
         range: None,
     };
     let spec = NetworkSpec {
-        tenant: tenant(),
-        name: name(network),
-        vni: Vni(vni),
-        v4: pool.clone(),
-        v6: None,
-        docker_name: None,
-        max_connections: None,
         egress: Some(Egress::Nat),
-        allow_metadata: false,
+        ..NetworkSpec::new(tenant(), name(network), Vni(vni), pool.clone())
     };
     [
         Event::NetworkCreated(NetworkCreated { network: spec }),

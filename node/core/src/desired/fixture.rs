@@ -65,21 +65,16 @@ impl Facts {
     }
 
     pub fn network(mut self, name: &str, vni: u32, subnet: &str, gateway: &str) -> Self {
-        let spec = NetworkSpec {
-            tenant: red(),
-            name: NetworkName::new(name).expect("valid"),
-            vni: Vni(vni),
-            v4: Pool {
+        let spec = NetworkSpec::new(
+            red(),
+            NetworkName::new(name).expect("valid"),
+            Vni(vni),
+            Pool {
                 subnet: subnet.parse().expect("a subnet"),
                 gateway: ip(gateway),
                 range: None,
             },
-            v6: None,
-            docker_name: None,
-            max_connections: None,
-            egress: None,
-            allow_metadata: false,
-        };
+        );
         let fact = NetworkFact {
             spec: spec.clone(),
             closing: false,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bus_schema::node::{DomainKind, Flow, Trace};
 use bus_schema::policy::{Action, Protocol};
-use bus_schema::{Egress, Endpoint, NetworkSpec, NodeName, TenantName};
+use bus_schema::{Egress, Endpoint, NetworkSpec, NodeName};
 
 use super::domain_name;
 use super::trace::stamp;
@@ -68,10 +68,7 @@ fn obstacle(facts: &Projection, spec: &NetworkSpec, me: &NodeName, flow: &Flow) 
     let IpAddr::V4(to) = flow.to else {
         return Some("IPv6 isn't carried".to_owned());
     };
-    let of = match spec.tenant == TenantName::default_tenant() {
-        true => spec.name.to_string(),
-        false => format!("{} -t {}", spec.name, spec.tenant),
-    };
+    let of = spec.arguments();
     if spec.egress() == Egress::None {
         return Some(format!(
             "network {} has no way out: `netctl net update {of} --egress=nat` gives it one",

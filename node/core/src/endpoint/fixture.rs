@@ -35,21 +35,16 @@ pub fn ip(text: &str) -> IpAddr {
 /// 10.0.0.0/24 with the gateway 10.0.0.1, and these blocks.
 pub fn network(blocks: &[(&str, &str)]) -> NetworkFact {
     NetworkFact {
-        spec: NetworkSpec {
-            tenant: tenant(),
-            name: net(),
-            vni: Vni(7),
-            v4: Pool {
+        spec: NetworkSpec::new(
+            tenant(),
+            net(),
+            Vni(7),
+            Pool {
                 subnet: "10.0.0.0/24".parse().expect("a valid literal"),
                 gateway: ip("10.0.0.1"),
                 range: None,
             },
-            v6: None,
-            docker_name: None,
-            max_connections: None,
-            egress: None,
-            allow_metadata: false,
-        },
+        ),
         closing: false,
         pools: Default::default(),
         blocks: blocks

@@ -127,21 +127,16 @@ pub(crate) fn group_fact(name: GroupName, id: GroupId, policies: Vec<PolicyName>
 }
 
 fn network_fact(number: u64, subnet: &str) -> NetworkFact {
-    let spec = NetworkSpec {
-        tenant: TenantName::default_tenant(),
-        name: network(number),
-        vni: Vni(7),
-        v4: Pool {
+    let spec = NetworkSpec::new(
+        TenantName::default_tenant(),
+        network(number),
+        Vni(7),
+        Pool {
             subnet: subnet.parse().expect("a subnet"),
             gateway: IpAddr::V4(Ipv4Addr::new(20, 1, 1, 126)),
             range: None,
         },
-        v6: None,
-        docker_name: None,
-        max_connections: None,
-        egress: None,
-        allow_metadata: false,
-    };
+    );
     NetworkFact {
         spec,
         closing: false,

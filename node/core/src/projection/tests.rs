@@ -31,21 +31,16 @@ fn event_id(revision: u64) -> EventId {
 }
 
 fn spec(of: &str, name: &str, vni: u32) -> NetworkSpec {
-    NetworkSpec {
-        tenant: tenant(of),
-        name: net(name),
-        vni: Vni(vni),
-        v4: Pool {
+    NetworkSpec::new(
+        tenant(of),
+        net(name),
+        Vni(vni),
+        Pool {
             subnet: "10.0.0.0/24".parse().unwrap(),
             gateway: "10.0.0.1".parse().unwrap(),
             range: None,
         },
-        v6: None,
-        docker_name: None,
-        max_connections: None,
-        egress: None,
-        allow_metadata: false,
-    }
+    )
 }
 
 fn created(of: &str, name: &str, vni: u32) -> Event {

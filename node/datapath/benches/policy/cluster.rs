@@ -86,21 +86,16 @@ impl Cluster {
             }));
         }
         self.tell(&Event::NetworkCreated(NetworkCreated {
-            network: NetworkSpec {
-                tenant: tenant(),
-                name: network(),
-                vni: Vni(1001),
-                v4: Pool {
+            network: NetworkSpec::new(
+                tenant(),
+                network(),
+                Vni(1001),
+                Pool {
                     subnet: "20.0.0.0/8".parse().expect("a subnet"),
                     gateway: IpAddr::from([20, 255, 255, 254]),
                     range: None,
                 },
-                v6: None,
-                docker_name: None,
-                max_connections: None,
-                egress: None,
-                allow_metadata: false,
-            },
+            ),
         }));
         for number in 0..NODES {
             self.lease(number);

@@ -168,21 +168,16 @@ impl World {
 
     /// A network 20.1.1.0/24 whose first half is leased to `n1`, the second to `n2`.
     pub(crate) fn network(&mut self, of: &str, name: &str, vni: u32) {
-        let spec = NetworkSpec {
-            tenant: tenant(of),
-            name: NetworkName::new(name).expect("valid"),
-            vni: Vni(vni),
-            v4: Pool {
+        let spec = NetworkSpec::new(
+            tenant(of),
+            NetworkName::new(name).expect("valid"),
+            Vni(vni),
+            Pool {
                 subnet: net("20.1.1.0/24"),
                 gateway: ip("20.1.1.254"),
                 range: None,
             },
-            v6: None,
-            docker_name: None,
-            max_connections: None,
-            egress: None,
-            allow_metadata: false,
-        };
+        );
         let blocks = [("20.1.1.0/25", 0), ("20.1.1.128/25", 1)];
         let blocks = blocks.map(|(block, host)| (net(block), node_name(host)));
         let fact = NetworkFact {

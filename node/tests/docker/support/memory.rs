@@ -280,19 +280,17 @@ pub(crate) fn network(tenant: &str, name: &str, subnet: &str) -> NetworkSpec {
         IpAddr::V6(_) => panic!("the tests' subnets are IPv4"),
     };
     NetworkSpec {
-        tenant: TenantName::new(tenant).expect("a name"),
-        name: NetworkName::new(name).expect("a name"),
-        vni: Vni(7),
-        v4: Pool {
-            subnet,
-            gateway,
-            range: None,
-        },
-        v6: None,
-        docker_name: None,
-        max_connections: None,
         egress: Some(Egress::Nat),
-        allow_metadata: false,
+        ..NetworkSpec::new(
+            TenantName::new(tenant).expect("a name"),
+            NetworkName::new(name).expect("a name"),
+            Vni(7),
+            Pool {
+                subnet,
+                gateway,
+                range: None,
+            },
+        )
     }
 }
 

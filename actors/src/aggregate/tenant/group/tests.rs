@@ -39,19 +39,17 @@ fn drained(closing: u32) -> TenantFacts {
 fn network_created(name: &str, docker_name: Option<&str>) -> Event {
     Event::NetworkCreated(bus_schema::event::NetworkCreated {
         network: NetworkSpec {
-            tenant: tenant(),
-            name: net(name),
-            vni: Vni(1),
-            v4: Pool {
-                subnet: testing::subnet("20.1.1.0/24"),
-                gateway: testing::ip("20.1.1.1"),
-                range: None,
-            },
-            v6: None,
             docker_name: docker_name.map(str::to_owned),
-            max_connections: None,
-            egress: None,
-            allow_metadata: false,
+            ..NetworkSpec::new(
+                tenant(),
+                net(name),
+                Vni(1),
+                Pool {
+                    subnet: testing::subnet("20.1.1.0/24"),
+                    gateway: testing::ip("20.1.1.1"),
+                    range: None,
+                },
+            )
         },
     })
 }

@@ -39,21 +39,16 @@ fn facts() -> TenantFacts {
 
 /// Tenant blue with network front, group web in it, and policy p.
 fn events() -> Vec<Event> {
-    let network = NetworkSpec {
-        tenant: tenant(),
-        name: net("front"),
-        vni: Vni(1),
-        v4: Pool {
+    let network = NetworkSpec::new(
+        tenant(),
+        net("front"),
+        Vni(1),
+        Pool {
             subnet: testing::subnet("20.1.1.0/24"),
             gateway: testing::ip("20.1.1.1"),
             range: None,
         },
-        v6: None,
-        docker_name: None,
-        max_connections: None,
-        egress: None,
-        allow_metadata: false,
-    };
+    );
     let web = GroupSpec {
         tenant: tenant(),
         network: net("front"),
