@@ -65,9 +65,8 @@ impl HostFirewall {
     }
 
     async fn read(&mut self, known: &State, now: Instant) -> Result<PollResult, DatapathError> {
-        let host = known.of(&Place::Host);
-        let ours = host.iter().map(|(key, _)| key);
-        let ours: Vec<_> = ours.filter(|it| it.kind == Kind::DockerUserRule).collect();
+        let ours = known.of_kind(&Place::Host, Kind::DockerUserRule);
+        let ours: Vec<_> = ours.map(|(key, _)| key).collect();
         self.changed |= self.rules != ours.len();
         self.rules = ours.len();
         let silent = !ours.is_empty() && self.datapath.has_legacy_firewall().await?;

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -181,7 +182,7 @@ fn reversed(kind: Kind) -> i32 {
 /// or recreated. Of resources that are equal in both states only those on recreated objects are
 /// among them, as nothing is desired on a deleted one. `less` is `observed` without the equal ones.
 fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet<Key> {
-    let mut devices = BTreeSet::new();
+    let mut devices: BTreeMap<&Place, BTreeSet<Cow<'_, str>>> = BTreeMap::new();
     let mut domains = BTreeSet::new();
     let mut tables = BTreeSet::new();
     let mut recreates = false;
@@ -190,9 +191,15 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
         let goes = want.is_none_or(|want| must_be_recreated(have, want));
         match (&have.object, want.map(|it| &it.object)) {
             (Object::Vxlan(_) | Object::Veth(_), _) if goes => {
-                devices.insert((key.place.clone(), key.id.clone()));
+                devices
+                    .entry(&key.place)
+                    .or_default()
+                    .insert((&key.id).into());
                 if let Some(other) = Uplink::other_end(&key.id) {
-                    devices.insert((Place::Host, other));
+                    devices
+                        .entry(&Place::Host)
+                        .or_default()
+                        .insert(other.into());
                 }
             }
             (Object::Table(have), Some(Object::Table(want))) if want.empties(have) => {
@@ -212,8 +219,8 @@ fn lost_with_device(observed: &State, less: &State, desired: &State) -> BTreeSet
     let lost = |key: &Key, resource: &Resource| {
         emptied(key, resource)
             || resource.object.device().is_some_and(|device| {
-                let on_device = || devices.contains(&(key.place.clone(), device.to_owned()));
-                domains.contains(&key.place) || on_device()
+                let gone = devices.get(&key.place);
+                domains.contains(&key.place) || gone.is_some_and(|it| it.contains(device))
             })
     };
     let all = if recreates { observed } else { less };

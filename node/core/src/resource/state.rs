@@ -27,6 +27,17 @@ impl PlaceState {
         self.things.iter().chain(self.rules.iter())
     }
 
+    /// The resources of this kind, which decide about no connections; `place` is that of all of them.
+    fn of_kind(&self, place: &Place, kind: Kind) -> impl Iterator<Item = (&Key, &Resource)> {
+        let first = Key {
+            place: place.clone(),
+            kind,
+            id: String::new(),
+        };
+        let things = self.things.range(first..);
+        things.take_while(move |(key, _)| key.kind == kind)
+    }
+
     fn is_empty(&self) -> bool {
         self.things.is_empty() && self.rules.is_empty()
     }
@@ -112,6 +123,12 @@ impl State {
         (one, two)
     }
 
+    /// The resources of this kind in `place`; a kind of resources that decide about no connections.
+    pub fn of_kind(&self, place: &Place, kind: Kind) -> impl Iterator<Item = (&Key, &Resource)> {
+        let part = self.0.get(place).into_iter();
+        part.flat_map(move |part| part.of_kind(place, kind))
+    }
+
     /// The resource of this kind and name, in whichever place it is.
     pub fn find(&self, kind: Kind, id: &str) -> Option<&Resource> {
         self.0.keys().find_map(|place| {
@@ -128,15 +145,7 @@ impl State {
         let places = self.0.iter();
         let places = places.filter(|(place, _)| after.is_none_or(|key| **place >= key.place));
         let settings = places.flat_map(|(place, part)| {
-            let first = |kind| Key {
-                place: place.clone(),
-                kind,
-                id: String::new(),
-            };
-            let of_kind = |kind| {
-                let things = part.things.range(first(kind)..);
-                things.take_while(move |(key, _)| key.kind == kind)
-            };
+            let of_kind = |kind| part.of_kind(place, kind);
             of_kind(Kind::DomainSysctl).chain(of_kind(Kind::DeviceSysctl))
         });
         let settings = settings.filter_map(|(key, resource)| match &resource.object {

@@ -10,7 +10,7 @@ use super::{Inputs, Memory};
 use crate::desired::{closed, desired, desired_domain, desired_host, domain_name, tenants, uplink};
 use crate::projection::Projection;
 use crate::reconcile::{Op, diff, is_same_way, lost_routes, order};
-use crate::resource::{Object, Place, State, Uplink};
+use crate::resource::{Kind, Place, State, Uplink};
 
 /// The part of the kernel's state that was read for a plan.
 #[derive(Debug)]
@@ -225,11 +225,8 @@ impl Memory {
         let wanted = fact.and_then(|fact| uplink(fact, &self.params));
         let wanted = wanted.map(|it| it.host_device);
         let place = Place::Domain(domain_name(self.params.kind, tenant));
-        let known = self.known.of(&place);
-        let mut devices = known
-            .resources()
-            .filter(|it| matches!(it.object, Object::Veth(_)));
-        let known = devices.find_map(|it| Uplink::other_end(&it.key().id));
+        let mut devices = self.known.of_kind(&place, Kind::Device);
+        let known = devices.find_map(|(key, _)| Uplink::other_end(&key.id));
         wanted != known
     }
 
