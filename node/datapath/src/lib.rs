@@ -304,7 +304,7 @@ impl Datapath {
     pub async fn outer_drops(&self) -> Result<BTreeMap<OuterDrop, u64>, DatapathError> {
         let counted = self.inner.host.nftables.counters().await;
         let counted = counted.map_err(failure("read counters", &Place::Host))?;
-        let of = |reason: OuterDrop| Some((reason, *counted.get(reason.counter())?));
+        let of = |reason: OuterDrop| Some((reason, *counted.get(&reason.counter())?));
         Ok(OuterDrop::ALL.into_iter().filter_map(of).collect())
     }
 

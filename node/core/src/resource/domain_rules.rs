@@ -35,6 +35,26 @@ pub fn is_metadata(address: IpAddr) -> bool {
         .any(|net| IpNet::V4(*net).contains(&address))
 }
 
+/// Sets the best result so far to none.
+fn no_result() -> String {
+    format!("ct mark set {:#x}", Value::NONE)
+}
+
+/// Counts the rule that decided.
+fn counted_hit() -> String {
+    format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER)
+}
+
+/// Matches if the best rule denies.
+fn denies() -> String {
+    format!("ct mark & {:#x} == 0", Value::ALLOWS)
+}
+
+/// Drops a packet that was decided by rules of two revisions.
+fn checked_revision() -> String {
+    format!("ct zone . ct mark & {CT_MARK_REVISION:#x} != @revisions counter drop")
+}
+
 impl Ruleset {
     /// Sets zone and mark of a packet and drops forged source addresses, before conntrack.
     ///
@@ -161,11 +181,8 @@ impl Ruleset {
     /// one is decided by the new rules alone.
     pub(super) fn opening(&mut self) {
         self.opening_sets();
-        let none = format!("ct mark set {:#x}", Value::NONE);
-        let hit = format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER);
-        let denied = format!("ct mark & {:#x} == 0 counter drop", Value::ALLOWS);
-        let revised =
-            format!("ct zone . ct mark & {CT_MARK_REVISION:#x} != @revisions counter drop");
+        let (none, hit, revised) = (no_result(), counted_hit(), checked_revision());
+        let denied = format!("{} counter drop", denies());
         let nobody = format!("meta mark set {}", GroupId::UNGROUPED.0);
         self.chain(
             "opening",
@@ -204,7 +221,7 @@ impl Ruleset {
             &[
                 &none,
                 "ct zone . meta mark vmap @programs_out",
-                &format!("ct mark & {:#x} == 0 goto denied", Value::ALLOWS),
+                &format!("{} goto denied", denies()),
                 "jump limited",
                 "ct mark set 0",
                 "ct mark set ct zone . meta priority map @openers",
@@ -223,14 +240,10 @@ impl Ruleset {
             self.set(set, "set", "typeof ct zone . ip saddr; flags interval");
         }
         for reason in UplinkDrop::ALL.into_iter().filter(|it| it.is_of_domain()) {
-            self.counter(reason.counter());
+            self.counter(&reason.counter());
         }
-        let none = format!("ct mark set {:#x}", Value::NONE);
-        let hit = format!("ct zone . ct mark & {:#x} @hits", Value::NUMBER);
-        let denies = format!("ct mark & {:#x} == 0", Value::ALLOWS);
-        let denied = format!("{denies} {} drop", UplinkDrop::Policy.counted());
-        let revised =
-            format!("ct zone . ct mark & {CT_MARK_REVISION:#x} != @revisions counter drop");
+        let (none, hit, revised) = (no_result(), counted_hit(), checked_revision());
+        let denied = format!("{} {} drop", denies(), UplinkDrop::Policy.counted());
         let metadata = METADATA.map(|net| net.to_string()).join(", ");
         let metadata = format!("ip daddr {{ {metadata} }} ct zone . ip saddr != @metadata_sources");
         // The sender learns it at once, also by UDP: this code is the one that ends its connection.

@@ -249,7 +249,7 @@ impl Sysctl {
 
     /// The settings of a VRF device and of each device in it, in the host's namespace.
     pub const OF_DEVICE: &'static [(&'static str, u32)] = &[
-        ("ipv4/conf/{}/forwarding", 1),
+        (Self::FORWARDING, 1),
         ("ipv4/conf/{}/rp_filter", 0),
         ("ipv4/conf/{}/accept_local", 1),
         ("ipv4/conf/{}/send_redirects", 0),
@@ -268,11 +268,7 @@ impl Sysctl {
     pub const FORWARDING: &'static str = "ipv4/conf/{}/forwarding";
 
     pub fn of_host_end(device: &str) -> impl Iterator<Item = Self> {
-        Self::OF_HOST_END.iter().map(move |(name, value)| Self {
-            name,
-            device: Some(device.to_owned()),
-            value: *value,
-        })
+        Self::on(device, Self::OF_HOST_END)
     }
 
     /// Lets the host forward what it receives by a device.
@@ -293,7 +289,11 @@ impl Sysctl {
     }
 
     pub fn of_device(device: &str) -> impl Iterator<Item = Self> {
-        Self::OF_DEVICE.iter().map(move |(name, value)| Self {
+        Self::on(device, Self::OF_DEVICE)
+    }
+
+    fn on(device: &str, settings: &'static [(&'static str, u32)]) -> impl Iterator<Item = Self> {
+        settings.iter().map(|(name, value)| Self {
             name,
             device: Some(device.to_owned()),
             value: *value,

@@ -69,14 +69,8 @@ impl OuterDrop {
     }
 
     /// The name of its counter in our table.
-    pub fn counter(self) -> &'static str {
-        match self {
-            Self::Sender => "outer_sender",
-            Self::Interface => "outer_interface",
-            Self::Address => "outer_address",
-            Self::Forwarded => "outer_forwarded",
-            Self::Process => "outer_process",
-        }
+    pub fn counter(self) -> String {
+        format!("outer_{}", self.name())
     }
 
     fn drop(self) -> String {
@@ -102,7 +96,7 @@ impl Ruleset {
         self.set("peers", "set", "type ipv4_addr");
         self.set("peers6", "set", "type ipv6_addr");
         for reason in OuterDrop::ALL {
-            self.counter(reason.counter());
+            self.counter(&reason.counter());
         }
         let vrf = domain == Some(DomainKind::Vrf);
         self.forwarder(&outer.interface, vrf);

@@ -120,18 +120,8 @@ impl UplinkDrop {
     }
 
     /// The name of its counter in our table.
-    pub fn counter(self) -> &'static str {
-        match self {
-            Self::Egress => "uplink_egress",
-            Self::Metadata => "uplink_metadata",
-            Self::Policy => "uplink_policy",
-            Self::Host => "uplink_host",
-            Self::Tenant => "uplink_tenant",
-            Self::Source => "uplink_source",
-            Self::Destination => "uplink_destination",
-            Self::Connection => "uplink_connection",
-            Self::Pool => "uplink_pool",
-        }
+    pub fn counter(self) -> String {
+        format!("uplink_{}", self.name())
     }
 
     /// The reasons for which a domain's rules drop packets; the host's rules have the others.
@@ -159,7 +149,7 @@ impl Ruleset {
     /// packets of the domains' ends pass these hooks, too.
     pub(super) fn uplinks(&mut self, pool: Ipv4Net, domain: Option<DomainKind>) {
         for reason in UplinkDrop::ALL.into_iter().filter(|it| !it.is_of_domain()) {
-            self.counter(reason.counter());
+            self.counter(&reason.counter());
         }
         // The mark is the group's id inside of a domain, and the operator's outside.
         let mut rules = vec![r#"iifname "cu*" meta mark set 0 accept"#.to_owned()];
