@@ -5,7 +5,7 @@
 //! calls it, also for the unit's `ExecStartPre`, and `doctor`.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bus_schema::node::DomainKind;
@@ -20,11 +20,13 @@ use imbl::OrdMap;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::endpoint::{LocalEndpoint, Locals, Owner};
+use crate::surroundings::ResolverFiles;
+use crate::{mark_rules, uplinks};
 use node_core::desired::{self, Params, Programs};
 use node_core::projection::{GroupFact, NetworkFact, NodeFact, PolicyFact, Projection};
 use node_core::reconcile::diff;
 use node_core::resource::Uplink;
-use node_datapath::{BatchError, DatapathError, Scope, Scratch};
+use node_datapath::{BatchError, Datapath, DatapathError, Options, Scope, Scratch};
 
 /// This machine can't be a node, for one of these reasons.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,25 @@ pub async fn check(folder: &Path, kind: Option<DomainKind>) -> Result<DomainKind
         return Err(CheckError::Differs(left.collect::<Vec<_>>().join("; ")));
     }
     Ok(params.kind)
+}
+
+/// The warnings about networks of this host that the pool of the uplinks overlaps, and about its routing
+/// rules by the packet mark, as far as they can be read.
+pub async fn warnings(netns_dir: PathBuf, kind: DomainKind, uplink_pool: Ipv4Net) -> Vec<String> {
+    let options = Options {
+        host: None,
+        netns_dir,
+        kind: Some(kind),
+    };
+    let Ok(datapath) = Datapath::open(options).await else {
+        return vec![];
+    };
+    let resolvers = ResolverFiles::default().read().addresses();
+    let alarm = uplinks::collision(&datapath, uplink_pool, &resolvers).await;
+    let overlap = alarm.ok().flatten().map(|it| it.text);
+    let rules = datapath.mark_rules().await.unwrap_or_default();
+    let marks = mark_rules::warning(&rules);
+    overlap.into_iter().chain(marks).collect()
 }
 
 fn refused(error: &BatchError) -> CheckError {
@@ -134,19 +155,17 @@ impl TrialNames {
         ];
         NetworkFact {
             spec: NetworkSpec {
-                tenant: self.tenant.clone(),
-                name: self.network.clone(),
-                vni: Vni(1),
-                v4: Pool {
-                    subnet: net(0, 24),
-                    gateway: IpAddr::V4(Ipv4Addr::new(198, 18, 1, 254)),
-                    range: None,
-                },
-                v6: None,
-                docker_name: None,
-                max_connections: None,
                 egress: Some(Egress::Nat),
-                allow_metadata: false,
+                ..NetworkSpec::new(
+                    self.tenant.clone(),
+                    self.network.clone(),
+                    Vni(1),
+                    Pool {
+                        subnet: net(0, 24),
+                        gateway: IpAddr::V4(Ipv4Addr::new(198, 18, 1, 254)),
+                        range: None,
+                    },
+                )
             },
             closing: false,
             blocks: blocks.into_iter().collect(),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::endpoint::Snapshot;
-use crate::metrics;
+use crate::metrics::{self, increase};
 use crate::status::listed;
 use node_core::desired::{Params, domain_name, tenants, zone};
 use node_core::endpoint::Locals;
@@ -171,7 +171,7 @@ impl ConnectionWatch {
             self.datapath.refused_connections(&place).await?;
         let before = self.last.refused.insert(place, packets);
         // Packets before netplugin's start are of an unknown time.
-        let new = before.map_or(0, |it| packets.checked_sub(it).unwrap_or(packets));
+        let new = before.map_or(0, |it| increase(it, packets));
         metrics::refused_connections(new);
         let names = lately.iter().map(|(zone_of, address, _)| {
             let tenant = of

@@ -17,10 +17,9 @@ use node::local::client::{ClientError, ask};
 use node::local::{Detach, Left};
 use node::neighbors::low_limit;
 use node::reconciler::Watching;
-use node::surroundings::ResolverFiles;
-use node::{mark_rules, store, underlay, uplinks};
+use node::{store, underlay};
 use node_core::resource::Uplink;
-use node_datapath::{Datapath, DatapathError, NeighborTable, Options, mark_rules_here};
+use node_datapath::{DatapathError, NeighborTable};
 use node_dns as dns;
 use runtime::bus_address;
 use runtime::exit::{UNREACHABLE, USAGE};
@@ -305,7 +304,7 @@ async fn check(run: Run) -> ExitCode {
     };
     match node::check::check(&folder, config.domain).await {
         Ok(kind) => {
-            let overlap = overlap(folder, &config).await;
+            let warnings = node::check::warnings(folder, kind, config.uplink_pool).await;
             let DaemonConfig { name, vtep, .. } = config;
             print_line(&format!(
                 "{name} can be a node: packets from {vtep}, domain={kind}; a network, a policy and an endpoint were created and removed for the test"
@@ -313,30 +312,13 @@ async fn check(run: Run) -> ExitCode {
             if let Some(warning) = NeighborTable::read().await.as_ref().and_then(low_limit) {
                 print_line(&format!("warning: {warning}"));
             }
-            if let Some(warning) = overlap {
-                print_line(&format!("warning: {warning}"));
-            }
-            let rules = mark_rules_here().await.unwrap_or_default();
-            if let Some(warning) = mark_rules::warning(&rules) {
+            for warning in warnings {
                 print_line(&format!("warning: {warning}"));
             }
             ExitCode::SUCCESS
         }
         Err(error) => fail(USAGE, &error.to_string()),
     }
-}
-
-/// The warning about networks of this host that the pool of the uplinks overlaps, if they can be read.
-async fn overlap(netns_dir: PathBuf, config: &DaemonConfig) -> Option<String> {
-    let options = Options {
-        host: None,
-        netns_dir,
-        kind: config.domain,
-    };
-    let datapath = Datapath::open(options).await.ok()?;
-    let resolvers = ResolverFiles::default().read().addresses();
-    let alarm = uplinks::collision(&datapath, config.uplink_pool, &resolvers).await;
-    alarm.ok()?.map(|it| it.text)
 }
 
 async fn docker_sockets(args: DockerSockets) -> ExitCode {

@@ -20,6 +20,11 @@ const UPLINK_DROPPED_METRIC: &str = "contiv_node_uplink_dropped_total";
 
 const CONNECTIONS_REFUSED_METRIC: &str = "contiv_node_connections_refused_total";
 
+/// The increase of a counter of the kernel, which begins anew when its object is made anew.
+pub fn increase(last: u64, now: u64) -> u64 {
+    now.checked_sub(last).unwrap_or(now)
+}
+
 /// Describes the metrics for [`runtime::metrics::serve`].
 pub fn describe() {
     describe_gauge!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::metrics;
+use crate::metrics::{self, increase};
 use node_core::resource::OuterDrop;
 use node_datapath::{Datapath, DatapathError};
 use runtime::lock;
@@ -83,7 +83,7 @@ impl History {
             .iter()
             .map(|(reason, count)| {
                 let before = last.get(reason).copied().unwrap_or_default();
-                (*reason, count.checked_sub(before).unwrap_or(*count))
+                (*reason, increase(before, *count))
             })
             .filter(|(_, count)| *count > 0)
             .collect();

@@ -11,7 +11,7 @@ use bus_schema::surroundings::Surroundings;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
-use crate::metrics;
+use crate::metrics::{self, increase};
 use crate::status::listed;
 use node_core::desired::{Params, domain_name, is_covered, uplink};
 use node_core::projection::Projection;
@@ -57,10 +57,11 @@ impl UplinkWatch {
         let facts = self.facts.borrow().clone();
         let tenants = facts.tenants.iter();
         let uplinks = tenants.filter_map(|(name, fact)| Some((name, uplink(fact, &self.params)?)));
-        let uplinks: Vec<(&TenantName, Uplink)> = uplinks.collect();
+        let uplinks: BTreeMap<&TenantName, Uplink> = uplinks.collect();
         metrics::uplinks(free(self.params.uplink_pool, uplinks.len()));
         let mut alarms: Vec<Alarm> = covered(&facts, &self.params).into_iter().collect();
         if uplinks.is_empty() {
+            self.last = UplinkCounters::default();
             return Ok(alarms);
         }
         self.count(&uplinks).await?;
@@ -70,7 +71,11 @@ impl UplinkWatch {
         Ok(alarms)
     }
 
-    async fn count(&mut self, uplinks: &[(&TenantName, Uplink)]) -> Result<(), DatapathError> {
+    /// Counts what is new, and forgets the counters of uplinks that are gone.
+    async fn count(
+        &mut self,
+        uplinks: &BTreeMap<&TenantName, Uplink>,
+    ) -> Result<(), DatapathError> {
         let traffic = self.datapath.uplink_traffic().await?;
         let mut places = BTreeSet::from([Place::Host]);
         for (tenant, uplink) in uplinks {
@@ -84,6 +89,8 @@ impl UplinkWatch {
                 places.insert(Place::Domain(domain_name(self.params.kind, tenant)));
             }
         }
+        self.last.traffic.retain(|it, _| uplinks.contains_key(it));
+        self.last.drops.retain(|(it, _), _| places.contains(it));
         for place in places {
             for (reason, now) in self.datapath.uplink_drops(&place).await? {
                 let last = self.last.drops.insert((place.clone(), reason), now);
@@ -92,11 +99,6 @@ impl UplinkWatch {
         }
         Ok(())
     }
-}
-
-/// The increase of a counter, which begins anew when its object is made anew.
-fn increase(last: u64, now: u64) -> u64 {
-    now.checked_sub(last).unwrap_or(now)
 }
 
 fn since(last: UplinkTraffic, now: UplinkTraffic) -> UplinkTraffic {

@@ -66,7 +66,6 @@ pub use self::fallback_route::{FallbackRoute, fallback_metric};
 pub use self::foreign_drop::{FirewallManager, ForeignDrop, Traffic};
 pub use self::links::HostAddress;
 use self::listing::{Bodies, Listing};
-pub use self::mark_rules::mark_rules_here;
 use self::monitor::ChangeSender;
 pub use self::monitor::{KernelChange, KernelChanges};
 pub use self::namespaces::NetnsKind;

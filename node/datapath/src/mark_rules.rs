@@ -1,14 +1,12 @@
 //! Reads the host's routing rules by the packet mark that may apply to our packets.
 
 use std::io;
-use std::path::Path;
 
 use bus_schema::mark_rule::MarkRule;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::IpVersion;
 
-use super::netlink::{Socket, apart};
-use super::netns::Namespace;
+use super::netlink::Socket;
 use super::{Datapath, DatapathError, failure};
 use node_core::desired::is_own_device;
 use node_core::resource::Place;
@@ -20,12 +18,6 @@ impl Datapath {
         let rules = read(&self.inner.host.socket).await;
         rules.map_err(failure("list routing rules", &Place::Host))
     }
-}
-
-/// The rules of [`Datapath::mark_rules`] in the namespace of this process.
-pub async fn mark_rules_here() -> io::Result<Vec<MarkRule>> {
-    let here = Namespace::open(Path::new("/proc/thread-self/ns/net"))?;
-    apart(&here, async |socket| read(&socket).await).await
 }
 
 async fn read(socket: &Socket) -> io::Result<Vec<MarkRule>> {
