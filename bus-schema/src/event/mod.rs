@@ -163,7 +163,8 @@ impl Event {
 
     /// The oldest schema whose reader may act on the event or skip it: a node that skipped a
     /// group or a rule would allow connections that the rule denies, and one that didn't know a group's
-    /// pool would give its addresses to others. A way out isn't worth a refusal: a node that doesn't know it has none.
+    /// pool would give its addresses to others. A way out isn't worth a refusal: a node that doesn't know
+    /// it has none.
     pub fn min_reader(&self) -> u16 {
         match self {
             Self::RuleAdded(e) if e.rule.spec.peer == Some(Peer::World) => 4,

@@ -42,7 +42,8 @@ pub struct PeerSetup {
     pub gateways: Vec<IpAddr>,
     /// The network's subnets, with a route through this interface if the default route is another's.
     pub subnets: Vec<IpNet>,
-    /// The metric of the default route, if any other is to have precedence ([`fallback_metric`](super::fallback_metric)).
+    /// The metric of the default route, if any other is to have precedence
+    /// ([`fallback_metric`](super::fallback_metric)).
     pub fallback_metric: Option<u32>,
     pub mac: MacAddr,
     pub mtu: u32,

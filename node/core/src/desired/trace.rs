@@ -9,7 +9,8 @@ use super::{domain_name, trace_outside, vxlan_name};
 use crate::policy::{Cache, Deciding, End, decide};
 use crate::projection::{EndpointsView, Projection};
 
-/// Decides about a connection to an endpoint of `me`, or of one of `me` to an address outside of the tenant; an error names the reason why `me` can't.
+/// Decides about a connection to an endpoint of `me`, or of one of `me` to an address outside of the
+/// tenant; an error names the reason why `me` can't.
 pub fn trace(
     facts: &Projection,
     view: &EndpointsView,
